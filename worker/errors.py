@@ -1,0 +1,118 @@
+"""Every error of the worker, in one tree.
+
+    WorkerError
+    ├── SettingsError            a setting is missing or wrong; the text names it (exit code 2)
+    ├── StoreError               Supabase
+    │   ├── StoreUnavailable     no answer, or an answer that a retry may change; the outcome is unknown
+    │   ├── StoreRefused         it answered no, and would again (`code` is Postgres' or PostgREST's)
+    │   ├── StaleFence           another worker holds the lease: this one may write nothing more
+    │   ├── StaleEpoch           a newer connection of this worker exists: the batch belongs to an old one
+    │   └── SequenceGap          a batch is missing before this one: a broken invariant
+    ├── StateError               credentials are there but cannot be read (torn, or the wrong WORKER_STATE_KEY)
+    ├── BridgeError              the sidecar
+    │   ├── SidecarGone          its process ended, or broke the protocol
+    │   ├── CallTimeout          a call was not answered in time
+    │   └── CallFailed           it answered with an error (`code`, `data`)
+    └── MediaError               one file
+        ├── MediaUnavailable     network or server trouble: try again later
+        ├── MediaExpired         WhatsApp no longer has it: ask the phone for a re-upload
+        ├── MediaTooLarge        over WORKER_MAX_MEDIA_MB
+        ├── MediaRefused         its address is not one that we fetch from, or its type may not be stored
+        └── MediaCorrupt         a hash, the MAC, the length or the padding is wrong
+
+Branch on the type or on an attribute, never on the text. Errors of libraries are translated at the edge, with `from`.
+"""
+
+
+class WorkerError(Exception):
+    """The base of all errors that this project raises."""
+
+
+class SettingsError(WorkerError):
+    """A setting is missing or wrong; the text names it and says what to do."""
+
+
+class StoreError(WorkerError):
+    """Supabase did not do what it was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """No answer, or one that a retry may change. The statement may have been committed all the same."""
+
+
+class StoreRefused(StoreError):
+    """Supabase said no and would say it again.
+
+    Attributes:
+        code: Postgres' SQLSTATE or PostgREST's code, e.g. `"22P05"`.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StaleFence(StoreError):
+    """Another worker holds the lease of this session."""
+
+
+class StaleEpoch(StoreError):
+    """The batch belongs to a connection that a newer one has replaced."""
+
+
+class SequenceGap(StoreError):
+    """A batch arrived whose predecessor was never committed."""
+
+
+class StateError(WorkerError):
+    """The stored account state is present but unreadable; it must never be taken for absent."""
+
+
+class BridgeError(WorkerError):
+    """The sidecar did not do what it was asked."""
+
+
+class SidecarGone(BridgeError):
+    """The sidecar's process ended, or what it wrote is not the protocol."""
+
+
+class CallTimeout(BridgeError):
+    """The sidecar did not answer in time."""
+
+
+class CallFailed(BridgeError):
+    """The sidecar answered with an error.
+
+    Attributes:
+        code: the JSON-RPC error code.
+        data: what the error object carried beside its message, or None.
+    """
+
+    def __init__(self, message: str, code: int, data: object = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.data = data
+
+
+class MediaError(WorkerError):
+    """One file could not be fetched, checked or stored."""
+
+
+class MediaUnavailable(MediaError):
+    """Network or server trouble; a later attempt may succeed."""
+
+
+class MediaExpired(MediaError):
+    """WhatsApp no longer has the file (HTTP 403, 404 or 410)."""
+
+
+class MediaTooLarge(MediaError):
+    """The file is larger than WORKER_MAX_MEDIA_MB."""
+
+
+class MediaRefused(MediaError):
+    """The file's address or type is not one that we accept."""
+
+
+class MediaCorrupt(MediaError):
+    """A hash, the MAC, the length or the padding of the file is wrong."""
