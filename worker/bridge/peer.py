@@ -1,0 +1,255 @@
+"""JSON-RPC 2.0 over the sidecar's pipes: ids, time-outs, answers, notifications in order.
+
+Owns who waits for what. Knows the methods' names and shapes only through the tables it is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+from jsonrpcclient import Error, parse, request
+from loguru import logger
+from pydantic import ValidationError
+
+from worker.bridge.framing import LineWriter, read_documents
+from worker.bridge.protocol import (
+    NOTIFICATIONS,
+    REFUSED,
+    TO_WORKER,
+    Close,
+    Closed,
+    Code,
+    Connect,
+    Groups,
+    MediaRefresh,
+    Notification,
+    PairingCode,
+    Pong,
+    Refreshed,
+    Wire,
+)
+from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, StoreError, StoreUnavailable
+
+CONNECT_SECONDS = 75.0  # state.load may wait through 20 s of a slow database, more than once; then the module loads
+CLOSE_EXTRA_SECONDS = 5.0  # beyond the drain: a logout is one query, and ending a socket is immediate
+LOGOUT_EXTRA_SECONDS = 15.0  # the logout stanza goes to WhatsApp and back; a phone off-line is not waited for
+PAIRING_CODE_SECONDS = 30.0  # one query that WhatsApp answers in a second
+GROUPS_SECONDS = 70.0  # Baileys gives a query up after 60 s; then it is its error that we want
+MEDIA_REFRESH_SECONDS = 60.0  # the phone must be awake; Baileys itself would wait for ever
+PING_SECONDS = 10.0  # an event loop that lags longer is a hang
+REQUESTS_AT_ONCE = 256  # the sidecar has one commit in flight and a few reads; more than this is back-pressure
+NOTIFICATIONS_AT_ONCE = 1024  # a handful an hour is usual; a full queue means that one side has gone mad
+
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+
+Handler = Callable[[Any], Awaitable[Wire]]
+Result = TypeVar("Result", bound=Wire)
+
+
+class Writer(Protocol):
+    async def send(self, document: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class _Waiter:
+    done: anyio.Event = field(default_factory=anyio.Event)
+    answer: dict[str, Any] | None = None
+
+
+class Peer:
+    """The sidecar as an object: one method for each command, a stream of what it notifies.
+
+    `handlers` answer the sidecar's requests, each in its own task. `run` must be running for anything to arrive; when
+    the link ends, every caller gets `SidecarGone` and the notifications end.
+    """
+
+    def __init__(self, lines: AsyncIterator[dict[str, Any]], writer: Writer, handlers: Mapping[str, Handler]) -> None:
+        self._lines = lines
+        self._writer = writer
+        self._handlers = handlers
+        self._waiting: dict[int, _Waiter] = {}
+        self._last_id = 0
+        self._gone: str | None = None
+        self._limit = anyio.Semaphore(REQUESTS_AT_ONCE)
+        self._told, self.notifications = anyio.create_memory_object_stream[Notification](NOTIFICATIONS_AT_ONCE)
+
+    # Commands
+
+    async def connect(self, params: Connect) -> None:
+        await self._call("connect", params, CONNECT_SECONDS)
+
+    async def close(self, *, logout: bool, drain_seconds: float) -> int:
+        """End the socket, let the log drain; the number of items that are left in it."""
+        extra = LOGOUT_EXTRA_SECONDS if logout else CLOSE_EXTRA_SECONDS
+        params = Close(logout=logout, drain_ms=math.ceil(drain_seconds * 1000))
+        return (await self._ask("close", params, Closed, drain_seconds + extra)).pending
+
+    async def pairing_code(self, phone: str) -> str:
+        return (await self._ask("pairing_code", PairingCode(phone=phone), Code, PAIRING_CODE_SECONDS)).code
+
+    async def groups(self) -> Groups:
+        return await self._ask("groups", None, Groups, GROUPS_SECONDS)
+
+    async def media_refresh(self, key: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+        params = MediaRefresh(key=key, content=content)
+        return (await self._ask("media_refresh", params, Refreshed, MEDIA_REFRESH_SECONDS)).content
+
+    async def ping(self) -> Pong:
+        return await self._ask("ping", None, Pong, PING_SECONDS)
+
+    # The link
+
+    async def run(self) -> None:
+        """Read until the link ends; then wake everybody who waits.
+
+        Raises:
+            SidecarGone: always in the end; the text says what ended the link.
+            Exception: what a handler raised beyond the errors it may answer with.
+        """
+        reason = "the sidecar closed its end of the wire"
+        try:
+            async with anyio.create_task_group() as task_group:
+                async for document in self._lines:
+                    await self._receive(document, task_group)
+                task_group.cancel_scope.cancel()
+        except SidecarGone as gone:
+            reason = str(gone)
+        except BaseExceptionGroup as group:
+            raised = _single(group)
+            if not isinstance(raised, SidecarGone):
+                raise raised from None
+            reason = str(raised)
+        finally:
+            self._end(reason)
+        raise SidecarGone(reason)
+
+    def _end(self, reason: str) -> None:
+        self._gone = self._gone or reason
+        for waiter in self._waiting.values():
+            waiter.done.set()
+        self._told.close()
+
+    async def _receive(self, document: dict[str, Any], task_group: TaskGroup) -> None:
+        method = document.get("method")
+        if not isinstance(method, str):
+            self._take_answer(document)
+        elif "id" in document:
+            await self._limit.acquire()
+            task_group.start_soon(self._answer, document["id"], method, document.get("params") or {})
+        else:
+            self._take_notification(method, document.get("params") or {})
+
+    def _take_answer(self, document: dict[str, Any]) -> None:
+        number = document.get("id")
+        waiter = self._waiting.get(number) if isinstance(number, int) else None
+        if waiter:
+            waiter.answer = document
+            waiter.done.set()
+        elif "result" in document or "error" in document:
+            logger.debug("an answer came too late or to nobody")
+        else:
+            raise SidecarGone("the sidecar wrote a JSON object that is no JSON-RPC")
+
+    def _take_notification(self, method: str, params: dict[str, Any]) -> None:
+        model = NOTIFICATIONS.get(method)
+        if model is None:
+            logger.warning("the sidecar notified of {!r}, which this worker does not know", method[:40])
+            return
+        try:
+            self._told.send_nowait(model.model_validate(params))  # type: ignore[arg-type]
+        except ValidationError as wrong:
+            raise SidecarGone(f"the sidecar's notification {method!r} is malformed: {_where(wrong)}") from None
+        except anyio.WouldBlock:
+            raise SidecarGone("the sidecar floods the worker with notifications") from None
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return
+
+    async def _answer(self, number: Any, method: str, params: dict[str, Any]) -> None:
+        try:
+            answer = await self._dispatch(method, params)
+        finally:
+            self._limit.release()
+        await self._writer.send({"jsonrpc": "2.0", "id": number, **answer})
+
+    async def _dispatch(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        model, handler = TO_WORKER.get(method), self._handlers.get(method)
+        if model is None or handler is None:
+            return _error(METHOD_NOT_FOUND, f"no such method: {method[:40]}")
+        try:
+            parsed = model.model_validate(params)
+        except ValidationError as wrong:
+            logger.error("the sidecar's {} is malformed: {}", method, _where(wrong))
+            return _error(INVALID_PARAMS, f"malformed parameters: {_where(wrong)}")
+        try:
+            result = await handler(parsed)
+        except StoreUnavailable:
+            return _error(REFUSED, "the database does not answer", "unavailable")
+        except StateError:
+            return _error(REFUSED, "the stored state cannot be read", "unreadable")
+        except StoreError:
+            return _error(REFUSED, "this connection may write nothing more", "stale")
+        return {"result": result.model_dump(mode="json")}
+
+    async def _ask(self, method: str, params: Wire | None, model: type[Result], seconds: float) -> Result:
+        result = await self._call(method, params, seconds)
+        try:
+            return model.model_validate(result)
+        except ValidationError as wrong:
+            raise SidecarGone(f"the sidecar's answer to {method!r} is malformed: {_where(wrong)}") from None
+
+    async def _call(self, method: str, params: Wire | None, seconds: float) -> Any:
+        if self._gone:
+            raise SidecarGone(self._gone)
+        self._last_id += 1
+        number = self._last_id
+        document = {"params": {}, **request(method, params.model_dump(mode="json") if params else None, id=number)}
+        waiter = self._waiting[number] = _Waiter()
+        try:
+            with anyio.fail_after(seconds):
+                await self._writer.send(document)
+                await waiter.done.wait()
+        except TimeoutError:
+            raise CallTimeout(f"the sidecar did not answer {method!r} within {seconds:g} s") from None
+        finally:
+            del self._waiting[number]
+        if waiter.answer is None:
+            raise SidecarGone(self._gone or "the sidecar is gone")
+        return _read_answer(waiter.answer, method)
+
+
+def make_peer(receive: Any, send: Any, handlers: Mapping[str, Handler]) -> Peer:
+    """A peer over a pair of byte streams."""
+    return Peer(read_documents(receive), LineWriter(send), handlers)
+
+
+def _read_answer(document: dict[str, Any], method: str) -> Any:
+    try:
+        answer = parse(document)
+    except (KeyError, TypeError):
+        raise SidecarGone(f"the sidecar's answer to {method!r} is no JSON-RPC") from None
+    if isinstance(answer, Error):
+        raise CallFailed(str(answer.message), answer.code if isinstance(answer.code, int) else 0, answer.data)
+    return answer.result  # type: ignore[union-attr]
+
+
+def _error(code: int, message: str, reason: str | None = None) -> dict[str, Any]:
+    error: dict[str, Any] = {"code": code, "message": message}
+    return {"error": {**error, "data": {"reason": reason}} if reason else error}
+
+
+def _where(wrong: ValidationError) -> str:
+    """Which fields are wrong and how, without their values: those may be a message or a key."""
+    first = wrong.errors(include_input=False, include_url=False, include_context=False)[:3]
+    return "; ".join(f"{'.'.join(str(part)[:40] for part in error['loc'])} {error['type']}" for error in first)
+
+
+def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    inner = group.exceptions[0]
+    return _single(inner) if isinstance(inner, BaseExceptionGroup) else inner

@@ -1,0 +1,172 @@
+"""The sidecar as a process: started with a clean environment, listened to, and ended for certain.
+
+Owns the child, its process group and its stderr. Knows nothing of what is said on the wire.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+from anyio.abc import ByteReceiveStream, ByteSendStream, Process
+
+from worker.bridge.stderr import relay_stderr
+from worker.errors import SettingsError, SidecarGone
+
+NODE_MAJOR_MIN = 22  # Node 20 lacks what the sidecar and the embedded Supabase need (FACTS §11)
+NODE_ASK_SECONDS = 10.0  # `node --version` takes 40 ms; a cold disk may take seconds
+STDIN_GRACE_SECONDS = 2.0  # a healthy sidecar leaves within 100 ms of the end of its stdin
+TERM_GRACE_SECONDS = 1.0  # only a hung one gets here; the whole stop has ten seconds
+KILL_GRACE_SECONDS = 2.0  # the kernel's part; longer means uninterruptible sleep, and nothing helps
+
+# What the sidecar may see of our environment. Never the service key, never the state key.
+ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
+TEST_PREFIX = "WA_TEST_"  # crash points and sabotage of the chaos runs, read by test builds alone
+
+
+def sidecar_folder() -> Path:
+    """Where the sidecar's index.js lies: beside the package in a checkout, or where WORKER_ROOT says (the image)."""
+    root = os.environ.get("WORKER_ROOT")
+    return (Path(root) if root else Path(__file__).resolve().parents[2]) / "sidecar-baileys"
+
+
+def make_environment(log_level: str, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The sidecar's environment: an allow-list of ours, and the level of its log."""
+    ours = os.environ if environment is None else environment
+    kept = {name: value for name, value in ours.items() if name in ENVIRONMENT or name.startswith(TEST_PREFIX)}
+    return {**kept, "LOG_LEVEL": log_level}
+
+
+def check_node(node: Path) -> None:
+    """Make sure that `node` is there and new enough.
+
+    Raises:
+        SettingsError: it is not; the text says what to do.
+    """
+    remedy = f"set it to a Node {NODE_MAJOR_MIN} or newer, or leave it out after `make setup`"
+    try:
+        asked = subprocess.run(  # a question of 40 ms at start, before anything else runs
+            [node, "--version"], capture_output=True, text=True, timeout=NODE_ASK_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        raise SettingsError(f"WORKER_NODE: there is no Node that runs at {node}; {remedy}") from None
+    version = re.match(r"v(\d+)\.", asked.stdout)
+    if asked.returncode or not version:
+        raise SettingsError(f"WORKER_NODE: {node} does not answer like Node; {remedy}")
+    if int(version[1]) < NODE_MAJOR_MIN:
+        raise SettingsError(f"WORKER_NODE: {node} is Node {asked.stdout.strip()}, which is too old; {remedy}")
+
+
+class Sidecar:
+    """A running child: its two pipes, its end."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stdin(self) -> ByteSendStream:
+        assert self._process.stdin
+        return self._process.stdin
+
+    @property
+    def stdout(self) -> ByteReceiveStream:
+        assert self._process.stdout
+        return self._process.stdout
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def describe_end(self) -> str:
+        """How it ended, for people: `exit code 1`, `killed by SIGKILL`, `still running`."""
+        code = self._process.returncode
+        if code is None:
+            return "still running"
+        if code < 0:
+            with suppress(ValueError):
+                return f"killed by {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Signal the child and whatever it started; it leads a group of its own."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    async def stop(self) -> None:
+        """The shutdown ladder: close stdin, wait, SIGTERM to the group, wait, SIGKILL. Bounded, never cancelled."""
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(_drain, self.stdout)  # a child that blocks on a full pipe cannot leave
+                await self._descend()
+                task_group.cancel_scope.cancel()
+
+    async def _descend(self) -> None:
+        with suppress(anyio.BrokenResourceError, OSError):
+            await self.stdin.aclose()
+        if not await self._ended_within(STDIN_GRACE_SECONDS):
+            self.signal_group(signal.SIGTERM)
+            if not await self._ended_within(TERM_GRACE_SECONDS):
+                self.signal_group(signal.SIGKILL)
+                await self._ended_within(KILL_GRACE_SECONDS)
+        self.signal_group(signal.SIGKILL)  # grandchildren that outlived it
+
+    async def _ended_within(self, seconds: float) -> bool:
+        with anyio.move_on_after(seconds):
+            await self._process.wait()
+        return self._process.returncode is not None
+
+
+@asynccontextmanager
+async def run_sidecar(
+    command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None = None
+) -> AsyncIterator[Sidecar]:
+    """Start the child; on leaving, by whatever way, it has ended.
+
+    Raises:
+        SidecarGone: it could not be started.
+    """
+    try:
+        process = await anyio.open_process(
+            [str(part) for part in command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            env=dict(environment),
+            start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, not the child's
+        )
+    except OSError as refused:
+        raise SidecarGone(f"the sidecar could not be started: {refused.strerror}") from refused
+    sidecar = Sidecar(process)
+    assert process.stderr
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(relay_stderr, process.stderr)
+        try:
+            yield sidecar
+        finally:
+            await sidecar.stop()
+            task_group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_GRACE_SECONDS):
+                await process.aclose()
+
+
+async def _drain(stream: ByteReceiveStream) -> None:
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.BusyResourceError):
+        while True:
+            await stream.receive()
+
+
+def kill_at_once(pid: int) -> None:
+    """The end without ceremony, for a second Ctrl-C."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

