@@ -1,0 +1,86 @@
+-- Groups: what WhatsApp says of them. `monitor` is the user's and is never written here.
+
+-- Inserts or renames groups: a JSON array of {wa_group_id, name or null, left or absent}; the last word on a group wins.
+-- Without a fence check and without a lock: for callers that hold the session row.
+create function public.wa_write_groups(p_session text, p_groups jsonb) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_new record;
+  v_old public.groups;
+  v_added integer := 0;
+  v_renamed integer := 0;
+begin
+  for v_new in
+    select distinct on (g ->> 'wa_group_id')
+      g ->> 'wa_group_id' as wa_group_id,
+      left(g ->> 'name', 1000) as name,
+      coalesce((g -> 'left') = 'true', false) as has_left
+    from jsonb_array_elements(coalesce(nullif(p_groups, 'null'), '[]')) with ordinality as t (g, ord)
+    where length(g ->> 'wa_group_id') between 1 and 256
+    order by g ->> 'wa_group_id', t.ord desc
+  loop
+    insert into public.groups (session_id, wa_group_id, name, left_at)
+    values (p_session, v_new.wa_group_id, v_new.name, case when v_new.has_left then now() end)
+    on conflict (session_id, wa_group_id) do nothing;
+    if found then
+      v_added := v_added + 1;
+      continue;
+    end if;
+    select * into v_old from public.groups
+    where session_id = p_session and wa_group_id = v_new.wa_group_id for update;
+    if v_new.name is distinct from v_old.name and v_new.name is not null then
+      v_renamed := v_renamed + 1;
+      if v_old.name is not null then
+        perform public.wa_audit(p_session, 'group_rename', jsonb_build_object(
+          'from', v_old.name, 'to', v_new.name, 'wa_group_id', v_new.wa_group_id
+        ));
+      end if;
+    end if;
+    if v_new.name is distinct from v_old.name or v_new.has_left <> (v_old.left_at is not null) then
+      update public.groups
+      set
+        name = coalesce(v_new.name, name),
+        left_at = case when v_new.has_left then coalesce(left_at, now()) end,
+        updated_at = now()
+      where id = v_old.id;
+    end if;
+  end loop;
+  return jsonb_build_object('added', v_added, 'renamed', v_renamed);
+end
+$$;
+
+-- Discovery. `p_complete`: the list holds all groups of the account, so those it lacks were left, and it is audited.
+create function public.wa_upsert_groups(p_session text, p_fence bigint, p_groups jsonb, p_complete boolean)
+returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_result jsonb;
+  v_left integer := 0;
+begin
+  perform public.wa_lock_session(p_session, p_fence);
+  v_result := public.wa_write_groups(p_session, p_groups);
+  if p_complete then
+    update public.groups
+    set left_at = now(), updated_at = now()
+    where session_id = p_session and left_at is null
+      and wa_group_id <> all(array(select g ->> 'wa_group_id' from jsonb_array_elements(p_groups) as g));
+    get diagnostics v_left = row_count;
+    perform public.wa_audit(p_session, 'discovery', jsonb_build_object('count', jsonb_array_length(p_groups)));
+  end if;
+  return v_result || jsonb_build_object('count', jsonb_array_length(p_groups), 'left', v_left);
+end
+$$;
+
+-- The ids of all groups that are switched on, as a JSON array.
+create function public.wa_monitored_groups(p_session text) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select coalesce(jsonb_agg(g.wa_group_id order by g.wa_group_id), '[]')
+  from public.groups as g
+  where g.session_id = p_session and g.monitor
+$$;
+
+revoke execute on function public.wa_write_groups, public.wa_upsert_groups, public.wa_monitored_groups
+from public, anon, authenticated;
+
+grant execute on function public.wa_write_groups, public.wa_upsert_groups, public.wa_monitored_groups
+to service_role;
