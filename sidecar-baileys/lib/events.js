@@ -1,0 +1,51 @@
+/** What Baileys derives and no message stanza carries, as events of the wire. Pure: one emitted event in, events out. */
+
+/**
+ * @param {string} name of Baileys' event
+ * @param {any} data
+ * @param {(jid: string) => boolean} isMe
+ * @returns {object[]}
+ */
+export function toWireEvents(name, data, isMe) {
+  switch (name) {
+    case 'groups.upsert':
+    case 'groups.update':
+      return data.flatMap((/** @type {any} */ group) =>
+        typeof group.subject === 'string' ? [{ type: 'group', id: group.id, subject: group.subject, left: false }] : [])
+    case 'group-participants.update':
+      return participants(data, isMe)
+    case 'lid-mapping.update':
+      return [data].flat().flatMap(({ lid, pn }) => (lid && pn ? [{ type: 'identity', lid, pn }] : []))
+    case 'messages.upsert':
+      return data.messages.flatMap(system)
+    default:
+      return []
+  }
+}
+
+/** @param {any} update @param {(jid: string) => boolean} isMe */
+function participants(update, isMe) {
+  const people = (update.participants ?? []).map((/** @type {any} */ person) =>
+    typeof person === 'string' ? { id: person } : person)
+  const events = people.flatMap((/** @type {any} */ person) => {
+    const lid = person.lid ?? (person.id?.endsWith('@lid') ? person.id : undefined)
+    const pn = person.phoneNumber ?? (person.id?.endsWith('@s.whatsapp.net') ? person.id : undefined)
+    return lid && pn ? [{ type: 'identity', lid, pn }] : []
+  })
+  const me = people.some((/** @type {any} */ person) => [person.id, person.lid, person.phoneNumber].some((jid) => jid && isMe(jid)))
+  if (me && update.action === 'remove') events.push({ type: 'group', id: update.id, left: true })
+  if (me && update.action === 'add') events.push({ type: 'group', id: update.id, left: false })
+  return events
+}
+
+/** @param {any} message a notice of the system has a stub type and no content; CIPHERTEXT (2) is a stanza's own stub */
+function system(message) {
+  if (message.message || !message.messageStubType || message.messageStubType === 2) return []
+  return [{
+    type: 'system',
+    key: { ...message.key },
+    stub_type: String(message.messageStubType),
+    stub_parameters: (message.messageStubParameters ?? []).map(String),
+    t: String(message.messageTimestamp ?? 0),
+  }]
+}

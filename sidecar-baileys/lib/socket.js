@@ -1,0 +1,440 @@
+/**
+ * One Baileys socket, wired so that everything durable passes the gate.
+ *
+ * Hooks into the stock Baileys at five places, each found and tried in FACTS §1: the raw stanza (`ws.emit`), the
+ * decryption (`makeSignalRepository`), the key store, the emitter (`ev.emit`), and the bytes on their way out
+ * (`ws.socket.send`). It never edits Baileys' files.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { setImmediate as yieldTurn, setTimeout as sleep } from 'node:timers/promises'
+import { Boom } from '@hapi/boom'
+import { areJidsSameUser, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, WA_CERT_DETAILS } from 'baileys'
+import { Gate } from './gate.js'
+import { Inbox } from './inbox.js'
+import { KeyStore } from './keys.js'
+import { toWireEvents } from './events.js'
+import { reviveCreds, serialiseCreds } from './serial.js'
+import { Stanza } from './stanza.js'
+import { crashPoint } from './crash.js'
+
+/** Stanzas that Baileys holds in its own queue before the socket is paused: it has no bound of its own. */
+const STANZAS_IN_FLIGHT = 2_000
+/** A section that is open this long awaits a query, whose answer a paused socket would never read. */
+const SECTION_PATIENCE_MS = 100
+/** An end that the worker asked for must not wait for a peer that no longer closes. */
+const CLOSE_PATIENCE_MS = 2_000
+
+/**
+ * @typedef {import('./types.js').ConnectParams} ConnectParams
+ * @typedef {object} SocketHooks
+ * @property {(batch: import('./gate.js').Batch) => Promise<void>} commit
+ * @property {(type: string, ids: string[]) => Promise<Record<string, string>>} getKeys
+ * @property {(hashes: string[]) => Promise<string[]>} known
+ * @property {(method: string, params: object) => void} notify
+ * @property {import('pino').Logger} logger
+ */
+
+export class Connection {
+  /** @type {AsyncLocalStorage<Stanza>} */
+  #context = new AsyncLocalStorage()
+  /** @type {WeakMap<Uint8Array, Stanza>} */
+  #byCiphertext = new WeakMap()
+  /** @type {Stanza | null} */
+  #current = null
+  /** @type {any} */
+  #raw = null
+  #paused = false
+  #activeReceipts = false
+  #pairing = false
+  #opened = false
+  #handshaking = true
+  /** @type {number | null} */
+  #offset = null
+  #endReason = /** @type {Error | undefined} */ (undefined)
+
+  stanzasIn = 0
+  stanzasOut = 0
+  lastStanzaAt = 0
+
+  /**
+   * @param {ConnectParams} params
+   * @param {string | null} creds serialised, null for a new account
+   * @param {SocketHooks} hooks
+   * @throws {Error} if the credentials are torn
+   */
+  constructor(params, creds, hooks) {
+    this.params = params
+    this.hooks = hooks
+    this.creds = creds === null ? initAuthCreds() : reviveCreds(creds)
+    this.closed = new Promise((resolve) => (this.#resolveClosed = resolve))
+    this.gate = new Gate({
+      commit: (batch) => hooks.commit(batch),
+      write: (frame) => this.#write(frame),
+      onDurable: (number) => this.keys.durable(number),
+      onFailure: (error) => this.end(error),
+      onDepth: () => this.#regulate(),
+    })
+    this.keys = new KeyStore({
+      read: (type, ids) => hooks.getKeys(type, ids),
+      journal: (changes) => this.#journal(changes),
+      onReadFailure: (error) => this.gate.fail(error),
+    })
+    this.inbox = new Inbox({
+      known: (hashes) => hooks.known(hashes).catch((error) => {
+        this.gate.fail(error)
+        throw error
+      }),
+      deliver: (stanza) => this.#deliver(stanza),
+      swallow: (stanza) => this.#swallow(stanza),
+      holdMs: params.offline_hold_ms,
+    })
+    this.sock = this.#makeSocket()
+  }
+
+  /** @type {(value?: unknown) => void} */
+  #resolveClosed = () => {}
+
+  /** End the socket without logging out. @param {Error} [error] */
+  end(error) {
+    this.#endReason = error
+    this.inbox.close()
+    void this.sock?.end(error)
+    // Baileys waits for the peer's close frame; a dead peer sends none.
+    setTimeout(() => this.#raw?.terminate(), CLOSE_PATIENCE_MS).unref()
+  }
+
+  /** The socket has closed. */
+  ended = false
+
+  /**
+   * Unlink the device, then end. Baileys closes right behind its farewell, so the log should be empty.
+   */
+  async logout() {
+    await this.sock.logout('logged out by the worker').catch(() => this.end(new Boom('logged out by the worker', { statusCode: 401 })))
+    await Promise.race([this.closed, sleep(CLOSE_PATIENCE_MS, undefined, { ref: false })])
+  }
+
+  /** Read nothing more: what is on its way stays with WhatsApp. */
+  stopReceiving() {
+    this.inbox.close()
+    this.#raw?.pause()
+  }
+
+  #makeSocket() {
+    const { params, hooks } = this
+    if (params.root_key) WA_CERT_DETAILS.PUBLIC_KEY = Buffer.from(params.root_key, 'base64')
+    this.#relaxCertificates()
+    const sock = makeWASocket({
+      auth: { creds: this.creds, keys: /** @type {any} */ (this.keys) },
+      logger: this.#watchedLogger(),
+      ...(params.socket_url ? { waWebSocketUrl: params.socket_url } : {}),
+      ...(params.version ? { version: /** @type {any} */ (params.version) } : {}),
+      ...(params.qr_timeout_ms ? { qrTimeout: params.qr_timeout_ms } : {}),
+      ...(params.keep_alive_ms ? { keepAliveIntervalMs: params.keep_alive_ms } : {}),
+      browser: /** @type {any} */ (params.browser),
+      markOnlineOnConnect: false,
+      syncFullHistory: false,
+      // The first history chunk carries the LID mappings; the worker stores no history.
+      shouldSyncHistoryMessage: ({ syncType }) => syncType === proto.HistorySync.HistorySyncType.INITIAL_BOOTSTRAP,
+      getMessage: async () => undefined,
+      transactionOpts: { maxCommitRetries: 1, delayBetweenTriesMs: 0 }, // a write into the map cannot fail
+      makeSignalRepository: (auth, logger, lookup) => this.#wrapRepository(DEFAULT_CONNECTION_CONFIG.makeSignalRepository(auth, logger, lookup)),
+    })
+    this.#hookFrames(sock)
+    this.#hookStanzas(sock)
+    this.#hookEvents(sock)
+    return sock
+  }
+
+  /** Baileys reports a stanza that it gave up to its logger alone. */
+  #watchedLogger() {
+    const logger = this.hooks.logger.child({})
+    const error = logger.error.bind(logger)
+    logger.error = (/** @type {any[]} */ ...args) => {
+      if (args[1] === 'error in handling message' && this.#current) this.#abandon(this.#current, 'given up by Baileys')
+      error(.../** @type {[any, any]} */ (args))
+    }
+    logger.child = /** @type {any} */ (() => logger)
+    return logger
+  }
+
+  /** `WA_STRICT_CERTS=false`: the server's certificates alone are not checked; the account's signature still is. */
+  #relaxCertificates() {
+    if (this.params.strict_certs) return
+    const strict = Curve.verify
+    Curve.verify = (key, message, signature) => this.#handshaking || strict(key, message, signature)
+    void this.closed.then(() => { Curve.verify = strict })
+  }
+
+  // ── out ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** @param {any} sock */
+  #hookFrames(sock) {
+    const raw = (this.#raw = sock.ws.socket)
+    this.#send = raw.send.bind(raw)
+    raw.send = (/** @type {Uint8Array} */ frame, /** @type {any} */ callback) => {
+      this.gate.send(frame, this.#context.getStore()?.section)
+      // Baileys must not wait for the database: it is told at once that the frame is sent.
+      if (typeof callback === 'function') callback()
+    }
+    raw.on('unexpected-response', (/** @type {any} */ request, /** @type {any} */ response) => {
+      request.destroy() // Baileys raises no event at all for this (FACTS §13)
+      void sock.end(new Boom(`HTTP ${response.statusCode} at the upgrade`, { statusCode: 503 }))
+    })
+  }
+
+  /** @type {(frame: Uint8Array) => void} */
+  #send = () => {}
+
+  /** @param {Uint8Array} frame */
+  #write(frame) {
+    if (this.#raw.readyState === this.#raw.OPEN) this.#send(frame)
+    crashPoint('released')
+  }
+
+  // ── in ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** @param {any} sock */
+  #hookStanzas(sock) {
+    const emit = sock.ws.emit.bind(sock.ws)
+    this.#emit = emit
+    sock.ws.emit = (/** @type {string} */ event, /** @type {any[]} */ ...args) => {
+      if (event === 'CB:success') {
+        this.#handshaking = false
+        this.#offset = Number(args[0].attrs.t) * 1000 - Date.now() || null
+      }
+      if (event === 'CB:iq,type:set,pair-device') this.#handshaking = false
+      if (event === 'CB:ib,,offline') this.#backlogComplete(args[0])
+      if (event !== 'CB:message') return emit(event, ...args)
+      this.#arrive(args[0])
+      return true
+    }
+  }
+
+  /** @type {(event: string, ...args: any[]) => boolean} */
+  #emit = () => false
+
+  /** @param {any} node */
+  #backlogComplete(node) {
+    const child = Array.isArray(node.content) ? node.content.find((/** @type {any} */ c) => c.tag === 'offline') : undefined
+    this.hooks.notify('offline', { count: Number(child?.attrs.count) || 0 })
+    this.inbox.backlogComplete()
+  }
+
+  /** @param {import('baileys').BinaryNode} node */
+  #arrive(node) {
+    const stanza = new Stanza(node, this.creds, Date.now(), this.#offset)
+    this.stanzasIn += 1
+    this.lastStanzaAt = stanza.arrivedAt
+    this.inbox.arrive(stanza)
+    this.#regulate()
+  }
+
+  /** @param {Stanza} stanza */
+  #deliver(stanza) {
+    for (const { content } of stanza.parts ?? []) this.#byCiphertext.set(content, stanza)
+    // Nothing to decrypt: it is journaled before Baileys answers it.
+    if (stanza.complete) this.#journalStanza(stanza)
+    this.#emit('CB:message', stanza.node)
+  }
+
+  /** @param {Stanza} stanza a redelivery: the receipt that Baileys would send, and nothing else */
+  #swallow(stanza) {
+    const { key, node } = stanza
+    if (!key?.remoteJid || !key.id) return
+    const type = node.attrs.category === 'peer' ? 'peer_msg' : key.fromMe ? 'sender' : this.#activeReceipts ? undefined : 'inactive'
+    const toMyself = type === 'sender' && (key.remoteJid.endsWith('@lid') || key.remoteJidAlt?.endsWith('@lid'))
+    const participant = toMyself ? (node.attrs.participant ?? node.attrs.from) : key.participant
+    void this.sock.sendReceipt(key.remoteJid, /** @type {any} */ (participant ?? undefined), [key.id], /** @type {any} */ (type))
+      .catch((error) => this.hooks.logger.debug({ err: error }, 'a receipt for a redelivery was not sent'))
+  }
+
+  /** @param {import('baileys').SignalRepositoryWithLIDStore} repository */
+  #wrapRepository(repository) {
+    const { decryptMessage, decryptGroupMessage, processSenderKeyDistributionMessage } = repository
+    repository.decryptMessage = (options) => this.#decrypt(options.ciphertext, () => decryptMessage.call(repository, options))
+    repository.decryptGroupMessage = (options) => this.#decrypt(options.msg, () => decryptGroupMessage.call(repository, options))
+    repository.processSenderKeyDistributionMessage = async (options) => {
+      const stanza = this.#current
+      if (!stanza) return processSenderKeyDistributionMessage.call(repository, options)
+      try {
+        await this.#context.run(stanza, () => processSenderKeyDistributionMessage.call(repository, options))
+      } finally {
+        stanza.shareSettled()
+        this.#closeIfComplete(stanza)
+      }
+    }
+    return repository
+  }
+
+  /**
+   * @template {Uint8Array} T
+   * @param {Uint8Array} ciphertext
+   * @param {() => Promise<T>} run
+   * @returns {Promise<T>}
+   */
+  async #decrypt(ciphertext, run) {
+    const stanza = this.#byCiphertext.get(ciphertext)
+    if (!stanza) return run()
+    await yieldTurn() // a burst never yields by itself, and timers would lag by seconds (FACTS §1, point 5)
+    stanza.section ??= this.gate.openSection()
+    this.#current = stanza
+    this.#regulate()
+    try {
+      const plaintext = await this.#context.run(stanza, run)
+      stanza.decrypted(ciphertext, plaintext)
+      crashPoint('section')
+      return plaintext
+    } catch (error) {
+      stanza.failed(error)
+      throw error
+    } finally {
+      this.#closeIfComplete(stanza)
+    }
+  }
+
+  /** @param {Stanza} stanza */
+  #closeIfComplete(stanza) {
+    if (stanza.complete) this.#journalStanza(stanza)
+  }
+
+  /** @param {Stanza} stanza @param {string} reason */
+  #abandon(stanza, reason) {
+    stanza.abandon(reason)
+    this.#journalStanza(stanza)
+  }
+
+  /** @param {Stanza} stanza */
+  #journalStanza(stanza) {
+    if (this.#current === stanza) this.#current = null
+    const item = stanza.toItem()
+    if (stanza.section) {
+      if (!stanza.section.open) return
+      const keys = stanza.section.changes((type, id) => this.keys.latest(type, id))
+      item.keys = keys
+      item.bytes += sizeOf(keys)
+      this.gate.closeSection(stanza.section, item)
+      this.keys.renumber(keys, this.gate.appended)
+    } else {
+      this.gate.append(item)
+    }
+    this.stanzasOut += 1
+    this.inbox.settled(stanza, stanza.hashes)
+    this.#regulate()
+  }
+
+  // ── state ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /**
+   * @param {import('./gate.js').KeyChanges} changes
+   * @returns {number}
+   */
+  #journal(changes) {
+    const section = this.#context.getStore()?.section
+    if (section?.open) {
+      section.touch(changes)
+      return Infinity // known when the section closes
+    }
+    return this.gate.append({ keys: changes, bytes: sizeOf(changes) })
+  }
+
+  /** @param {any} sock */
+  #hookEvents(sock) {
+    const emit = sock.ev.emit.bind(sock.ev)
+    sock.ev.emit = (/** @type {string} */ event, /** @type {any} */ data) => {
+      if (event === 'creds.update') {
+        // Merged here first, so that the log holds what Baileys is about to believe.
+        Object.assign(this.creds, data)
+        const creds = serialiseCreds(this.creds)
+        this.gate.append({ creds, bytes: creds.length })
+        // With a name that differs from ours, or none, Baileys would send a presence: the account would show as online.
+        return emit(event, { ...data, me: this.creds.me })
+      }
+      if (event === 'connection.update') this.#onConnection(data)
+      const events = toWireEvents(event, data, (jid) => areJidsSameUser(jid, this.creds.me?.id) || areJidsSameUser(jid, this.creds.me?.lid))
+      if (events.length > 0) this.gate.append({ events, bytes: 200 * events.length })
+      return emit(event, data)
+    }
+  }
+
+  /** @param {Partial<import('baileys').ConnectionState>} update */
+  #onConnection(update) {
+    const { notify } = this.hooks
+    if (update.isOnline !== undefined) this.#activeReceipts = update.isOnline
+    if (update.isNewLogin) {
+      this.#pairing = true
+      notify('connection', { state: 'connecting', is_new_login: true })
+    }
+    // The QR timer outlives the pairing (FACTS §2).
+    if (update.qr && !this.#pairing) notify('qr', { qr: update.qr, ttl_ms: this.#qrLifetime() })
+    if (update.connection === 'connecting') notify('connection', { state: 'connecting' })
+    if (update.connection === 'open') {
+      this.#opened = true
+      const { id = null, lid = null, name = null } = this.creds.me ?? {}
+      notify('connection', { state: 'open', me: { id, lid, name }, server_time_offset_ms: this.#offset })
+    }
+    if (update.connection === 'close') this.#onClose(update.lastDisconnect?.error)
+  }
+
+  #qrCodes = 0
+
+  /** The first code lives a minute, the following ones twenty seconds (FACTS §2). */
+  #qrLifetime() {
+    this.#qrCodes += 1
+    return this.params.qr_timeout_ms ?? (this.#qrCodes === 1 ? 60_000 : 20_000)
+  }
+
+  /** @param {any} error */
+  #onClose(error) {
+    this.inbox.close()
+    this.#raw?.terminate()
+    const phase = this.#opened ? 'open' : this.#qrCodes > 0 || this.#pairing ? 'pairing' : 'connecting'
+    const cause = error ?? this.#endReason
+    const close = { code: cause?.output?.statusCode ?? null, message: cause?.message ?? 'ended', data: smallData(cause?.data), phase }
+    this.ended = true
+    this.hooks.notify('connection', { state: 'close', close })
+    this.#resolveClosed()
+  }
+
+  // ── back-pressure ──────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** @type {NodeJS.Timeout | undefined} */
+  #patience
+
+  #regulate() {
+    const raw = this.#raw
+    if (!raw || raw.readyState !== raw.OPEN) return
+    const full = this.gate.bytes > this.params.max_log_bytes || this.inbox.waiting > STANZAS_IN_FLIGHT
+    const drained = this.gate.bytes < this.params.max_log_bytes / 2 && this.inbox.waiting < STANZAS_IN_FLIGHT / 2
+    if (full && !this.#paused && this.gate.openSections === 0) this.#pause(true)
+    else if (drained && this.#paused) this.#pause(false)
+    else if (this.#paused && this.gate.openSections > 0 && !this.#patience) {
+      this.#patience = setTimeout(() => {
+        this.#patience = undefined
+        if (this.#paused && this.gate.openSections > 0) this.#pause(false)
+      }, SECTION_PATIENCE_MS)
+    }
+  }
+
+  /** @param {boolean} paused */
+  #pause(paused) {
+    this.#paused = paused
+    if (paused) this.#raw.pause()
+    else if (!this.inbox.closed) this.#raw.resume()
+  }
+}
+
+/** @param {import('./gate.js').KeyChanges} changes */
+function sizeOf(changes) {
+  let bytes = 0
+  for (const values of Object.values(changes)) for (const [id, value] of Object.entries(values)) bytes += id.length + (value?.length ?? 0) + 50
+  return bytes
+}
+
+/** @param {any} data of a close: a node's tag and attributes say enough, its content may hold anything */
+function smallData(data) {
+  if (!data || typeof data !== 'object') return null
+  const attrs = data.tag ? { tag: data.tag, ...data.attrs } : data
+  const scalars = Object.entries(attrs).filter(([, value]) => ['string', 'number', 'boolean'].includes(typeof value))
+  return scalars.length > 0 ? Object.fromEntries(scalars.slice(0, 10).map(([k, v]) => [k, typeof v === 'string' ? v.slice(0, 200) : v])) : null
+}

@@ -1,0 +1,181 @@
+/**
+ * One incoming message stanza, from its arrival until all its parts are decrypted or given up.
+ *
+ * Collects; sends nothing, stores nothing.
+ */
+import { createHash } from 'node:crypto'
+import { decodeMessageNode, proto, unpadRandomMax16 } from 'baileys'
+import { messageToJson } from './serial.js'
+
+/** What Baileys says of a stanza with nothing to decrypt. */
+const ABSENT = 'Message absent from node'
+const DECRYPTABLE = new Set(['skmsg', 'pkmsg', 'msg'])
+
+/** @param {Uint8Array} bytes */
+const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex')
+
+export class Stanza {
+  /** @type {import('baileys').proto.IMessage | null} */
+  #message = null
+  #failure = ''
+  #waiting = 0
+  #shares = 0
+  /** @type {string[]} */
+  #hashes = []
+  /** @type {object[]} */
+  #events = []
+  #bytes = 0
+
+  /**
+   * @param {import('baileys').BinaryNode} node
+   * @param {{me?: {id: string, lid?: string}}} creds
+   * @param {number} arrivedAt milliseconds, this machine's clock
+   * @param {number | null} offset WhatsApp's clock minus this one, milliseconds
+   */
+  constructor(node, creds, arrivedAt, offset) {
+    this.node = node
+    this.arrivedAt = arrivedAt
+    this.offset = offset
+    this.offline = Boolean(node.attrs.offline)
+    /** @type {import('./gate.js').Section | undefined} */
+    this.section = undefined
+    /** @type {import('baileys').WAMessageKey | null} */
+    this.key = null
+    try {
+      this.key = decodeMessageNode(node, creds.me?.id ?? '', creds.me?.lid ?? '').fullMessage.key
+    } catch (error) {
+      this.#failure = error.message
+      return
+    }
+    /** @type {{content: Uint8Array, hash: string}[]} */
+    this.parts = []
+    const children = Array.isArray(node.content) ? node.content : []
+    for (const child of children) {
+      if (!(child.content instanceof Uint8Array)) continue
+      if (child.tag === 'plaintext') this.#read(child.content)
+      if (child.tag !== 'enc') continue
+      if (DECRYPTABLE.has(child.attrs.type)) this.parts.push({ content: child.content, hash: sha256(child.content) })
+      else this.#failure ||= `Unknown e2e type: ${child.attrs.type}`
+    }
+    // Baileys refuses the whole stanza, undecrypted, when its first part is of this type.
+    if (children.find((child) => child.tag === 'enc')?.attrs.type === 'msmsg') this.parts = []
+    this.#waiting = this.parts.length
+    if (this.parts.length === 0 && !this.#message && !this.unavailable) this.#failure ||= ABSENT
+  }
+
+  /** What was decrypted of it so far. */
+  get hashes() { return this.#hashes }
+
+  /**
+   * Take parts out whose keys are spent, so that the good rest still gets in.
+   * @param {{content: Uint8Array, hash: string}[]} spent
+   */
+  forget(spent) {
+    if (spent.length === 0 || !this.parts || !Array.isArray(this.node.content)) return
+    const gone = new Set(spent.map(({ content }) => content))
+    this.node.content = this.node.content.filter((child) => !gone.has(/** @type {any} */ (child.content)))
+    this.parts = this.parts.filter(({ content }) => !gone.has(content))
+    this.#waiting = this.parts.length
+  }
+
+  /** Nothing is left to wait for: it may enter the log. */
+  get complete() { return this.#waiting === 0 && this.#shares === 0 }
+
+  /** @returns {string | null} why the phone keeps the content to itself: `view_once`, … */
+  get unavailable() {
+    const children = Array.isArray(this.node.content) ? this.node.content : []
+    return children.find((child) => child.tag === 'unavailable')?.attrs.type ?? null
+  }
+
+  /**
+   * @param {Uint8Array} ciphertext
+   * @param {Uint8Array} plaintext still padded
+   */
+  decrypted(ciphertext, plaintext) {
+    this.#waiting -= 1
+    const part = this.parts?.find(({ content }) => content === ciphertext)
+    if (part) this.#hashes.push(part.hash)
+    this.#read(plaintext, true)
+  }
+
+  /** @param {Error} error */
+  failed(error) {
+    this.#waiting -= 1
+    this.#failure = error.message || String(error)
+  }
+
+  /** A key share that this stanza carried has been stored or refused. */
+  shareSettled() {
+    this.#shares = Math.max(0, this.#shares - 1)
+  }
+
+  /** Baileys gave the stanza up: nothing more will come. @param {string} reason */
+  abandon(reason) {
+    this.#waiting = 0
+    this.#shares = 0
+    this.#failure ||= reason
+  }
+
+  /**
+   * @param {Uint8Array} bytes
+   * @param {boolean} [padded]
+   */
+  #read(bytes, padded = false) {
+    try {
+      const outer = proto.Message.decode(padded ? unpadRandomMax16(/** @type {any} */ (bytes)) : bytes)
+      const message = outer.deviceSentMessage?.message ?? outer
+      if (message.senderKeyDistributionMessage) this.#shares += 1
+      this.#bytes += bytes.length
+      this.#events.push(...resends(message))
+      this.#message = this.#message ? Object.assign(this.#message, message) : message
+    } catch (error) {
+      this.#failure = `unreadable content: ${error.message}`
+    }
+  }
+
+  /** @returns {import('./gate.js').Item} */
+  toItem() {
+    /** @type {object | null} */
+    let content = null
+    try {
+      content = this.#message && messageToJson(this.#message)
+    } catch (error) {
+      this.#failure = `unreadable content: ${error.message}` // nested too deep to walk
+    }
+    const stanza = {
+      attrs: this.node.attrs,
+      key: this.key && { ...this.key },
+      arrived_at_ms: this.arrivedAt,
+      server_time_offset_ms: this.offset,
+      content,
+      failure: this.#failure || null,
+      hashes: this.#hashes,
+      retry_count: Number(this.#retryCount()) || 0,
+      unavailable: this.unavailable,
+    }
+    // Base64 and field names: JSON is at most about three times the plaintext.
+    return { stanza, events: this.#events, bytes: 1_000 + 3 * this.#bytes }
+  }
+
+  #retryCount() {
+    const children = Array.isArray(this.node.content) ? this.node.content : []
+    return children.find((child) => child.tag === 'enc' && child.attrs.count)?.attrs.count ?? 0
+  }
+}
+
+/**
+ * Messages that the phone delivers anew inside one of its answers. Baileys emits them after the receipt for the answer,
+ * so they are taken here, where they are in the same section.
+ * @param {import('baileys').proto.IMessage} message
+ * @returns {object[]}
+ */
+function resends(message) {
+  const results = message.protocolMessage?.peerDataOperationRequestResponseMessage?.peerDataOperationResult ?? []
+  return results.flatMap((result) => {
+    const bytes = result.placeholderMessageResendResponse?.webMessageInfoBytes
+    if (!bytes) return []
+    const info = proto.WebMessageInfo.decode(bytes)
+    if (!info.message) return []
+    return [{ type: 'resend', key: { ...info.key }, content: messageToJson(info.message), t: String(info.messageTimestamp ?? 0), push_name: info.pushName || null }]
+  })
+}

@@ -1,0 +1,128 @@
+/**
+ * The shapes of the wire (docs/protocol.md), checked where documents enter. The same table is held against the fixtures in
+ * `tests/wire/`, as the worker's pydantic models are, so that the two cannot drift.
+ *
+ * @typedef {object} ConnectParams
+ * @property {number} epoch
+ * @property {[string, string, string]} browser
+ * @property {[number, number, number] | null} version
+ * @property {string | null} socket_url
+ * @property {string | null} root_key base64, 32 bytes
+ * @property {number} offline_hold_ms
+ * @property {boolean} strict_certs
+ * @property {number} max_log_bytes
+ * @property {number | null} qr_timeout_ms
+ * @property {number | null} keep_alive_ms
+ */
+
+/** @typedef {(value: any) => boolean} Check */
+
+const isInt = (/** @type {any} */ value) => Number.isSafeInteger(value)
+const isCount = (/** @type {any} */ value) => isInt(value) && value >= 0
+const isString = (/** @type {any} */ value) => typeof value === 'string'
+const isBool = (/** @type {any} */ value) => typeof value === 'boolean'
+const isNumber = (/** @type {any} */ value) => Number.isFinite(value)
+const isObject = (/** @type {any} */ value) => typeof value === 'object' && value !== null && !Array.isArray(value)
+/** @param {Check} check @returns {Check} */
+const orNull = (check) => (value) => value === null || check(value)
+/** @param {Check} check @returns {Check} */
+const optional = (check) => (value) => value === undefined || check(value)
+/** @param {Check} check @param {number} [length] @returns {Check} */
+const listOf = (check, length) => (value) => Array.isArray(value) && value.every(check) && (length === undefined || value.length === length)
+/** @param {Check} check @returns {Check} */
+const mapOf = (check) => (value) => isObject(value) && Object.values(value).every(check)
+/** @param {Record<string, Check>} fields @returns {Check} */
+const shape = (fields) => (value) => isObject(value) && Object.entries(fields).every(([name, check]) => check(value[name]))
+/** As `shape`, and no other field. @param {Record<string, Check>} fields @returns {Check} */
+const exactly = (fields) => (value) => shape(fields)(value) && Object.keys(value).every((name) => name in fields)
+/** @param {...string} names @returns {Check} */
+const oneOf = (...names) => (value) => names.includes(value)
+
+const isHash = (/** @type {any} */ value) => isString(value) && /^[0-9a-f]{64}$/.test(value)
+const isMe = shape({ id: orNull(isString), lid: orNull(isString), name: orNull(isString) })
+const isClose = shape({ code: orNull(isInt), message: isString, data: orNull(isObject), phase: oneOf('connecting', 'pairing', 'open') })
+
+/** @type {Check} */
+const isStanza = shape({
+  attrs: mapOf(isString),
+  key: orNull(isObject),
+  arrived_at_ms: isCount,
+  server_time_offset_ms: orNull(isNumber),
+  content: orNull(isObject),
+  failure: orNull(isString),
+  hashes: listOf(isHash),
+  retry_count: isCount,
+  unavailable: orNull(isString),
+})
+
+/** @type {Record<string, Check>} */
+const EVENTS = {
+  group: shape({ id: isString, subject: optional(isString), left: isBool }),
+  identity: shape({ lid: isString, pn: isString }),
+  resend: shape({ key: isObject, content: isObject, t: isString, push_name: orNull(isString) }),
+  system: shape({ key: isObject, stub_type: isString, stub_parameters: listOf(isString), t: isString }),
+}
+/** @type {Check} */
+const isEvent = (value) => isObject(value) && value.type in EVENTS && EVENTS[value.type](value)
+
+/** Parameters of every method, in both directions. @type {Record<string, Check>} */
+export const PARAMS = {
+  connect: exactly({
+    epoch: (value) => isInt(value) && value >= 1,
+    browser: listOf(isString, 3),
+    version: orNull(listOf(isCount, 3)),
+    socket_url: orNull(isString),
+    root_key: orNull(isString),
+    offline_hold_ms: isCount,
+    strict_certs: isBool,
+    max_log_bytes: (value) => isInt(value) && value > 0,
+    qr_timeout_ms: orNull(isCount),
+    keep_alive_ms: orNull(isCount),
+  }),
+  close: exactly({ logout: isBool, drain_ms: isCount }),
+  pairing_code: exactly({ phone: (value) => isString(value) && /^\d{6,15}$/.test(value) }),
+  groups: isObject,
+  media_refresh: shape({ key: isObject, content: isObject }),
+  ping: isObject,
+  'state.load': isObject,
+  'state.get': shape({ type: isString, ids: listOf(isString) }),
+  'stanzas.known': shape({ hashes: listOf(isHash) }),
+  commit: shape({
+    epoch: (value) => isInt(value) && value >= 1,
+    seq: (value) => isInt(value) && value >= 1,
+    creds: optional(isString),
+    keys: optional(mapOf(mapOf(orNull(isString)))),
+    stanzas: listOf(isStanza),
+    events: listOf(isEvent),
+  }),
+  qr: shape({ qr: isString, ttl_ms: isCount }),
+  connection: (value) =>
+    shape({ state: oneOf('connecting', 'open', 'close') })(value) &&
+    (value.state !== 'open' || shape({ me: isMe, server_time_offset_ms: orNull(isNumber) })(value)) &&
+    (value.state !== 'close' || shape({ close: isClose })(value)),
+  offline: shape({ count: isCount }),
+  stalled: shape({ reason: isString, detail: isObject }),
+}
+
+const isGroup = shape({ id: isString, subject: isString, addressing_mode: orNull(isString), size: orNull(isCount) })
+
+/** Results of every request, in both directions. @type {Record<string, Check>} */
+export const RESULTS = {
+  connect: exactly({}),
+  close: shape({ pending: isCount }),
+  pairing_code: shape({ code: isString }),
+  groups: shape({ groups: listOf(isGroup) }),
+  media_refresh: shape({ content: isObject }),
+  ping: shape(Object.assign(Object.fromEntries([
+    'rss_bytes', 'heap_bytes', 'log_items', 'log_bytes', 'log_bytes_max', 'held_frames', 'longest_hold_ms', 'open_sections',
+    'loop_lag_ms', 'stanzas_in', 'stanzas_out', 'swallowed',
+  ].map((figure) => [figure, isNumber])), { oldest_stanza_ms: orNull(isNumber), last_stanza_at_ms: orNull(isNumber) })),
+  'state.load': shape({ creds: orNull(isString) }),
+  'state.get': shape({ values: mapOf(isString) }),
+  'stanzas.known': shape({ known: listOf(isHash) }),
+  commit: shape({ seq: isCount }),
+}
+
+/** `data` of an error, where there is any. @type {Check} */
+export const ERROR_DATA = (value) =>
+  value === undefined || (isObject(value) && (value.reason === undefined || ['unavailable', 'stale', 'unreadable'].includes(value.reason)))

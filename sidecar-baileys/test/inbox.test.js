@@ -1,0 +1,98 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Inbox } from '../lib/inbox.js'
+
+/** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[]}} [options] */
+const stanza = (id, { offline = false, hashes = [id] } = {}) => {
+  const parts = hashes.map((hash) => ({ content: Buffer.from(hash), hash }))
+  return /** @type {any} */ ({ id, offline, parts, arrivedAt: 1, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
+}
+
+/** @param {{known?: string[], holdMs?: number}} [options] */
+function makeInbox({ known = [], holdMs = 60_000 } = {}) {
+  /** @type {any[]} */
+  const delivered = []
+  /** @type {string[]} */
+  const swallowed = []
+  const inbox = new Inbox({
+    known: async (hashes) => hashes.filter((hash) => known.includes(hash)),
+    deliver: (s) => delivered.push(s),
+    swallow: (s) => swallowed.push(/** @type {any} */ (s).id),
+    holdMs,
+  })
+  return { inbox, delivered, swallowed, ids: () => delivered.map(({ id }) => id) }
+}
+const turn = () => new Promise(setImmediate)
+
+test('a live stanza waits until the offline backlog has settled, and then goes in order', async () => {
+  const { inbox, delivered, ids } = makeInbox()
+  inbox.arrive(stanza('old1', { offline: true }))
+  inbox.arrive(stanza('live1'))
+  inbox.arrive(stanza('old2', { offline: true }))
+  inbox.arrive(stanza('live2'))
+  inbox.backlogComplete()
+  await turn()
+  assert.deepEqual(ids(), ['old1', 'old2'])
+  inbox.settled(delivered[0], ['old1'])
+  assert.deepEqual(ids(), ['old1', 'old2'])
+  inbox.settled(delivered[1], ['old2'])
+  assert.deepEqual(ids(), ['old1', 'old2', 'live1', 'live2'])
+  inbox.close()
+})
+
+test('with no backlog a live stanza goes through in the same turn', () => {
+  const { inbox, ids } = makeInbox()
+  inbox.backlogComplete()
+  inbox.arrive(stanza('live'))
+  assert.deepEqual(ids(), ['live'])
+  inbox.close()
+})
+
+test('a backlog that never ends holds live stanzas for a bounded time only', async () => {
+  const { inbox, ids } = makeInbox({ holdMs: 1 })
+  inbox.arrive(stanza('live'))
+  while (ids().length === 0) await turn()
+  assert.deepEqual(ids(), ['live'])
+  inbox.close()
+})
+
+test('a redelivery of what was committed is receipted and swallowed', async () => {
+  const { inbox, swallowed, ids } = makeInbox({ known: ['known'] })
+  inbox.arrive(stanza('known', { offline: true }))
+  inbox.arrive(stanza('fresh', { offline: true }))
+  await turn()
+  assert.deepEqual(swallowed, ['known'])
+  assert.deepEqual(ids(), ['fresh'])
+  assert.equal(inbox.swallowed, 1)
+  inbox.close()
+})
+
+test('a second copy within one connection is swallowed without asking', async () => {
+  const { inbox, swallowed, delivered } = makeInbox()
+  inbox.backlogComplete()
+  inbox.arrive(stanza('a'))
+  inbox.settled(delivered[0], ['a'])
+  inbox.arrive(stanza('a'))
+  await turn()
+  assert.deepEqual(swallowed, ['a'])
+  inbox.close()
+})
+
+test('of a part-decrypted stanza the spent part is taken out and the good rest goes in', async () => {
+  const { inbox, delivered, ids } = makeInbox({ known: ['share'] })
+  inbox.arrive(stanza('a', { offline: true, hashes: ['share', 'text'] }))
+  await turn()
+  assert.deepEqual(ids(), ['a'])
+  assert.deepEqual(delivered[0].forgotten, ['share'])
+  inbox.close()
+})
+
+test('when the worker cannot say what is known, nothing more is delivered', async () => {
+  /** @type {any[]} */
+  const delivered = []
+  const inbox = new Inbox({ known: async () => { throw new Error('no answer') }, deliver: (s) => delivered.push(s), swallow: () => {}, holdMs: 1_000 })
+  inbox.arrive(stanza('a', { offline: true }))
+  await turn()
+  assert.equal(inbox.closed, true)
+  assert.deepEqual(delivered, [])
+})
