@@ -1,0 +1,126 @@
+"""From a batch of the ordered log to what the commit function stores.
+
+The last place that sees content of unmonitored chats and of direct messages: nothing of it leaves here but a count and
+the hashes by which a redelivery is recognised (DESIGN "Nothing leaves before it is durable", rule 7).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, Stanza, SystemEvent
+from worker.ingest.jids import GROUP_SERVER, LID_SERVER, PHONE_SERVER, parse_jid
+from worker.ingest.normalise import Discard, MessageRow, Rules, normalise, normalise_resend, normalise_system
+from worker.ingest.text import clean_name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """What one commit stores beside keys and credentials.
+
+    Attributes:
+        hashes: sha256 of every ciphertext that was decrypted, in every chat.
+        groups: `{wa_group_id, name, left}`; `name` None leaves the stored one alone.
+        discards: reason → how many stanzas and events were dropped for it.
+    """
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    identities: list[dict[str, str]] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    audits: list[dict[str, Any]] = field(default_factory=list)
+    discards: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def make_batch(commit: Commit, rules: Rules, received_at_ms: float) -> Batch:
+    """The batch of one `commit`.
+
+    `received_at_ms` is when it came, by our clock: the age of events is judged by it (stanzas bring their own arrival).
+    """
+    identities = _identities(commit, rules)
+    known = {**rules.lids, **{pn: lid for lid, pn in identities.items()}}
+    rules = replace(rules, lids=known)
+    results = [normalise(stanza, rules) for stanza in commit.stanzas]
+    results += [result for event in commit.events if (result := _event_row(event, rules, received_at_ms)) is not None]
+    rows = _one_each(result for result in results if isinstance(result, MessageRow))
+    return Batch(
+        messages=[row.as_json() for row in rows],
+        hashes=list(dict.fromkeys(digest for stanza in commit.stanzas for digest in stanza.hashes)),
+        identities=[{"lid": lid, "pn": pn} for lid, pn in identities.items()],
+        groups=_groups(commit.events),
+        audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
+        discards=dict(Counter(result.reason for result in results if isinstance(result, Discard))),
+    )
+
+
+def _event_row(event: Event, rules: Rules, received_at_ms: float) -> MessageRow | Discard | None:
+    match event:
+        case ResendEvent():
+            return normalise_resend(event, received_at_ms, rules)
+        case SystemEvent():
+            return normalise_system(event, received_at_ms, rules)
+        case GroupEvent() | IdentityEvent():
+            return None
+
+
+def _one_each(rows: Iterable[MessageRow]) -> list[MessageRow]:
+    """One row per identity, in order of first appearance: content beats its own stub, else the first copy counts."""
+    kept: dict[tuple[str, str, str], MessageRow] = {}
+    for row in rows:
+        former = kept.get(row.identity)
+        if former is None or (former.pending and not row.pending):
+            kept[row.identity] = row
+    return list(kept.values())
+
+
+def _identities(commit: Commit, rules: Rules) -> dict[str, str]:
+    """LID → phone number: what Baileys reports, and what stanzas of monitored groups carry (FACTS §3)."""
+    pairs = [_pair(event.lid, event.pn) for event in commit.events if isinstance(event, IdentityEvent)]
+    pairs += [_of_stanza(stanza, rules) for stanza in commit.stanzas]
+    return dict(pair for pair in pairs if pair is not None)
+
+
+def _of_stanza(stanza: Stanza, rules: Rules) -> tuple[str, str] | None:
+    key = stanza.key or {}
+    chat = parse_jid(key.get("remoteJid"))
+    if chat is None or str(chat) not in rules.monitored:
+        return None
+    first, second = key.get("participant"), key.get("participantAlt")
+    return _pair(first, second) or _pair(second, first)
+
+
+def _pair(lid: object, pn: object) -> tuple[str, str] | None:
+    lid_jid, pn_jid = parse_jid(lid), parse_jid(pn)
+    if lid_jid is None or pn_jid is None or lid_jid.server != LID_SERVER or pn_jid.server != PHONE_SERVER:
+        return None
+    return str(lid_jid), str(pn_jid)
+
+
+def _groups(events: Iterable[Event]) -> list[dict[str, Any]]:
+    """The last word about each group of this batch."""
+    last: dict[str, dict[str, Any]] = {}
+    for event in events:
+        jid = parse_jid(event.id) if isinstance(event, GroupEvent) else None
+        if jid is None or jid.server != GROUP_SERVER or not isinstance(event, GroupEvent):
+            continue
+        group = last.setdefault(str(jid), {"wa_group_id": str(jid), "name": None, "left": False})
+        group["name"] = clean_name(event.subject) or group["name"]
+        group["left"] = event.left
+    return list(last.values())
+
+
+def _unfetchable(row: MessageRow) -> dict[str, Any]:
+    return {
+        "event": "error",
+        "payload": {
+            "code": "MEDIA_UNUSABLE",
+            "msg": "the message names a file without a usable key or address",
+            "ctx": {"wa_msg_id": row.wa_msg_id, "chat_id": row.chat_id},
+        },
+    }

@@ -1,0 +1,73 @@
+"""Live only, judged once: how old a message may be when it arrives.
+
+Owns the age rule (contract §7, guard; DESIGN "Live only, judged once") and what is done with a clock that is far off.
+Reads no clock: the arrival time comes with the stanza.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+FUTURE_TOLERANCE_S = 60  # servers differ by a second or two; more than this is a broken clock or a lie
+RETRY_WINDOW_S = 3600  # the good copy of an undecryptable message keeps its old time, and must still find its stub
+_EARLIEST_S = 1_230_768_000  # 2009, before WhatsApp
+_LATEST_S = 4_102_444_800  # 2100; Postgres would also take the year 99999 (FACTS §11)
+_SECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveWindow:
+    """WORKER_LIVE_WINDOW_S and WORKER_CATCH_UP_S."""
+
+    live_s: int = 30
+    catch_up_s: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """When a stanza came and how: `clock_s` is WhatsApp's time at that moment, as far as it is known."""
+
+    clock_s: float
+    offline: bool = False
+    again: bool = False  # a copy that was asked for: a retry, or the phone's resend
+
+
+def clock_at(arrived_at_ms: float, server_time_offset_ms: float | None) -> float | None:
+    """WhatsApp's time in seconds at an arrival; None if the stamp itself makes no sense."""
+    offset = server_time_offset_ms if server_time_offset_ms is not None else 0.0
+    if not (math.isfinite(offset) and math.isfinite(arrived_at_ms)):
+        return None
+    clock = (arrived_at_ms + offset) / 1000
+    return clock if _EARLIEST_S <= clock < _LATEST_S else None
+
+
+def sent_at(stamp: str | None, clock_s: float) -> float:
+    """The message's time in seconds: the server's stamp; the arrival if that is missing, no number or in the future."""
+    if stamp is None or _SECONDS.fullmatch(stamp) is None:
+        return clock_s
+    seconds = float(stamp)
+    return seconds if seconds <= clock_s + FUTURE_TOLERANCE_S else clock_s
+
+
+def is_live(sent_s: float, arrival: Arrival, window: LiveWindow) -> bool:
+    """Whether a message of this age is taken. The bound itself is inside: the contract discards `ts < now - 30s`."""
+    longest = window.live_s
+    if arrival.offline or arrival.again:
+        longest = max(longest, window.catch_up_s)
+    if arrival.again:
+        longest = max(longest, RETRY_WINDOW_S)
+    return arrival.clock_s - sent_s <= longest
+
+
+def iso(seconds: float) -> str:
+    """UTC in ISO 8601 with milliseconds.
+
+    Raises:
+        ValueError: outside the years 2009 to 2100, unless it is an earlier time after 1970.
+    """
+    if not 0 <= seconds < _LATEST_S:
+        raise ValueError("a time outside of what is stored")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,78 @@
+"""Text from strangers, made safe to store.
+
+Owns what is replaced and where things are cut. Postgres refuses NUL bytes and the HTTP client refuses lone surrogates
+(FACTS §11): each of them becomes U+FFFD, so that one character of one message cannot refuse a whole batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+REPLACEMENT = "\ufffd"
+MAX_TEXT_BYTES = (
+    8 * 1024 * 1024
+)  # WhatsApp's own limit is 65,536 characters; a text of 5 MB must still come through whole
+MAX_NAME_CHARS = 256  # push names end at 25, group names at 100 characters; the rest is hostile
+MAX_FILE_NAME_CHARS = 255  # what file systems take
+MAX_ID_CHARS = 128  # WhatsApp's ids have 16 to 40; Postgres' index ends at 2.7 kB (FACTS §11)
+
+_REFUSED = re.compile("[\x00\ud800-\udfff]")
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f"
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidi: with an override, "gpj.exe" reads "exe.jpg"
+    "\u2028\u2029\ufeff\ufff9-\ufffb]"
+)
+_SEPARATORS = re.compile(r"[/\\]")
+
+
+def clean_text(value: str) -> str:
+    """The text with NUL and lone surrogates replaced by U+FFFD, nothing else changed, nothing cut."""
+    return _REFUSED.sub(REPLACEMENT, value)
+
+
+def message_text(value: object) -> str | None:
+    """A message's text, at most `MAX_TEXT_BYTES` of UTF-8; None if there is none."""
+    if not isinstance(value, str):
+        return None
+    text = clean_text(value)
+    if len(text) * 4 <= MAX_TEXT_BYTES:
+        return text
+    encoded = text.encode()
+    return text if len(encoded) <= MAX_TEXT_BYTES else encoded[:MAX_TEXT_BYTES].decode(errors="ignore")
+
+
+def clean_name(value: object) -> str | None:
+    """A name to show (push name, subject): one line, no control or bidi characters; None if nothing is left."""
+    if not isinstance(value, str):
+        return None
+    name = clean_text(_CONTROLS.sub("", value[: MAX_NAME_CHARS * 4])).strip()
+    return name[:MAX_NAME_CHARS] or None
+
+
+def clean_file_name(value: object) -> str | None:
+    """A file's name as data: as `clean_name`, and no path separators. No path is ever made from it.
+
+    A long name is shortened in the middle: its end is what a reader goes by.
+    """
+    if not isinstance(value, str):
+        return None
+    if len(value) > MAX_FILE_NAME_CHARS * 8:
+        value = value[: MAX_FILE_NAME_CHARS * 4] + value[-MAX_FILE_NAME_CHARS * 4 :]
+    name = _SEPARATORS.sub("_", clean_text(_CONTROLS.sub("", value))).strip()
+    if len(name) > MAX_FILE_NAME_CHARS:
+        name = f"{name[:200]}…{name[-(MAX_FILE_NAME_CHARS - 201) :]}"
+    return name or None
+
+
+def bounded_id(value: str) -> str:
+    """A message id fit for an index, different ids staying different.
+
+    Ids are chosen by senders (FACTS §5). One that is too long, or that Postgres would refuse, keeps its beginning and
+    gets the sha256 of the whole.
+    """
+    clean = clean_text(value)
+    if len(clean) <= MAX_ID_CHARS and clean == value:
+        return value
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{clean[: MAX_ID_CHARS - len(digest) - 1]}#{digest}"
