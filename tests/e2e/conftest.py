@@ -1,0 +1,31 @@
+"""One embedded Supabase for all end-to-end tests, and one linked worker for those that need nothing of their own.
+
+The worker runs as an operator runs it; tests look where the web app looks (tests/support/database.py) and send what a
+phone sends (tests/support/phone.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.town import Town, found_town
+from tests.support.embedded import EmbeddedSupabase
+
+
+@pytest.fixture(scope="session")
+async def supabase(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedSupabase]:
+    """A Supabase that outlives every worker."""
+    async with await EmbeddedSupabase.start(tmp_path_factory.mktemp("supabase")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def town(tmp_path_factory: pytest.TempPathFactory, supabase: EmbeddedSupabase) -> AsyncIterator[Town]:
+    """A linked worker of the default session, its log at trace, files over 1 MB refused; two of three groups on."""
+    settings = {"LOG_LEVEL": "trace", "WORKER_MAX_MEDIA_MB": "1", "WORKER_CATCH_UP_S": "3600"}
+    folder: Path = tmp_path_factory.mktemp("town")
+    async with found_town(folder, supabase, settings=settings) as linked:
+        yield linked
