@@ -1,0 +1,51 @@
+"""The private bucket of media objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage3.exceptions import StorageApiError
+from supabase import AsyncClient
+
+from worker.store.client import Timeouts, translated
+
+BUCKET = "wa-media"
+
+
+class Bucket:
+    """Objects of the bucket `wa-media`, by path."""
+
+    def __init__(self, client: AsyncClient, timeouts: Timeouts) -> None:
+        self._client = client
+        self._timeouts = timeouts
+
+    async def ensure(self) -> bool:
+        """Makes the bucket, private, if it is missing; True if it was."""
+        with translated("bucket", self._timeouts.call):
+            try:
+                await self._client.storage.create_bucket(BUCKET, options={"public": False})
+            except StorageApiError as error:
+                if str(error.status) != "409":  # it is there; get_bucket cannot read the embedded Supabase's answer
+                    raise
+                return False
+            return True
+
+    async def upload(self, path: str, content: bytes | Path, mime: str) -> None:
+        """Stores an object; one that is there already, perhaps half, is replaced. A path does not grow the process."""
+        with translated("upload", self._timeouts.transfer):
+            await self._client.storage.from_(BUCKET).upload(
+                path, content, {"content-type": mime, "upsert": "true", "cache-control": "3600"}
+            )
+
+    async def download(self, path: str) -> bytes:
+        """The whole object, for checks and tests.
+
+        Raises:
+            StoreRefused: if there is none (`code` 404 or 400).
+        """
+        with translated("download", self._timeouts.transfer):
+            return bytes(await self._client.storage.from_(BUCKET).download(path))
+
+    async def exists(self, path: str) -> bool:
+        with translated("object", self._timeouts.call):
+            return bool(await self._client.storage.from_(BUCKET).exists(path))

@@ -1,0 +1,112 @@
+"""The two supabase-py clients, and what their errors mean.
+
+Two, so that media transfers cannot starve commits. Every call is bounded in time; none is retried here: whether to try
+again is the caller's decision. Bodies are never logged or quoted: an error of Postgres can hold a whole row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import anyio
+import httpx
+from postgrest.exceptions import APIError
+from storage3.exceptions import StorageApiError
+from supabase import AsyncClient, AsyncClientOptions
+
+from worker.errors import (
+    SequenceGap,
+    SettingsError,
+    StaleEpoch,
+    StaleFence,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
+
+# Classes of SQLSTATE that say nothing about the statement: connection, resources, operator, object state, rollback.
+TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
+# PostgREST: no connection, no pool slot, no schema cache.
+TRANSIENT_CODES = frozenset({"PGRST000", "PGRST001", "PGRST002", "PGRST003"})
+KEY_REFUSED = frozenset({"401", "403", "42501", "PGRST300", "PGRST301", "PGRST302", "PGRST303"})
+CONFLICTS: dict[str, type[StoreError]] = {
+    "stale_fence": StaleFence,
+    "stale_epoch": StaleEpoch,
+    "sequence_gap": SequenceGap,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """Seconds. `call` bounds a whole database call, `transfer` a whole upload."""
+
+    connect: float = 3.0
+    call: float = 10.0  # a batch of 500 takes 0.15 s here; hosted Supabase ends a statement after 8 s
+    transfer: float = 120.0  # 25 MB at 2 Mbit/s
+
+
+@asynccontextmanager
+async def make_client(
+    url: str, key: str, *, connect: float, read: float, connections: int
+) -> AsyncIterator[AsyncClient]:
+    """A supabase-py client on an httpx client of its own.
+
+    Raises:
+        SettingsError: if the URL or the key cannot be one.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise SettingsError("SUPABASE_URL must start with https:// or http://")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError("SUPABASE_SERVICE_KEY holds characters that no key has")
+    timeout = httpx.Timeout(read, connect=connect, pool=read)
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    async with httpx.AsyncClient(http2=False, timeout=timeout, limits=limits) as http:
+        options = AsyncClientOptions(
+            httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
+        )
+        yield AsyncClient(url, key, options)
+
+
+@contextmanager
+def translated(what: str, seconds: float) -> Iterator[None]:
+    """Bounds a call to `seconds` and turns what the libraries raise into the worker's errors.
+
+    Raises:
+        StoreUnavailable: no answer, or one that a retry may change. It may have been done all the same.
+        SettingsError: the key is refused.
+        StaleFence, StaleEpoch, SequenceGap: the database holds another state than the caller.
+        StoreRefused: no, and it would be no again; `code` "stale_job": another process holds this media job.
+    """
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{what}: no answer within {seconds:g} s") from error
+    except httpx.HTTPError as error:
+        raise StoreUnavailable(f"{what}: {type(error).__name__}") from error
+    except APIError as error:
+        raise refusal(what, error.code or "", error.message or "") from None
+    except StorageApiError as error:
+        raise refusal(what, str(error.status), "") from None
+    except (UnicodeError, ValueError, RecursionError) as error:
+        raise StoreRefused(f"{what}: cannot be written as JSON", "client") from error
+
+
+def refusal(what: str, code: str, message: str) -> StoreError | SettingsError:
+    """The error that an answer with this code stands for; `message` is looked at for PT409 alone."""
+    if code == "PT409" and message in CONFLICTS:
+        return CONFLICTS[message](what)
+    if code == "PT409":
+        return StoreRefused(f"{what}: {message}", message)
+    if code in KEY_REFUSED:
+        return SettingsError(f"SUPABASE_SERVICE_KEY is refused ({code}): it must be the service role's (secret) key")
+    if code == "PGRST202":
+        return SettingsError("the database lacks our functions: apply supabase/migrations with `supabase db push`")
+    is_status = len(code) == 3 and code.isdigit()
+    if is_status and (code in {"408", "425", "429"} or code >= "500"):
+        return StoreUnavailable(f"{what}: HTTP {code}")
+    if code in TRANSIENT_CODES or (len(code) == 5 and code[:2] in TRANSIENT_CLASSES) or not code:
+        return StoreUnavailable(f"{what}: {code or 'an answer without a code'}")
+    return StoreRefused(f"{what}: {code}", code)

@@ -1,0 +1,390 @@
+"""The embedded Supabase: `@supabase/lite` as a child process, for when SUPABASE_URL is not set.
+
+One folder has one server: two of them destroy it (FACTS 11). So a lock file beside the folder is held by whoever serves
+it, and handed to the server itself, whose death alone frees it. Others find the running server through the endpoint
+file, and take over when the lock becomes free. Layout below the data folder:
+
+    embedded/               the server's folder: supabase/config.toml, migrations, database, objects
+    embedded.lock           locked as long as a server lives
+    embedded.keys.json      mode 0600: the generated keys, made once
+    embedded.endpoint.json  mode 0600: URL, key and process id of the running server
+
+The server prints failed statements with whole rows and keys: what it prints is never logged, except the names of
+migrations. It ends when its stdin does, so a worker that is killed leaves no orphan behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import anyio
+import httpx
+from anyio.abc import ByteReceiveStream, Process, TaskStatus
+
+from worker.errors import SettingsError, StoreUnavailable
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+LITE_CLI: Final = ROOT / "node_modules/@supabase/lite/dist/cli/index.js"
+MIGRATIONS: Final = ROOT / "supabase/migrations"
+
+READY_SECONDS: Final = 60.0  # 1.5 s at rest; a loaded machine with two cores has taken 20
+MIGRATE_SECONDS: Final = 180.0  # 6 s at rest
+STOP_SECONDS: Final = 10.0  # it closes its database on SIGTERM
+QUIET_SECONDS: Final = 2.0  # a start shorter than this needs no words
+POLL_SECONDS: Final = 0.05
+TAKE_OVER_POLL_SECONDS: Final = 0.5
+RESTART_DELAY_SECONDS: Final = 0.5
+NODE_TOO_OLD: Final = 86  # our own exit code, from the snippet below
+NODE_BAD_OPTION: Final = 9  # Node's own, from versions that do not know --import
+
+# Runs in the server before the server: refuses an old Node (whose downloads come back empty), ends with its parent.
+FOLLOW_PARENT: Final = """
+if (Number(process.versions.node.split('.')[0]) < 22) process.exit(86);
+process.stdin.resume().unref?.();
+process.stdin.on('end', () => {
+  process.kill(process.pid, 'SIGTERM');
+  setTimeout(() => process.exit(1), 5000).unref();
+}).on('error', () => process.exit(1));
+"""
+
+CONFIG: Final = """\
+[api]
+port = {port}
+
+[db]
+driver = "pglite"
+url = "./database"
+
+[auth]
+enabled = false
+jwt_secret = "env(LITE_JWT_SECRET)"
+publishable_key = "env(SUPABASE_PUBLISHABLE_KEY)"
+secret_key = "env(SUPABASE_SECRET_KEY)"
+
+[storage]
+enabled = true
+file_size_limit = "2GiB"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A running embedded Supabase. `owned`: this process started it."""
+
+    url: str
+    key: str = field(repr=False)
+    publishable_key: str = field(repr=False)
+    pid: int
+    owned: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """Where the embedded Supabase lives and what runs it; `report` gets lines for the operator."""
+
+    data_dir: Path
+    node: Path
+    report: Callable[[str], None] = lambda _line: None
+    lite_cli: Path = LITE_CLI
+    migrations: Path = MIGRATIONS
+
+    async def run(self, *, task_status: TaskStatus[Endpoint]) -> None:
+        """Serves, or follows whoever serves, until cancelled: `endpoint = await group.start(embedded.run)`.
+
+        A server that dies is started again under the same address and keys, so clients need not notice. If another
+        process owns the folder, its server is used, and taken over when that process is gone.
+
+        Raises:
+            SettingsError: Node or the npm package is missing or too old, or the data folder cannot be written.
+            StoreUnavailable: the server does not start, or could not come back under its address.
+        """
+        self._check_installed()
+        announced: Endpoint | None = None
+        while True:
+            with self._try_lock() as lock:
+                if lock is None:
+                    endpoint = await self._running() if announced is None else announced
+                    if endpoint is None:
+                        await anyio.sleep(POLL_SECONDS)
+                        continue
+                else:
+                    async with _Server(self, lock) as server:
+                        _same_address(announced, server.endpoint)
+                        if announced is None:
+                            announced = server.endpoint
+                            task_status.started(announced)
+                        await server.wait()
+                        self.report("the embedded Supabase ended; starting it again")
+                        await anyio.sleep(RESTART_DELAY_SECONDS)
+                    continue
+            if announced is None:
+                announced = endpoint
+                task_status.started(announced)
+            await anyio.sleep(TAKE_OVER_POLL_SECONDS)
+
+    def _check_installed(self) -> None:
+        if not self.node.exists():
+            raise SettingsError(f"there is no Node at {self.node}: run `make setup`")
+        if not self.lite_cli.exists():
+            raise SettingsError("the npm package @supabase/lite is missing: run `make setup`, or set SUPABASE_URL")
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise SettingsError(f"WORKER_DATA_DIR {self.data_dir} cannot be made: {error.strerror}") from error
+        if not os.access(self.data_dir, os.W_OK | os.X_OK):
+            raise SettingsError(f"WORKER_DATA_DIR {self.data_dir} cannot be written")
+
+    @contextmanager
+    def _try_lock(self) -> Iterator[int | None]:
+        """The lock's file descriptor while the block runs, or None if somebody else serves the folder."""
+        fd = os.open(self.data_dir / "embedded.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield fd
+        finally:
+            os.close(fd)
+
+    async def _running(self) -> Endpoint | None:
+        endpoint = read_endpoint(self.data_dir)
+        return endpoint if endpoint and await _answers(endpoint.url) else None
+
+
+def read_endpoint(data_dir: Path) -> Endpoint | None:
+    """The server that the endpoint file names; it may have ended since."""
+    try:
+        document = json.loads((data_dir / "embedded.endpoint.json").read_text())
+        return Endpoint(**document, owned=False)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class _Server:
+    """One life of the server process: migrated, started, ready; stopped at the end of the block."""
+
+    def __init__(self, place: Embedded, lock: int) -> None:
+        self._place = place
+        self._lock = lock
+        self._folder = place.data_dir / "embedded"
+        self._keys = _load_keys(place.data_dir / "embedded.keys.json")
+        self._process: Process | None = None
+        self.endpoint: Endpoint
+
+    async def __aenter__(self) -> _Server:
+        former = read_endpoint(self._place.data_dir)
+        port = free_port(int(former.url.rsplit(":", 1)[1]) if former else 0)
+        self._prepare(port)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_say_later, self._place.report, "starting the embedded Supabase …")
+                await self._migrate()
+                await self._start(f"http://127.0.0.1:{port}")
+                group.cancel_scope.cancel()
+        except ExceptionGroup as errors:
+            await self._stop()
+            raise errors.exceptions[0] from None
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def wait(self) -> None:
+        """Returns when the server has ended."""
+        assert self._process is not None
+        await self._process.wait()
+
+    def _prepare(self, port: int) -> None:
+        supabase = self._folder / "supabase"
+        supabase.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (supabase / "config.toml").write_text(CONFIG.format(port=port))
+        shutil.rmtree(supabase / "migrations", ignore_errors=True)
+        shutil.copytree(self._place.migrations, supabase / "migrations")
+
+    async def _migrate(self) -> None:
+        """Applies what is pending; a stamp spares the two seconds that finding nothing takes."""
+        stamp = self._folder / "migrations.sha256"
+        wanted = _digest(self._place.migrations)
+        if stamp.exists() and stamp.read_text() == wanted:
+            return
+        process = await self._spawn("migration", "up", stdout=subprocess.PIPE)
+        try:
+            with anyio.fail_after(MIGRATE_SECONDS):
+                assert process.stdout is not None
+                async for name in _applied(process.stdout):
+                    self._place.report(f"embedded Supabase: applied {name}")
+                code = await process.wait()
+        except TimeoutError as error:
+            raise StoreUnavailable("the migrations of the embedded Supabase took too long") from error
+        finally:
+            await _end(process)
+        _check_exit(code, "the migrations of the embedded Supabase failed")
+        stamp.write_text(wanted)
+
+    async def _start(self, url: str) -> None:
+        self._process = await self._spawn("start", "--no-admin", stdout=subprocess.DEVNULL)
+        try:
+            with anyio.fail_after(READY_SECONDS):
+                while not await _answers(url):
+                    if self._process.returncode is not None:
+                        _check_exit(self._process.returncode, "the embedded Supabase ended while it started")
+                        raise StoreUnavailable("the embedded Supabase ended while it started")
+                    await anyio.sleep(POLL_SECONDS)
+        except TimeoutError as error:
+            raise StoreUnavailable(f"the embedded Supabase was not ready within {READY_SECONDS:g} s") from error
+        document = {
+            "url": url,
+            "key": self._keys["secret"],
+            "publishable_key": self._keys["publishable"],
+            "pid": self._process.pid,
+        }
+        _write_private(self._place.data_dir / "embedded.endpoint.json", json.dumps(document))
+        self.endpoint = Endpoint(**document, owned=True)
+
+    async def _spawn(self, *command: str, stdout: int) -> Process:
+        hook = "data:text/javascript," + "".join(f"%{byte:02x}" for byte in FOLLOW_PARENT.encode())
+        try:
+            return await anyio.open_process(
+                [self._place.node, "--import", hook, self._place.lite_cli, *command],
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=subprocess.DEVNULL,
+                cwd=self._folder,
+                env=_environment(self._keys, self._place.node),
+                pass_fds=(self._lock,),
+                start_new_session=True,  # Ctrl-C is for the worker, which then stops the server
+            )
+        except OSError as error:
+            raise SettingsError(f"Node at {self._place.node} cannot be started: {error.strerror}") from error
+
+    async def _stop(self) -> None:
+        if self._process is not None:
+            await _end(self._process)
+
+
+async def _end(process: Process) -> None:
+    """SIGTERM, and after a while SIGKILL; not interrupted by a cancellation, but bounded."""
+    with anyio.CancelScope(shield=True):
+        try:
+            if process.returncode is None:
+                process.terminate()
+                with anyio.move_on_after(STOP_SECONDS):
+                    await process.wait()
+            if process.returncode is None:
+                process.kill()
+        except ProcessLookupError:
+            pass
+        with anyio.move_on_after(STOP_SECONDS):
+            await process.aclose()
+
+
+async def _answers(url: str) -> bool:
+    try:
+        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
+            return (await http.get(f"{url}/storage/v1/status")).json() == {"status": "ok"}
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+async def _applied(output: ByteReceiveStream) -> AsyncIterator[str]:
+    """Names of migrations, as they are applied. The rest of the output is thrown away."""
+    seen = ""
+    async for chunk in output:
+        seen += chunk.decode(errors="replace")
+        *lines, seen = seen.split("\n")
+        for line in lines:
+            if found := re.search(r"Applied (\d{14}_\w+)", line):
+                yield found[1]
+
+
+async def _say_later(report: Callable[[str], None], line: str) -> None:
+    await anyio.sleep(QUIET_SECONDS)
+    report(line)
+    await anyio.sleep_forever()
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if nobody listens there, else a port of the system's choice; loopback."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise StoreUnavailable("no free port on 127.0.0.1")
+
+
+def _same_address(announced: Endpoint | None, now: Endpoint) -> None:
+    if announced is not None and announced.url != now.url:
+        raise StoreUnavailable("the port of the embedded Supabase was taken while it was down")
+
+
+def _check_exit(code: int | None, message: str) -> None:
+    if code in (NODE_TOO_OLD, NODE_BAD_OPTION):
+        raise SettingsError("the embedded Supabase needs Node 22 or newer: run `make setup`, or set SUPABASE_URL")
+    if code != 0:
+        raise StoreUnavailable(f"{message} (exit code {code})")
+
+
+def _load_keys(path: Path) -> dict[str, str]:
+    if not path.exists():
+        keys = {
+            "secret": f"sb_secret_{secrets.token_hex(24)}",
+            "publishable": f"sb_publishable_{secrets.token_hex(24)}",
+            "jwt": secrets.token_hex(32),
+        }
+        _write_private(path, json.dumps(keys))
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read; remove it to have new keys made") from error
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Writes a file of mode 0600, whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        out.write(text)
+    draft.replace(path)
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.sql")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _environment(keys: Mapping[str, str], node: Path) -> dict[str, str]:
+    """An allow-list: the worker's own secrets are none of the server's business."""
+    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+    return kept | {
+        "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "LITE_TELEMETRY": "0",
+        "DO_NOT_TRACK": "1",
+        "EXPERIMENTAL_STORAGE": "1",
+        "NO_COLOR": "1",
+        "SUPABASE_SECRET_KEY": keys["secret"],
+        "SUPABASE_PUBLISHABLE_KEY": keys["publishable"],
+        "LITE_JWT_SECRET": keys["jwt"],
+    }

@@ -1,0 +1,201 @@
+"""What the database is told and what it answers: plain values, no I/O.
+
+64-bit integers travel as strings (the embedded Supabase passes JSON numbers through JavaScript); here they are ints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The answer to an attempt to take or renew a session's lease; `fence` is ours only if `acquired`."""
+
+    acquired: bool
+    fence: int
+    epoch: int
+    holder: str
+    expires_at: datetime
+    now: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountState:
+    """The credentials as they were committed, or None; `has_keys` without credentials means torn state."""
+
+    creds: str | None
+    has_keys: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyChange:
+    """One Signal key: its new value, or None to delete it."""
+
+    type: str
+    id: str
+    value: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """One entry of the audit log."""
+
+    event: str
+    payload: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A stanza that could not be made into a message. `body` is stored only for a monitored chat."""
+
+    code: str
+    reason: str
+    chat_id: str | None = None
+    sender: str | None = None
+    wa_msg_id: str | None = None
+    body: str | None = None
+    encoding: str = "json"  # or "base64"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupChange:
+    """A group that is there (`name` None: unchanged), or that the account left."""
+
+    wa_group_id: str
+    name: str | None = None
+    left: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Everything that one commit makes durable.
+
+    `messages` are rows for `public.messages` (docs/schema.md, `wa_commit`): wa_msg_id, chat_id, sender, sender_alt,
+    push_name, from_me, ts, received_at, kind, text, raw, pending, media, media_status.
+    `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason.
+    """
+
+    fence: int
+    epoch: int
+    seq: int
+    creds: str | None = None
+    keys: Sequence[KeyChange] = ()
+    messages: Sequence[Json] = ()
+    hashes: Sequence[str] = ()
+    audits: Sequence[Audit] = ()
+    identities: Sequence[tuple[str, str]] = ()
+    groups: Sequence[GroupChange] = ()
+    refused: Sequence[Refused] = ()
+    discards: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """The batch `seq` is durable. `duplicate`: it was before, and nothing was written now.
+
+    `stored` new rows, `upgraded` stubs that got their content, `duplicates` copies that changed nothing, `skipped`
+    messages of chats that are not monitored, `jobs` media jobs made, `refused` messages that Postgres would not take.
+    """
+
+    seq: int
+    duplicate: bool
+    stored: int = 0
+    upgraded: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    jobs: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupsUpserted:
+    """What discovery changed: groups in the list, new ones, renamed ones, and those that the account has left."""
+
+    count: int
+    added: int
+    renamed: int
+    left: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """A request of the web app that was not handled yet.
+
+    `at` is None if its value holds no time (`malformed`); `at_text` goes back to `flag_handled` unchanged.
+    """
+
+    key: str
+    at: datetime | None
+    at_text: str | None
+    age_seconds: float | None
+
+    @property
+    def malformed(self) -> bool:
+        return self.at is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaJob:
+    """A claimed download. `attempts` counts this one; `descriptor` is what the commit was given."""
+
+    id: int
+    session_id: str
+    message_id: int
+    wa_msg_id: str
+    chat_id: str
+    sender: str
+    sender_alt: str | None
+    from_me: bool
+    kind: str
+    file_name: str | None
+    attempts: int
+    descriptor: Json
+    last_error: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Claimed jobs; `next_in_seconds`: when another one is due (0 or less: now), None if there is none."""
+
+    jobs: tuple[MediaJob, ...]
+    next_in_seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaFile:
+    """An object in the bucket. The two hashes at the end (hex) let a later forward skip its download."""
+
+    sha256: str
+    mime: str
+    bytes: int
+    storage_path: str
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    file_enc_sha256: str | None = None
+    media_key_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaLinked:
+    """The message has its media. `reused`: the row was there before; `gone`: the job had ended already."""
+
+    media_id: int | None
+    reused: bool
+    gone: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    """Rows deleted for their age; `more` says that another call would delete others."""
+
+    stanzas: int
+    audits: int
+    more: bool

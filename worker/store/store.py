@@ -1,0 +1,252 @@
+"""The database, one method per SQL function (supabase/migrations, docs/schema.md).
+
+Knows names and shapes, nothing else: no retries, no decisions. Errors are those of `worker.store.client.translated`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from supabase import AsyncClient
+
+from worker.store.bucket import Bucket
+from worker.store.client import Timeouts, make_client, translated
+from worker.store.rows import (
+    AccountState,
+    Audit,
+    Batch,
+    Claim,
+    Committed,
+    Flag,
+    GroupChange,
+    GroupsUpserted,
+    Json,
+    Lease,
+    MediaFile,
+    MediaJob,
+    MediaLinked,
+    Pruned,
+)
+
+SCHEMA_VERSION = "20261122170600"  # the newest migration that this code needs
+DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
+MEDIA_CONNECTIONS = 8
+
+
+class Store:
+    """A session-less handle on one Supabase; safe to share between tasks. Make it with `connect_store`."""
+
+    def __init__(self, database: AsyncClient, media: AsyncClient, timeouts: Timeouts) -> None:
+        self._database = database
+        self._media = media
+        self._timeouts = timeouts
+        self.bucket = Bucket(media, timeouts)
+
+    async def check(self) -> None:
+        """Answers only if Supabase is there, takes the key and has our schema.
+
+        Raises:
+            SettingsError: the key is refused, or migrations are missing.
+            StoreUnavailable: nobody answers at this address.
+        """
+        version = str(await self._call("wa_schema_version", {}))
+        if version < SCHEMA_VERSION:
+            raise SettingsError(
+                f"the database is at migration {version}, this worker needs {SCHEMA_VERSION}: run `supabase db push`"
+            )
+
+    # The lease, and the session's row.
+
+    async def lease_acquire(self, session: str, owner: str, seconds: float) -> Lease:
+        row = await self._call("wa_lease_acquire", {"p_session": session, "p_owner": owner, "p_seconds": seconds})
+        return Lease(
+            acquired=row["acquired"],
+            fence=int(row["fence"]),
+            epoch=int(row["epoch"]),
+            holder=row["holder"],
+            expires_at=_time(row["expires_at"]),
+            now=_time(row["now"]),
+        )
+
+    async def lease_release(self, session: str, owner: str, fence: int) -> bool:
+        """True if it was ours to give."""
+        args = {"p_session": session, "p_owner": owner, "p_fence": str(fence)}
+        return bool((await self._call("wa_lease_release", args))["released"])
+
+    async def begin_epoch(self, session: str, fence: int) -> int:
+        return int((await self._call("wa_begin_epoch", _held(session, fence)))["epoch"])
+
+    async def load_state(self, session: str, fence: int) -> AccountState:
+        row = await self._call("wa_load_state", _held(session, fence))
+        return AccountState(creds=row["creds"], has_keys=row["has_keys"])
+
+    async def get_keys(self, session: str, type_: str, ids: Sequence[str]) -> dict[str, str]:
+        """Values by id; ids without a value are left out."""
+        return dict(await self._call("wa_get_keys", {"p_session": session, "p_type": type_, "p_ids": list(ids)}))
+
+    async def known_stanzas(self, session: str, hashes: Sequence[str]) -> set[str]:
+        return set(await self._call("wa_known_stanzas", {"p_session": session, "p_hashes": list(hashes)}))
+
+    async def get_identities(self, session: str, ids: Sequence[str]) -> dict[str, str]:
+        """The other form of each person, by LID or by number; unknown ones are left out."""
+        return dict(await self._call("wa_get_identities", {"p_session": session, "p_ids": list(ids)}))
+
+    async def commit(self, session: str, batch: Batch) -> Committed:
+        """Makes a batch durable, exactly once. After `StoreUnavailable`, send the same batch again."""
+        row = await self._call("wa_commit", {"p_session": session, "p_batch": _batch(batch)})
+        return Committed(**{**row, "seq": int(row["seq"])})
+
+    async def set_session(self, session: str, fence: int, patch: Json, audits: Sequence[Audit] = ()) -> None:
+        """Changes what `patch` names (status, detail, wa_name, wa_number) and writes `audits`, in one transaction."""
+        args = _held(session, fence) | {"p_patch": dict(patch), "p_audits": [asdict(a) for a in audits]}
+        await self._call("wa_set_session", args)
+
+    async def wipe_credentials(self, session: str, fence: int) -> int:
+        """Forgets the account; returns the new epoch, which no batch in flight can have."""
+        return int((await self._call("wa_wipe_credentials", _held(session, fence)))["epoch"])
+
+    # Groups, flags, audit.
+
+    async def upsert_groups(
+        self, session: str, fence: int, groups: Sequence[GroupChange], *, complete: bool
+    ) -> GroupsUpserted:
+        """`complete`: these are all groups of the account (a discovery)."""
+        args = _held(session, fence) | {"p_groups": [asdict(g) for g in groups], "p_complete": complete}
+        return GroupsUpserted(**await self._call("wa_upsert_groups", args))
+
+    async def monitored_groups(self, session: str) -> frozenset[str]:
+        return frozenset(await self._call("wa_monitored_groups", {"p_session": session}))
+
+    async def pending_flags(self, session: str) -> list[Flag]:
+        rows = await self._call("wa_pending_flags", {"p_session": session})
+        return [
+            Flag(
+                key=row["key"],
+                at=_time(row["at"]) if row["at"] else None,
+                at_text=row["at_text"],
+                age_seconds=row["age_s"],
+            )
+            for row in rows
+        ]
+
+    async def flag_handled(self, session: str, flag: Flag) -> None:
+        """This request is done; a newer one that came meanwhile stays pending."""
+        args = {"p_session": session, "p_key": flag.key, "p_at_text": flag.at_text}
+        await self._call("wa_flag_handled", args)
+
+    async def audit(self, session: str, event: str, payload: Json | None = None) -> None:
+        await self._call("wa_audit", {"p_session": session, "p_event": event, "p_payload": dict(payload or {})})
+
+    # Media jobs.
+
+    async def media_claim(self, owner: str, limit: int, lease_seconds: float, session: str | None = None) -> Claim:
+        """Claims due jobs of one session, or of all; each is ours for `lease_seconds`."""
+        args = {"p_owner": owner, "p_limit": limit, "p_lease_seconds": lease_seconds, "p_session": session}
+        row = await self._call("wa_media_claim", args)
+        jobs = tuple(MediaJob(**{**job, "created_at": _time(job["created_at"])}) for job in row["jobs"])
+        return Claim(jobs=jobs, next_in_seconds=row["next_in_s"])
+
+    async def media_renew(self, job_id: int, owner: str, lease_seconds: float) -> None:
+        """StoreRefused with code `stale_job` if it is no longer ours."""
+        await self._call("wa_media_renew", _job(job_id, owner) | {"p_lease_seconds": lease_seconds})
+
+    async def media_known(self, file_enc_sha256: str, media_key_sha256: str) -> MediaFile | None:
+        """The file behind a ciphertext that was verified before under the same media key (both hex)."""
+        args = {"p_file_enc_sha256": file_enc_sha256, "p_media_key_sha256": media_key_sha256}
+        row = await self._call("wa_media_known", args)
+        if row is None:
+            return None
+        return MediaFile(
+            sha256=row["sha256"],
+            mime=row["mime"],
+            bytes=int(row["bytes"]),
+            storage_path=row["storage_path"],
+            width=row["width"],
+            height=row["height"],
+            duration_s=row["duration_s"],
+            file_enc_sha256=file_enc_sha256,
+            media_key_sha256=media_key_sha256,
+        )
+
+    async def media_done(self, job_id: int, owner: str, file: MediaFile) -> MediaLinked:
+        """The object is in the bucket: makes or finds its row, links the message, ends the job."""
+        media = asdict(file) | {"bytes": str(file.bytes)}
+        return MediaLinked(**await self._call("wa_media_done", _job(job_id, owner) | {"p_media": media}))
+
+    async def media_retry(
+        self, job_id: int, owner: str, error: str, delay_seconds: float, descriptor: Json | None = None
+    ) -> None:
+        """Another attempt later, with a new descriptor if there is one."""
+        args = {"p_error": error, "p_delay_seconds": delay_seconds, "p_descriptor": descriptor and dict(descriptor)}
+        await self._call("wa_media_retry", _job(job_id, owner) | args)
+
+    async def media_abandon(self, job_id: int, owner: str, status: str, code: str, error: str) -> None:
+        """No further attempt: `messages.media_status` becomes `status`, an audit entry says `code` and why."""
+        args = {"p_status": status, "p_code": code, "p_error": error}
+        await self._call("wa_media_abandon", _job(job_id, owner) | args)
+
+    # Upkeep.
+
+    async def mark_lost(self, session: str, older_than_seconds: float) -> int:
+        args = {"p_session": session, "p_older_than_seconds": older_than_seconds}
+        return int((await self._call("wa_mark_lost", args))["lost"])
+
+    async def prune(self, session: str, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
+        args = {"p_session": session, "p_stanza_seconds": stanza_seconds, "p_audit_seconds": audit_seconds}
+        return Pruned(**await self._call("wa_prune", args))
+
+    async def analyze(self) -> None:
+        await self._call("wa_analyze", {})
+
+    async def status(self, session: str) -> dict[str, Any]:
+        return dict(await self._call("wa_status", {"p_session": session}))
+
+    async def _call(self, function: str, args: Mapping[str, Any]) -> Any:
+        with translated(function, self._timeouts.call):
+            answer: Any = await self._database.rpc(function, dict(args)).execute()
+        return answer.data
+
+
+@asynccontextmanager
+async def connect_store(url: str, key: str, timeouts: Timeouts | None = None) -> AsyncIterator[Store]:
+    """A store on this Supabase. Nothing is sent yet: `Store.check` and `Store.bucket.ensure` do."""
+    limits = timeouts or Timeouts()
+    async with (
+        make_client(url, key, connect=limits.connect, read=limits.call, connections=DATABASE_CONNECTIONS) as database,
+        make_client(url, key, connect=limits.connect, read=limits.transfer, connections=MEDIA_CONNECTIONS) as media,
+    ):
+        yield Store(database, media, limits)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _held(session: str, fence: int) -> dict[str, Any]:
+    return {"p_session": session, "p_fence": str(fence)}
+
+
+def _job(job_id: int, owner: str) -> dict[str, Any]:
+    return {"p_job": str(job_id), "p_owner": owner}
+
+
+def _batch(batch: Batch) -> dict[str, Any]:
+    """The batch as the SQL function wants it."""
+    return {
+        "fence": str(batch.fence),
+        "epoch": str(batch.epoch),
+        "seq": str(batch.seq),
+        "creds": batch.creds,
+        "keys": [asdict(key) for key in batch.keys],
+        "messages": [dict(message) for message in batch.messages],
+        "hashes": list(batch.hashes),
+        "audits": [{"event": a.event, "payload": dict(a.payload)} for a in batch.audits],
+        "identities": [{"lid": lid, "pn": pn} for lid, pn in batch.identities],
+        "groups": [asdict(group) for group in batch.groups],
+        "refused": [asdict(refused) for refused in batch.refused],
+        "discards": dict(batch.discards),
+    }
