@@ -5,7 +5,6 @@ import { proto } from 'baileys'
 import { Boom } from '@hapi/boom'
 import { ALREADY_CONNECTED, FAILED, INVALID_PARAMS, NOT_CONNECTED, rpcError } from './peer.js'
 import { Connection } from './socket.js'
-import { crashPoint } from './crash.js'
 import { PARAMS, RESULTS } from './types.js'
 import { messageToJson } from './serial.js'
 
@@ -49,7 +48,6 @@ export function registerMethods(peer, logger) {
     for (;;) {
       try {
         await ask('commit', { epoch, ...batch })
-        crashPoint('answered')
         return
       } catch (error) {
         // Anything but "try the same again" is final: the gate shuts, WhatsApp keeps what has no receipt.

@@ -15,7 +15,6 @@ import { KeyStore } from './keys.js'
 import { toWireEvents } from './events.js'
 import { reviveCreds, serialiseCreds } from './serial.js'
 import { Stanza } from './stanza.js'
-import { crashPoint } from './crash.js'
 
 /** Stanzas that Baileys holds in its own queue before the socket is paused: it has no bound of its own. */
 const STANZAS_IN_FLIGHT = 2_000
@@ -189,7 +188,6 @@ export class Connection {
   /** @param {Uint8Array} frame */
   #write(frame) {
     if (this.#raw.readyState === this.#raw.OPEN) this.#send(frame)
-    crashPoint('released')
   }
 
   // ── in ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -283,7 +281,6 @@ export class Connection {
     try {
       const plaintext = await this.#context.run(stanza, run)
       stanza.decrypted(ciphertext, plaintext)
-      crashPoint('section')
       return plaintext
     } catch (error) {
       stanza.failed(error)

@@ -1,0 +1,291 @@
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { Database, pair, Sidecar, startPhone } from './support/worker.js'
+
+/** @type {any} */
+let phone
+/** @type {Sidecar[]} */
+const running = []
+let people = 0
+
+before(async () => { phone = await startPhone() })
+after(async () => {
+  for (const sidecar of running) sidecar.child.kill('SIGKILL')
+  phone.stop()
+})
+
+/** @param {Database} [database] @param {Record<string, string>} [env] */
+function start(database = new Database(), env = {}) {
+  const sidecar = new Sidecar(database, env)
+  running.push(sidecar)
+  return sidecar
+}
+
+/** One paired account serves the file: pairing uploads 812 keys. @type {Promise<Database> | undefined} */
+let pairedDatabase
+async function loggedIn() {
+  pairedDatabase ??= (async () => {
+    const database = new Database()
+    const sidecar = start(database)
+    await pair(sidecar, phone)
+    await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+    await sidecar.stop()
+    return database
+  })()
+  const database = await pairedDatabase
+  const sidecar = start(database)
+  await sidecar.connect(phone)
+  await sidecar.connection('open')
+  return { sidecar, database }
+}
+
+async function makeGroup() {
+  const name = `Person ${(people += 1)}`
+  const { id } = await phone.post('/groups', { subject: `Group ${people}`, participants: [name], addressing_mode: people % 2 ? 'lid' : 'pn', notify: false })
+  return { id, name }
+}
+
+/** @param {string} id @param {number} [timeout_ms] @param {string[]} [kinds] */
+const receipt = (id, timeout_ms = 10_000, kinds = ['receipt']) => phone.post('/receipts/wait', { ids: [id], timeout_ms, kinds })
+
+test('a phone scans the QR; after the restart that WhatsApp asks for, the session is open', async () => {
+  const { sidecar, database } = await loggedIn()
+  const state = await phone.get('/state')
+  assert.equal(state.paired, true)
+  assert.ok(database.creds?.includes('"me"'))
+  assert.ok([...database.keys.keys()].filter((key) => key.startsWith('pre-key/')).length > 800)
+  await sidecar.stop()
+})
+
+test('a message is committed with its text, and only then receipted', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  let release = () => {}
+  const held = new Promise((resolve) => { release = () => resolve(undefined) })
+  sidecar.beforeCommit = (batch) => (batch.stanzas.length > 0 ? held : undefined)
+  const { id } = await phone.post('/send', { from: name, to: group, text: 'hello' })
+  const early = await receipt(id, 700)
+  assert.equal(early.done, false, 'a receipt left before the commit was answered')
+  release()
+  assert.equal((await receipt(id)).done, true)
+  assert.deepEqual(database.texts(id), ['hello'])
+  const [stanza] = database.stanzas.filter((s) => s.attrs.id === id)
+  assert.equal(stanza.key.remoteJid, group)
+  assert.equal(stanza.key.fromMe, false)
+  assert.ok(stanza.hashes.length >= 1)
+  await sidecar.stop()
+})
+
+test('killed while the commit is under way: the message comes again and is stored once', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  sidecar.beforeCommit = (batch) => (batch.stanzas.length > 0 ? new Promise(() => {}) : undefined)
+  const { id } = await phone.post('/send', { from: name, to: group, text: 'survives' })
+  await sidecar.until(() => sidecar.log.length > 0, 'a log line')
+  assert.equal((await receipt(id, 500)).done, false)
+  sidecar.child.kill('SIGKILL')
+  await sidecar.exited
+  assert.deepEqual(database.texts(id), [])
+  const next = (await loggedIn()).sidecar
+  assert.equal((await receipt(id)).done, true)
+  assert.deepEqual(database.texts(id), ['survives'])
+  await next.stop()
+})
+
+test('killed after the commit and before its answer: the redelivery is receipted and swallowed', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  let committed = ''
+  sidecar.beforeCommit = (batch) => {
+    if (batch.stanzas.length === 0) return undefined
+    database.commit(batch)
+    committed = batch.stanzas[0].attrs.id
+    return new Promise(() => {})
+  }
+  const { id } = await phone.post('/send', { from: name, to: group, text: 'once' })
+  while (committed !== id) await new Promise(setImmediate)
+  sidecar.child.kill('SIGKILL')
+  await sidecar.exited
+  const next = (await loggedIn()).sidecar
+  assert.equal((await receipt(id)).done, true)
+  assert.deepEqual(database.texts(id), ['once'])
+  assert.equal((await next.call('ping')).swallowed, 1)
+  const { items } = await phone.get('/receipts?since=0')
+  assert.deepEqual(items.filter((/** @type {any} */ r) => r.id === id && ['retry', 'nack'].includes(r.kind)), [])
+  await next.stop()
+})
+
+test('a connection that drops in mid-burst loses nothing and asks for nothing again', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  await phone.post('/faults', { kind: 'drop', after: 20 })
+  const { ids } = await phone.post('/burst', { from: [name], to: [group], count: 60, text_prefix: 'burst' })
+  await sidecar.connection('close')
+  await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+  await sidecar.connect(phone)
+  await sidecar.connection('open')
+  const { missing } = await phone.post('/receipts/wait', { ids, timeout_ms: 15_000 })
+  assert.deepEqual(missing, [])
+  for (const [i, id] of ids.entries()) assert.deepEqual(database.texts(id), [`burst-${i}`])
+  const { items } = await phone.get('/receipts?since=0')
+  assert.deepEqual(items.filter((/** @type {any} */ r) => ids.includes(r.id) && ['retry', 'nack'].includes(r.kind)), [])
+  await sidecar.stop()
+})
+
+test('messages that come out of order are decrypted all the same, also after a restart in between', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  const first = await phone.post('/send', { from: name, to: group, text: 'one' })
+  const held = await phone.post('/send', { from: name, to: group, text: 'two', fault: { hold: true } })
+  const third = await phone.post('/send', { from: name, to: group, text: 'three' })
+  for (const { id } of [first, third]) assert.equal((await receipt(id)).done, true)
+  await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+  await sidecar.stop()
+  const next = (await loggedIn()).sidecar
+  await phone.post('/release', { ids: [held.id] })
+  assert.equal((await receipt(held.id)).done, true)
+  assert.deepEqual([first, held, third].map(({ id }) => database.texts(id)), [['one'], ['two'], ['three']])
+  await next.stop()
+})
+
+test('what cannot be decrypted is journaled with its reason before the retry is asked for; the good copy follows', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  const { id } = await phone.post('/send', { from: name, to: group, text: 'in the end', fault: { corrupt: true } })
+  assert.equal((await receipt(id)).done, true)
+  const copies = database.stanzas.filter((s) => s.attrs.id === id)
+  assert.equal(copies[0].content, null)
+  assert.match(copies[0].failure, /\w/)
+  assert.deepEqual(copies[0].hashes, [])
+  assert.deepEqual(database.texts(id), ['in the end'])
+  await sidecar.stop()
+})
+
+test('a forged sender-key signature is refused: a stub with the reason, and no content', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  const genuine = await phone.post('/send', { from: name, to: group, text: 'genuine' })
+  assert.equal((await receipt(genuine.id)).done, true)
+  const { id } = await phone.post('/send', { from: name, to: group, text: 'forged', fault: { tamper_signature: true } })
+  await receipt(id, 10_000, ['retry', 'nack'])
+  const [stub] = database.stanzas.filter((s) => s.attrs.id === id)
+  assert.match(stub.failure, /signature/i)
+  assert.equal(stub.content?.conversation, undefined)
+  await sidecar.stop()
+})
+
+test('a failed read of the state shuts the gate: no NACK leaves, and the message comes again', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  sidecar.beforeGet = ({ type }) => { if (type === 'session' || type === 'sender-key') throw Object.assign(new Error('no answer'), { data: { reason: 'unavailable' } }) }
+  const { id } = await phone.post('/send', { from: name, to: group, text: 'patience' })
+  const { close } = await sidecar.connection('close')
+  assert.match(close.message, /no answer/)
+  const { items } = await phone.get('/receipts?since=0')
+  assert.deepEqual(items.filter((/** @type {any} */ r) => r.id === id), [])
+  sidecar.beforeGet = () => {}
+  await sidecar.connect(phone)
+  assert.equal((await receipt(id)).done, true)
+  assert.deepEqual(database.texts(id), ['patience'])
+  await sidecar.stop()
+})
+
+test('a server whose certificates have another root is refused by name; the check can be turned off', async () => {
+  const { sidecar } = await loggedIn()
+  await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+  await sidecar.connection('close')
+  await phone.post('/faults', { kind: 'foreign_root' })
+  await sidecar.connect(phone)
+  const { close } = await sidecar.connection('close')
+  assert.match(close.message, /noise intermediate certificate signature invalid/)
+  await phone.post('/faults', { kind: 'foreign_root' })
+  await sidecar.connect(phone, { strict_certs: false })
+  await sidecar.connection('open')
+  await sidecar.stop()
+})
+
+test('the account never shows as online', async () => {
+  const { items } = await phone.get('/log?since=0')
+  const presences = items.filter((/** @type {any} */ item) => item.kind === 'presence')
+  assert.deepEqual(presences.filter((/** @type {any} */ p) => p.type !== 'unavailable'), [])
+})
+
+test('HTTP 503 at the upgrade is a close, not a silence', async () => {
+  const { sidecar } = await loggedIn()
+  await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+  await sidecar.connection('close')
+  await phone.post('/faults', { kind: 'http_503' })
+  await sidecar.connect(phone)
+  const { close } = await sidecar.connection('close')
+  assert.deepEqual([close.code, close.phase], [503, 'connecting'])
+  await sidecar.stop()
+})
+
+test('a frame that does not decrypt ends the socket: the counters are apart for good', async () => {
+  const { sidecar } = await loggedIn()
+  await phone.post('/faults', { kind: 'corrupt_frame' })
+  const { close } = await sidecar.connection('close')
+  assert.equal(close.code, 428)
+  await sidecar.stop()
+})
+
+test('with the log full the socket is paused, and everything arrives when the worker answers again', async () => {
+  const { sidecar, database } = await loggedIn()
+  await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+  await sidecar.connection('close')
+  const bound = 200_000
+  await sidecar.connect(phone, { max_log_bytes: bound })
+  await sidecar.connection('open')
+  const { id: group, name } = await makeGroup()
+  let release = () => {}
+  const held = new Promise((resolve) => { release = () => resolve(undefined) })
+  sidecar.beforeCommit = (batch) => (batch.stanzas.length > 0 ? held : undefined)
+  const { ids } = await phone.post('/burst', { from: [name], to: [group], count: 400, text_prefix: 'flood', size: 3_000 })
+  const { log_bytes_max: peak } = await sidecar.call('ping')
+  release()
+  const { missing } = await phone.post('/receipts/wait', { ids, timeout_ms: 20_000 })
+  assert.deepEqual(missing, [])
+  assert.ok(ids.every((/** @type {string} */ id) => database.texts(id).length === 1))
+  // One read of the socket may hold many frames that were already on their way.
+  assert.ok(peak < 10 * bound, `${peak} bytes in the log`)
+  await sidecar.stop()
+})
+
+test('groups are listed by name, without their members', async () => {
+  const { sidecar } = await loggedIn()
+  const { groups } = await sidecar.call('groups')
+  assert.ok(groups.length > 0)
+  assert.deepEqual(Object.keys(groups[0]).sort(), ['addressing_mode', 'id', 'size', 'subject'])
+  await sidecar.stop()
+})
+
+test('no key, no message and no number is in the log, at any level', () => {
+  const log = running.flatMap((sidecar) => sidecar.log).join('\n')
+  assert.ok(log.length > 0)
+  for (const secret of ['hello', 'survives', 'in the end', 'privKey', 'noiseKey', 'BEGIN', 'chainKey']) assert.ok(!log.includes(secret), secret)
+  assert.doesNotMatch(log, /[A-Za-z0-9+/]{44}/)
+})
+
+test('the sidecar ends with code 0 when its stdin ends', async () => {
+  const sidecar = start()
+  await sidecar.call('ping')
+  assert.deepEqual(await sidecar.stop(), { code: 0, signal: null })
+})
+
+test('a call that is not of the wire\'s form is an error, and the sidecar goes on', async () => {
+  const sidecar = start()
+  await assert.rejects(sidecar.call('connect', { epoch: 'one' }), /parameters of connect/)
+  await assert.rejects(sidecar.call('groups'), /no socket is open/)
+  assert.ok((await sidecar.call('ping')).rss_bytes > 0)
+  await sidecar.stop()
+})
+
+test('logging out unlinks the device', async () => {
+  const { sidecar } = await loggedIn()
+  await sidecar.call('close', { logout: true, drain_ms: 5_000 })
+  const { close } = await sidecar.connection('close')
+  assert.equal(close.code, 401)
+  const { items } = await phone.get('/log?since=0')
+  assert.equal(items.filter((/** @type {any} */ item) => item.kind === 'logout').length, 1)
+  await sidecar.stop()
+})
