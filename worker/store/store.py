@@ -13,6 +13,7 @@ from typing import Any
 
 from supabase import AsyncClient
 
+from worker.errors import SettingsError
 from worker.store.bucket import Bucket
 from worker.store.client import Timeouts, make_client, translated
 from worker.store.rows import (
@@ -55,9 +56,7 @@ class Store:
         """
         version = str(await self._call("wa_schema_version", {}))
         if version < SCHEMA_VERSION:
-            raise SettingsError(
-                f"the database is at migration {version}, this worker needs {SCHEMA_VERSION}: run `supabase db push`"
-            )
+            raise SettingsError(f"the database lacks migrations after {version}: apply them with `supabase db push`")
 
     # The lease, and the session's row.
 
