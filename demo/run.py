@@ -71,10 +71,10 @@ class Demo:
         await running.enter_async_context(worker)
         async with self.screen.waiting("an empty Supabase is made: Postgres, tables, functions, bucket"):
             await worker.ready()
-            url, key = await endpoint(worker.data_dir)
+            supabase = await endpoint(worker.data_dir, tell=worker.child.tail)
         self.screen.say(f"worker          {worker.url('/healthz')} → {await worker.healthz()}")
-        self.screen.say(f"Supabase        {url}, in {worker.data_dir}")
-        return phone, worker, await running.enter_async_context(await Database.connect(url, key))
+        self.screen.say(f"Supabase        {supabase.url}, in {worker.data_dir}")
+        return phone, worker, await running.enter_async_context(await Database.connect(supabase.url, supabase.key))
 
     async def _pair(self, phone: VirtualPhone, worker: Worker, database: Database) -> None:
         self.screen.title("2  Link the phone: the QR code from wa_sessions.detail, as the web app would show it")

@@ -1,29 +1,99 @@
-"""The embedded Supabase as tests and the demo use it: started by itself, or found where a worker runs it."""
+"""The embedded Supabase as tests and the demo use it: run by itself, or found where a worker runs it.
+
+`python -m tests.support.embedded FOLDER` serves that folder until SIGTERM or the end of stdin.
+"""
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Self
+
+import anyio
+import httpx
+
+from tests.support.processes import NODE, PYTHON, Child
+from tests.support.waiting import until
+from worker.store.embedded import Embedded, Endpoint, read_endpoint
+
+READY_SECONDS = 90.0  # 6 s on an idle machine: an empty database and its migrations
 
 
 class EmbeddedSupabase:
-    url: str
-    service_key: str
-    folder: Path
+    """One server in a process of its own, so that it outlives workers and can be killed like any other part."""
+
+    def __init__(self, child: Child, folder: Path, endpoint: Endpoint) -> None:
+        self.child = child
+        self.folder = folder
+        self.url = endpoint.url
+        self.service_key = endpoint.key
+        self.publishable_key = endpoint.publishable_key
+        self.server_pid = endpoint.pid
 
     @classmethod
     async def start(cls, folder: Path) -> Self:
-        raise NotImplementedError
+        """Serve `folder`, made if need be. A server that is killed comes back under the same address."""
+        child = Child.start(
+            "supabase",
+            [PYTHON, "-m", "tests.support.embedded", folder],
+            log=folder / "supabase.log",
+            hold_stdin=True,
+        )
+        try:
+            return cls(child, folder, await endpoint(folder, tell=child.tail))
+        except BaseException:
+            child.kill()
+            raise
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *exit: object) -> None: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.child.stop()
 
     @property
     def worker_env(self) -> dict[str, str]:
         return {"SUPABASE_URL": self.url, "SUPABASE_SERVICE_KEY": self.service_key}
 
 
-async def endpoint(data_dir: Path) -> tuple[str, str]:
-    raise NotImplementedError
+async def endpoint(data_dir: Path, seconds: float = READY_SECONDS, tell: Callable[[], str] | None = None) -> Endpoint:
+    """Where the embedded Supabase of this data folder answers, once it does."""
+
+    async def probe() -> Endpoint | None:
+        found = read_endpoint(data_dir)
+        if found is None:
+            return None
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+            try:
+                answer = await http.get(f"{found.url}/storage/v1/status")
+            except httpx.TransportError:
+                return None
+        return None if answer.is_error else found
+
+    return await until(f"an embedded Supabase on {data_dir}", probe, seconds=seconds, tell=tell)
+
+
+async def _serve(folder: Path) -> None:
+    async with anyio.create_task_group() as tasks:
+
+        async def until_stdin_ends() -> None:
+            await anyio.wait_readable(sys.stdin)  # nobody ever writes to it
+            tasks.cancel_scope.cancel()
+
+        async def until_told() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for _ in signals:
+                    tasks.cancel_scope.cancel()
+
+        tasks.start_soon(until_stdin_ends)
+        tasks.start_soon(until_told)
+        await tasks.start(Embedded(data_dir=folder, node=NODE, report=print).run)
+
+
+if __name__ == "__main__":
+    anyio.run(_serve, Path(sys.argv[1]))
