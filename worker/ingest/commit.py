@@ -8,38 +8,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypedDict
 
 from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, Stanza, SystemEvent
 from worker.ingest.jids import GROUP_SERVER, LID_SERVER, PHONE_SERVER, parse_jid
 from worker.ingest.normalise import Discard, MessageRow, Rules, normalise, normalise_resend, normalise_system
 from worker.ingest.text import clean_name
+from worker.store.rows import Audit, GroupChange
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
-    """What one commit stores beside keys and credentials.
+class Ingested(TypedDict):
+    """What one commit stores beside keys and credentials: arguments of `worker.store.rows.Batch`, by name.
 
-    Attributes:
-        hashes: sha256 of every ciphertext that was decrypted, in every chat.
-        groups: `{wa_group_id, name, left}`; `name` None leaves the stored one alone.
-        discards: reason → how many stanzas and events were dropped for it.
+    `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason.
     """
 
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    hashes: list[str] = field(default_factory=list)
-    identities: list[dict[str, str]] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
-    audits: list[dict[str, Any]] = field(default_factory=list)
-    discards: dict[str, int] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+    messages: list[dict[str, Any]]
+    hashes: list[str]
+    identities: list[tuple[str, str]]
+    groups: list[GroupChange]
+    audits: list[Audit]
+    discards: dict[str, int]
 
 
-def make_batch(commit: Commit, rules: Rules, received_at_ms: float) -> Batch:
-    """The batch of one `commit`.
+def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
+    """What is to be stored of one `commit`: `Batch(fence=…, epoch=…, seq=…, creds=…, keys=…, **ingest(…))`.
 
     `received_at_ms` is when it came, by our clock: the age of events is judged by it (stanzas bring their own arrival).
     """
@@ -49,10 +43,10 @@ def make_batch(commit: Commit, rules: Rules, received_at_ms: float) -> Batch:
     results = [normalise(stanza, rules) for stanza in commit.stanzas]
     results += [result for event in commit.events if (result := _event_row(event, rules, received_at_ms)) is not None]
     rows = _one_each(result for result in results if isinstance(result, MessageRow))
-    return Batch(
+    return Ingested(
         messages=[row.as_json() for row in rows],
         hashes=list(dict.fromkeys(digest for stanza in commit.stanzas for digest in stanza.hashes)),
-        identities=[{"lid": lid, "pn": pn} for lid, pn in identities.items()],
+        identities=list(identities.items()),
         groups=_groups(commit.events),
         audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
         discards=dict(Counter(result.reason for result in results if isinstance(result, Discard))),
@@ -102,25 +96,23 @@ def _pair(lid: object, pn: object) -> tuple[str, str] | None:
     return str(lid_jid), str(pn_jid)
 
 
-def _groups(events: Iterable[Event]) -> list[dict[str, Any]]:
+def _groups(events: Iterable[Event]) -> list[GroupChange]:
     """The last word about each group of this batch."""
-    last: dict[str, dict[str, Any]] = {}
+    last: dict[str, GroupChange] = {}
     for event in events:
         jid = parse_jid(event.id) if isinstance(event, GroupEvent) else None
         if jid is None or jid.server != GROUP_SERVER or not isinstance(event, GroupEvent):
             continue
-        group = last.setdefault(str(jid), {"wa_group_id": str(jid), "name": None, "left": False})
-        group["name"] = clean_name(event.subject) or group["name"]
-        group["left"] = event.left
+        former = last.get(str(jid))
+        name = clean_name(event.subject) or (former.name if former else None)
+        last[str(jid)] = GroupChange(wa_group_id=str(jid), name=name, left=event.left)
     return list(last.values())
 
 
-def _unfetchable(row: MessageRow) -> dict[str, Any]:
-    return {
-        "event": "error",
-        "payload": {
-            "code": "MEDIA_UNUSABLE",
-            "msg": "the message names a file without a usable key or address",
-            "ctx": {"wa_msg_id": row.wa_msg_id, "chat_id": row.chat_id},
-        },
+def _unfetchable(row: MessageRow) -> Audit:
+    payload = {
+        "code": "MEDIA_UNUSABLE",
+        "msg": "the message names a file without a usable key or address",
+        "ctx": {"wa_msg_id": row.wa_msg_id, "chat_id": row.chat_id},
     }
+    return Audit(event="error", payload=payload)
