@@ -46,7 +46,7 @@ class Close(Wire):
 
 
 class PairingCode(Wire):
-    phone: Annotated[str, StringConstraints(pattern=r"^[0-9]{5,20}$")]
+    phone: Annotated[str, StringConstraints(pattern=r"^[0-9]{6,15}$")]
 
 
 class MediaRefresh(Wire):
@@ -175,7 +175,7 @@ class Qr(Wire):
 
 
 class Me(Wire):
-    id: str
+    id: str | None
     lid: str | None = None
     name: str | None = None
 

@@ -1,0 +1,56 @@
+"""One session of the store, under the fence that we hold: the store's calls without their first two arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Store
+
+
+class Account:
+    """What the session's parts may ask of the database. Adds nothing but session and fence; errors are the store's."""
+
+    def __init__(self, store: Store, session: str, fence: int) -> None:
+        self._store = store
+        self.session = session
+        self.fence = fence
+
+    async def begin_epoch(self) -> int:
+        return await self._store.begin_epoch(self.session, self.fence)
+
+    async def load_state(self) -> AccountState:
+        return await self._store.load_state(self.session, self.fence)
+
+    async def get_keys(self, type_: str, ids: Sequence[str]) -> dict[str, str]:
+        return await self._store.get_keys(self.session, type_, ids)
+
+    async def known_stanzas(self, hashes: Sequence[str]) -> set[str]:
+        return await self._store.known_stanzas(self.session, hashes)
+
+    async def get_identities(self, ids: Sequence[str]) -> dict[str, str]:
+        return await self._store.get_identities(self.session, ids)
+
+    async def commit(self, batch: Batch) -> Committed:
+        return await self._store.commit(self.session, batch)
+
+    async def set_session(self, patch: Mapping[str, Any], audits: Sequence[Audit] = ()) -> None:
+        await self._store.set_session(self.session, self.fence, patch, audits)
+
+    async def wipe_credentials(self) -> int:
+        return await self._store.wipe_credentials(self.session, self.fence)
+
+    async def upsert_groups(self, groups: Sequence[GroupChange], *, complete: bool) -> GroupsUpserted:
+        return await self._store.upsert_groups(self.session, self.fence, groups, complete=complete)
+
+    async def monitored_groups(self) -> frozenset[str]:
+        return await self._store.monitored_groups(self.session)
+
+    async def pending_flags(self) -> list[Flag]:
+        return await self._store.pending_flags(self.session)
+
+    async def flag_handled(self, flag: Flag) -> None:
+        await self._store.flag_handled(self.session, flag)
+
+    async def status(self) -> dict[str, Any]:
+        return await self._store.status(self.session)

@@ -1,0 +1,547 @@
+"""The life of one account's connection: when to open it, what to show, what a close means, when to try again.
+
+One loop that does one thing at a time. Everything that happens (the sidecar's notifications, the web app's requests, a
+database that went away, a watchdog's verdict) arrives in one inbox; what a close means is `closes.decide`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
+
+import anyio
+from anyio.abc import TaskGroup
+from loguru import logger
+
+from worker.bridge.peer import Peer
+from worker.bridge.protocol import (
+    SOCKET_OPEN,
+    CloseInfo,
+    Connect,
+    ConnectionState,
+    Me,
+    Notification,
+    Offline,
+    Qr,
+    Stalled,
+)
+from worker.errors import CallFailed, SidecarGone, StateError, WorkerError
+from worker.session.account import Account
+from worker.session.backoff import JITTER_MAX_SECONDS, next_delay
+from worker.session.closes import Close, Decision, FetchVersion, Halt, Idle, Reconnect, ReconnectNow, Relogin, decide
+from worker.session.commits import Committer
+from worker.session.database import DatabaseWatch
+from worker.session.discovery import Discovery
+from worker.session.flags import Ask, Request
+from worker.session.report import Report, View
+from worker.session.retry import until_answered
+from worker.session.state import State
+from worker.session.version import VersionPolicy, fetch_version
+from worker.session.watchdog import (
+    HELD_SECONDS,
+    OPEN_WITHIN_SECONDS,
+    SETTLED_SECONDS,
+    STALLS_BEFORE_EXIT,
+    STALLS_BEFORE_RESTART,
+)
+from worker.settings import Settings
+
+DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
+OFFLINE_HOLD_MS = 10_000  # DESIGN rule 8's N: WhatsApp sends a backlog at some thousand messages a second
+LOG_BYTES_MAX = 64 * 1024 * 1024  # DESIGN rule 4: what the sidecar may hold before it pauses the socket
+INBOX_MAX = 2048
+BROWSER = ["wa-worker", "Desktop", "1.0"]  # shown on the phone under linked devices; fixed at pairing
+LOGGED_OUT = "Logged out as asked. Ask for a refresh (wa_refresh_qr_requested) to link a phone again."
+
+
+class Stuck(WorkerError):
+    """Neither a new socket nor a new sidecar helped; only a new worker is left (exit code 5)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseGone:
+    """The database has not answered for longer than its patience."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StallFound:
+    """A watchdog has judged."""
+
+    reason: str
+
+
+Item = Notification | Request | DatabaseGone | StallFound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Go:
+    """Connect, after `delay` seconds."""
+
+    delay: float = 0.0
+    say: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stay:
+    """Stay down until asked, or for `seconds`."""
+
+    view: View
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AwaitDatabase:
+    """Stay down until the database answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget:
+    """The link is gone for good: wipe the credentials, then connect for a new QR code."""
+
+    say: str
+
+
+Plan = Go | Stay | AwaitDatabase | Forget
+
+
+@dataclass
+class Standing:
+    """What must outlive a sidecar's process."""
+
+    plan: Plan = field(default_factory=Go)
+    attempts: dict[str, int] = field(default_factory=dict)
+    immediate: int = 0
+    stalls: int = 0
+
+
+class Inbox:
+    """Where everything arrives. Never blocks a sender; a full one drops what the sidecar merely notified."""
+
+    def __init__(self) -> None:
+        self._put, self._take = anyio.create_memory_object_stream[Item](INBOX_MAX)
+
+    def put(self, item: Item) -> None:
+        try:
+            self._put.send_nowait(item)
+        except anyio.WouldBlock:
+            logger.error("the session cannot keep up with what happens to it")
+
+    async def take(self) -> Item:
+        return await self._take.receive()
+
+    def discard_notifications(self) -> None:
+        """Drop what an ended socket still had to say; keep the requests."""
+        kept: list[Request] = []
+        while True:
+            try:
+                item = self._take.receive_nowait()
+            except anyio.WouldBlock:
+                break
+            if isinstance(item, Request):
+                kept.append(item)
+        for request in kept:
+            self.put(request)
+
+    def close(self) -> None:
+        self._put.close()
+        self._take.close()
+
+
+class Connection:
+    """Runs one account over whatever sidecar it is given."""
+
+    def __init__(
+        self,
+        *,
+        account: Account,
+        settings: Settings,
+        state: State,
+        committer: Committer,
+        discovery: Discovery,
+        report: Report,
+        watch: DatabaseWatch,
+        version: VersionPolicy,
+        inbox: Inbox,
+        done: Callable[[Request], None],
+        standing: Standing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = lambda: random.uniform(0, JITTER_MAX_SECONDS),  # noqa: S311 - no secret
+    ) -> None:
+        self._account = account
+        self._settings = settings
+        self._state = state
+        self._committer = committer
+        self._discovery = discovery
+        self._report = report
+        self._watch = watch
+        self._version = version
+        self._inbox = inbox
+        self._done = done
+        self._clock = clock
+        self._draw = draw
+        self.standing = standing or Standing()
+        self.opened_at: float | None = None
+
+    async def run(self, peer: Peer) -> None:
+        """Live over this sidecar until it is gone.
+
+        Raises:
+            SidecarGone: the sidecar ended or hangs; run again with another one.
+            StateError: the stored state cannot be read.
+            StaleFence: another worker holds the lease.
+            Stuck: nothing helps any more.
+        """
+        self._inbox.discard_notifications()
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(self._pump, peer)
+            while True:
+                self.standing.plan = await self._step(peer, task_group)
+
+    async def farewell(self, peer: Peer) -> None:
+        """Stop receiving, commit what was journaled, release its frames, close without logging out."""
+        self._note_end()
+        left = await peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
+        if left:
+            logger.warning("{} items of the log were not committed; WhatsApp will send them again", left)
+
+    async def _pump(self, peer: Peer) -> None:
+        async for notification in peer.notifications:
+            self._inbox.put(notification)
+
+    async def _step(self, peer: Peer, task_group: TaskGroup) -> Plan:
+        match self.standing.plan:
+            case Go() as go:
+                return await self._rest(peer, go.delay, None) or await self._connect(peer, task_group)
+            case Stay() as stay:
+                self._report.show(stay.view)
+                return await self._rest(peer, stay.seconds, stay) or Go()
+            case Forget():
+                await self._wipe()
+                return Go()
+            case AwaitDatabase():
+                await self._watch.back()
+                logger.info("the database answers again")
+                return Go()
+            case unknown:
+                assert_never(unknown)
+
+    # Down
+
+    async def _rest(self, peer: Peer, seconds: float | None, stay: Stay | None) -> Plan | None:
+        """Wait, and do what is asked for meanwhile; a plan if that changes it, None when the time is over."""
+        if seconds is not None and seconds <= 0:
+            return None
+        with anyio.move_on_after(seconds if seconds is not None else float("inf")):
+            while True:
+                item = await self._inbox.take()
+                if isinstance(item, Request):
+                    plan = await self._asked_while_down(peer, item, stay)
+                    if plan:
+                        return plan
+        return None
+
+    async def _asked_while_down(self, peer: Peer, request: Request, stay: Stay | None) -> Plan | None:
+        match request.ask:
+            case Ask.REFRESH:
+                self._done(request)
+                self.standing.attempts.clear()
+                return Go()
+            case Ask.DISCONNECT:
+                return await self._log_out(peer, request)
+            case Ask.GROUPS:
+                self._discovery.ask(request)
+            case Ask.PAIRING_CODE:
+                self._turn_down(request, "no connection waits for a phone; ask for a refresh first")
+        return None
+
+    # Up
+
+    async def _connect(self, peer: Peer, task_group: TaskGroup) -> Plan:
+        say = "Connecting to WhatsApp."
+        self._report.show(View(status="connecting", state="connecting", say=say))
+        left = await peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
+        if left:
+            logger.warning("{} items of the old connection's log are dropped; WhatsApp will send them again", left)
+        await self._version.refresh(fetch_version)
+        epoch = await until_answered(lambda: self._watch.observe("state", self._account.begin_epoch()))
+        self._inbox.discard_notifications()
+        try:
+            await peer.connect(self._parameters(epoch))
+        except CallFailed as failed:
+            return await self._not_connected(peer, failed)
+        async with anyio.create_task_group() as while_open:
+            plan = await _Watch(self, peer, while_open).run()
+            while_open.cancel_scope.cancel()
+        self._note_end()
+        return plan
+
+    def _parameters(self, epoch: int) -> Connect:
+        settings = self._settings
+        version = self._version.present()
+        return Connect(
+            epoch=epoch,
+            browser=BROWSER,
+            version=list(version) if version else None,
+            socket_url=settings.wa_socket_url,
+            root_key=settings.wa_root_key,
+            offline_hold_ms=OFFLINE_HOLD_MS,
+            strict_certs=settings.wa_strict_certs,
+            max_log_bytes=LOG_BYTES_MAX,
+            qr_timeout_ms=settings.wa_qr_timeout_ms,
+            keep_alive_ms=settings.wa_keep_alive_ms,
+        )
+
+    async def _not_connected(self, peer: Peer, failed: CallFailed) -> Plan:
+        reason = failed.data.get("reason") if isinstance(failed.data, dict) else None
+        if reason == "unreadable":
+            raise self._state.trouble or StateError(f"the sidecar cannot read the stored credentials ({failed})")
+        if failed.code == SOCKET_OPEN:
+            await peer.close(logout=False, drain_seconds=0)
+        if self._watch.away:
+            return self.database_gone()
+        return self.after(Reconnect(say="The connection could not be made; trying again."))
+
+    # What an end means
+
+    def after_close(self, info: CloseInfo) -> Plan:
+        """The plan after WhatsApp, or the network, ended the connection."""
+        self._report.audit("disconnect", code=info.code, reason=info.message[:300], phase=info.phase)
+        close = Close(code=info.code, message=info.message, phase=info.phase, data=info.data)
+        return self.after(decide(close, self.standing.immediate), code=info.code)
+
+    def after(self, decision: Decision, code: int | None = None) -> Plan:
+        """The plan for a decision, told to whoever looks."""
+        match decision:
+            case ReconnectNow(say=say):
+                self.standing.immediate += 1
+                self._report.show(View(status="connecting", state="connecting", say=say))
+                self._report.audit("reconnect", attempt=0, delay=0.0)
+                return Go(say=say)
+            case Reconnect(say=say, counter=counter, alert=alert):
+                if alert:
+                    self._report.error("CONNECTION_REFUSED", say, status=code)
+                return self._back_off(say, counter)
+            case FetchVersion(say=say):
+                self._version.outdated()
+                return self._back_off(say, "version")
+            case Relogin(say=say):
+                self._report.show(View(status="disconnected", state="unlinked", say=say))
+                return Forget(say=say)
+            case Idle(say=say):
+                again = self._settings.worker_qr_again_s
+                return Stay(
+                    view=View(status="disconnected", state="idle", say=say), seconds=float(again) if again else None
+                )
+            case Halt(say=say, seconds=seconds):
+                self._report.error("NEEDS_A_PERSON", say, status=code)
+                return Stay(view=View(status="disconnected", state="needs_you", say=say), seconds=seconds)
+            case unknown:
+                assert_never(unknown)
+
+    def database_gone(self) -> Plan:
+        """The plan while the database is away."""
+        say = "The database does not answer. Disconnected from WhatsApp, which keeps the messages until it does."
+        self._report.show(View(status="disconnected", state="database_away", say=say))
+        return AwaitDatabase()
+
+    def _back_off(self, say: str, counter: str) -> Plan:
+        attempt = self.standing.attempts.get(counter, 0)
+        self.standing.attempts[counter] = attempt + 1
+        base, cap = self._settings.worker_backoff_base_ms / 1000, self._settings.worker_backoff_max_ms / 1000
+        delay = next_delay(attempt, self._draw(), base, cap)
+        at = datetime.now(UTC) + timedelta(seconds=delay)
+        self._report.show(View(status="disconnected", state="reconnecting", say=say, next_attempt_at=at))
+        self._report.audit("reconnect", attempt=attempt + 1, delay=round(delay, 3))
+        return Go(delay=delay, say=say)
+
+    async def _wipe(self) -> None:
+        """Forget the account. Only ever after WhatsApp, or a person, said so."""
+        await until_answered(lambda: self._watch.observe("state", self._account.wipe_credentials()))
+        self._discovery.again()
+
+    async def _log_out(self, peer: Peer, request: Request) -> Plan:
+        """Log out gracefully, forget the credentials, stay down."""
+        try:
+            await peer.close(logout=True, drain_seconds=DRAIN_SECONDS)
+        except CallFailed as failed:
+            logger.warning("the logout was not graceful ({}); forgetting the credentials all the same", failed.code)
+        await self._wipe()
+        self._report.audit("disconnect", code=None, reason="asked for (wa_disconnect_requested)")
+        self._done(request)
+        self.standing.attempts.clear()
+        self._version.forget()
+        return Stay(view=View(status="disconnected", state="logged_out", say=LOGGED_OUT))
+
+    def _turn_down(self, request: Request, why: str) -> None:
+        logger.warning("{} is turned down: {}", request.ask.value, why)
+        self._report.error("REQUEST_TURNED_DOWN", why, flag=request.ask.value)
+        self._done(request)
+
+    def stalled(self, reason: str) -> Plan:
+        """The plan after a watchdog's verdict: socket, then sidecar, then worker.
+
+        Raises:
+            SidecarGone: a new sidecar is needed.
+            Stuck: a new worker is needed.
+        """
+        self.standing.stalls += 1
+        self._report.error("STALLED", reason, stalls=self.standing.stalls)
+        self._report.audit("disconnect", code=None, reason=reason)
+        if self.standing.stalls >= STALLS_BEFORE_EXIT:
+            raise Stuck(f"the connection keeps stalling: {reason}")
+        plan = self._back_off(f"The connection stalled ({reason}); trying again.", "network")
+        if self.standing.stalls >= STALLS_BEFORE_RESTART:
+            self.standing.plan = plan
+            raise SidecarGone(f"stalled again: {reason}")
+        return plan
+
+    def _note_end(self) -> None:
+        if self.opened_at is None:
+            return
+        held = self._clock() - self.opened_at
+        if held >= HELD_SECONDS:
+            self.standing.attempts.clear()
+        if held >= SETTLED_SECONDS:
+            self.standing.stalls = 0
+        self.opened_at = None
+
+    def note_open(self, told: ConnectionState) -> None:
+        """The connection is open: show it, remember who we are."""
+        me = told.me or Me(id=None)
+        self.opened_at = self._clock()
+        self.standing.immediate = 0
+        self.standing.attempts.pop("version", None)
+        self._version.worked()
+        self._committer.own = (me.lid, me.id)
+        say = "Connected. Messages of the groups that are switched on are being stored."
+        number = _number(me.id)
+        self._report.show(View(status="connected", state="connected", say=say, wa_name=me.name, wa_number=number))
+        self._report.audit("connect")
+        offset = told.server_time_offset_ms
+        if offset is not None and abs(offset) > SKEW_MAX_MS:
+            logger.warning("this machine's clock is {:.0f} s away from WhatsApp's", abs(offset) / 1000)
+            self._report.error("CLOCK_SKEW", "this machine's clock differs from WhatsApp's", offset_ms=round(offset))
+
+
+SKEW_MAX_MS = 5_000.0  # DESIGN "Live only": more is audited
+
+
+class _Watch:
+    """One socket, from `connect` to its end."""
+
+    def __init__(self, life: Connection, peer: Peer, while_open: TaskGroup) -> None:
+        self._life = life
+        self._peer = peer
+        self._while_open = while_open
+        self._inbox = life._inbox
+        self._report = life._report
+        self._deadline = life._clock() + OPEN_WITHIN_SECONDS
+        self._open = False
+        self._waits_for_scan = False
+
+    async def run(self) -> Plan:
+        while True:
+            left = float("inf") if self._open else self._deadline - self._life._clock()
+            with anyio.move_on_after(left) as patience:
+                item = await self._inbox.take()
+            if patience.cancelled_caught:
+                await self._end()
+                return self._life.stalled("the connection did not open in time")
+            plan = await self._handle(item)
+            if plan:
+                return plan
+
+    async def _handle(self, item: Item) -> Plan | None:
+        match item:
+            case Qr():
+                self._show_qr(item)
+            case ConnectionState(state="close", close=CloseInfo() as info):
+                return await self._closed(info)
+            case ConnectionState(state="open"):
+                self._open = True
+                self._life.note_open(item)
+                self._while_open.start_soon(self._life._discovery.run, self._peer)
+            case ConnectionState():
+                if item.is_new_login:
+                    self._waits_for_scan = False
+                    self._report.show(View(status="connecting", state="paired", say="A phone has linked; logging in."))
+                self._deadline = self._life._clock() + OPEN_WITHIN_SECONDS
+            case Offline(count=count):
+                logger.info("{} messages that waited while we were away have arrived", count)
+            case Stalled(reason="unhandled"):
+                logger.warning("an error inside Baileys was nobody's: {}", str(item.detail.get("error"))[:80])
+            case Stalled(reason=reason) | StallFound(reason=reason):
+                await self._end()
+                return self._life.stalled(reason)
+            case DatabaseGone():
+                await self._end()
+                self._report.audit("disconnect", code=None, reason="the database does not answer")
+                return self._life.database_gone()
+            case Request():
+                return await self._asked(item)
+        return None
+
+    async def _closed(self, info: CloseInfo) -> Plan:
+        self._life._note_end()
+        return self._life.after_close(info)
+
+    async def _asked(self, request: Request) -> Plan | None:
+        match request.ask:
+            case Ask.REFRESH:
+                await self._end()
+                self._report.audit(
+                    "disconnect", code=None, reason="asked for a new connection (wa_refresh_qr_requested)"
+                )
+                self._life._done(request)
+                self._life.standing.attempts.clear()
+                return Go()
+            case Ask.DISCONNECT:
+                return await self._life._log_out(self._peer, request)
+            case Ask.GROUPS:
+                self._life._discovery.ask(request)
+            case Ask.PAIRING_CODE:
+                await self._pairing_code(request)
+        return None
+
+    async def _pairing_code(self, request: Request) -> None:
+        if not self._waits_for_scan or request.phone is None:
+            self._life._turn_down(request, "the session does not wait for a phone to be linked")
+            return
+        try:
+            code = await self._peer.pairing_code(request.phone)
+        except CallFailed:
+            self._life._turn_down(request, "WhatsApp gave no pairing code")
+            return
+        say = "Enter the pairing code on the phone: Linked devices, Link a device, Link with phone number instead."
+        self._report.amend(pairing_code=code, say=say)
+        self._report.audit("pairing_code_generated")
+        self._life._done(request)
+
+    def _show_qr(self, told: Qr) -> None:
+        self._waits_for_scan = True
+        ttl = told.ttl_ms / 1000
+        self._deadline = self._life._clock() + ttl + OPEN_WITHIN_SECONDS
+        view = self._report.view
+        self._report.show(
+            View(
+                status="connecting",
+                state="waiting_for_scan",
+                say="Scan the QR code with the phone: WhatsApp, Linked devices, Link a device.",
+                qr=told.qr,
+                expires_at=datetime.now(UTC) + timedelta(seconds=ttl),
+                pairing_code=view.pairing_code if view else None,
+            )
+        )
+        self._report.audit("qr_generated", ttl_s=ttl)
+
+    async def _end(self) -> None:
+        """End the socket ourselves; what it says on its way out is not news."""
+        await self._peer.close(logout=False, drain_seconds=0)
+
+
+def _number(jid: str | None) -> str | None:
+    return jid.partition("@")[0].partition(":")[0] if jid else None

@@ -1,0 +1,108 @@
+"""Which groups the account is in: one query at a time, spaced, and slower when WhatsApp says so.
+
+Writes names; the choice of groups (`monitor`) is the user's and is never touched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import anyio
+from loguru import logger
+
+from worker.bridge.peer import Peer
+from worker.bridge.protocol import Group
+from worker.errors import CallFailed
+from worker.session.account import Account
+from worker.session.flags import Request
+from worker.session.report import Report
+from worker.session.retry import until_answered
+from worker.store import GroupChange
+
+SPACING_SECONDS = 3.0  # asking for all groups often gives 429 (FACTS §10); a person clicks twice, a program does not
+PAUSE_FIRST_SECONDS = 60.0  # after a 429
+PAUSE_MAX_SECONDS = 900.0
+FAILURES_MAX = 3  # other failures: a flag is then turned down rather than tried for ever
+TOO_MANY = 429
+
+
+class Discovery:
+    """Runs queries that were asked for, while a connection is open."""
+
+    def __init__(
+        self,
+        account: Account,
+        report: Report,
+        done: Callable[[Request], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._account = account
+        self._report = report
+        self._done = done
+        self._clock = clock
+        self._wanted: list[Request] = []
+        self._at_connect = True
+        self._not_before = 0.0
+        self._pause = PAUSE_FIRST_SECONDS
+        self._failures = 0
+        self._asked = anyio.Event()
+
+    def ask(self, request: Request) -> None:
+        """A flag asks for it; carried out at once if connected, else at the next connection."""
+        self._wanted.append(request)
+        self._asked.set()
+
+    def again(self) -> None:
+        """Another account may follow: discover at its first connection as well."""
+        self._at_connect = True
+
+    async def run(self, peer: Peer) -> None:
+        """Serve while a connection is open: once at the first, then as asked for. Ends by cancellation."""
+        while True:
+            if not self._at_connect and not self._wanted:
+                self._asked = anyio.Event()
+                await self._asked.wait()
+            await anyio.sleep(max(0.0, self._not_before - self._clock()))
+            served = list(self._wanted)
+            if await self._discover(peer):
+                self._at_connect = False
+                self._failures = 0
+            elif self._failures < FAILURES_MAX:
+                continue
+            for request in served:
+                self._wanted.remove(request)
+                self._done(request)
+            self._at_connect = False
+            self._failures = 0
+
+    async def _discover(self, peer: Peer) -> bool:
+        try:
+            groups = (await peer.groups()).groups
+        except CallFailed as failed:
+            self._note_failure(failed)
+            return False
+        changes = [as_change(group) for group in groups]
+        result = await until_answered(lambda: self._account.upsert_groups(changes, complete=True))
+        logger.info("{} groups found, {} of them new", result.count, result.added)
+        self._not_before = self._clock() + SPACING_SECONDS
+        self._pause = PAUSE_FIRST_SECONDS
+        return True
+
+    def _note_failure(self, failed: CallFailed) -> None:
+        limited = isinstance(failed.data, dict) and failed.data.get("status") == TOO_MANY
+        if limited:
+            pause = self._pause
+            self._pause = min(PAUSE_MAX_SECONDS, self._pause * 2)
+        else:
+            self._failures += 1
+            pause = SPACING_SECONDS
+        self._not_before = self._clock() + pause
+        code = "GROUPS_RATE_LIMITED" if limited else "GROUPS_FAILED"
+        logger.warning("asking for the groups failed ({}); next attempt in {:.0f} s", code, pause)
+        self._report.error(code, "asking WhatsApp for the groups failed", pause_s=pause)
+
+
+def as_change(group: Group) -> GroupChange:
+    """A group of the account, as the database takes it."""
+    return GroupChange(wa_group_id=group.id, name=group.subject.replace("\0", "") or None)

@@ -1,0 +1,133 @@
+"""The web app's requests (`runtime_flags`) and its choice of groups, looked at every WORKER_POLL_MS.
+
+Turns a flag into a request, once. Does nothing about it: the connection obeys, and says when it is done. What was
+handled is stored, so that a restart neither repeats nor misses one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+import anyio
+from loguru import logger
+
+from worker.errors import StoreUnavailable
+from worker.session.account import Account
+from worker.session.report import Report
+from worker.store import Flag
+
+PHONE = re.compile(r"[0-9]{6,15}")  # E.164 without the plus
+
+
+class Ask(Enum):
+    """What a flag asks for; the value is the flag's key."""
+
+    GROUPS = "fetch_groups_requested"
+    REFRESH = "wa_refresh_qr_requested"
+    DISCONNECT = "wa_disconnect_requested"
+    PAIRING_CODE = "wa_pairing_code_requested"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One flag that nobody has handled yet."""
+
+    ask: Ask
+    flag: Flag
+    phone: str | None = None
+
+
+class Monitored:
+    """The groups that are switched on, as of the last poll."""
+
+    def __init__(self) -> None:
+        self.groups: frozenset[str] = frozenset()
+
+    def __contains__(self, group: object) -> bool:
+        return group in self.groups
+
+
+def read_flag(flag: Flag) -> Request | str | None:
+    """The request behind a flag; a text that says what is wrong with it; None if it is not for us."""
+    try:
+        ask = Ask(flag.key)
+    except ValueError:
+        return None
+    if flag.malformed:
+        return f'the flag {flag.key} has no valid time; write {{"at": "2026-01-31T12:00:00Z"}}'
+    if ask is not Ask.PAIRING_CODE:
+        return Request(ask=ask, flag=flag)
+    phone = re.sub(r"[ +()/-]", "", str(getattr(flag, "phone", None) or ""))
+    if not PHONE.fullmatch(phone):
+        return f'the flag {flag.key} has no phone number; write {{"at": …, "phone": "491511234567"}}'
+    return Request(ask=ask, flag=flag, phone=phone)
+
+
+class FlagWatch:
+    """Polls; hands each request to `send` once; refreshes the monitored groups."""
+
+    def __init__(
+        self,
+        account: Account,
+        monitored: Monitored,
+        report: Report,
+        send: Callable[[Request], None],
+        poll_seconds: float,
+    ) -> None:
+        self._account = account
+        self._monitored = monitored
+        self._report = report
+        self._send = send
+        self._poll_seconds = poll_seconds
+        self._taken: dict[str, str | None] = {}
+        self._done: list[Flag] = []
+        self._away = False
+
+    async def run(self) -> None:
+        """Poll for ever; a database that is away, or a flag that makes no sense, does not stop it."""
+        while True:
+            try:
+                await self.poll()
+                self._away = False
+            except StoreUnavailable:
+                if not self._away:
+                    logger.warning("the database does not answer; flags are looked at again when it does")
+                self._away = True
+            await anyio.sleep(self._poll_seconds)
+
+    async def poll(self) -> None:
+        """Look once.
+
+        Raises:
+            StoreUnavailable: the database does not answer.
+        """
+        await self._mark_done()
+        self._monitored.groups = await self._account.monitored_groups()
+        for flag in await self._account.pending_flags():
+            if flag.key in self._taken and self._taken[flag.key] == flag.at_text:
+                continue
+            match read_flag(flag):
+                case Request() as request:
+                    self._taken[flag.key] = flag.at_text
+                    self._send(request)
+                case str(fault):
+                    self._taken[flag.key] = flag.at_text
+                    logger.warning("{}", fault)
+                    self._report.error("FLAG_MALFORMED", fault, key=flag.key)
+                    self._done.append(flag)
+        await self._mark_done()
+
+    def done(self, request: Request) -> None:
+        """The request was carried out (or turned down): never again. Written at the next poll, at the latest."""
+        self._done.append(request.flag)
+
+    async def _mark_done(self) -> None:
+        while self._done:
+            flag = self._done[0]
+            await self._account.flag_handled(flag)
+            self._done.pop(0)
+            if self._taken.get(flag.key) == flag.at_text:
+                del self._taken[flag.key]

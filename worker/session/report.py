@@ -1,0 +1,160 @@
+"""What people see of the session: the `wa_sessions` row and the audit log, written behind the events.
+
+The latest status wins; audit entries keep their order and are not lost while the database is away (up to a bound). Owns
+no decision: it is told what to show.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import anyio
+from loguru import logger
+
+from worker.errors import StoreRefused, StoreUnavailable
+from worker.session.account import Account
+from worker.store import Audit
+
+AUDITS_MAX = 1000  # a day's worth; a database that is away longer must not cost memory without end
+RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+Status = Literal["connecting", "connected", "disconnected"]
+State = Literal[
+    "starting", "connecting", "waiting_for_scan", "paired", "connected", "reconnecting", "idle", "logged_out",
+    "needs_you", "unlinked", "database_away", "crashing", "stopped",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One state of the session, as a person should see it."""
+
+    status: Status
+    state: State
+    say: str
+    qr: str | None = None
+    expires_at: datetime | None = None
+    pairing_code: str | None = None
+    next_attempt_at: datetime | None = None
+    wa_name: str | None = None
+    wa_number: str | None = None
+
+    def patch(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """The row's columns. A name or number that is not known yet leaves the old one alone."""
+        detail: dict[str, Any] = {"state": self.state, "say": self.say, **extra}
+        if self.qr is not None:
+            detail["qr"] = self.qr
+        if self.pairing_code is not None:
+            detail["pairing_code"] = self.pairing_code
+        if self.expires_at is not None:
+            detail["expiresAt"] = _iso(self.expires_at)
+        if self.next_attempt_at is not None:
+            detail["next_attempt_at"] = _iso(self.next_attempt_at)
+        columns = {"wa_name": self.wa_name, "wa_number": self.wa_number}
+        return {"status": self.status, "detail": detail, **{k: v for k, v in columns.items() if v is not None}}
+
+
+class Report:
+    """Takes what is to be shown at once and writes it as soon as the database takes it."""
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        keep: Mapping[str, Any] | None = None,
+        on_view: Callable[[View], None] = lambda view: None,
+    ) -> None:
+        self._account = account
+        self._kept = dict(keep or {})
+        self._on_view = on_view
+        self._view: View | None = None
+        self._dirty = False
+        self._audits: deque[Audit] = deque(maxlen=AUDITS_MAX)
+        self._news = anyio.Event()
+        self._written = anyio.Event()
+        self._written.set()
+
+    @property
+    def view(self) -> View | None:
+        return self._view
+
+    def show(self, view: View) -> None:
+        """From now on this is the session's state; a QR code that it does not carry is cleared."""
+        if self._view is None or (view.state, view.say) != (self._view.state, self._view.say):
+            logger.info("{}", view.say)
+        self._view = view
+        self._dirty = True
+        self._on_view(view)
+        self._wake()
+
+    def amend(self, **changes: Any) -> None:
+        """The same state with other fields."""
+        if self._view:
+            self.show(replace(self._view, **changes))
+
+    def keep(self, **fields: Any) -> None:
+        """Fields that stay in `detail` whatever the state, such as the client version."""
+        self._kept.update(fields)
+        self._dirty = self._view is not None
+        self._wake()
+
+    def audit(self, event: str, **payload: Any) -> None:
+        """Note `event` in the audit log."""
+        self._audits.append(Audit(event=event, payload=payload))
+        self._wake()
+
+    def error(self, code: str, msg: str, **ctx: Any) -> None:
+        """An `error` entry in the contract's form."""
+        self.audit("error", code=code, msg=msg[:300], **({"ctx": ctx} if ctx else {}))
+
+    async def run(self) -> None:
+        """Write for ever.
+
+        Raises:
+            StaleFence: another worker holds the lease.
+        """
+        failures = 0
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            try:
+                await self._write()
+                failures = 0
+            except StoreUnavailable:
+                self._news.set()
+                await anyio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+                failures += 1
+
+    async def flushed(self) -> None:
+        """Wait until nothing is left to write."""
+        while not self._written.is_set():
+            await self._written.wait()
+
+    def _wake(self) -> None:
+        if self._written.is_set():
+            self._written = anyio.Event()
+        self._news.set()
+
+    async def _write(self) -> None:
+        while self._dirty or self._audits:
+            audits = list(self._audits)
+            patch = self._view.patch(self._kept) if self._dirty and self._view else {}
+            self._dirty = False
+            try:
+                await self._account.set_session(patch, audits)
+            except StoreUnavailable:
+                self._dirty = self._dirty or bool(patch)
+                raise
+            except StoreRefused as refused:  # a fault of ours in one entry must not stop the worker
+                logger.error("the database refused a status or audit entry (code {})", refused.code)
+            for _ in audits:
+                self._audits.popleft()
+        self._written.set()
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
