@@ -39,7 +39,9 @@ export class Inbox {
     this.closed = false
   }
 
-  /** Stanzas that have arrived and are not in the log yet. */
+  /** @returns {Stanza[]} that have arrived and are not in the log yet, oldest first */
+  get unsettled() { return [...this.#unsettled] }
+
   get waiting() { return this.#unsettled.size }
 
   /** @returns {number} when the oldest of them arrived, or 0 */

@@ -45,7 +45,7 @@ export function registerMethods(peer, logger) {
 
   /** @param {number} epoch @param {import('./gate.js').Batch} batch */
   const commit = async (epoch, batch) => {
-    for (;;) {
+    while (connection?.params.epoch === epoch) {
       try {
         await ask('commit', { epoch, ...batch })
         return
@@ -55,6 +55,7 @@ export function registerMethods(peer, logger) {
         await sleep(COMMIT_PAUSE_MS)
       }
     }
+    throw new Error('replaced by a new connection')
   }
 
   answer('connect', async (params) => {

@@ -97,6 +97,7 @@ export class Connection {
   end(error) {
     this.#endReason = error
     this.inbox.close()
+    this.#raw?.resume() // a paused socket would never read the peer's goodbye
     void this.sock?.end(error)
     // Baileys waits for the peer's close frame; a dead peer sends none.
     setTimeout(() => this.#raw?.terminate(), CLOSE_PATIENCE_MS).unref()
@@ -109,6 +110,7 @@ export class Connection {
    * Unlink the device, then end. Baileys closes right behind its farewell, so the log should be empty.
    */
   async logout() {
+    this.#raw?.resume()
     await this.sock.logout('logged out by the worker').catch(() => this.end(new Boom('logged out by the worker', { statusCode: 401 })))
     await Promise.race([this.closed, sleep(CLOSE_PATIENCE_MS, undefined, { ref: false })])
   }
@@ -150,7 +152,7 @@ export class Connection {
     const logger = this.hooks.logger.child({})
     const error = logger.error.bind(logger)
     logger.error = (/** @type {any[]} */ ...args) => {
-      if (args[1] === 'error in handling message' && this.#current) this.#abandon(this.#current, 'given up by Baileys')
+      if (args[1] === 'error in handling message') this.#abandon(String(args[0]?.node))
       error(.../** @type {[any, any]} */ (args))
     }
     logger.child = /** @type {any} */ (() => logger)
@@ -295,10 +297,14 @@ export class Connection {
     if (stanza.complete) this.#journalStanza(stanza)
   }
 
-  /** @param {Stanza} stanza @param {string} reason */
-  #abandon(stanza, reason) {
-    stanza.abandon(reason)
-    this.#journalStanza(stanza)
+  /** @param {string} xml the stanza that Baileys is about to refuse, as it logs it: the reason enters the log first */
+  #abandon(xml) {
+    const id = /\bid=['"]([^'"]*)['"]/.exec(xml)?.[1]
+    for (const stanza of this.inbox.unsettled) {
+      if (stanza !== this.#current && stanza.node.attrs.id !== id) continue
+      stanza.abandon('given up by Baileys')
+      this.#journalStanza(stanza)
+    }
   }
 
   /** @param {Stanza} stanza */

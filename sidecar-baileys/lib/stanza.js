@@ -138,7 +138,7 @@ export class Stanza {
     /** @type {object | null} */
     let content = null
     try {
-      content = this.#message && messageToJson(this.#message)
+      content = this.#message && messageToJson(withoutKeys(this.#message))
     } catch (error) {
       this.#failure = `unreadable content: ${error.message}` // nested too deep to walk
     }
@@ -164,6 +164,13 @@ export class Stanza {
 }
 
 /**
+ * A sender's key share is for the key store alone; that there was one is all that the worker needs to know.
+ * @param {import('baileys').proto.IMessage} message
+ */
+const withoutKeys = (message) =>
+  message.senderKeyDistributionMessage ? { ...message, senderKeyDistributionMessage: {} } : message
+
+/**
  * Messages that the phone delivers anew inside one of its answers. Baileys emits them after the receipt for the answer,
  * so they are taken here, where they are in the same section.
  * @param {import('baileys').proto.IMessage} message
@@ -176,6 +183,6 @@ function resends(message) {
     if (!bytes) return []
     const info = proto.WebMessageInfo.decode(bytes)
     if (!info.message) return []
-    return [{ type: 'resend', key: { ...info.key }, content: messageToJson(info.message), t: String(info.messageTimestamp ?? 0), push_name: info.pushName || null }]
+    return [{ type: 'resend', key: { ...info.key }, content: messageToJson(withoutKeys(info.message)), t: String(info.messageTimestamp ?? 0), push_name: info.pushName || null }]
   })
 }

@@ -45,7 +45,7 @@ export class Database {
 
   /** @param {string} id */
   texts(id) {
-    return this.stanzas.filter((s) => s.attrs.id === id && s.content).map((s) => s.content.conversation ?? s.content.extendedTextMessage?.text)
+    return this.stanzas.filter((s) => s.attrs.id === id && s.content).map((s) => s.content.conversation ?? s.content.extendedTextMessage?.text).filter(Boolean)
   }
 }
 
@@ -200,6 +200,16 @@ export async function startPhone() {
     ...phone,
     get: (/** @type {string} */ path) => ask(path),
     post: (/** @type {string} */ path, /** @type {object} */ body) => ask(path, { method: 'POST', body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
+    all: async (/** @type {string} */ path) => {
+      /** @type {any[]} */
+      const items = []
+      for (let since = 0; ;) {
+        const page = /** @type {any} */ (await ask(`${path}?since=${since}`))
+        if (page.items.length === 0) return items
+        items.push(...page.items)
+        since = page.next
+      }
+    },
     stop: () => child.stdin.end(),
   }
 }
