@@ -1,0 +1,45 @@
+#!/usr/bin/env node
+/** The virtual phone as a program: see README.md. stdout carries one line, when it is ready; everything else goes to stderr. */
+import { Console } from 'node:console'
+import { parseArgs } from 'node:util'
+
+globalThis.console = new Console(process.stderr, process.stderr) // libsignal logs to the console, keys included in places
+
+const USAGE = `usage: node simulator/index.js [--port N] [--host 127.0.0.1] [--exit-with-stdin] [--help]
+
+A WhatsApp server and a phone on loopback, for the stock Baileys. Prints one line of JSON when it is ready:
+{"control_url","socket_url","media_origin","media_ca","root_key"}. simulator/README.md has the control API.
+`
+
+/** @returns {{port: number, host: string, exitWithStdin: boolean}} */
+function readArguments() {
+  const { values } = parseArgs({
+    options: { port: { type: 'string', default: '0' }, host: { type: 'string', default: '127.0.0.1' }, 'exit-with-stdin': { type: 'boolean', default: false }, help: { type: 'boolean', default: false } }
+  })
+  if (values.help) {
+    process.stdout.write(USAGE)
+    process.exit(0)
+  }
+  const port = Number(values.port)
+  if (!Number.isInteger(port) || port < 0 || port > 65535) throw new Error(`--port ${values.port} is not a port`)
+  return { port, host: values.host, exitWithStdin: values['exit-with-stdin'] }
+}
+
+async function main() {
+  const { port, host, exitWithStdin } = readArguments()
+  const { start } = await import('./lib/start.js')
+  const phone = await start({ host, port })
+  process.stdout.write(`${JSON.stringify(phone.endpoints)}\n`)
+  const stop = () => {
+    phone.close()
+    process.exit(0)
+  }
+  process.once('SIGTERM', stop)
+  process.once('SIGINT', stop)
+  if (exitWithStdin) process.stdin.once('end', stop).once('close', stop).resume()
+}
+
+main().catch((error) => {
+  console.error(`virtual phone: ${error instanceof Error ? error.message : error}`)
+  process.exit(2)
+})

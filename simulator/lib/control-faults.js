@@ -1,0 +1,94 @@
+/** From the fault calls of the control API to what they do, now or at the next opportunity. */
+import { ControlError } from './errors.js'
+import { node } from './stanza.js'
+
+/** @typedef {import('./phone.js').Phone} Phone */
+
+const WAITING = ['drop_before_read', 'http_status', 'failure', 'garbage_handshake', 'foreign_root', 'no_qr', 'rate_limit_groups', 'iq_error', 'iq_silence', 'mute', 'slow', 'deaf']
+const VERSION_OUTDATED = 405
+
+/** @param {Phone} phone @param {Record<string, any>} request */
+export async function makeFault(phone, request) {
+  const { kind } = request
+  if (kind === 'clear') return clear(phone)
+  phone.log.add('fault', { fault: kind, ...request, kind: 'fault' })
+  const done = await act(phone, request)
+  if (!done) add(phone, request)
+  return { active: phone.faults.active }
+}
+
+/** What happens at once. @param {Phone} phone @param {Record<string, any>} request @returns {Promise<boolean>} */
+async function act(phone, request) {
+  const { online } = phone
+  switch (request.kind) {
+    case 'stream_error':
+      present(phone).streamError(node(request.text ?? 'ack'), { code: String(request.code ?? 500) })
+      return true
+    case 'conflict':
+      present(phone).streamError(node('conflict', { type: request.type ?? 'replaced' }))
+      return true
+    case 'close':
+      present(phone).ws.close(request.code ?? 1000)
+      return true
+    case 'xmlstreamend':
+      present(phone).send(node('xmlstreamend'))
+      return true
+    case 'corrupt_frame':
+      present(phone).sendGarbage()
+      return true
+    case 'drop':
+      if (request.after !== undefined) phone.faults.add(request)
+      else present(phone).reset()
+      return true
+    case 'refuse':
+      await phone.listening?.(!request.on)
+      return true
+    case 'deaf':
+      online?.socket.pause()
+      return false
+    default:
+      return false
+  }
+}
+
+/** The connection that a fault is done to: the logged-in one, else any. @param {Phone} phone */
+function present(phone) {
+  const connection = phone.online ?? [...phone.connections].at(-1)
+  if (!connection) throw new ControlError(409, 'no client is connected')
+  return connection
+}
+
+/** @param {Phone} phone @param {Record<string, any>} request */
+function add(phone, request) {
+  if (request.kind === 'http_503') return void phone.faults.add({ ...request, kind: 'http_status', status: 503 })
+  if (request.kind === 'version_outdated') return void phone.faults.add({ ...request, kind: 'failure', reason: VERSION_OUTDATED })
+  if (!WAITING.includes(request.kind)) throw new ControlError(400, `no fault ${request.kind}`)
+  phone.faults.add(request.kind === 'drop_before_read' ? { after: 1, ...request } : request)
+}
+
+/** @param {Phone} phone */
+async function clear(phone) {
+  phone.faults.clear()
+  await phone.listening?.(true)
+  for (const connection of phone.connections) {
+    connection.socket.resume()
+    void connection.drain()
+  }
+  return { active: [] }
+}
+
+const MEDIA_MODES = ['404', '410', '403', '503', 'stall', 'drop', 'truncate', 'flip', 'wrong_hash', 'redirect', 'slow', 'endless', 'reupload_not_found', 'reupload_silence']
+
+/** @param {Phone} phone @param {{id?: string, path?: string, mode: string | number, times?: number, ms?: number, to?: string}} request */
+export function makeMediaFault(phone, { id, path, mode, times = 1, ms = 0, to }) {
+  if (mode === 'clear') {
+    phone.media.faults = []
+    return { faults: [] }
+  }
+  if (!MEDIA_MODES.includes(String(mode))) throw new ControlError(400, `no media fault ${mode}`)
+  const message = id && [...phone.sent.values()].findLast((one) => one.id === id)
+  if (id && !(message && message.blob)) throw new ControlError(404, `no media message ${id}`)
+  const where = message ? message.blob?.directPath : path
+  phone.media.faults.push({ path: where?.split('?')[0], mode: String(mode), times, ms, to })
+  return { faults: phone.media.faults }
+}

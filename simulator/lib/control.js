@@ -1,0 +1,192 @@
+/** The control API: HTTP with JSON on loopback, one table of routes. What each call does lives in its own module. */
+import http from 'node:http'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { room } from './backlog.js'
+import { makeFault, makeMediaFault } from './control-faults.js'
+import { ControlError } from './errors.js'
+import { addMembers, createGroup, describe, leaveGroup, removeMembers, renameGroup } from './groups.js'
+import { sendHistory } from './history.js'
+import { pairByCode, scan } from './pairing.js'
+import { enqueue, release, send, sendPeer } from './send.js'
+import { node } from './stanza.js'
+import { proto } from 'baileys'
+
+/** @typedef {import('./phone.js').Phone} Phone */
+/** @typedef {(phone: Phone, body: any) => unknown} Route */
+
+const DEFAULT_WAIT_MS = 10_000
+const MAX_BODY_BYTES = 256 * 1024 * 1024
+const BURST_LOOK_EVERY = 25 // messages between looks at the socket's backpressure
+
+/** @type {Record<string, Route>} */
+const ROUTES = {
+  'GET /state': (phone) => phone.state(),
+  'POST /wait': waitFor,
+  'POST /scan': scan,
+  'POST /pair_code': pairByCode,
+  'POST /me': setOwner,
+  'POST /unpair': unpair,
+  'GET /people': (phone) => ({ people: phone.people.all }),
+  'POST /people': (phone, { name, phone: number, lid }) => phone.people.get(name, { phone: number, lid }),
+  'GET /groups': (phone) => ({ groups: [...phone.groups.values()].map((group) => describe(phone, group)) }),
+  'POST /groups': createGroup,
+  'POST /groups/create': createGroup,
+  'POST /groups/rename': renameGroup,
+  'POST /groups/leave': leaveGroup,
+  'POST /groups/add': addMembers,
+  'POST /groups/remove': removeMembers,
+  'POST /send': send,
+  'POST /send_many': sendMany,
+  'POST /burst': burst,
+  'POST /release': release,
+  'POST /history_sync': (phone, body) => (body.auto === undefined ? sendHistory(phone, body) : { auto: (phone.historyAuto = Boolean(body.auto)) }),
+  'POST /peer': (phone, { message }) => sendPeer(phone, proto.Message.fromObject(message)),
+  'POST /stanza': (phone, body) => (enqueueRaw(phone, body), {}),
+  'GET /receipts': (phone, { since }) => phone.receipts.since(Number(since ?? 0)),
+  'POST /receipts/wait': waitForReceipts,
+  'GET /log': (phone, { since }) => phone.log.since(Number(since ?? 0)),
+  'GET /offline': (phone) => ({ items: [...phone.queue.entries()].map(({ node: { tag, attrs }, sent }) => ({ id: attrs.id, from: attrs.from, participant: attrs.participant ?? null, tag, t: Number(attrs.t), sent })) }),
+  'POST /offline/hold': holdBacklog,
+  'POST /faults': makeFault,
+  'GET /faults': (phone) => ({ active: phone.faults.active, media: phone.media.faults }),
+  'POST /media/faults': makeMediaFault,
+  'GET /media/requests': (phone, { since }) => ({ ...phone.media.requests.since(Number(since ?? 0)), count: Object.fromEntries(phone.media.count) })
+}
+
+/** @param {Phone} phone @param {string} host @param {number} port */
+export async function listenForControl(phone, host, port) {
+  const server = http.createServer((request, response) => void handle(phone, request, response)).listen(port, host)
+  await once(server, 'listening')
+  const address = /** @type {import('node:net').AddressInfo} */ (server.address())
+  return { port: address.port, close: () => (server.close(), server.closeAllConnections()) }
+}
+
+/** @param {Phone} phone @param {http.IncomingMessage} request @param {http.ServerResponse} response */
+async function handle(phone, request, response) {
+  const { pathname, searchParams } = new URL(request.url ?? '/', 'http://control')
+  try {
+    const route = ROUTES[`${request.method} ${pathname}`]
+    if (!route) throw new ControlError(404, `no ${request.method} ${pathname}`)
+    const body = request.method === 'GET' ? Object.fromEntries(searchParams) : await readJson(request)
+    reply(response, 200, await route(phone, body))
+  } catch (error) {
+    if (!(error instanceof ControlError)) console.error(`${request.method} ${pathname}:`, error)
+    reply(response, error instanceof ControlError ? error.status : 500, { error: error instanceof Error ? error.message : String(error) })
+  }
+}
+
+/** @param {http.IncomingMessage} request */
+async function readJson(request) {
+  const chunks = []
+  let size = 0
+  for await (const chunk of request) {
+    chunks.push(chunk)
+    if ((size += chunk.length) > MAX_BODY_BYTES) throw new ControlError(400, 'the body is too long')
+  }
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString() || '{}')
+  } catch {
+    throw new ControlError(400, 'the body is not JSON')
+  }
+}
+
+/** @param {http.ServerResponse} response @param {number} status @param {unknown} answer */
+function reply(response, status, answer) {
+  const text = Buffer.from(JSON.stringify(answer ?? {}))
+  response.writeHead(status, { 'content-type': 'application/json', 'content-length': text.length }).end(text)
+}
+
+/** @param {Phone} phone @param {any} request */
+async function waitFor(phone, { for: what, count = 1, timeout_ms = DEFAULT_WAIT_MS }) {
+  /** @type {Record<string, () => boolean>} */
+  const conditions = {
+    connected: () => phone.live, disconnected: () => !phone.online, paired: () => Boolean(phone.companion?.jid),
+    qr_waiting: () => phone.state().qr_waiting, queue_empty: () => phone.queue.size === 0, logins: () => phone.logins >= count
+  }
+  const met = conditions[what]
+  if (!met) throw new ControlError(400, `cannot wait for ${what}`)
+  if (!(await phone.until(met, timeout_ms))) throw new ControlError(504, `not ${what} within ${timeout_ms} ms`)
+  return phone.state()
+}
+
+/** @param {Phone} phone @param {any} request */
+function setOwner(phone, { name, phone: number, biz }) {
+  if (phone.companion?.jid) throw new ControlError(409, 'already linked')
+  if (name) phone.owner.name = name
+  if (number) phone.owner.phone = String(number).replace(/\D/g, '')
+  if (biz !== undefined) phone.business = Boolean(biz)
+  return phone.owner
+}
+
+/** @param {Phone} phone */
+function unpair(phone) {
+  phone.companion = null
+  phone.queue.clear()
+  phone.online?.streamError(node('conflict', { type: 'device_removed' }))
+  return {}
+}
+
+/** @param {Phone} phone @param {any} request */
+async function sendMany(phone, { items }) {
+  if (!Array.isArray(items)) throw new ControlError(400, 'items is a list')
+  return { items: await Promise.all(items.map((item) => send(phone, item))) }
+}
+
+/** @param {Phone} phone @param {any} request */
+async function burst(phone, { from, to, count, text_prefix = 'm', size = 0, media, gap_ms = 0 }) {
+  if (!Array.isArray(from) || !Array.isArray(to) || !from.length || !to.length) throw new ControlError(400, 'from and to are lists')
+  const start = performance.now()
+  const items = []
+  for (let i = 0; i < count; i++) {
+    const text = `${text_prefix}-${i}`.padEnd(size, ' .')
+    const request = { from: from[i % from.length], to: to[Math.floor(i / from.length) % to.length], ...(media ? { media: { ...media, caption: text } } : { text }) }
+    const { id, participant, t } = await send(phone, request)
+    items.push({ id, to: request.to, participant, text, t })
+    if (gap_ms) await sleep(gap_ms)
+    else if (i % BURST_LOOK_EVERY === 0 && phone.online) await room(phone.online)
+  }
+  return { ids: items.map(({ id }) => id), items, elapsed_ms: performance.now() - start }
+}
+
+/** @param {Phone} phone @param {any} request */
+async function waitForReceipts(phone, { ids, kinds = ['receipt'], timeout_ms = DEFAULT_WAIT_MS }) {
+  if (!Array.isArray(ids)) throw new ControlError(400, 'ids is a list')
+  const key = (/** @type {any} */ wanted) => (typeof wanted === 'string' ? wanted : `${wanted.id}|${wanted.participant}`)
+  const missing = new Map(ids.map((wanted) => [key(wanted), wanted]))
+  /** @type {import('./journal.js').Entry[]} */
+  const items = []
+  let seen = 0
+  const done = await phone.until(() => {
+    const { next, items: fresh } = phone.receipts.since(seen)
+    seen = next
+    for (const entry of fresh) {
+      if (!kinds.includes(entry.kind)) continue
+      const found = [String(entry.id), `${entry.id}|${entry.participant}`].filter((one) => missing.delete(one))
+      if (found.length) items.push(entry)
+    }
+    return missing.size === 0
+  }, timeout_ms)
+  return { done: Boolean(done), missing: [...missing.values()], items }
+}
+
+/** @param {Phone} phone @param {any} request */
+async function holdBacklog(phone, { hold }) {
+  phone.holdBacklog = Boolean(hold)
+  if (!hold && phone.online?.state === 'login') (await import('./backlog.js')).announceBacklog(phone.online)
+  return { hold: phone.holdBacklog }
+}
+
+/** @param {Phone} phone @param {{node: any, keep?: boolean}} request */
+function enqueueRaw(phone, { node: given, keep = false }) {
+  const stanza = revive(given)
+  if (keep) return enqueue(phone, stanza)
+  if (!phone.online) throw new ControlError(409, 'no client is logged in')
+  phone.online.send(stanza)
+}
+
+/** @param {any} given @returns {import('./stanza.js').Node} */
+function revive({ tag, attrs, content }) {
+  if (Array.isArray(content)) return node(tag, attrs, content.map(revive))
+  return node(tag, attrs, content?.$bytes === undefined ? content : Buffer.from(content.$bytes, 'base64'))
+}

@@ -1,0 +1,140 @@
+/** What the server does with each thing that a client sends: one flat switch per level. */
+import { Companion } from './companion.js'
+import { startBacklog } from './backlog.js'
+import { answerQuery } from './queries.js'
+import { offerQr } from './pairing.js'
+import { answerRetry, answerMediaRetry, readClientMessage } from './retry.js'
+import { child, children, node } from './stanza.js'
+import { userOf } from './queue.js'
+
+/** @typedef {import('./connection.js').Connection} Connection */
+/** @typedef {import('./stanza.js').Node} Node */
+
+/**
+ * The client has said who it is.
+ * @param {Connection} connection @param {import('baileys').proto.ClientPayload} payload @param {Buffer} clientStatic
+ */
+function onPayload(connection, payload, clientStatic) {
+  const { phone } = connection
+  const fault = phone.faults.take('failure')
+  if (fault) return refuseLogin(connection, String(fault.reason ?? 500), fault.attrs)
+  if (payload.devicePairingData) return register(connection, payload.devicePairingData, clientStatic)
+  const { companion } = phone
+  const known = companion?.jid && companion.noiseKey.equals(clientStatic) && userOf(companion.jid) === String(payload.username) && companion.device === payload.device
+  if (!known || !companion) return refuseLogin(connection, '401')
+  const passive = payload.passive ?? false
+  phone.log.add('login', { connection: connection.number, passive, device: payload.device, version: versionOf(payload) })
+  login(connection, companion)
+}
+
+/** @param {import('baileys').proto.ClientPayload} payload */
+function versionOf({ userAgent }) {
+  const { primary, secondary, tertiary } = userAgent?.appVersion ?? {}
+  return [primary, secondary, tertiary].join('.')
+}
+
+/** @param {Connection} connection @param {string} reason @param {Record<string, string>} [attrs] */
+function refuseLogin(connection, reason, attrs) {
+  connection.phone.log.add('login_refused', { connection: connection.number, reason })
+  connection.send(node('failure', { reason, location: 'sim', ...attrs }))
+  connection.ws.close(1000)
+}
+
+/** @param {Connection} connection @param {import('baileys').proto.ClientPayload.IDevicePairingRegistrationData} data @param {Buffer} clientStatic */
+function register(connection, data, clientStatic) {
+  const { phone } = connection
+  connection.candidate = new Companion(phone.pairings + 1, clientStatic, data)
+  phone.log.add('registration', { connection: connection.number, platform: connection.candidate.platform })
+  connection.become('qr')
+  if (!phone.faults.take('no_qr')) offerQr(connection)
+}
+
+/** @param {Connection} connection @param {Companion} companion */
+function login(connection, companion) {
+  const { phone } = connection
+  const earlier = phone.online
+  phone.online = connection
+  phone.queue.forgetSent()
+  if (earlier) earlier.streamError(node('conflict', { type: 'replaced' }))
+  phone.logins++
+  connection.become('login')
+  const t = String(Math.floor(Date.now() / 1000))
+  connection.send(node('success', { t, lid: companion.lid, props: '27', location: 'sim', companion_enc_static: undefined }))
+}
+
+/** @param {Connection} connection @param {Node} stanza */
+function onStanza(connection, stanza) {
+  const { phone } = connection
+  switch (stanza.tag) {
+    case 'iq':
+      return answerQuery(connection, stanza)
+    case 'receipt':
+      return onReceipt(connection, stanza)
+    case 'ack':
+      return onAck(connection, stanza)
+    case 'message':
+      return readClientMessage(connection, stanza)
+    case 'presence':
+      return void phone.log.add('presence', { connection: connection.number, type: stanza.attrs.type ?? 'available', name: stanza.attrs.name })
+    case 'ib':
+      return onInfo(connection, stanza)
+    default:
+      phone.log.add('unknown_stanza', { connection: connection.number, tag: stanza.tag, attrs: stanza.attrs })
+  }
+}
+
+/** @param {Connection} connection @param {Node} stanza */
+function onInfo(connection, stanza) {
+  const [first] = children(stanza)
+  connection.phone.log.add(first?.tag === 'offline_batch' ? 'offline_batch' : 'info', { connection: connection.number, tag: first?.tag, attrs: first?.attrs })
+  if (first?.tag === 'offline_batch') startBacklog(connection)
+}
+
+/** @param {Connection} connection @param {Node} stanza */
+function onReceipt(connection, stanza) {
+  const { phone } = connection
+  const { attrs } = stanza
+  if (dropInstead(connection)) return
+  const kind = attrs.type === 'retry' ? 'retry' : attrs.type === 'server-error' ? 'server_error' : 'receipt'
+  const more = children(child(stanza, 'list')).map((item) => item.attrs.id)
+  for (const id of [attrs.id, ...more]) {
+    phone.receipts.add(kind, { id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: null, class: null })
+    if (kind === 'receipt' && attrs.type !== 'hist_sync') phone.queue.settle({ ...stanza, attrs: { ...attrs, id: id ?? '' } })
+  }
+  if (phone.companion && (attrs.type === 'hist_sync' || attrs.type === 'peer_msg')) phone.companion.historyReceipted = true
+  if (kind === 'retry') phone.queue.markFailed(stanza)
+  connection.send(node('ack', { class: 'receipt', id: attrs.id, from: attrs.to, type: attrs.type, participant: attrs.participant }))
+  if (kind === 'retry') answerRetry(connection, stanza)
+  if (kind === 'server_error') answerMediaRetry(connection, stanza)
+}
+
+/** @param {Connection} connection */
+function dropInstead(connection) {
+  const { faults, log } = connection.phone
+  const fault = faults.has('drop_before_read')
+  if (!fault || --fault.after > 0) return false
+  faults.take('drop_before_read')
+  log.add('fault', { fault: 'drop_before_read', connection: connection.number })
+  connection.reset()
+  return true
+}
+
+/** @param {Connection} connection @param {Node} stanza */
+function onAck({ phone }, stanza) {
+  const { attrs } = stanza
+  phone.receipts.add(attrs.error ? 'nack' : 'ack', { id: attrs.id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: attrs.error ?? null, class: attrs.class ?? null })
+  if (attrs.error) phone.queue.settleNack(stanza)
+  else phone.queue.settle(stanza)
+}
+
+/** @param {Connection} connection */
+function onClose(connection) {
+  const { phone } = connection
+  if (phone.online !== connection) return
+  phone.online = null
+  phone.queue.forgetSent()
+  phone.changes.emit('change')
+}
+
+export const handlers = { onPayload, onStanza, onClose }
+

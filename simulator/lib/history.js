@@ -1,0 +1,48 @@
+/** The history that a phone shares after pairing. A client that waits for it holds its events back until one has come. */
+import { deflateSync } from 'node:zlib'
+import { proto } from 'baileys'
+import { encryptMedia } from './media-crypto.js'
+import { ControlError } from './errors.js'
+import { sendPeer } from './send.js'
+
+/** @typedef {import('./phone.js').Phone} Phone */
+
+const { HistorySyncType } = proto.HistorySync
+const { Type } = proto.Message.ProtocolMessage
+
+/**
+ * @param {Phone} phone
+ * @param {{sync_type?: string, inline?: boolean, progress?: number, messages?: {from: string, to: string, text: string, t: number, id: string}[]}} request
+ */
+export function sendHistory(phone, { sync_type = 'INITIAL_BOOTSTRAP', inline = true, progress = 100, messages = [] }) {
+  const syncType = HistorySyncType[/** @type {keyof typeof HistorySyncType} */ (sync_type)]
+  if (syncType === undefined) throw new ControlError(400, `no history of type ${sync_type}`)
+  const people = [phone.owner, ...phone.people.all]
+  const packed = deflateSync(proto.HistorySync.encode({
+    syncType, progress, chunkOrder: 1, conversations: conversations(phone, messages),
+    pushnames: people.map((person) => ({ id: person.jid('pn'), pushname: person.name })),
+    phoneNumberToLidMappings: people.map((person) => ({ pnJid: person.jid('pn'), lidJid: person.jid('lid') }))
+  }).finish())
+  const historySyncNotification = { syncType, progress, chunkOrder: 1, fileLength: packed.length, ...(inline ? { initialHistBootstrapInlinePayload: packed } : upload(phone, packed)) }
+  return sendPeer(phone, { protocolMessage: { type: Type.HISTORY_SYNC_NOTIFICATION, historySyncNotification } }, { queued: false })
+}
+
+/** @param {Phone} phone @param {Buffer} packed */
+function upload(phone, packed) {
+  const { blob, mediaKey, fileSha256, fileEncSha256, fileLength } = encryptMedia(packed, 'history')
+  return { mediaKey, fileSha256, fileEncSha256, fileLength, directPath: phone.media.put(blob, blob) }
+}
+
+/** @param {Phone} phone @param {{from: string, to: string, text: string, t: number, id: string}[]} messages */
+function conversations(phone, messages) {
+  const chats = [...new Set(messages.map(({ to }) => to))]
+  return chats.map((id) => ({
+    id,
+    messages: messages.filter(({ to }) => to === id).map((one) => ({
+      message: {
+        key: { remoteJid: id, fromMe: one.from === 'me', id: one.id, participant: phone.people.get(one.from).jid('lid') },
+        message: { conversation: one.text }, messageTimestamp: one.t
+      }
+    }))
+  }))
+}

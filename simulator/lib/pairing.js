@@ -1,0 +1,151 @@
+/**
+ * Linking a device, as the phone and its server do it: the QR references, what a scan causes, the eight-letter code.
+ *
+ * The phone signs the new device's identity with the account's key; the client counter-signs; then it must reconnect (515).
+ */
+import { createCipheriv, createDecipheriv, createHmac, hkdfSync, pbkdf2Sync, randomBytes } from 'node:crypto'
+import { Curve, proto } from 'baileys'
+import { makeSigningKey } from './curve.js'
+import { ControlError } from './errors.js'
+import { bytesOf, child, node, SERVER } from './stanza.js'
+
+/** @typedef {import('./connection.js').Connection} Connection */
+/** @typedef {import('./phone.js').Phone} Phone */
+
+const REFS = 6
+const ACCOUNT_SIGNATURE_PREFIX = Buffer.from([6, 0])
+const CODE_ITERATIONS = 2 << 16
+const FIRST_DEVICE = 11
+
+/** Gives an unregistered client its QR references. @param {Connection} connection */
+export function offerQr(connection) {
+  connection.refs = Array.from({ length: REFS }, () => `2@${randomBytes(36).toString('base64')}`)
+  const refs = connection.refs.map((ref) => node('ref', {}, Buffer.from(ref)))
+  connection.send(node('iq', { from: SERVER, type: 'set', id: randomBytes(8).toString('hex'), xmlns: 'md' }, [node('pair-device', {}, refs)]))
+  connection.phone.log.add('qr', { connection: connection.number, refs: REFS })
+}
+
+/**
+ * The user points the phone at the QR.
+ * @param {Phone} phone @param {{qr?: string, tamper?: string, timeout_ms?: number}} request
+ */
+export async function scan(phone, { qr, tamper, timeout_ms = 10_000 }) {
+  const [ref = '', , identity = '', advSecret = ''] = (qr ?? '').split('#').at(-1)?.split(',') ?? []
+  const connection = [...phone.connections].find((one) => one.state === 'qr' && one.refs.includes(ref))
+  if (!connection?.candidate) throw new ControlError(404, 'no client is showing this QR')
+  if (connection.candidate.identity.toString('base64') !== identity) throw new ControlError(400, 'the QR names another identity than the client registered')
+  return link(phone, connection, Buffer.from(advSecret, 'base64'), timeout_ms, tamper)
+}
+
+/**
+ * Signs the device and tells the client; resolves when it has counter-signed.
+ * @param {Phone} phone @param {Connection} connection @param {Buffer} advSecret @param {number} timeoutMs @param {string} [tamper]
+ */
+async function link(phone, connection, advSecret, timeoutMs, tamper) {
+  const companion = /** @type {import('./companion.js').Companion} */ (connection.candidate)
+  const { owner } = phone
+  const generation = ++phone.pairings
+  companion.generation = generation
+  companion.jid = owner.jid('pn', FIRST_DEVICE + generation)
+  companion.lid = owner.jid('lid', FIRST_DEVICE + generation)
+  const content = deviceIdentity(phone, companion, advSecret, tamper)
+  connection.send(node('iq', { from: SERVER, type: 'set', id: randomBytes(8).toString('hex'), xmlns: 'md' }, [
+    node('pair-success', {}, [
+      node('device-identity', {}, content),
+      ...(phone.business ? [node('biz', { name: owner.name })] : []),
+      node('device', { jid: companion.jid, lid: companion.lid }),
+      node('platform', { name: 'android' })
+    ])
+  ]))
+  if (!(await phone.until(() => phone.companion === companion, timeoutMs))) throw new ControlError(504, 'the client did not counter-sign')
+  return { jid: companion.jid, lid: companion.lid }
+}
+
+/** @param {Phone} phone @param {import('./companion.js').Companion} companion @param {Buffer} advSecret @param {string} [tamper] */
+function deviceIdentity(phone, companion, advSecret, tamper) {
+  const account = tamper === 'account_signature' ? makeSigningKey() : phone.owner.device().identity
+  const details = proto.ADVDeviceIdentity.encode({ rawId: phone.pairings, timestamp: Math.floor(Date.now() / 1000), keyIndex: companion.generation }).finish()
+  const signed = Buffer.concat([ACCOUNT_SIGNATURE_PREFIX, details, companion.identity])
+  const identity = proto.ADVSignedDeviceIdentity.encode({
+    details, accountSignatureKey: phone.owner.device().identity.public, accountSignature: account.sign(signed)
+  }).finish()
+  const hmac = createHmac('sha256', tamper === 'hmac' ? randomBytes(32) : advSecret).update(identity).digest()
+  return proto.ADVSignedDeviceIdentityHMAC.encode({ details: identity, hmac }).finish()
+}
+
+/** The client has counter-signed: it is linked, and must log in. @param {Connection} connection */
+export function completePairing(connection) {
+  const { phone, candidate } = connection
+  if (!candidate?.jid) return
+  phone.companion = candidate
+  phone.queue.clear()
+  phone.log.add('paired', { connection: connection.number, jid: candidate.jid, lid: candidate.lid })
+  connection.streamError(node('restart', {}), { code: '515' })
+}
+
+// --- by code ---------------------------------------------------------------------------------------------
+
+/** The client's half of a pairing by code. @param {Connection} connection @param {import('./stanza.js').Node} request - link_code_companion_reg, companion_hello */
+export function rememberCodeRequest(connection, request) {
+  connection.codeRequest = {
+    phone: request.attrs.jid?.split('@')[0] ?? '',
+    wrapped: bytesOf(child(request, 'link_code_pairing_wrapped_companion_ephemeral_pub')),
+    ref: randomBytes(16), shared: Buffer.alloc(0), bundle: Buffer.alloc(0)
+  }
+  connection.phone.log.add('code_requested', { connection: connection.number, phone: connection.codeRequest.phone })
+  return connection.codeRequest.ref
+}
+
+/**
+ * The user types the code that the client shows.
+ * @param {Phone} phone @param {{code?: string, timeout_ms?: number}} request
+ */
+export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
+  const connection = [...phone.connections].find((one) => one.codeRequest)
+  const request = connection?.codeRequest
+  if (!connection || !request) throw new ControlError(409, 'no client has asked for a code')
+  if (request.phone !== phone.owner.phone) throw new ControlError(400, `the code is for ${request.phone}, this phone is ${phone.owner.phone}`)
+  const clientKey = ctr(createDecipheriv, codeKey(code, request.wrapped.subarray(0, 32)), request.wrapped.subarray(32, 48), request.wrapped.subarray(48))
+  const ephemeral = Curve.generateKeyPair()
+  request.shared = Buffer.from(Curve.sharedKey(ephemeral.private, clientKey))
+  const [salt, iv] = [randomBytes(32), randomBytes(16)]
+  const wrapped = Buffer.concat([salt, iv, ctr(createCipheriv, codeKey(code, salt), iv, ephemeral.public)])
+  connection.send(node('notification', { from: SERVER, type: 'link_code_companion_reg', id: randomBytes(8).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, [
+    node('link_code_companion_reg', { stage: 'primary_hello' }, [
+      node('link_code_pairing_wrapped_primary_ephemeral_pub', {}, wrapped),
+      node('primary_identity_pub', {}, phone.owner.device().identity.public),
+      node('link_code_pairing_ref', {}, request.ref)
+    ])
+  ]))
+  if (!(await phone.until(() => request.bundle.length > 0, timeout_ms))) throw new ControlError(504, 'the client did not finish')
+  return link(phone, connection, openBundle(phone, connection), timeout_ms)
+}
+
+/** @param {string} code @param {Uint8Array} salt */
+const codeKey = (code, salt) => pbkdf2Sync(code, salt, CODE_ITERATIONS, 32, 'sha256')
+
+/** @param {typeof createCipheriv | typeof createDecipheriv} make @param {Uint8Array} key @param {Uint8Array} iv @param {Uint8Array} data */
+function ctr(make, key, iv, data) {
+  const cipher = make('aes-256-ctr', key, iv)
+  return Buffer.concat([cipher.update(data), cipher.final()])
+}
+
+/** The client has sent its sealed key bundle. @param {Connection} connection @param {import('./stanza.js').Node} request */
+export function rememberBundle({ phone, codeRequest }, request) {
+  if (codeRequest) codeRequest.bundle = bytesOf(child(request, 'link_code_pairing_wrapped_key_bundle'))
+  phone.changes.emit('change')
+}
+
+/** @param {Phone} phone @param {Connection} connection @returns {Buffer} the secret that both sides now share */
+function openBundle(phone, { codeRequest, candidate }) {
+  if (!codeRequest || !candidate) throw new ControlError(409, 'the client has gone')
+  const { bundle, shared } = codeRequest
+  const key = Buffer.from(hkdfSync('sha256', shared, bundle.subarray(0, 32), 'link_code_pairing_key_bundle_encryption_key', 32))
+  const sealed = bundle.subarray(44)
+  const decipher = createDecipheriv('aes-256-gcm', key, bundle.subarray(32, 44)).setAuthTag(sealed.subarray(-16))
+  const plain = Buffer.concat([decipher.update(sealed.subarray(0, -16)), decipher.final()])
+  const [identity, random] = [plain.subarray(0, 32), plain.subarray(64, 96)]
+  if (!identity.equals(candidate.identity)) throw new ControlError(400, 'the bundle names another identity')
+  const secret = Buffer.concat([shared, Curve.sharedKey(phone.owner.device().identity.private, identity), random])
+  return Buffer.from(hkdfSync('sha256', secret, Buffer.alloc(0), 'adv_secret', 32))
+}

@@ -1,0 +1,194 @@
+/**
+ * From a request to a stanza: who writes, to whom, what is inside, how it is encrypted, and whether it goes out now or waits.
+ *
+ * Everything runs under `phone.inOrder`: a sender's iterations leave in the order in which they were made, faults apart.
+ */
+import { randomBytes } from 'node:crypto'
+import { proto } from 'baileys'
+import { padMessage, spoil } from './device.js'
+import { ControlError } from './errors.js'
+import { nowMs } from './journal.js'
+import { makeContent } from './content.js'
+import { sentKey } from './phone.js'
+import { node, SERVER } from './stanza.js'
+
+/** @typedef {import('./phone.js').Phone} Phone */
+/** @typedef {import('./stanza.js').Node} Node */
+/** @typedef {import('./device.js').Device} Device */
+/** @typedef {{duplicate?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean}} MessageFault */
+
+/**
+ * @typedef {object} SentMessage
+ * @property {string} id
+ * @property {string} chat - the stanza's `from`
+ * @property {string | undefined} participant - the stanza's
+ * @property {string | null} group
+ * @property {Device} device
+ * @property {import('./people.js').Person} person
+ * @property {proto.IMessage} message - as encrypted
+ * @property {proto.IMessage} inner - without the wrapping for the owner's own devices
+ * @property {Record<string, string | undefined>} attrs - of the stanza
+ * @property {string | undefined} mediatype
+ * @property {MessageFault} fault
+ * @property {import('./content.js').Blob | null} blob
+ */
+
+const LOW_PREKEYS = 5 // below this the server tells the client
+/** @type {WeakMap<Phone, Map<string, Node[]>>} stanzas that wait for the sender's next one, or for a release, by chat+sender or id */
+const heldBack = new WeakMap()
+
+/** @param {Phone} phone */
+function held(phone) {
+  let map = heldBack.get(phone)
+  if (!map) heldBack.set(phone, (map = new Map()))
+  return map
+}
+
+/** @param {Phone} phone @param {Record<string, any>} request - as documented under `/send` */
+export function send(phone, request) {
+  return phone.inOrder(async () => {
+    if (!phone.companion?.jid) throw new ControlError(409, 'no device is linked yet')
+    const message = prepare(phone, request)
+    phone.remember(message)
+    const stanza = await encrypt(phone, message)
+    phone.messagesSent++
+    const { fault, person, participant, attrs } = message
+    const order = `${message.chat}|${message.participant}`
+    const waiting = held(phone)
+    if (fault.hold) waiting.set(message.id, [stanza])
+    else if (fault.out_of_order) waiting.set(order, [...(waiting.get(order) ?? []), stanza])
+    else {
+      const late = waiting.get(order) ?? []
+      waiting.delete(order)
+      for (const one of [stanza, ...(fault.duplicate ? [stanza] : []), ...late]) enqueue(phone, one)
+    }
+    return {
+      id: message.id, sender: person.jid('lid'), participant: participant ?? null, participant_pn: person.jid('pn'), chat: message.group ?? attrs.recipient ?? message.chat,
+      t: Number(attrs.t), sent_at_ms: nowMs(), queued: !phone.live, ...(message.blob ? { media: describeBlob(message.blob) } : {})
+    }
+  })
+}
+
+/** Lets messages go that were sent with `hold`. @param {Phone} phone @param {{ids?: string[]}} request */
+export function release(phone, { ids = [] }) {
+  return phone.inOrder(async () => {
+    for (const id of ids) {
+      for (const stanza of held(phone).get(id) ?? []) enqueue(phone, stanza)
+      held(phone).delete(id)
+    }
+    return { released: ids.length }
+  })
+}
+
+/** @param {import('./content.js').Blob} blob */
+function describeBlob({ directPath, fileSha256, fileEncSha256, fileLength }) {
+  return { direct_path: directPath, path: directPath.split('?')[0], sha256: fileSha256.toString('hex'), enc_sha256: fileEncSha256.toString('hex'), file_length: fileLength }
+}
+
+/** Keeps a stanza for the client, and writes it if the client is there. @param {Phone} phone @param {Node} stanza */
+export function enqueue(phone, stanza) {
+  if (!phone.companion?.jid) return
+  const entry = phone.queue.add(stanza)
+  if (!phone.live) return
+  entry.sent = true
+  phone.online?.send(stanza)
+}
+
+/** @param {Phone} phone @param {Record<string, any>} request @returns {SentMessage} */
+function prepare(phone, request) {
+  const person = phone.people.get(request.from)
+  const group = String(request.to).endsWith('@g.us') ? phone.group(request.to) : null
+  const { inner, mediatype, type, blob } = makeContent(phone, request)
+  const mode = group?.mode ?? (request.addressing === 'pn' ? 'pn' : 'lid')
+  const other = mode === 'lid' ? 'pn' : 'lid'
+  const alt = request.omit_alt ? undefined : person.jid(other)
+  const device = Number(request.device ?? 0)
+  const own = person.jid(mode, device)
+  const common = {
+    id: request.id ?? `3EB0${randomBytes(9).toString('hex').toUpperCase()}`, t: String(request.t ?? Math.floor(Date.now() / 1000)), type,
+    notify: request.push_name ?? person.name
+  }
+  /** @type {Record<string, string | undefined>} */
+  let attrs
+  let message = inner
+  if (group) attrs = { ...common, from: group.id, participant: own, [`participant_${other}`]: alt, addressing_mode: mode }
+  else if (person !== phone.owner) attrs = { ...common, from: own, [`sender_${other}`]: alt }
+  else {
+    const to = phone.people.get(request.to)
+    attrs = { ...common, from: own, recipient: to.jid(mode), [`peer_recipient_${other}`]: request.omit_alt ? undefined : to.jid(other) }
+    message = { deviceSentMessage: { destinationJid: to.jid(mode), message: inner }, messageContextInfo: inner.messageContextInfo }
+  }
+  return {
+    id: common.id, chat: String(attrs.from), participant: attrs.participant, group: group?.id ?? null, device: person.device(device), person,
+    message, inner, attrs: { ...attrs, ...request.attrs }, mediatype, fault: { ...request.fault }, blob
+  }
+}
+
+/** @param {Phone} phone @param {SentMessage} message @returns {Promise<Node>} */
+async function encrypt(phone, message) {
+  const { group, device, fault, mediatype } = message
+  const damaged = { corrupt: fault.corrupt, tamper: fault.tamper_signature }
+  if (fault.unavailable) return node('message', message.attrs, [node('unavailable', { type: 'unknown' })])
+  if (!group) {
+    const { type, ciphertext } = await encryptPairwise(phone, device, message.message)
+    return node('message', message.attrs, [node('enc', { v: '2', type, mediatype }, fault.corrupt ? spoil(type, ciphertext) : ciphertext)])
+  }
+  const generation = phone.companion?.generation ?? 0
+  const key = fault.no_skdm ? device.rotateSenderKey(group) : device.senderKey(group)
+  const parts = []
+  if (key.sharedWith !== generation && !fault.no_skdm) {
+    const { type, ciphertext } = await encryptPairwise(phone, device, distribution(message))
+    parts.push(node('enc', { v: '2', type }, ciphertext))
+    key.sharedWith = generation
+  }
+  parts.push(node('enc', { v: '2', type: 'skmsg', mediatype }, key.encrypt(padMessage(message.message), damaged)))
+  return node('message', message.attrs, parts)
+}
+
+/** The sender's key for the group, as a message to one device. @param {SentMessage} message @returns {proto.IMessage} */
+export function distribution({ group, device }) {
+  const axolotlSenderKeyDistributionMessage = device.senderKey(group ?? '').distribution()
+  return { senderKeyDistributionMessage: { groupId: group, axolotlSenderKeyDistributionMessage } }
+}
+
+/**
+ * @param {Phone} phone @param {Device} device @param {proto.IMessage} message
+ * @param {import('./device.js').Bundle} [bundle] - start a new session with these keys
+ */
+export async function encryptPairwise(phone, device, message, bundle) {
+  const { companion } = phone
+  if (!companion) throw new ControlError(409, 'no device is linked')
+  if (bundle || !device.hasSession(companion.generation)) {
+    await device.startSession(companion.generation, bundle ?? companion.takeBundle())
+    if (companion.preKeys.size === LOW_PREKEYS - 1) tellLowPreKeys(phone)
+  }
+  return device.encrypt(companion.generation, padMessage(message))
+}
+
+/** @param {Phone} phone */
+function tellLowPreKeys(phone) {
+  const count = String(phone.companion?.preKeys.size ?? 0)
+  phone.log.add('prekeys_low', { count })
+  enqueue(phone, node('notification', { from: SERVER, type: 'encrypt', id: randomBytes(6).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, [node('count', { value: count })]))
+}
+
+/**
+ * A message of the owner's phone to the linked device itself.
+ * @param {Phone} phone @param {proto.IMessage} message
+ * @param {{queued?: boolean}} [options] - whether it is kept until receipted
+ */
+export function sendPeer(phone, message, { queued = true } = {}) {
+  return phone.inOrder(async () => {
+    const { owner } = phone
+    const { type, ciphertext } = await encryptPairwise(phone, owner.device(), message)
+    const id = randomBytes(8).toString('hex').toUpperCase()
+    const attrs = { from: owner.jid('lid'), id, t: String(Math.floor(Date.now() / 1000)), type: 'text', category: 'peer', push_priority: 'high' }
+    const stanza = node('message', attrs, [node('enc', { v: '2', type }, ciphertext)])
+    if (queued) enqueue(phone, stanza)
+    else if (phone.live) phone.online?.send(stanza)
+    return { id }
+  })
+}
+
+/** The earlier message that a receipt names. @param {Phone} phone @param {string} chat @param {string | undefined} participant @param {string} id */
+export const findSent = (phone, chat, participant, id) => phone.sent.get(sentKey(chat, participant, id))
