@@ -1,0 +1,101 @@
+"""A file's ciphertext, opened piece by piece and proven at the end.
+
+Holds one piece and a few bytes more, however large the file is. What `update` returns is unproven: nobody may use it
+before `finish` has returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import CBC
+
+from worker.errors import MediaCorrupt
+from worker.media.keys import MediaKeys
+
+MAC_BYTES = 10  # WhatsApp cuts HMAC-SHA256 to ten bytes
+BLOCK_BYTES = 16
+MAX_OVERHEAD_BYTES = MAC_BYTES + BLOCK_BYTES  # how much longer than the file its blob may be
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claims:
+    """What the message says of its file; None: it does not say, and the MAC alone proves it. Hashes are hex."""
+
+    sha256: str | None = None
+    enc_sha256: str | None = None
+    length: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """What the file was found to be."""
+
+    sha256: str
+    enc_sha256: str
+    length: int
+
+
+class Opener:
+    """Decrypts one blob: `update` with each piece, then `finish` once."""
+
+    def __init__(self, keys: MediaKeys, claims: Claims) -> None:
+        self._claims = claims
+        self._decryptor = Cipher(AES256(keys.cipher_key), CBC(keys.iv)).decryptor()
+        self._mac = hmac.new(keys.mac_key, keys.iv, hashlib.sha256)
+        self._blob_hash = hashlib.sha256()
+        self._plain_hash = hashlib.sha256()
+        self._length = 0
+        self._cipher_bytes = 0
+        self._tail = b""  # the last bytes seen: they may be the MAC
+        self._last = b""  # the last block decrypted: it may hold padding
+
+    def update(self, piece: bytes) -> bytes:
+        """The plaintext that is certain to be no padding. Unproven."""
+        self._blob_hash.update(piece)
+        held = self._tail + piece
+        ciphertext, self._tail = held[:-MAC_BYTES], held[-MAC_BYTES:]
+        self._mac.update(ciphertext)
+        self._cipher_bytes += len(ciphertext)
+        plain = self._last + self._decryptor.update(ciphertext)
+        keep = len(plain) - BLOCK_BYTES if len(plain) > BLOCK_BYTES else 0
+        self._last = plain[keep:]
+        return self._emit(plain[:keep])
+
+    def finish(self) -> tuple[bytes, Proof]:
+        """The rest of the plaintext, and the proof that all of it is the file that the message means.
+
+        Raises:
+            MediaCorrupt: MAC, hash, length or padding is wrong, or the blob is too short to be one.
+        """
+        if len(self._tail) < MAC_BYTES or not self._cipher_bytes or self._cipher_bytes % BLOCK_BYTES:
+            raise MediaCorrupt("not a whole number of cipher blocks and a MAC")
+        enc_sha256 = self._blob_hash.hexdigest()
+        if self._claims.enc_sha256 not in (None, enc_sha256):
+            raise MediaCorrupt("the ciphertext's hash is not the message's")
+        if not hmac.compare_digest(self._mac.digest()[:MAC_BYTES], self._tail):
+            raise MediaCorrupt("the MAC is wrong")
+        rest = self._emit(_unpadded(self._last))
+        if self._claims.length not in (None, self._length):
+            raise MediaCorrupt("the length is not the message's")
+        sha256 = self._plain_hash.hexdigest()
+        if self._claims.sha256 not in (None, sha256):
+            raise MediaCorrupt("the file's hash is not the message's")
+        return rest, Proof(sha256=sha256, enc_sha256=enc_sha256, length=self._length)
+
+    def _emit(self, plain: bytes) -> bytes:
+        self._plain_hash.update(plain)
+        self._length += len(plain)
+        return plain
+
+
+def _unpadded(block: bytes) -> bytes:
+    """PKCS7, checked byte by byte; it is behind the MAC, so that a wrong one says nothing to a sender."""
+    count = block[-1]
+    if not 1 <= count <= BLOCK_BYTES or block[-count:] != bytes([count]) * count:
+        raise MediaCorrupt("the padding is wrong")
+    return block[:-count]

@@ -1,0 +1,196 @@
+"""One file from WhatsApp's servers into a nameless temporary file, decrypted and proven on the way.
+
+The address comes from a stranger: it is fetched only from the hosts below, over TLS, without redirects, proxies or
+cookies, with a cap on the bytes that really come and a deadline for the whole.
+
+The object's path is its hash, which is known only after the last byte. So the plaintext is spooled: each piece of the
+response (64 KiB at most) is decrypted and written to the temporary file before the next is read, and the upload reads
+it from there in pieces again. A transfer holds two or three pieces in memory, never the file; the file on disk has no
+name, so a crash leaves nothing of it behind.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import anyio
+import httpx
+
+from worker.errors import MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
+from worker.media.decrypt import MAX_OVERHEAD_BYTES, Claims, Opener, Proof
+from worker.media.keys import MediaKeys
+
+DEFAULT_HOST = "mmg.whatsapp.net"  # serves every directPath
+ALLOWED_SUFFIX = ".whatsapp.net"
+EXPIRED = frozenset({403, 404, 410})  # FACTS §6
+HEAD_BYTES = 4096  # what the type is told by; signatures lie in the first few hundred
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Seconds and bytes of one transfer."""
+
+    max_bytes: int
+    connect_s: float = 10.0
+    read_s: float = 20.0  # between two pieces
+    total_s: float = 180.0  # 25 MB at 150 kB/s; an endless slow body ends here
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """Where files may come from: WhatsApp's hosts, or just one other origin (WA_MEDIA_ORIGIN, for a local server)."""
+
+    origin: str | None = None
+    ca: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """A proven file. `content` is a path to the open, nameless file: good until the `with` block of `fetch` ends."""
+
+    proof: Proof
+    head: bytes
+    content: Path
+
+
+def media_address(direct_path: str | None, url: str | None, origin: str | None = None) -> httpx.URL:
+    """The address to fetch: the directPath on WhatsApp's host, else the sender's url if it is on one of those hosts.
+
+    Raises:
+        MediaRefused: there is no address, or it is not one that we fetch from.
+    """
+    base = origin or f"https://{DEFAULT_HOST}"
+    if direct_path:
+        if not direct_path.startswith("/"):
+            raise MediaRefused("the path of the file does not start at the root")
+        return _allowed(base + direct_path, origin)
+    if url:
+        return _allowed(url, origin)
+    raise MediaRefused("the message names no address")
+
+
+def _allowed(text: str, origin: str | None) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        raise MediaRefused("the address cannot be read") from None
+    if url.userinfo:
+        raise MediaRefused("the address holds a user name")
+    if origin is not None:
+        ours = httpx.URL(origin)
+        if (url.scheme, url.host, url.port) != (ours.scheme, ours.host, ours.port):
+            raise MediaRefused("the address is not on WA_MEDIA_ORIGIN")
+        return url
+    if url.scheme != "https" or url.port is not None:
+        raise MediaRefused("the address is not plain https")
+    if not url.host.endswith(ALLOWED_SUFFIX) or url.host == ALLOWED_SUFFIX:
+        raise MediaRefused("the host is not WhatsApp's")
+    return url
+
+
+class Downloader:
+    """Fetches files; shared by all transfers. Make it with `open_downloader`."""
+
+    def __init__(self, client: httpx.AsyncClient, source: Source, limits: Limits) -> None:
+        self._client = client
+        self._source = source
+        self._limits = limits
+
+    @asynccontextmanager
+    async def fetch(
+        self, direct_path: str | None, url: str | None, keys: MediaKeys, claims: Claims
+    ) -> AsyncIterator[Fetched]:
+        """The file, open as long as the block lasts.
+
+        Raises:
+            MediaRefused: its address is not one that we fetch from, or it redirects.
+            MediaExpired: WhatsApp no longer has it.
+            MediaTooLarge: more bytes came than the limit allows, or were announced.
+            MediaUnavailable: network or server trouble, or not in time.
+            MediaCorrupt: what came is not what the message means.
+        """
+        address = media_address(direct_path, url, self._source.origin)
+        if claims.length is not None and claims.length > self._limits.max_bytes:
+            raise MediaTooLarge(f"{claims.length} bytes are announced, {self._limits.max_bytes} are allowed")
+        with tempfile.TemporaryFile(prefix="wa-media-") as spool:
+            with _translated(self._limits.total_s):
+                with anyio.fail_after(self._limits.total_s):
+                    proof = await self._transfer(address, Opener(keys, claims), spool)
+            if proof.length > self._limits.max_bytes:
+                raise MediaTooLarge(f"{proof.length} bytes, {self._limits.max_bytes} are allowed")
+            spool.flush()
+            spool.seek(0)
+            head = spool.read(HEAD_BYTES)
+            spool.seek(0)
+            yield Fetched(proof=proof, head=head, content=Path(f"/dev/fd/{spool.fileno()}"))
+
+    async def _transfer(self, address: httpx.URL, opener: Opener, spool: IO[bytes]) -> Proof:
+        cap = self._limits.max_bytes + MAX_OVERHEAD_BYTES
+        async with self._client.stream("GET", address, headers={"accept-encoding": "identity"}) as response:
+            _check_peer(response, self._source)
+            _check_answer(response, cap)
+            came = 0
+            async for piece in response.aiter_raw():
+                came += len(piece)
+                if came > cap:
+                    raise MediaTooLarge(f"more than {self._limits.max_bytes} bytes came")
+                spool.write(opener.update(piece))
+        rest, proof = opener.finish()
+        spool.write(rest)
+        return proof
+
+
+@asynccontextmanager
+async def open_downloader(source: Source, limits: Limits) -> AsyncIterator[Downloader]:
+    """A downloader with connections of its own, none of the environment's proxies or credentials."""
+    context = ssl.create_default_context(cafile=str(source.ca) if source.ca else None)
+    timeout = httpx.Timeout(limits.read_s, connect=limits.connect_s)
+    async with httpx.AsyncClient(
+        verify=context, timeout=timeout, follow_redirects=False, trust_env=False, http2=False
+    ) as client:
+        yield Downloader(client, source, limits)
+
+
+def _check_peer(response: httpx.Response, source: Source) -> None:
+    """WhatsApp's names must not lead into a private network, whatever the resolver says. The body is not read yet."""
+    if source.origin is not None:
+        return
+    stream = response.extensions.get("network_stream")
+    peer = stream.get_extra_info("server_addr") if stream is not None else None
+    if peer is None or not ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_global:
+        raise MediaRefused("the host's address is not a public one")
+
+
+def _check_answer(response: httpx.Response, cap: int) -> None:
+    status = response.status_code
+    if status in EXPIRED:
+        raise MediaExpired(f"HTTP {status}")
+    if 300 <= status < 400:
+        raise MediaRefused(f"HTTP {status}: redirects are not followed")
+    if status != 200:
+        raise MediaUnavailable(f"HTTP {status}")
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise MediaRefused("the answer is compressed")
+    announced = response.headers.get("content-length", "")
+    if announced.isdigit() and len(announced) < 20 and int(announced) > cap:
+        raise MediaTooLarge(f"{announced} bytes are announced")
+
+
+@contextmanager
+def _translated(total_s: float) -> Iterator[None]:
+    """The library's errors as ours. Their texts may hold addresses, so only the type's name is kept, and no cause."""
+    try:
+        yield
+    except TimeoutError:
+        raise MediaUnavailable(f"not finished within {total_s:g} s") from None
+    except httpx.HTTPError as error:
+        raise MediaUnavailable(type(error).__name__) from None
+    except httpx.InvalidURL:
+        raise MediaRefused("the address cannot be read") from None

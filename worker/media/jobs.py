@@ -1,0 +1,303 @@
+"""The media jobs: claimed from the database, done a few at a time, each ended for good or given back.
+
+Owns the order of one transfer (known before? download, type, upload, link) and that nothing is left half claimed: the
+object is in the bucket before its row exists, the upload replaces what a crash left, a lost lease ends the transfer.
+What an error means is `steps.next_step`'s decision. Any number of processes may run this on the same database.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import anyio
+from loguru import logger
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+
+from worker.errors import (
+    BridgeError,
+    MediaCorrupt,
+    MediaExpired,
+    MediaRefused,
+    MediaUnavailable,
+    SettingsError,
+    StoreRefused,
+    StoreUnavailable,
+)
+from worker.media.download import Downloader, Fetched
+from worker.media.paths import storage_path
+from worker.media.remote import Json, RemoteFile, make_descriptor, parse_remote
+from worker.media.sniff import may_be_stored, sniff
+from worker.media.steps import Abandon, Answer, AskPhone, Later, LetGo, next_step
+from worker.store.rows import Claim, MediaFile, MediaJob, MediaLinked
+
+QUICK_RETRY_SECONDS = (0.5, 1.0)  # contract §7, Retries
+REFRESH_SECONDS = 60.0  # Baileys waits for the phone without a limit (FACTS §6)
+LEASE_SECONDS = 60.0  # renewed at a third; a crashed worker's jobs are free again after this
+POLL_SECONDS = 5.0  # when nobody calls `notify`: jobs of other processes
+GIVE_BACK_SECONDS = 2.0  # at a stop, to tell the database that a claimed job is free again
+
+T = TypeVar("T")
+
+# Asks the phone for a re-upload: (message key, content) → content with a new directPath.
+# Raises MediaExpired if the phone says no; MediaUnavailable or a BridgeError if it could not be asked.
+Refresh = Callable[[Json, Json], Awaitable[Json]]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class MediaBucket(Protocol):
+    """The part of the bucket that is used here."""
+
+    async def upload(self, path: str, content: bytes | Path, mime: str) -> None: ...
+
+
+class MediaStore(Protocol):
+    """The part of `worker.store.store.Store` that is used here."""
+
+    @property
+    def bucket(self) -> MediaBucket: ...
+
+    async def media_claim(self, owner: str, limit: int, lease_seconds: float, session: str | None = None) -> Claim: ...
+
+    async def media_renew(self, job_id: int, owner: str, lease_seconds: float) -> None: ...
+
+    async def media_known(self, file_enc_sha256: str, media_key_sha256: str) -> MediaFile | None: ...
+
+    async def media_done(self, job_id: int, owner: str, file: MediaFile) -> MediaLinked: ...
+
+    async def media_retry(
+        self, job_id: int, owner: str, error: str, delay_seconds: float, descriptor: Json | None = None
+    ) -> None: ...
+
+    async def media_abandon(self, job_id: int, owner: str, status: str, code: str, error: str) -> None: ...
+
+    async def audit(self, session: str, event: str, payload: Json | None = None) -> None: ...
+
+
+@dataclass(slots=True)
+class MediaCounts:
+    """Since the start of the process, for /metrics. `forwarded`: linked without a download."""
+
+    running: int = 0
+    stored: int = 0
+    reused: int = 0
+    forwarded: int = 0
+    bytes: int = 0
+    postponed: int = 0
+    abandoned: int = 0
+
+
+class MediaRunner:
+    """Works on the jobs of one session (or of all: `session` None) until it is cancelled."""
+
+    def __init__(
+        self,
+        store: MediaStore,
+        downloader: Downloader,
+        *,
+        owner: str,
+        concurrency: int,
+        refresh: Refresh | None = None,
+        session: str | None = None,
+        lease_seconds: float = LEASE_SECONDS,
+        sleep: Sleep = anyio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.counts = MediaCounts()
+        self._store = store
+        self._downloader = downloader
+        self._owner = owner
+        self._concurrency = concurrency
+        self._refresh = refresh
+        self._session = session
+        self._lease_seconds = lease_seconds
+        self._sleep = sleep
+        self._jitter = jitter
+        self._woken = anyio.Event()
+
+    def notify(self) -> None:
+        """There may be a new job: look now instead of at the next poll."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Claim and work, for ever.
+
+        Raises:
+            SettingsError: the database refuses the key.
+        """
+        async with anyio.create_task_group() as transfers:
+            while True:
+                self._woken = anyio.Event()
+                free = self._concurrency - self.counts.running
+                pause = POLL_SECONDS
+                if free > 0:
+                    claim = await self._claim(free)
+                    for job in claim.jobs:
+                        self.counts.running += 1
+                        transfers.start_soon(self._tend, job)
+                    if claim.next_in_seconds is not None and len(claim.jobs) < free:
+                        pause = min(pause, max(claim.next_in_seconds, 0.05))
+                with anyio.move_on_after(pause):
+                    await self._woken.wait()
+
+    async def _claim(self, limit: int) -> Claim:
+        try:
+            return await self._store.media_claim(self._owner, limit, self._lease_seconds, self._session)
+        except (StoreUnavailable, StoreRefused) as error:
+            logger.warning("no media jobs could be claimed: {}", error)
+            return Claim(jobs=(), next_in_seconds=None)
+
+    async def _tend(self, job: MediaJob) -> None:
+        """One job, while its lease is kept."""
+        try:
+            async with anyio.create_task_group() as tending:
+                tending.start_soon(self._keep_lease, job, tending.cancel_scope)
+                await self.work(job)
+                tending.cancel_scope.cancel()
+        finally:
+            self.counts.running -= 1
+            self.notify()
+
+    async def _keep_lease(self, job: MediaJob, scope: anyio.CancelScope) -> None:
+        while True:
+            await anyio.sleep(self._lease_seconds / 3)
+            try:
+                await self._store.media_renew(job.id, self._owner, self._lease_seconds)
+            except StoreUnavailable:
+                continue  # the lease has two more thirds; if it ends, another worker does the same work again
+            except StoreRefused:
+                logger.warning("media job {} went to another worker", job.id)
+                scope.cancel()
+
+    async def work(self, job: MediaJob) -> None:
+        """One attempt at one job, to whatever end. Given back at once if it is cancelled."""
+        file: RemoteFile | None = None
+        answer: Answer | None = None
+        try:
+            file = parse_remote(job.descriptor)
+            while True:
+                try:
+                    await self._transfer(job, file)
+                    return
+                except MediaExpired as error:
+                    if not isinstance(next_step(error, job.attempts, answer, 0.0), AskPhone):
+                        raise
+                    answer, file = await self._ask_phone(job, file)
+                    if answer != "renewed":
+                        raise
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(GIVE_BACK_SECONDS, shield=True):
+                await self._settle(self._store.media_retry(job.id, self._owner, "stopped", 0.0))
+            raise
+        except SettingsError:
+            raise
+        except Exception as error:
+            await self._settle(self._conclude(job, file, answer, error))
+
+    async def _transfer(self, job: MediaJob, file: RemoteFile) -> None:
+        known = await self._known(file)
+        if known is not None:
+            await self._once_more(lambda: self._store.media_done(job.id, self._owner, known))
+            self.counts.forwarded += 1
+            return
+        async with AsyncExitStack() as stack:
+            fetched = await self._once_more(
+                lambda: stack.enter_async_context(
+                    self._downloader.fetch(file.direct_path, file.url, file.keys, file.claims)
+                )
+            )
+            stored = _media_file(file, fetched)
+            await self._once_more(lambda: self._store.bucket.upload(stored.storage_path, fetched.content, stored.mime))
+        linked = await self._once_more(lambda: self._store.media_done(job.id, self._owner, stored))
+        self.counts.stored += 1
+        self.counts.reused += linked.reused
+        self.counts.bytes += stored.bytes
+
+    async def _known(self, file: RemoteFile) -> MediaFile | None:
+        """What a forward was found to be when it was verified before: same ciphertext, same key (FACTS §6)."""
+        if file.file_enc_sha256 is None:
+            return None
+        enc_sha256, key_sha256 = file.file_enc_sha256, file.media_key_sha256
+        return await self._once_more(lambda: self._store.media_known(enc_sha256, key_sha256))
+
+    async def _ask_phone(self, job: MediaJob, file: RemoteFile) -> tuple[Answer, RemoteFile]:
+        if self._refresh is None:
+            return "unanswered", file
+        try:
+            with anyio.fail_after(REFRESH_SECONDS):
+                return "renewed", file.renewed(await self._refresh(file.key, file.as_message()))
+        except (MediaExpired, MediaRefused):
+            return "refused", file
+        except (TimeoutError, MediaUnavailable, BridgeError) as error:
+            logger.info("media job {}: the phone was not reached: {}", job.id, type(error).__name__)
+            return "unanswered", file
+
+    async def _conclude(self, job: MediaJob, file: RemoteFile | None, answer: Answer | None, error: Exception) -> None:
+        step = next_step(error, job.attempts, answer, self._jitter())
+        text = str(error) if _is_ours(error) else type(error).__name__  # a library's text may hold an address
+        match step:
+            case Abandon():
+                await self._store.media_abandon(job.id, self._owner, step.status, step.code, text)
+                self.counts.abandoned += 1
+                logger.warning("media job {} abandoned: {} {}", job.id, step.code, text)
+            case Later():
+                renewed = make_descriptor(file) if file is not None and answer == "renewed" else None
+                await self._store.media_retry(job.id, self._owner, f"{step.code}: {text}", step.seconds, renewed)
+                self.counts.postponed += 1
+                if job.attempts == 1:  # the contract wants an entry when the quick retry did not help
+                    await self._store.audit(job.session_id, "error", _entry(job, step, text))
+            case LetGo() | AskPhone():
+                logger.info("media job {} is no longer ours", job.id)
+
+    async def _settle(self, writing: Awaitable[None]) -> None:
+        """Write an outcome. If that fails too, the lease ends by itself and the job is tried again."""
+        try:
+            await writing
+        except (StoreUnavailable, StoreRefused) as error:
+            logger.warning("the outcome of a media job could not be written: {}", error)
+
+    async def _once_more(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The contract's quick retry: what may pass is tried a second time, after 500 to 1000 ms."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((MediaUnavailable, MediaCorrupt, StoreUnavailable)),
+            wait=wait_random(*QUICK_RETRY_SECONDS),
+            stop=stop_after_attempt(2),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return await retrying(call)
+
+
+def _media_file(file: RemoteFile, fetched: Fetched) -> MediaFile:
+    """What is stored of a proven file. Type and hash are its own, dimensions and duration the sender's word.
+
+    Raises:
+        MediaRefused: the contract does not let in a file of this type and size.
+    """
+    sniffed = sniff(fetched.head, file.mime)
+    if not may_be_stored(sniffed.mime, fetched.proof.length):
+        raise MediaRefused(f"a file of unknown type with {fetched.proof.length} bytes")
+    return MediaFile(
+        sha256=fetched.proof.sha256,
+        mime=sniffed.mime,
+        bytes=fetched.proof.length,
+        storage_path=storage_path(fetched.proof.sha256, sniffed.extension),
+        width=file.width,
+        height=file.height,
+        duration_s=file.duration_s,
+        file_enc_sha256=fetched.proof.enc_sha256,
+        media_key_sha256=file.media_key_sha256,
+    )
+
+
+def _is_ours(error: Exception) -> bool:
+    return type(error).__module__ == MediaRefused.__module__
+
+
+def _entry(job: MediaJob, step: Later, text: str) -> Json:
+    ctx = {"wa_msg_id": job.wa_msg_id, "chat_id": job.chat_id, "next_attempt_in_s": round(step.seconds)}
+    return {"code": step.code, "msg": text, "ctx": ctx}

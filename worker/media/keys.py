@@ -1,0 +1,42 @@
+"""From a message's media key to the keys of its file (FACTS §6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+MEDIA_KEY_BYTES = 32
+EXPANDED_BYTES = 112  # iv 16, cipher key 32, MAC key 32, reference key 32 (for thumbnails: not ours)
+
+# HKDF's info per kind of file. A sticker is an image, a round video a video.
+INFO = {
+    "image": b"WhatsApp Image Keys",
+    "video": b"WhatsApp Video Keys",
+    "audio": b"WhatsApp Audio Keys",
+    "document": b"WhatsApp Document Keys",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaKeys:
+    """The three that a download needs; never shown."""
+
+    iv: bytes = field(repr=False)
+    cipher_key: bytes = field(repr=False)
+    mac_key: bytes = field(repr=False)
+
+
+def derive_keys(media_key: bytes, media_type: str) -> MediaKeys:
+    """HKDF-SHA256 without a salt.
+
+    Raises:
+        ValueError: the key has not 32 bytes, or the type is not one of `INFO`.
+    """
+    if len(media_key) != MEDIA_KEY_BYTES:
+        raise ValueError("a media key has 32 bytes")
+    if media_type not in INFO:
+        raise ValueError("no such type of media")
+    expanded = HKDF(algorithm=SHA256(), length=EXPANDED_BYTES, salt=None, info=INFO[media_type]).derive(media_key)
+    return MediaKeys(iv=expanded[:16], cipher_key=expanded[16:48], mac_key=expanded[48:80])

@@ -1,0 +1,106 @@
+"""What becomes of a media job after an attempt: the whole policy, pure.
+
+The contract's quick retry (500 to 1000 ms) has already been spent when these rules are asked. Beyond the contract, a job
+waits in the database and is tried again, until WhatsApp no longer has the file or the matter is hopeless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worker.errors import (
+    MediaCorrupt,
+    MediaExpired,
+    MediaRefused,
+    MediaTooLarge,
+    MediaUnavailable,
+    StoreRefused,
+    StoreUnavailable,
+)
+
+BACKOFF_FIRST_SECONDS = 30.0
+BACKOFF_MAX_SECONDS = 6 * 3600.0
+OUTAGE_ATTEMPTS = 80  # ten within nine hours, then one every six hours: 18 days, as long as WhatsApp keeps a file
+EXPIRED_ATTEMPTS = 20  # the phone may be off for a weekend: three days
+CORRUPT_ATTEMPTS = 3  # a cache on the way may have been at fault; the sender's lie stays one
+BROKEN_ATTEMPTS = 5  # a refusal by the database or a fault of ours: perhaps mended by the next release
+
+Status = Literal["expired", "too_large", "refused", "corrupt", "failed"]
+Answer = Literal["renewed", "refused", "unanswered"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskPhone:
+    """Ask for a re-upload, then try once more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Later:
+    """Another attempt after `seconds`."""
+
+    seconds: float
+    code: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Abandon:
+    """No further attempt: `messages.media_status` and the code of the audit entry."""
+
+    status: Status
+    code: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LetGo:
+    """The job is no longer ours: touch nothing."""
+
+
+Step = AskPhone | Later | Abandon | LetGo
+
+
+def next_step(error: BaseException, attempt: int, answer: Answer | None, jitter: float) -> Step:
+    """What to do after attempt number `attempt` (counted from 1) has failed with `error`.
+
+    `answer` is what came of asking the phone within this attempt; None: it was not asked. `jitter` is 0 to 1.
+    """
+    later = backoff_seconds(attempt, jitter)
+    match error:
+        case MediaTooLarge():
+            return Abandon(status="too_large", code="MEDIA_TOO_LARGE")
+        case MediaRefused():
+            return Abandon(status="refused", code="MEDIA_REFUSED")
+        case MediaExpired() if answer is None:
+            return AskPhone()
+        case MediaExpired() if answer == "refused" or attempt >= EXPIRED_ATTEMPTS:
+            return Abandon(status="expired", code="MEDIA_EXPIRED")
+        case MediaExpired():
+            return Later(seconds=later, code="MEDIA_EXPIRED")
+        case MediaCorrupt():
+            return _bounded(attempt, CORRUPT_ATTEMPTS, later, "corrupt", "MEDIA_CORRUPT")
+        case MediaUnavailable():
+            return _bounded(attempt, OUTAGE_ATTEMPTS, later, "failed", "MEDIA_UNAVAILABLE")
+        case StoreUnavailable():
+            return _bounded(attempt, OUTAGE_ATTEMPTS, later, "failed", "STORE_UNAVAILABLE")
+        case StoreRefused(code="stale_job"):
+            return LetGo()
+        case StoreRefused():
+            return _bounded(attempt, BROKEN_ATTEMPTS, later, "failed", "STORE_REFUSED")
+        case _:
+            return _bounded(attempt, BROKEN_ATTEMPTS, later, "failed", "MEDIA_INTERNAL")
+
+
+def backoff_seconds(attempt: int, jitter: float) -> float:
+    """Seconds until the attempt after number `attempt`: doubling from 30 s to 6 h, up to a quarter more by jitter.
+
+    Raises:
+        ValueError: if `attempt` is below 1.
+    """
+    if attempt < 1:
+        raise ValueError("attempts are counted from 1")
+    doublings = min(attempt - 1, 16)  # 2**16 * 30 s is far past the maximum; 2**80 would be a strange number to make
+    return min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0**doublings) * (1 + jitter / 4)
+
+
+def _bounded(attempt: int, most: int, later: float, status: Status, code: str) -> Step:
+    return Abandon(status=status, code=code) if attempt >= most else Later(seconds=later, code=code)
