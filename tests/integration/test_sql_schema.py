@@ -1,0 +1,116 @@
+"""The migrations, on both databases: they apply, and nobody but the service role gets anything."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import psycopg
+import pytest
+
+from worker.store import SCHEMA_VERSION, Store
+from worker.store.embedded import MIGRATIONS, Endpoint
+
+TABLES = {
+    "audit_log",
+    "decrypted_stanzas",
+    "groups",
+    "media",
+    "media_jobs",
+    "media_verified",
+    "messages",
+    "runtime_flags",
+    "wa_discards",
+    "wa_identities",
+    "wa_refused_stanzas",
+    "wa_session_keys",
+    "wa_sessions",
+}
+OURS = "pronamespace = 'public'::regnamespace"
+
+
+def test_migrations_are_named_as_the_supabase_cli_wants_them() -> None:
+    names = [path.name for path in MIGRATIONS.iterdir()]
+    assert all(re.fullmatch(r"\d{14}_[a-z_]+\.sql", name) for name in names)
+    assert len({name[:14] for name in names}) == len(names)
+
+
+def test_the_schema_version_is_that_of_the_newest_migration() -> None:
+    assert max(path.name for path in MIGRATIONS.iterdir()).startswith(SCHEMA_VERSION)
+
+
+def test_row_level_security_is_on_for_all_tables_and_has_no_policies(postgres: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        found = connection.execute(
+            "select relname, relrowsecurity from pg_class "
+            "where relkind in ('r', 'p') and relnamespace = 'public'::regnamespace"
+        ).fetchall()
+        policies = connection.execute("select count(*) from pg_policies").fetchone()
+    assert dict(found) == dict.fromkeys(TABLES, True)
+    assert policies == (0,)
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated", "public"])
+def test_nobody_else_can_execute_a_function(postgres: str, role: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        found = connection.execute(
+            f"select proname from pg_proc where {OURS} and has_function_privilege(%s, oid, 'execute')",  # noqa: S608
+            (role,),
+        ).fetchall()
+    assert found == []
+
+
+def test_the_service_role_can_execute_all_functions_and_use_all_tables(postgres: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        denied = connection.execute(
+            f"select proname from pg_proc where {OURS} "  # noqa: S608
+            "and not has_function_privilege('service_role', oid, 'execute')"
+        ).fetchall()
+        denied += connection.execute(
+            "select relname from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace "
+            "and not has_table_privilege('service_role', oid, 'select, insert, update, delete')"
+        ).fetchall()
+    assert denied == []
+
+
+def test_functions_run_as_their_caller_with_an_empty_search_path(postgres: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        found = connection.execute(
+            f"select proname, prosecdef, proconfig from pg_proc where {OURS}"  # noqa: S608
+        ).fetchall()
+    assert {name for name, definer, _ in found if definer} == {"wa_analyze"}  # analysing takes the owner
+    assert all(config == ['search_path=""'] for _, _, config in found)
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [
+        ("wa_status", {"p_session": "default"}),
+        ("wa_monitored_groups", {"p_session": "default"}),
+        ("wa_lease_acquire", {"p_session": "default", "p_owner": "x", "p_seconds": 1}),
+        ("wa_analyze", {}),
+    ],
+)
+async def test_the_publishable_key_calls_no_function(
+    embedded: Endpoint, function: str, args: dict[str, object]
+) -> None:
+    headers = {"apikey": embedded.publishable_key}
+    async with httpx.AsyncClient(headers=headers, trust_env=False) as http:
+        answer = await http.post(f"{embedded.url}/rest/v1/rpc/{function}", json=args)
+    assert answer.status_code in {401, 403}
+    assert answer.json()["code"] == "42501"
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+async def test_the_publishable_key_sees_no_row(embedded: Endpoint, store: Store, session: str, table: str) -> None:
+    await store.lease_acquire(session, "somebody", 60)
+    await store.audit(session, "connect")
+    async with httpx.AsyncClient(headers={"apikey": embedded.publishable_key}, trust_env=False) as http:
+        answer = await http.get(f"{embedded.url}/rest/v1/{table}")
+        assert answer.status_code in {401, 403} or answer.json() == []
+
+
+async def test_without_a_key_there_is_no_answer(embedded: Endpoint) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"{embedded.url}/rest/v1/wa_sessions")
+    assert answer.status_code == 401
