@@ -32,7 +32,7 @@ function control(url) {
   /** @param {string} method @param {string} path @param {unknown} [body] @returns {Promise<any>} */
   async function call(method, path, body) {
     const response = await fetch(url + path, { method, body: body === undefined ? undefined : JSON.stringify(body) })
-    const answer = await response.json()
+    const answer = /** @type {any} */ (await response.json())
     if (!response.ok) throw Object.assign(new Error(`${method} ${path}: ${response.status} ${answer.error}`), { status: response.status })
     return answer
   }
