@@ -29,6 +29,8 @@ export class Inbox {
   #offlineUnsettled = 0
   /** @type {Set<string>} */
   #recent = new Set()
+  /** Ciphertexts that Baileys is at work on, each with the copies that wait for the outcome. @type {Map<string, Stanza[]>} */
+  #atWork = new Map()
   /** @type {NodeJS.Timeout | undefined} */
   #timer
 
@@ -74,9 +76,13 @@ export class Inbox {
       this.#recent.delete(oldest)
     }
     if (!this.#unsettled.delete(stanza)) return
+    for (const { hash } of stanza.parts ?? []) {
+      this.#queue.unshift(...(this.#atWork.get(hash) ?? []))
+      this.#atWork.delete(hash)
+    }
     if (stanza.offline) this.#offlineUnsettled -= 1
     this.#patience()
-    if (!stanza.offline || this.#offlineUnsettled === 0) void this.#drain()
+    if (this.#queue.length > 0) void this.#drain()
   }
 
   close() {
@@ -138,6 +144,11 @@ export class Inbox {
       if (this.closed) return
     }
     for (const stanza of batch) {
+      const first = (stanza.parts ?? []).map(({ hash }) => this.#atWork.get(hash)).find(Boolean)
+      if (first) {
+        first.push(stanza)
+        continue
+      }
       const spent = (stanza.parts ?? []).filter(({ hash }) => known.has(hash) || this.#recent.has(hash))
       if (spent.length > 0 && spent.length === stanza.parts?.length) {
         this.swallowed += 1
@@ -145,6 +156,7 @@ export class Inbox {
         this.settled(stanza, [])
       } else {
         stanza.forget(spent)
+        for (const { hash } of stanza.parts ?? []) this.#atWork.set(hash, [])
         this.hooks.deliver(stanza)
       }
     }

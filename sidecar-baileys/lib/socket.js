@@ -8,7 +8,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
-import { areJidsSameUser, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, WA_CERT_DETAILS } from 'baileys'
+import { areJidsSameUser, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, S_WHATSAPP_NET, WA_CERT_DETAILS } from 'baileys'
 import { Gate } from './gate.js'
 import { Inbox } from './inbox.js'
 import { KeyStore } from './keys.js'
@@ -107,12 +107,15 @@ export class Connection {
   ended = false
 
   /**
-   * Unlink the device, then end. Baileys closes right behind its farewell, so the log should be empty.
+   * Unlink the device, then end. Baileys' own `logout` closes right behind its farewell, which may still be held.
    */
   async logout() {
-    this.#raw?.resume()
-    await this.sock.logout('logged out by the worker').catch(() => this.end(new Boom('logged out by the worker', { statusCode: 401 })))
-    await Promise.race([this.closed, sleep(CLOSE_PATIENCE_MS, undefined, { ref: false })])
+    const jid = this.creds.me?.id
+    const farewell = { tag: 'remove-companion-device', attrs: { jid: jid ?? '', reason: 'user_initiated' } }
+    if (jid) await this.sock.sendNode({ tag: 'iq', attrs: { to: S_WHATSAPP_NET, type: 'set', id: this.sock.generateMessageTag(), xmlns: 'md' }, content: [farewell] })
+    await Promise.race([this.gate.settled(), sleep(CLOSE_PATIENCE_MS, undefined, { ref: false })])
+    this.end(new Boom('logged out by the worker', { statusCode: 401 }))
+    await this.closed
   }
 
   /** Read nothing more: what is on its way stays with WhatsApp. */

@@ -279,6 +279,50 @@ test('a call that is not of the wire\'s form is an error, and the sidecar goes o
   await sidecar.stop()
 })
 
+test('the same stanza twice within one connection is stored once and receipted twice', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  const { id } = await phone.post('/send', { from: name, to: group, text: 'twice', fault: { duplicate: true } })
+  const after = await phone.post('/send', { from: name, to: group, text: 'after' })
+  assert.equal((await receipt(after.id)).done, true)
+  assert.deepEqual(database.texts(id), ['twice'])
+  const answers = (await phone.all('/receipts')).filter((/** @type {any} */ r) => r.id === id)
+  assert.deepEqual(answers.map((/** @type {any} */ r) => r.kind), ['receipt', 'receipt'])
+  await sidecar.stop()
+})
+
+test('a text of 5 MB passes, alone in its batch', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  const text = 'x'.repeat(5_000_000)
+  const { id } = await phone.post('/send', { from: name, to: group, text })
+  assert.equal((await receipt(id)).done, true)
+  assert.deepEqual(database.texts(id), [text])
+  await sidecar.stop()
+})
+
+test('a view-once has no content, and says so', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  const { id } = await phone.post('/send', { from: name, to: group, text: 'gone', fault: { unavailable: true } })
+  await sidecar.until(() => database.stanzas.some((s) => s.attrs.id === id), 'the stanza')
+  const [stanza] = database.stanzas.filter((s) => s.attrs.id === id)
+  assert.equal(stanza.content, null)
+  await sidecar.stop()
+})
+
+test('with a cold key cache and a slow database a burst of several senders is decrypted in full', async () => {
+  const { sidecar, database } = await loggedIn()
+  const groups = [await makeGroup(), await makeGroup()]
+  sidecar.beforeGet = () => new Promise((resolve) => setTimeout(resolve, 20))
+  sidecar.beforeCommit = () => new Promise((resolve) => setTimeout(resolve, 20))
+  const { ids } = await phone.post('/burst', { from: groups.map(({ name }) => name), to: groups.map(({ id }) => id), count: 60, text_prefix: 'cold' })
+  const { missing } = await phone.post('/receipts/wait', { ids, timeout_ms: 15_000 })
+  assert.deepEqual(missing, [])
+  assert.ok(ids.every((/** @type {string} */ id) => database.texts(id).length === 1))
+  await sidecar.stop()
+})
+
 test('logging out unlinks the device', async () => {
   const { sidecar } = await loggedIn()
   await sidecar.call('close', { logout: true, drain_ms: 5_000 })
@@ -287,5 +331,34 @@ test('logging out unlinks the device', async () => {
   await phone.post('/wait', { for: 'disconnected' })
   const { items } = { items: await phone.all('/log') }
   assert.equal(items.filter((/** @type {any} */ item) => item.kind === 'logout').length, 1)
+  await sidecar.stop()
+})
+
+test('an account signature that was tampered with is refused by name, and nothing is stored', async () => {
+  const database = new Database()
+  const sidecar = start(database)
+  await sidecar.connect(phone)
+  const { qr } = await sidecar.notice('qr')
+  await phone.post('/scan', { qr, tamper: 'account_signature', timeout_ms: 500 }).catch(() => {})
+  const { close } = await sidecar.connection('close')
+  assert.match(close.message, /account signature/)
+  assert.equal(database.creds, null)
+  await sidecar.stop()
+})
+
+test('an account is paired by a code that the user types into the phone', async () => {
+  const database = new Database()
+  const sidecar = start(database)
+  await sidecar.connect(phone)
+  await sidecar.notice('qr')
+  const { owner } = await phone.get('/state')
+  const { code } = await sidecar.call('pairing_code', { phone: owner.pn.split('@')[0] })
+  assert.match(code, /^[0-9A-Z]{8}$/)
+  await phone.post('/pair_code', { code })
+  const { close } = await sidecar.connection('close')
+  assert.equal(close.code, 515)
+  await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+  await sidecar.connect(phone)
+  await sidecar.connection('open')
   await sidecar.stop()
 })
