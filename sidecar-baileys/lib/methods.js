@@ -83,7 +83,7 @@ export function registerMethods(peer, logger) {
     await Promise.race([gate.settled(), sleep(drain_ms, undefined, { ref: false })])
     if (!connection.ended && logout) await connection.logout()
     if (!connection.ended) {
-      connection.end(new Boom('closed by the worker'))
+      connection.end(new Error('closed by the worker'))
       await connection.closed
     }
     return { pending: gate.items }
