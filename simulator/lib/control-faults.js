@@ -25,7 +25,7 @@ async function act(phone, request) {
       present(phone).streamError(node(request.text ?? 'ack'), { code: String(request.code ?? 500) })
       return true
     case 'conflict':
-      present(phone).streamError(node('conflict', { type: request.type ?? 'replaced' }))
+      conflict(present(phone), request.type ?? 'replaced')
       return true
     case 'close':
       present(phone).ws.close(request.code ?? 1000)
@@ -49,6 +49,14 @@ async function act(phone, request) {
     default:
       return false
   }
+}
+
+/**
+ * A removed device is told code 401; one that was replaced gets no code (clients make it 440).
+ * @param {import('./connection.js').Connection} connection @param {string} type
+ */
+export function conflict(connection, type) {
+  connection.streamError(node('conflict', { type }), type === 'device_removed' ? { code: '401' } : undefined)
 }
 
 /** The connection that a fault is done to: the logged-in one, else any. @param {Phone} phone */

@@ -3,7 +3,7 @@ import http from 'node:http'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { room } from './backlog.js'
-import { makeFault, makeMediaFault } from './control-faults.js'
+import { conflict, makeFault, makeMediaFault } from './control-faults.js'
 import { ControlError } from './errors.js'
 import { addMembers, createGroup, describe, leaveGroup, removeMembers, renameGroup } from './groups.js'
 import { sendHistory } from './history.js'
@@ -123,7 +123,7 @@ function setOwner(phone, { name, phone: number, biz }) {
 function unpair(phone) {
   phone.companion = null
   phone.queue.clear()
-  phone.online?.streamError(node('conflict', { type: 'device_removed' }))
+  if (phone.online) conflict(phone.online, 'device_removed')
   return {}
 }
 
