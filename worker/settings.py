@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     worker_http_port: int = Field(3001, ge=0, le=65_535)
     worker_media_concurrency: int = Field(4, ge=1, le=32)
     worker_lease_s: int = Field(30, ge=2, le=600)
+    worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
     worker_qr_again_s: int = Field(0, ge=0, le=86_400)  # 0: stay idle when the codes ran out, until asked
     worker_node: Path = Field(default_factory=default_node)
     wa_version: Annotated[Version | None, NoDecode] = None

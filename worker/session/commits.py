@@ -10,7 +10,7 @@ import base64
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,6 +57,7 @@ class Committer:
         window: LiveWindow,
         watch: DatabaseWatch,
         report: Report,
+        on_media: Callable[[], None] = lambda: None,
     ) -> None:
         self._account = account
         self._seal = seal
@@ -64,6 +65,7 @@ class Committer:
         self._window = window
         self._watch = watch
         self._report = report
+        self._on_media = on_media
         self._lids = Lids(account)
         self.own: tuple[str | None, str | None] = (None, None)
         self.tally = Tally()
@@ -92,7 +94,9 @@ class Committer:
                 )
                 raise
             crash_point("committed")
-            self._count(variant, done.stored, done.duplicates, done.refused)
+            self._count(variant, done)
+            if done.jobs:
+                self._on_media()
             return Committed(seq=commit.seq)
         self._report.error("BATCH_REFUSED", f"the database refuses a batch for good (code {last.code})", seq=commit.seq)
         raise last
@@ -122,15 +126,16 @@ class Committer:
             **made,
         )
 
-    def _count(self, batch: Batch, stored: int, duplicates: int, refused: int) -> None:
+    def _count(self, batch: Batch, done: Stored) -> None:
         tally = self.tally
         tally.batches += 1
-        tally.stored += stored
-        tally.duplicates += duplicates
-        tally.refused += refused + len(batch.refused)
+        tally.stored += done.stored
+        tally.duplicates += done.duplicates
+        refused = done.refused + len(batch.refused)
+        tally.refused += refused
         tally.discarded += sum(batch.discards.values())
-        if refused or batch.refused:
-            self._report.error("MESSAGE_REFUSED", f"{refused + len(batch.refused)} messages were kept as refused")
+        if refused:
+            self._report.error("MESSAGE_REFUSED", f"{refused} messages were kept as refused (wa_refused_stanzas)")
 
 
 class Lids:

@@ -399,6 +399,12 @@ class Connection:
             raise SidecarGone(f"stalled again: {reason}")
         return plan
 
+    def note_gone(self) -> None:
+        """The sidecar ended, and the connection with it."""
+        if self.opened_at is not None:
+            self._report.audit("disconnect", code=None, reason="the sidecar ended")
+        self._note_end()
+
     def _note_end(self) -> None:
         if self.opened_at is None:
             return

@@ -1,7 +1,7 @@
 """Whether the database answers, and since when it does not.
 
 The callers report; after `patience` seconds without an answer to one of them, the connection is told, once. An outage
-of the database is not a network fault: it ends the socket for a stated reason, and nothing reconnects before it is back.
+of the database is not a network fault: it ends the socket for a stated reason, and nothing reconnects before its end.
 """
 
 from __future__ import annotations

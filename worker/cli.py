@@ -1,0 +1,121 @@
+"""The command line: `wa-worker run`, `wa-worker up`, `wa-worker version`.
+
+A mistake of the operator is one line on stderr and an exit code, never a stack trace.
+
+Exit codes: 0 stopped as asked; 1 a fault of ours; 2 a setting is missing or wrong; 3 the stored account state
+cannot be read; 4 Supabase was lost in a way that only a restart may cure; 5 the connection keeps stalling; 6 the end
+took more than ten seconds; 130 ended at once by a second signal.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from typing import Annotated, NoReturn
+
+import anyio
+import typer
+from loguru import logger
+
+from worker.errors import SettingsError, StateError, StoreError, WorkerError
+from worker.log import redact, set_up_log
+from worker.session.connection import Stuck
+from worker.session.report import View
+from worker.settings import load_settings, unknown_names
+from worker.supervisor import Supervisor
+
+EXIT_FAULT = 1
+EXIT_SETTINGS = 2
+EXIT_STATE = 3
+EXIT_STORE = 4
+EXIT_STUCK = 5
+
+app = typer.Typer(
+    help="Writes the live messages of chosen WhatsApp groups into your Supabase, exactly once.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def default(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Without a command: `run`. Settings come from the environment and .env; see .env.example."""
+    if version:
+        print_version()
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        run()
+
+
+@app.command()
+def run() -> None:
+    """Work until stopped (Ctrl-C or SIGTERM). The QR code is in wa_sessions.detail."""
+    start(lambda view: None)
+
+
+@app.command()
+def up() -> None:
+    """The same, for a person at a terminal: draws the QR code to scan."""
+    from worker.terminal import Terminal
+
+    start(Terminal().show)
+
+
+@app.command("version")
+def print_version() -> None:
+    """Print the version."""
+    typer.echo(f"wa-worker {importlib.metadata.version('wa-worker')}")
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def start(on_view: Callable[[View], None]) -> None:
+    """Run a worker to its end, and turn what stopped it into a line and an exit code."""
+    try:
+        settings = load_settings()
+    except SettingsError as wrong:
+        fail(str(wrong), EXIT_SETTINGS)
+    set_up_log(settings.log_level)
+    for name in unknown_names():
+        logger.warning("{} is not a setting of this program; see .env.example", name)
+    try:
+        anyio.run(Supervisor(settings, on_view).run)
+    except WorkerError as error:
+        fail(redact(str(error)), exit_code(error))
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except Exception:
+        logger.exception("a fault of the worker itself; please report it")
+        sys.exit(EXIT_FAULT)
+
+
+def exit_code(error: WorkerError) -> int:
+    """The exit code for what stopped the worker."""
+    match error:
+        case SettingsError():
+            return EXIT_SETTINGS
+        case StateError():
+            return EXIT_STATE
+        case StoreError():
+            return EXIT_STORE
+        case Stuck():
+            return EXIT_STUCK
+        case _:
+            return EXIT_FAULT
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Say why, and end."""
+    for line in text.splitlines():
+        print(f"wa-worker: {line}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,80 @@
+"""Housekeeping of a session: what expires, and the account of what was discarded.
+
+Each task is small, bounded and may fail: the next turn comes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+from loguru import logger
+
+from worker.errors import StoreRefused, StoreUnavailable
+from worker.ingest.live import RETRY_WINDOW_S
+from worker.session.report import Report
+from worker.store import Store
+
+LOST_EVERY_SECONDS = 300.0
+PRUNE_EVERY_SECONDS = 3600.0
+ANALYZE_EVERY_SECONDS = 6 * 3600.0
+DISCARDS_EVERY_SECONDS = 3600.0
+FIRST_AFTER_SECONDS = 30.0  # not in the way of the start
+KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
+
+
+class Upkeep:
+    """Runs the housekeeping of one session."""
+
+    def __init__(self, store: Store, session: str, report: Report, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._session = session
+        self._report = report
+        self._clock = clock
+        self._discards: Mapping[str, int] | None = None
+
+    async def run(self) -> None:
+        """Turn for ever."""
+        turns: list[tuple[float, Callable[[], Awaitable[None]]]] = [
+            (LOST_EVERY_SECONDS, self.mark_lost),
+            (PRUNE_EVERY_SECONDS, self.prune),
+            (ANALYZE_EVERY_SECONDS, self._store.analyze),
+            (DISCARDS_EVERY_SECONDS, self.account_for_discards),
+        ]
+        async with anyio.create_task_group() as task_group:
+            for every, turn in turns:
+                task_group.start_soon(self._turn, every, turn)
+
+    async def _turn(self, every: float, turn: Callable[[], Awaitable[None]]) -> None:
+        await anyio.sleep(FIRST_AFTER_SECONDS)
+        while True:
+            try:
+                await turn()
+            except StoreUnavailable:
+                logger.debug("housekeeping is put off: the database does not answer")
+            except StoreRefused as refused:
+                logger.warning("housekeeping was refused (code {})", refused.code)
+            await anyio.sleep(every)
+
+    async def mark_lost(self) -> None:
+        """Stubs whose good copy did not come within the time in which it would still be taken."""
+        await self._store.mark_lost(self._session, float(RETRY_WINDOW_S))
+
+    async def prune(self) -> None:
+        """Hashes that nothing will be recognised by any more; 10,000 a call."""
+        more = True
+        while more:
+            more = (await self._store.prune(self._session, stanza_seconds=KNOWN_STANZAS_SECONDS)).more
+
+    async def account_for_discards(self) -> None:
+        """Say in the audit log how many messages were dropped on purpose since the last time, by reason."""
+        status = await self._store.status(self._session)
+        now = {reason: int(count) for reason, count in status["discards"].items()}
+        before = self._discards if self._discards is not None else now
+        fresh = {
+            reason: count - before.get(reason, 0) for reason, count in now.items() if count > before.get(reason, 0)
+        }
+        self._discards = now
+        if fresh:
+            self._report.audit("ingest", discarded=fresh)

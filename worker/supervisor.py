@@ -1,0 +1,297 @@
+"""Keeps everything running, and ends it: boot order, restarts, signals, exit.
+
+Boot: HTTP first, then Supabase, then the lease, then the sidecar. Each waits for the one before it with a line that a
+person understands. The end runs the other way, within ten seconds; a second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import anyio
+from loguru import logger
+
+from worker.bridge.peer import Peer, make_peer
+from worker.bridge.process import check_node, kill_at_once, make_environment, run_sidecar, sidecar_folder
+from worker.errors import BridgeError, SettingsError, StaleFence, StoreUnavailable
+from worker.log import hide
+from worker.session import lease
+from worker.session.backoff import JITTER_MAX_SECONDS
+from worker.session.connection import StallFound
+from worker.session.crashes import Crashes
+from worker.session.report import View
+from worker.session.retry import until_answered
+from worker.session.watchdog import PING_EVERY_SECONDS, judge
+from worker.settings import Settings
+from worker.store import Store, connect_store
+from worker.web.app import bind, serve
+from worker.web.health import Health
+from worker.wiring import Tenure, open_supabase, open_tenure
+
+STOP_SECONDS = 9.5  # issue 4: within ten
+FAREWELL_SECONDS = 5.0  # drain, release, close
+LAST_WORDS_SECONDS = 1.5  # the final status; a database that is away must not hold up the end
+RELEASE_SECONDS = 1.5  # giving the lease back
+ASK_SUPABASE_SECONDS = 1.0
+SKEW_MAX_SECONDS = 5.0  # DESIGN "Live only": a skew above this is audited
+
+EXIT_OK = 0
+EXIT_FORCED = 130  # a second signal
+EXIT_TOO_SLOW = 6  # the end took more than ten seconds
+
+
+class Stop:
+    """The wish to end, and what it interrupts."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._scopes: set[anyio.CancelScope] = set()
+
+    def ask(self) -> None:
+        self.asked = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    @contextmanager
+    def interrupts(self) -> Iterator[anyio.CancelScope]:
+        """A block that a stop cancels; what follows it is the graceful part."""
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                if self.asked:
+                    scope.cancel()
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+
+class Supervisor:
+    """One worker process."""
+
+    def __init__(self, settings: Settings, on_view: Callable[[View], None] = lambda view: None) -> None:
+        self._settings = settings
+        self._on_view = on_view
+        self._stop = Stop()
+        self._owner = lease.make_owner()
+        self._crashes = Crashes(settings.worker_backoff_base_ms / 1000, settings.worker_backoff_max_ms / 1000)
+        self.health = Health()
+
+    def stop(self) -> None:
+        """End gracefully, as SIGTERM does."""
+        self._stop.ask()
+
+    async def run(self) -> None:
+        """Work until told to stop.
+
+        Raises:
+            WorkerError: why the worker cannot go on; the text is for the operator.
+        """
+        self._announce()
+        check_node(self._settings.worker_node)
+        listener = bind(self._settings.worker_http_host, self._settings.worker_http_port)
+        with unwrapped():
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(self._listen_for_signals)
+                await task_group.start(serve, self.health, listener)
+                async with open_supabase(self._settings, lambda line: logger.info("{}", line)) as (url, key, place):
+                    hide(key)
+                    async with connect_store(url, key) as store:
+                        await self._serve(store, url, place)
+                task_group.cancel_scope.cancel()
+        logger.info("stopped")
+
+    def _announce(self) -> None:
+        settings = self._settings
+        for secret in (settings.supabase_service_key, settings.worker_state_key):
+            hide(secret.get_secret_value() if secret else None)
+        for name in settings.local_server():
+            logger.warning("{} is set: this is for a local server only", name)
+
+    async def _serve(self, store: Store, url: str, place: str) -> None:
+        with self._stop.interrupts():
+            await self._reach(store, url)
+            self.health.supabase, self.health.supabase_ok = place, True
+            logger.info("Supabase: {}", place)
+            await until_answered(store.bucket.ensure)
+        while not self._stop.asked:
+            await self._hold_lease(store)
+
+    async def _reach(self, store: Store, url: str) -> None:
+        """Wait for Supabase, within bounds.
+
+        Raises:
+            SettingsError: it refuses the key, lacks our tables, or nobody answered in time.
+        """
+        deadline = time.monotonic() + self._settings.worker_boot_wait_s
+        said = False
+        while True:
+            try:
+                return await store.check()
+            except StoreUnavailable:
+                if time.monotonic() >= deadline:
+                    raise SettingsError(
+                        f"SUPABASE_URL: nobody answers at {url}; is it right, and is Supabase running? "
+                        f"(waited {self._settings.worker_boot_wait_s} s, WORKER_BOOT_WAIT_S)"
+                    ) from None
+            if not said:
+                logger.warning("Supabase at {} does not answer yet; waiting for it", url)
+                self.health.supabase = "does not answer yet; waiting for it"
+                said = True
+            await anyio.sleep(ASK_SUPABASE_SECONDS)
+
+    # The lease
+
+    async def _hold_lease(self, store: Store) -> None:
+        session, seconds = self._settings.worker_session, float(self._settings.worker_lease_s)
+        fence: int | None = None
+        with self._stop.interrupts():
+            fence = await lease.acquire(store, session, self._owner, seconds, self._wait_for_lease)
+        if fence is None:
+            return
+        self.health.lease, self.health.lease_ok = "held", True
+        try:
+            with unwrapped():
+                await self._tenure(store, fence)
+        except StaleFence:
+            logger.warning("another worker has taken over; waiting for its lease")
+        finally:
+            self.health.lease, self.health.lease_ok, self.health.view = "not held", False, None
+            with anyio.move_on_after(RELEASE_SECONDS, shield=True):
+                try:
+                    await store.lease_release(session, self._owner, fence)
+                except StoreUnavailable:
+                    logger.warning("the lease could not be given back; it ends by itself")
+
+    def _wait_for_lease(self, reason: str) -> None:
+        logger.info("{}", reason)
+        self.health.lease = reason
+
+    async def _tenure(self, store: Store, fence: int) -> None:
+        settings = self._settings
+        async with (
+            open_tenure(settings, store, self._owner, fence, self.health, self._on_view) as tenure,
+            anyio.create_task_group() as task_group,
+        ):
+            session, seconds = settings.worker_session, float(settings.worker_lease_s)
+            task_group.start_soon(lease.keep, store, session, self._owner, seconds, fence, tenure.watch)
+            task_group.start_soon(tenure.report.run)
+            task_group.start_soon(tenure.watch.run, tenure.tell_database_gone)
+            with self._stop.interrupts():
+                await until_answered(tenure.state.credentials)  # torn state stops us before anything is touched
+                await until_answered(tenure.flags.poll)
+            task_group.start_soon(tenure.flags.run)
+            task_group.start_soon(tenure.media.run)
+            task_group.start_soon(tenure.upkeep.run)
+            await self._run_sidecars(tenure)
+            tenure.report.show(View(status="disconnected", state="stopped", say="The worker is stopped."))
+            with anyio.move_on_after(LAST_WORDS_SECONDS):
+                await tenure.report.flushed()
+            task_group.cancel_scope.cancel()
+
+    # The sidecar
+
+    async def _run_sidecars(self, tenure: Tenure) -> None:
+        """One sidecar after the other, until told to stop."""
+        while not self._stop.asked:
+            started = time.monotonic()
+            try:
+                with unwrapped():
+                    await self._run_sidecar(tenure)
+            except BridgeError as gone:
+                if self._stop.asked:
+                    return
+                await self._pause(tenure, str(gone), time.monotonic() - started)
+            finally:
+                self.health.sidecar_pid = None
+                tenure.phone.peer = None
+
+    async def _run_sidecar(self, tenure: Tenure) -> None:
+        settings = self._settings
+        folder = sidecar_folder()
+        environment = make_environment(settings.log_level)
+        async with run_sidecar([settings.worker_node, folder / "index.js"], environment, folder) as sidecar:
+            self.health.sidecar_pid = sidecar.pid
+            peer = make_peer(sidecar.stdout, sidecar.stdin, tenure.handlers)
+            tenure.phone.peer = peer
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(peer.run)
+                task_group.start_soon(self._watch_over, tenure, peer)
+                with self._stop.interrupts():
+                    await tenure.connection.run(peer)
+                with anyio.move_on_after(FAREWELL_SECONDS):
+                    await tenure.connection.farewell(peer)
+                task_group.cancel_scope.cancel()
+
+    async def _watch_over(self, tenure: Tenure, peer: Peer) -> None:
+        """Ask the sidecar how it is; one that does not answer is ended (CallTimeout)."""
+        while True:
+            await anyio.sleep(PING_EVERY_SECONDS)
+            pong = await peer.ping()
+            self.health.figures = pong.model_dump()
+            logger.bind(**self.health.figures).trace("the sidecar's figures")
+            reason = judge(pong, database_away=tenure.watch.away)
+            if reason and tenure.connection.opened_at is not None:
+                tenure.inbox.put(StallFound(reason=reason))
+
+    async def _pause(self, tenure: Tenure, why: str, lived: float) -> None:
+        delay = self._crashes.note(lived, random.uniform(0, JITTER_MAX_SECONDS))  # noqa: S311 - no secret
+        self.health.sidecar_restarts += 1
+        tenure.connection.note_gone()
+        tenure.report.error("SIDECAR_GONE", why, delay_s=round(delay, 1), in_a_row=self._crashes.in_a_row)
+        say = f"The part that talks to WhatsApp ended ({why}); starting it again."
+        if self._crashes.looping:
+            say = f"The part that talks to WhatsApp keeps ending ({why}). Look at the log; next attempt in 5 minutes."
+        at = datetime.now(UTC) + timedelta(seconds=delay)
+        tenure.report.show(View(status="disconnected", state="crashing", say=say, next_attempt_at=at))
+        with self._stop.interrupts():
+            await anyio.sleep(delay)
+
+    # Signals
+
+    async def _listen_for_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with anyio.create_task_group() as task_group:
+                async for number in signals:
+                    if self._stop.asked:
+                        self._end_at_once(EXIT_FORCED, "a second signal: ending at once")
+                    logger.info("{}: stopping", signal.Signals(number).name)
+                    self._stop.ask()
+                    task_group.start_soon(self._bound_the_end)
+
+    async def _bound_the_end(self) -> None:
+        await anyio.sleep(STOP_SECONDS)
+        self._end_at_once(EXIT_TOO_SLOW, "the end took too long: ending at once")
+
+    def _end_at_once(self, code: int, why: str) -> None:
+        logger.warning("{}", why)
+        if self.health.sidecar_pid is not None:
+            kill_at_once(self.health.sidecar_pid)
+        os._exit(code)
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Turn a task group's exception group into the one exception that matters most."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise weightiest(group) from None
+
+
+def weightiest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception to report: a fault of ours or of the settings before the mere end of a sidecar."""
+
+    def leaves(error: BaseException) -> Iterator[BaseException]:
+        if isinstance(error, BaseExceptionGroup):
+            for inner in error.exceptions:
+                yield from leaves(inner)
+        else:
+            yield error
+
+    return min(leaves(group), key=lambda error: isinstance(error, BridgeError))

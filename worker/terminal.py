@@ -1,0 +1,45 @@
+"""What `wa-worker up` shows beside the log: the QR code, and what to do with it."""
+
+from __future__ import annotations
+
+import io
+
+import segno
+from rich.console import Console
+from rich.panel import Panel
+
+from worker.session.report import View
+
+
+class Terminal:
+    """Draws on stdout; the log goes to stderr."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._last: tuple[str, str | None, str | None] | None = None
+
+    def show(self, view: View) -> None:
+        """Show a state, once."""
+        now = (view.state, view.qr, view.pairing_code)
+        if now == self._last:
+            return
+        self._last = now
+        if view.pairing_code:
+            self._console.print(Panel(f"[bold]{view.pairing_code}[/bold]\n{view.say}", title="Pairing code"))
+        elif view.qr:
+            self._console.print(draw_qr(view.qr), highlight=False, markup=False)
+            self._console.print(f"[bold]{view.say}[/bold]")
+        elif view.state == "connected":
+            self._console.print(
+                f"[bold green]Connected[/bold green] as {view.wa_name or view.wa_number or 'this account'}"
+            )
+            self._console.print("Switch groups on in the table [bold]groups[/bold] (monitor = true); Ctrl-C stops.")
+        elif view.state in ("needs_you", "idle", "logged_out", "crashing", "database_away"):
+            self._console.print(f"[bold yellow]{view.say}[/bold yellow]")
+
+
+def draw_qr(text: str) -> str:
+    """The code in half blocks, dark on light with its quiet zone, so that phones read it on dark terminals too."""
+    out = io.StringIO()
+    segno.make(text, error="L").terminal(out=out, border=2, compact=True)
+    return out.getvalue()

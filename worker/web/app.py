@@ -1,0 +1,92 @@
+"""HTTP for whoever looks after the process: alive, ready, and why not.
+
+Up from the very first moment, before Supabase answers. Shows no content, no secret and no QR code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+
+import anyio
+import uvicorn
+from anyio.abc import TaskStatus
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from worker.errors import SettingsError
+from worker.web.health import Health
+
+BACKLOG = 64
+GRACE_SECONDS = 1  # for an answer that is just being written
+
+
+def make_app(health: Health) -> Starlette:
+    """The routes."""
+
+    async def healthz(_: Request) -> JSONResponse:
+        return JSONResponse({"ok": True})
+
+    async def readyz(_: Request) -> JSONResponse:
+        body = health.describe()
+        return JSONResponse(body, status_code=200 if body["ok"] else 503)
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        SettingsError: the port is taken, or the address is not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError) as refused:
+        listener.close()
+        number = getattr(refused, "errno", None)
+        if number == errno.EADDRINUSE:
+            raise SettingsError(
+                f"WORKER_HTTP_PORT: port {port} is taken; stop what uses it, or set another one"
+            ) from None
+        if number == errno.EACCES:
+            raise SettingsError(f"WORKER_HTTP_PORT: port {port} is not allowed; set one above 1023") from None
+        raise SettingsError(f"WORKER_HTTP_HOST: cannot listen on {host}; set an address of this machine") from None
+    listener.setblocking(False)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Without uvicorn's own signal handlers: the supervisor has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(
+    health: Health, listener: socket.socket, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve on `listener` until cancelled."""
+    config = uvicorn.Config(
+        make_app(health), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS
+    )
+    server = _Server(config)
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(server.serve, [listener])
+        task_status.started()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            server.should_exit = True
+            task_group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(GRACE_SECONDS):
+                await server.shutdown(sockets=[listener])

@@ -1,0 +1,38 @@
+"""What the worker knows of its own condition; each part writes its own line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.session.report import View
+
+
+@dataclass
+class Health:
+    """Written by the supervisor, read by /readyz."""
+
+    supabase: str = "not reached yet"
+    supabase_ok: bool = False
+    lease: str = "not held yet"
+    lease_ok: bool = False
+    sidecar_pid: int | None = None
+    sidecar_restarts: int = 0
+    view: View | None = None
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """The document of /readyz: ready means that messages are being received and stored."""
+        reasons: list[str] = []
+        if not self.supabase_ok:
+            reasons.append(f"Supabase: {self.supabase}")
+        if not self.lease_ok:
+            reasons.append(f"lease: {self.lease}")
+        if self.view and self.view.status != "connected":
+            reasons.append(f"WhatsApp: {self.view.say}")
+        elif not self.view:
+            reasons.append("WhatsApp: not connected yet")
+        if self.view and self.sidecar_pid is None:
+            reasons.append("the sidecar is not running")
+        state = {"status": self.view.status, "state": self.view.state, "say": self.view.say} if self.view else None
+        return {"ok": not reasons, "reasons": reasons, "supabase": self.supabase, "session": state}

@@ -1,0 +1,173 @@
+"""How the parts of one tenure fit together: from a lease that we hold to a running sidecar.
+
+Constructs; decides nothing. A tenure lasts as long as the lease; a sidecar's life is shorter, a connection's shorter
+still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from loguru import logger
+
+from worker.bridge.peer import Handler, Peer
+from worker.errors import CallFailed, MediaExpired, MediaUnavailable
+from worker.ingest.live import LiveWindow
+from worker.media.download import Limits, Source, open_downloader
+from worker.media.jobs import MediaRunner
+from worker.media.remote import Json
+from worker.session.account import Account
+from worker.session.commits import Committer
+from worker.session.connection import LOGGED_OUT, Connection, DatabaseGone, Inbox, Standing, Stay
+from worker.session.database import PATIENCE_SECONDS, DatabaseWatch
+from worker.session.discovery import Discovery
+from worker.session.flags import FlagWatch, Monitored
+from worker.session.report import Report, View
+from worker.session.retry import until_answered
+from worker.session.state import Seal, State
+from worker.session.upkeep import Upkeep
+from worker.session.version import VersionPolicy, parse_version
+from worker.settings import Settings
+from worker.store import Store
+from worker.store.embedded import Embedded, embedded_supabase
+from worker.web.health import Health
+
+LEASE_SHARE = 2 / 3  # the socket is ended before the lease can run out under us
+NO_LONGER_THERE = (403, 404, 410)
+
+
+class Phone:
+    """The way to the phone, while there is a sidecar: asks it to upload a file again."""
+
+    def __init__(self) -> None:
+        self.peer: Peer | None = None
+
+    async def refresh(self, key: Json, content: Json) -> Json:
+        """The message with a new path.
+
+        Raises:
+            MediaExpired: the phone no longer has the file.
+            MediaUnavailable: it could not be asked, or did not answer.
+        """
+        if self.peer is None:
+            raise MediaUnavailable("no phone is linked at the moment")
+        try:
+            return await self.peer.media_refresh(dict(key), dict(content))
+        except CallFailed as failed:
+            status = failed.data.get("status") if isinstance(failed.data, dict) else None
+            if status in NO_LONGER_THERE:
+                raise MediaExpired("the phone no longer has the file") from failed
+            raise MediaUnavailable("the phone did not upload the file again") from failed
+
+
+@dataclass(kw_only=True)
+class Tenure:
+    """Everything that lives while we hold the lease."""
+
+    account: Account
+    report: Report
+    watch: DatabaseWatch
+    state: State
+    flags: FlagWatch
+    media: MediaRunner
+    upkeep: Upkeep
+    connection: Connection
+    inbox: Inbox
+    phone: Phone
+    handlers: dict[str, Handler]
+
+    def tell_database_gone(self) -> None:
+        logger.warning("the database has not answered for {:g} s: leaving WhatsApp until it does", PATIENCE_SECONDS)
+        self.inbox.put(DatabaseGone())
+
+
+@asynccontextmanager
+async def open_tenure(
+    settings: Settings, store: Store, owner: str, fence: int, health: Health, on_view: Callable[[View], None]
+) -> AsyncIterator[Tenure]:
+    """Wire one tenure. Reads the session's row; raises what the store raises."""
+    account = Account(store, settings.worker_session, fence)
+    row = (await until_answered(account.status)).get("session") or {}
+    detail: dict[str, Any] = row.get("detail") or {}
+
+    def show(view: View) -> None:
+        health.view = view
+        on_view(view)
+
+    last_good = parse_version(detail.get("version"))
+    report = Report(account, keep={"version": list(last_good)} if last_good else {}, on_view=show)
+    version = VersionPolicy(settings.wa_version, last_good, lambda good: report.keep(version=list(good)))
+    watch = DatabaseWatch(min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
+    seal = Seal(settings.worker_session, settings.state_key)
+    state = State(account, seal, watch)
+    inbox = Inbox()
+    monitored = Monitored()
+    flags = FlagWatch(account, monitored, report, inbox.put, settings.worker_poll_ms / 1000)
+    discovery = Discovery(account, report, flags.done)
+    window = LiveWindow(live_s=settings.worker_live_window_s, catch_up_s=settings.worker_catch_up_s)
+    phone = Phone()
+    source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
+    async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
+        media = MediaRunner(
+            store,
+            downloader,
+            owner=owner,
+            concurrency=settings.worker_media_concurrency,
+            refresh=phone.refresh,
+            session=settings.worker_session,
+        )
+        committer = Committer(account, seal, monitored, window, watch, report, on_media=media.notify)
+        connection = Connection(
+            account=account,
+            settings=settings,
+            state=state,
+            committer=committer,
+            discovery=discovery,
+            report=report,
+            watch=watch,
+            version=version,
+            inbox=inbox,
+            done=flags.done,
+            standing=first_standing(row),
+        )
+        yield Tenure(
+            account=account,
+            report=report,
+            watch=watch,
+            state=state,
+            flags=flags,
+            media=media,
+            upkeep=Upkeep(store, settings.worker_session, report),
+            connection=connection,
+            inbox=inbox,
+            phone=phone,
+            handlers={
+                "state.load": state.load,
+                "state.get": state.get,
+                "stanzas.known": state.known,
+                "commit": committer.commit,
+            },
+        )
+    inbox.close()
+
+
+def first_standing(row: dict[str, Any]) -> Standing:
+    """Where the session stands at the start: a logout that somebody asked for outlives a restart."""
+    detail = row.get("detail") or {}
+    if detail.get("state") == "logged_out" and not row.get("has_creds"):
+        return Standing(plan=Stay(view=View(status="disconnected", state="logged_out", say=LOGGED_OUT)))
+    return Standing()
+
+
+@asynccontextmanager
+async def open_supabase(settings: Settings, say: Callable[[str], None]) -> AsyncIterator[tuple[str, str, str]]:
+    """URL, key, and a description of the Supabase to use; the embedded one is started if none is configured."""
+    if settings.supabase_url and settings.supabase_service_key:
+        yield settings.supabase_url, settings.supabase_service_key.get_secret_value(), settings.supabase_url
+        return
+    folder = settings.worker_data_dir.resolve()
+    async with embedded_supabase(Embedded(data_dir=folder, node=settings.worker_node, report=say)) as endpoint:
+        yield endpoint.url, endpoint.key, f"embedded, in {folder} ({endpoint.url})"
