@@ -178,8 +178,9 @@ $$;
 create function public.wa_parse_time(p_text text) returns timestamptz
 language plpgsql stable security invoker set search_path = '' as $$
 declare
-  v_time timestamptz := p_text::timestamptz;
+  v_time timestamptz;
 begin
+  v_time := p_text::timestamptz;
   return case when isfinite(v_time) then v_time end;
 exception
   when data_exception then

@@ -31,6 +31,8 @@ TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
 # PostgREST: no connection, no pool slot, no schema cache.
 TRANSIENT_CODES = frozenset({"PGRST000", "PGRST001", "PGRST002", "PGRST003"})
 KEY_REFUSED = frozenset({"401", "403", "42501", "PGRST300", "PGRST301", "PGRST302", "PGRST303"})
+# The embedded Supabase has one code for all that it does not know: Postgres' other errors, and troubles of its own.
+EMBEDDED_REFUSALS = ("error: ", "RangeError: ")
 CONFLICTS: dict[str, type[StoreError]] = {
     "stale_fence": StaleFence,
     "stale_epoch": StaleEpoch,
@@ -95,7 +97,7 @@ def translated(what: str, seconds: float) -> Iterator[None]:
 
 
 def refusal(what: str, code: str, message: str) -> StoreError | SettingsError:
-    """The error that an answer with this code stands for; `message` is looked at for PT409 alone."""
+    """The error that an answer with this code stands for; `message` is looked at only where the code does not tell."""
     if code == "PT409" and message in CONFLICTS:
         return CONFLICTS[message](what)
     if code == "PT409":
@@ -104,9 +106,11 @@ def refusal(what: str, code: str, message: str) -> StoreError | SettingsError:
         return SettingsError(f"SUPABASE_SERVICE_KEY is refused ({code}): it must be the service role's (secret) key")
     if code == "PGRST202":
         return SettingsError("the database lacks our functions: apply supabase/migrations with `supabase db push`")
+    if code == "SUP" and message.startswith(EMBEDDED_REFUSALS):
+        return StoreRefused(f"{what}: {code}", code)
     is_status = len(code) == 3 and code.isdigit()
     if is_status and (code in {"408", "425", "429"} or code >= "500"):
         return StoreUnavailable(f"{what}: HTTP {code}")
-    if code in TRANSIENT_CODES or (len(code) == 5 and code[:2] in TRANSIENT_CLASSES) or not code:
+    if code in TRANSIENT_CODES or (len(code) == 5 and code[:2] in TRANSIENT_CLASSES) or code in {"", "SUP"}:
         return StoreUnavailable(f"{what}: {code or 'an answer without a code'}")
     return StoreRefused(f"{what}: {code}", code)
