@@ -269,7 +269,11 @@ class MediaRunner:
             sleep=self._sleep,
             reraise=True,
         )
-        return await retrying(call)
+
+        async def attempt() -> T:  # tenacity awaits coroutine functions only, not what a lambda returns
+            return await call()
+
+        return await retrying(attempt)
 
 
 def _media_file(file: RemoteFile, fetched: Fetched) -> MediaFile:
