@@ -14,7 +14,7 @@ from rich.console import Console
 
 from demo.run import Demo
 from demo.scenario import SEEDS, load
-from demo.screen import Screen
+from demo.screen import Screen, alone
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 WIDTH_OF_A_FILE = 120  # columns when the output is not a terminal
@@ -42,7 +42,7 @@ def main() -> int:
 async def _run(demo: Demo) -> int:
     """The demo, ended in order by Ctrl-C or SIGTERM: leaving its scopes stops every process."""
     outcome = INTERRUPTED
-    async with anyio.create_task_group() as tasks:
+    async with alone(), anyio.create_task_group() as tasks:
 
         async def listen() -> None:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

@@ -75,7 +75,7 @@ class Screen:
                 await anyio.sleep(REMINDER_SECONDS)
                 seconds += REMINDER_SECONDS
 
-        async with anyio.create_task_group() as tasks:
+        async with alone(), anyio.create_task_group() as tasks:
             tasks.start_soon(remind)
             try:
                 yield
@@ -84,6 +84,15 @@ class Screen:
 
     def _print(self, markup: str) -> None:
         self.console.print(MARGIN + markup, highlight=False, soft_wrap=True)
+
+
+@asynccontextmanager
+async def alone() -> AsyncIterator[None]:
+    """Around a task group in which one thing can fail: that failure itself, not a group of one."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 def shortened(text: str, width: int = 48) -> str:

@@ -182,12 +182,15 @@ class Database:
     # The bucket
 
     async def objects(self) -> dict[str, int]:
-        """Path and size of every object in the bucket."""
+        """Path and size of every object in the bucket (at most 1,000)."""
         bucket = self.client.storage.from_(BUCKET)
         found: dict[str, int] = {}
-        for folder in await bucket.list("", {"limit": 1000}):
-            for item in await bucket.list(folder["name"], {"limit": 1000}):
-                found[f"{folder['name']}/{item['name']}"] = int(item["metadata"]["size"])
+        for item in await bucket.list("", {"limit": PAGE}):
+            if item.get("metadata"):  # the embedded one lists objects by their whole path
+                found[item["name"]] = int(item["metadata"]["size"])
+                continue
+            for inner in await bucket.list(item["name"], {"limit": PAGE}):  # a hosted one lists folders first
+                found[f"{item['name']}/{inner['name']}"] = int(inner["metadata"]["size"])
         return found
 
     async def download(self, path: str) -> bytes:
