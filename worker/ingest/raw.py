@@ -42,6 +42,12 @@ SECRET_FIELDS = frozenset(
         "keyData",
         "shareableChatIdentifierEncryptionKey",
         "encryptedSignalTokenConsented",
+        "acAuthTokens",
+        "token",
+        "nonce",
+        "initialHistBootstrapInlinePayload",
+        "webMessageInfoBytes",
+        "collectionSnapshot",
         "deviceListMetadata",
         "paddingBytes",
     }

@@ -1,6 +1,6 @@
 """What becomes of a media job after an attempt: the whole policy, pure.
 
-The contract's quick retry (500 to 1000 ms) has already been spent when these rules are asked. Beyond the contract, a job
+The contract's quick retry (500 to 1000 ms) has already been spent when these rules are asked. Beyond it, a job
 waits in the database and is tried again, until WhatsApp no longer has the file or the matter is hopeless.
 """
 
