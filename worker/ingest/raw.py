@@ -6,6 +6,7 @@ that Postgres takes: no NUL, no lone surrogate, no NaN, no number that JavaScrip
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,7 +158,5 @@ def _list(value: list[Any] | tuple[Any, ...], depth: int, budget: _Budget) -> li
 
 
 def _json_size(text: str) -> int:
-    """Bytes of the string in JSON, at most: `\\u001f` is six for one character, other characters four at most."""
-    if text.isascii() and text.isprintable():
-        return len(text) * 2 + 2 if '"' in text or "\\" in text else len(text) + 2
-    return len(text) * 6 + 2
+    """Bytes of the string in JSON with everything but ASCII escaped: no other way of writing it is longer."""
+    return len(json.dumps(text))
