@@ -71,7 +71,7 @@ class Session:
         database.execute("update public.groups set monitor = true where session_id = %s", (self.id,))
 
     def _call(self, call: str, *args: object) -> Any:
-        row = self.database.execute(f"select public.{call}", args).fetchone()  # type: ignore[arg-type]
+        row = self.database.execute(f"select public.{call}", args).fetchone()
         assert row is not None
         return row[0]
 

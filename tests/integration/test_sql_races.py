@@ -23,7 +23,7 @@ Connection = psycopg.Connection[Any]
 
 def call(connection: Connection, function: str, *args: object) -> Any:
     marks = ", ".join(["%s"] * len(args))
-    row = connection.execute(f"select public.{function}({marks})", args).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(f"select public.{function}({marks})", args).fetchone()
     assert row is not None
     return row[0]
 

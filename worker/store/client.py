@@ -26,11 +26,13 @@ from worker.errors import (
     StoreUnavailable,
 )
 
+KEY_WORDS = "SUPABASE_SERVICE_KEY is refused ({}): it must be the secret key of the service role"
 # Classes of SQLSTATE that say nothing about the statement: connection, resources, operator, object state, rollback.
 TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
 # PostgREST: no connection, no pool slot, no schema cache.
 TRANSIENT_CODES = frozenset({"PGRST000", "PGRST001", "PGRST002", "PGRST003"})
-KEY_REFUSED = frozenset({"401", "403", "42501", "PGRST300", "PGRST301", "PGRST302", "PGRST303"})
+KEY_REFUSED = frozenset({"401", "403"})  # Storage puts the status into the body, under HTTP 400
+BUSY_STATUS = frozenset({408, 425, 429, 502, 503, 504, *range(520, 531)})  # gateways; PostgREST without its database
 # The embedded Supabase has one code for all that it does not know: Postgres' other errors, and troubles of its own.
 EMBEDDED_REFUSALS = ("error: ", "RangeError: ")
 CONFLICTS: dict[str, type[StoreError]] = {
@@ -64,11 +66,20 @@ async def make_client(
         raise SettingsError("SUPABASE_SERVICE_KEY holds characters that no key has")
     timeout = httpx.Timeout(read, connect=connect, pool=read)
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    async with httpx.AsyncClient(http2=False, timeout=timeout, limits=limits) as http:
+    hooks = {"response": [judge_status]}
+    async with httpx.AsyncClient(http2=False, timeout=timeout, limits=limits, event_hooks=hooks) as http:
         options = AsyncClientOptions(
             httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
         )
         yield AsyncClient(url, key, options)
+
+
+async def judge_status(response: httpx.Response) -> None:
+    """What the status alone tells. Gateways answer without a code, and supabase-py's errors do not keep the status."""
+    if response.status_code in {401, 403}:
+        raise SettingsError(KEY_WORDS.format(response.status_code))
+    if response.status_code in BUSY_STATUS:
+        raise StoreUnavailable(f"HTTP {response.status_code}")
 
 
 @contextmanager
@@ -103,7 +114,7 @@ def refusal(what: str, code: str, message: str) -> StoreError | SettingsError:
     if code == "PT409":
         return StoreRefused(f"{what}: {message}", message)
     if code in KEY_REFUSED:
-        return SettingsError(f"SUPABASE_SERVICE_KEY is refused ({code}): it must be the service role's (secret) key")
+        return SettingsError(KEY_WORDS.format(code))
     if code == "PGRST202":
         return SettingsError("the database lacks our functions: apply supabase/migrations with `supabase db push`")
     if code == "SUP" and message.startswith(EMBEDDED_REFUSALS):

@@ -39,6 +39,7 @@ from worker.errors import SettingsError, StoreUnavailable
 ROOT: Final = Path(__file__).resolve().parents[2]
 LITE_CLI: Final = ROOT / "node_modules/@supabase/lite/dist/cli/index.js"
 MIGRATIONS: Final = ROOT / "supabase/migrations"
+FOLLOW_PARENT: Final = Path(__file__).with_name("follow_parent.mjs")
 
 ENDPOINT_FILE: Final = "embedded.endpoint.json"
 
@@ -49,18 +50,8 @@ QUIET_SECONDS: Final = 2.0  # a start shorter than this needs no words
 POLL_SECONDS: Final = 0.05
 TAKE_OVER_POLL_SECONDS: Final = 0.5
 RESTART_DELAY_SECONDS: Final = 0.5
-NODE_TOO_OLD: Final = 86  # our own exit code, from the snippet below
+NODE_TOO_OLD: Final = 86  # the exit code of follow_parent.mjs
 NODE_BAD_OPTION: Final = 9  # Node's own, from versions that do not know --import
-
-# Runs in the server before the server: refuses an old Node (whose downloads come back empty), ends with its parent.
-FOLLOW_PARENT: Final = """
-if (Number(process.versions.node.split('.')[0]) < 22) process.exit(86);
-process.stdin.resume().unref?.();
-process.stdin.on('end', () => {
-  process.kill(process.pid, 'SIGTERM');
-  setTimeout(() => process.exit(1), 5000).unref();
-}).on('error', () => process.exit(1));
-"""
 
 CONFIG: Final = """\
 [api]
@@ -236,8 +227,9 @@ class _Server:
         await self._process.wait()
 
     def _prepare(self, port: int) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         supabase = self._folder / "supabase"
-        supabase.mkdir(parents=True, exist_ok=True, mode=0o700)
+        supabase.mkdir(exist_ok=True)
         (supabase / "config.toml").write_text(CONFIG.format(port=port))
         shutil.rmtree(supabase / "migrations", ignore_errors=True)
         shutil.copytree(self._place.migrations, supabase / "migrations")
@@ -283,10 +275,9 @@ class _Server:
         _write_endpoint(self._place.data_dir, self.endpoint)
 
     async def _spawn(self, *command: str, stdout: int) -> Process:
-        hook = "data:text/javascript," + "".join(f"%{byte:02x}" for byte in FOLLOW_PARENT.encode())
         try:
             return await anyio.open_process(
-                [self._place.node, "--import", hook, self._place.lite_cli, *command],
+                [self._place.node, "--import", FOLLOW_PARENT.as_uri(), self._place.lite_cli, *command],
                 stdin=subprocess.PIPE,
                 stdout=stdout,
                 stderr=subprocess.DEVNULL,
