@@ -27,16 +27,11 @@ function readArguments() {
 
 async function main() {
   const { port, host, exitWithStdin } = readArguments()
+  for (const signal of ['SIGTERM', 'SIGINT']) process.once(signal, () => process.exit(0))
+  if (exitWithStdin) process.stdin.once('end', () => process.exit(0)).once('close', () => process.exit(0)).resume()
   const { start } = await import('./lib/start.js')
   const phone = await start({ host, port })
   process.stdout.write(`${JSON.stringify(phone.endpoints)}\n`)
-  const stop = () => {
-    phone.close()
-    process.exit(0)
-  }
-  process.once('SIGTERM', stop)
-  process.once('SIGINT', stop)
-  if (exitWithStdin) process.stdin.once('end', stop).once('close', stop).resume()
 }
 
 main().catch((error) => {

@@ -5,7 +5,7 @@
  */
 import { setImmediate as yieldLoop } from 'node:timers/promises'
 import { sendHistory } from './history.js'
-import { node } from './stanza.js'
+import { node, SERVER } from './stanza.js'
 
 /** @typedef {import('./connection.js').Connection} Connection */
 
@@ -20,7 +20,7 @@ export function announceBacklog(connection) {
   connection.become('backlog')
   const count = String(phone.queue.size)
   if (count === '0') return void finish(connection)
-  connection.send(node('ib', { from: 's.whatsapp.net' }, [node('offline_preview', { count, message: count, notification: '0', receipt: '0', appdata: '0' })]))
+  connection.send(node('ib', { from: SERVER }, [node('offline_preview', { count, message: count, notification: '0', receipt: '0', appdata: '0' })]))
 }
 
 /** The client has asked for it. @param {Connection} connection */
@@ -53,7 +53,7 @@ export async function room(connection) {
 function finish(connection) {
   const { phone } = connection
   if (connection.state !== 'backlog') return
-  connection.send(node('ib', { from: 's.whatsapp.net' }, [node('offline', { count: String(connection.offlineSent) })]))
+  connection.send(node('ib', { from: SERVER }, [node('offline', { count: String(connection.offlineSent) })]))
   connection.become('live')
   phone.log.add('offline_sent', { connection: connection.number, count: connection.offlineSent })
   if (phone.historyAuto && phone.companion && !phone.companion.historyReceipted) void sendHistory(phone, {})

@@ -143,13 +143,21 @@ export class Connection {
   /** @param {Node} reason - e.g. what `<stream:error>` holds @param {Record<string, string>} [attrs] */
   streamError(reason, attrs) {
     this.send(node('stream:error', attrs, [reason]))
+    this.finish()
+  }
+
+  /** No frame is read or written any more; the socket closes in its own time. */
+  finish() {
+    this.state = 'closed'
     this.ws.close(1000)
+    this.handlers.onClose(this)
   }
 
   /** The TCP connection ends with a reset. */
   reset() {
     this.state = 'closed'
     this.socket.resetAndDestroy()
+    this.handlers.onClose(this)
   }
 
   /** @param {number} code */

@@ -48,7 +48,7 @@ function makeBlob(phone, media) {
   if (!isMediaKind(media.kind)) throw new ControlError(400, `no media kind ${media.kind}`)
   const data = media.data_path ? readFileSync(media.data_path) : Buffer.from(String(media.data ?? ''), 'base64')
   const { blob, ...rest } = encryptMedia(data, media.kind)
-  const impostor = encryptMedia(Buffer.concat([data, Buffer.from('other')]), media.kind, rest.mediaKey).blob
+  const impostor = () => encryptMedia(Buffer.alloc(rest.fileLength, 'other'), media.kind, rest.mediaKey).blob
   const { data: _data, ...facts } = media
   return { ...rest, directPath: phone.media.put(blob, impostor), media: facts, kind: String(media.kind) }
 }

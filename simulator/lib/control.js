@@ -27,6 +27,7 @@ const ROUTES = {
   'POST /pair_code': pairByCode,
   'POST /me': setOwner,
   'POST /unpair': unpair,
+  'POST /prekeys': dropPreKeys,
   'GET /people': (phone) => ({ people: phone.people.all }),
   'POST /people': (phone, { name, phone: number, lid }) => phone.people.get(name, { phone: number, lid }),
   'GET /groups': (phone) => ({ groups: [...phone.groups.values()].map((group) => describe(phone, group)) }),
@@ -102,7 +103,7 @@ async function waitFor(phone, { for: what, count = 1, timeout_ms = DEFAULT_WAIT_
   /** @type {Record<string, () => boolean>} */
   const conditions = {
     connected: () => phone.live, disconnected: () => !phone.online, paired: () => Boolean(phone.companion?.jid),
-    qr_waiting: () => phone.state().qr_waiting, queue_empty: () => phone.queue.size === 0, logins: () => phone.logins >= count
+    qr_waiting: () => phone.state().qr_waiting, queue_empty: () => phone.queue.size === 0, logins: () => phone.logins >= count, prekeys: () => (phone.companion?.preKeys.size ?? 0) >= count
   }
   const met = conditions[what]
   if (!met) throw new ControlError(400, `cannot wait for ${what}`)
@@ -125,6 +126,13 @@ function unpair(phone) {
   phone.queue.clear()
   if (phone.online) conflict(phone.online, 'device_removed')
   return {}
+}
+
+/** @param {Phone} phone @param {any} request */
+function dropPreKeys({ companion }, { keep = 0 }) {
+  if (!companion) throw new ControlError(409, 'no device is linked')
+  for (const id of [...companion.preKeys.keys()].slice(keep)) companion.preKeys.delete(id)
+  return { prekeys: companion.preKeys.size }
 }
 
 /** @param {Phone} phone @param {any} request */

@@ -37,7 +37,7 @@ function versionOf({ userAgent }) {
 function refuseLogin(connection, reason, attrs) {
   connection.phone.log.add('login_refused', { connection: connection.number, reason })
   connection.send(node('failure', { reason, location: 'sim', ...attrs }))
-  connection.ws.close(1000)
+  connection.finish()
 }
 
 /** @param {Connection} connection @param {import('baileys').proto.ClientPayload.IDevicePairingRegistrationData} data @param {Buffer} clientStatic */

@@ -30,7 +30,7 @@ export function sendHistory(phone, { sync_type = 'INITIAL_BOOTSTRAP', inline = t
 /** @param {Phone} phone @param {Buffer} packed */
 function upload(phone, packed) {
   const { blob, mediaKey, fileSha256, fileEncSha256, fileLength } = encryptMedia(packed, 'history')
-  return { mediaKey, fileSha256, fileEncSha256, fileLength, directPath: phone.media.put(blob, blob) }
+  return { mediaKey, fileSha256, fileEncSha256, fileLength, directPath: phone.media.put(blob, () => blob) }
 }
 
 /** @param {Phone} phone @param {{from: string, to: string, text: string, t: number, id: string}[]} messages */

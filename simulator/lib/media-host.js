@@ -11,14 +11,14 @@ export class MediaHost {
   requests = new Journal()
   /** @type {Map<string, Buffer>} by path without the query */
   blobs = new Map()
-  /** @type {Map<string, Buffer>} what `wrong_hash` serves instead */
+  /** @type {Map<string, () => Buffer>} what `wrong_hash` serves instead, made when it is wanted */
   impostors = new Map()
   /** @type {MediaFault[]} */
   faults = []
   /** @type {Map<string, number>} requests per path */
   count = new Map()
 
-  /** Puts a blob under a new path. @param {Buffer} blob @param {Buffer} impostor @returns {string} its directPath */
+  /** Puts a blob under a new path. @param {Buffer} blob @param {() => Buffer} impostor @returns {string} its directPath */
   put(blob, impostor) {
     const path = `/v/t62.7118-24/${randomBytes(12).toString('hex')}_n.enc`
     this.blobs.set(path, blob)
@@ -68,7 +68,7 @@ export class MediaHost {
         return void start(copy.length).end(copy)
       }
       case 'wrong_hash': {
-        const other = this.impostors.get(path) ?? blob
+        const other = this.impostors.get(path)?.() ?? blob
         return void start(other.length).end(other)
       }
       case 'endless':

@@ -79,6 +79,7 @@ export function completePairing(connection) {
   if (!candidate?.jid) return
   phone.companion = candidate
   phone.queue.clear()
+  phone.online?.streamError(node('conflict', { type: 'device_removed' }), { code: '401' })
   phone.log.add('paired', { connection: connection.number, jid: candidate.jid, lid: candidate.lid })
   connection.streamError(node('restart', {}), { code: '515' })
 }

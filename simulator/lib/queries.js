@@ -108,7 +108,7 @@ function userSync({ phone }, query) {
   const usync = child(query, 'usync')
   const wanted = children(child(usync, 'query')).map(({ tag }) => tag)
   const users = children(child(usync, 'list')).map((user) => {
-    const person = phone.people.byJid(user.attrs.jid ?? `${bytesOf(child(user, 'contact')).toString().replace('+', '')}@${SERVER}`)
+    const person = phone.people.byJid(user.attrs.jid ?? `${bytesOf(child(user, 'contact')).toString().replace('+', '')}${SERVER}`)
     return node('user', { jid: user.attrs.jid ?? person?.jid('pn') }, wanted.flatMap((tag) => userFacts(phone, tag, person)))
   })
   return [node('usync', { ...usync?.attrs, mode: undefined }, [node('result', {}), node('list', {}, users.filter(({ attrs }) => attrs.jid))])]

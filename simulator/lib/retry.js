@@ -59,7 +59,7 @@ export function answerMediaRetry({ phone }, receipt) {
   phone.log.add('media_retry', { id, understood: Boolean(understood), path })
   const data = phone.media.blobs.get(path)
   if (!blob || !understood || !data) return enqueue(phone, mediaRetry(phone, receipt, [node('error', { code: '2' })]))
-  if (!missing) blob.directPath = phone.media.put(data, phone.media.impostors.get(path) ?? data)
+  if (!missing) blob.directPath = phone.media.put(data, phone.media.impostors.get(path) ?? (() => data))
   const answer = missing ? { stanzaId: id, result: ResultType.NOT_FOUND } : { stanzaId: id, result: ResultType.SUCCESS, directPath: blob.directPath }
   const { sealed, iv } = sealRetryAnswer(answer, blob.mediaKey, id)
   enqueue(phone, mediaRetry(phone, receipt, [node('encrypt', {}, [node('enc_p', {}, sealed), node('enc_iv', {}, iv)])]))
@@ -93,7 +93,8 @@ export function readClientMessage(connection, stanza) {
 async function fillPlaceholders({ phone }, stanza) {
   const enc = child(stanza, 'enc')
   const padded = await phone.owner.device().decrypt(phone.companion?.generation ?? 0, enc?.attrs.type ?? 'msg', bytesOf(enc))
-  const request = proto.Message.decode(padded.subarray(0, -(padded.at(-1) ?? 0))).protocolMessage?.peerDataOperationRequestMessage
+  const read = proto.Message.decode(padded.subarray(0, -(padded.at(-1) ?? 0)))
+  const request = (read.deviceSentMessage?.message ?? read).protocolMessage?.peerDataOperationRequestMessage
   phone.log.add('peer_request', { id: stanza.attrs.id, type: request?.peerDataOperationRequestType ?? null })
   const messages = (request?.placeholderMessageResendRequest ?? []).flatMap(({ messageKey }) => {
     const message = findSent(phone, messageKey?.remoteJid ?? '', messageKey?.participant ?? undefined, messageKey?.id ?? '')

@@ -5,7 +5,7 @@ import { inflateSync } from 'node:zlib'
 
 /** @typedef {import('baileys').BinaryNode} Node */
 
-export const SERVER = 's.whatsapp.net'
+export const SERVER = '@s.whatsapp.net' // an address without a user
 const COMPRESSED = 2
 
 /** @param {string} tag @param {Record<string, string | undefined>} [attrs] @param {Node['content']} [content] @returns {Node} */

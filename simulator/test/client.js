@@ -5,6 +5,9 @@ import pino from 'pino'
 
 /** @typedef {{socket_url: string, root_key: string}} Server */
 
+// libsignal writes sessions, keys included, to the console whenever one is replaced
+for (const level of /** @type {const} */ (['info', 'warn', 'error'])) console[level] = () => {}
+
 /** Lines that stock Baileys logs whatever the server does, with the reason why each says nothing about the server. */
 const UNCONDITIONAL = /** @type {RegExp[]} */ ([])
 

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { once } from 'node:events'
 
-const PROGRAM = new URL('../index.js', import.meta.url).pathname
+export const PROGRAM = new URL('../index.js', import.meta.url).pathname
 
 /** @typedef {{control_url: string, socket_url: string, media_origin: string, media_ca: string, root_key: string}} Endpoints */
 
