@@ -1,6 +1,6 @@
 """The embedded Supabase as tests and the demo use it: run by itself, or found where a worker runs it.
 
-`python -m tests.support.embedded FOLDER` serves that folder until SIGTERM or the end of stdin.
+`python -m tests.support.embedded FOLDER [MIGRATIONS]` serves that folder until SIGTERM or the end of stdin.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import httpx
 
 from tests.support.processes import NODE, PYTHON, Child
 from tests.support.waiting import until
-from worker.store.embedded import Embedded, Endpoint, read_endpoint
+from worker.store.embedded import MIGRATIONS, Embedded, Endpoint, read_endpoint
 
 READY_SECONDS = 90.0  # 6 s on an idle machine: an empty database and its migrations
 
@@ -34,11 +34,11 @@ class EmbeddedSupabase:
         self.server_pid = endpoint.pid
 
     @classmethod
-    async def start(cls, folder: Path) -> Self:
+    async def start(cls, folder: Path, migrations: Path | None = None) -> Self:
         """Serve `folder`, made if need be. A server that is killed comes back under the same address."""
         child = Child.start(
             "supabase",
-            [PYTHON, "-m", "tests.support.embedded", folder],
+            [PYTHON, "-m", "tests.support.embedded", folder, *([migrations] if migrations else [])],
             log=folder / "supabase.log",
             hold_stdin=True,
         )
@@ -78,7 +78,7 @@ async def endpoint(data_dir: Path, seconds: float = READY_SECONDS, tell: Callabl
     return await until(f"an embedded Supabase on {data_dir}", probe, seconds=seconds, tell=tell)
 
 
-async def _serve(folder: Path) -> None:
+async def _serve(folder: Path, migrations: Path) -> None:
     async with anyio.create_task_group() as tasks:
 
         async def until_stdin_ends() -> None:
@@ -92,8 +92,8 @@ async def _serve(folder: Path) -> None:
 
         tasks.start_soon(until_stdin_ends)
         tasks.start_soon(until_told)
-        await tasks.start(Embedded(data_dir=folder, node=NODE, report=print).run)
+        await tasks.start(Embedded(data_dir=folder, node=NODE, report=print, migrations=migrations).run)
 
 
 if __name__ == "__main__":
-    anyio.run(_serve, Path(sys.argv[1]))
+    anyio.run(_serve, Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else MIGRATIONS)

@@ -1,0 +1,386 @@
+"""Every kind of fault: how it is done, and how one sees that it really happened.
+
+Each is a coroutine that injects the fault, watches it take effect, and returns; `NotSeen` (or a wait that took too long)
+says that it did not. Which comes when is `tests/chaos/deck.py`'s business, what must hold is `tests/chaos/checks.py`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.chaos.proxy import Rule
+from tests.chaos.rig import LEASE_SECONDS, Post, Rig, gone, kill
+from tests.chaos.traffic import Traffic
+from tests.support.waiting import TookTooLong, until
+
+SEEN_SECONDS = 20.0  # traffic hits an armed fault within a second or two; a busy machine takes longer
+BACK_SECONDS = 45.0  # a worker on a busy machine: Python, lease, Node, login
+BURST = 200
+UPLOAD_BYTES = 600_000  # large enough to have a middle
+
+
+class NotSeen(AssertionError):
+    """The fault was injected and nothing shows that it took effect."""
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """What a fault may use."""
+
+    rig: Rig
+    traffic: Traffic
+    random: Random
+    violations: list[tuple[str, str]] = field(default_factory=list)  # (check, what)
+
+    async def until(self, what: str, probe: Callable[[], Awaitable[object]], seconds: float = SEEN_SECONDS) -> None:
+        try:
+            await until(what, probe, seconds=seconds, every=0.05)
+        except TookTooLong as late:
+            raise NotSeen(str(late)) from None
+
+    async def connected(self) -> None:
+        async def probe() -> bool:
+            return bool((await self.rig.phone.state())["connected"])
+
+        await self.until("the worker to be connected", probe, BACK_SECONDS)
+
+    async def logins(self) -> int:
+        return int((await self.rig.phone.state())["logins"])
+
+    async def logged_in_again(self, before: int) -> None:
+        async def probe() -> bool:
+            state = await self.rig.phone.state()
+            return bool(state["logins"] > before and state["connected"])
+
+        await self.until("another login", probe, BACK_SECONDS)
+
+
+Inject = Callable[[Stage], Awaitable[None]]
+
+
+# Processes
+
+
+async def kill_sidecar(stage: Stage) -> None:
+    await stage.connected()
+    pid = await stage.rig.wait_sidecar()
+    kill(pid)
+    await gone(pid)
+    await stage.rig.wait_sidecar(other_than=pid)
+
+
+async def kill_worker(stage: Stage) -> None:
+    await stage.connected()
+    before = await stage.logins()
+    stage.rig.kill_worker(stage.rig.primary)
+    await stage.logged_in_again(before)
+
+
+async def kill_supabase(stage: Stage) -> None:
+    pid = stage.rig.server_pid()
+    if pid is None:
+        raise NotSeen("no embedded Supabase to kill")
+    kill(pid)
+    await gone(pid)
+    await stage.rig.wait_supabase(other_than=pid)
+
+
+async def kill_all(stage: Stage) -> None:
+    """On the receipt of X everything dies at once, and X is looked for."""
+    await stage.connected()
+    rig = stage.rig
+    entry = await stage.traffic.one()
+    await rig.phone.wait_receipts([entry.id], seconds=BACK_SECONDS)
+    sidecar, server = rig.sidecar_pid(), rig.server_pid()
+    for pid in (server, sidecar, rig.primary.pid):
+        if pid is not None:
+            kill(pid)
+    if sidecar is None or server is None:
+        raise NotSeen("something was down already")
+    await rig.wait_supabase(other_than=server)
+    rows = await rig.database.messages(wa_msg_id=entry.id)
+    if len(rows) != 1 or rows[0]["text"] != entry.text:
+        stage.violations.append(("stored", f"{entry.id} was receipted, then everything was killed: {len(rows)} rows"))
+    await stage.connected()
+
+
+# The database
+
+
+def _database(kind: str, seconds: tuple[float, float], function: str | None = None) -> Inject:
+    """Every call (or every call of one function) goes wrong for a while; a commit among them."""
+
+    async def inject(stage: Stage) -> None:
+        await stage.connected()
+        lasts = stage.random.uniform(*seconds)
+        rule = stage.rig.proxy.arm(
+            Rule(kind=kind, function=function, ends=time.monotonic() + lasts, seconds=stage.random.uniform(0.5, 2.0))  # type: ignore[arg-type]
+        )
+        await stage.traffic.one()
+
+        async def hit() -> bool:
+            return rule.functions["wa_commit"] > 0
+
+        await stage.until(f"a commit that meets {kind}", hit, lasts + 2)
+
+        async def over() -> bool:
+            return rule.over
+
+        await stage.until("its end", over, lasts + 2)
+
+    return inject
+
+
+async def db_lost_answer(stage: Stage) -> None:
+    """The database commits, and the worker never hears of it."""
+    await stage.connected()
+    rule = stage.rig.proxy.arm(Rule(kind="lost_answer", function="wa_commit", times=stage.random.randint(1, 3)))
+    await stage.traffic.burst(20)
+    await stage.until("a commit whose answer is lost", lambda: _hit(rule))
+
+
+async def db_reset(stage: Stage) -> None:
+    await stage.connected()
+    rule = stage.rig.proxy.arm(Rule(kind="reset", times=stage.random.randint(3, 8)))
+    await stage.traffic.one()
+    await stage.until("connections that are reset", lambda: _hit(rule))
+
+
+async def db_outage(stage: Stage) -> None:
+    """Longer than the worker's patience: it must leave WhatsApp, and come back when the database does."""
+    await stage.connected()
+    before = await stage.logins()
+    lasts = LEASE_SECONDS + 2.0
+    stage.rig.proxy.arm(Rule(kind="error_503", ends=time.monotonic() + lasts))
+    await stage.traffic.one()
+
+    async def away() -> bool:
+        return not (await stage.rig.phone.state())["connected"]
+
+    await stage.until("the worker to leave WhatsApp", away, lasts)
+    await stage.logged_in_again(before)
+
+
+# Storage
+
+
+async def storage_error(stage: Stage) -> None:
+    rule = stage.rig.proxy.arm(Rule(kind="storage_error", times=stage.random.randint(1, 3)))
+    await stage.traffic.fresh_file()
+    await stage.until("an upload that is refused", lambda: _hit(rule), BACK_SECONDS)
+
+
+async def storage_cut(stage: Stage) -> None:
+    """The connection breaks in the middle of an upload."""
+    rule = stage.rig.proxy.arm(Rule(kind="storage_cut", times=1))
+    await stage.traffic.fresh_file(UPLOAD_BYTES)
+    await stage.until("an upload that is cut off", lambda: _hit(rule), BACK_SECONDS)
+
+
+# WhatsApp's side
+
+
+async def socket_drop(stage: Stage) -> None:
+    """TCP reset in the middle of a burst."""
+    await _phone_fault(stage, "drop", burst=True, after=stage.random.randint(5, BURST // 2))
+
+
+async def drop_before_read(stage: Stage) -> None:
+    """The receipt has left, the server dies before it takes note."""
+    await _phone_fault(stage, "drop_before_read", burst=True, after=stage.random.randint(1, 20))
+
+
+async def stream_503(stage: Stage) -> None:
+    await stage.connected()
+    before = await stage.logins()
+    await stage.rig.phone.fault("stream_error", code=503)
+    await stage.logged_in_again(before)
+
+
+async def stream_515(stage: Stage) -> None:
+    await stage.connected()
+    before = await stage.logins()
+    await stage.rig.phone.fault("stream_error", code=515)
+    await stage.logged_in_again(before)
+
+
+async def http_503(stage: Stage) -> None:
+    """The next upgrades are refused."""
+    await stage.connected()
+    before = await stage.logins()
+    await stage.rig.phone.fault("http_503", times=2)
+    await stage.rig.phone.fault("drop")
+    await stage.logged_in_again(before)
+    left = [fault["kind"] for fault in (await stage.rig.phone.state())["faults"]]
+    if "http_status" in left:
+        raise NotSeen("a login without having met the 503")
+
+
+async def _phone_fault(stage: Stage, kind: str, *, burst: bool, **more: object) -> None:
+    await stage.connected()
+    phone = stage.rig.phone
+    seen = len(await phone.log())
+    before = await stage.logins()
+    await phone.fault(kind, **more)
+    if burst:
+        await stage.traffic.burst(BURST)
+
+    async def fired() -> bool:
+        return any(
+            item["kind"] == "fault" and item.get("fault") == kind and "connection" in item
+            for item in (await phone.log())[seen:]
+        )
+
+    await stage.until(f"the fault {kind}", fired)
+    await stage.logged_in_again(before)
+
+
+# The CDN
+
+
+def _cdn(mode: str) -> Inject:
+    async def inject(stage: Stage) -> None:
+        phone = stage.rig.phone
+
+        async def seen() -> int:
+            return sum(item["fault"] == mode for item in (await phone.media_requests())["items"])
+
+        before = await seen()
+        await phone.media_fault(mode, times=stage.random.randint(1, 2))
+        await stage.traffic.fresh_file()
+
+        async def more() -> bool:
+            return await seen() > before
+
+        await stage.until(f"a download that meets {mode}", more, BACK_SECONDS)
+
+    return inject
+
+
+# A second worker
+
+
+async def second_worker(stage: Stage) -> None:
+    """It waits; then the first one is told to stop, and the second takes over: a rolling deployment."""
+    first, second = await _wait_in_line(stage)
+    before = await stage.logins()
+    await stage.rig.end_worker(first)
+    await _takes_over(stage, second, before)
+
+
+async def takeover(stage: Stage) -> None:
+    """It waits; then the first one is killed, and the second takes over when the lease has run out."""
+    first, second = await _wait_in_line(stage)
+    before = await stage.logins()
+    stage.rig.kill_worker(first, kept=False)
+    await _takes_over(stage, second, before)
+
+
+async def _wait_in_line(stage: Stage) -> tuple[Post, Post]:
+    await stage.connected()
+    rig = stage.rig
+    first = rig.primary
+    second = rig.start_worker(first.settings)
+    seen = len(rig.proxy.leases)
+
+    async def refused() -> bool:
+        return any(f":{second.pid}:" in call.owner for call in rig.proxy.leases[seen:])
+
+    await stage.until("the second worker to ask for the lease", refused, BACK_SECONDS)
+    return first, second
+
+
+async def _takes_over(stage: Stage, second: Post, before: int) -> None:
+    await stage.logged_in_again(before)
+    if stage.rig.sidecar_pid(second) is None:
+        raise NotSeen("the second worker has no sidecar")
+
+
+# Named crash points
+
+
+def _crash(point: str, *, of: str, files: bool = False) -> Inject:
+    """The process dies at exactly this place."""
+
+    async def inject(stage: Stage) -> None:
+        await stage.connected()
+        rig = stage.rig
+        pid = await rig.wait_sidecar() if of == "sidecar" else rig.primary.pid
+        before = await stage.logins()
+        trigger = rig.arm(point)
+        try:
+            if files:
+                await stage.traffic.fresh_file()
+            else:
+                await stage.traffic.burst(20)
+            await _taken(stage, trigger, point)
+        finally:
+            trigger.unlink(missing_ok=True)
+        await gone(pid)
+        await stage.logged_in_again(before)
+
+    return inject
+
+
+async def _taken(stage: Stage, trigger: Path, point: str) -> None:
+    async def probe() -> bool:
+        return not trigger.exists()
+
+    await stage.until(f"a crash at the point {point}", probe, BACK_SECONDS)
+
+
+async def crash_mid_upload(stage: Stage) -> None:
+    """The worker dies when half of an object is with Supabase."""
+    await stage.connected()
+    before = await stage.logins()
+    rule = Rule(kind="storage_cut", times=1, on_hit=lambda: stage.rig.kill_worker(stage.rig.primary))
+    stage.rig.proxy.arm(rule)
+    await stage.traffic.fresh_file(UPLOAD_BYTES)
+    await stage.until("a crash in mid-upload", lambda: _hit(rule), BACK_SECONDS)
+    await stage.logged_in_again(before)
+
+
+async def _hit(rule: Rule) -> bool:
+    return rule.hits > 0
+
+
+# One at a time: each of these ends a connection or a process, or holds the database up.
+MAIN: dict[str, Inject] = {
+    "kill_sidecar": kill_sidecar,
+    "kill_worker": kill_worker,
+    "kill_supabase": kill_supabase,
+    "kill_all": kill_all,
+    "db_error": _database("error_500", (1.0, 3.0)),
+    "db_hang": _database("hang", (2.0, 3.5)),
+    "db_late": _database("late", (2.0, 4.0)),
+    "db_lost_answer": db_lost_answer,
+    "db_reset": db_reset,
+    "db_outage": db_outage,
+    "socket_drop": socket_drop,
+    "drop_before_read": drop_before_read,
+    "stream_503": stream_503,
+    "stream_515": stream_515,
+    "http_503": http_503,
+    "second_worker": second_worker,
+    "takeover": takeover,
+    "crash_inside": _crash("inside", of="sidecar"),
+    "crash_committed": _crash("committed", of="worker"),
+    "crash_answered": _crash("answered", of="sidecar"),
+    "crash_released": _crash("released", of="sidecar"),
+    "crash_mid_upload": crash_mid_upload,
+    "crash_uploaded": _crash("uploaded", of="worker", files=True),
+}
+# Beside them, at any time.
+SIDE: dict[str, Inject] = {
+    "cdn_404": _cdn("404"),
+    "cdn_410": _cdn("410"),
+    "cdn_stall": _cdn("stall"),
+    "cdn_truncate": _cdn("truncate"),
+    "cdn_flip": _cdn("flip"),
+    "storage_error": storage_error,
+    "storage_cut": storage_cut,
+}

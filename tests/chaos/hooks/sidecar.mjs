@@ -1,0 +1,78 @@
+/**
+ * Loaded into the sidecar from outside (`node --import`) by chaos runs and the benchmark; the product knows nothing of it.
+ *
+ * Code is appended to the sidecar's own modules while they load, so that it can reach what is in them. Two uses: crash
+ * points (die by SIGKILL when the file `$CHAOS_FOLDER/crash/<point>` exists, which the one crash removes), and sabotage
+ * (`$CHAOS_SABOTAGE`, break exactly one thing, to see that the check for it fails).
+ */
+import { unlinkSync } from 'node:fs'
+import { registerHooks } from 'node:module'
+
+const { CHAOS_FOLDER = '', CHAOS_SABOTAGE = '' } = process.env
+
+globalThis.chaos = {
+  /** @param {string} point */
+  die(point) {
+    try {
+      unlinkSync(`${CHAOS_FOLDER}/crash/${point}`)
+    } catch {
+      return // not armed
+    }
+    process.kill(process.pid, 'SIGKILL')
+  },
+}
+
+const CRASH_POINTS = `
+Gate = class extends Gate {
+  constructor(hooks) {
+    super({
+      ...hooks,
+      onDurable: (number) => {
+        if (this.held > 0) chaos.die('answered') // the answer is here, the frames that waited for it are not out yet
+        hooks.onDurable?.(number)
+      },
+      write: (frame) => {
+        hooks.write(frame)
+        chaos.die('released')
+      },
+    })
+  }
+  closeSection(section, item) {
+    chaos.die('inside') // decrypted, keys spent in memory, nothing journaled
+    super.closeSection(section, item)
+  }
+}
+`
+
+/** Name → module → what is appended to it. */
+const SABOTAGE = {
+  // Receipts leave at once.
+  gate: { 'gate.js': `Gate = class extends Gate { send(frame) { this.hooks.write(frame) } }` },
+  // As stock Baileys would be: nothing waits for the database. For the benchmark.
+  ungated: { 'gate.js': `
+Gate = class extends Gate {
+  constructor(hooks) { super({ ...hooks, commit: async (batch) => { void hooks.commit(batch) } }) }
+  send(frame) { this.hooks.write(frame) }
+}` },
+  // Keys are read from the database although newer ones wait in the log.
+  keys: { 'keys.js': `
+KeyStore.prototype.get = async function (type, ids) {
+  const read = await this.hooks.read(type, ids)
+  return Object.fromEntries(Object.entries(read).map(([id, text]) => [id, revive(type, text)]))
+}` },
+  // Nothing that a stanza brings is ever let go.
+  memory: { 'inbox.js': `
+const kept = []
+const arrive = Inbox.prototype.arrive
+Inbox.prototype.arrive = function (stanza) { kept.push(Buffer.alloc(4_000_000, 1)); return arrive.call(this, stanza) }` },
+}
+
+registerHooks({
+  load(url, context, next) {
+    const loaded = next(url, context)
+    const [, file] = /\/sidecar-baileys\/lib\/(\w+\.js)$/.exec(url) ?? []
+    if (!file) return loaded
+    const more = (file === 'gate.js' && CHAOS_FOLDER ? CRASH_POINTS : '') + (SABOTAGE[CHAOS_SABOTAGE]?.[file] ?? '')
+    return more ? { ...loaded, source: `${loaded.source}\n${more}` } : loaded
+  },
+})

@@ -1,0 +1,93 @@
+"""What `--sabotage` breaks: exactly one thing each, from outside, so that a check can be seen to fail.
+
+Three places: the sidecar (hooks/sidecar.mjs), the worker (entry.py), the database (an additional migration, made here
+from the real ones).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.processes import ROOT
+
+MIGRATIONS = ROOT / "supabase" / "migrations"
+LAST = "29991231235959_sabotage.sql"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sabotage:
+    """`check`: the one that must fail. `faults`: what brings it to light. `broken`: what exactly, for people."""
+
+    check: str
+    broken: str
+    faults: tuple[str, ...] = ()
+
+
+SABOTAGES = {
+    "lost": Sabotage(check="stored", broken="one message in eight is left out of its commit"),
+    "text": Sabotage(check="intact", broken="texts are stored without their last character"),
+    "dedupe": Sabotage(
+        check="once",
+        broken="the database takes a batch twice: neither sequence check nor unique key",
+        faults=("db_lost_answer",),
+    ),
+    "gate": Sabotage(check="gate", broken="the sidecar writes frames at once"),
+    "keys": Sabotage(check="readable", broken="the sidecar reads keys past its own unwritten ones"),
+    "hash": Sabotage(check="media", broken="a byte of each object is turned before the upload"),
+    "object": Sabotage(check="media", broken="objects are not uploaded"),
+    "twice": Sabotage(check="media_once", broken="each content is uploaded under two names"),
+    "lease": Sabotage(check="lease", broken="the database gives the lease to whoever asks", faults=("second_worker",)),
+    "monitor": Sabotage(check="privacy", broken="neither worker nor database looks at groups.monitor"),
+    "memory": Sabotage(check="memory", broken="the sidecar keeps 4 MB for each message"),
+}
+
+
+def migrations_for(sabotage: str, folder: Path) -> Path | None:
+    """The migrations with one more that undoes a protection; None: the real ones do."""
+    make = _SQL.get(sabotage)
+    if make is None:
+        return None
+    target = folder / "migrations"
+    shutil.copytree(MIGRATIONS, target)
+    (target / LAST).write_text(make())
+    return target
+
+
+def _take_batches_twice() -> str:
+    commit = _changed("wa_commit", r"if v_seq <= v_row\.seq then.*?end if;", "")
+    commit = re.sub(r"if v_seq is distinct from v_row\.seq \+ 1 then.*?end if;", "", commit, flags=re.DOTALL)
+    store = _changed(
+        "wa_store_messages", r"on conflict \(session_id, chat_id, sender, wa_msg_id\) do nothing\s+returning", "returning"
+    )
+    drop = "alter table public.messages drop constraint messages_session_id_chat_id_sender_wa_msg_id_key;"
+    return "\n".join([drop, store, commit])
+
+
+def _lease_for_everybody() -> str:
+    return _changed("wa_lease_acquire", r"v_row\.lease_owner is null or v_row\.lease_expires_at <= v_now", "true")
+
+
+def _monitor_everything() -> str:
+    return _changed("wa_store_messages", r"and g\.monitor", "")
+
+
+_SQL: dict[str, Callable[[], str]] = {
+    "dedupe": _take_batches_twice,
+    "lease": _lease_for_everybody,
+    "monitor": _monitor_everything,
+}
+
+
+def _changed(function: str, pattern: str, instead: str) -> str:
+    """The newest definition of a function with one change."""
+    text = "\n".join(path.read_text() for path in sorted(MIGRATIONS.glob("*.sql")))
+    found = re.findall(rf"create (?:or replace )?(function public\.{function}\(.*?\n\$\$;)", text, flags=re.DOTALL)
+    definition = f"create or replace {found[-1]}"
+    changed, count = re.subn(pattern, instead, definition, flags=re.DOTALL)
+    if count == 0:
+        raise AssertionError(f"public.{function} has changed: tests/chaos/sabotage.py must follow")
+    return changed
