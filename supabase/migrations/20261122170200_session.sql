@@ -1,7 +1,8 @@
 -- The life of one session: lease, epoch, account state, status, flags, audit.
 --
 -- A worker serves a session while it holds its lease. Every take-over raises `fence`; every connection raises `epoch`;
--- batches of one epoch are counted by `seq`. Writers name the fence they hold and are refused when it is not the present one.
+-- batches of one epoch are counted by `seq`. Writers name the fence they hold and are refused if it is not the present
+-- one.
 
 -- Locks the session row for the rest of the transaction; refuses a fence that is not the present one.
 create function public.wa_lock_session(p_session text, p_fence bigint) returns public.wa_sessions
@@ -17,7 +18,7 @@ begin
 end
 $$;
 
--- Takes or renews the lease. The same owner renews and keeps its fence; a free or expired lease is taken with fence + 1.
+-- Takes or renews the lease. The same owner renews and keeps its fence; a free or expired one is taken with fence + 1.
 -- The clock is read after the row lock: waiting for it must not make a lease look younger than it is.
 create function public.wa_lease_acquire(p_session text, p_owner text, p_seconds double precision) returns jsonb
 language plpgsql security invoker set search_path = '' as $$

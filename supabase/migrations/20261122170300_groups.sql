@@ -1,7 +1,7 @@
 -- Groups: what WhatsApp says of them. `monitor` is the user's and is never written here.
 
--- Inserts or renames groups: a JSON array of {wa_group_id, name or null, left or absent}; the last word on a group wins.
--- Without a fence check and without a lock: for callers that hold the session row.
+-- Inserts or renames groups: a JSON array of {wa_group_id, name or null, left or absent}; the last word on a group
+-- wins. Without a fence check and without a lock: for callers that hold the session row.
 create function public.wa_write_groups(p_session text, p_groups jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare

@@ -203,6 +203,7 @@ class _Server:
     async def __aenter__(self) -> _Server:
         former = read_endpoint(self._place.data_dir)
         port = free_port(int(former.url.rsplit(":", 1)[1]) if former else 0)
+        (self._place.data_dir / ENDPOINT_FILE).unlink(missing_ok=True)  # nobody serves it, and the port may change
         self._prepare(port)
         try:
             async with anyio.create_task_group() as group:
