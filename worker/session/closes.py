@@ -74,7 +74,7 @@ Decision = Reconnect | ReconnectNow | FetchVersion | Relogin | Idle | Halt
 _ASK_AGAIN = "then ask for a refresh (wa_refresh_qr_requested)"
 _UNLINKED = ("Connection Failure", "Stream Errored")  # only these two say that the phone unlinked us
 _CODES_RAN_OUT = "QR refs attempts ended"
-_UNTRUSTED = ("invalid signature", "signature invalid", "certificate")
+_UNTRUSTED = ("invalid signature", "signature invalid", "account signature", "certificat")
 
 
 def decide(close: Close, immediate_before: int = 0) -> Decision:
@@ -83,6 +83,9 @@ def decide(close: Close, immediate_before: int = 0) -> Decision:
     Source: FACTS §2 and §13. An unknown code is backed off and reported: it is never a reason to forget credentials.
     """
     match close.code:
+        # Baileys gives these 400 or, for want of a code, 500: here the text says more than the number.
+        case None | 400 | 500 if any(word in close.message.lower() for word in _UNTRUSTED):
+            return _untrusted(close.phase)
         case 401 if close.message.startswith(_UNLINKED):
             return Relogin(say="The phone has unlinked this device. Scan the new QR code to link it again.")
         case 401:
@@ -124,8 +127,6 @@ def decide(close: Close, immediate_before: int = 0) -> Decision:
             return ReconnectNow(say="WhatsApp asks for a new connection; connecting again at once.")
         case 515:
             return Reconnect(say="WhatsApp keeps asking for new connections; trying again more slowly.", alert=True)
-        case None if any(word in close.message.lower() for word in _UNTRUSTED):
-            return _untrusted(close.phase)
         case None:
             return Reconnect(say="The connection could not be made; trying again.")
         case _:
