@@ -133,4 +133,5 @@ def _mpeg_audio(head: bytes) -> str | None:
     if head[1] & 0xF6 == 0xF0:
         return "audio/aac"
     layer, bitrate, rate = head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
-    return "audio/mpeg" if layer != 0 and 0 < bitrate < 15 and rate != 3 else None
+    # Layer I (3) is left out: nobody uses it, and a text in UTF-16 begins like it.
+    return "audio/mpeg" if layer in (1, 2) and 0 < bitrate < 15 and rate != 3 else None
