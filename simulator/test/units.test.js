@@ -9,7 +9,7 @@ import { makeSigningKey, withTypePrefix } from '../lib/curve.js'
 import { Device, spoil, padMessage } from '../lib/device.js'
 import { frame, FrameReader } from '../lib/framing.js'
 import { OfflineQueue } from '../lib/queue.js'
-import { node } from '../lib/stanza.js'
+import { bytesOf, children, decode, encode, node } from '../lib/stanza.js'
 
 test("our native signatures are good XEdDSA to libsignal's own verifier, and only for what was signed", () => {
   for (let i = 0; i < 20; i++) {
@@ -49,6 +49,14 @@ test('frames are found whatever the chunks', () => {
     assert.deepEqual(got, bodies)
     assert.deepEqual(reader.intro, Buffer.from([87, 65, 6, 3]))
   }
+})
+
+test('stanzas survive the wire, whatever the size of their contents', () => {
+  const sizes = [0, 1, 255, 256, 20_000, 3_000_000, 16_384]
+  const stanza = node('message', { from: '12@g.us', id: 'A', participant: '7:3@lid' }, sizes.map((size) => node('enc', { v: '2' }, randomBytes(size))))
+  const back = decode(encode(stanza))
+  assert.deepEqual(back.attrs, stanza.attrs)
+  assert.deepEqual(children(back).map(bytesOf), children(stanza).map(bytesOf))
 })
 
 test('two devices talk both ways; a spoiled ciphertext does not open', async () => {
