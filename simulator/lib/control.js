@@ -30,6 +30,7 @@ const ROUTES = {
   'POST /prekeys': dropPreKeys,
   'GET /people': (phone) => ({ people: phone.people.all }),
   'POST /people': (phone, { name, phone: number, lid }) => phone.people.get(name, { phone: number, lid }),
+  'POST /people/reinstall': reinstall,
   'GET /groups': (phone) => ({ groups: [...phone.groups.values()].map((group) => describe(phone, group)) }),
   'POST /groups': createGroup,
   'POST /groups/create': createGroup,
@@ -41,7 +42,7 @@ const ROUTES = {
   'POST /send_many': sendMany,
   'POST /burst': burst,
   'POST /release': release,
-  'POST /history_sync': (phone, body) => (body.auto === undefined ? sendHistory(phone, body) : { auto: (phone.historyAuto = Boolean(body.auto)) }),
+  'POST /history_sync': (phone, body) => (body.auto === undefined ? connected(phone) && sendHistory(phone, body) : { auto: (phone.historyAuto = Boolean(body.auto)) }),
   'POST /peer': (phone, { message }) => sendPeer(phone, proto.Message.fromObject(message)),
   'POST /stanza': (phone, body) => (enqueueRaw(phone, body), {}),
   'GET /receipts': (phone, { since }) => phone.receipts.since(Number(since ?? 0)),
@@ -118,6 +119,19 @@ function setOwner(phone, { name, phone: number, biz }) {
   if (number) phone.owner.phone = String(number).replace(/\D/g, '')
   if (biz !== undefined) phone.business = Boolean(biz)
   return phone.owner
+}
+
+/** @param {Phone} phone @param {any} request */
+function reinstall(phone, { name }) {
+  const person = phone.people.get(name)
+  person.devices.clear()
+  return person
+}
+
+/** @param {Phone} phone */
+function connected(phone) {
+  if (!phone.live) throw new ControlError(409, 'no client is connected')
+  return true
 }
 
 /** @param {Phone} phone */

@@ -52,6 +52,15 @@ test('a sender may write from another of his devices', async () => {
   assert.deepEqual(client.unexpected, [])
 })
 
+test('a person with a new phone has a new identity; the messages go on', async () => {
+  await phone.post('/send', { from: 'Ben', to: group, text: 'old phone' })
+  await phone.post('/people/reinstall', { name: 'Ben' })
+  const { id } = await phone.post('/send', { from: 'Ben', to: group, text: 'new phone' })
+  assert.equal((await client.message(id)).message.conversation, 'new phone')
+  await phone.post('/wait', { for: 'queue_empty' })
+  assert.deepEqual(client.unexpected, [])
+})
+
 test('a message without content is filled in by the phone', async () => {
   const { id } = await phone.post('/send', { from: 'Ana', to: group, text: 'resent by the phone', fault: { unavailable: true } })
   const message = await client.message(id, 15_000)

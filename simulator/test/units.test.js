@@ -40,7 +40,7 @@ test('the certificate chain holds for its root and for no other', () => {
 })
 
 test('frames are found whatever the chunks', () => {
-  const bodies = [randomBytes(3), randomBytes(70_000), Buffer.alloc(0), randomBytes(12)]
+  const bodies = [randomBytes(3), randomBytes(3000), Buffer.alloc(0), randomBytes(12)]
   const stream = Buffer.concat([Buffer.from('4544000100000a', 'hex'), randomBytes(10), Buffer.from([87, 65, 6, 3]), ...bodies.map(frame)])
   for (const size of [1, 7, 4096, stream.length]) {
     const reader = new FrameReader()
