@@ -52,9 +52,9 @@ def redact(text: str) -> str:
     """`text` without keys, tokens, addresses with queries, and people's numbers."""
     for secret in _planted:
         text = text.replace(secret, HIDDEN)
-    text = _NAMED.sub(rf"\1{HIDDEN}", text)
     for pattern, instead in _PATTERNS:
         text = pattern.sub(instead, text)
+    text = _NAMED.sub(rf"\1{HIDDEN}", text)
     return _LONG.sub(_hide_if_random, text)
 
 

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     worker_live_window_s: int = Field(30, ge=1, le=86_400)
     worker_catch_up_s: int = Field(0, ge=0, le=30 * 86_400)
     worker_state_key: SecretStr | None = None
+    worker_state_key_previous: SecretStr | None = None  # read with either, written with the new one
     worker_http_host: str = Field("0.0.0.0", min_length=1)  # noqa: S104 - the contract says so: a health check from outside
     worker_http_port: int = Field(3001, ge=0, le=65_535)
     worker_media_concurrency: int = Field(4, ge=1, le=32)
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
             _decoded_key(value)
         return value
 
-    @field_validator("worker_state_key")
+    @field_validator("worker_state_key", "worker_state_key_previous")
     @classmethod
     def _secret_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value:
@@ -137,6 +138,10 @@ class Settings(BaseSettings):
             raise ValueError("SUPABASE_URL: is missing although SUPABASE_SERVICE_KEY is set; set both, or neither")
         if self.supabase_url and not self.supabase_service_key:
             raise ValueError("SUPABASE_SERVICE_KEY: is missing although SUPABASE_URL is set; set both, or neither")
+        if self.worker_state_key_previous and not self.worker_state_key:
+            raise ValueError(
+                "WORKER_STATE_KEY: is missing although WORKER_STATE_KEY_PREVIOUS is set; set the new key too"
+            )
         if self.worker_backoff_max_ms < self.worker_backoff_base_ms:
             raise ValueError("WORKER_BACKOFF_MAX_MS: is below WORKER_BACKOFF_BASE_MS; make it at least as large")
         return self
@@ -154,6 +159,12 @@ class Settings(BaseSettings):
     def state_key(self) -> bytes | None:
         """The 32 bytes of WORKER_STATE_KEY, if it is set."""
         return _decoded_key(self.worker_state_key.get_secret_value()) if self.worker_state_key else None
+
+    @property
+    def state_key_previous(self) -> bytes | None:
+        """The key that older values may still have."""
+        former = self.worker_state_key_previous
+        return _decoded_key(former.get_secret_value()) if former else None
 
     def local_server(self) -> list[str]:
         """Names of the settings in force that only make sense against a local server; each deserves a warning."""

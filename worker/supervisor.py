@@ -108,7 +108,7 @@ class Supervisor:
 
     def _announce(self) -> None:
         settings = self._settings
-        for secret in (settings.supabase_service_key, settings.worker_state_key):
+        for secret in (settings.supabase_service_key, settings.worker_state_key, settings.worker_state_key_previous):
             hide(secret.get_secret_value() if secret else None)
         for name in settings.local_server():
             logger.warning("{} is set: this is for a local server only", name)
@@ -217,16 +217,19 @@ class Supervisor:
         environment = make_environment(settings.log_level)
         async with run_sidecar([settings.worker_node, folder / "index.js"], environment, folder) as sidecar:
             self.health.sidecar_pid = sidecar.pid
-            peer = make_peer(sidecar.stdout, sidecar.stdin, tenure.handlers)
-            tenure.phone.peer = peer
-            async with anyio.create_task_group() as task_group:
-                task_group.start_soon(peer.run)
-                task_group.start_soon(self._watch_over, tenure, peer)
-                with self._stop.interrupts():
-                    await tenure.connection.run(peer)
-                with anyio.move_on_after(FAREWELL_SECONDS):
-                    await tenure.connection.farewell(peer)
-                task_group.cancel_scope.cancel()
+            with make_peer(sidecar.stdout, sidecar.stdin, tenure.handlers) as peer:
+                tenure.phone.peer = peer
+                await self._talk(tenure, peer)
+
+    async def _talk(self, tenure: Tenure, peer: Peer) -> None:
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(peer.run)
+            task_group.start_soon(self._watch_over, tenure, peer)
+            with self._stop.interrupts():
+                await tenure.connection.run(peer)
+            with anyio.move_on_after(FAREWELL_SECONDS):
+                await tenure.connection.farewell(peer)
+            task_group.cancel_scope.cancel()
 
     async def _watch_over(self, tenure: Tenure, peer: Peer) -> None:
         """Ask the sidecar how it is; one that does not answer is ended (CallTimeout)."""

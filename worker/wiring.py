@@ -101,7 +101,7 @@ async def open_tenure(
     report = Report(account, keep={"version": list(last_good)} if last_good else {}, on_view=show)
     version = VersionPolicy(settings.wa_version, last_good, lambda good: report.keep(version=list(good)))
     watch = DatabaseWatch(min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
-    seal = Seal(settings.worker_session, settings.state_key)
+    seal = Seal(settings.worker_session, settings.state_key, settings.state_key_previous)
     state = State(account, seal, watch)
     inbox = Inbox()
     monitored = Monitored()

@@ -30,6 +30,8 @@ async def read_documents(stream: ByteReceiveStream, limit: int = MAX_LINE_BYTES)
     while True:
         try:
             line = await buffered.receive_until(NEWLINE, limit)
+            if len(line) > limit:
+                raise anyio.DelimiterNotFound(limit)
         except anyio.IncompleteRead:
             if buffered.buffer:
                 raise SidecarGone("the sidecar's last line was cut off") from None

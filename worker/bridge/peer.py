@@ -80,6 +80,13 @@ class Peer:
         self._limit = anyio.Semaphore(REQUESTS_AT_ONCE)
         self._told, self.notifications = anyio.create_memory_object_stream[Notification](NOTIFICATIONS_AT_ONCE)
 
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end("the link was closed")
+        self.notifications.close()
+
     # Commands
 
     async def connect(self, params: Connect) -> None:

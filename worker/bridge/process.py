@@ -19,6 +19,8 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 from worker.bridge.stderr import relay_stderr
 from worker.errors import SettingsError, SidecarGone
 
+PINO_LEVELS = {"warning": "warn"}
+
 NODE_MAJOR_MIN = 22  # Node 20 lacks what the sidecar and the embedded Supabase need (FACTS §11)
 NODE_ASK_SECONDS = 10.0  # `node --version` takes 40 ms; a cold disk may take seconds
 STDIN_GRACE_SECONDS = 2.0  # a healthy sidecar leaves within 100 ms of the end of its stdin
@@ -40,7 +42,7 @@ def make_environment(log_level: str, environment: Mapping[str, str] | None = Non
     """The sidecar's environment: an allow-list of ours, and the level of its log."""
     ours = os.environ if environment is None else environment
     kept = {name: value for name, value in ours.items() if name in ENVIRONMENT or name.startswith(TEST_PREFIXES)}
-    return {**kept, "LOG_LEVEL": log_level}
+    return {**kept, "LOG_LEVEL": PINO_LEVELS.get(log_level, log_level)}
 
 
 def check_node(node: Path) -> None:
@@ -161,7 +163,8 @@ async def run_sidecar(
 
 
 async def _drain(stream: ByteReceiveStream) -> None:
-    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, anyio.BusyResourceError):
+    # RuntimeError is asyncio's word for: the peer is still reading, so there is no need to.
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, RuntimeError):
         while True:
             await stream.receive()
 

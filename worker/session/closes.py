@@ -102,8 +102,10 @@ def decide(close: Close, immediate_before: int = 0) -> Decision:
             return Idle(
                 say="Nobody scanned the QR codes in time. Ask for a refresh (wa_refresh_qr_requested) for new ones."
             )
-        case 408:
+        case 408 if close.phase == "open":
             return Reconnect(say="The connection to WhatsApp was lost; trying again.")
+        case 408:
+            return Reconnect(say="WhatsApp could not be reached; trying again. Is this machine on the Internet?")
         case 400 | 409 | 501:
             return Reconnect(say=f"WhatsApp refused the connection (code {close.code}); trying again.", alert=True)
         case 411:

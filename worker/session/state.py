@@ -11,6 +11,7 @@ import binascii
 import json
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
@@ -34,9 +35,10 @@ T = TypeVar("T")
 class Seal:
     """Encrypts and decrypts values at rest; without a key it passes them through."""
 
-    def __init__(self, session: str, key: bytes | None) -> None:
+    def __init__(self, session: str, key: bytes | None, previous: bytes | None = None) -> None:
         self._session = session
         self._cipher = AESGCM(key) if key else None
+        self._readers = [AESGCM(each) for each in (key, previous) if each]
 
     def close(self, type_: str, name: str, value: str) -> str:
         """The text to store for `value`."""
@@ -65,11 +67,14 @@ class Seal:
                     f"the stored {type_} has a form that this version does not know; use a newer wa-worker"
                 )
             nonce, sealed = raw[1 : 1 + NONCE_BYTES], raw[1 + NONCE_BYTES :]
-            return self._cipher.decrypt(nonce, sealed, self._context(type_, name)).decode()
-        except (InvalidTag, binascii.Error, ValueError):
-            raise StateError(
-                "WORKER_STATE_KEY: does not fit the stored credentials, or they were tampered with; set their own key"
-            ) from None
+        except (binascii.Error, ValueError):
+            raise StateError(f"the stored {type_} is torn; restore it from a backup") from None
+        for reader in self._readers:
+            with suppress(InvalidTag, ValueError):
+                return reader.decrypt(nonce, sealed, self._context(type_, name)).decode()
+        raise StateError(
+            "WORKER_STATE_KEY: does not fit the stored credentials, or they were tampered with; set their own key"
+        )
 
     def _context(self, type_: str, name: str) -> bytes:
         return json.dumps([self._session, type_, name]).encode()

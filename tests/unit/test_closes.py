@@ -1,0 +1,108 @@
+"""What each close means: the whole table of FACTS §2 and the closes of §13, a reason a row."""
+
+from typing import Any
+
+import pytest
+
+from worker.session.closes import (
+    Close,
+    Decision,
+    FetchVersion,
+    Halt,
+    Idle,
+    Phase,
+    Reconnect,
+    ReconnectNow,
+    Relogin,
+    decide,
+)
+
+TABLE: list[tuple[int | None, str, Phase, type[Any], str]] = [
+    (401, "Connection Failure", "connecting", Relogin, "the phone unlinked us while we were away"),
+    (401, "Stream Errored (conflict)", "open", Relogin, "device_removed: the phone unlinks us now"),
+    (401, "Intentional Logout", "open", Reconnect, "not WhatsApp's word: never a reason to wipe"),
+    (401, "something new", "open", Reconnect, "an unknown text never wipes"),
+    (402, "Connection Failure", "connecting", Halt, "banned for a time"),
+    (403, "Connection Failure", "connecting", Halt, "locked, or the main device is gone: keep the credentials"),
+    (405, "Connection Failure", "connecting", FetchVersion, "the client is outdated: never wipe"),
+    (406, "Connection Failure", "connecting", Halt, "banned"),
+    (408, "Connection was lost", "open", Reconnect, "no answer to a keep-alive"),
+    (408, "WebSocket Error (connect ECONNREFUSED)", "connecting", Reconnect, "a refused connection is 408 too"),
+    (408, "QR refs attempts ended", "pairing", Idle, "nobody scanned: a person is needed, nothing is wrong"),
+    (400, "Stream Errored", "open", Reconnect, "bad request: back off"),
+    (409, "Connection Failure", "connecting", Reconnect, "bad user agent: back off"),
+    (411, "Multi-device mismatch", "connecting", Relogin, "downgraded web client: pair again"),
+    (413, "Connection Failure", "connecting", Halt, "token expired"),
+    (414, "Connection Failure", "connecting", Halt, "token invalid"),
+    (415, "Connection Failure", "connecting", Halt, "token unknown"),
+    (418, "Connection Failure", "connecting", Halt, "unknown"),
+    (428, "Connection Terminated", "open", Reconnect, "closed; also xmlstreamend, reset, close 1000 and 1011"),
+    (440, "Stream Errored (conflict)", "open", Halt, "replaced: connecting again would start a fight without end"),
+    (500, "Stream Errored (unknown)", "open", Reconnect, "the default of every stream error: no proof of anything"),
+    (500, "Stream Errored (ack)", "open", Reconnect, "counted apart"),
+    (500, "Connection Failure", "connecting", Reconnect, "never wipe on 500"),
+    (501, "Connection Failure", "connecting", Reconnect, "experimental: back off"),
+    (503, "Stream Errored", "open", Reconnect, "server restart"),
+    (503, "HTTP 503 at the upgrade", "connecting", Reconnect, "the sidecar makes this of Baileys' silence"),
+    (515, "Stream Errored (restart required)", "pairing", ReconnectNow, "always right after pairing"),
+    (515, "Stream Errored (restart required)", "open", ReconnectNow, "and now and then later"),
+    (
+        None,
+        "Unsupported state or unable to authenticate data",
+        "connecting",
+        Reconnect,
+        "a garbled handshake has no code",
+    ),
+    (None, "Invalid signature!", "connecting", Halt, "the server's certificate is not genuine: no retry loop"),
+    (None, "noise certificate signature invalid", "connecting", Halt, "the same, said by Baileys"),
+    (None, "Invalid signature!", "pairing", Halt, "the account signature is not genuine"),
+    (None, "closed by the worker", "open", Reconnect, "should not get here; harmless"),
+    (599, "Stream Errored", "open", Reconnect, "an unknown code is a decision too"),
+    (-1, "", "connecting", Reconnect, "nonsense is too"),
+]
+
+
+def meaning(code: int | None, message: str, phase: Phase = "open", data: object = None, immediate: int = 0) -> Decision:
+    return decide(Close(code=code, message=message, phase=phase, data=data), immediate)
+
+
+@pytest.mark.parametrize(("code", "message", "phase", "expected", "because"), TABLE)
+def test_a_close_means(code: int | None, message: str, phase: Phase, expected: type[Any], because: str) -> None:
+    decision = meaning(code, message, phase)
+    assert isinstance(decision, expected), because
+    assert len(decision.say) > 20, "a person must understand it"
+
+
+def test_only_two_codes_ever_forget_the_credentials() -> None:
+    texts = {message for _, message, _, _, _ in TABLE}
+    wiping = {code for code in range(100, 700) for text in texts if isinstance(meaning(code, text), Relogin)}
+    assert wiping == {401, 411}
+
+
+def test_restarts_at_once_are_bounded() -> None:
+    decisions = [meaning(515, "Stream Errored (restart required)", immediate=n) for n in range(5)]
+    assert [type(each) for each in decisions] == [ReconnectNow] * 3 + [Reconnect] * 2
+
+
+def test_rejected_receipts_are_counted_apart() -> None:
+    assert meaning(500, "Stream Errored (ack)") == Reconnect(
+        say="WhatsApp rejected a receipt and closed the connection; trying again.", counter="ack"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "seconds", "because"),
+    [
+        ({"code": "101", "expire": "3600"}, 3600.0, "attributes are strings"),
+        ({"expire": 60}, 60.0, "a number is fine"),
+        ({"expire": "9e99"}, 14 * 86_400.0, "no ban lasts a lifetime of the universe"),
+        ({"expire": "-5"}, None, "nonsense: a person decides"),
+        ({"expire": "soon"}, None, "nonsense"),
+        ({"expire": "nan"}, None, "nonsense"),
+        (None, None, "not said"),
+    ],
+)
+def test_a_temporary_ban_is_waited_out_if_it_says_how_long(data: object, seconds: float | None, because: str) -> None:
+    decision = meaning(402, "Connection Failure", "connecting", data)
+    assert isinstance(decision, Halt)
+    assert decision.seconds == seconds, because
