@@ -2,6 +2,7 @@
 import { EventEmitter, once } from 'node:events'
 import { initAuthCreds, makeWASocket, proto, WA_CERT_DETAILS } from 'baileys'
 import pino from 'pino'
+import { PATIENCE_MS } from './program.js'
 
 /** @typedef {{socket_url: string, root_key: string}} Server */
 
@@ -79,7 +80,7 @@ export class Client {
   }
 
   /** @template T @param {() => T | undefined | false | null | ''} predicate @param {string} what @returns {Promise<T>} */
-  async until(predicate, what, timeoutMs = 10_000) {
+  async until(predicate, what, timeoutMs = PATIENCE_MS) {
     const signal = AbortSignal.timeout(timeoutMs)
     for (;;) {
       const found = predicate()
@@ -89,7 +90,7 @@ export class Client {
   }
 
   /** @param {string} id @returns {Promise<any>} the first upsert of this id that has content */
-  message(id, timeoutMs = 10_000) {
+  message(id, timeoutMs = PATIENCE_MS) {
     return this.until(() => this.upserts.find((one) => one.key.id === id && one.message), `message ${id}`, timeoutMs)
   }
 

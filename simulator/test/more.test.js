@@ -63,7 +63,7 @@ test('a person with a new phone has a new identity; the messages go on', async (
 
 test('a message without content is filled in by the phone', async () => {
   const { id } = await phone.post('/send', { from: 'Ana', to: group, text: 'resent by the phone', fault: { unavailable: true } })
-  const message = await client.message(id, 15_000)
+  const message = await client.message(id)
   assert.equal(message.message.conversation, 'resent by the phone')
   const { items } = await phone.get('/log')
   assert.ok(items.some((/** @type {any} */ { kind, type }) => kind === 'peer_request' && type === 4))
@@ -120,7 +120,7 @@ test('no QR comes when none is to come; the next client gets one', async () => {
 })
 
 /** @param {string} path @returns {Promise<{status?: number, body: Buffer, error?: string, location?: string}>} */
-function fetchBlob(path, timeoutMs = 400) {
+function fetchBlob(path, timeoutMs = 5000) {
   return new Promise((resolve) => {
     /** @type {Buffer[]} */
     const chunks = []
@@ -147,7 +147,7 @@ test('media faults do what they say, once, then the file is there', async () => 
   ]
   for (const [mode, check] of faults) {
     await phone.post('/media/faults', { id, mode, ms: mode === 'slow' ? 10 : 0 })
-    const answer = await fetchBlob(media.direct_path)
+    const answer = await fetchBlob(media.direct_path, ['stall', 'endless'].includes(mode) ? 500 : 5000)
     assert.ok(check(answer), `${mode}: ${answer.status} ${answer.error} ${answer.body.length}`)
     assert.deepEqual((await fetchBlob(media.direct_path)).body, good)
   }

@@ -5,6 +5,8 @@ import { once } from 'node:events'
 
 export const PROGRAM = new URL('../index.js', import.meta.url).pathname
 
+export const PATIENCE_MS = 30_000 // a machine that builds other things as well; nothing waits that long when it works
+
 /** @typedef {{control_url: string, socket_url: string, media_origin: string, media_ca: string, root_key: string}} Endpoints */
 
 /** @typedef {Awaited<ReturnType<typeof startProgram>>} Program */
@@ -14,7 +16,7 @@ export async function startProgram() {
   const stderr = /** @type {string[]} */ ([])
   child.stderr.on('data', (data) => stderr.push(String(data)))
   const lines = createInterface({ input: child.stdout })
-  const [line] = await once(lines, 'line', { signal: AbortSignal.timeout(10_000) })
+  const [line] = await once(lines, 'line', { signal: AbortSignal.timeout(PATIENCE_MS) })
   const endpoints = /** @type {Endpoints} */ (JSON.parse(line))
   return { child, endpoints, stderr, ...control(endpoints.control_url), stop: () => stop(child) }
 }
@@ -40,6 +42,6 @@ function control(url) {
     /** @param {string} path */
     get: (path) => call('GET', path),
     /** @param {string} path @param {unknown} [body] */
-    post: (path, body = {}) => call('POST', path, body)
+    post: (path, body = {}) => call('POST', path, path.endsWith('wait') || path === '/scan' ? { timeout_ms: PATIENCE_MS, ...(/** @type {object} */ (body)) } : body)
   }
 }
