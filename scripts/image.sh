@@ -91,8 +91,8 @@ in_tree() {
 }
 
 sizes() {
-  local list='du -xh --max-depth=0 usr var opt/venv app app/node_modules &&
-    du -xh --max-depth=1 app/node_modules opt/venv/lib/python3.*/site-packages | sort -rh | head -${ROWS:-16}'
+  local list='du -xh --max-depth=0 usr var app/.venv app/node_modules app &&
+    du -xh --max-depth=1 app/node_modules app/.venv/lib/python3.*/site-packages | sort -rh | head -${ROWS:-16}'
   if have_docker; then
     docker run --rm --entrypoint sh "$TAG" -c "cd / && $list"
   else
