@@ -11,7 +11,7 @@ declare
   v_row public.wa_sessions;
 begin
   select * into v_row from public.wa_sessions where id = p_session for update;
-  if v_row.fence is distinct from p_fence then
+  if v_row.id is null or v_row.fence is distinct from p_fence then
     raise exception 'stale_fence' using errcode = 'PT409';
   end if;
   return v_row;

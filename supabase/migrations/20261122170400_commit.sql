@@ -244,32 +244,44 @@ language sql volatile security invoker set search_path = '' as $$
   order by t.ord
 $$;
 
--- The same as public.wa_store_messages, one by one: what Postgres refuses becomes a refused row, the rest is stored.
-create function public.wa_store_messages_singly(p_session text, p_messages jsonb) returns jsonb
+-- The same as public.wa_store_messages, but what Postgres refuses is no error: the batch is halved until the offender
+-- stands alone, which becomes a refused row.
+create function public.wa_store_messages_or_refuse(p_session text, p_messages jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
-  v_message jsonb;
-  v_one jsonb;
-  v_sum jsonb := '{"stored": 0, "upgraded": 0, "duplicates": 0, "skipped": 0, "jobs": 0, "refused": 0}';
   v_code text;
   v_reason text;
+  v_half integer := jsonb_array_length(p_messages) / 2;
+  v_first jsonb;
+  v_second jsonb;
 begin
-  for v_message in select m from jsonb_array_elements(p_messages) with ordinality as t (m, ord) order by t.ord loop
-    begin
-      v_one := public.wa_store_messages(p_session, jsonb_build_array(v_message));
-    exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded then
-        get stacked diagnostics v_code = returned_sqlstate, v_reason = message_text;
-        v_one := '{"refused": 1}';
-        perform public.wa_write_refused(p_session, jsonb_build_array(jsonb_build_object(
-          'chat_id', v_message ->> 'chat_id', 'sender', v_message ->> 'sender', 'wa_msg_id', v_message ->> 'wa_msg_id',
-          'code', v_code, 'reason', v_reason, 'body', v_message::text
-        )));
-    end;
-    select jsonb_object_agg(s.key, s.value::bigint + coalesce((v_one ->> s.key)::bigint, 0)) into v_sum
-    from jsonb_each_text(v_sum) as s;
-  end loop;
-  return v_sum;
+  if jsonb_array_length(p_messages) = 0 then
+    return '{"stored": 0, "upgraded": 0, "duplicates": 0, "skipped": 0, "jobs": 0, "refused": 0}'::jsonb;
+  end if;
+  begin
+    return public.wa_store_messages(p_session, p_messages);
+  exception
+    when data_exception or integrity_constraint_violation or program_limit_exceeded then
+      get stacked diagnostics v_code = returned_sqlstate, v_reason = message_text;
+  end;
+
+  if v_half = 0 then
+    perform public.wa_write_refused(p_session, jsonb_build_array(jsonb_build_object(
+      'chat_id', p_messages -> 0 ->> 'chat_id', 'sender', p_messages -> 0 ->> 'sender',
+      'wa_msg_id', p_messages -> 0 ->> 'wa_msg_id', 'code', v_code, 'reason', v_reason, 'body', p_messages ->> 0
+    )));
+    return '{"stored": 0, "upgraded": 0, "duplicates": 0, "skipped": 0, "jobs": 0, "refused": 1}'::jsonb;
+  end if;
+
+  select jsonb_agg(m order by ord) filter (where ord <= v_half), jsonb_agg(m order by ord) filter (where ord > v_half)
+  into v_first, v_second
+  from jsonb_array_elements(p_messages) with ordinality as t (m, ord);
+  v_first := public.wa_store_messages_or_refuse(p_session, v_first);
+  v_second := public.wa_store_messages_or_refuse(p_session, v_second);
+  return (
+    select jsonb_object_agg(f.key, f.value::bigint + (v_second ->> f.key)::bigint)
+    from jsonb_each_text(v_first) as f
+  );
 end
 $$;
 
@@ -330,15 +342,7 @@ begin
     perform public.wa_write_groups(p_session, p_batch -> 'groups');
   end if;
 
-  v_counts := '{"stored": 0, "upgraded": 0, "duplicates": 0, "skipped": 0, "jobs": 0, "refused": 0}';
-  if jsonb_array_length(v_messages) > 0 then
-    begin
-      v_counts := public.wa_store_messages(p_session, v_messages);
-    exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded then
-        v_counts := public.wa_store_messages_singly(p_session, v_messages);
-    end;
-  end if;
+  v_counts := public.wa_store_messages_or_refuse(p_session, v_messages);
   perform public.wa_write_refused(p_session, p_batch -> 'refused');
   perform public.wa_write_audits(p_session, p_batch -> 'audits');
   return v_counts || jsonb_build_object('seq', v_seq::text, 'duplicate', false);
@@ -347,10 +351,10 @@ $$;
 
 revoke execute on function
 public.wa_write_keys, public.wa_link_parents, public.wa_store_messages, public.wa_write_refused,
-public.wa_store_messages_singly, public.wa_write_extras, public.wa_commit
+public.wa_store_messages_or_refuse, public.wa_write_extras, public.wa_commit
 from public, anon, authenticated;
 
 grant execute on function
 public.wa_write_keys, public.wa_link_parents, public.wa_store_messages, public.wa_write_refused,
-public.wa_store_messages_singly, public.wa_write_extras, public.wa_commit
+public.wa_store_messages_or_refuse, public.wa_write_extras, public.wa_commit
 to service_role;
