@@ -110,7 +110,7 @@ class Demo:
             if step.id in stored:
                 await self._see_it_stored(cast, step, sent, worker, database)
             else:
-                await cast.phone.wait_receipts([sent.id], MESSAGE_SECONDS)
+                await cast.phone.wait_receipts([sent], MESSAGE_SECONDS)
                 self.screen.faint(f"{self._clock(sent)}  {self._who(cast, step)}  (private: receipted, not stored)")
         for message in self.scenario.messages:
             if message.media:

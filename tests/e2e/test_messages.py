@@ -47,7 +47,7 @@ async def test_a_redelivered_message_is_stored_once(town: Town) -> None:
     sent = await town.phone.send("Ana", town.market.id, "its receipt gets lost")
 
     await town.phone.wait_for("logins", count=logins + 1)
-    await town.phone.wait_receipts([sent.id])
+    await town.phone.wait_receipts([sent])
 
     assert (await town.row(sent))["text"] == "its receipt gets lost"  # fails if there are two
     offline = [item for item in await town.phone.log() if item["kind"] == "offline_sent"]
@@ -57,16 +57,16 @@ async def test_a_redelivered_message_is_stored_once(town: Town) -> None:
 
 async def test_the_same_stanza_twice_is_stored_once(town: Town) -> None:
     sent = await town.phone.send("Chika", town.market.id, "said twice", fault={"duplicate": True})
-    await town.stored("Chika", town.market, "and then this")
+    await town.phone.wait_receipts([sent, await town.phone.send("Chika", town.market.id, "and then this")])
 
     assert (await town.row(sent))["text"] == "said twice"
 
 
 async def test_two_senders_who_use_the_same_message_id_give_two_rows(town: Town) -> None:
     shared = "3EB0AAAAAAAAAAAAAAAAAA"
-    await town.phone.send("Ana", town.market.id, "Ana's", id=shared)
-    await town.phone.send("Ben", town.market.id, "Ben's", id=shared)
-    await town.stored("Chika", town.market, "after both")
+    hers = await town.phone.send("Ana", town.market.id, "Ana's", id=shared)
+    his = await town.phone.send("Ben", town.market.id, "Ben's", id=shared)
+    await town.phone.wait_receipts([hers, his])
 
     rows = await town.database.messages(wa_msg_id=shared)
 
@@ -77,9 +77,13 @@ async def test_two_senders_who_use_the_same_message_id_give_two_rows(town: Town)
 
 
 async def test_a_second_copy_under_the_same_identity_changes_nothing(town: Town) -> None:
-    first = await town.stored("Ana", town.market, "the original", id="3EB0BBBBBBBBBBBBBBBBBB")
+    first_sent = await town.phone.send("Ana", town.market.id, "the original", id="3EB0BBBBBBBBBBBBBBBBBB")
+    first = await town.row(first_sent)
+    await town.phone.wait_receipts([first_sent])
+    receipts = len(await town.phone.receipts())
     await town.phone.send("Ana", town.market.id, "an impostor's words", id=first["wa_msg_id"])
-    await town.stored("Ana", town.market, "after the copy")
+    await town.phone.wait_receipts([await town.phone.send("Ana", town.market.id, "after the copy")])
+    assert len(await town.phone.receipts(receipts)) == 2, "the copy was handled, and acknowledged like any other"
 
     assert await town.database.message(first["wa_msg_id"]) == first
 

@@ -14,7 +14,7 @@ from tests.support.phone import Group, Media, Person, Sent, VirtualPhone
 from tests.support.worker import Worker
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds" / "media"
-MEMBERS = ("Ana", "Ben", "Chika")
+MEMBERS = ("Ana", "Ben", "Chika", "Dora")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,10 @@ Flag = Literal["fetch_groups_requested", "wa_refresh_qr_requested", "wa_disconne
 class Database:
     """One client with the service key, seeing one session."""
 
-    def __init__(self, client: AsyncClient, http: httpx.AsyncClient, session: str) -> None:
+    def __init__(self, client: AsyncClient, http: httpx.AsyncClient, url: str, service_key: str, session: str) -> None:
         self.client = client
+        self._url = url
+        self._service_key = service_key
         self._http = http
         self.session = session
 
@@ -34,7 +36,7 @@ class Database:
     async def connect(cls, url: str, service_key: str, session: str = DEFAULT_SESSION) -> Self:
         http = httpx.AsyncClient(timeout=CALL_SECONDS, trust_env=False)
         client = await acreate_client(url, service_key, options=AsyncClientOptions(httpx_client=http))
-        return cls(client, http, session)
+        return cls(client, http, url, service_key, session)
 
     async def __aenter__(self) -> Self:
         return self
@@ -192,6 +194,12 @@ class Database:
             for inner in await bucket.list(item["name"], {"limit": PAGE}):  # a hosted one lists folders first
                 found[f"{item['name']}/{inner['name']}"] = int(inner["metadata"]["size"])
         return found
+
+    async def bucket_is_private(self) -> bool:
+        """Asked without supabase-py, which cannot read the times that the embedded one writes."""
+        headers = {"apikey": self._service_key, "authorization": f"Bearer {self._service_key}"}
+        answer = await self._http.get(f"{self._url}/storage/v1/bucket/{BUCKET}", headers=headers)
+        return answer.raise_for_status().json()["public"] is False
 
     async def download(self, path: str) -> bytes:
         return await self.client.storage.from_(BUCKET).download(path)

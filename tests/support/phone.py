@@ -214,14 +214,15 @@ class VirtualPhone:
         return items
 
     async def wait_receipts(
-        self, ids: Iterable[str], seconds: float = 20.0, kinds: Sequence[str] = ("receipt",)
+        self, messages: Iterable[Sent], seconds: float = 20.0, kinds: Sequence[str] = ("receipt",)
     ) -> list[Json]:
-        """The receipts of all these messages.
+        """The receipts of all these messages: whatever is to become of them has become of them.
 
         Raises:
             PhoneError: some did not come in time.
         """
-        body = {"ids": list(ids), "kinds": list(kinds), "timeout_ms": int(seconds * 1000)}
+        ids = [{"id": sent.id, "participant": sent.participant} if sent.participant else sent.id for sent in messages]
+        body = {"ids": ids, "kinds": list(kinds), "timeout_ms": int(seconds * 1000)}
         answer = await self.post("/receipts/wait", body)
         if not answer["done"]:
             raise PhoneError(f"no receipt within {seconds:g} s for {answer['missing']}")

@@ -63,7 +63,7 @@ class Worker:
             cwd=folder,
             env=environment(chosen),
         )
-        return cls(child, int(chosen["WORKER_HTTP_PORT"]), Path(chosen["WORKER_DATA_DIR"]))
+        return cls(child, port, Path(chosen["WORKER_DATA_DIR"]))
 
     async def __aenter__(self) -> Self:
         return self
