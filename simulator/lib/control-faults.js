@@ -4,7 +4,7 @@ import { node } from './stanza.js'
 
 /** @typedef {import('./phone.js').Phone} Phone */
 
-const WAITING = ['drop_before_read', 'http_status', 'failure', 'garbage_handshake', 'foreign_root', 'no_qr', 'rate_limit_groups', 'iq_error', 'iq_silence', 'mute', 'slow', 'deaf']
+const WAITING = ['drop_before_read', 'http_status', 'failure', 'garbage_handshake', 'foreign_root', 'no_qr', 'rate_limit_groups', 'iq_error', 'iq_silence', 'mute', 'slow', 'deaf', 'senders_silent']
 const VERSION_OUTDATED = 405
 
 /** @param {Phone} phone @param {Record<string, any>} request */

@@ -19,7 +19,7 @@ const { Type } = proto.Message.ProtocolMessage
 export function answerRetry({ phone }, receipt) {
   const { to = '', participant, id = '' } = receipt.attrs
   const message = findSent(phone, to, participant, id)
-  if (!message || message.fault.never) return
+  if (!message || message.fault.never || phone.faults.has('senders_silent')) return
   void phone.inOrder(async () => {
     const count = child(receipt, 'retry')?.attrs.count ?? '1'
     const content = message.group ? { ...message.message, ...distribution(message) } : message.message
@@ -100,7 +100,7 @@ async function fillPlaceholders({ phone }, stanza) {
     const message = findSent(phone, messageKey?.remoteJid ?? '', messageKey?.participant ?? undefined, messageKey?.id ?? '')
     return message && (!message.fault.never || message.fault.phone) ? [message] : []
   })
-  if (!messages.length) return
+  if (!messages.length || phone.faults.has('senders_silent')) return
   await sendPeer(phone, {
     protocolMessage: {
       type: Type.PEER_DATA_OPERATION_REQUEST_RESPONSE_MESSAGE,

@@ -112,6 +112,17 @@ test('a message that nobody answers for stays undecryptable and leaves the queue
   assert.equal(client.upserts.filter(({ key, message }) => key.id === id && message).length, 0)
 })
 
+test('while the senders are silent no retry is answered', async () => {
+  await phone.post('/faults', { kind: 'senders_silent' })
+  const { id } = await phone.post('/send', { from: 'Ben', to: group, text: 'silence', fault: { corrupt: true } })
+  await phone.post('/receipts/wait', { ids: [id], kinds: ['nack'] })
+  await phone.post('/wait', { for: 'queue_empty' })
+  await phone.post('/faults', { kind: 'clear' })
+  const { id: later } = await phone.post('/send', { from: 'Ben', to: group, text: 'later' })
+  await client.message(later)
+  assert.ok(!client.upserts.some(({ key, message }) => key.id === id && message))
+})
+
 test('a duplicate stanza is two stanzas; both are answered', async () => {
   const { id } = await phone.post('/send', { from: 'Ana', to: group, text: 'twice', fault: { duplicate: true } })
   assert.equal((await client.message(id)).message.conversation, 'twice')
