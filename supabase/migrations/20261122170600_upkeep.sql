@@ -82,16 +82,16 @@ end
 $$;
 
 -- The newest migration that this worker needs. Each later migration replaces it.
-create function public.wa_schema_version() returns text
+create function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select '20261122170600'
+  select jsonb_build_object('version', '20261122170600')
 $$;
 
 -- What a status command shows. Without the QR itself: it is a way into the account.
 create function public.wa_status(p_session text) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object(
-    'schema_version', public.wa_schema_version(),
+    'schema_version', public.wa_schema_version() ->> 'version',
     'now', now(),
     'session', (
       select to_jsonb(s) - 'creds_json' - 'detail' || jsonb_build_object(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration.database import GROUP, OTHER_GROUP, START, message, photo, rows, stub, switch, table, writer
+from worker.errors import StoreRefused
 from worker.store import Batch, KeyChange, Refused, Store
 
 
@@ -158,6 +159,52 @@ async def test_a_message_that_postgres_refuses_is_kept_apart_and_the_rest_is_sto
     assert await store.known_stanzas(session, ["cd" * 32]) == {"cd" * 32}
     assert (await store.commit(session, batch)).duplicate
     assert len(await rows(store, "wa_refused_stanzas", session)) == 1
+
+
+async def test_several_offenders_are_found_and_the_order_of_the_rest_is_kept(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    bad = {0, 3, 4, 9, 12}
+    batch = [message(f"A{n}", n, sender=None if n in bad else "ana@lid") for n in range(13)]
+    done = await me.commit(messages=batch)
+    assert (done.stored, done.refused) == (8, 5)
+    assert [row["wa_msg_id"] for row in await rows(store, "messages", session)] == [
+        f"A{n}" for n in range(13) if n not in bad
+    ]
+    refused = await rows(store, "wa_refused_stanzas", session)
+    assert [row["wa_msg_id"] for row in refused] == [f"A{n}" for n in sorted(bad)]
+
+
+async def test_an_offender_of_an_unmonitored_chat_is_no_offender(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    done = await me.commit(messages=[message("B1", chat_id=OTHER_GROUP, sender=None), message("A1")])
+    assert (done.stored, done.skipped, done.refused) == (1, 1, 0)
+
+
+def nested(depth: int) -> Any:
+    value: Any = None
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"text": "a\0b"}, "jsonb holds no NUL"),
+        ({"text": "\ud800"}, "half a character is no UTF-8"),
+        ({"raw": {"deep": nested(20_000)}}, "deeper than a JSON writer goes"),
+        ({"raw": {"n": float("nan")}}, "not a number in JSON"),
+    ],
+)
+async def test_what_cannot_even_be_sent_is_refused_as_a_whole_and_does_no_harm(
+    store: Store, session: str, columns: dict[str, Any], reason: str
+) -> None:
+    """Text is made safe before (worker/ingest/text.py); should one slip through, it must not look like an outage."""
+    me = await writer(store, session)
+    with pytest.raises(StoreRefused):
+        await me.commit(messages=[message("A1"), message("BAD") | columns])
+    me.seq -= 1
+    assert (await me.commit(messages=[message("A1")])).stored == 1
 
 
 async def test_refused_stanzas_are_kept_with_their_reason(store: Store, session: str) -> None:

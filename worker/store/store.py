@@ -13,7 +13,7 @@ from typing import Any
 
 from supabase import AsyncClient
 
-from worker.errors import SettingsError
+from worker.errors import SettingsError, StoreRefused, StoreUnavailable
 from worker.store.bucket import Bucket
 from worker.store.client import Timeouts, make_client, translated
 from worker.store.rows import (
@@ -48,13 +48,16 @@ class Store:
         self.bucket = Bucket(media, timeouts)
 
     async def check(self) -> None:
-        """Answers only if Supabase is there, takes the key and has our schema.
+        """Returns only if Supabase is there, takes the key and has our schema.
 
         Raises:
-            SettingsError: the key is refused, or migrations are missing.
-            StoreUnavailable: nobody answers at this address.
+            SettingsError: the key is refused, migrations are missing, or it is no Supabase that answers.
+            StoreUnavailable: nobody answers at this address, or nothing sensible.
         """
-        version = str(await self._call("wa_schema_version", {}))
+        try:
+            version = str((await self._call("wa_schema_version", {}))["version"])
+        except StoreRefused as error:
+            raise SettingsError(f"what answers at SUPABASE_URL is no Supabase ({error.code})") from error
         if version < SCHEMA_VERSION:
             raise SettingsError(f"the database lacks migrations after {version}: apply them with `supabase db push`")
 
@@ -207,6 +210,8 @@ class Store:
     async def _call(self, function: str, args: Mapping[str, Any]) -> Any:
         with translated(function, self._timeouts.call):
             answer: Any = await self._database.rpc(function, dict(args)).execute()
+        if isinstance(answer.data, str):  # supabase-py's way to hand on what is no JSON: some gateway's page
+            raise StoreUnavailable(f"{function}: the answer is no JSON")
         return answer.data
 
 

@@ -1,0 +1,156 @@
+"""What an answer means: over a real socket, from a server that gives any answer it is told to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from worker.errors import (
+    SequenceGap,
+    SettingsError,
+    StaleEpoch,
+    StaleFence,
+    StoreRefused,
+    StoreUnavailable,
+    WorkerError,
+)
+from worker.store import Batch, Store, Timeouts, connect_store
+
+SECRET = "a row that nobody must read"  # noqa: S105
+
+
+class Answering:
+    """A server with one answer; None as status closes the connection without a word."""
+
+    def __init__(self) -> None:
+        self.status: int | None = 200
+        self.body = "{}"
+
+    async def serve(self, stream: SocketStream) -> None:
+        async with stream:
+            request = BufferedByteReceiveStream(stream)
+            head = await request.receive_until(b"\r\n\r\n", 65_536)
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            await request.receive_exactly(int(length[1]) if length else 0)
+            if self.status is not None:
+                content = self.body.encode()
+                answer = f"HTTP/1.1 {self.status} X\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
+                await stream.send(answer.encode() + content)
+
+
+@pytest.fixture
+async def answering() -> AsyncIterator[tuple[Answering, Store]]:
+    server = Answering()
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - that rule thinks of Django
+    async with anyio.create_task_group() as group:
+        group.start_soon(listener.serve, server.serve)
+        async with connect_store(f"http://127.0.0.1:{port}", "sb_secret_x", Timeouts(call=5)) as store:
+            yield server, store
+        group.cancel_scope.cancel()
+    await listener.aclose()
+
+
+def postgres(code: str, message: str = SECRET) -> str:
+    return json.dumps({"code": code, "message": message, "details": SECRET, "hint": None})
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "code", "reason"),
+    [
+        (409, postgres("PT409", "stale_fence"), StaleFence, None, "the lease is another's"),
+        (409, postgres("PT409", "stale_epoch"), StaleEpoch, None, "the socket is an old one"),
+        (409, postgres("PT409", "sequence_gap"), SequenceGap, None, "a batch is missing"),
+        (409, postgres("PT409", "stale_job"), StoreRefused, "stale_job", "the job is another's"),
+        (409, postgres("23505"), StoreRefused, "23505", "a constraint, again and again"),
+        (400, postgres("22P05"), StoreRefused, "22P05", "a NUL, again and again"),
+        (400, postgres("42804"), StoreRefused, "42804", "a programming error is no outage"),
+        (500, postgres("40001"), StoreUnavailable, None, "a serialisation failure passes"),
+        (500, postgres("40P01"), StoreUnavailable, None, "a deadlock passes"),
+        (503, postgres("53300"), StoreUnavailable, None, "too many connections"),
+        (500, postgres("57014"), StoreUnavailable, None, "a statement that was cancelled"),
+        (503, postgres("57P01"), StoreUnavailable, None, "the server shuts down"),
+        (503, postgres("PGRST002"), StoreUnavailable, None, "PostgREST has no schema yet"),
+        (504, postgres("PGRST003"), StoreUnavailable, None, "no connection in the pool"),
+        (404, postgres("PGRST202"), SettingsError, None, "the migrations are missing"),
+        (500, postgres("SUP", "error: new row violates"), StoreRefused, "SUP", "the embedded one, of Postgres"),
+        (500, postgres("SUP", "Error: PGlite is closed"), StoreUnavailable, None, "the embedded one, of itself"),
+        (401, '{"message": "Invalid API key"}', SettingsError, None, "Kong, without a code"),
+        (403, postgres("42501"), SettingsError, None, "the key is not the service role's"),
+        (429, "slow down", StoreUnavailable, None, "a rate limit"),
+        (502, "<html>Bad Gateway</html>", StoreUnavailable, None, "a gateway"),
+        (522, "<html>cloudflare</html>", StoreUnavailable, None, "Cloudflare's own"),
+        (500, "<html>oops</html>", StoreUnavailable, None, "whoever it was"),
+        (404, "<html>nothing here</html>", StoreRefused, "404", "no Supabase at this address"),
+        (200, "<html>back soon</html>", StoreUnavailable, None, "a page of maintenance"),
+        (None, "", StoreUnavailable, None, "closed in mid-answer: it may have been done"),
+    ],
+)
+async def test_answers_are_told_apart(
+    answering: tuple[Answering, Store],
+    status: int | None,
+    body: str,
+    error: type[WorkerError],
+    code: str | None,
+    reason: str,
+) -> None:
+    server, store = answering
+    server.status, server.body = status, body
+    for _ in range(2):
+        with pytest.raises(WorkerError) as raised:
+            await store.commit("default", Batch(fence=1, epoch=1, seq=1))
+        assert type(raised.value) is error, reason
+        assert getattr(raised.value, "code", None) == code
+        assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (400, '{"statusCode": "403", "error": "Unauthorized", "message": "Invalid Compact JWS"}', SettingsError),
+        (400, '{"statusCode": "413", "error": "Payload too large", "message": "too large"}', StoreRefused),
+        (500, '{"statusCode": "500", "error": "InternalError", "message": "x"}', StoreUnavailable),
+        (504, "<html>gateway</html>", StoreUnavailable),
+        (None, "", StoreUnavailable),
+    ],
+)
+async def test_answers_of_the_bucket_are_told_apart(
+    answering: tuple[Answering, Store], status: int | None, body: str, error: type[WorkerError]
+) -> None:
+    server, store = answering
+    server.status, server.body = status, body
+    for _ in range(2):
+        with pytest.raises(WorkerError) as raised:
+            await store.bucket.upload("a/b", b"x", "text/plain")
+        assert type(raised.value) is error
+
+
+async def test_the_check_says_when_it_is_no_supabase_that_answers(answering: tuple[Answering, Store]) -> None:
+    server, store = answering
+    server.status, server.body = 404, "<html>nothing here</html>"
+    with pytest.raises(SettingsError, match="SUPABASE_URL"):
+        await store.check()
+    server.status, server.body = 200, '{"version": "20200101000000"}'
+    with pytest.raises(SettingsError, match="migrations"):
+        await store.check()
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "example.org", ""])
+async def test_an_address_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(SettingsError, match="SUPABASE_URL"):
+        async with connect_store(url, "sb_secret_x"):
+            pass
+
+
+@pytest.mark.parametrize("key", ["sb_secret_x\n", "schlüssel", "two words"])
+async def test_a_key_that_is_none_is_named_and_not_shown(key: str) -> None:
+    with pytest.raises(SettingsError, match="SUPABASE_SERVICE_KEY") as raised:
+        async with connect_store("http://127.0.0.1:1", key):
+            pass
+    assert key not in str(raised.value)
