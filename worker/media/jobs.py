@@ -110,7 +110,7 @@ class MediaRunner:
         self.counts = MediaCounts()
         self._store = store
         self._downloader = downloader
-        self._owner = owner
+        self.owner = owner
         self._concurrency = concurrency
         self._refresh = refresh
         self._session = session
@@ -146,7 +146,7 @@ class MediaRunner:
 
     async def _claim(self, limit: int) -> Claim:
         try:
-            return await self._store.media_claim(self._owner, limit, self._lease_seconds, self._session)
+            return await self._store.media_claim(self.owner, limit, self._lease_seconds, self._session)
         except (StoreUnavailable, StoreRefused) as error:
             logger.warning("no media jobs could be claimed: {}", error)
             return Claim(jobs=(), next_in_seconds=None)
@@ -166,7 +166,7 @@ class MediaRunner:
         while True:
             await anyio.sleep(self._lease_seconds / 3)
             try:
-                await self._store.media_renew(job.id, self._owner, self._lease_seconds)
+                await self._store.media_renew(job.id, self.owner, self._lease_seconds)
             except StoreUnavailable:
                 continue  # the lease has two more thirds; if it ends, another worker does the same work again
             except StoreRefused:
@@ -191,7 +191,7 @@ class MediaRunner:
                         raise
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(GIVE_BACK_SECONDS, shield=True):
-                await self._settle(self._store.media_retry(job.id, self._owner, "stopped", 0.0))
+                await self._settle(self._store.media_retry(job.id, self.owner, "stopped", 0.0))
             raise
         except SettingsError:
             raise
@@ -201,7 +201,7 @@ class MediaRunner:
     async def _transfer(self, job: MediaJob, file: RemoteFile) -> None:
         known = await self._known(file)
         if known is not None:
-            await self._once_more(lambda: self._store.media_done(job.id, self._owner, known))
+            await self._once_more(lambda: self._store.media_done(job.id, self.owner, known))
             self.counts.forwarded += 1
             return
         async with AsyncExitStack() as stack:
@@ -212,7 +212,7 @@ class MediaRunner:
             )
             stored = _media_file(file, fetched)
             await self._once_more(lambda: self._store.bucket.upload(stored.storage_path, fetched.content, stored.mime))
-        linked = await self._once_more(lambda: self._store.media_done(job.id, self._owner, stored))
+        linked = await self._once_more(lambda: self._store.media_done(job.id, self.owner, stored))
         self.counts.stored += 1
         self.counts.reused += linked.reused
         self.counts.bytes += stored.bytes
@@ -241,12 +241,12 @@ class MediaRunner:
         text = str(error) if _is_ours(error) else type(error).__name__  # a library's text may hold an address
         match step:
             case Abandon():
-                await self._store.media_abandon(job.id, self._owner, step.status, step.code, text)
+                await self._store.media_abandon(job.id, self.owner, step.status, step.code, text)
                 self.counts.abandoned += 1
                 logger.warning("media job {} abandoned: {} {}", job.id, step.code, text)
             case Later():
                 renewed = make_descriptor(file) if file is not None and answer == "renewed" else None
-                await self._store.media_retry(job.id, self._owner, f"{step.code}: {text}", step.seconds, renewed)
+                await self._store.media_retry(job.id, self.owner, f"{step.code}: {text}", step.seconds, renewed)
                 self.counts.postponed += 1
                 if job.attempts == 1:  # the contract wants an entry when the quick retry did not help
                     await self._store.audit(job.session_id, "error", _entry(job, step, text))
