@@ -44,9 +44,11 @@ async def test_a_wrong_service_key_is_named(tmp_path: Path, supabase: EmbeddedSu
 
 async def test_an_unreachable_supabase_is_named(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    code, lines = await refusal(tmp_path, {"SUPABASE_URL": url, "SUPABASE_SERVICE_KEY": "sb_secret_whatever"})
+    settings = {"SUPABASE_URL": url, "SUPABASE_SERVICE_KEY": "sb_secret_whatever", "WORKER_BOOT_WAIT_S": "1"}
+    code, lines = await refusal(tmp_path, settings)
     assert code != 0
     assert "SUPABASE_URL" in complaint(lines)
+    assert url in complaint(lines)
 
 
 async def test_a_taken_port_is_named(tmp_path: Path, supabase: EmbeddedSupabase) -> None:
