@@ -36,6 +36,8 @@ export class Client {
   complaints = []
   /** @type {any[]} */
   upserts = []
+  /** @type {Record<string, string>[]} attributes of the raw message stanzas, as they came */
+  stanzas = []
   /** @type {any[]} */
   groupUpdates = []
   events = new EventEmitter().setMaxListeners(0)
@@ -59,6 +61,7 @@ export class Client {
       auth: /** @type {any} */ (this.auth), waWebSocketUrl: this.server.socket_url, logger: /** @type {any} */ (logger), markOnlineOnConnect: false, syncFullHistory: false, ...this.options
     })
     const { ev } = this.sock
+    this.sock.ws.on('CB:message', ({ attrs }) => void this.stanzas.push(attrs))
     ev.on('creds.update', (update) => void Object.assign(this.auth.creds, update))
     ev.on('messages.upsert', ({ messages, type }) => this.#note(() => this.upserts.push(...messages.map((message) => ({ ...message, upsertType: type })))))
     ev.on('groups.update', (updates) => this.#note(() => this.groupUpdates.push(...updates)))
