@@ -214,15 +214,18 @@ class VirtualPhone:
         return items
 
     async def wait_receipts(
-        self, messages: Iterable[Sent], seconds: float = 20.0, kinds: Sequence[str] = ("receipt",)
+        self, messages: Iterable[Sent | str], seconds: float = 20.0, kinds: Sequence[str] = ("receipt",)
     ) -> list[Json]:
-        """The receipts of all these messages: whatever is to become of them has become of them.
+        """The receipts of all these messages (or ids): whatever is to become of them has become of them.
 
         Raises:
             PhoneError: some did not come in time.
         """
-        ids = [{"id": sent.id, "participant": sent.participant} if sent.participant else sent.id for sent in messages]
-        body = {"ids": ids, "kinds": list(kinds), "timeout_ms": int(seconds * 1000)}
+        body = {
+            "ids": [_receipt_key(message) for message in messages],
+            "kinds": list(kinds),
+            "timeout_ms": int(seconds * 1000),
+        }
         answer = await self.post("/receipts/wait", body)
         if not answer["done"]:
             raise PhoneError(f"no receipt within {seconds:g} s for {answer['missing']}")
@@ -255,6 +258,12 @@ class VirtualPhone:
 
     async def post(self, path: str, body: Json) -> Json:
         return _answer(await self._http.post(path, json=body))
+
+
+def _receipt_key(message: Sent | str) -> Json | str:
+    if isinstance(message, str):
+        return message
+    return {"id": message.id, "participant": message.participant} if message.participant else message.id
 
 
 def _sent(answer: Json) -> Sent:
