@@ -8,7 +8,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
-import { areJidsSameUser, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, S_WHATSAPP_NET, WA_CERT_DETAILS } from 'baileys'
+import { areJidsSameUser, binaryNodeToString, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, S_WHATSAPP_NET, WA_CERT_DETAILS } from 'baileys'
 import { Gate } from './gate.js'
 import { Inbox } from './inbox.js'
 import { KeyStore } from './keys.js'
@@ -302,9 +302,9 @@ export class Connection {
 
   /** @param {string} xml the stanza that Baileys is about to refuse, as it logs it: the reason enters the log first */
   #abandon(xml) {
-    const id = /\bid=['"]([^'"]*)['"]/.exec(xml)?.[1]
     for (const stanza of this.inbox.unsettled) {
-      if (stanza !== this.#current && stanza.node.attrs.id !== id) continue
+      // Exactly this one: Baileys may be decrypting the next already, and two senders may share an id (FACTS §5).
+      if (!xml.includes(stanza.node.attrs.id) || binaryNodeToString(stanza.node) !== xml) continue
       stanza.abandon('given up by Baileys')
       this.#journalStanza(stanza)
     }
