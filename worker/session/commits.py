@@ -16,7 +16,7 @@ from typing import Any
 
 from loguru import logger
 
-from worker.bridge.protocol import Commit, Committed
+from worker.bridge.protocol import Commit, Committed, ResendEvent, SystemEvent
 from worker.crash import crash_point
 from worker.errors import SequenceGap, StoreRefused
 from worker.ingest.commit import ingest
@@ -167,8 +167,9 @@ class Lids:
 
 
 def _numbers(commit: Commit, monitored: Monitored) -> Iterator[str]:
-    for stanza in commit.stanzas:
-        key = stanza.key or {}
+    keys = [stanza.key or {} for stanza in commit.stanzas]
+    keys += [event.key for event in commit.events if isinstance(event, ResendEvent | SystemEvent)]
+    for key in keys:
         if key.get("remoteJid") in monitored and not key.get("participantAlt"):
             jid = parse_jid(key.get("participant"))
             if jid and jid.server == PHONE_SERVER:
