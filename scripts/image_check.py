@@ -1,8 +1,8 @@
 """Starts the image as a container engine would, where there is none: `sudo .venv/bin/python scripts/image_check.py`.
 
-The image's own entrypoint and command, as its own user with no capability and no-new-privileges, as process 1 of its own
-process namespace, on a read-only root with a /tmp in memory and a volume at /data. What is checked, with the virtual
-phone outside as WhatsApp: the QR in the log, the health check, that nothing outside the volume can be written, SIGTERM,
+The image's own entrypoint and command, as its own user with no capability and no-new-privileges, as process 1 of its
+own process namespace, on a read-only root with a /tmp in memory and a volume at /data. Checked, with the virtual phone
+outside as WhatsApp: the QR in the log, the health check, that nothing outside the volume can be written, SIGTERM,
 a second start with the same volume that needs no QR, and a rolling deployment: two containers on one Supabase.
 
 Not checked: an engine's own networks, resource limits and restart policy.
@@ -14,6 +14,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.support.database import Database
 from tests.support.embedded import EmbeddedSupabase, endpoint
 from tests.support.phone import Media, Sent, VirtualPhone
-from tests.support.processes import Child, descendants, free_port
+from tests.support.processes import Child, alive, descendants, free_port
 from tests.support.waiting import until
 from tests.support.worker import Worker
 
@@ -39,6 +40,7 @@ STOP_GRACE_SECONDS = 20.0  # as in docker-compose.yml
 START_SECONDS = 90.0  # an empty embedded Supabase on a busy machine
 PHOTO = Path(__file__).resolve().parents[1] / "seeds" / "media"
 
+NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 # Runs as process 1 of new mount and process namespaces; the file tree is the image's, mounted read-only.
 BOX = """
 set -e
@@ -86,8 +88,7 @@ class Container:
         chosen = [f"{key}={value}" for key, value in {"WORKER_HTTP_PORT": str(port), **settings}.items()]
         child = Child.start(
             name,
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "bash", "-c", BOX, "box"]
-            + [*image.env, *chosen, *image.entrypoint, *image.command],
+            [*NAMESPACES, "bash", "-c", BOX, "box", *image.env, *chosen, *image.entrypoint, *image.command],
             log=folder / f"{name}.log",
             env={
                 "PATH": os.environ["PATH"],
@@ -121,10 +122,10 @@ class Container:
         """
         below = descendants(self.child.pid)
         started = time.monotonic()
-        subprocess.run(["kill", f"-{self.image.stop_signal}", str(self.first)], check=True)
+        os.kill(self.first, signal.Signals[self.image.stop_signal])
         code = await self.child.wait(STOP_GRACE_SECONDS)
         took = time.monotonic() - started
-        left = [pid for pid in below if Path(f"/proc/{pid}").exists()]
+        left = [pid for pid in below if alive(pid)]
         assert code == 0, f"exit code {code}\n{self.child.tail()}"
         assert not left, f"processes left behind: {left}"
         return took
@@ -143,7 +144,7 @@ def mounted() -> Iterator[Image]:
             env=tuple(config["Env"]),
             entrypoint=tuple(config["Entrypoint"]),
             command=tuple(config["Cmd"]),
-            stop_signal=config["StopSignal"].removeprefix("SIG"),
+            stop_signal=config["StopSignal"],
             health=tuple(config["Healthcheck"]["Test"][1:]),
         )
     finally:
@@ -155,10 +156,8 @@ def _buildah(*arguments: str) -> str:
     return subprocess.run(["buildah", *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
-async def main() -> None:
+async def main(folder: Path) -> None:
     """Every check; the first that fails ends the run with its words, and the logs stay."""
-    folder = Path(tempfile.mkdtemp(prefix="wa-image-"))
-    folder.chmod(0o711)
     with mounted() as image:
         print(f"image {IMAGE}: user {image.user}, {shlex.join([*image.entrypoint, *image.command])}")
         async with await VirtualPhone.start(folder) as phone:
@@ -167,7 +166,6 @@ async def main() -> None:
             await restarted(image, folder, phone, group.id)
         async with await VirtualPhone.start(folder) as phone, await EmbeddedSupabase.start(folder / "cloud") as cloud:
             await rolled(image, folder, phone, cloud)
-    shutil.rmtree(folder)
     print("all as it should be")
 
 
@@ -295,4 +293,8 @@ async def _holds(child: Child, words: str) -> bool:
 
 
 if __name__ == "__main__":
-    anyio.run(main)
+    place = Path(tempfile.mkdtemp(prefix="wa-image-"))
+    place.chmod(0o711)  # the image's user passes through to its volumes
+    print(f"logs and volumes, kept if something is wrong: {place}")
+    anyio.run(main, place)
+    shutil.rmtree(place)
