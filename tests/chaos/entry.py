@@ -75,10 +75,13 @@ def sabotage_commits(spoil: Callable[[dict[str, Any]], dict[str, Any] | None]) -
 
 def sabotage_uploads(spoil: Callable[[Bucket, str, bytes, str], Awaitable[None]]) -> None:
     async def spoiled(self: Bucket, path: str, content: bytes | Path, mime: str) -> None:
-        whole = content.read_bytes() if isinstance(content, Path) else content
-        await spoil(self, path, whole, mime)
+        await spoil(self, path, _whole(content), mime)
 
     Bucket.upload = spoiled  # type: ignore[method-assign]
+
+
+def _whole(content: bytes | Path) -> bytes:
+    return content.read_bytes() if isinstance(content, Path) else content
 
 
 def sabotage(what: str) -> None:

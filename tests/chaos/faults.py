@@ -1,7 +1,8 @@
 """Every kind of fault: how it is done, and how one sees that it really happened.
 
-Each is a coroutine that injects the fault, watches it take effect, and returns; `NotSeen` (or a wait that took too long)
-says that it did not. Which comes when is `tests/chaos/deck.py`'s business, what must hold is `tests/chaos/checks.py`'s.
+Each is a coroutine that injects the fault, watches it take effect, and returns; `NotSeen` (or a wait that took too
+long) says that it did not. Which comes when is `tests/chaos/deck.py`'s business, what must hold is that of
+`tests/chaos/checks.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from tests.chaos.proxy import Rule
-from tests.chaos.rig import LEASE_SECONDS, Post, Rig, gone, kill
+from tests.chaos.rig import LEASE_SECONDS, Post, Rig, armed, gone, kill
 from tests.chaos.traffic import Traffic
 from tests.support.waiting import TookTooLong, until
 
@@ -328,7 +329,7 @@ def _crash(point: str, *, of: str, files: bool = False) -> Inject:
 
 async def _taken(stage: Stage, trigger: Path, point: str) -> None:
     async def probe() -> bool:
-        return not trigger.exists()
+        return not armed(trigger)
 
     await stage.until(f"a crash at the point {point}", probe, BACK_SECONDS)
 
@@ -355,7 +356,7 @@ MAIN: dict[str, Inject] = {
     "kill_supabase": kill_supabase,
     "kill_all": kill_all,
     "db_error": _database("error_500", (1.0, 3.0)),
-    "db_hang": _database("hang", (2.0, 3.5)),
+    "db_hang": _database("hang", (2.0, 3.5), "wa_commit"),
     "db_late": _database("late", (2.0, 4.0)),
     "db_lost_answer": db_lost_answer,
     "db_reset": db_reset,

@@ -125,7 +125,7 @@ class Known:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseCall:
-    """An answer of `wa_lease_acquire`, or (`released`) a `wa_lease_release` that went to the database. Times: the database's."""
+    """An answer of `wa_lease_acquire`, or a `wa_lease_release` on its way (`released`). `at`: the database's clock."""
 
     owner: str
     fence: int
@@ -276,9 +276,7 @@ class FaultProxy:
         leaves = note(answer.status_code, body)
         await asyncio.sleep(self._random.uniform(*LATENCY_MS) / 1000)
         return (
-            Answer(
-                status=answer.status_code, headers=[*kept, (b"content-length", str(len(body)).encode())], body=body
-            ),
+            Answer(status=answer.status_code, headers=[*kept, (b"content-length", str(len(body)).encode())], body=body),
             leaves,
         )
 

@@ -1,4 +1,4 @@
-"""The processes of a chaos run: Supabase, the proxy before it, the virtual phone, one or two workers with their sidecars.
+"""The processes of a chaos run: Supabase, the proxy before it, the virtual phone, one or two workers and sidecars.
 
 Starts, kills and ends them; a worker that was killed is started again, as an operator's supervisor would do. Decides
 nothing about when.
@@ -240,7 +240,9 @@ class Rig:
 
     def leaked_into_logs(self) -> list[str]:
         """Log files of workers that hold what must never be written."""
-        return [str(path) for path in self.folder.glob("worker-*/*.log") if FORBIDDEN in path.read_text("utf-8", "replace")]
+        return [
+            str(path) for path in self.folder.glob("worker-*/*.log") if FORBIDDEN in path.read_text("utf-8", "replace")
+        ]
 
     def orphans(self) -> list[int]:
         """Processes of this run that are still there."""
@@ -285,6 +287,11 @@ def kill(pid: int) -> None:
     """SIGKILL; a process that is gone already is fine."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def armed(trigger: Path) -> bool:
+    """Whether a crash point still waits for its process."""
+    return trigger.exists()
 
 
 async def gone(pid: int, seconds: float = 10.0) -> None:

@@ -61,7 +61,9 @@ def _take_batches_twice() -> str:
     commit = _changed("wa_commit", r"if v_seq <= v_row\.seq then.*?end if;", "")
     commit = re.sub(r"if v_seq is distinct from v_row\.seq \+ 1 then.*?end if;", "", commit, flags=re.DOTALL)
     store = _changed(
-        "wa_store_messages", r"on conflict \(session_id, chat_id, sender, wa_msg_id\) do nothing\s+returning", "returning"
+        "wa_store_messages",
+        r"on conflict \(session_id, chat_id, sender, wa_msg_id\) do nothing\s+returning",
+        "returning",
     )
     drop = "alter table public.messages drop constraint messages_session_id_chat_id_sender_wa_msg_id_key;"
     return "\n".join([drop, store, commit])

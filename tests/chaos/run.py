@@ -1,0 +1,228 @@
+"""A chaos run from its first process to its verdict: wide phase, settling, the phase on defaults, settling, checks."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import anyio
+
+from tests.chaos import faults
+from tests.chaos.checks import Evidence, check_all
+from tests.chaos.deck import Deck, Tally
+from tests.chaos.faults import Stage
+from tests.chaos.ledger import Ledger
+from tests.chaos.report import Result
+from tests.chaos.rig import WIDE, Rig, kill, open_rig
+from tests.chaos.sabotage import SABOTAGES
+from tests.chaos.traffic import WEIGHTS, Traffic
+from tests.support.waiting import TookTooLong, until
+
+START_SECONDS = 90.0
+SETTLE_SECONDS = 90.0  # a backlog of some thousand messages, files that wait for their next attempt
+SABOTAGED_SETTLE_SECONDS = 15.0  # some sabotage never settles
+MAIN_PAUSE = (0.2, 1.5)
+SIDE_PAUSE = (1.0, 4.0)
+DEFAULTS_SECONDS = 8.0
+OLD_MESSAGES = 25
+OLD_SECONDS = 300  # beyond the live window of 30 s
+SABOTAGE_SECONDS = 6.0
+OVERTIME = 2.0  # a kind that was not seen yet may take the run to so many times its length
+PROGRESS_SECONDS = 5.0
+TABLES = ("wa_refused_stanzas", "audit_log", "media_jobs", "wa_sessions", "groups", "runtime_flags", "wa_identities")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """`seconds`: of the wide phase, the deck's first round apart."""
+
+    seconds: float
+    seed: int
+    short: bool = False
+    sabotage: str = ""
+
+
+async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> Result:
+    """Run, and judge. The result holds every violation; it raises only if the run itself could not be made."""
+    started = time.monotonic()
+    result = Result(seed=options.seed)
+    random = Random(f"{options.seed}:faults")  # noqa: S311 - repeatable on purpose
+    ledger = Ledger()
+
+    def tell(line: str) -> None:
+        say(f"[{time.monotonic() - started:5.0f} s] {line}")
+
+    async with open_rig(folder, options.seed, options.sabotage) as rig:
+        traffic = Traffic(rig.phone, ledger, options.seed, bursts=40 if options.sabotage else 120)
+        stage = Stage(rig=rig, traffic=traffic, random=random)
+        async with anyio.create_task_group() as witnesses:
+            witnesses.start_soon(rig.sample)
+            witnesses.start_soon(_progress, rig, ledger, tell)
+            await _link(rig, traffic)
+            tell("linked; the traffic begins")
+            try:
+                unsettled = await _act(options, stage, traffic, result.tally, random, tell)
+                tell("settled; looking at everything" if not unsettled else f"NOT settled: {unsettled}")
+                evidence = await _gather(rig, ledger, unsettled)
+            finally:
+                witnesses.cancel_scope.cancel()
+        result.logins = int((await rig.phone.state())["logins"])
+    result.violations = [*stage.violations, *check_all(evidence)]
+    if not options.sabotage:
+        result.violations += _missing(options, result.tally, ledger)
+    result.violations += [("processes", f"process {pid} is left") for pid in rig.orphans()]
+    _fill(result, rig, ledger, evidence)
+    result.seconds = time.monotonic() - started
+    return result
+
+
+async def _link(rig: Rig, traffic: Traffic) -> None:
+    """People, groups, a worker, the scan; three of the five groups are switched on."""
+    await traffic.found()
+    post = rig.start_worker(WIDE)
+    qr = await rig.database.wait_qr(seconds=START_SECONDS, tell=post.worker.child.tail)
+    await rig.phone.scan(qr)
+    await rig.phone.wait_for("connected", seconds=START_SECONDS)
+    await rig.database.wait_groups(traffic.ledger.groups, seconds=START_SECONDS, tell=post.worker.child.tail)
+    await rig.database.monitor(traffic.ledger.monitored)
+    await rig.database.fetch_groups(seconds=START_SECONDS, tell=post.worker.child.tail)
+    await traffic.warm_up()
+
+
+async def _act(
+    options: Options, stage: Stage, traffic: Traffic, tally: Tally, random: Random, tell: Callable[[str], None]
+) -> list[str]:
+    begun = time.monotonic()
+    async with anyio.create_task_group() as talking:
+        talking.start_soon(traffic.run)
+        if options.sabotage:
+            await _sabotaged(options, stage, tally, random, tell)
+        else:
+            ends = begun + options.seconds
+            latest = begun + max(OVERTIME * options.seconds, options.seconds + 120)
+            async with anyio.create_task_group() as dealing:
+                for kinds, pause in ((faults.MAIN, MAIN_PAUSE), (faults.SIDE, SIDE_PAUSE)):
+                    deck = Deck(kinds, Random(random.random()), tally, tell, pause)  # noqa: S311
+                    dealing.start_soon(deck.deal, stage, ends, latest)
+        await traffic.stop()
+        talking.cancel_scope.cancel()
+    tell("the faults are over; settling")
+    if options.sabotage:
+        return await _settle(stage.rig, SABOTAGED_SETTLE_SECONDS)
+    unsettled = await _settle(stage.rig, SETTLE_SECONDS)
+    if not unsettled:
+        tell("now on the default settings")
+        await _on_defaults(stage, traffic)
+        unsettled = await _settle(stage.rig, SETTLE_SECONDS)
+    return unsettled
+
+
+async def _sabotaged(options: Options, stage: Stage, tally: Tally, random: Random, tell: Callable[[str], None]) -> None:
+    """Traffic of every kind, and only the faults that bring this sabotage to light."""
+    kinds = {**faults.MAIN, **faults.SIDE}
+    for name in SABOTAGES[options.sabotage].faults:
+        deck = Deck({name: kinds[name]}, random, tally, tell, MAIN_PAUSE)
+        await deck.deal(stage, time.monotonic() + 1.0, time.monotonic() + 30.0)
+    await anyio.sleep(SABOTAGE_SECONDS)
+    for kind in ("file", "same_file", "burst"):
+        await stage.traffic.say(kind)
+
+
+async def _on_defaults(stage: Stage, traffic: Traffic) -> None:
+    """WORKER_CATCH_UP_S = 0: what waited too long is discarded and counted; what is live is stored."""
+    rig = stage.rig
+    for post in list(rig.posts):
+        await rig.end_worker(post)
+    traffic.ledger.phase = "defaults"
+    await traffic.old_news(OLD_MESSAGES, OLD_SECONDS, int(time.time()))
+    rig.start_worker({})
+    await stage.connected()
+    ends = time.monotonic() + DEFAULTS_SECONDS
+    while time.monotonic() < ends:
+        await traffic.say(stage.random.choice(("text", "own", "shared_id", "unmonitored", "duplicate")))
+    sidecar = rig.sidecar_pid()
+    if sidecar:
+        kill(sidecar)
+    await traffic.say("text")
+    await stage.connected()
+
+
+async def _settle(rig: Rig, seconds: float) -> list[str]:
+    """End all faults and wait until nothing is on its way any more; what still was when the time was over."""
+    rig.proxy.clear()
+    rig.disarm()
+    await rig.phone.fault("clear")
+    await rig.phone.media_fault("clear")
+    open_ends: dict[str, object] = {}
+
+    async def quiet() -> bool:
+        state = await rig.phone.state()
+        jobs = await rig.database.rows("media_jobs")
+        pending = await rig.database.messages(pending=True)
+        open_ends.update(
+            connected=state["connected"],
+            offline_queue=state["offline_queue"],
+            media_jobs=[(job["attempts"], job["last_error"]) for job in jobs][:3],
+            stubs=[row["wa_msg_id"] for row in pending],
+        )
+        return bool(state["connected"]) and not state["offline_queue"] and not jobs and not pending
+
+    try:
+        await until("quiet", quiet, seconds=seconds, every=0.5)
+    except TookTooLong:
+        return [json.dumps(open_ends, default=str)]
+    return []
+
+
+async def _gather(rig: Rig, ledger: Ledger, unsettled: list[str]) -> Evidence:
+    database = rig.database
+    rig.look()
+    objects = {path: await database.download(path) for path in await database.objects()}
+    discards = {row["reason"]: int(row["count"]) for row in await database.rows("wa_discards")}
+    return Evidence(
+        ledger=ledger,
+        receipts=await rig.phone.receipts(),
+        messages=await database.rows("messages", order="id"),
+        media=await database.rows("media", order="id"),
+        objects=objects,
+        others={table: await database.rows(table) for table in TABLES},
+        discards=discards,
+        commits=rig.proxy.commits,
+        known=rig.proxy.known,
+        leases=rig.proxy.leases,
+        leaks=rig.proxy.leaks,
+        leaked_logs=rig.leaked_into_logs(),
+        peak_bytes=dict(rig.peak_bytes),
+        unsettled=unsettled,
+    )
+
+
+def _missing(options: Options, tally: Tally, ledger: Ledger) -> list[tuple[str, str]]:
+    """Kinds of faults and of traffic that this run should have had."""
+    kinds = [*faults.MAIN, *faults.SIDE]
+    found = [("faults", f"{kind} was never seen") for kind in kinds if not tally.seen[kind]]
+    return found + [("faults", f"no traffic of the kind {kind}") for kind in WEIGHTS if not ledger.kinds.get(kind)]
+
+
+def _fill(result: Result, rig: Rig, ledger: Ledger, evidence: Evidence) -> None:
+    result.sent = len(ledger.entries)
+    result.monitored = sum(entry.monitored for entry in ledger.entries)
+    result.receipted = len(evidence.delivered())
+    result.rows = len(evidence.messages)
+    result.files = len(evidence.objects)
+    result.kinds = ledger.kinds
+    result.starts = rig.starts
+    result.peak_bytes = rig.peak_bytes
+    result.supabase_calls = sum(rig.proxy.calls.values())
+    result.discarded = evidence.discards.get("too_old", 0)
+
+
+async def _progress(rig: Rig, ledger: Ledger, tell: Callable[[str], None]) -> None:
+    while True:
+        await anyio.sleep(PROGRESS_SECONDS)
+        state = await rig.phone.state()
+        tell(f"{len(ledger.entries)} sent, {state['offline_queue']} not receipted, login {state['logins']}")
