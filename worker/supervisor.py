@@ -29,7 +29,7 @@ from worker.session.report import View
 from worker.session.retry import until_answered
 from worker.session.watchdog import PING_EVERY_SECONDS, judge
 from worker.settings import Settings
-from worker.store import Store, connect_store
+from worker.store import Lease, Store, connect_store
 from worker.web.app import bind, serve
 from worker.web.health import Health
 from worker.wiring import Tenure, open_supabase, open_tenure
@@ -149,22 +149,22 @@ class Supervisor:
 
     async def _hold_lease(self, store: Store) -> None:
         session, seconds = self._settings.worker_session, float(self._settings.worker_lease_s)
-        fence: int | None = None
+        held: Lease | None = None
         with self._stop.interrupts():
-            fence = await lease.acquire(store, session, self._owner, seconds, self._wait_for_lease)
-        if fence is None:
+            held = await lease.acquire(store, session, self._owner, seconds, self._wait_for_lease)
+        if held is None:
             return
         self.health.lease, self.health.lease_ok = "held", True
         try:
             with unwrapped():
-                await self._tenure(store, fence)
+                await self._tenure(store, held)
         except StaleFence:
             logger.warning("another worker has taken over; waiting for its lease")
         finally:
             self.health.lease, self.health.lease_ok, self.health.view = "not held", False, None
             with anyio.move_on_after(RELEASE_SECONDS, shield=True):
                 try:
-                    await store.lease_release(session, self._owner, fence)
+                    await store.lease_release(session, self._owner, held.fence)
                 except StoreUnavailable:
                     logger.warning("the lease could not be given back; it ends by itself")
 
@@ -172,8 +172,9 @@ class Supervisor:
         logger.info("{}", reason)
         self.health.lease = reason
 
-    async def _tenure(self, store: Store, fence: int) -> None:
-        settings = self._settings
+    async def _tenure(self, store: Store, held: Lease) -> None:
+        settings, fence = self._settings, held.fence
+        skew = (datetime.now(UTC) - held.now).total_seconds()
         async with (
             open_tenure(settings, store, self._owner, fence, self.health, self._on_view) as tenure,
             anyio.create_task_group() as task_group,
@@ -182,6 +183,11 @@ class Supervisor:
             task_group.start_soon(lease.keep, store, session, self._owner, seconds, fence, tenure.watch)
             task_group.start_soon(tenure.report.run)
             task_group.start_soon(tenure.watch.run, tenure.tell_database_gone)
+            if abs(skew) > SKEW_MAX_SECONDS:
+                logger.warning("this machine's clock is {:.0f} s away from the database's", abs(skew))
+                tenure.report.error(
+                    "CLOCK_SKEW", "this machine's clock differs from the database's", skew_s=round(skew)
+                )
             with self._stop.interrupts():
                 await until_answered(tenure.state.credentials)  # torn state stops us before anything is touched
                 await until_answered(tenure.flags.poll)

@@ -35,7 +35,7 @@ from worker.store import Store
 from worker.store.embedded import Embedded, embedded_supabase
 from worker.web.health import Health
 
-LEASE_SHARE = 2 / 3  # the socket is ended before the lease can run out under us
+LEASE_SHARE = 1 / 2  # after the renewal that failed at a third: the socket is ended before the lease can run out
 NO_LONGER_THERE = (403, 404, 410)
 
 
@@ -100,7 +100,7 @@ async def open_tenure(
     last_good = parse_version(detail.get("version"))
     report = Report(account, keep={"version": list(last_good)} if last_good else {}, on_view=show)
     version = VersionPolicy(settings.wa_version, last_good, lambda good: report.keep(version=list(good)))
-    watch = DatabaseWatch(min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
+    watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
     seal = Seal(settings.worker_session, settings.state_key, settings.state_key_previous)
     state = State(account, seal, watch)
     inbox = Inbox()

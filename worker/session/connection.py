@@ -51,6 +51,7 @@ from worker.session.watchdog import (
 from worker.settings import Settings
 
 DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
+COMMIT_CATCH_UP_SECONDS = 15.0  # for the commit that waited through the outage; else its messages come again
 OFFLINE_HOLD_MS = 10_000  # DESIGN rule 8's N: WhatsApp sends a backlog at some thousand messages a second
 LOG_BYTES_MAX = 64 * 1024 * 1024  # DESIGN rule 4: what the sidecar may hold before it pauses the socket
 INBOX_MAX = 2048
@@ -223,8 +224,11 @@ class Connection:
                 await self._wipe()
                 return Go()
             case AwaitDatabase():
-                await self._watch.back()
+                await until_answered(lambda: self._watch.observe("state", self._account.load_state()))
                 logger.info("the database answers again")
+                with anyio.move_on_after(COMMIT_CATCH_UP_SECONDS):
+                    await self._watch.back()
+                self._watch.forget()
                 return Go()
             case unknown:
                 assert_never(unknown)

@@ -26,8 +26,13 @@ T = TypeVar("T")
 class DatabaseWatch:
     """Who has been waiting for the database, since when."""
 
-    def __init__(self, patience: float = PATIENCE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
-        self._patience = patience
+    def __init__(
+        self,
+        patience: float = PATIENCE_SECONDS,
+        lease_patience: float = PATIENCE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._patience: dict[Source, float] = {"commit": patience, "state": patience, "lease": lease_patience}
         self._clock = clock
         self._since: dict[Source, float] = {}
         self._back = anyio.Event()
@@ -63,7 +68,12 @@ class DatabaseWatch:
     @property
     def gone(self) -> bool:
         """A caller has been without an answer for longer than the patience."""
-        return any(self._clock() - since > self._patience for since in self._since.values())
+        return any(self._clock() - since > self._patience[source] for source, since in self._since.items())
+
+    def forget(self) -> None:
+        """The database was seen to answer: callers that gave up meanwhile no longer count."""
+        for source in list(self._since):
+            self.answered(source)
 
     async def back(self) -> None:
         """Wait until everybody has an answer."""

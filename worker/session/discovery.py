@@ -13,7 +13,7 @@ from loguru import logger
 
 from worker.bridge.peer import Peer
 from worker.bridge.protocol import Group
-from worker.errors import CallFailed
+from worker.errors import CallFailed, CallTimeout, StoreRefused
 from worker.session.account import Account
 from worker.session.flags import Request
 from worker.session.report import Report
@@ -79,18 +79,19 @@ class Discovery:
     async def _discover(self, peer: Peer) -> bool:
         try:
             groups = (await peer.groups()).groups
-        except CallFailed as failed:
+            changes = [as_change(group) for group in groups]
+            result = await until_answered(lambda: self._account.upsert_groups(changes, complete=True))
+        except (CallFailed, CallTimeout, StoreRefused) as failed:
             self._note_failure(failed)
             return False
-        changes = [as_change(group) for group in groups]
-        result = await until_answered(lambda: self._account.upsert_groups(changes, complete=True))
         logger.info("{} groups found, {} of them new", result.count, result.added)
         self._not_before = self._clock() + SPACING_SECONDS
         self._pause = PAUSE_FIRST_SECONDS
         return True
 
-    def _note_failure(self, failed: CallFailed) -> None:
-        limited = isinstance(failed.data, dict) and failed.data.get("status") == TOO_MANY
+    def _note_failure(self, failed: CallFailed | CallTimeout | StoreRefused) -> None:
+        data = failed.data if isinstance(failed, CallFailed) else None
+        limited = isinstance(data, dict) and data.get("status") == TOO_MANY
         if limited:
             pause = self._pause
             self._pause = min(PAUSE_MAX_SECONDS, self._pause * 2)

@@ -14,7 +14,7 @@ from enum import Enum
 import anyio
 from loguru import logger
 
-from worker.errors import StoreUnavailable
+from worker.errors import StoreRefused, StoreUnavailable
 from worker.session.account import Account
 from worker.session.report import Report
 from worker.store import Flag
@@ -96,6 +96,8 @@ class FlagWatch:
                 if not self._away:
                     logger.warning("the database does not answer; flags are looked at again when it does")
                 self._away = True
+            except StoreRefused as refused:
+                logger.error("the flags cannot be read (code {})", refused.code)
             await anyio.sleep(self._poll_seconds)
 
     async def poll(self) -> None:

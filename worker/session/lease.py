@@ -16,7 +16,7 @@ from loguru import logger
 
 from worker.errors import StaleFence, StoreUnavailable
 from worker.session.database import DatabaseWatch
-from worker.store import Store
+from worker.store import Lease, Store
 
 ASK_AGAIN_SECONDS = 1.0  # how soon a waiting worker notices that the lease was given back
 RENEWALS_PER_LEASE = 3  # two renewals may fail before it runs out
@@ -27,8 +27,8 @@ def make_owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
-async def acquire(store: Store, session: str, owner: str, seconds: float, waiting: Callable[[str], None]) -> int:
-    """Wait for the lease; its fence. `waiting` is told once for each reason to wait."""
+async def acquire(store: Store, session: str, owner: str, seconds: float, waiting: Callable[[str], None]) -> Lease:
+    """Wait for the lease. `waiting` is told once for each reason to wait."""
     said = ""
     while True:
         try:
@@ -37,7 +37,7 @@ async def acquire(store: Store, session: str, owner: str, seconds: float, waitin
             reason = "Supabase does not answer yet; waiting for it"
         else:
             if lease.acquired:
-                return lease.fence
+                return lease
             reason = f"another worker ({_place(lease.holder)}) serves this session; waiting until it stops"
         if reason != said:
             waiting(reason)
@@ -54,12 +54,19 @@ async def keep(store: Store, session: str, owner: str, seconds: float, fence: in
     while True:
         await anyio.sleep(seconds / RENEWALS_PER_LEASE)
         try:
-            lease = await watch.observe("lease", store.lease_acquire(session, owner, seconds))
+            lease = await watch.observe("lease", _renew(store, session, owner, seconds))
         except StoreUnavailable:
             continue
         if not lease.acquired or lease.fence != fence:
             logger.warning("the lease went to another worker ({})", _place(lease.holder))
             raise StaleFence("another worker took the lease")
+
+
+async def _renew(store: Store, session: str, owner: str, seconds: float) -> Lease:
+    """One renewal; it must not take so long that the lease runs out while nobody looks."""
+    with anyio.move_on_after(seconds / RENEWALS_PER_LEASE):
+        return await store.lease_acquire(session, owner, seconds)
+    raise StoreUnavailable("the lease could not be renewed in time")
 
 
 def _place(holder: str | None) -> str:

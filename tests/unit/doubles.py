@@ -1,0 +1,206 @@
+"""Stand-ins for the session's unit tests: a database in memory, a sidecar that says what it is told to say.
+
+The real ones are in tests/integration and tests/e2e; these exist for what the real ones cannot be made to do on time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import anyio
+
+from worker.bridge.peer import Peer
+from worker.bridge.protocol import CloseInfo, Connect, ConnectionState, Group, Groups, Me, Notification, Qr
+from worker.errors import StoreUnavailable
+from worker.session.account import Account
+from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease
+
+BOUND = 10.0  # no wait in a unit test takes longer
+
+
+async def until(probe: Callable[[], object]) -> None:
+    """Let the others run until `probe` is true; bounded."""
+    with anyio.fail_after(BOUND):
+        while not probe():  # noqa: ASYNC110 - what is waited for has no event
+            await anyio.sleep(0.002)
+
+
+@dataclass
+class Database:
+    """What the session's account, and its lease, would find in Postgres. `away` makes every call fail."""
+
+    away: bool = False
+    holder: str | None = None
+    fence: int = 1
+    epoch: int = 0
+    creds: str | None = None
+    keys: dict[tuple[str, str], str] = field(default_factory=dict)
+    patches: list[Mapping[str, Any]] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
+    commits: list[Batch] = field(default_factory=list)
+    monitored: frozenset[str] = frozenset()
+    flags: list[Flag] = field(default_factory=list)
+    handled: list[Flag] = field(default_factory=list)
+    groups: list[GroupChange] = field(default_factory=list)
+    identities: dict[str, str] = field(default_factory=dict)
+    wipes: int = 0
+    refuse: Callable[[Batch], Exception | None] = lambda batch: None
+    session: str = "default"
+
+    @property
+    def account(self) -> Account:
+        return cast(Account, self)
+
+    @property
+    def status(self) -> str | None:
+        return self.row.get("status")
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The session's row as the patches made it."""
+        row: dict[str, Any] = {}
+        for patch in self.patches:
+            row.update(patch)
+        return row
+
+    def events(self, name: str | None = None) -> list[Any]:
+        return [a.event if name is None else dict(a.payload) for a in self.audits if name in (None, a.event)]
+
+    async def _answer(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        if self.away:
+            raise StoreUnavailable("away")
+
+    async def lease_acquire(self, session: str, owner: str, seconds: float) -> Lease:
+        await self._answer()
+        acquired = self.holder in (None, owner)
+        if acquired:
+            self.holder = owner
+        now = datetime.now(UTC)
+        return Lease(
+            acquired=acquired, fence=self.fence, epoch=self.epoch, holder=self.holder or "", expires_at=now, now=now
+        )
+
+    async def begin_epoch(self) -> int:
+        await self._answer()
+        self.epoch += 1
+        return self.epoch
+
+    async def load_state(self) -> AccountState:
+        await self._answer()
+        return AccountState(creds=self.creds, has_keys=bool(self.keys))
+
+    async def get_keys(self, type_: str, ids: Sequence[str]) -> dict[str, str]:
+        await self._answer()
+        return {id_: self.keys[type_, id_] for id_ in ids if (type_, id_) in self.keys}
+
+    async def known_stanzas(self, hashes: Sequence[str]) -> set[str]:
+        await self._answer()
+        return set()
+
+    async def get_identities(self, ids: Sequence[str]) -> dict[str, str]:
+        await self._answer()
+        return {id_: self.identities[id_] for id_ in ids if id_ in self.identities}
+
+    async def commit(self, batch: Batch) -> Committed:
+        await self._answer()
+        if error := self.refuse(batch):
+            raise error
+        self.commits.append(batch)
+        return Committed(seq=batch.seq, duplicate=False, stored=len(batch.messages))
+
+    async def set_session(self, patch: Mapping[str, Any], audits: Sequence[Audit] = ()) -> None:
+        await self._answer()
+        self.patches.append(dict(patch))
+        self.audits.extend(audits)
+
+    async def wipe_credentials(self) -> int:
+        await self._answer()
+        self.wipes += 1
+        self.creds = None
+        return self.epoch
+
+    async def upsert_groups(self, groups: Sequence[GroupChange], *, complete: bool) -> GroupsUpserted:
+        await self._answer()
+        self.groups = list(groups)
+        return GroupsUpserted(count=len(groups), added=len(groups), renamed=0, left=0)
+
+    async def monitored_groups(self) -> frozenset[str]:
+        await self._answer()
+        return self.monitored
+
+    async def pending_flags(self) -> list[Flag]:
+        await self._answer()
+        return [flag for flag in self.flags if flag not in self.handled]
+
+    async def flag_handled(self, flag: Flag) -> None:
+        await self._answer()
+        self.handled.append(flag)
+
+
+def make_flag(key: str, at: str | None = "2026-01-31T12:00:00Z") -> Flag:
+    """A flag as the store reports it; `at` None is a malformed one."""
+    time = datetime.fromisoformat(at) if at else None
+    return Flag(key=key, at=time, at_text=at, age_seconds=None)
+
+
+class Sidecar:
+    """A peer that notifies what a test tells it to, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self._told, self.notifications = anyio.create_memory_object_stream[Notification](100)
+        self.calls: list[str] = []
+        self.connects: list[Connect] = []
+        self.failures: dict[str, list[Exception]] = {}
+        self.groups_found = [Group(id="1@g.us", subject="One", addressing_mode="lid", size=2)]
+
+    @property
+    def peer(self) -> Peer:
+        return cast(Peer, self)
+
+    def _note(self, call: str) -> None:
+        self.calls.append(call)
+        failures = self.failures.get(call.split()[0])
+        if failures:
+            raise failures.pop(0)
+
+    async def connect(self, params: Connect) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._note("connect")
+        self.connects.append(params)
+
+    async def close(self, *, logout: bool, drain_seconds: float) -> int:
+        await anyio.lowlevel.checkpoint()
+        self._note("close logout" if logout else "close")
+        return 0
+
+    async def groups(self) -> Groups:
+        await anyio.lowlevel.checkpoint()
+        self._note("groups")
+        return Groups(groups=self.groups_found)
+
+    async def pairing_code(self, phone: str) -> str:
+        await anyio.lowlevel.checkpoint()
+        self._note(f"pairing_code {phone}")
+        return "ABCD1234"
+
+    def says(self, notification: Notification) -> None:
+        self._told.send_nowait(notification)
+
+    def shows_qr(self, text: str = "2@qr", ttl_ms: int = 60_000) -> None:
+        self.says(Qr(qr=text, ttl_ms=ttl_ms))
+
+    def opens(self) -> None:
+        me = Me(id="491511234567:5@s.whatsapp.net", lid="2001:5@lid", name="Ana's worker")
+        self.says(ConnectionState(state="open", me=me, server_time_offset_ms=-12.0))
+
+    def closes(self, code: int | None, message: str = "Stream Errored", phase: str = "open", data: Any = None) -> None:
+        info = CloseInfo.model_validate({"code": code, "message": message, "phase": phase, "data": data})
+        self.says(ConnectionState(state="close", close=info))
+
+    def hang_up(self) -> None:
+        self._told.close()
+        self.notifications.close()

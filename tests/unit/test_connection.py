@@ -1,0 +1,406 @@
+"""The life of a connection, step by step, against a sidecar that says what it is told to say."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
+from worker.bridge.protocol import ConnectionState, Stalled
+from worker.errors import CallFailed, SidecarGone, StateError
+from worker.ingest.live import LiveWindow
+from worker.session import connection as connection_module
+from worker.session.commits import Committer
+from worker.session.connection import Connection, DatabaseGone, Inbox, Standing, Stuck
+from worker.session.database import DatabaseWatch
+from worker.session.discovery import Discovery
+from worker.session.flags import Ask, Monitored, Request
+from worker.session.report import Report
+from worker.session.state import Seal, State
+from worker.session.version import VersionPolicy
+from worker.settings import Settings
+from worker.store import Flag
+from worker.supervisor import weightiest
+
+
+@dataclass
+class Life:
+    """One connection with everything around it."""
+
+    database: Database
+    sidecar: Sidecar
+    connection: Connection
+    inbox: Inbox
+    watch: DatabaseWatch
+    done: list[Flag] = field(default_factory=list)
+    ended: BaseException | None = None
+
+    def ask(self, ask: Ask, at: str = "2026-01-31T12:00:00Z", phone: str | None = None) -> None:
+        self.inbox.put(Request(ask=ask, flag=make_flag(ask.value, at), phone=phone))
+
+    async def state(self, name: str) -> dict[str, Any]:
+        """Wait until the row says that it is in this state."""
+        await until(lambda: self.database.row.get("detail", {}).get("state") == name)
+        return self.database.row
+
+    async def connects(self, count: int) -> None:
+        await until(lambda: len(self.sidecar.connects) == count)
+
+    async def ends_or_connects(self, count: int) -> None:
+        await until(lambda: self.ended or len(self.sidecar.connects) == count)
+
+    async def open(self) -> None:
+        await self.connects(len(self.sidecar.connects) or 1)
+        self.sidecar.opens()
+        await self.state("connected")
+
+
+@asynccontextmanager
+async def life(standing: Standing | None = None, **settings: Any) -> AsyncIterator[Life]:
+    chosen = Settings(_env_file=None, **{"worker_backoff_base_ms": 1, "worker_backoff_max_ms": 4, **settings})  # type: ignore[call-arg]
+    database, sidecar, inbox, watch = Database(), Sidecar(), Inbox(), DatabaseWatch()
+    report = Report(database.account)
+    done: list[Flag] = []
+
+    def finish(request: Request) -> None:
+        done.append(request.flag)
+
+    seal = Seal("default", None)
+    connection = Connection(
+        account=database.account,
+        settings=chosen,
+        state=State(database.account, seal, watch),
+        committer=Committer(database.account, seal, Monitored(), LiveWindow(), watch, report),
+        discovery=Discovery(database.account, report, finish),
+        report=report,
+        watch=watch,
+        version=VersionPolicy(None, None, lambda _: None),
+        inbox=inbox,
+        done=finish,
+        standing=standing,
+        draw=lambda: 0.0,
+    )
+    it = Life(database, sidecar, connection, inbox, watch, done)
+
+    async def run() -> None:
+        try:
+            await connection.run(sidecar.peer)
+        except* Exception as group:
+            it.ended = weightiest(group)
+
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(report.run)
+            task_group.start_soon(run)
+            yield it
+            task_group.cancel_scope.cancel()
+    sidecar.hang_up()
+    inbox.close()
+
+
+async def test_from_the_qr_to_open_as_the_contract_says() -> None:
+    async with life() as it:
+        await it.connects(1)
+        row = await it.state("connecting")
+        assert row["status"] == "connecting"
+        before = datetime.now(UTC)
+        it.sidecar.shows_qr("2@code", ttl_ms=60_000)
+        row = await it.state("waiting_for_scan")
+        assert row["status"] == "connecting"
+        assert row["detail"]["qr"] == "2@code"
+        assert 55 < (datetime.fromisoformat(row["detail"]["expiresAt"]) - before).total_seconds() <= 61
+        it.sidecar.says(ConnectionState(state="connecting", is_new_login=True))
+        row = await it.state("paired")
+        assert "qr" not in row["detail"], "a used code is gone"
+        it.sidecar.closes(515, "Stream Errored (restart required)", "pairing")
+        await it.connects(2)
+        it.sidecar.opens()
+        row = await it.state("connected")
+        assert (row["status"], row["wa_name"], row["wa_number"]) == ("connected", "Ana's worker", "491511234567")
+        assert set(row["detail"]) == {"state", "say"}
+        await until(lambda: "connect" in it.database.events())
+        assert it.database.events() == ["qr_generated", "disconnect", "reconnect", "connect"]
+        assert [each.epoch for each in it.sidecar.connects] == [1, 2], "each connection has its own epoch"
+
+
+async def test_the_log_is_drained_before_the_next_epoch_begins() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.closes(503, phase="connecting")
+        await it.connects(2)
+        assert it.sidecar.calls == ["close", "connect", "close", "connect"]
+
+
+async def test_each_further_code_replaces_the_one_before() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.shows_qr("2@first")
+        it.sidecar.shows_qr("2@second", ttl_ms=20_000)
+        await until(lambda: it.database.row.get("detail", {}).get("qr") == "2@second")
+        await until(lambda: it.database.events("qr_generated") == [{"ttl_s": 60.0}, {"ttl_s": 20.0}])
+
+
+async def test_codes_that_ran_out_are_not_renewed_until_somebody_asks() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.closes(408, "QR refs attempts ended", "pairing")
+        row = await it.state("idle")
+        assert row["status"] == "disconnected"
+        assert "wa_refresh_qr_requested" in row["detail"]["say"]
+        assert len(it.sidecar.connects) == 1
+        it.ask(Ask.REFRESH)
+        await it.connects(2)
+        assert [flag.key for flag in it.done] == ["wa_refresh_qr_requested"]
+
+
+async def test_codes_that_ran_out_are_renewed_after_a_pause_if_that_is_set() -> None:
+    async with life(worker_qr_again_s=1) as it:
+        await it.connects(1)
+        it.sidecar.closes(408, "QR refs attempts ended", "pairing")
+        await it.connects(2)
+
+
+async def test_a_lost_connection_is_made_again_with_growing_pauses() -> None:
+    async with life() as it:
+        for n in range(1, 5):
+            await it.connects(n)
+            it.sidecar.closes(428, "Connection Terminated")
+        await it.connects(5)
+        await until(lambda: len(it.database.events("reconnect")) == 4)
+        assert it.database.events("reconnect") == [
+            {"attempt": 1, "delay": 0.001},
+            {"attempt": 2, "delay": 0.002},
+            {"attempt": 3, "delay": 0.004},
+            {"attempt": 4, "delay": 0.004},
+        ]
+        assert it.database.events("disconnect")[0] == {"code": 428, "reason": "Connection Terminated", "phase": "open"}
+
+
+async def test_the_pauses_start_anew_after_a_connection_that_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "HELD_SECONDS", 0.0)
+    async with life() as it:
+        for n in range(1, 4):
+            await it.connects(n)
+            it.sidecar.opens()
+            it.sidecar.closes(503)
+        await it.connects(4)
+        await until(lambda: len(it.database.events("reconnect")) == 3)
+        assert [each["attempt"] for each in it.database.events("reconnect")] == [1, 1, 1]
+
+
+async def test_an_unlinked_device_forgets_its_credentials_and_asks_for_a_scan() -> None:
+    async with life() as it:
+        it.database.creds = "{}"
+        await it.open()
+        it.sidecar.closes(401, "Stream Errored (conflict)")
+        await it.connects(2)
+        assert it.database.wipes == 1
+
+
+@pytest.mark.parametrize("code", [402, 403, 406, 413, 440])
+async def test_what_needs_a_person_stays_down_and_says_so(code: int) -> None:
+    async with life() as it:
+        await it.open()
+        it.sidecar.closes(code, "Connection Failure")
+        row = await it.state("needs_you")
+        assert row["status"] == "disconnected"
+        await until(lambda: it.database.events("error"))
+        assert it.database.events("error")[0]["code"] == "NEEDS_A_PERSON"
+        assert it.database.wipes == 0
+        it.ask(Ask.GROUPS)
+        it.ask(Ask.REFRESH)
+        await it.connects(2)
+
+
+async def test_a_temporary_ban_is_waited_out() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.closes(402, "Connection Failure", "connecting", {"expire": "0.05"})
+        await it.connects(2)
+
+
+async def test_a_refresh_ends_the_socket_and_makes_a_new_one() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.shows_qr()
+        it.ask(Ask.REFRESH)
+        await it.connects(2)
+        assert it.sidecar.calls == ["close", "connect", "close", "close", "connect"]
+
+
+async def test_what_an_ended_socket_still_says_is_not_news() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.ask(Ask.REFRESH)
+        it.sidecar.closes(401, "Connection Failure", "connecting")  # arrives while the socket is being ended
+        await it.connects(2)
+        assert it.database.wipes == 0
+
+
+async def test_a_disconnect_logs_out_forgets_and_stays_down_until_a_refresh() -> None:
+    async with life() as it:
+        await it.open()
+        it.ask(Ask.DISCONNECT)
+        row = await it.state("logged_out")
+        assert row["status"] == "disconnected"
+        assert "close logout" in it.sidecar.calls
+        assert it.database.wipes == 1
+        assert [flag.key for flag in it.done] == ["wa_disconnect_requested"]
+        assert len(it.sidecar.connects) == 1
+        it.ask(Ask.REFRESH)
+        await it.connects(2)
+
+
+async def test_a_logout_that_is_not_graceful_forgets_all_the_same() -> None:
+    async with life() as it:
+        it.sidecar.failures["close"] = []
+        await it.open()
+        it.sidecar.failures["close"] = [CallFailed("no answer", -32000)]
+        it.ask(Ask.DISCONNECT)
+        await it.state("logged_out")
+        assert it.database.wipes == 1
+
+
+async def test_a_disconnect_is_obeyed_while_waiting_to_reconnect() -> None:
+    async with life(worker_backoff_base_ms=60_000, worker_backoff_max_ms=60_000) as it:
+        await it.connects(1)
+        it.sidecar.closes(428)
+        await it.state("reconnecting")
+        it.ask(Ask.DISCONNECT)
+        await it.state("logged_out")
+
+
+async def test_groups_are_found_at_the_first_connection_and_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.session.discovery.SPACING_SECONDS", 0.0)
+    async with life() as it:
+        await it.open()
+        await until(lambda: it.sidecar.calls.count("groups") == 1)
+        assert [group.wa_group_id for group in it.database.groups] == ["1@g.us"]
+        it.ask(Ask.GROUPS)
+        await until(lambda: it.done)
+        assert it.sidecar.calls.count("groups") == 2
+        it.sidecar.closes(428)
+        await it.connects(2)
+        it.sidecar.opens()
+        it.ask(Ask.GROUPS)
+        await until(lambda: len(it.done) == 2)
+        assert it.sidecar.calls.count("groups") == 3, "not again at the second connection by itself"
+
+
+async def test_a_pairing_code_is_shown_beside_the_qr() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.shows_qr("2@one")
+        await it.state("waiting_for_scan")
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        await until(lambda: it.database.row["detail"].get("pairing_code") == "ABCD1234")
+        it.sidecar.shows_qr("2@two")
+        await until(lambda: it.database.row["detail"].get("qr") == "2@two")
+        assert it.database.row["detail"]["pairing_code"] == "ABCD1234", "it outlives the QR code"
+        it.sidecar.opens()
+        row = await it.state("connected")
+        assert "pairing_code" not in row["detail"]
+
+
+async def test_a_pairing_code_for_a_linked_session_is_turned_down() -> None:
+    async with life() as it:
+        await it.open()
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        await until(lambda: it.done)
+        await until(lambda: it.database.events("error"))
+        assert it.database.events("error")[0]["code"] == "REQUEST_TURNED_DOWN"
+
+
+async def test_a_database_that_is_away_ends_the_socket_and_nothing_reconnects_before_it_is_back() -> None:
+    async with life() as it:
+        await it.open()
+        it.database.away = True
+        it.inbox.put(DatabaseGone())
+        await until(lambda: it.sidecar.calls[-1] == "close")
+        assert len(it.sidecar.connects) == 1
+        it.database.away = False
+        await it.connects(2)
+        await until(lambda: len(it.database.events("disconnect")) == 1)
+        assert it.database.events("disconnect")[0]["reason"] == "the database does not answer"
+        assert not it.database.events("reconnect"), "it is no network fault"
+
+
+async def test_torn_state_stops_everything_and_changes_nothing() -> None:
+    async with life() as it:
+        it.sidecar.failures["connect"] = [CallFailed("lacks noiseKey", -32000, {"reason": "unreadable"})]
+        await until(lambda: it.ended)
+        assert isinstance(it.ended, StateError)
+        assert it.database.wipes == 0
+
+
+async def test_a_socket_that_is_still_open_is_ended_first() -> None:
+    async with life() as it:
+        it.sidecar.failures["connect"] = [CallFailed("a socket is open", -32001)]
+        await it.connects(1)
+        assert it.sidecar.calls == ["close", "connect", "close", "close", "connect"]
+
+
+async def test_a_connection_that_never_opens_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "OPEN_WITHIN_SECONDS", 0.02)
+    async with life() as it:
+        await it.connects(2)
+        await until(lambda: it.database.events("error"))
+        assert it.database.events("error")[0]["code"] == "STALLED"
+
+
+async def test_stalls_escalate_from_the_socket_to_the_sidecar_to_the_worker() -> None:
+    standing = Standing()
+    ends: list[type[BaseException]] = []
+    for _ in range(3):
+        async with life(standing) as it:
+            await it.connects(1)
+            while it.ended is None:
+                connects = len(it.sidecar.connects)
+                it.sidecar.says(Stalled(reason="deaf", detail={}))
+                await it.ends_or_connects(connects + 1)
+            ends.append(type(it.ended))
+    assert ends == [SidecarGone, SidecarGone, Stuck]
+    assert standing.stalls == 4
+
+
+async def test_an_error_that_was_nobodys_is_no_stall() -> None:
+    async with life() as it:
+        await it.open()
+        it.sidecar.says(Stalled(reason="unhandled", detail={"error": "Boom"}))
+        it.sidecar.closes(428)
+        await it.connects(2)
+        assert it.connection.standing.stalls == 0
+
+
+async def test_what_outlives_a_sidecar_is_kept() -> None:
+    standing = Standing()
+    async with life(standing) as it:
+        await it.open()
+        it.sidecar.closes(403, "Connection Failure")
+        await it.state("needs_you")
+    async with life(standing) as it:
+        row = await it.state("needs_you")
+        assert row["status"] == "disconnected"
+        assert it.sidecar.connects == [], "a new sidecar is no reason to try again"
+
+
+async def test_the_farewell_drains_and_does_not_log_out() -> None:
+    async with life() as it:
+        await it.open()
+        await it.connection.farewell(it.sidecar.peer)
+        assert it.sidecar.calls[-1] == "close"
+        assert "close logout" not in it.sidecar.calls
+
+
+async def test_a_clock_that_is_off_is_audited() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.says(ConnectionState(state="open", me=None, server_time_offset_ms=61_000.0))
+        await until(lambda: it.database.events("error"))
+        assert it.database.events("error")[0]["code"] == "CLOCK_SKEW"

@@ -1,0 +1,525 @@
+"""The session's smaller parts: flags, lease, report, the database's absence, sealed state, commits."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.doubles import BOUND, Database, make_flag, until
+from worker.bridge.protocol import Commit, Nothing, StanzasKnown, StateGet
+from worker.errors import SequenceGap, StaleFence, StateError, StoreRefused, StoreUnavailable
+from worker.ingest.live import LiveWindow
+from worker.session import lease
+from worker.session import state as state_module
+from worker.session.commits import Committer, unwritable, variants
+from worker.session.database import DatabaseWatch
+from worker.session.flags import Ask, FlagWatch, Monitored, Request, read_flag
+from worker.session.report import Report, View
+from worker.session.state import MARK, Seal, State
+from worker.store import Batch, KeyChange, Store
+
+KEY, OTHER = bytes(range(32)), bytes(32)
+
+# ── flags ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("ask", [Ask.GROUPS, Ask.REFRESH, Ask.DISCONNECT])
+def test_each_flag_of_the_contract_is_a_request(ask: Ask) -> None:
+    flag = make_flag(ask.value)
+    assert read_flag(flag) == Request(ask=ask, flag=flag)
+
+
+def test_a_flag_of_somebody_else_is_left_alone() -> None:
+    assert read_flag(make_flag("feature_x")) is None
+
+
+def test_a_flag_without_a_time_is_explained() -> None:
+    fault = read_flag(make_flag("fetch_groups_requested", None))
+    assert isinstance(fault, str)
+    assert "no valid time" in fault
+
+
+class Watching:
+    """A flag watch on a database in memory."""
+
+    def __init__(self) -> None:
+        self.database = Database()
+        self.report = Report(self.database.account)
+        self.monitored = Monitored()
+        self.sent: list[Request] = []
+        self.watch = FlagWatch(self.database.account, self.monitored, self.report, self.sent.append, 0.001)
+
+
+async def test_a_flag_is_sent_once_and_marked_when_it_is_done() -> None:
+    it = Watching()
+    it.database.flags = [make_flag("fetch_groups_requested")]
+    await it.watch.poll()
+    await it.watch.poll()
+    assert [request.ask for request in it.sent] == [Ask.GROUPS]
+    assert it.database.handled == [], "not before it is done: a crash must not lose it"
+    it.watch.done(it.sent[0])
+    await it.watch.poll()
+    assert it.database.handled == it.database.flags
+
+
+async def test_a_newer_request_of_the_same_kind_is_sent_as_well() -> None:
+    it = Watching()
+    it.database.flags = [make_flag("fetch_groups_requested", "2026-01-31T12:00:00Z")]
+    await it.watch.poll()
+    it.database.flags = [make_flag("fetch_groups_requested", "2026-01-31T12:00:01Z")]
+    await it.watch.poll()
+    assert [request.flag.at_text for request in it.sent] == ["2026-01-31T12:00:00Z", "2026-01-31T12:00:01Z"]
+
+
+async def test_a_malformed_flag_is_audited_once_marked_and_stops_nothing() -> None:
+    it = Watching()
+    it.database.flags = [make_flag("wa_refresh_qr_requested", None), make_flag("fetch_groups_requested")]
+    await it.watch.poll()
+    await it.watch.poll()
+    assert [request.ask for request in it.sent] == [Ask.GROUPS]
+    assert [flag.key for flag in it.database.handled] == ["wa_refresh_qr_requested"]
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(it.report.run)
+        await until(lambda: it.database.events("error"))
+        task_group.cancel_scope.cancel()
+    assert [entry["code"] for entry in it.database.events("error")] == ["FLAG_MALFORMED"]
+
+
+async def test_the_poll_goes_on_when_the_database_comes_back() -> None:
+    it = Watching()
+    it.database.away = True
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(it.watch.run)
+            await anyio.sleep(0.01)
+            it.database.monitored = frozenset({"1@g.us"})
+            it.database.away = False
+            await until(lambda: "1@g.us" in it.monitored)
+            task_group.cancel_scope.cancel()
+
+
+# ── lease ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_worker_waits_for_the_lease_and_says_so_once() -> None:
+    database = Database(holder="elsewhere:77:abc")
+    said: list[str] = []
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+
+            async def acquire() -> None:
+                held = await lease.acquire(cast(Store, database), "default", "me", 0.03, said.append)
+                assert held.fence == 1
+
+            task_group.start_soon(acquire)
+            await until(lambda: said)
+            await anyio.sleep(0.05)
+            database.holder = None
+    assert said == ["another worker (elsewhere:77) serves this session; waiting until it stops"]
+
+
+async def test_a_lease_that_went_to_another_is_noticed() -> None:
+    database = Database(holder="other")
+    with anyio.fail_after(BOUND), pytest.raises(StaleFence):
+        await lease.keep(cast(Store, database), "default", "me", 0.03, 1, DatabaseWatch())
+
+
+async def test_a_lease_that_came_back_with_another_fence_is_lost() -> None:
+    database = Database(holder="me", fence=2)
+    with anyio.fail_after(BOUND), pytest.raises(StaleFence):
+        await lease.keep(cast(Store, database), "default", "me", 0.03, 1, DatabaseWatch())
+
+
+async def test_a_lease_that_cannot_be_renewed_is_told_before_it_runs_out() -> None:
+    database, gone = Database(holder="me", away=True), anyio.Event()
+    watch = DatabaseWatch(lease_patience=0.02)
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(lease.keep, cast(Store, database), "default", "me", 0.03, 1, watch)
+            task_group.start_soon(watch.run, gone.set)
+            await gone.wait()
+            task_group.cancel_scope.cancel()
+
+
+def test_every_process_has_a_name_of_its_own() -> None:
+    assert lease.make_owner() != lease.make_owner()
+
+
+# ── the database's absence ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def fails() -> None:
+    raise StoreUnavailable("away")
+
+
+async def answers() -> None:
+    return None
+
+
+async def refuses() -> None:
+    raise StoreRefused("no", "22P02")
+
+
+async def test_the_database_is_gone_when_one_caller_waited_too_long() -> None:
+    now = 100.0
+    watch = DatabaseWatch(patience=20.0, clock=lambda: now)
+    with pytest.raises(StoreUnavailable):
+        await watch.observe("commit", fails())
+    assert (watch.away, watch.gone) == (True, False)
+    now = 119.0
+    with pytest.raises(StoreUnavailable):
+        await watch.observe("commit", fails())
+    assert not watch.gone
+    now = 121.0
+    assert watch.gone, "counted from the first failure"
+    await watch.observe("state", answers())
+    assert watch.gone, "another's luck does not help"
+    await watch.observe("commit", answers())
+    assert not watch.away
+
+
+async def test_a_refusal_is_an_answer() -> None:
+    watch = DatabaseWatch()
+    with pytest.raises(StoreUnavailable):
+        await watch.observe("commit", fails())
+    with pytest.raises(StoreRefused):
+        await watch.observe("commit", refuses())
+    assert not watch.away
+
+
+async def test_waiting_for_the_database_ends_when_the_last_has_its_answer() -> None:
+    watch = DatabaseWatch()
+    for source in ("commit", "lease"):
+        with pytest.raises(StoreUnavailable):
+            await watch.observe(source, fails())
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(watch.back)
+            await watch.observe("lease", answers())
+            assert watch.away
+            watch.forget()
+
+
+# ── report ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+WAITING = View(status="connecting", state="waiting_for_scan", say="Scan.", qr="2@x")
+CONNECTED = View(status="connected", state="connected", say="Connected.", wa_name="Ana")
+
+
+async def reporting(database: Database, act: Callable[[Report], Any]) -> None:
+    report = Report(database.account, keep={"version": [2, 3000, 1]})
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(report.run)
+            act(report)
+            await anyio.sleep(0.01)
+            database.away = False
+            await report.flushed()
+            task_group.cancel_scope.cancel()
+
+
+async def test_status_and_audit_are_written_together() -> None:
+    database = Database()
+
+    def act(report: Report) -> None:
+        report.show(WAITING)
+        report.audit("qr_generated", ttl_s=60)
+
+    await reporting(database, act)
+    assert database.row["status"] == "connecting"
+    assert database.row["detail"]["qr"] == "2@x"
+    assert database.row["detail"]["version"] == [2, 3000, 1], "what is kept stays, whatever the state"
+    assert database.events() == ["qr_generated"]
+
+
+async def test_a_state_without_a_code_clears_the_code_and_keeps_the_name() -> None:
+    database = Database()
+
+    def act(report: Report) -> None:
+        for view in (CONNECTED, WAITING, CONNECTED):
+            report.show(view)
+
+    await reporting(database, act)
+    assert "qr" not in database.row["detail"]
+    assert database.row["wa_name"] == "Ana"
+
+
+async def test_while_the_database_is_away_the_last_state_and_all_audits_are_kept() -> None:
+    database = Database(away=True)
+
+    def act(report: Report) -> None:
+        for n in range(5):
+            report.audit("reconnect", attempt=n)
+        report.show(WAITING)
+        report.show(CONNECTED)
+
+    await reporting(database, act)
+    assert database.row["status"] == "connected"
+    assert [entry["attempt"] for entry in database.events("reconnect")] == [0, 1, 2, 3, 4]
+
+
+async def test_a_database_that_is_away_for_days_does_not_cost_memory_without_end() -> None:
+    database = Database(away=True)
+
+    def act(report: Report) -> None:
+        for n in range(3000):
+            report.audit("reconnect", attempt=n)
+
+    await reporting(database, act)
+    assert len(database.audits) == 1000
+    assert database.audits[-1].payload["attempt"] == 2999, "the newest are kept"
+
+
+# ── sealed state ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.text(), st.text(), st.text())
+def test_what_is_sealed_opens_again_and_shows_nothing(type_: str, name: str, value: str) -> None:
+    seal = Seal("default", KEY)
+    stored = seal.close(type_, name, value)
+    assert stored.startswith(MARK)
+    assert len(value) < 8 or value not in stored
+    assert seal.open(type_, name, stored) == value
+    assert seal.close(type_, name, value) != stored, "a fresh nonce each time"
+
+
+def test_without_a_key_values_are_stored_as_they_are() -> None:
+    assert Seal("default", None).close("session", "1", "{}") == "{}"
+
+
+def test_values_from_before_the_key_are_read() -> None:
+    assert Seal("default", KEY).open("session", "1", '{"a":1}') == '{"a":1}'
+
+
+def test_a_rotated_key_reads_what_the_former_one_wrote() -> None:
+    old = Seal("default", OTHER).close("session", "1", "value")
+    assert Seal("default", KEY, OTHER).open("session", "1", old) == "value"
+    new = Seal("default", KEY, OTHER).close("session", "1", "value")
+    assert Seal("default", KEY).open("session", "1", new) == "value"
+
+
+def tampered(stored: str) -> str:
+    raw = bytearray(base64.b64decode(stored[len(MARK) :]))
+    raw[-1] ^= 1
+    return MARK + base64.b64encode(raw).decode()
+
+
+STORED = Seal("default", KEY).close("session", "1", "value")
+
+
+@pytest.mark.parametrize(
+    ("seal", "type_", "name", "stored", "says", "because"),
+    [
+        (Seal("default", OTHER), "session", "1", STORED, "WORKER_STATE_KEY: does not fit", "a wrong key"),
+        (Seal("default", None), "session", "1", STORED, "WORKER_STATE_KEY: is not set", "no key"),
+        (Seal("default", KEY), "session", "2", STORED, "does not fit", "another key's value in its place"),
+        (Seal("default", KEY), "pre-key", "1", STORED, "does not fit", "another type"),
+        (Seal("other", KEY), "session", "1", STORED, "does not fit", "another session"),
+        (Seal("default", KEY), "session", "1", tampered(STORED), "does not fit", "a flipped bit"),
+        (Seal("default", KEY), "session", "1", STORED[:30], "torn|does not fit", "cut off"),
+        (Seal("default", KEY), "session", "1", MARK + "AgAAAA==", "newer wa-worker", "an unknown version"),
+        (Seal("default", KEY), "session", "1", MARK, "newer wa-worker", "empty"),
+    ],
+)
+def test_a_value_that_cannot_be_opened_is_an_error(
+    seal: Seal, type_: str, name: str, stored: str, says: str, because: str
+) -> None:
+    with pytest.raises(StateError, match=says):
+        seal.open(type_, name, stored)
+
+
+def make_state(database: Database, key: bytes | None = None) -> State:
+    return State(database.account, Seal("default", key), DatabaseWatch())
+
+
+async def test_no_credentials_are_none() -> None:
+    assert (await make_state(Database()).load(Nothing())).creds is None
+
+
+async def test_credentials_come_back_unchanged() -> None:
+    creds = '{"noiseKey": {"private": "…"}, "b": 1.0}'
+    assert (await make_state(Database(creds=creds)).load(Nothing())).creds == creds
+
+
+@pytest.mark.parametrize(
+    ("database", "because"),
+    [
+        (Database(creds='{"noiseKey": {"pri'), "cut off"),
+        (Database(creds=""), "empty is torn, not absent"),
+        (Database(creds="null"), "JSON, but no credentials"),
+        (Database(creds="[]"), "JSON, but no object"),
+        (Database(keys={("session", "1"): "{}"}), "keys without credentials: half of it is gone"),
+        (Database(creds=Seal("default", KEY).close("creds", "creds", "{}")), "encrypted, and no key is set"),
+    ],
+)
+async def test_torn_credentials_are_never_taken_for_absent(database: Database, because: str) -> None:
+    state = make_state(database)
+    with pytest.raises(StateError) as torn:
+        await state.load(Nothing())
+    assert state.trouble is torn.value, because
+    assert database.patches == []
+    assert database.wipes == 0
+
+
+async def test_a_database_that_is_away_is_never_taken_for_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "READ_PATIENCE_SECONDS", 0.05)
+    state = make_state(Database(away=True))
+    with pytest.raises(StoreUnavailable):
+        await state.load(Nothing())
+    with pytest.raises(StoreUnavailable):
+        await state.get(StateGet(type="session", ids=["1"]))
+    with pytest.raises(StoreUnavailable):
+        await state.known(StanzasKnown(hashes=["ab" * 32]))
+
+
+async def test_keys_are_opened_and_absent_ones_left_out() -> None:
+    seal = Seal("default", KEY)
+    database = Database(keys={("session", "1"): seal.close("session", "1", "one"), ("pre-key", "2"): "x"})
+    values = await make_state(database, KEY).get(StateGet(type="session", ids=["1", "2"]))
+    assert values.values == {"1": "one"}
+
+
+# ── commits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def make_stanza(number: int, chat: str = "1@g.us", text: str = "hello") -> dict[str, Any]:
+    key = {"remoteJid": chat, "fromMe": False, "id": f"ID{number}", "participant": "7@lid"}
+    now = 1_790_000_000
+    return {
+        "attrs": {"id": f"ID{number}", "from": chat, "t": str(now)}, "key": key, "arrived_at_ms": now * 1000,
+        "server_time_offset_ms": 0, "content": {"conversation": text}, "failure": None,
+        "hashes": [f"{number:064x}"], "retry_count": 0, "unavailable": None,
+    }  # fmt: skip
+
+
+def make_commit(*stanzas: dict[str, Any], **more: Any) -> Commit:
+    return Commit.model_validate({"epoch": 3, "seq": 1, "stanzas": list(stanzas), "events": [], **more})
+
+
+def make_committer(database: Database, key: bytes | None = None) -> Committer:
+    monitored = Monitored()
+    monitored.groups = frozenset({"1@g.us"})
+    report = Report(database.account)
+    return Committer(database.account, Seal("default", key), monitored, LiveWindow(), DatabaseWatch(), report)
+
+
+async def test_a_commit_is_answered_when_it_is_durable() -> None:
+    database = Database()
+    done = await make_committer(database).commit(
+        make_commit(make_stanza(1), creds="{}", keys={"session": {"a": "v", "b": None}})
+    )
+    assert done.seq == 1
+    batch = database.commits[0]
+    assert (batch.epoch, batch.seq, batch.creds) == (3, 1, "{}")
+    assert list(batch.keys) == [
+        KeyChange(type="session", id="a", value="v"),
+        KeyChange(type="session", id="b", value=None),
+    ]
+    assert [message["text"] for message in batch.messages] == ["hello"]
+
+
+async def test_the_content_of_other_chats_is_not_sent_but_their_hashes_are() -> None:
+    database = Database()
+    stanzas = [make_stanza(1, "2@g.us", "the secret"), make_stanza(2, "49@s.whatsapp.net", "the secret")]
+    await make_committer(database).commit(make_commit(*stanzas))
+    batch = database.commits[0]
+    assert "the secret" not in repr(batch)
+    assert len(batch.hashes) == 2
+    assert sum(batch.discards.values()) == 2
+
+
+async def test_credentials_and_keys_are_sealed_on_their_way() -> None:
+    database, seal = Database(), Seal("default", KEY)
+    await make_committer(database, KEY).commit(make_commit(creds='{"secret":1}', keys={"session": {"a": "secret"}}))
+    batch = database.commits[0]
+    assert "secret" not in repr(batch)
+    assert seal.open("creds", "creds", batch.creds or "") == '{"secret":1}'
+    assert seal.open("session", "a", batch.keys[0].value or "") == "secret"
+
+
+async def test_a_database_that_is_away_is_asked_again_under_the_same_number() -> None:
+    database = Database(away=True)
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(make_committer(database).commit, make_commit(make_stanza(1)))
+            await anyio.sleep(0.05)
+            database.away = False
+    assert [batch.seq for batch in database.commits] == [1]
+
+
+@pytest.mark.parametrize("error", [StaleFence("x"), SequenceGap("x")])
+async def test_a_batch_that_comes_too_late_is_not_tried_again(error: Exception) -> None:
+    database = Database(refuse=lambda batch: error)
+    with pytest.raises(type(error)):
+        await make_committer(database).commit(make_commit(make_stanza(1)))
+
+
+async def test_the_one_message_that_the_database_refuses_is_kept_as_refused_and_the_rest_is_stored() -> None:
+    def refuse(batch: Batch) -> Exception | None:
+        poisoned = any(message["text"] == "poison" for message in batch.messages)
+        return StoreRefused("no", "XX000") if poisoned else None
+
+    database = Database(refuse=refuse)
+    texts = ["a", "poison", "b"]
+    await make_committer(database).commit(make_commit(*(make_stanza(n, text=text) for n, text in enumerate(texts))))
+    batch = database.commits[0]
+    assert [message["text"] for message in batch.messages] == ["a", "b"]
+    assert [refused.wa_msg_id for refused in batch.refused] == ["ID1"]
+    kept = json.loads(base64.b64decode(batch.refused[0].body or ""))
+    assert kept["text"] == "poison", "kept whole"
+    assert len(batch.hashes) == 3
+
+
+async def test_when_nothing_else_helps_all_messages_are_kept_as_refused() -> None:
+    database = Database(refuse=lambda batch: StoreRefused("no", "XX000") if batch.messages else None)
+    await make_committer(database).commit(make_commit(make_stanza(1), make_stanza(2)))
+    assert len(database.commits[0].refused) == 2
+
+
+async def test_a_batch_of_keys_that_is_refused_for_good_is_an_error_and_not_silence() -> None:
+    database = Database(refuse=lambda batch: StoreRefused("no", "XX000"))
+    with pytest.raises(StoreRefused):
+        await make_committer(database).commit(make_commit(keys={"session": {"a": "v"}}))
+
+
+@pytest.mark.parametrize(
+    ("message", "bad", "because"),
+    [
+        ({"text": "fine é 👍"}, False, "ordinary"),
+        ({"text": "a\0b"}, True, "Postgres takes no NUL"),
+        ({"text": "\ud800"}, True, "no UTF-8"),
+        ({"raw": {"deep": [{"x": "\0"}]}}, True, "anywhere inside"),
+    ],
+)
+def test_what_cannot_be_written_is_known_beforehand(message: dict[str, Any], bad: bool, because: str) -> None:
+    assert unwritable(message) is bad, because
+
+
+@given(st.integers(0, 6), st.sets(st.integers(0, 5)))
+def test_every_variant_keeps_every_message_somewhere(count: int, poisoned: set[int]) -> None:
+    messages = [{"wa_msg_id": str(n), "text": "\0" if n in poisoned else "x"} for n in range(count)]
+    batch = Batch(fence=1, epoch=1, seq=1, messages=messages, keys=[KeyChange(type="a", id="b", value="c")])
+    for variant in variants(batch):
+        ids = [message["wa_msg_id"] for message in variant.messages] + [
+            refused.wa_msg_id for refused in variant.refused
+        ]
+        assert sorted(ids) == sorted(str(n) for n in range(count))
+        assert (variant.seq, variant.keys) == (batch.seq, batch.keys)
+
+
+async def test_a_number_is_looked_up_once_for_its_lid() -> None:
+    database = Database(identities={"4911@s.whatsapp.net": "7@lid"})
+    committer = make_committer(database)
+    stanza = make_stanza(1)
+    stanza["key"]["participant"] = "4911@s.whatsapp.net"
+    await committer.commit(make_commit(stanza))
+    database.identities = {}
+    await committer.commit(make_commit(stanza, seq=2))
+    assert [batch.messages[0]["sender"] for batch in database.commits] == ["7@lid", "7@lid"]
