@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from tests.chaos.proxy import Rule
+from tests.chaos.proxy import Kind, Rule
 from tests.chaos.rig import LEASE_SECONDS, Post, Rig, armed, gone, kill
 from tests.chaos.traffic import Traffic
 from tests.support.waiting import TookTooLong, until
@@ -112,21 +112,19 @@ async def kill_all(stage: Stage) -> None:
 # The database
 
 
-def _database(kind: str, seconds: tuple[float, float], function: str | None = None) -> Inject:
-    """Every call (or every call of one function) goes wrong for a while; a commit among them."""
+def _database(kind: Kind, seconds: tuple[float, float]) -> Inject:
+    """For a while every call goes wrong, or every commit alone."""
 
     async def inject(stage: Stage) -> None:
         await stage.connected()
         lasts = stage.random.uniform(*seconds)
-        rule = stage.rig.proxy.arm(
-            Rule(kind=kind, function=function, ends=time.monotonic() + lasts, seconds=stage.random.uniform(0.5, 2.0))  # type: ignore[arg-type]
-        )
+        function = stage.random.choice((None, "wa_commit"))
+        late = stage.random.uniform(0.5, 2.0)
+        rule = Rule(kind=kind, function=function, ends=time.monotonic() + lasts, seconds=late)
+        stage.rig.proxy.arm(rule)
         await stage.traffic.one()
 
-        async def hit() -> bool:
-            return rule.functions["wa_commit"] > 0
-
-        await stage.until(f"a commit that meets {kind}", hit, lasts + 2)
+        await stage.until(f"a call that meets {kind}", lambda: _hit(rule), lasts + 2)
 
         async def over() -> bool:
             return rule.over
@@ -356,7 +354,7 @@ MAIN: dict[str, Inject] = {
     "kill_supabase": kill_supabase,
     "kill_all": kill_all,
     "db_error": _database("error_500", (1.0, 3.0)),
-    "db_hang": _database("hang", (2.0, 3.5), "wa_commit"),
+    "db_hang": _database("hang", (1.5, 2.5)),
     "db_late": _database("late", (2.0, 4.0)),
     "db_lost_answer": db_lost_answer,
     "db_reset": db_reset,

@@ -31,7 +31,7 @@ from tests.support.worker import Worker, environment
 from worker.store.embedded import read_endpoint
 
 HOOK = Path(__file__).parent / "hooks" / "sidecar.mjs"
-LEASE_SECONDS = 6  # 30 by default; a third of it is the renewal, two thirds the patience with the database
+LEASE_SECONDS = 4  # 30 by default; a third of it is the renewal, two thirds the patience with the database
 RESPAWN_SECONDS = 0.3
 SAMPLE_SECONDS = 0.5
 SETTINGS = {

@@ -103,7 +103,7 @@ async def _act(
             await _sabotaged(options, stage, tally, random, tell)
         else:
             ends = begun + options.seconds
-            latest = begun + max(OVERTIME * options.seconds, options.seconds + 120)
+            latest = begun + max(OVERTIME * options.seconds, options.seconds + 180)
             async with anyio.create_task_group() as dealing:
                 for kinds, pause in ((faults.MAIN, MAIN_PAUSE), (faults.SIDE, SIDE_PAUSE)):
                     deck = Deck(kinds, Random(random.random()), tally, tell, pause)  # noqa: S311
