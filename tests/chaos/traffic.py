@@ -15,6 +15,7 @@ import anyio
 from tests.chaos.ledger import FORBIDDEN, Entry, Ledger
 from tests.support.phone import Group, VirtualPhone
 from tests.support.processes import ROOT
+from tests.support.waiting import until
 
 Json = dict[str, Any]
 
@@ -32,6 +33,7 @@ NEWCOMERS = 60  # members who have never written: each first message opens a Sig
 HUGE_CHARS = 5_000_000
 HUGE_MAX = 2  # in one run; each is a row of 5 MB, and another 5 MB in `raw`
 PAUSE_SECONDS = (0.05, 0.4)
+UNREAD_SECONDS = 600.0  # longer than any fault; that the backlog ends is what settling looks at
 UNREAD_MAX = 400  # more than this without a receipt: the machine cannot keep up, and a backlog tests nothing new
 WORDS = (
     "oranges",
@@ -115,11 +117,16 @@ class Traffic:
 
     async def run(self) -> None:
         while not self._stopped:
-            while (await self._phone.state())["offline_queue"] > UNREAD_MAX and not self._stopped:
-                await anyio.sleep(PAUSE_SECONDS[1])
+            await self._until_read()
             async with self._idle:
                 await self.say(self._draw())
             await anyio.sleep(self._random.uniform(*PAUSE_SECONDS))
+
+    async def _until_read(self) -> None:
+        async def probe() -> bool:
+            return self._stopped or int((await self._phone.state())["offline_queue"]) <= UNREAD_MAX
+
+        await until("the backlog to shrink", probe, seconds=UNREAD_SECONDS, every=PAUSE_SECONDS[1])
 
     async def stop(self) -> None:
         """Returns when nothing is being sent any more."""
