@@ -191,7 +191,7 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
 def unknown_names(environment: Mapping[str, str] | None = None) -> list[str]:
     """Variables that look like ours and are not: most likely a slip of the pen."""
     names = environment if environment is not None else os.environ
-    known = {name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in Settings.model_fields} | {"WORKER_ROOT"}  # where the image keeps the sidecar
     return sorted(n for n in names if n.startswith(("WORKER_", "SUPABASE_SERVICE")) and n not in known)
 
 

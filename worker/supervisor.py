@@ -41,6 +41,8 @@ RELEASE_SECONDS = 1.5  # giving the lease back
 ASK_SUPABASE_SECONDS = 1.0
 SKEW_MAX_SECONDS = 5.0  # DESIGN "Live only": a skew above this is audited
 
+STOPPED = View(status="disconnected", state="stopped", say="The worker is stopped.")
+
 EXIT_OK = 0
 EXIT_FORCED = 130  # a second signal
 EXIT_TOO_SLOW = 6  # the end took more than ten seconds
@@ -195,7 +197,7 @@ class Supervisor:
             task_group.start_soon(tenure.media.run)
             task_group.start_soon(tenure.upkeep.run)
             await self._run_sidecars(tenure)
-            tenure.report.show(View(status="disconnected", state="stopped", say="The worker is stopped."))
+            tenure.report.show(tenure.connection.resting_view() or STOPPED)
             with anyio.move_on_after(LAST_WORDS_SECONDS):
                 await tenure.report.flushed()
             task_group.cancel_scope.cancel()

@@ -110,48 +110,50 @@ async def open_tenure(
     window = LiveWindow(live_s=settings.worker_live_window_s, catch_up_s=settings.worker_catch_up_s)
     phone = Phone()
     source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
-    async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
-        media = MediaRunner(
-            store,
-            downloader,
-            owner=owner,
-            concurrency=settings.worker_media_concurrency,
-            refresh=phone.refresh,
-            session=settings.worker_session,
-        )
-        committer = Committer(account, seal, monitored, window, watch, report, on_media=media.notify)
-        connection = Connection(
-            account=account,
-            settings=settings,
-            state=state,
-            committer=committer,
-            discovery=discovery,
-            report=report,
-            watch=watch,
-            version=version,
-            inbox=inbox,
-            done=flags.done,
-            standing=first_standing(row),
-        )
-        yield Tenure(
-            account=account,
-            report=report,
-            watch=watch,
-            state=state,
-            flags=flags,
-            media=media,
-            upkeep=Upkeep(store, settings.worker_session, report),
-            connection=connection,
-            inbox=inbox,
-            phone=phone,
-            handlers={
-                "state.load": state.load,
-                "state.get": state.get,
-                "stanzas.known": state.known,
-                "commit": committer.commit,
-            },
-        )
-    inbox.close()
+    try:
+        async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
+            media = MediaRunner(
+                store,
+                downloader,
+                owner=owner,
+                concurrency=settings.worker_media_concurrency,
+                refresh=phone.refresh,
+                session=settings.worker_session,
+            )
+            committer = Committer(account, seal, monitored, window, watch, report, on_media=media.notify)
+            connection = Connection(
+                account=account,
+                settings=settings,
+                state=state,
+                committer=committer,
+                discovery=discovery,
+                report=report,
+                watch=watch,
+                version=version,
+                inbox=inbox,
+                done=flags.done,
+                standing=first_standing(row),
+            )
+            yield Tenure(
+                account=account,
+                report=report,
+                watch=watch,
+                state=state,
+                flags=flags,
+                media=media,
+                upkeep=Upkeep(store, settings.worker_session, report),
+                connection=connection,
+                inbox=inbox,
+                phone=phone,
+                handlers={
+                    "state.load": state.load,
+                    "state.get": state.get,
+                    "stanzas.known": state.known,
+                    "commit": committer.commit,
+                },
+            )
+    finally:
+        inbox.close()
 
 
 def first_standing(row: dict[str, Any]) -> Standing:

@@ -202,6 +202,11 @@ class Connection:
             while True:
                 self.standing.plan = await self._step(peer, task_group)
 
+    def resting_view(self) -> View | None:
+        """What to show of a session that stays down: whoever reads it later must still know why."""
+        plan = self.standing.plan
+        return plan.view if isinstance(plan, Stay) else None
+
     async def farewell(self, peer: Peer) -> None:
         """Stop receiving, commit what was journaled, release its frames, close without logging out."""
         self._note_end()

@@ -35,4 +35,10 @@ class Health:
         if self.view and self.sidecar_pid is None:
             reasons.append("the sidecar is not running")
         state = {"status": self.view.status, "state": self.view.state, "say": self.view.say} if self.view else None
-        return {"ok": not reasons, "reasons": reasons, "supabase": self.supabase, "session": state}
+        return {
+            "ok": not reasons,
+            "reasons": reasons,
+            "supabase": self.supabase,
+            "session": state,
+            "sidecar": {"pid": self.sidecar_pid, "restarts": self.sidecar_restarts},
+        }
