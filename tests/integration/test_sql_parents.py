@@ -42,13 +42,18 @@ def reference(messages: list[Said]) -> dict[int, int]:
     return parents
 
 
-SAID = st.builds(
-    Said,
-    chat=st.sampled_from([GROUP, OTHER_GROUP]),
-    sender=st.sampled_from(["ana@lid", "ben@lid"]),
-    seconds=st.sampled_from([0, 1, 45, 89, 90, 91, 135, 180, 181, 270, 271]) | st.integers(0, 400),
-    kind=st.sampled_from(["text", "text", "image", "image", "location", "undecryptable"]),
-)
+@st.composite
+def conversations(draw: st.DrawFn, longest: int) -> list[Said]:
+    """Mostly one person's texts and photos in one chat, with gaps around the limit; in order, or in any order."""
+    seconds = 0
+    said = []
+    for _ in range(draw(st.integers(1, longest))):
+        seconds += draw(st.sampled_from([0, 1, 30, 45, 89, 90, 91]))
+        chat = draw(st.sampled_from([GROUP, GROUP, GROUP, OTHER_GROUP]))
+        sender = draw(st.sampled_from(["ana@lid", "ana@lid", "ana@lid", "ben@lid"]))
+        kind = draw(st.sampled_from(["text", "image", "text", "image", "location", "undecryptable"]))
+        said.append(Said(chat, sender, seconds, kind))
+    return draw(st.just(said) | st.permutations(said))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +107,7 @@ def as_row(place: int, said: Said) -> dict[str, Any]:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(said=st.lists(SAID, min_size=1, max_size=14), cuts=st.sets(st.integers(1, 13)))
+@given(said=conversations(14), cuts=st.sets(st.integers(1, 13)))
 def test_links_are_those_of_the_reference_for_any_split_into_batches(
     database: psycopg.Connection[Any], said: list[Said], cuts: set[int]
 ) -> None:
@@ -115,7 +120,7 @@ def test_links_are_those_of_the_reference_for_any_split_into_batches(
 
 
 @settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(said=st.lists(SAID, min_size=1, max_size=12), data=st.data())
+@given(said=conversations(10), data=st.data())
 def test_links_are_right_after_stubs_got_their_content(
     database: psycopg.Connection[Any], said: list[Said], data: st.DataObject
 ) -> None:
@@ -157,6 +162,14 @@ def test_media_first_links_the_next_text_back_to_it(database: psycopg.Connection
     session = Session(database)
     session.commit([photo("0", 0), message("1", 30)])
     assert session.parents() == {1: 0}
+
+
+def test_a_message_in_a_pair_takes_no_other_in_a_later_batch(database: psycopg.Connection[Any]) -> None:
+    session = Session(database)
+    session.commit([message("0", 0), photo("1", 10)])
+    session.commit([message("2", 20)])
+    session.commit([photo("3", 30)])
+    assert session.parents() == {1: 0, 3: 2}
 
 
 def test_a_message_that_arrives_late_moves_the_pairs_behind_it(database: psycopg.Connection[Any]) -> None:
