@@ -170,6 +170,13 @@ class Database:
         value = {"at": datetime.now(UTC).isoformat()}
         await self.client.table("runtime_flags").upsert({"key": self.flag_key(flag), "value": value}).execute()
 
+    async def wait_flag_handled(self, flag: Flag, seconds: float = 20.0, tell: Callable[[], str] | None = None) -> None:
+        async def probe() -> bool:
+            rows = await self.rows("runtime_flags", key=self.flag_key(flag))
+            return not rows or rows[0]["handled_at"] is not None
+
+        await until(f"the flag {flag} handled", probe, seconds=seconds, tell=tell)
+
     async def fetch_groups(self, seconds: float = 20.0, tell: Callable[[], str] | None = None) -> None:
         """Press "fetch groups now" and wait until the worker has handled it; it has then seen every switch as well."""
         before = await self.last_event()
