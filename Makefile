@@ -12,8 +12,9 @@ SEED ?= 1
 
 PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
+AUDIT_STAMP := .make/audit/.installed
 
-.PHONY: help setup demo test e2e up check chaos bench clean
+.PHONY: help setup demo test e2e up check chaos bench clean image audit sbom
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -58,6 +59,21 @@ chaos: setup ## MINUTES=3 SEED=1: kill everything at random and look for a lost 
 
 bench: setup ## what the frame gate costs
 	@node bench/gate.js
+
+image: ## the container image, with docker or else buildah; prints its size
+	@bash scripts/image.sh
+
+audit: setup $(AUDIT_STAMP) ## known vulnerabilities in what we build on
+	@$(BIN)/python scripts/supply_chain.py audit
+
+sbom: setup $(AUDIT_STAMP) ## a bill of materials into .make/sbom, and docs/licenses.md
+	@$(BIN)/python scripts/supply_chain.py sbom
+
+$(AUDIT_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
+	@echo "setup: the audit tools into .make/audit"
+	@test -x .make/audit/bin/python || $(PYTHON) -m venv .make/audit
+	@$(BIN)/python scripts/extra.py audit | .make/audit/bin/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@touch $@
 
 clean: ## remove what setup and the tests made (your ./data stays)
 	rm -rf $(VENV) node_modules sidecar-baileys/node_modules simulator/node_modules
