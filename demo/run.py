@@ -37,6 +37,7 @@ class Demo:
         self.scenario = scenario or load()
         self.sent: dict[str, Sent] = {}
         self.latencies_ms: list[float] = []
+        self._shown: dict[int, str] = {}  # row id → what a person saw of it
 
     async def run(self) -> list[str]:
         """Everything; the differences between what is stored and what the scenario promises."""
@@ -134,6 +135,9 @@ class Demo:
         if step.media is None:
             self.latencies_ms.append(took_ms)
         content = shortened(step.content)
+        self._shown[row["id"]] = shortened(step.content, 24)
+        if row["parent_id"]:
+            content += f"  ↳ {self._shown[row['parent_id']]}"
         self.screen.say(f"{self._clock(sent)}  {self._who(cast, step)}  {row['kind']:<9} {took_ms:4.0f} ms  {content}")
 
     def _who(self, cast: Cast, step: Step) -> str:
