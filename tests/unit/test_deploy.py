@@ -1,0 +1,133 @@
+"""What is deployed agrees with what is developed: locks, licences, settings that compose passes on, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from worker.cli import EXIT_SETTINGS, EXIT_STATE
+from worker.settings import Settings
+from worker.supervisor import STOP_SECONDS
+
+ROOT = Path(__file__).resolve().parents[2]
+SUPPLY_CHAIN = ROOT / "scripts" / "supply_chain.py"
+
+# What compose sets itself, or what makes no sense inside the image.
+NOT_PASSED_ON = {"WORKER_NODE", "WA_SOCKET_URL", "WA_ROOT_KEY", "WA_MEDIA_ORIGIN", "WA_MEDIA_CA"}
+NOT_PASSED_ON |= {"WA_QR_TIMEOUT_MS", "WA_KEEP_ALIVE_MS"}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def pins(text: str) -> dict[str, str]:
+    found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)", text, re.MULTILINE)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+def test_the_lock_of_the_image_has_the_versions_of_the_constraints() -> None:
+    locked, wanted = pins(read("requirements.lock")), pins(read("constraints.txt"))
+    del locked["setuptools"]  # it only builds
+    assert locked == {name: wanted.get(name) for name in locked}, "run scripts/lock_runtime.sh"
+
+
+def test_the_lock_of_the_image_has_every_direct_dependency() -> None:
+    direct = tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]
+    names = {re.split(r"[<>=~!\[; ]", line)[0].lower() for line in direct}
+    assert names <= pins(read("requirements.lock")).keys(), "run scripts/lock_runtime.sh"
+
+
+def test_every_package_of_the_lock_has_a_hash_and_no_address() -> None:
+    text = read("requirements.lock")
+    entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert entries
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in text
+
+
+def test_the_page_of_licences_is_of_these_locks() -> None:
+    page = dict(re.findall(r"^\| (\S+) \| (\S+) \| .+ \|$", read("docs/licenses.md"), re.MULTILINE))
+    python = pins(read("requirements.lock"))
+    del python["setuptools"]
+    listed = {name.lower().replace("_", "-"): version for name, version in page.items()}
+    assert python.items() <= listed.items(), "run `make sbom`"
+    npm = json.loads(read("package-lock.json"))["packages"]
+    for name in ("baileys", "libsignal", "@supabase/lite"):
+        assert page[name] == npm[f"node_modules/{name}"]["version"], "run `make sbom`"
+
+
+def test_compose_passes_on_every_setting() -> None:
+    block = read("docker-compose.yml").split("    environment:\n")[1].split("\nvolumes:")[0]
+    names = set(re.findall(r"^      ([A-Z_]+):", block, re.MULTILINE))
+    assert names == {name.upper() for name in Settings.model_fields} - NOT_PASSED_ON
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("docker-compose.yml", r"stop_grace_period: (\d+)s"),
+        (".do/app.yaml", r"grace_period_seconds: (\d+)"),
+        ("deploy/wa-worker.service", r"TimeoutStopSec=(\d+)"),
+    ],
+)
+def test_whoever_stops_the_worker_waits_longer_than_it_needs(file: str, pattern: str) -> None:
+    found = re.search(pattern, read(file))
+    assert found
+    assert int(found[1]) > STOP_SECONDS + 5
+
+
+def test_systemd_does_not_restart_what_a_restart_cannot_cure() -> None:
+    found = re.search(r"^RestartPreventExitStatus=(.*)$", read("deploy/wa-worker.service"), re.MULTILINE)
+    assert found
+    assert {int(code) for code in found[1].split()} == {EXIT_SETTINGS, EXIT_STATE}
+
+
+def tool(folder: Path, name: str, document: object) -> None:
+    """A stand-in for a tool that prints `document`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    script = folder / name
+    script.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(document)}\nEND\n")
+    script.chmod(0o755)
+
+
+SKIPPED = {"name": "anyio", "skip_reason": "Dependency not found on PyPI and could not be audited"}
+CLEAN = {"name": "anyio", "version": "4", "vulns": []}
+HOLED = {"name": "anyio", "version": "4", "vulns": [{"id": "CVE-1", "fix_versions": ["5"]}]}
+NPM_CLEAN = {"metadata": {"vulnerabilities": {"total": 0}, "dependencies": {"prod": 9}}, "vulnerabilities": {}}
+NPM_HOLED = {
+    "metadata": {"vulnerabilities": {"total": 1}, "dependencies": {"prod": 9}},
+    "vulnerabilities": {"ws": {"severity": "high", "via": [{"title": "a hole"}]}},
+}
+NPM_AWAY = {"error": {"code": "E405"}}
+
+
+@pytest.mark.parametrize(
+    ("python", "npm", "options", "code", "words"),
+    [
+        ([CLEAN], NPM_CLEAN, [], 0, "1 packages looked up, 0 with"),
+        ([SKIPPED], NPM_CLEAN, [], 0, "Python: unavailable"),
+        ([CLEAN], NPM_AWAY, [], 0, "npm: unavailable"),
+        ([SKIPPED], NPM_AWAY, ["--strict"], 3, "unavailable"),
+        ([HOLED], NPM_AWAY, [], 1, "CVE-1"),
+        ([CLEAN, SKIPPED], NPM_HOLED, [], 1, "a hole"),
+    ],
+)
+def test_an_audit_that_could_not_be_made_is_not_called_clean(
+    tmp_path: Path, python: list[object], npm: object, options: list[str], code: int, words: str
+) -> None:
+    tool(tmp_path / "bin", "pip-audit", {"dependencies": python})
+    tool(tmp_path / "bin", "npm", npm)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "AUDIT_TOOLS": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, SUPPLY_CHAIN, "audit", *options], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == code, run.stdout + run.stderr
+    assert words in run.stdout
