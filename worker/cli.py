@@ -3,7 +3,7 @@
 A mistake of the operator is one line on stderr and an exit code, never a stack trace.
 
 Exit codes: 0 stopped as asked; 1 a fault of ours; 2 a setting is missing or wrong; 3 the stored account state
-cannot be read; 4 Supabase was lost in a way that only a restart may cure; 5 the connection keeps stalling; 6 the end
+cannot be read; 4 Supabase refused something for good; 5 the connection keeps stalling; 6 the end
 took more than ten seconds; 130 ended at once by a second signal.
 """
 
@@ -33,6 +33,9 @@ EXIT_STUCK = 5
 
 app = typer.Typer(
     help="Writes the live messages of chosen WhatsApp groups into your Supabase, exactly once.",
+    epilog="Exit codes: 0 stopped as asked · 1 a fault of ours · 2 a setting is missing or wrong · 3 the stored "
+    "account state cannot be read · 4 Supabase refused for good · 5 the connection keeps stalling · 6 the end took "
+    "more than ten seconds · 130 ended by a second signal",
     no_args_is_help=False,
     add_completion=False,
     pretty_exceptions_enable=False,

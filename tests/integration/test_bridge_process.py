@@ -235,7 +235,7 @@ async def test_the_log_of_the_child_is_said_again_without_what_it_must_not_say(l
     text = "\n".join(logged)
     assert "WARNING|hello|" in text
     assert "'count': 3" in text
-    assert "INFO|odd level|" in text
+    assert "DEBUG|odd level|" in text
     assert "FATAL ERROR: Reached heap limit" in text
     assert "37 bytes to stderr that are not a line of its log" in text or "bytes to stderr" in text
     assert "the-secret-text" not in text

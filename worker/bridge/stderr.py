@@ -22,7 +22,8 @@ LINES_AT_ONCE = 500.0  # the burst of a start at level trace
 FIELDS_KEPT = 12
 TEXT_KEPT = 2000
 LEVELS = {"trace", "debug", "info", "warning", "error", "critical"}
-SYNONYMS = {"warn": "warning", "fatal": "critical"}
+# What Baileys calls information is an operator's debugging, and its errors are closes that we judge ourselves.
+MEANINGS = {"info": "debug", "warn": "warning", "error": "warning", "fatal": "error"}
 SILENT = {
     "text",
     "content",
@@ -100,11 +101,11 @@ def read_line(line: bytes) -> tuple[str, str, dict[str, Any]]:
             return "warning", words[:TEXT_KEPT], {}
         return "warning", f"the sidecar wrote {len(line)} bytes to stderr that are not a line of its log", {}
     level = str(entry.pop("level", "info")).lower()
-    level = SYNONYMS.get(level, level)
+    level = MEANINGS.get(level, level)
     text = str(entry.pop("msg", ""))[:TEXT_KEPT]
     fields = {
         f"_{key}" if key == "part" else key: value[:TEXT_KEPT] if isinstance(value, str) else value
         for key, value in list(entry.items())[:FIELDS_KEPT]
         if isinstance(value, str | int | float | bool) and key.lower() not in SILENT and key.isidentifier()
     }
-    return level if level in LEVELS else "info", text, fields
+    return level if level in LEVELS else "debug", text, fields

@@ -486,7 +486,8 @@ class _Watch:
                     self._report.show(View(status="connecting", state="paired", say="A phone has linked; logging in."))
                 self._deadline = self._life._clock() + OPEN_WITHIN_SECONDS
             case Offline(count=count):
-                logger.info("{} messages that waited while we were away have arrived", count)
+                if count:
+                    logger.info("{} messages that waited while we were away have arrived", count)
             case Stalled(reason="unhandled"):
                 logger.warning("an error inside Baileys was nobody's: {}", str(item.detail.get("error"))[:80])
             case Stalled(reason=reason) | StallFound(reason=reason):

@@ -84,7 +84,7 @@ class Discovery:
         except (CallFailed, CallTimeout, StoreRefused) as failed:
             self._note_failure(failed)
             return False
-        logger.info("{} groups found, {} of them new", result.count, result.added)
+        logger.info("groups found: {}, new: {}", result.count, result.added)
         self._not_before = self._clock() + SPACING_SECONDS
         self._pause = PAUSE_FIRST_SECONDS
         return True

@@ -1,0 +1,210 @@
+"""What shows: the health pages, the terminal, discovery's manners, the housekeeping's accounts, exit codes."""
+
+from __future__ import annotations
+
+import io
+import socket
+from typing import Any, cast
+
+import anyio
+import httpx
+import pytest
+from rich.console import Console
+
+from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
+from worker import cli
+from worker.bridge.protocol import Group
+from worker.errors import CallFailed, CallTimeout, SettingsError, StateError, StoreUnavailable, WorkerError
+from worker.session import discovery as discovery_module
+from worker.session.connection import Stuck
+from worker.session.discovery import Discovery, as_change
+from worker.session.flags import Ask, Request
+from worker.session.report import Report, View
+from worker.session.upkeep import Upkeep
+from worker.store import Flag, Store
+from worker.terminal import Terminal
+from worker.web.app import bind, make_app, serve
+from worker.web.health import Health
+
+# ── web ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def get(health: Health, path: str) -> httpx.Response:
+    transport = httpx.ASGITransport(make_app(health))
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as http:
+        return await http.get(path)
+
+
+async def test_alive_from_the_first_moment_and_ready_only_when_messages_are_stored() -> None:
+    health = Health()
+    assert (await get(health, "/healthz")).json() == {"ok": True}
+    answer = await get(health, "/readyz")
+    assert answer.status_code == 503
+    assert [reason.split(":")[0] for reason in answer.json()["reasons"]][:2] == ["Supabase", "lease"]
+
+    health.supabase_ok = health.lease_ok = True
+    health.sidecar_pid = 1
+    health.view = View(status="connecting", state="waiting_for_scan", say="Scan the QR code.", qr="2@secret")
+    answer = await get(health, "/readyz")
+    assert answer.json()["reasons"] == ["WhatsApp: Scan the QR code."]
+    assert "secret" not in answer.text, "the QR code links an account: it is not for whoever can reach the port"
+
+    health.view = View(status="connected", state="connected", say="Connected.")
+    answer = await get(health, "/readyz")
+    assert (answer.status_code, answer.json()["ok"]) == (200, True)
+
+
+async def test_the_server_serves_and_leaves_its_port() -> None:
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            await task_group.start(serve, Health(), listener)
+            async with httpx.AsyncClient(trust_env=False) as http:
+                assert (await http.get(f"http://127.0.0.1:{port}/healthz")).json() == {"ok": True}
+            task_group.cancel_scope.cancel()
+    bind("127.0.0.1", port).close()
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"WORKER_HTTP_PORT: port {port} is taken"):
+            bind("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(SettingsError, match="WORKER_HTTP_HOST"):
+        bind("203.0.113.7", 3001)
+
+
+# ── terminal ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_terminal_draws_each_code_once_and_greets() -> None:
+    out = io.StringIO()
+    terminal = Terminal(Console(file=out, width=100))
+    waiting = View(status="connecting", state="waiting_for_scan", say="Scan it.", qr="2@abc")
+    for view in (waiting, waiting, View(status="connected", state="connected", say="Connected.", wa_name="Ana")):
+        terminal.show(view)
+    text = out.getvalue()
+    assert text.count("Scan it.") == 1
+    assert "█" in text
+    assert "Connected as Ana" in text
+
+
+def test_the_terminal_shows_a_pairing_code() -> None:
+    out = io.StringIO()
+    view = View(status="connecting", state="waiting_for_scan", say="Enter it.", qr="2@abc", pairing_code="ABCD1234")
+    Terminal(Console(file=out, width=100)).show(view)
+    assert "ABCD1234" in out.getvalue()
+
+
+# ── discovery ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Discovering:
+    """A discovery at work on a sidecar that is told how to fail."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.database, self.sidecar, self.done = Database(), Sidecar(), list[Flag]()
+        self.sidecar.failures["groups"] = list(failures)
+        self.report = Report(self.database.account)
+        self.discovery = Discovery(self.database.account, self.report, lambda request: self.done.append(request.flag))
+
+    async def until(self, probe: Any) -> None:
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(self.report.run)
+            task_group.start_soon(self.discovery.run, self.sidecar.peer)
+            await until(probe)
+            task_group.cancel_scope.cancel()
+        self.sidecar.hang_up()
+
+
+RATE_LIMITED = CallFailed("rate-overlimit", -32000, {"status": 429})
+REQUEST = Request(ask=Ask.GROUPS, flag=make_flag("fetch_groups_requested"))
+
+
+async def test_a_rate_limit_is_waited_out_and_audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery_module, "PAUSE_FIRST_SECONDS", 0.02)
+    it = Discovering(RATE_LIMITED, RATE_LIMITED)
+    await it.until(lambda: it.database.groups and len(it.database.audits) == 2)
+    assert [entry["code"] for entry in it.database.events("error")] == ["GROUPS_RATE_LIMITED"] * 2
+
+
+async def test_a_rate_limit_is_not_answered_with_another_query_at_once() -> None:
+    it = Discovering(RATE_LIMITED)
+    await it.until(lambda: len(it.database.audits) == 1)
+    assert it.sidecar.calls.count("groups") == 1
+    assert it.database.events("error")[0]["ctx"]["pause_s"] == discovery_module.PAUSE_FIRST_SECONDS
+
+
+async def test_a_request_that_keeps_failing_is_turned_down_and_not_tried_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(discovery_module, "SPACING_SECONDS", 0.0)
+    it = Discovering(*(CallTimeout("no answer") for _ in range(3)))
+    it.discovery.ask(REQUEST)
+    await it.until(lambda: it.done)
+    assert it.done == [REQUEST.flag]
+    assert [entry["code"] for entry in it.database.events("error")] == ["GROUPS_FAILED"] * 3
+
+
+async def test_a_request_that_came_while_down_is_carried_out_at_the_next_connection() -> None:
+    it = Discovering()
+    it.discovery.ask(REQUEST)
+    await it.until(lambda: it.done)
+    assert it.sidecar.calls == ["groups"], "one query serves both"
+
+
+@pytest.mark.parametrize(("subject", "name"), [("Harbour", "Harbour"), ("", None), ("a\0b", "ab")])
+def test_a_groups_name_is_one_that_postgres_takes(subject: str, name: str | None) -> None:
+    group = Group(id="1@g.us", subject=subject, addressing_mode=None, size=None)
+    assert as_change(group).name == name
+
+
+# ── housekeeping ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Counting:
+    """A store that only counts discards."""
+
+    def __init__(self, *counts: dict[str, str]) -> None:
+        self._counts = list(counts)
+
+    async def status(self, session: str) -> dict[str, Any]:
+        await anyio.lowlevel.checkpoint()
+        return {"discards": self._counts.pop(0)}
+
+
+async def test_discards_are_summed_up_in_the_audit_log_by_reason_and_only_the_new_ones() -> None:
+    database = Database()
+    report = Report(database.account)
+    store = Counting({"too_old": "5"}, {"too_old": "7", "unmonitored": "1"}, {"too_old": "7", "unmonitored": "1"})
+    upkeep = Upkeep(cast(Store, store), "default", report)
+    for _ in range(3):
+        await upkeep.account_for_discards()
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(report.run)
+        await until(lambda: database.audits)
+        task_group.cancel_scope.cancel()
+    assert database.events("ingest") == [{"discarded": {"too_old": 2, "unmonitored": 1}}]
+
+
+# ── exit codes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SettingsError("x"), 2),
+        (StateError("x"), 3),
+        (StoreUnavailable("x"), 4),
+        (Stuck("x"), 5),
+        (WorkerError("x"), 1),
+    ],
+)
+def test_each_kind_of_end_has_its_exit_code(error: WorkerError, code: int) -> None:
+    assert cli.exit_code(error) == code
