@@ -16,8 +16,10 @@ from worker.store.rows import (
     MediaFile,
     MediaJob,
     MediaLinked,
+    OpenedEdit,
     Pruned,
     Refused,
+    SealedEdit,
 )
 from worker.store.store import SCHEMA_VERSION, Store, connect_store
 
@@ -38,8 +40,10 @@ __all__ = [
     "MediaFile",
     "MediaJob",
     "MediaLinked",
+    "OpenedEdit",
     "Pruned",
     "Refused",
+    "SealedEdit",
     "Store",
     "Timeouts",
     "connect_store",

@@ -77,7 +77,9 @@ class Batch:
     """Everything that one commit makes durable.
 
     `messages` are rows for `public.messages` (docs/schema.md, `wa_commit`): wa_msg_id, chat_id, sender, sender_alt,
-    push_name, from_me, ts, received_at, kind, text, raw, pending, media, media_status.
+    push_name, from_me, ts, received_at, kind, text, raw, pending, media, media_status, quoted_msg_id, quoted_sender,
+    mentions, mention_count, forwarded, forward_score, secret. `changes` are what is said about messages
+    (`worker.ingest.changes`): kind, chat_id, target_sender, target_id, author, change_id, at, payload.
     `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason.
     """
 
@@ -87,6 +89,7 @@ class Batch:
     creds: str | None = None
     keys: Sequence[KeyChange] = ()
     messages: Sequence[Json] = ()
+    changes: Sequence[Json] = ()
     hashes: Sequence[str] = ()
     audits: Sequence[Audit] = ()
     identities: Sequence[tuple[str, str]] = ()
@@ -101,6 +104,8 @@ class Committed:
 
     `stored` new rows, `upgraded` stubs that got their content, `duplicates` copies that changed nothing, `skipped`
     messages of chats that are not monitored, `jobs` media jobs made, `refused` messages that Postgres would not take.
+    `changed` edits, revokes, reactions and links applied, now or from earlier batches; `held` wait for their target;
+    `sealed` says that an encrypted edit waits to be opened (`Store.sealed_edits`).
     """
 
     seq: int
@@ -111,6 +116,31 @@ class Committed:
     skipped: int = 0
     jobs: int = 0
     refused: int = 0
+    changed: int = 0
+    held: int = 0
+    sealed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedEdit:
+    """An encrypted edit whose target is here: what opens it (base64), and the forms of the author's address."""
+
+    id: int
+    target_id: str
+    payload: Json
+    secret: str
+    sender: str
+    sender_alt: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedEdit:
+    """What came out of a sealed edit; `at` in ISO 8601, None: as the envelope said. `unreadable`: nothing ever will."""
+
+    id: int
+    text: str | None = None
+    at: str | None = None
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,4 +228,6 @@ class Pruned:
 
     stanzas: int
     audits: int
+    changes: int
+    secrets: int
     more: bool

@@ -30,10 +30,12 @@ from worker.store.rows import (
     MediaFile,
     MediaJob,
     MediaLinked,
+    OpenedEdit,
     Pruned,
+    SealedEdit,
 )
 
-SCHEMA_VERSION = "20261122170600"  # the newest migration that this code needs
+SCHEMA_VERSION = "20261122190300"  # the newest migration that this code needs
 DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
 
@@ -101,6 +103,16 @@ class Store:
         """Makes a batch durable, exactly once. After `StoreUnavailable`, send the same batch again."""
         row = await self._call("wa_commit", {"p_session": session, "p_batch": _batch(batch)})
         return Committed(**{**row, "seq": int(row["seq"])})
+
+    async def sealed_edits(self, session: str, limit: int) -> list[SealedEdit]:
+        """Encrypted edits that can be opened now, oldest first."""
+        rows = await self._call("wa_sealed_edits", {"p_session": session, "p_limit": limit})
+        return [SealedEdit(**{**row, "id": int(row["id"])}) for row in rows]
+
+    async def open_edits(self, session: str, fence: int, opened: Sequence[OpenedEdit]) -> int:
+        """Hands back what was in them; how many changed a message."""
+        edits = [asdict(edit) | {"id": str(edit.id)} for edit in opened]
+        return int((await self._call("wa_open_edits", _held(session, fence) | {"p_opened": edits}))["changed"])
 
     async def set_session(self, session: str, fence: int, patch: Json, audits: Sequence[Audit] = ()) -> None:
         """Changes what `patch` names (status, detail, wa_name, wa_number) and writes `audits`, in one transaction."""
@@ -247,6 +259,7 @@ def _batch(batch: Batch) -> dict[str, Any]:
         "creds": batch.creds,
         "keys": [asdict(key) for key in batch.keys],
         "messages": [dict(message) for message in batch.messages],
+        "changes": [dict(change) for change in batch.changes],
         "hashes": list(batch.hashes),
         "audits": [{"event": a.event, "payload": dict(a.payload)} for a in batch.audits],
         "identities": [{"lid": lid, "pn": pn} for lid, pn in batch.identities],
