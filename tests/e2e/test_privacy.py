@@ -49,6 +49,7 @@ async def test_what_is_not_monitored_is_in_no_table_no_file_and_no_log_line(town
         stored = path.read_bytes()
         assert not [needle for needle in needles if needle.encode() in stored], f"in {path}"
     assert any(b"the-public-text-6120" in path.read_bytes() for path in _files(town.supabase.folder))
+    assert sent[1].path not in (await town.phone.media_requests())["count"], "it was not even downloaded"
     paths = await town.database.objects()
     assert not [path for path in paths if path.startswith(needles[-1])]
 
