@@ -3,7 +3,8 @@
 The image's own entrypoint and command, as its own user with no capability and no-new-privileges, as process 1 of its
 own process namespace, on a read-only root with a /tmp in memory and a volume at /data. Checked, with the virtual phone
 outside as WhatsApp: the QR in the log, the health check, that nothing outside the volume can be written, SIGTERM,
-a second start with the same volume that needs no QR, and a rolling deployment: two containers on one Supabase.
+a second start with the same volume that needs no QR, one with a restored backup of it, and a rolling deployment: two
+containers on one Supabase.
 
 Not checked: an engine's own networks, resource limits and restart policy.
 """
@@ -164,13 +165,15 @@ async def main(folder: Path) -> None:
             await phone.person("Ana")
             group = await phone.group("Market", ["Ana"])
             await restarted(image, folder, phone, group.id)
-        async with await VirtualPhone.start(folder) as phone, await EmbeddedSupabase.start(folder / "cloud") as cloud:
-            await rolled(image, folder, phone, cloud)
+        migrations = image.tree / image.folder.strip("/") / "supabase" / "migrations"
+        async with await VirtualPhone.start(folder) as phone:
+            async with await EmbeddedSupabase.start(folder / "cloud", migrations) as cloud:
+                await rolled(image, folder, phone, cloud)
     print("all as it should be")
 
 
 async def restarted(image: Image, folder: Path, phone: VirtualPhone, group: str) -> None:
-    """One volume, two lives."""
+    """One volume, two lives, and a third from its backup."""
     volume = folder / "volume"
     volume.mkdir()
     shutil.copy(phone.media_ca, volume / "media-ca.pem")
@@ -197,22 +200,38 @@ async def restarted(image: Image, folder: Path, phone: VirtualPhone, group: str)
         raise
     print(f"SIGTERM: ended by itself with code 0 in {await first.stop():.1f} s, nothing left running")
 
-    second = Container.start(image, folder, "second", volume, settings)
+    await started_again(image, folder, phone, group, "second", volume, settings)
+    print("second start on the same volume: connected without a QR, the old rows there, a new one stored")
+
+    backup, restored = str(folder / "backup.tar"), folder / "restored"
+    restored.mkdir()
+    await anyio.run_process(["tar", "--create", "--file", backup, "--directory", str(volume), "."])
+    await anyio.run_process(["tar", "--extract", "--same-owner", "--file", backup, "--directory", str(restored)])
+    await started_again(image, folder, phone, group, "third", restored, settings)
+    print("a backup of the volume, restored into a new one: the same")
+
+
+async def started_again(
+    image: Image, folder: Path, phone: VirtualPhone, group: str, name: str, volume: Path, settings: Mapping[str, str]
+) -> None:
+    """A start on a volume that has been used: connects by itself, and what was stored is there."""
+    container = Container.start(image, folder, name, volume, settings)
     try:
-        await second.worker.ready(START_SECONDS)
-        place = await endpoint(volume, seconds=START_SECONDS, tell=second.child.tail)
+        await container.worker.ready(START_SECONDS)
+        place = await endpoint(volume, seconds=START_SECONDS, tell=container.child.tail)
         async with await Database.connect(place.url, place.key) as database:
             await phone.wait_for("connected", START_SECONDS)
-            text = await phone.send("Ana", group, "after the restart")
-            await database.wait_message(text.id, tell=second.child.tail)
-            assert len(await database.messages()) == 2, "the first life's message is still there"
+            before = len(await database.messages())
+            assert before > 0, "what was stored before is still there"
+            sent = await phone.send("Ana", group, f"after the {name} start")
+            await database.wait_message(sent.id, tell=container.child.tail)
+            assert len(await database.messages()) == before + 1, "each message once"
             assert len(await database.events("qr_generated")) == 1, "no second QR"
-        assert "▀▄" not in second.child.text()
-        print("second start on the same volume: connected without a QR, the old rows there, a new one stored")
+        assert "▀▄" not in container.child.text(), "no QR in the log"
     except BaseException:
-        second.child.kill()
+        container.child.kill()
         raise
-    await second.stop()
+    await container.stop()
 
 
 async def rolled(image: Image, folder: Path, phone: VirtualPhone, cloud: EmbeddedSupabase) -> None:
