@@ -17,16 +17,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
-import secrets
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -35,13 +32,21 @@ import httpx
 from anyio.abc import ByteReceiveStream, Process, TaskStatus
 
 from worker.errors import SettingsError, StoreUnavailable
+from worker.store.endpoint import (
+    Endpoint,
+    free_port,
+    load_keys,
+    read_endpoint,
+    withdraw_endpoint,
+    write_endpoint,
+)
+
+__all__ = ["LITE_CLI", "MIGRATIONS", "Embedded", "Endpoint", "embedded_supabase", "free_port", "read_endpoint"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LITE_CLI: Final = ROOT / "node_modules/@supabase/lite/dist/cli/index.js"
 MIGRATIONS: Final = ROOT / "supabase/migrations"
 FOLLOW_PARENT: Final = Path(__file__).with_name("follow_parent.mjs")
-
-ENDPOINT_FILE: Final = "embedded.endpoint.json"
 
 READY_SECONDS: Final = 60.0  # 1.5 s at rest; a loaded machine with two cores has taken 20
 MIGRATE_SECONDS: Final = 180.0  # 6 s at rest
@@ -71,17 +76,6 @@ secret_key = "env(SUPABASE_SECRET_KEY)"
 enabled = true
 file_size_limit = "2GiB"
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """A running embedded Supabase. `owned`: this process started it."""
-
-    url: str
-    key: str = field(repr=False)
-    publishable_key: str = field(repr=False)
-    pid: int
-    owned: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,20 +169,6 @@ async def embedded_supabase(place: Embedded) -> AsyncIterator[Endpoint]:
         raise failure
 
 
-def read_endpoint(data_dir: Path) -> Endpoint | None:
-    """The server that the endpoint file names; it may have ended since."""
-    try:
-        return Endpoint(**json.loads((data_dir / ENDPOINT_FILE).read_text()), owned=False)
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _write_endpoint(data_dir: Path, endpoint: Endpoint) -> None:
-    document = asdict(endpoint)
-    del document["owned"]
-    _write_private(data_dir / ENDPOINT_FILE, json.dumps(document))
-
-
 class _Server:
     """One life of the server process: migrated, started, ready; stopped at the end of the block."""
 
@@ -196,14 +176,14 @@ class _Server:
         self._place = place
         self._lock = lock
         self._folder = place.data_dir / "embedded"
-        self._keys = _load_keys(place.data_dir / "embedded.keys.json")
+        self._keys = load_keys(place.data_dir)
         self._process: Process | None = None
         self.endpoint: Endpoint
 
     async def __aenter__(self) -> _Server:
         former = read_endpoint(self._place.data_dir)
         port = free_port(int(former.url.rsplit(":", 1)[1]) if former else 0)
-        (self._place.data_dir / ENDPOINT_FILE).unlink(missing_ok=True)  # nobody serves it, and the port may change
+        withdraw_endpoint(self._place.data_dir)  # nobody serves it, and the port may change
         self._prepare(port)
         try:
             async with anyio.create_task_group() as group:
@@ -273,7 +253,7 @@ class _Server:
             pid=self._process.pid,
             owned=True,
         )
-        _write_endpoint(self._place.data_dir, self.endpoint)
+        write_endpoint(self._place.data_dir, self.endpoint)
 
     async def _spawn(self, *command: str, stdout: int) -> Process:
         try:
@@ -336,19 +316,6 @@ async def _say_later(report: Callable[[str], None], line: str) -> None:
     await anyio.sleep_forever()
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` if nobody listens there, else a port of the system's choice; loopback."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise StoreUnavailable("no free port on 127.0.0.1")
-
-
 def _same_address(announced: Endpoint | None, now: Endpoint) -> None:
     if announced is not None and announced.url != now.url:
         raise StoreUnavailable("the port of the embedded Supabase was taken while it was down")
@@ -359,28 +326,6 @@ def _check_exit(code: int | None, message: str) -> None:
         raise SettingsError("the embedded Supabase needs Node 22 or newer: run `make setup`, or set SUPABASE_URL")
     if code != 0:
         raise StoreUnavailable(f"{message} (exit code {code})")
-
-
-def _load_keys(path: Path) -> dict[str, str]:
-    if not path.exists():
-        keys = {
-            "secret": f"sb_secret_{secrets.token_hex(24)}",
-            "publishable": f"sb_publishable_{secrets.token_hex(24)}",
-            "jwt": secrets.token_hex(32),
-        }
-        _write_private(path, json.dumps(keys))
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read; remove it to have new keys made") from error
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Writes a file of mode 0600, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-        out.write(text)
-    draft.replace(path)
 
 
 def _digest(folder: Path) -> str:

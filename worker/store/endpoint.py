@@ -1,0 +1,87 @@
+"""The small files beside the embedded Supabase: where it is, and the keys that were made for it.
+
+Both are of mode 0600 and written whole or not at all. An endpoint file may outlive its server: ask before believing it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from worker.errors import SettingsError, StoreUnavailable
+
+ENDPOINT_FILE: Final = "embedded.endpoint.json"
+KEYS_FILE: Final = "embedded.keys.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A running embedded Supabase. `owned`: this process started it."""
+
+    url: str
+    key: str = field(repr=False)
+    publishable_key: str = field(repr=False)
+    pid: int
+    owned: bool
+
+
+def read_endpoint(data_dir: Path) -> Endpoint | None:
+    """The server that the endpoint file names; it may have ended since."""
+    try:
+        return Endpoint(**json.loads((data_dir / ENDPOINT_FILE).read_text()), owned=False)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_endpoint(data_dir: Path, endpoint: Endpoint) -> None:
+    """For other commands and a second worker; everything but `owned`, which is each process's own."""
+    document = asdict(endpoint)
+    del document["owned"]
+    _write_private(data_dir / ENDPOINT_FILE, json.dumps(document))
+
+
+def withdraw_endpoint(data_dir: Path) -> None:
+    """Nobody serves any longer."""
+    (data_dir / ENDPOINT_FILE).unlink(missing_ok=True)
+
+
+def load_keys(data_dir: Path) -> dict[str, str]:
+    """The keys `secret`, `publishable` and `jwt`; made at the first call."""
+    path = data_dir / KEYS_FILE
+    if not path.exists():
+        keys = {
+            "secret": f"sb_secret_{secrets.token_hex(24)}",
+            "publishable": f"sb_publishable_{secrets.token_hex(24)}",
+            "jwt": secrets.token_hex(32),
+        }
+        _write_private(path, json.dumps(keys))
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read; remove it to have new keys made") from error
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if nobody listens there, else a port of the system's choice; loopback."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise StoreUnavailable("no free port on 127.0.0.1")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Writes a file of mode 0600, whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        out.write(text)
+    draft.replace(path)
