@@ -19,7 +19,7 @@ from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
 from worker.bridge.process import check_node, kill_at_once, make_environment, run_sidecar, sidecar_folder
-from worker.errors import BridgeError, SettingsError, StaleFence, StoreUnavailable
+from worker.errors import BridgeError, SettingsError, StaleFence, StoreError, StoreUnavailable
 from worker.log import hide
 from worker.session import lease
 from worker.session.backoff import JITTER_MAX_SECONDS
@@ -59,6 +59,10 @@ class Stop:
         self.asked = True
         for scope in self._scopes:
             scope.cancel()
+
+    def spare(self, scope: anyio.CancelScope) -> None:
+        """From here on, what runs in `scope` ends by itself."""
+        self._scopes.discard(scope)
 
     @contextmanager
     def interrupts(self) -> Iterator[anyio.CancelScope]:
@@ -101,12 +105,17 @@ class Supervisor:
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(self._listen_for_signals)
                 await task_group.start(serve, self.health, listener)
-                async with open_supabase(self._settings, lambda line: logger.info("{}", line)) as (url, key, place):
-                    hide(key)
-                    async with connect_store(url, key) as store:
-                        await self._serve(store, url, place)
+                await self._with_supabase()
                 task_group.cancel_scope.cancel()
         logger.info("stopped")
+
+    async def _with_supabase(self) -> None:
+        with self._stop.interrupts() as boot:
+            async with open_supabase(self._settings, lambda line: logger.info("{}", line)) as (url, key, place):
+                self._stop.spare(boot)
+                hide(key)
+                async with connect_store(url, key) as store:
+                    await self._serve(store, url, place)
 
     def _announce(self) -> None:
         settings = self._settings
@@ -167,7 +176,7 @@ class Supervisor:
             with anyio.move_on_after(RELEASE_SECONDS, shield=True):
                 try:
                     await store.lease_release(session, self._owner, held.fence)
-                except StoreUnavailable:
+                except (StoreError, SettingsError):  # never in place of what ended the tenure
                     logger.warning("the lease could not be given back; it ends by itself")
 
     def _wait_for_lease(self, reason: str) -> None:

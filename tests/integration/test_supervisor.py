@@ -482,6 +482,25 @@ async def test_the_embedded_supabase_leaves_with_a_killed_worker(tmp_path: Path)
             await anyio.sleep(0.05)
 
 
+async def test_a_stop_while_the_embedded_supabase_starts_is_a_clean_one(tmp_path: Path) -> None:
+    port = free_port()
+    settings = {
+        "WORKER_HTTP_HOST": "127.0.0.1",
+        "WORKER_HTTP_PORT": str(port),
+        "WORKER_DATA_DIR": str(tmp_path / "data"),
+    }
+    with launched(tmp_path, OPENS, settings) as (process, log):
+        deadline = time.monotonic() + BOUND
+        while not (tmp_path / "data" / "embedded" / "supabase").exists():  # it is being prepared
+            assert time.monotonic() < deadline, log.read_text()
+            await anyio.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        while process.poll() is None:
+            assert time.monotonic() < deadline, log.read_text()
+            await anyio.sleep(0.02)
+        assert process.returncode == 0, log.read_text()
+
+
 def refused(tmp_path: Path, settings: Mapping[str, str], *arguments: str) -> tuple[int, list[str]]:
     """Exit code and output of a worker that cannot start."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **settings}
