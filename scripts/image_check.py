@@ -166,9 +166,11 @@ async def main(folder: Path) -> None:
             group = await phone.group("Market", ["Ana"])
             await restarted(image, folder, phone, group.id)
         migrations = image.tree / image.folder.strip("/") / "supabase" / "migrations"
-        async with await VirtualPhone.start(folder) as phone:
-            async with await EmbeddedSupabase.start(folder / "cloud", migrations) as cloud:
-                await rolled(image, folder, phone, cloud)
+        async with (
+            await VirtualPhone.start(folder) as phone,
+            await EmbeddedSupabase.start(folder / "cloud", migrations) as cloud,
+        ):
+            await rolled(image, folder, phone, cloud)
     print("all as it should be")
 
 
