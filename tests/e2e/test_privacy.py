@@ -61,7 +61,7 @@ async def test_no_log_line_has_the_service_key_credentials_or_key_material_at_le
     creds = json.loads(row["creds_json"])
     del creds["processedHistoryMessages"]  # ids of messages, no secret
     secrets = {town.supabase.service_key, *_long_strings(creds)}
-    for key in await town.database.rows("wa_session_keys", session_id="default"):
+    for key in await town.database.rows("wa_session_keys", order="type,key_id", session_id="default"):
         secrets |= set(_long_strings(json.loads(key["value"])))
     assert len(secrets) > 100, "credentials and some hundred keys were looked for"
 

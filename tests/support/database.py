@@ -49,14 +49,17 @@ class Database:
     # Reading
 
     async def rows(self, table: str, *, order: str | None = None, **equal: object) -> list[Row]:
-        """All rows of `table` whose columns equal the given values."""
+        """All rows of `table` whose columns equal the given values.
+
+        `order` names columns, with commas; above a thousand rows it must be total, or pages repeat and miss rows.
+        """
         found: list[Row] = []
         while True:
             query = self.client.table(table).select("*")
             for column, value in equal.items():
                 query = query.is_(column, "null") if value is None else query.eq(column, value)
-            if order:
-                query = query.order(order)
+            for column in order.split(",") if order else ():
+                query = query.order(column)
             page = (await query.range(len(found), len(found) + PAGE - 1).execute()).data
             found += cast(list[Row], page)
             if len(page) < PAGE:
@@ -80,10 +83,10 @@ class Database:
         return str(detail["qr"])
 
     async def groups(self) -> list[Row]:
-        return await self.rows("groups", order="name", session_id=self.session)
+        return await self.rows("groups", order="name,id", session_id=self.session)
 
     async def messages(self, **equal: object) -> list[Row]:
-        return await self.rows("messages", order="ts", session_id=self.session, **equal)
+        return await self.rows("messages", order="ts,id", session_id=self.session, **equal)
 
     async def message(self, wa_msg_id: str) -> Row | None:
         """The one row of this message id.
