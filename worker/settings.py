@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     worker_state_key_previous: SecretStr | None = None  # read with either, written with the new one
     worker_http_host: str = Field("0.0.0.0", min_length=1)  # noqa: S104 - the contract says so: a health check from outside
     worker_http_port: int = Field(3001, ge=0, le=65_535)
+    worker_revoke: Literal["keep", "blank"] = "keep"  # what a revoke does to what was stored
     worker_media_concurrency: int = Field(4, ge=1, le=32)
     worker_lease_s: int = Field(30, ge=2, le=600)
     worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start

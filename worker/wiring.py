@@ -120,7 +120,16 @@ async def open_tenure(
                 refresh=phone.refresh,
                 session=settings.worker_session,
             )
-            committer = Committer(account, seal, monitored, window, watch, report, on_media=media.notify)
+            committer = Committer(
+                account,
+                seal,
+                monitored,
+                window,
+                watch,
+                report,
+                on_media=media.notify,
+                blank_revoked=settings.worker_revoke == "blank",
+            )
             connection = Connection(
                 account=account,
                 settings=settings,

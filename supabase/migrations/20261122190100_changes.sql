@@ -287,6 +287,11 @@ begin
         where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author
           and m.wa_msg_id = v_change.change_id;
         continue when v_change.message_id is null;
+      else
+        -- Before it could be read, the message that brings the change may have left a stub.
+        delete from public.messages as m
+        where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author
+          and m.wa_msg_id = v_change.change_id and m.kind = 'undecryptable';
       end if;
       v_result := public.wa_apply_change(v_change);
       if v_result = 'waiting' then

@@ -7,11 +7,12 @@ the hashes by which a redelivery is recognised (DESIGN "Nothing leaves before it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
 from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, Stanza, SystemEvent
+from worker.ingest.changes import Change, change_of, links_of
 from worker.ingest.jids import GROUP_SERVER, LID_SERVER, PHONE_SERVER, parse_jid
 from worker.ingest.normalise import Discard, MessageRow, Rules, normalise, normalise_resend, normalise_system
 from worker.ingest.text import clean_name
@@ -25,6 +26,7 @@ class Ingested(TypedDict):
     """
 
     messages: list[dict[str, Any]]
+    changes: list[dict[str, Any]]
     hashes: list[str]
     identities: list[tuple[str, str]]
     groups: list[GroupChange]
@@ -40,17 +42,32 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
     identities = _identities(commit, rules)
     known = {**rules.lids, **{pn: lid for lid, pn in identities.items()}}
     rules = replace(rules, lids=known)
-    results = [normalise(stanza, rules) for stanza in commit.stanzas]
-    results += [result for event in commit.events if (result := _event_row(event, rules, received_at_ms)) is not None]
+    results = [_result(normalise(stanza, rules), stanza.content, rules) for stanza in commit.stanzas]
+    results += [
+        _result(result, event.content if isinstance(event, ResendEvent) else None, rules)
+        for event in commit.events
+        if (result := _event_row(event, rules, received_at_ms)) is not None
+    ]
     rows = _one_each(result for result in results if isinstance(result, MessageRow))
+    changes = [result for result in results if isinstance(result, Change)]
+    changes += [link for row in rows for link in links_of(row)]
     return Ingested(
         messages=[row.as_json() for row in rows],
+        changes=[change.as_json() for change in changes],
         hashes=list(dict.fromkeys(digest for stanza in commit.stanzas for digest in stanza.hashes)),
         identities=list(identities.items()),
         groups=_groups(commit.events),
         audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
         discards=dict(Counter(result.reason for result in results if isinstance(result, Discard))),
     )
+
+
+def _result(
+    result: MessageRow | Discard, content: Mapping[str, Any] | None, rules: Rules
+) -> MessageRow | Discard | Change:
+    if isinstance(result, Discard) or content is None:
+        return result
+    return change_of(result, content, rules) or result
 
 
 def _event_row(event: Event, rules: Rules, received_at_ms: float) -> MessageRow | Discard | None:

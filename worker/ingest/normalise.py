@@ -13,6 +13,7 @@ from typing import Any, Literal
 from worker.bridge.protocol import ResendEvent, Stanza, SystemEvent
 from worker.ingest import content as table
 from worker.ingest.classify import Content, Json, classify
+from worker.ingest.context import Context, Reference, read_context
 from worker.ingest.descriptor import describe
 from worker.ingest.jids import Person, canonical, parse_jid
 from worker.ingest.live import Arrival, LiveWindow, clock_at, is_live, iso, sent_at
@@ -74,13 +75,29 @@ class MessageRow:
     media: MediaPart | None = None
     media_status: str | None = None
     target: Target | None = None
+    context: Context = field(default_factory=Context)
 
     @property
     def identity(self) -> tuple[str, str, str]:
         return self.chat_id, self.sender, self.wa_msg_id
 
+    @property
+    def quoted(self) -> Reference | None:
+        return self.context.quoted
+
+    @property
+    def album(self) -> Reference | None:
+        return self.context.album
+
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        columns = asdict(self)
+        context = columns.pop("context")
+        return columns | {
+            "quoted_msg_id": self.quoted.wa_msg_id if self.quoted else None,
+            "quoted_sender": self.quoted.sender if self.quoted else None,
+            "mentions": list(self.context.mentions) or None,
+            **{name: context[name] for name in ("mention_count", "forwarded", "forward_score", "secret")},
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,12 +108,14 @@ class Rules:
         monitored: `groups.wa_group_id` of the groups to be stored.
         own: the account's own addresses, LID first: who wrote a `fromMe` message that does not say so.
         lids: phone number → LID, as far as learned.
+        blank_revoked: WORKER_REVOKE=blank.
     """
 
     monitored: Collection[str]
     window: LiveWindow = field(default_factory=LiveWindow)
     own: tuple[str | None, str | None] = (None, None)
     lids: Mapping[str, str] = field(default_factory=dict)
+    blank_revoked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,7 +258,12 @@ def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> 
         ),
         media_status=None if media is None else ("pending" if media.descriptor else "failed"),
         target=_target(content.target, envelope, rules),
+        context=_context(payload.get("message"), envelope, rules),
     )
+
+
+def _context(message: object, envelope: _Envelope, rules: Rules) -> Context:
+    return read_context(message, envelope.person.sender, rules.lids) if isinstance(message, Mapping) else Context()
 
 
 def _target(key: Json | None, envelope: _Envelope, rules: Rules) -> Target | None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Store
+from worker.store import (
+    AccountState,
+    Audit,
+    Batch,
+    Committed,
+    Flag,
+    GroupChange,
+    GroupsUpserted,
+    OpenedEdit,
+    SealedEdit,
+    Store,
+)
 
 
 class Account:
@@ -33,6 +44,12 @@ class Account:
 
     async def commit(self, batch: Batch) -> Committed:
         return await self._store.commit(self.session, batch)
+
+    async def sealed_edits(self, limit: int) -> list[SealedEdit]:
+        return await self._store.sealed_edits(self.session, limit)
+
+    async def open_edits(self, opened: Sequence[OpenedEdit]) -> int:
+        return await self._store.open_edits(self.session, self.fence, opened)
 
     async def set_session(self, patch: Mapping[str, Any], audits: Sequence[Audit] = ()) -> None:
         await self._store.set_session(self.session, self.fence, patch, audits)

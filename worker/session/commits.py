@@ -20,6 +20,7 @@ from worker.bridge.protocol import Commit, Committed, ResendEvent, SystemEvent
 from worker.crash import crash_point
 from worker.errors import SequenceGap, StoreRefused
 from worker.ingest.commit import ingest
+from worker.ingest.context import numbers_in
 from worker.ingest.jids import PHONE_SERVER, parse_jid
 from worker.ingest.live import LiveWindow
 from worker.ingest.normalise import Rules
@@ -28,6 +29,7 @@ from worker.session.database import DatabaseWatch
 from worker.session.flags import Monitored
 from worker.session.report import Report
 from worker.session.retry import until_answered
+from worker.session.sealed import SealedEdits
 from worker.session.state import CREDENTIALS, Seal
 from worker.store import Batch, KeyChange, Refused
 from worker.store import Committed as Stored
@@ -58,6 +60,7 @@ class Committer:
         watch: DatabaseWatch,
         report: Report,
         on_media: Callable[[], None] = lambda: None,
+        blank_revoked: bool = False,
     ) -> None:
         self._account = account
         self._seal = seal
@@ -66,6 +69,8 @@ class Committer:
         self._watch = watch
         self._report = report
         self._on_media = on_media
+        self._blank_revoked = blank_revoked
+        self._sealed = SealedEdits(account)
         self._lids = Lids(account)
         self.own: tuple[str | None, str | None] = (None, None)
         self.tally = Tally()
@@ -97,6 +102,8 @@ class Committer:
             self._count(variant, done)
             if done.jobs:
                 self._on_media()
+            if done.sealed:
+                await self._sealed.open()
             return Committed(seq=commit.seq)
         self._report.error("BATCH_REFUSED", f"the database refuses a batch for good (code {last.code})", seq=commit.seq)
         raise last
@@ -110,6 +117,7 @@ class Committer:
             window=self._window,
             own=self.own,
             lids=await self._lids.of(commit, self._monitored),
+            blank_revoked=self._blank_revoked,
         )
         made = ingest(commit, rules, time.time() * 1000)
         self._lids.learn(made["identities"])
@@ -167,23 +175,26 @@ class Lids:
 
 
 def _numbers(commit: Commit, monitored: Monitored) -> Iterator[str]:
-    keys = [stanza.key or {} for stanza in commit.stanzas]
-    keys += [event.key for event in commit.events if isinstance(event, ResendEvent | SystemEvent)]
-    for key in keys:
-        if key.get("remoteJid") in monitored and not key.get("participantAlt"):
-            jid = parse_jid(key.get("participant"))
-            if jid and jid.server == PHONE_SERVER:
-                yield str(jid)
+    told = [(stanza.key or {}, stanza.content) for stanza in commit.stanzas]
+    told += [(event.key, event.content) for event in commit.events if isinstance(event, ResendEvent)]
+    told += [(event.key, None) for event in commit.events if isinstance(event, SystemEvent)]
+    for key, content in told:
+        if key.get("remoteJid") not in monitored:
+            continue
+        jid = None if key.get("participantAlt") else parse_jid(key.get("participant"))
+        if jid and jid.server == PHONE_SERVER:
+            yield str(jid)
+        yield from numbers_in(content or {})
 
 
 def variants(batch: Batch) -> Iterator[Batch]:
-    """The batch as it is; without the messages that cannot be written; without one each; without any.
+    """The batch as it is; without the messages that cannot be written; without one each; without any; nor any changes.
 
     A batch that the database refuses was not stored, so a variant may go under the same number. The one offender is
     found by leaving out each in turn: a batch has 500 messages at most, and this happens when somebody means it.
     """
     yield batch
-    if not batch.messages:
+    if not batch.messages and not batch.changes:
         return
     suspects = [n for n, message in enumerate(batch.messages) if unwritable(message)]
     if suspects:
@@ -191,7 +202,10 @@ def variants(batch: Batch) -> Iterator[Batch]:
     if len(batch.messages) > 1:
         for n in range(len(batch.messages)):
             yield _without(batch, sorted({*suspects, n}))
-    yield _without(batch, range(len(batch.messages)))
+    nothing = _without(batch, range(len(batch.messages)))
+    yield nothing
+    if batch.changes:
+        yield replace(nothing, changes=(), discards={**batch.discards, "change_refused": len(batch.changes)})
 
 
 def unwritable(message: Mapping[str, Any]) -> bool:

@@ -1,0 +1,290 @@
+"""Edits, revokes, reactions, quotes, albums and merged identities, checked against a reference that knows no order.
+
+The reference looks at everything that was said at once. The database gets it in any order, in any batches, with a
+person's two addresses mixed until they are learned to be one: it must end in the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.integration.database import GROUP, at, message, photo, stub
+from tests.integration.test_sql_parents import Said, Session
+from tests.integration.test_sql_parents import reference as parents_of
+
+ANA, ANA_PN = "1001@lid", "4911@s.whatsapp.net"
+BEN, BEN_PN = "1002@lid", "4912@s.whatsapp.net"
+ADDRESSES = [ANA, ANA_PN, BEN, BEN_PN]
+PAIRS = {ANA_PN: ANA, BEN_PN: BEN}
+Name = tuple[str, str]  # sender, message id
+
+
+@dataclass(frozen=True)
+class Text:
+    """A message, or its stub. What it quotes and when it was sent follow from its id, so that copies agree."""
+
+    sender: str
+    id: str
+    readable: bool
+    copy: int
+
+    @property
+    def seconds(self) -> int:
+        return {"m1": 0, "m2": 30, "m3": 60, "album": 400, "p1": 401}[self.id]
+
+    @property
+    def quoted(self) -> Name | None:
+        return {"m2": (ANA, "m1"), "m3": (BEN_PN, "m2")}.get(self.id)
+
+    @property
+    def kind(self) -> str:
+        return {"m2": "image", "p1": "image", "album": "album"}.get(self.id, "text")
+
+
+@dataclass(frozen=True)
+class Change:
+    kind: str
+    author: str
+    target: Name
+    id: str
+    seconds: int
+    word: str = ""
+    blank: bool = False
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The two addresses are one person's."""
+
+    pn: str
+
+
+Event = Text | Change | Learned
+
+IDS = st.sampled_from(["m1", "m2", "m3", "album", "p1"])
+WHO = st.sampled_from(ADDRESSES)
+TEXTS = st.builds(Text, sender=WHO, id=IDS, readable=st.sampled_from([True, True, False]), copy=st.integers(0, 1))
+CHANGES = st.builds(
+    Change,
+    kind=st.sampled_from(["edit", "edit", "revoke", "reaction"]),
+    author=WHO,
+    target=st.tuples(WHO, IDS),
+    id=st.sampled_from([f"c{n}" for n in range(12)]),
+    seconds=st.integers(100, 106),
+    word=st.sampled_from(["", "a", "b"]),
+    blank=st.booleans(),
+)
+EVENTS = st.lists(
+    st.one_of(TEXTS, TEXTS, CHANGES, CHANGES, st.builds(Learned, pn=st.sampled_from([ANA_PN, BEN_PN]))),
+    min_size=1,
+    max_size=16,
+    unique_by=lambda event: event.id if isinstance(event, Change) else event,
+)
+
+
+@dataclass
+class Row:
+    """A message as the reference has it."""
+
+    order: int
+    text: str | None = None
+    kind: str = "undecryptable"
+    edited: int | None = None
+    former: set[tuple[str, str | None]] = field(default_factory=set)
+    reactions: dict[str, str | None] = field(default_factory=dict)
+    revoked: tuple[int, str] | None = None
+    quoted: Name | None = None
+    album: Name | None = None
+    mentions: list[str] | None = None
+
+
+def reference(events: list[Event], everybody: dict[str, str]) -> dict[Name, Row]:
+    """What must be stored in the end; `everybody`: number → LID, all that is ever learned."""
+
+    def who(address: str) -> str:
+        return everybody.get(address, address)
+
+    rows: dict[Name, Row] = {}
+    for order, event in enumerate(events):
+        if isinstance(event, Text):
+            row = rows.setdefault((who(event.sender), event.id), Row(order))
+            if event.readable and row.kind == "undecryptable":
+                row.kind, row.text = event.kind, said(event)
+                row.mentions = list(dict.fromkeys(who(address) for address in ADDRESSES))
+    for (sender, id_), row in rows.items():
+        about = [e for e in events if isinstance(e, Change) and (who(e.target[0]), e.target[1]) == (sender, id_)]
+        _edit(row, [e for e in about if e.kind == "edit" and who(e.author) == sender])
+        for e in sorted((e for e in about if e.kind == "reaction"), key=lambda e: (e.seconds, e.id)):
+            row.reactions[who(e.author)] = e.word or None
+        revokes = [e for e in about if e.kind == "revoke"]
+        row.revoked = min(((e.seconds, who(e.author)) for e in revokes), default=None)
+        if any(e.blank for e in revokes):
+            row.text, row.edited, row.former, row.mentions = None, None, set(), None
+        if row.kind == "undecryptable":
+            continue
+        if (quoted := Text(sender, id_, True, 0).quoted) and (who(quoted[0]), quoted[1]) in rows:
+            row.quoted = (who(quoted[0]), quoted[1])
+        if id_ == "p1" and rows.get((sender, "album"), row).kind == "album":
+            row.album = (sender, "album")
+    return rows
+
+
+def _edit(row: Row, edits: list[Change]) -> None:
+    if row.kind == "undecryptable" or not edits:
+        return
+    versions: list[tuple[str, str | None]] = [("", row.text)]
+    versions += [(e.id, e.word) for e in sorted(edits, key=lambda e: (e.seconds, e.id))]
+    row.edited = max(e.seconds for e in edits)
+    row.text = versions[-1][1]
+    row.former = set(versions[:-1])
+
+
+def said(text: Text) -> str | None:
+    return f"{text.id}-{text.copy}" if text.kind == "text" else None
+
+
+class Talk(Session):
+    """A session that is told events as the worker would tell them."""
+
+    def __init__(self, database: psycopg.Connection[Any]) -> None:
+        super().__init__(database)
+        self.known: dict[str, str] = {}
+
+    def tell(self, events: list[Event]) -> Any:
+        self.known |= {e.pn: PAIRS[e.pn] for e in events if isinstance(e, Learned)}
+        messages = [self._message(e) for e in events if isinstance(e, Text)]
+        changes = [change for e in events if isinstance(e, Text | Change) for change in self._changes(e)]
+        identities = [{"lid": PAIRS[e.pn], "pn": e.pn} for e in events if isinstance(e, Learned)]
+        return self.batch(messages=messages, changes=changes, identities=identities)
+
+    def batch(self, **parts: Any) -> Any:
+        self.seq += 1
+        batch = {"fence": "1", "epoch": "1", "seq": str(self.seq), **parts}
+        answer = self._call("wa_commit(%s, %s)", self.id, json.dumps(batch))
+        again = self._call("wa_commit(%s, %s)", self.id, json.dumps(batch))  # every function twice
+        assert again["duplicate"] is True
+        return answer
+
+    def _who(self, address: str) -> str:
+        return self.known.get(address, address)
+
+    def _message(self, text: Text) -> dict[str, Any]:
+        columns: dict[str, Any] = {"sender": self._who(text.sender), "sender_alt": None}
+        if not text.readable:
+            return stub(text.id, text.seconds, **columns)
+        columns |= {"secret": "c2VjcmV0"}
+        columns["mentions"] = list(dict.fromkeys(self._who(address) for address in ADDRESSES))
+        if text.quoted:
+            columns |= {"quoted_sender": self._who(text.quoted[0]), "quoted_msg_id": text.quoted[1]}
+        if text.kind == "image":
+            return photo(text.id, text.seconds, **columns)
+        return message(text.id, text.seconds, kind=text.kind, **columns | {"text": said(text)})
+
+    def _changes(self, event: Text | Change) -> Iterator[dict[str, Any]]:
+        author = self._who(event.author if isinstance(event, Change) else event.sender)
+        common = {"chat_id": GROUP, "author": author, "change_id": event.id, "at": at(event.seconds)}
+        if isinstance(event, Change):
+            payload = {"text": event.word, "emoji": event.word, "blank": event.blank}
+            target = {"target_sender": self._who(event.target[0]), "target_id": event.target[1]}
+            yield common | target | {"kind": event.kind, "payload": payload}
+        elif event.readable:
+            if event.quoted:
+                quoted = {"target_sender": self._who(event.quoted[0]), "target_id": event.quoted[1]}
+                yield common | quoted | {"kind": "quote"}
+            if event.id == "p1":
+                yield common | {"kind": "album", "target_sender": author, "target_id": "album"}
+
+    def all(self, query: str) -> list[Any]:
+        return self.database.execute(query, {"session": self.id}).fetchall()
+
+    def rows(self) -> dict[Name, Row]:
+        found: dict[int, tuple[Name, Row]] = {}
+        seconds = "extract(epoch from {} - '2026-11-22 12:00Z')::integer"
+        columns = f"id, sender, wa_msg_id, text, kind, {seconds.format('edited_at')}, {seconds.format('revoked_at')}"
+        for id_, sender, name, text, kind, edited, revoked, by, mentions in self.all(
+            f"select {columns}, revoked_by, mentions from public.messages "  # noqa: S608
+            "where session_id = %(session)s order by id"
+        ):
+            row = Row(0, text, kind, edited, mentions=mentions)
+            row.revoked = None if revoked is None else (revoked, by)
+            found[id_] = ((sender, name), row)
+        for id_, quoted, album in self.all(
+            "select id, quoted_id, album_id from public.messages where session_id = %(session)s"
+        ):
+            found[id_][1].quoted = found[quoted][0] if quoted else None
+            found[id_][1].album = found[album][0] if album else None
+        for id_, edit, text in self.all(
+            "select message_id, edit_msg_id, text from public.message_edits where session_id = %(session)s"
+        ):
+            found[id_][1].former.add((edit, text))
+        for id_, sender, emoji in self.all(
+            "select message_id, sender, emoji from public.message_reactions where session_id = %(session)s"
+        ):
+            found[id_][1].reactions[sender] = emoji
+        return {name: Row(order, **_without_order(row)) for order, (name, row) in enumerate(found.values())}
+
+    def links(self) -> dict[Name, Name]:
+        found = self.all(
+            "select m.sender, m.wa_msg_id, p.sender, p.wa_msg_id from public.messages as m "
+            "inner join public.messages as p on m.parent_id = p.id where m.session_id = %(session)s"
+        )
+        return {(sender, id_): (parent, parent_id) for sender, id_, parent, parent_id in found}
+
+    def held(self) -> set[tuple[str, str]]:
+        found = self.all("select kind, change_id from public.wa_held_changes where session_id = %(session)s")
+        return {(kind, id_) for kind, id_ in found if kind not in ("quote", "album")}
+
+
+def _without_order(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in vars(row).items() if name != "order"}
+
+
+def must_wait(events: list[Event], everybody: dict[str, str], rows: dict[Name, Row]) -> set[tuple[str, str]]:
+    """Changes whose target is not there, or not readable yet, or perhaps not their author's."""
+    waiting = set()
+    for e in (e for e in events if isinstance(e, Change)):
+        author, sender = everybody.get(e.author, e.author), everybody.get(e.target[0], e.target[0])
+        row = rows.get((sender, e.target[1]))
+        foreign = e.kind == "edit" and author != sender
+        perhaps = foreign and author.split("@")[1] != sender.split("@")[1]
+        if row is None or perhaps or (e.kind == "edit" and not foreign and row.kind == "undecryptable"):
+            waiting.add((e.kind, e.id))
+    return waiting
+
+
+@pytest.fixture(scope="module")
+def database(postgres: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        yield connection
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=EVENTS, cuts=st.sets(st.integers(1, 15)))
+def test_any_order_and_any_batches_end_in_the_rows_of_the_reference(
+    database: psycopg.Connection[Any], events: list[Event], cuts: set[int]
+) -> None:
+    talk = Talk(database)
+    places = [0, *sorted(cut for cut in cuts if cut < len(events)), len(events)]
+    for first, last in pairwise(places):
+        talk.tell(events[first:last])
+    everybody = {e.pn: PAIRS[e.pn] for e in events if isinstance(e, Learned)}
+    expected = reference(events, everybody)
+    found = talk.rows()
+    in_order = sorted(expected, key=lambda name: expected[name].order)
+    assert {name: _without_order(row) for name, row in found.items()} == {
+        name: _without_order(row) for name, row in expected.items()
+    }
+    lines = [
+        Said(GROUP, sender, Text(sender, id_, True, 0).seconds, expected[sender, id_].kind) for sender, id_ in in_order
+    ]
+    assert talk.links() == {in_order[a]: in_order[b] for a, b in parents_of(lines).items()}
+    assert talk.held() == must_wait(events, everybody, expected)
