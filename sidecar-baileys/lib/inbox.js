@@ -1,9 +1,11 @@
 /**
  * The order in which message stanzas reach Baileys.
  *
- * Two rules. A stanza whose every ciphertext was decrypted and committed before is a redelivery: its keys are spent, so it
- * is receipted and swallowed. And a live stanza never overtakes the offline backlog: interleaved, 101 of 1,704 messages
- * could not be decrypted; in order, none (FACTS §1, points 4 and 7).
+ * Three rules. A stanza whose every ciphertext was decrypted and committed before is a redelivery: its keys are spent, so
+ * it is receipted and swallowed. A live stanza never overtakes the offline backlog: interleaved, 101 of 1,704 messages
+ * could not be decrypted; in order, none (FACTS §1, points 4 and 7). And one author's stanzas go one after another: before
+ * it decrypts, Baileys looks the author up without any lock, which takes longest for somebody new, so a second message
+ * would overtake the first, which brings its keys (34 of 180 were refused so, sent three at a time by 60 new people).
  */
 
 /** Hashes of this process' own decryptions; a redelivery within one connection comes soon or never. */
@@ -29,8 +31,8 @@ export class Inbox {
   #offlineUnsettled = 0
   /** @type {Set<string>} */
   #recent = new Set()
-  /** Ciphertexts that Baileys is at work on, each with the copies that wait for the outcome. @type {Map<string, Stanza[]>} */
-  #atWork = new Map()
+  /** Authors whose stanza Baileys is at work on, with those that wait for it (and the known hashes). @type {Map<string, [Stanza, Set<string>][]>} */
+  #lanes = new Map()
   /** @type {NodeJS.Timeout | undefined} */
   #timer
 
@@ -76,12 +78,9 @@ export class Inbox {
       this.#recent.delete(oldest)
     }
     if (!this.#unsettled.delete(stanza)) return
-    for (const { hash } of stanza.parts ?? []) {
-      this.#queue.unshift(...(this.#atWork.get(hash) ?? []))
-      this.#atWork.delete(hash)
-    }
     if (stanza.offline) this.#offlineUnsettled -= 1
     this.#patience()
+    this.#next(stanza.author)
     if (this.#queue.length > 0) void this.#drain()
   }
 
@@ -89,6 +88,7 @@ export class Inbox {
     this.closed = true
     clearTimeout(this.#timer)
     this.#queue = []
+    this.#lanes.clear()
   }
 
   get #holdingLive() { return !this.#backlogDone || this.#offlineUnsettled > 0 }
@@ -144,21 +144,33 @@ export class Inbox {
       if (this.closed) return
     }
     for (const stanza of batch) {
-      const first = (stanza.parts ?? []).map(({ hash }) => this.#atWork.get(hash)).find(Boolean)
-      if (first) {
-        first.push(stanza)
-        continue
+      const lane = this.#lanes.get(stanza.author)
+      if (lane) lane.push([stanza, known])
+      else {
+        this.#lanes.set(stanza.author, [])
+        this.#handOver(stanza, known)
       }
-      const spent = (stanza.parts ?? []).filter(({ hash }) => known.has(hash) || this.#recent.has(hash))
-      if (spent.length > 0 && spent.length === stanza.parts?.length) {
-        this.swallowed += 1
-        this.hooks.swallow(stanza)
-        this.settled(stanza, [])
-      } else {
-        stanza.forget(spent)
-        for (const { hash } of stanza.parts ?? []) this.#atWork.set(hash, [])
-        this.hooks.deliver(stanza)
-      }
+    }
+  }
+
+  /** @param {string} author whose stanza is settled: the turn of the next */
+  #next(author) {
+    const next = this.#lanes.get(author)?.shift()
+    if (!next) this.#lanes.delete(author)
+    // Not in this stack: a thousand swallowed in a row would be a recursion.
+    else queueMicrotask(() => { if (!this.closed) this.#handOver(...next) })
+  }
+
+  /** @param {Stanza} stanza @param {Set<string>} known committed before, as the worker says */
+  #handOver(stanza, known) {
+    const spent = (stanza.parts ?? []).filter(({ hash }) => known.has(hash) || this.#recent.has(hash))
+    if (spent.length > 0 && spent.length === stanza.parts?.length) {
+      this.swallowed += 1
+      this.hooks.swallow(stanza)
+      this.settled(stanza, [])
+    } else {
+      stanza.forget(spent)
+      this.hooks.deliver(stanza)
     }
   }
 }

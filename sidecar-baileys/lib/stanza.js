@@ -63,6 +63,14 @@ export class Stanza {
     if (this.parts.length === 0 && !this.#message && !this.unavailable) this.#failure ||= ABSENT
   }
 
+  /** Who wrote it, under whichever address: the LID where the stanza has one (FACTS §3). */
+  get author() {
+    const { participant, participant_lid, participant_pn, sender_lid, sender_pn, from } = this.node.attrs
+    const addresses = [participant, participant_lid, participant_pn, ...(participant ? [] : [from, sender_lid, sender_pn])]
+    const address = addresses.find((one) => one?.endsWith('@lid')) ?? addresses.find(Boolean) ?? ''
+    return address.replace(/[:@].*/, '')
+  }
+
   /** What was decrypted of it so far. */
   get hashes() { return this.#hashes }
 

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Inbox } from '../lib/inbox.js'
 
-/** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[]}} [options] */
-const stanza = (id, { offline = false, hashes = [id] } = {}) => {
+/** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string}} [options] */
+const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}` } = {}) => {
   const parts = hashes.map((hash) => ({ content: Buffer.from(hash), hash }))
-  return /** @type {any} */ ({ id, offline, parts, arrivedAt: 1, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
+  return /** @type {any} */ ({ id, offline, parts, author, arrivedAt: 1, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
 }
 
 /** @param {{known?: string[], holdMs?: number}} [options] */
@@ -111,5 +111,29 @@ test('a copy that comes while the first one is being decrypted waits for its out
   await turn()
   assert.deepEqual(swallowed, ['good'])
   assert.deepEqual(ids(), ['good', 'bad', 'bad'], 'the first copy failed, so the second one gets its chance')
+  inbox.close()
+})
+
+test('the stanzas of one author go one after another, those of others meanwhile', async () => {
+  const { inbox, delivered, ids } = makeInbox()
+  inbox.backlogComplete()
+  inbox.arrive(stanza('ana1', { author: 'ana' }))
+  inbox.arrive(stanza('ana2', { author: 'ana' }))
+  inbox.arrive(stanza('ben1', { author: 'ben' }))
+  await turn()
+  assert.deepEqual(ids(), ['ana1', 'ben1'])
+  inbox.settled(delivered[0], ['ana1'])
+  await turn()
+  assert.deepEqual(ids(), ['ana1', 'ben1', 'ana2'])
+  inbox.close()
+})
+
+test('many swallowed copies of one author are no recursion, and the next good one gets in', async () => {
+  const { inbox, swallowed, ids } = makeInbox({ known: ['copy'] })
+  for (let n = 0; n < 20_000; n++) inbox.arrive(stanza('copy', { offline: true, author: 'ana' }))
+  inbox.arrive(stanza('fresh', { offline: true, author: 'ana' }))
+  while (ids().length === 0) await turn()
+  assert.equal(swallowed.length, 20_000)
+  assert.deepEqual(ids(), ['fresh'])
   inbox.close()
 })
