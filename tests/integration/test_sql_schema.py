@@ -26,6 +26,8 @@ TABLES = {
     "wa_discards",
     "wa_held_changes",
     "wa_identities",
+    "wa_media_abandoned",
+    "wa_media_doomed",
     "wa_refused_stanzas",
     "wa_session_keys",
     "wa_sessions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from storage3.exceptions import StorageApiError
@@ -45,6 +46,11 @@ class Bucket:
         """
         with translated("download", self._timeouts.transfer):
             return bytes(await self._client.storage.from_(BUCKET).download(path))
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        """Deletes objects; one that is not there is none."""
+        with translated("remove", self._timeouts.transfer):
+            await self._client.storage.from_(BUCKET).remove(list(paths))
 
     async def exists(self, path: str) -> bool:
         with translated("object", self._timeouts.call):

@@ -16,6 +16,7 @@ from supabase import AsyncClient
 from worker.errors import SettingsError, StoreRefused, StoreUnavailable
 from worker.store.bucket import Bucket
 from worker.store.client import Timeouts, make_client, translated
+from worker.store.console import Console
 from worker.store.rows import (
     AccountState,
     Audit,
@@ -35,7 +36,7 @@ from worker.store.rows import (
     SealedEdit,
 )
 
-SCHEMA_VERSION = "20261122190300"  # the newest migration that this code needs
+SCHEMA_VERSION = "20261122190500"  # the newest migration that this code needs
 DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
 
@@ -48,6 +49,7 @@ class Store:
         self._media = media
         self._timeouts = timeouts
         self.bucket = Bucket(media, timeouts)
+        self.console = Console(self._call)
 
     async def check(self) -> None:
         """Returns only if Supabase is there, takes the key and has our schema.
@@ -143,6 +145,7 @@ class Store:
                 at=_time(row["at"]) if row["at"] else None,
                 at_text=row["at_text"],
                 age_seconds=row["age_s"],
+                phone=row["phone"],
             )
             for row in rows
         ]

@@ -1,0 +1,183 @@
+"""What the command line and /metrics ask of the database, one method per SQL function.
+
+No lease and no fence: nothing here is a worker's work. Errors are those of `worker.store.client.translated`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+Call = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who the database takes us for, and its clock."""
+
+    role: str
+    now: datetime
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedGroup:
+    """One group; `last` is its last message as `wa_list_groups` has it, `today` how many came in 24 hours."""
+
+    id: int
+    wa_group_id: str
+    name: str | None
+    monitor: bool
+    left_at: datetime | None
+    today: int
+    last: Row | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """Messages in order, and where to go on."""
+
+    cursor: int
+    messages: list[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requeued:
+    """Files that are jobs again; `without`: given up too, but nothing was kept to start from."""
+
+    requeued: int
+    without: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """What lies before a date. `objects` were left in the bucket by an interrupted run."""
+
+    messages: int
+    refused: int
+    media: int
+    bytes: int
+    objects: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deleted:
+    messages: int
+    refused: int
+    more: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """The database's share of /metrics."""
+
+    now: datetime
+    epoch: int | None
+    seq: int | None
+    running: int
+    due: int
+    waiting: int
+    oldest_seconds: float | None
+    abandoned: Mapping[str, int]
+    pending_stubs: int
+    refused: int
+    held_changes: int
+
+
+class Console:
+    """Reads, and signals, for people. Made by `Store`."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def whoami(self) -> Caller:
+        row = await self._call("wa_whoami", {})
+        return Caller(role=row["role"], now=datetime.fromisoformat(row["now"]), version=str(row["version"]))
+
+    async def groups(self, session: str) -> list[ListedGroup]:
+        rows = await self._call("wa_list_groups", {"p_session": session})
+        return [
+            ListedGroup(**{**row, "id": int(row["id"]), "left_at": _time(row["left_at"]), "today": int(row["today"])})
+            for row in rows
+        ]
+
+    async def set_monitor(self, session: str, groups: Sequence[int], on: bool) -> int:
+        """How many were not so before."""
+        args = {"p_session": session, "p_groups": [str(group) for group in groups], "p_monitor": on}
+        return int((await self._call("wa_set_monitor", args))["changed"])
+
+    async def pairing_view(self, session: str) -> Row | None:
+        """Status, detail with the QR if there is one, and the database's `now`; None: no such session."""
+        row = await self._call("wa_pairing_view", {"p_session": session})
+        return dict(row) if row else None
+
+    async def raise_flag(self, session: str, flag: str, value: Mapping[str, Any] | None = None) -> str:
+        """The time that it carries, for `flag_handled`."""
+        args = {"p_session": session, "p_flag": flag, "p_value": dict(value or {})}
+        return str((await self._call("wa_raise_flag", args))["at"])
+
+    async def flag_handled(self, session: str, flag: str, at: str) -> bool:
+        args = {"p_session": session, "p_flag": flag, "p_at": at}
+        return bool((await self._call("wa_flag_state", args))["handled"])
+
+    async def tail(self, session: str, group: int | None, after: int | None, limit: int) -> Tail:
+        args = {"p_session": session, "p_group": _id(group), "p_after": _id(after), "p_limit": limit}
+        row = await self._call("wa_tail", args)
+        return Tail(cursor=int(row["cursor"]), messages=list(row["messages"]))
+
+    async def media_requeue(self, session: str, statuses: Sequence[str]) -> Requeued:
+        return Requeued(**await self._call("wa_media_requeue", {"p_session": session, "p_statuses": list(statuses)}))
+
+    async def retention(self, session: str, before: datetime) -> Retention:
+        row = await self._call("wa_retention", {"p_session": session, "p_before": before.isoformat()})
+        return Retention(**{**row, "bytes": int(row["bytes"])})
+
+    async def delete_messages(self, session: str, before: datetime, limit: int) -> Deleted:
+        args = {"p_session": session, "p_before": before.isoformat(), "p_limit": limit}
+        return Deleted(**await self._call("wa_delete_messages", args))
+
+    async def doom_media(self, limit: int) -> dict[str, str]:
+        """Paths of objects that nothing refers to any more, by sha256; empty when none is left."""
+        row = await self._call("wa_doom_media", {"p_limit": limit})
+        return {one["sha256"]: one["storage_path"] for one in row["objects"]}
+
+    async def objects_deleted(self, sha256: Sequence[str]) -> None:
+        await self._call("wa_objects_deleted", {"p_sha256": list(sha256)})
+
+    async def export_messages(self, session: str, group: int, after: int, limit: int) -> list[Row]:
+        args = {"p_session": session, "p_group": str(group), "p_after": str(after), "p_limit": limit}
+        return list(await self._call("wa_export_messages", args))
+
+    async def export_size(self, session: str, group: int, after: int) -> tuple[int, int]:
+        """All messages of the group, and those behind `after`."""
+        args = {"p_session": session, "p_group": str(group), "p_after": str(after)}
+        row = await self._call("wa_export_size", args)
+        return int(row["all"]), int(row["left"])
+
+    async def figures(self, session: str) -> Figures:
+        row = await self._call("wa_figures", {"p_session": session})
+        jobs = row["jobs"]
+        return Figures(
+            now=datetime.fromisoformat(row["now"]),
+            epoch=None if row["epoch"] is None else int(row["epoch"]),
+            seq=None if row["seq"] is None else int(row["seq"]),
+            running=int(jobs["running"]),
+            due=int(jobs["due"]),
+            waiting=int(jobs["waiting"]),
+            oldest_seconds=None if jobs["oldest_s"] is None else float(jobs["oldest_s"]),
+            abandoned={status: int(count) for status, count in row["abandoned"].items()},
+            pending_stubs=int(row["pending_stubs"]),
+            refused=int(row["refused"]),
+            held_changes=int(row["held_changes"]),
+        )
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _id(number: int | None) -> str | None:
+    return None if number is None else str(number)
