@@ -152,11 +152,12 @@ def gate(evidence: Evidence) -> Iterator[str]:
 
 
 def readable(evidence: Evidence) -> Iterator[str]:
-    bad = {(entry.person, entry.id) for entry in evidence.ledger.entries if not entry.good}
+    sent = {(entry.person, entry.id): entry for entry in evidence.ledger.entries}
     for item in evidence.receipts:
         who = evidence.ledger.name(item["participant"] or item["to"]), item["id"]
-        if item["kind"] == "nack" and item["class"] == "message" and who not in bad:
-            yield f"{who} was NACKed with {item['error']}"
+        entry = sent.get(who)
+        if item["kind"] == "nack" and item["class"] == "message" and (entry is None or entry.good):
+            yield f"{_name(entry) if entry else who} in {item['to']} was NACKed with {item['error']}"
     for row in evidence.messages:
         if row["kind"] == "undecryptable":
             yield f"{row['wa_msg_id']} of {evidence.ledger.name(row['sender'])} stayed undecryptable"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
@@ -33,6 +33,7 @@ OLD_SECONDS = 300  # beyond the live window of 30 s
 SABOTAGE_SECONDS = 6.0
 OVERTIME = 2.0  # a kind that was not seen yet may take the run to so many times its length
 PROGRESS_SECONDS = 5.0
+LONG_TEXT = 10_000  # characters; left out of the file that is kept
 TABLES = ("wa_refused_stanzas", "audit_log", "media_jobs", "wa_sessions", "groups", "runtime_flags", "wa_identities")
 
 
@@ -71,6 +72,7 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
             finally:
                 witnesses.cancel_scope.cancel()
         result.logins = int((await rig.phone.state())["logins"])
+    _keep(folder, evidence)
     result.violations = [*stage.violations, *check_all(evidence)]
     if not options.sabotage:
         result.violations += _missing(options, result.tally, ledger)
@@ -199,6 +201,20 @@ async def _gather(rig: Rig, ledger: Ledger, unsettled: list[str]) -> Evidence:
         peak_bytes=dict(rig.peak_bytes),
         unsettled=unsettled,
     )
+
+
+def _keep(folder: Path, evidence: Evidence) -> None:
+    """What the checks looked at, for whoever wants to know how a violation came about."""
+    found = {
+        "sent": [asdict(entry) for entry in evidence.ledger.entries if len(entry.text or "") < LONG_TEXT],
+        "receipts": evidence.receipts,
+        "commits": [
+            asdict(commit) | {"messages": sorted(commit.messages), "hashes": sorted(commit.hashes)}
+            for commit in evidence.commits
+        ],
+        "leases": [asdict(call) for call in evidence.leases],
+    }
+    (folder / "evidence.json").write_text(json.dumps(found, default=str, indent=1))
 
 
 def _missing(options: Options, tally: Tally, ledger: Ledger) -> list[tuple[str, str]]:
