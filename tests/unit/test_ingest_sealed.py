@@ -1,0 +1,183 @@
+"""Encrypted edits: opened as Baileys would seal them, and by nobody else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.processes import NODE, ROOT
+from tests.support.sealed import edit_message, field, sealed_edit
+from tests.support.stanzas import ANA, ANA_PHONE, BEN, GROUP, NOW_MS, NOW_S
+from tests.support.waproto import PROTO
+from worker.ingest import sealed
+from worker.ingest.sealed import Opened, open_edit, read_edit
+from worker.session.sealed import opened_edit
+from worker.store import OpenedEdit, SealedEdit
+
+SECRET = b"\x05" * 32
+KEY = {"remoteJid": GROUP, "id": "T1", "fromMe": True}
+
+# Baileys' own HKDF, AES-GCM and encoder, put together as its generateMsgSecretKey and decryptPollVote do.
+SEAL = """
+import { proto } from 'baileys'
+import { aesEncryptGCM, hkdf } from './node_modules/baileys/lib/Utils/crypto.js'
+const { secret, id, sender, message } = JSON.parse(process.argv[1])
+const info = Buffer.concat([Buffer.from(id), Buffer.from(sender), Buffer.from(sender), Buffer.from('Message Edit')])
+const key = hkdf(Buffer.from(secret, 'base64'), 32, { info: info.toString('latin1') })
+const iv = Buffer.alloc(12, 9)
+const plain = proto.Message.encode(proto.Message.fromObject(message)).finish()
+const sealed = aesEncryptGCM(plain, key, iv, Buffer.alloc(0))
+console.log(JSON.stringify({ ciphertext: Buffer.from(sealed).toString('base64'), iv: iv.toString('base64') }))
+"""
+
+
+def seal_with_baileys(message: dict[str, Any], sender: str = ANA) -> tuple[bytes, bytes]:
+    given_ = {"secret": base64.b64encode(SECRET).decode(), "id": "T1", "sender": sender, "message": message}
+    command = [str(NODE), "--input-type=module", "-e", SEAL, json.dumps(given_)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True, timeout=60)
+    out = json.loads(done.stdout)
+    return base64.b64decode(out["ciphertext"]), base64.b64decode(out["iv"])
+
+
+def test_an_edit_that_baileys_sealed_is_opened() -> None:
+    message = {
+        "messageContextInfo": {"messageSecret": base64.b64encode(b"x" * 32).decode()},
+        "protocolMessage": {
+            "key": {"id": "T1", "fromMe": True},
+            "type": 14,
+            "editedMessage": {"extendedTextMessage": {"text": "nüű 🍊", "contextInfo": {"stanzaId": "Q"}}},
+            "timestampMs": NOW_MS,
+        },
+    }
+    ciphertext, iv = seal_with_baileys(message)
+    assert open_edit(SECRET, ciphertext, iv, "T1", [ANA_PHONE, ANA]) == Opened(text="nüű 🍊", timestamp_ms=NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"secret": b"\x06" * 32}, "another secret"),
+        ({"target_id": "T2"}, "another message"),
+        ({"forms": [BEN]}, "another sender"),
+        ({"forms": []}, "nobody"),
+        ({"iv": b"\x01" * 12}, "another nonce"),
+        ({"iv": b""}, "no nonce"),
+        ({"ciphertext": b"short"}, "no tag"),
+    ],
+)
+def test_nothing_else_opens_it(change: dict[str, Any], why: str) -> None:
+    body = sealed_edit(KEY, SECRET, ANA, "new", NOW_MS)["secretEncryptedMessage"]
+    parts: dict[str, Any] = {
+        "secret": SECRET,
+        "ciphertext": base64.b64decode(body["encPayload"]),
+        "iv": base64.b64decode(body["encIv"]),
+        "target_id": "T1",
+        "forms": [ANA],
+    }
+    assert open_edit(**parts) == Opened(text="new", timestamp_ms=NOW_MS)
+    assert open_edit(**{**parts, **change}) is None, why
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "why"),
+    [
+        (field(1, "plain"), "plain", "the content without its envelope"),
+        (field(12, field(14, field(3, field(3, "of a picture")))), "of a picture", "a caption"),
+        (field(12, field(14, field(9, field(7, "of a video")))), "of a video", "a caption"),
+        (field(12, field(14, field(7, field(20, "of a document")))), "of a document", "a caption"),
+        (field(12, field(14, field(58, field(1, field(1, "wrapped"))))), "wrapped", "a wrapper"),
+        (field(12, field(14, field(3, b""))), None, "a picture without a caption"),
+        (field(12, field(14, field(99, "?"))), None, "a content that we do not know"),
+        (field(12, field(14, 7)), None, "no message"),
+        (field(12, b""), None, "nothing edited"),
+        (b"", None, "nothing"),
+    ],
+)
+def test_the_text_of_an_edit(message: bytes, text: str | None, why: str) -> None:
+    found = read_edit(message)
+    assert (found and found.text) == text, why
+
+
+def test_wrappers_without_end_are_bounded() -> None:
+    message = field(1, "deep")
+    for _ in range(200):
+        message = field(58, field(1, message))
+    assert read_edit(message) is None
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_an_edit_or_a_value_error(data: bytes) -> None:
+    try:
+        found = read_edit(data)
+    except ValueError:
+        return
+    assert found is None or isinstance(found.text, str)
+
+
+@given(st.text(max_size=50), st.integers(0, 2**63 - 1))
+def test_what_was_written_is_read(text: str, stamp: int) -> None:
+    assert read_edit(edit_message(text, stamp)) == Opened(text=text, timestamp_ms=stamp)
+
+
+@pytest.mark.parametrize(
+    ("message", "name", "number"),
+    [
+        ("Message", "conversation", sealed.CONVERSATION),
+        ("Message", "protocolMessage", sealed.PROTOCOL_MESSAGE),
+        ("ProtocolMessage", "editedMessage", sealed.EDITED_MESSAGE),
+        ("ProtocolMessage", "timestampMs", sealed.TIMESTAMP_MS),
+        ("Message", "extendedTextMessage", 6),
+        ("ExtendedTextMessage", "text", sealed.TEXTS[6]),
+        ("Message", "imageMessage", 3),
+        ("ImageMessage", "caption", sealed.TEXTS[3]),
+        ("Message", "videoMessage", 9),
+        ("VideoMessage", "caption", sealed.TEXTS[9]),
+        ("Message", "ptvMessage", 66),
+        ("Message", "documentMessage", 7),
+        ("DocumentMessage", "caption", sealed.TEXTS[7]),
+        ("Message", "editedMessage", sealed.WRAPPERS[0]),
+        ("Message", "documentWithCaptionMessage", sealed.WRAPPERS[1]),
+        ("Message", "ephemeralMessage", sealed.WRAPPERS[2]),
+        ("FutureProofMessage", "message", 1),
+    ],
+)
+def test_field_numbers_are_the_protos(message: str, name: str, number: int) -> None:
+    assert re.search(rf"^ *(?:optional )?[\w.]+ {name} = {number};", _block(message), re.MULTILINE)
+
+
+def _block(message: str) -> str:
+    """The text of one message type, to the brace at its own depth."""
+    found = re.search(rf"^( *)message {message} \{{\n(.*?)^\1\}}", Path(PROTO).read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    return found[2]
+
+
+def held(**changes: Any) -> SealedEdit:
+    body = sealed_edit(KEY, SECRET, ANA, "new\0", NOW_MS)["secretEncryptedMessage"]
+    payload = {"ciphertext": body["encPayload"], "iv": body["encIv"], "forms": [ANA_PHONE]}
+    secret = base64.b64encode(SECRET).decode()
+    return SealedEdit(
+        **{
+            "id": 4,
+            "target_id": "T1",
+            "payload": payload,
+            "secret": secret,
+            "sender": ANA,
+            "sender_alt": None,
+            **changes,
+        }
+    )
+
+
+def test_a_held_edit_is_opened_under_the_forms_that_the_row_knows_too() -> None:
+    assert opened_edit(held(), NOW_S) == OpenedEdit(id=4, text="new\ufffd", at="2026-09-21T14:13:20.000Z")
+    assert opened_edit(held(), NOW_S - 3600) == OpenedEdit(id=4, text="new\ufffd", at=None)
+    assert opened_edit(held(sender=BEN), NOW_S) == OpenedEdit(id=4, unreadable=True)
