@@ -37,6 +37,9 @@ from tests.support.waiting import until
 from tests.support.worker import Worker
 
 IMAGE = os.environ.get("IMAGE", "localhost/wa-worker:latest")
+PREVIOUS = os.environ.get(
+    "PREVIOUS", IMAGE
+)  # the release before: its volume is taken over, and it meets the new schema
 STOP_GRACE_SECONDS = 20.0  # as in docker-compose.yml
 START_SECONDS = 90.0  # an empty embedded Supabase on a busy machine
 PHOTO = Path(__file__).resolve().parents[1] / "seeds" / "media"
@@ -133,11 +136,11 @@ class Container:
 
 
 @contextmanager
-def mounted() -> Iterator[Image]:
+def mounted(name: str) -> Iterator[Image]:
     """The image, its files mounted."""
-    container = _buildah("from", "--pull-never", IMAGE)
+    container = _buildah("from", "--pull-never", name)
     try:
-        config = json.loads(_buildah("inspect", "--type", "image", IMAGE))["Docker"]["config"]
+        config = json.loads(_buildah("inspect", "--type", "image", name))["Docker"]["config"]
         yield Image(
             tree=Path(_buildah("mount", container)),
             user=config["User"],
@@ -159,29 +162,31 @@ def _buildah(*arguments: str) -> str:
 
 async def main(folder: Path) -> None:
     """Every check; the first that fails ends the run with its words, and the logs stay."""
-    with mounted() as image:
-        print(f"image {IMAGE}: user {image.user}, {shlex.join([*image.entrypoint, *image.command])}")
+    with mounted(IMAGE) as image, mounted(PREVIOUS) as previous:
+        print(
+            f"image {IMAGE}, before it {PREVIOUS}: user {image.user}, {shlex.join([*image.entrypoint, *image.command])}"
+        )
         async with await VirtualPhone.start(folder) as phone:
             await phone.person("Ana")
             group = await phone.group("Market", ["Ana"])
-            await restarted(image, folder, phone, group.id)
+            await restarted(previous, image, folder, phone, group.id)
         migrations = image.tree / image.folder.strip("/") / "supabase" / "migrations"
         async with (
             await VirtualPhone.start(folder) as phone,
             await EmbeddedSupabase.start(folder / "cloud", migrations) as cloud,
         ):
-            await rolled(image, folder, phone, cloud)
+            await rolled(previous, image, folder, phone, cloud)
     print("all as it should be")
 
 
-async def restarted(image: Image, folder: Path, phone: VirtualPhone, group: str) -> None:
+async def restarted(previous: Image, image: Image, folder: Path, phone: VirtualPhone, group: str) -> None:
     """One volume, two lives, and a third from its backup."""
     volume = folder / "volume"
     volume.mkdir()
     shutil.copy(phone.media_ca, volume / "media-ca.pem")
     settings = {**phone.worker_env, "WA_MEDIA_CA": "/data/media-ca.pem"}
 
-    first = Container.start(image, folder, "first", volume, settings)
+    first = Container.start(previous, folder, "first", volume, settings)
     try:
         await first.worker.ready(START_SECONDS)
         place = await endpoint(volume, seconds=START_SECONDS, tell=first.child.tail)
@@ -236,7 +241,7 @@ async def started_again(
     await container.stop()
 
 
-async def rolled(image: Image, folder: Path, phone: VirtualPhone, cloud: EmbeddedSupabase) -> None:
+async def rolled(previous: Image, image: Image, folder: Path, phone: VirtualPhone, cloud: EmbeddedSupabase) -> None:
     """A new release is started before the old one is stopped, both on one Supabase elsewhere and without a volume."""
     await phone.person("Ana")
     group = (await phone.group("Market", ["Ana"])).id
@@ -247,7 +252,7 @@ async def rolled(image: Image, folder: Path, phone: VirtualPhone, cloud: Embedde
     settings = {**phone.worker_env, **cloud.worker_env, "WA_MEDIA_CA": "/data/media-ca.pem", "WORKER_CATCH_UP_S": "600"}
 
     async with await Database.connect(cloud.url, cloud.service_key) as database:
-        old = Container.start(image, folder, "old", volumes[0], settings)
+        old = Container.start(previous, folder, "old", volumes[0], settings)
         new: Container | None = None
         try:
             await old.worker.ready(START_SECONDS)
