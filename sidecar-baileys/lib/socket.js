@@ -65,6 +65,8 @@ export class Connection {
     this.params = params
     this.hooks = hooks
     this.creds = creds === null ? initAuthCreds() : reviveCreds(creds)
+    // A pairing code that nobody typed leaves a name behind, and with a name Baileys would log in instead of registering.
+    if (!this.creds.account) this.creds.me = undefined
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve))
     this.gate = new Gate({
       commit: (batch) => hooks.commit(batch),

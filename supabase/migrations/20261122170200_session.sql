@@ -198,7 +198,7 @@ language sql volatile security invoker set search_path = '' as $$
     jsonb_agg(
       jsonb_build_object(
         'key', case when p_session = 'default' then f.key else substr(f.key, length(p_session) + 2) end,
-        'at', f.at, 'at_text', f.value ->> 'at', 'malformed', f.at is null,
+        'at', f.at, 'at_text', f.value ->> 'at', 'malformed', f.at is null, 'phone', f.value ->> 'phone',
         'age_s', extract(epoch from (now() - f.at))
       ) order by f.at, f.key
     ),

@@ -1,4 +1,4 @@
-"""What the web app asks for through runtime_flags (contract §4): unlink, a new QR code."""
+"""What the web app asks for through runtime_flags (contract §4 and ours): unlink, a new QR code, a pairing code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.town import found_town, link
+from tests.support.database import Database
 from tests.support.embedded import EmbeddedSupabase
+from tests.support.phone import VirtualPhone
+from tests.support.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -33,3 +36,60 @@ async def test_the_web_app_unlinks_the_account_and_later_links_it_again(
         await town.database.wait_flag_handled("wa_refresh_qr_requested", tell=tell)
         row = await town.stored("Ana", town.market, "linked again, and the switches are as they were")
         assert row["chat_id"] == town.market.id
+
+
+async def test_a_phone_is_linked_by_its_number_and_a_code_instead_of_a_qr(
+    tmp_path: Path, supabase: EmbeddedSupabase
+) -> None:
+    settings = {**supabase.worker_env, "WORKER_SESSION": "code"}
+    async with (
+        await VirtualPhone.start(tmp_path) as phone,
+        await Database.connect(supabase.url, supabase.service_key, "code") as database,
+        Worker.start(tmp_path / "worker", phone=phone, settings=settings) as worker,
+    ):
+        number = (await phone.owner()).pn.partition("@")[0]
+        await worker.ready()
+        await database.wait_qr(tell=worker.child.tail)
+        await database.raise_flag("wa_pairing_code_requested", phone=f"+{number[:2]} {number[2:]}")
+
+        async def pairing_code() -> str | None:
+            return (await database.detail()).get("pairing_code")
+
+        code = await database.until("detail.pairing_code", pairing_code, tell=worker.child.tail)
+        detail = await database.detail()
+        await phone.pair_code(code)
+
+        await database.wait_status("connected", tell=worker.child.tail)
+        row = await database.session_row()
+        assert row is not None
+        assert "Enter the pairing code on the phone" in detail["say"]
+        assert detail["qr"], "both ways stay open"
+        assert {"qr", "pairing_code"}.isdisjoint(row["detail"])
+        assert row["wa_number"] == number
+        await database.wait_flag_handled("wa_pairing_code_requested", tell=worker.child.tail)
+        assert {"pairing_code_generated", "connect"} <= {each["event"] for each in await database.events()}
+        assert [item["phone"] for item in await phone.log() if item["kind"] == "code_requested"] == [number]
+
+
+async def test_a_pairing_code_that_nobody_types_does_not_stand_in_the_way_of_a_qr(
+    tmp_path: Path, supabase: EmbeddedSupabase
+) -> None:
+    settings = {**supabase.worker_env, "WORKER_SESSION": "nocode"}
+    async with (
+        await VirtualPhone.start(tmp_path) as phone,
+        await Database.connect(supabase.url, supabase.service_key, "nocode") as database,
+        Worker.start(tmp_path / "worker", phone=phone, settings=settings) as worker,
+    ):
+        await worker.ready()
+        first = await database.wait_qr(tell=worker.child.tail)
+        await database.raise_flag("wa_pairing_code_requested", phone="4915112345678")
+        await database.wait_event("pairing_code_generated", tell=worker.child.tail)
+        await database.raise_flag("wa_refresh_qr_requested")
+
+        async def another_qr() -> bool:
+            return await database.qr() not in (None, first)
+
+        await database.until("a new QR", another_qr, tell=worker.child.tail)
+        assert "pairing_code" not in await database.detail()
+        await link(phone, worker, database)
+        assert not [item for item in await phone.log() if item["kind"] == "login_refused"]

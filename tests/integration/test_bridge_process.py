@@ -250,10 +250,10 @@ async def test_a_program_that_is_not_there_is_said_clearly(tmp_path: Path) -> No
 def test_the_child_sees_an_allow_list_of_our_environment() -> None:
     ours = {
         "PATH": "/bin", "HOME": "/h", "SUPABASE_SERVICE_KEY": "k", "WORKER_STATE_KEY": "k", "AWS_SECRET": "k",
-        "WA_CRASH_POINT": "section",
+        "WA_ROOT_KEY": "k",
     }  # fmt: skip
     given = make_environment("info", ours)
-    assert given == {"PATH": "/bin", "HOME": "/h", "WA_CRASH_POINT": "section", "LOG_LEVEL": "info"}
+    assert given == {"PATH": "/bin", "HOME": "/h", "LOG_LEVEL": "info"}
 
 
 def test_the_level_is_said_in_pinos_words() -> None:

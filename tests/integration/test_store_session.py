@@ -256,6 +256,16 @@ async def test_a_flag_is_pending_until_it_is_handled(store: Store, session: str)
     assert [f.at_text for f in await store.pending_flags(session)] == ["2026-11-22T12:00:01Z"]
 
 
+async def test_a_request_for_a_pairing_code_brings_its_phone_number(store: Store, session: str) -> None:
+    key = f"{session}:wa_pairing_code_requested"
+    await raise_flag(store, key, {"at": "2026-11-22T12:00:00Z", "phone": "+49 151 1234567"})
+    (flag,) = await store.pending_flags(session)
+    assert flag.phone == "+49 151 1234567"
+    await raise_flag(store, key, {"at": "2026-11-22T12:00:01Z", "phone": 491511234567})
+    (flag,) = await store.pending_flags(session)
+    assert flag.phone == "491511234567"
+
+
 async def test_a_newer_flag_that_came_meanwhile_stays_pending(store: Store, session: str) -> None:
     key = f"{session}:wa_refresh_qr_requested"
     await raise_flag(store, key, {"at": "2026-11-22T12:00:00Z"})

@@ -19,7 +19,9 @@ CALL_SECONDS = 20.0
 PAGE = 1000  # PostgREST answers no more rows at once, and does not say so
 DEFAULT_SESSION = "default"
 
-Flag = Literal["fetch_groups_requested", "wa_refresh_qr_requested", "wa_disconnect_requested"]
+Flag = Literal[
+    "fetch_groups_requested", "wa_refresh_qr_requested", "wa_disconnect_requested", "wa_pairing_code_requested"
+]
 
 
 class Database:
@@ -68,6 +70,11 @@ class Database:
     async def session_row(self) -> Row | None:
         found = await self.rows("wa_sessions", id=self.session)
         return found[0] if found else None
+
+    async def detail(self) -> Row:
+        """`wa_sessions.detail`: what the web app shows."""
+        row = await self.session_row()
+        return cast(Row, (row or {}).get("detail") or {})
 
     async def status(self) -> str | None:
         row = await self.session_row()
@@ -169,8 +176,8 @@ class Database:
         """Flags of the default session carry the contract's names; those of others a prefix."""
         return flag if self.session == DEFAULT_SESSION else f"{self.session}:{flag}"
 
-    async def raise_flag(self, flag: Flag) -> None:
-        value = {"at": datetime.now(UTC).isoformat()}
+    async def raise_flag(self, flag: Flag, **more: str) -> None:
+        value = {"at": datetime.now(UTC).isoformat(), **more}
         await self.client.table("runtime_flags").upsert({"key": self.flag_key(flag), "value": value}).execute()
 
     async def wait_flag_handled(self, flag: Flag, seconds: float = 20.0, tell: Callable[[], str] | None = None) -> None:

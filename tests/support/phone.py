@@ -156,6 +156,10 @@ class VirtualPhone:
         """Scan a QR code; answers when the client has signed its pairing."""
         return await self.post("/scan", {"qr": qr, **options})
 
+    async def pair_code(self, code: str, **options: object) -> Json:
+        """Type a pairing code into the phone; answers when the client has signed its pairing."""
+        return await self.post("/pair_code", {"code": code, **options})
+
     async def wait_for(self, what: str, seconds: float = 30.0, **more: object) -> Json:
         """`connected`, `disconnected`, `paired`, `qr_waiting`, `queue_empty` or `logins` (with `count`)."""
         return await self.post("/wait", {"for": what, "timeout_ms": int(seconds * 1000), **more})

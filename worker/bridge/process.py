@@ -29,7 +29,6 @@ KILL_GRACE_SECONDS = 2.0  # the kernel's part; longer means uninterruptible slee
 
 # What the sidecar may see of our environment. Never the service key, never the state key.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
-TEST_PREFIXES = ("WA_CRASH_", "WA_SABOTAGE", "WA_TEST_")  # what the chaos runs set, and nobody else
 
 
 def sidecar_folder() -> Path:
@@ -41,7 +40,7 @@ def sidecar_folder() -> Path:
 def make_environment(log_level: str, environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """The sidecar's environment: an allow-list of ours, and the level of its log."""
     ours = os.environ if environment is None else environment
-    kept = {name: value for name, value in ours.items() if name in ENVIRONMENT or name.startswith(TEST_PREFIXES)}
+    kept = {name: value for name, value in ours.items() if name in ENVIRONMENT}
     return {**kept, "LOG_LEVEL": PINO_LEVELS.get(log_level, log_level)}
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from loguru import logger
 
 from worker.bridge.protocol import Commit, Committed, ResendEvent, SystemEvent
-from worker.crash import crash_point
 from worker.errors import SequenceGap, StoreRefused
 from worker.ingest.commit import ingest
 from worker.ingest.context import numbers_in
@@ -98,7 +97,6 @@ class Committer:
                     "SEQUENCE_GAP", "a batch came without its predecessor", epoch=commit.epoch, seq=commit.seq
                 )
                 raise
-            crash_point("committed")
             self._count(variant, done)
             if done.jobs:
                 self._on_media()

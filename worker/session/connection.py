@@ -56,6 +56,10 @@ OFFLINE_HOLD_MS = 10_000  # DESIGN rule 8's N: WhatsApp sends a backlog at some 
 LOG_BYTES_MAX = 64 * 1024 * 1024  # DESIGN rule 4: what the sidecar may hold before it pauses the socket
 INBOX_MAX = 2048
 BROWSER = ["wa-worker", "Desktop", "1.0"]  # shown on the phone under linked devices; fixed at pairing
+SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link a device."
+ENTER_THE_CODE = (
+    "Enter the pairing code on the phone: WhatsApp, Linked devices, Link a device, Link with phone number instead."
+)
 LOGGED_OUT = "Logged out as asked. Ask for a refresh (wa_refresh_qr_requested) to link a phone again."
 
 
@@ -532,8 +536,7 @@ class _Watch:
         except CallFailed:
             self._life._turn_down(request, "WhatsApp gave no pairing code")
             return
-        say = "Enter the pairing code on the phone: Linked devices, Link a device, Link with phone number instead."
-        self._report.amend(pairing_code=code, say=say)
+        self._report.amend(pairing_code=code, say=ENTER_THE_CODE)
         self._report.audit("pairing_code_generated")
         self._life._done(request)
 
@@ -542,14 +545,15 @@ class _Watch:
         ttl = told.ttl_ms / 1000
         self._deadline = self._life._clock() + ttl + OPEN_WITHIN_SECONDS
         view = self._report.view
+        pairing_code = view.pairing_code if view else None  # one that was asked for outlives the QR code beside it
         self._report.show(
             View(
                 status="connecting",
                 state="waiting_for_scan",
-                say="Scan the QR code with the phone: WhatsApp, Linked devices, Link a device.",
+                say=ENTER_THE_CODE if pairing_code else SCAN_THE_CODE,
                 qr=told.qr,
                 expires_at=datetime.now(UTC) + timedelta(seconds=ttl),
-                pairing_code=view.pairing_code if view else None,
+                pairing_code=pairing_code,
             )
         )
         self._report.audit("qr_generated", ttl_s=ttl)

@@ -60,7 +60,7 @@ def read_flag(flag: Flag) -> Request | str | None:
         return f'the flag {flag.key} has no valid time; write {{"at": "2026-01-31T12:00:00Z"}}'
     if ask is not Ask.PAIRING_CODE:
         return Request(ask=ask, flag=flag)
-    phone = re.sub(r"[ +()/-]", "", str(getattr(flag, "phone", None) or ""))
+    phone = re.sub(r"[ +()/-]", "", flag.phone or "")
     if not PHONE.fullmatch(phone):
         return f'the flag {flag.key} has no phone number; write {{"at": …, "phone": "491511234567"}}'
     return Request(ask=ask, flag=flag, phone=phone)

@@ -157,13 +157,15 @@ class GroupsUpserted:
 class Flag:
     """A request of the web app that was not handled yet.
 
-    `at` is None if its value holds no time (`malformed`); `at_text` goes back to `flag_handled` unchanged.
+    `at` is None if its value holds no time (`malformed`); `at_text` goes back to `flag_handled` unchanged. `phone` is
+    what came with a request for a pairing code, as it was written.
     """
 
     key: str
     at: datetime | None
     at_text: str | None
     age_seconds: float | None
+    phone: str | None = None
 
     @property
     def malformed(self) -> bool:
