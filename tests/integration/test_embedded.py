@@ -20,7 +20,8 @@ import pytest
 from tests.support.waiting import until
 from worker.errors import SettingsError, StoreError, StoreUnavailable
 from worker.store import Timeouts, connect_store
-from worker.store.embedded import Embedded, Endpoint, embedded_supabase, free_port, read_endpoint
+from worker.store.embedded import Embedded, Endpoint, embedded_supabase, read_endpoint
+from worker.store.endpoint import free_port, is_free
 
 START_SECONDS = 90.0
 
@@ -227,7 +228,7 @@ async def test_a_wrong_key_and_an_unreachable_address_are_told_apart(embedded: E
     assert "SUPABASE_SERVICE_KEY" in str(wrong)
     public = await error_of(embedded.url, embedded.publishable_key)
     assert isinstance(public, SettingsError)
-    nobody = await error_of(f"http://127.0.0.1:{free_port(0)}", embedded.key)
+    nobody = await error_of(f"http://127.0.0.1:{free_port()}", embedded.key)
     assert isinstance(nobody, StoreUnavailable)
 
 
@@ -241,8 +242,18 @@ async def test_an_address_that_never_answers_is_unavailable_in_bounded_time() ->
                 await mute.bucket.upload("a/b", b"x", "text/plain")
 
 
-def test_a_taken_port_is_replaced() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert free_port(port) != port
-    assert free_port(port) == port
+async def test_a_port_that_was_taken_meanwhile_is_replaced(folder: Path, node: Path) -> None:
+    former = read_endpoint(folder)
+    assert former is not None
+    with socket.create_server(("127.0.0.1", int(former.url.rsplit(":", 1)[1]))):
+        async with embedded_supabase(Embedded(data_dir=folder, node=node)) as endpoint:
+            assert endpoint.url != former.url
+            assert await is_served(endpoint)
+
+
+def test_a_free_port_is_free_and_no_port_of_outgoing_connections() -> None:
+    port = free_port()
+    assert port < 32_768
+    with socket.create_server(("127.0.0.1", port)):
+        assert not is_free(port)
+    assert is_free(port)

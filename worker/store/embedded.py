@@ -35,13 +35,14 @@ from worker.errors import SettingsError, StoreUnavailable
 from worker.store.endpoint import (
     Endpoint,
     free_port,
+    is_free,
     load_keys,
     read_endpoint,
     withdraw_endpoint,
     write_endpoint,
 )
 
-__all__ = ["LITE_CLI", "MIGRATIONS", "Embedded", "Endpoint", "embedded_supabase", "free_port", "read_endpoint"]
+__all__ = ["LITE_CLI", "MIGRATIONS", "Embedded", "Endpoint", "embedded_supabase", "read_endpoint"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LITE_CLI: Final = ROOT / "node_modules/@supabase/lite/dist/cli/index.js"
@@ -52,6 +53,7 @@ READY_SECONDS: Final = 60.0  # 1.5 s at rest; a loaded machine with two cores ha
 MIGRATE_SECONDS: Final = 180.0  # 6 s at rest
 STOP_SECONDS: Final = 10.0  # it closes its database on SIGTERM
 QUIET_SECONDS: Final = 2.0  # a start shorter than this needs no words
+PORT_SECONDS: Final = 3.0  # a dying server can let go of the lock a moment before it lets go of its port
 POLL_SECONDS: Final = 0.05
 TAKE_OVER_POLL_SECONDS: Final = 0.5
 RESTART_DELAY_SECONDS: Final = 0.5
@@ -181,8 +183,7 @@ class _Server:
         self.endpoint: Endpoint
 
     async def __aenter__(self) -> _Server:
-        former = read_endpoint(self._place.data_dir)
-        port = free_port(int(former.url.rsplit(":", 1)[1]) if former else 0)
+        port = await self._choose_port()
         withdraw_endpoint(self._place.data_dir)  # nobody serves it, and the port may change
         self._prepare(port)
         try:
@@ -206,6 +207,17 @@ class _Server:
         """Returns when the server has ended."""
         assert self._process is not None
         await self._process.wait()
+
+    async def _choose_port(self) -> int:
+        """The port of the server before this one, so that its clients find this one too."""
+        former = read_endpoint(self._place.data_dir)
+        if former is not None:
+            port = int(former.url.rsplit(":", 1)[1])
+            with anyio.move_on_after(PORT_SECONDS):
+                while not is_free(port):  # noqa: ASYNC110 - nobody tells when a port becomes free
+                    await anyio.sleep(POLL_SECONDS)
+                return port
+        return free_port()
 
     def _prepare(self, port: int) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)

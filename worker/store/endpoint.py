@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import socket
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from worker.errors import SettingsError, StoreUnavailable
 
 ENDPOINT_FILE: Final = "embedded.endpoint.json"
 KEYS_FILE: Final = "embedded.keys.json"
+PORTS: Final = range(20_000, 32_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +68,26 @@ def load_keys(data_dir: Path) -> dict[str, str]:
         raise SettingsError(f"{path} cannot be read; remove it to have new keys made") from error
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` if nobody listens there, else a port of the system's choice; loopback."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A loopback port on which nobody listens.
+
+    Below the range from which the system takes the ports of outgoing connections: a client that tries and tries to
+    reach a server that is down could be given the server's own port, and would then be talking to itself.
+    """
+    for port in random.sample(PORTS, 100):
+        if is_free(port):
+            return port
     raise StoreUnavailable("no free port on 127.0.0.1")
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _write_private(path: Path, text: str) -> None:
