@@ -1,4 +1,7 @@
 /** What Baileys derives and no message stanza carries, as events of the wire. Pure: one emitted event in, events out. */
+import { proto } from 'baileys'
+
+const { StubType } = proto.WebMessageInfo
 
 /**
  * @param {string} name of Baileys' event
@@ -44,7 +47,7 @@ function system(message) {
   return [{
     type: 'system',
     key: { ...message.key },
-    stub_type: String(message.messageStubType),
+    stub_type: StubType[message.messageStubType] ?? String(message.messageStubType), // names outlive renumbering, and say something
     stub_parameters: (message.messageStubParameters ?? []).map(String),
     t: String(message.messageTimestamp ?? 0),
   }]

@@ -22,8 +22,11 @@ const MEDIATYPE = { voice: 'ptt' }
 /** @param {import('./phone.js').Phone} phone @param {Record<string, any>} request @returns {Content} */
 export function makeContent(phone, request) {
   if (request.message) {
-    const inner = proto.Message.fromObject(request.message)
-    return { inner: wrapped(inner, request.wrap), type: inner.reactionMessage ? 'reaction' : inner.pollCreationMessage ? 'poll' : 'text', blob: null }
+    /** @type {Blob[]} */
+    const blobs = []
+    const inner = proto.Message.fromObject(/** @type {any} */ (withFiles(phone, request.message, blobs)))
+    const type = blobs.length > 0 ? 'media' : inner.reactionMessage ? 'reaction' : inner.pollCreationMessage ? 'poll' : 'text'
+    return { inner: wrapped(inner, request.wrap), type, blob: blobs[0] ?? null }
   }
   if (request.forward_of) return forward(phone, request)
   if (request.media) {
@@ -53,13 +56,36 @@ function makeBlob(phone, media) {
   return { ...rest, directPath: phone.media.put(blob, impostor), media: facts, kind: String(media.kind) }
 }
 
-/** @param {Blob} blob @param {Record<string, any>} media @param {string} [wrap] @param {string} [caption] @returns {Content} */
-function mediaContent(blob, media, wrap, caption) {
-  const { kind, mediaKey, fileSha256, fileEncSha256, fileLength, directPath } = blob
-  const file = {
+/**
+ * A copy in which every object with `$media` (as under `/send`) has the fields of a file on the media host; what stands beside
+ * `$media` is kept and wins.
+ * @param {import('./phone.js').Phone} phone @param {unknown} value @param {Blob[]} blobs - gets those that were made
+ * @returns {unknown}
+ */
+function withFiles(phone, value, blobs) {
+  if (Array.isArray(value)) return value.map((item) => withFiles(phone, item, blobs))
+  if (value === null || typeof value !== 'object') return value
+  const { $media, ...rest } = /** @type {Record<string, any>} */ (value)
+  const fields = Object.fromEntries(Object.entries(rest).map(([name, item]) => [name, withFiles(phone, item, blobs)]))
+  if (!$media) return fields
+  const blob = makeBlob(phone, $media)
+  blobs.push(blob)
+  const { width, height, seconds } = $media
+  return { ...fileFields(blob, $media), width, height, seconds, ...fields }
+}
+
+/** @param {Blob} blob @param {Record<string, any>} media */
+function fileFields({ kind, mediaKey, fileSha256, fileEncSha256, fileLength, directPath }, media) {
+  return {
     url: `${MEDIA_HOST}${directPath}`, directPath, mediaKey, fileSha256, fileEncSha256, fileLength, mimetype: media.mime ?? MIME[kind],
     mediaKeyTimestamp: Math.floor(Date.now() / 1000)
   }
+}
+
+/** @param {Blob} blob @param {Record<string, any>} media @param {string} [wrap] @param {string} [caption] @returns {Content} */
+function mediaContent(blob, media, wrap, caption) {
+  const { kind } = blob
+  const file = fileFields(blob, media)
   const picture = { height: media.height, width: media.width, jpegThumbnail: media.thumbnail && Buffer.from(media.thumbnail, 'base64') }
   const inner = { ...byKind(kind, { file, picture, caption, media }), messageContextInfo: contextInfo() }
   return { inner: wrapped(inner, wrap), mediatype: MEDIATYPE[kind] ?? kind, type: 'media', blob }
