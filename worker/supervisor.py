@@ -11,7 +11,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -19,11 +19,11 @@ from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
 from worker.bridge.process import check_node, kill_at_once, make_environment, run_sidecar, sidecar_folder
-from worker.errors import BridgeError, SettingsError, StaleFence, StoreError, StoreUnavailable
+from worker.errors import BridgeError, SettingsError, StaleFence, StateError, StoreError, StoreUnavailable
 from worker.log import hide
 from worker.session import lease
 from worker.session.backoff import JITTER_MAX_SECONDS
-from worker.session.connection import StallFound
+from worker.session.connection import StallFound, Stuck
 from worker.session.crashes import Crashes
 from worker.session.report import View
 from worker.session.retry import until_answered
@@ -41,6 +41,7 @@ RELEASE_SECONDS = 1.5  # giving the lease back
 ASK_SUPABASE_SECONDS = 1.0
 SKEW_MAX_SECONDS = 5.0  # DESIGN "Live only": a skew above this is audited
 
+FAILED = "The worker has ended itself and must be started again: {}"
 STOPPED = View(status="disconnected", state="stopped", say="The worker is stopped.")
 
 EXIT_OK = 0
@@ -200,16 +201,30 @@ class Supervisor:
                     "CLOCK_SKEW", "this machine's clock differs from the database's", skew_s=round(skew)
                 )
             with self._stop.interrupts():
-                await until_answered(tenure.state.credentials)  # torn state stops us before anything is touched
+                try:
+                    await until_answered(tenure.state.credentials)  # torn state stops us before anything is touched
+                except StateError as fault:
+                    await self._say_last(tenure, View(status="disconnected", state="failed", say=FAILED.format(fault)))
+                    raise
                 await until_answered(tenure.flags.poll)
             task_group.start_soon(tenure.flags.run)
             task_group.start_soon(tenure.media.run)
             task_group.start_soon(tenure.upkeep.run)
-            await self._run_sidecars(tenure)
-            tenure.report.show(tenure.connection.resting_view() or STOPPED)
-            with anyio.move_on_after(LAST_WORDS_SECONDS):
-                await tenure.report.flushed()
+            try:
+                await self._run_sidecars(tenure)
+            except (Stuck, StateError) as fault:
+                await self._say_last(tenure, View(status="disconnected", state="failed", say=FAILED.format(fault)))
+                raise
+            await self._say_last(tenure, tenure.connection.resting_view() or STOPPED)
             task_group.cancel_scope.cancel()
+
+    async def _say_last(self, tenure: Tenure, view: View) -> None:
+        """The last status and the last count of discards, if the database takes them soon."""
+        tenure.report.show(view)
+        with anyio.move_on_after(LAST_WORDS_SECONDS):
+            with suppress(StoreError):
+                await tenure.upkeep.account_for_discards()
+            await tenure.report.flushed()
 
     # The sidecar
 

@@ -169,8 +169,9 @@ def first_standing(row: dict[str, Any]) -> Standing:
     """Where the session stands at the start: a logout that somebody asked for outlives a restart."""
     detail = row.get("detail") or {}
     if detail.get("state") == "logged_out" and not row.get("has_creds"):
-        return Standing(plan=Stay(view=View(status="disconnected", state="logged_out", say=LOGGED_OUT)))
-    return Standing()
+        say = str(detail.get("say") or LOGGED_OUT)
+        return Standing(plan=Stay(view=View(status="disconnected", state="logged_out", say=say)))
+    return Standing(linked=row.get("wa_number") is not None)
 
 
 @asynccontextmanager

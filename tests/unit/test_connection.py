@@ -263,7 +263,8 @@ async def test_a_logout_that_is_not_graceful_forgets_all_the_same() -> None:
         await it.open()
         it.sidecar.failures["close"] = [CallFailed("no answer", -32000)]
         it.ask(Ask.DISCONNECT)
-        await it.state("logged_out")
+        row = await it.state("logged_out")
+        assert "WhatsApp could not be told" in row["detail"]["say"]
         assert it.database.wipes == 1
 
 
@@ -273,7 +274,20 @@ async def test_a_disconnect_is_obeyed_while_waiting_to_reconnect() -> None:
         it.sidecar.closes(428)
         await it.state("reconnecting")
         it.ask(Ask.DISCONNECT)
-        await it.state("logged_out")
+        row = await it.state("logged_out")
+        assert "WhatsApp" not in row["detail"]["say"], "no phone lists a device that was never linked"
+
+
+async def test_a_logout_of_which_whatsapp_could_not_be_told_says_what_is_left_to_do() -> None:
+    async with life(worker_backoff_base_ms=60_000, worker_backoff_max_ms=60_000) as it:
+        await it.open()
+        it.sidecar.closes(428)
+        await it.state("reconnecting")
+        it.ask(Ask.DISCONNECT)
+        row = await it.state("logged_out")
+        assert "WhatsApp could not be told" in row["detail"]["say"]
+        assert "Remove this device on the phone" in row["detail"]["say"]
+        assert it.database.wipes == 1
 
 
 async def test_groups_are_found_at_the_first_connection_and_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from worker.bridge.protocol import (
     Qr,
     Stalled,
 )
-from worker.errors import CallFailed, SidecarGone, StateError, WorkerError
+from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, WorkerError
 from worker.session.account import Account
 from worker.session.backoff import JITTER_MAX_SECONDS, next_delay
 from worker.session.closes import Close, Decision, FetchVersion, Halt, Idle, Reconnect, ReconnectNow, Relogin, decide
@@ -61,6 +61,10 @@ ENTER_THE_CODE = (
     "Enter the pairing code on the phone: WhatsApp, Linked devices, Link a device, Link with phone number instead."
 )
 LOGGED_OUT = "Logged out as asked. Ask for a refresh (wa_refresh_qr_requested) to link a phone again."
+FORGOTTEN = (
+    "The credentials are forgotten as asked, but WhatsApp could not be told: there was no connection. Remove this "
+    "device on the phone as well (WhatsApp, Linked devices). Ask for a refresh (wa_refresh_qr_requested) to link again."
+)
 
 
 class Stuck(WorkerError):
@@ -121,6 +125,7 @@ class Standing:
     attempts: dict[str, int] = field(default_factory=dict)
     immediate: int = 0
     stalls: int = 0
+    linked: bool = False  # a phone lists this device, as far as we know
 
 
 class Inbox:
@@ -264,7 +269,7 @@ class Connection:
                 self.standing.attempts.clear()
                 return Go()
             case Ask.DISCONNECT:
-                return await self._log_out(peer, request)
+                return await self._log_out(peer, request, connected=False)
             case Ask.GROUPS:
                 self._discovery.ask(request)
             case Ask.PAIRING_CODE:
@@ -374,20 +379,23 @@ class Connection:
     async def _wipe(self) -> None:
         """Forget the account. Only ever after WhatsApp, or a person, said so."""
         await until_answered(lambda: self._watch.observe("state", self._account.wipe_credentials()))
+        self.standing.linked = False
         self._discovery.again()
 
-    async def _log_out(self, peer: Peer, request: Request) -> Plan:
-        """Log out gracefully, forget the credentials, stay down."""
+    async def _log_out(self, peer: Peer, request: Request, *, connected: bool) -> Plan:
+        """Log out gracefully if we can, forget the credentials, stay down."""
+        told = connected or not self.standing.linked
         try:
             await peer.close(logout=True, drain_seconds=DRAIN_SECONDS)
-        except CallFailed as failed:
-            logger.warning("the logout was not graceful ({}); forgetting the credentials all the same", failed.code)
+        except (CallFailed, CallTimeout) as failed:
+            logger.warning("the logout was not graceful ({}); forgetting the credentials all the same", failed)
+            told = not self.standing.linked
         await self._wipe()
         self._report.audit("disconnect", code=None, reason="asked for (wa_disconnect_requested)")
         self._done(request)
         self.standing.attempts.clear()
         self._version.forget()
-        return Stay(view=View(status="disconnected", state="logged_out", say=LOGGED_OUT))
+        return Stay(view=View(status="disconnected", state="logged_out", say=LOGGED_OUT if told else FORGOTTEN))
 
     def _turn_down(self, request: Request, why: str) -> None:
         logger.warning("{} is turned down: {}", request.ask.value, why)
@@ -433,6 +441,7 @@ class Connection:
         me = told.me or Me(id=None)
         self.opened_at = self._clock()
         self.standing.immediate = 0
+        self.standing.linked = True
         self.standing.attempts.pop("version", None)
         self._version.worked()
         self._committer.own = (me.lid, me.id)
@@ -520,7 +529,7 @@ class _Watch:
                 self._life.standing.attempts.clear()
                 return Go()
             case Ask.DISCONNECT:
-                return await self._life._log_out(self._peer, request)
+                return await self._life._log_out(self._peer, request, connected=self._open)
             case Ask.GROUPS:
                 self._life._discovery.ask(request)
             case Ask.PAIRING_CODE:

@@ -25,7 +25,7 @@ RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 Status = Literal["connecting", "connected", "disconnected"]
 State = Literal[
     "starting", "connecting", "waiting_for_scan", "paired", "connected", "reconnecting", "idle", "logged_out",
-    "needs_you", "unlinked", "database_away", "crashing", "stopped",
+    "needs_you", "unlinked", "database_away", "crashing", "failed", "stopped",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from loguru import logger
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.ingest.live import RETRY_WINDOW_S
 from worker.session.report import Report
+from worker.session.retry import until_answered
 from worker.store import Store
 
 LOST_EVERY_SECONDS = 300.0
@@ -36,6 +37,7 @@ class Upkeep:
 
     async def run(self) -> None:
         """Turn for ever."""
+        self._discards = await until_answered(self._count_discards)
         turns: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
@@ -69,8 +71,7 @@ class Upkeep:
 
     async def account_for_discards(self) -> None:
         """Say in the audit log how many messages were dropped on purpose since the last time, by reason."""
-        status = await self._store.status(self._session)
-        now = {reason: int(count) for reason, count in status["discards"].items()}
+        now = await self._count_discards()
         before = self._discards if self._discards is not None else now
         fresh = {
             reason: count - before.get(reason, 0) for reason, count in now.items() if count > before.get(reason, 0)
@@ -78,3 +79,7 @@ class Upkeep:
         self._discards = now
         if fresh:
             self._report.audit("ingest", discarded=fresh)
+
+    async def _count_discards(self) -> Mapping[str, int]:
+        status = await self._store.status(self._session)
+        return {reason: int(count) for reason, count in status["discards"].items()}
