@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+import textwrap
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 
 from demo.check import Found, Row, counted, differences, kinds
+from demo.kinds import introduce_kinds, kind_differences, load_kinds, settled
 from demo.scenario import Cast, Scenario, Step, introduce, load
 from demo.screen import Line, Screen, shortened, sized
 from tests.support.database import Database
@@ -25,7 +28,17 @@ from tests.support.processes import descendants, resident_bytes
 from tests.support.worker import Worker
 
 MESSAGE_SECONDS = 20.0
+KINDS_SECONDS = 60.0
+KINDS_WIDTH = 110
 LOOK_SECONDS = 0.01  # how often a row is looked for: about what one look costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What came of seeds/kinds.json."""
+
+    wrong: list[str]
+    line: Line
 
 
 class Demo:
@@ -49,12 +62,15 @@ class Demo:
             await self._switch_on(cast, worker, database)
             await self._play(cast, worker, database)
             found = await self._read(database, worker, cast)
+            examples = await self._every_kind(phone, worker, database)
             events = counted([row["event"] for row in await database.events()])
             memory = _memory(worker)
             self.screen.faint("stopping everything")
         leaks = await anyio.to_thread.run_sync(self._leaks)
-        wrong = [*differences(cast, {name: sent.id for name, sent in self.sent.items()}, found), *leaks]
-        self.screen.table("What is in Supabase now", [*self._lines(cast, found, leaks), *self._figures(events, memory)])
+        sent = {name: sent.id for name, sent in self.sent.items()}
+        wrong = [*differences(cast, sent, found), *examples.wrong, *leaks]
+        lines = [*self._lines(cast, found, leaks), examples.line, *self._figures(events, memory)]
+        self.screen.table("What is in Supabase now", lines)
         for line in wrong:
             self.screen.wrong(f"DIFFERS  {line}")
         if not wrong:
@@ -163,6 +179,30 @@ class Demo:
                 objects=objects,
                 sha256={path: hashlib.sha256(data).hexdigest() for path, data in contents.items()},
             )
+
+    async def _every_kind(self, phone: VirtualPhone, worker: Worker, database: Database) -> Examples:
+        """seeds/kinds.json in a group of its own, compared row by row."""
+        kinds = load_kinds(self.scenario.folder)
+        self.screen.title(f"6  {len(kinds.examples)} more, of every kind that a group can carry")
+        players = await introduce_kinds(phone, kinds)
+        await database.wait_groups([players.group.id], tell=worker.child.tail)
+        await database.monitor([players.group.id])
+        await database.fetch_groups(tell=worker.child.tail)
+        async with self.screen.waiting("every row and every file"):
+            for example in kinds.examples:
+                await players.send(example)
+
+            async def there() -> bool:
+                return settled(players, await database.messages(chat_id=players.group.id))
+
+            await database.until("every message and every file", there, KINDS_SECONDS, worker.child.tail)
+            rows = await database.messages(chat_id=players.group.id)
+            wrong = kind_differences(players, rows, await database.rows("media"))
+        for line in textwrap.wrap(counted([row["kind"] for row in rows]), KINDS_WIDTH):
+            self.screen.say(line)
+        promised = f"{len(kinds.examples)} rows, {len({each.expect.kind for each in kinds.examples})} kinds"
+        found = f"{len(rows)} rows, {len({row['kind'] for row in rows})} kinds"
+        return Examples(wrong=wrong, line=_compared("one of every kind", promised, found))
 
     def _leaks(self) -> list[str]:
         """Which private contents lie in a file of the folder: the database's, the bucket's, a log."""
