@@ -69,15 +69,14 @@ create index message_reactions_session_id on public.message_reactions (session_i
 create index message_reactions_number on public.message_reactions (session_id, sender)
 where sender like '%@s.whatsapp.net';
 
--- What an encrypted edit is opened with. Not in `raw`: whoever reads messages need not read keys.
+-- What an encrypted edit is opened with. Not in `raw`: whoever reads messages need not read keys. Written with nearly
+-- every message, so there is no foreign key and one index only; what is left behind is pruned with the rest.
 create table public.message_secrets (
-  message_id bigint primary key references public.messages (id) on delete cascade,
-  session_id text not null references public.wa_sessions (id),
+  message_id bigint primary key,
+  session_id text not null,
   secret text not null check (length(secret) between 1 and 64),
   at timestamptz not null default now()
 );
-
-create index message_secrets_session_id on public.message_secrets (session_id, at);
 
 -- Changes whose target has not come. `author` and `change_id` name the message that brought the change; `message_id` is
 -- that message's row where it has one (a quote, a child of an album).
@@ -248,11 +247,13 @@ begin
       );
     when 'quote' then
       update public.messages set quoted_id = v_id where id = p_change.message_id and id <> v_id;
-    else
+    when 'album' then
       if v_kind <> 'album' then
         return 'refused';
       end if;
       update public.messages set album_id = v_id where id = p_change.message_id and id <> v_id;
+    else
+      raise exception 'no such change' using errcode = 'invalid_parameter_value';
   end case;
   return 'done';
 end

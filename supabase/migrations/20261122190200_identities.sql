@@ -52,6 +52,7 @@ begin
     delete from public.media_jobs where message_id = p_kept;
     update public.messages set media_id = v_gone.media_id, media_status = v_gone.media_status where id = p_kept;
   end if;
+  delete from public.message_secrets where message_id = p_gone;
   delete from public.messages where id = p_gone;
   update public.messages set sender = p_sender, sender_alt = p_alt where id = p_kept;
 

@@ -214,6 +214,7 @@ declare
   v_counts jsonb;
   v_told jsonb := '{"changed": 0, "held": 0}';
   v_arrived integer := 0;
+  v_sealed integer := 0;
 begin
   if v_row.epoch is distinct from (p_batch ->> 'epoch')::bigint then
     raise exception 'stale_epoch' using errcode = 'PT409';
@@ -250,11 +251,17 @@ begin
   if v_changes <> '[]' then
     v_told := public.wa_take_changes(p_session, v_changes);
   end if;
+  if exists (
+    select 1 from public.wa_held_changes as h
+    where h.session_id = p_session and h.kind = 'sealed_edit' and not h.unreadable
+  ) then
+    v_sealed := jsonb_array_length(public.wa_sealed_edits(p_session, 1));
+  end if;
   perform public.wa_write_refused(p_session, p_batch -> 'refused');
   perform public.wa_write_audits(p_session, p_batch -> 'audits');
   return v_counts || jsonb_build_object(
     'seq', v_seq::text, 'duplicate', false, 'changed', (v_told ->> 'changed')::integer + v_arrived,
-    'held', v_told -> 'held', 'sealed', jsonb_array_length(public.wa_sealed_edits(p_session, 1))
+    'held', v_told -> 'held', 'sealed', v_sealed
   );
 end
 $$;
@@ -318,7 +325,7 @@ begin
     select s.message_id
     from public.message_secrets as s
     where s.session_id = p_session and s.at < now() - interval '7 days'
-    order by s.at
+    order by s.message_id
     limit 10000
   ));
   get diagnostics v_secrets = row_count;

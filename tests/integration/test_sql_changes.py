@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -24,6 +25,7 @@ from tests.integration.test_sql_parents import reference as parents_of
 ANA, ANA_PN = "1001@lid", "4911@s.whatsapp.net"
 BEN, BEN_PN = "1002@lid", "4912@s.whatsapp.net"
 ADDRESSES = [ANA, ANA_PN, BEN, BEN_PN]
+SECRET = {"secret": "c2VjcmV0"}
 PAIRS = {ANA_PN: ANA, BEN_PN: BEN}
 Name = tuple[str, str]  # sender, message id
 
@@ -181,7 +183,7 @@ class Talk(Session):
         columns: dict[str, Any] = {"sender": self._who(text.sender), "sender_alt": None}
         if not text.readable:
             return stub(text.id, text.seconds, **columns)
-        columns |= {"secret": "c2VjcmV0"}
+        columns |= SECRET
         columns["mentions"] = list(dict.fromkeys(self._who(address) for address in ADDRESSES))
         if text.quoted:
             columns |= {"quoted_sender": self._who(text.quoted[0]), "quoted_msg_id": text.quoted[1]}
@@ -288,3 +290,186 @@ def test_any_order_and_any_batches_end_in_the_rows_of_the_reference(
     ]
     assert talk.links() == {in_order[a]: in_order[b] for a, b in parents_of(lines).items()}
     assert talk.held() == must_wait(events, everybody, expected)
+
+
+def test_a_change_of_a_chat_that_is_not_monitored_is_dropped(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    database.execute("update public.groups set monitor = false where session_id = %s", (talk.id,))
+    answer = talk.tell([Change("edit", ANA, (ANA, "m1"), "c1", 100, "x"), Text(ANA, "m1", True, 0)])
+    assert (answer["changed"], answer["held"], talk.held(), talk.rows()) == (0, 0, set(), {})
+
+
+def test_a_stub_that_turns_out_to_be_a_reaction_goes(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Text(ANA, "m1", True, 0), Text(BEN, "m3", False, 0)])
+    talk.tell([Change("reaction", BEN, (ANA, "m1"), "m3", 100, "👍")])
+    assert set(talk.rows()) == {(ANA, "m1")}
+
+
+def test_a_change_that_postgres_refuses_is_kept_apart_and_the_rest_is_applied(
+    database: psycopg.Connection[Any],
+) -> None:
+    talk = Talk(database)
+    good: dict[str, Any] = {
+        "chat_id": GROUP,
+        "author": BEN,
+        "target_sender": ANA,
+        "target_id": "m1",
+        "kind": "reaction",
+    }
+    good |= {"payload": {"emoji": "👍"}, "change_id": "c1", "at": at(1)}
+    bad: list[dict[str, Any]] = [
+        {"at": "yesterday-ish"},
+        {"at": "infinity", "target_id": "?"},
+        {"kind": "curse"},
+        {"author": None},
+    ]
+    bad += [{"change_id": None}, {"payload": {"emoji": "x" * 65}}, {"target_id": "x" * 300}]
+    changes = [good | {"change_id": f"b{n}"} | columns for n, columns in enumerate(bad)]
+    answer = talk.batch(messages=[message("m1", sender=ANA)], changes=[*changes, good])
+    assert answer["changed"] == 1
+    refused = talk.all("select code from public.wa_refused_stanzas where session_id = %(session)s order by id")
+    assert [code for (code,) in refused] == ["22007", "23514", "22023", "23502", "23502", "23514", "23514"]
+
+
+def test_who_sends_changes_about_nothing_is_bounded(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    for part in range(3):
+        talk.tell([Change("reaction", BEN, (ANA, f"n{n}"), f"c{part}-{n}", 1, "x") for n in range(400)])
+    talk.tell([Change("reaction", ANA, (BEN, "n"), "c", 1, "x")])
+    assert len(talk.held()) == 1001
+    flood = "select count from public.wa_discards where session_id = %(session)s and reason = 'change_flood'"
+    assert talk.all(flood) == [(200,)]
+
+
+def test_of_many_edits_the_newest_hundred_and_the_original_are_kept(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    edits = [Change("edit", ANA, (ANA, "m1"), f"c{n}", n, str(n)) for n in range(150)]
+    talk.tell([Text(ANA, "m1", True, 0), *edits[::-2], *edits[::2]])
+    row = talk.rows()[ANA, "m1"]
+    assert (row.text, row.edited) == ("149", 149)
+    assert {text for _, text in row.former} == {"m1-0", *(str(n) for n in range(49, 149))}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_blanking_revoke_leaves_nothing_of_a_file_in_either_order(
+    database: psycopg.Connection[Any], order: int
+) -> None:
+    talk = Talk(database)
+    events: list[Event] = [Text(ANA, "m2", True, 0), Change("revoke", ANA, (ANA, "m2"), "c1", 100, blank=True)]
+    for event in events[::order]:
+        talk.tell([event])
+    (row,) = talk.all(
+        "select text, raw, media_id, media_status, file_name, mentions, mention_count from public.messages "
+        "where session_id = %(session)s"
+    )
+    assert row == (None, {}, None, "revoked", None, None, 0)
+    for table in ("media_jobs", "message_secrets"):
+        assert talk.all(f"select 1 from public.{table} where session_id = %(session)s") == []  # noqa: S608
+
+
+def test_a_child_of_anothers_album_is_refused_and_counted(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Text(ANA, "album", True, 0), Text(BEN, "p1", True, 0)])
+    link = {"chat_id": GROUP, "author": BEN, "change_id": "p1", "at": at(1), "kind": "album"}
+    assert talk.batch(changes=[link | {"target_sender": ANA, "target_id": "album"}])["changed"] == 0
+    assert talk.rows()[BEN, "p1"].album is None
+    discarded = "select reason, count from public.wa_discards where session_id = %(session)s"
+    assert talk.all(discarded) == [("album_by_other", 1)]
+
+
+def test_a_stored_file_stays_when_two_rows_become_one(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Text(ANA_PN, "m2", True, 0), Text(ANA, "m2", True, 0)])
+    (_, second) = talk.all("select id from public.messages where session_id = %(session)s order by id")
+    stored = (
+        "insert into public.media (sha256, mime, bytes, storage_path) values (%s, 'image/jpeg', 1, 'x') returning id"
+    )
+    (media,) = database.execute(stored, (uuid4().hex * 2,)).fetchone() or (None,)
+    linked = "update public.messages set media_id = %s, media_status = 'stored' where id = %s"
+    database.execute(linked, (media, second[0]))
+    database.execute("delete from public.media_jobs where message_id = %s", second)
+    talk.tell([Learned(ANA_PN)])
+    found = "select sender, sender_alt, media_id, media_status from public.messages where session_id = %(session)s"
+    assert talk.all(found) == [(ANA, ANA_PN, media, "stored")]
+    assert talk.all("select 1 from public.media_jobs where session_id = %(session)s") == []
+
+
+def test_the_job_of_a_file_moves_to_the_stub_that_it_belongs_to(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Text(ANA, "m2", False, 0), Text(ANA_PN, "m2", True, 0)])
+    talk.tell([Learned(ANA_PN)])
+    jobs = "select m.sender, m.kind from public.media_jobs as j inner join public.messages as m on j.message_id = m.id "
+    assert talk.all(jobs + "where j.session_id = %(session)s") == [(ANA, "image")]
+    assert talk.all("select pending from public.messages where session_id = %(session)s") == [(False,)]
+
+
+def test_a_pair_that_is_known_is_not_merged_again(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Learned(ANA_PN)])
+    talk.batch(messages=[message("m1", sender=ANA_PN)])  # no worker does this
+    talk.tell([Learned(ANA_PN)])
+    assert set(talk.rows()) == {(ANA_PN, "m1")}
+
+
+def sealed(talk: Talk) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = talk._call("wa_sealed_edits(%s, 10)", talk.id)
+    return found
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_sealed_edit_waits_for_message_and_secret_and_becomes_an_edit(
+    database: psycopg.Connection[Any], order: int
+) -> None:
+    talk = Talk(database)
+    envelope: dict[str, Any] = {
+        "chat_id": GROUP,
+        "author": ANA,
+        "target_sender": ANA,
+        "target_id": "m1",
+        "kind": "sealed_edit",
+    }
+    envelope |= {"change_id": "c1", "at": at(5), "payload": {"iv": "x"}}
+    parts: list[dict[str, Any]] = [
+        {"changes": [envelope]},
+        {"messages": [message("m1", sender=ANA, sender_alt=ANA_PN) | SECRET]},
+    ]
+    answers = [talk.batch(**part) for part in parts[::order]]
+    assert [answer["sealed"] for answer in answers] == [0, 1]
+    (edit,) = sealed(talk)
+    assert (edit["target_id"], edit["secret"], edit["sender"], edit["sender_alt"]) == ("m1", "c2VjcmV0", ANA, ANA_PN)
+    opened = json.dumps([{"id": edit["id"], "text": "new", "at": at(7)}])
+    assert talk._call("wa_open_edits(%s, 1, %s)", talk.id, opened) == {"changed": 1}
+    assert talk._call("wa_open_edits(%s, 1, %s)", talk.id, opened) == {"changed": 0}
+    assert (talk.rows()[ANA, "m1"].text, talk.rows()[ANA, "m1"].edited, talk.held()) == ("new", 7, set())
+
+
+def test_a_sealed_edit_that_cannot_be_opened_is_not_tried_again_and_one_by_another_is_refused(
+    database: psycopg.Connection[Any],
+) -> None:
+    talk = Talk(database)
+    envelope = {"chat_id": GROUP, "target_sender": ANA, "target_id": "m1", "kind": "sealed_edit", "at": at(5)}
+    changes = [envelope | {"author": ANA, "change_id": "c1"}, envelope | {"author": BEN, "change_id": "c2"}]
+    talk.batch(messages=[message("m1", sender=ANA) | SECRET], changes=changes)
+    first, second = sealed(talk)
+    opened = [{"id": first["id"], "unreadable": True}, {"id": second["id"], "text": "Ben's"}]
+    assert talk._call("wa_open_edits(%s, 1, %s)", talk.id, json.dumps(opened)) == {"changed": 0}
+    assert (sealed(talk), talk.held()) == ([], {("sealed_edit", "c1")})
+    assert talk.rows()[ANA, "m1"].text == "text of m1"
+    with pytest.raises(psycopg.ProgrammingError, match="stale_fence"):
+        talk._call("wa_open_edits(%s, 2, '[]')", talk.id)
+
+
+def test_what_waits_longer_than_a_week_is_dropped_and_counted(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Text(ANA, "m2", True, 0), Change("edit", ANA, (ANA, "m9"), "c1", 1, "x")])
+    database.execute("update public.wa_held_changes set held_at = now() - interval '8 days'")
+    database.execute("update public.message_secrets set at = now() - interval '8 days'")
+    talk.tell([Change("reaction", ANA, (ANA, "m9"), "c2", 1, "x")])
+    pruned = talk._call("wa_prune(%s, 1209600, null)", talk.id)
+    assert (pruned["changes"], pruned["secrets"], pruned["more"]) == (2, 1, False)  # the edit, and a quote of m2's
+    again = talk._call("wa_prune(%s, 1209600, null)", talk.id)
+    assert (again["changes"], again["secrets"]) == (0, 0)
+    assert talk.held() == {("reaction", "c2")}
+    discarded = "select reason, count from public.wa_discards where session_id = %(session)s"
+    assert talk.all(discarded) == [("edit_unmatched", 1)]
