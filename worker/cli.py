@@ -1,4 +1,4 @@
-"""The command line: `wa-worker run`, `wa-worker up`, `wa-worker version`.
+"""The command line: `wa-worker run`, `up`, `version`, and the commands of `worker.commands`.
 
 A mistake of the operator is one line on stderr and an exit code, never a stack trace.
 
@@ -18,6 +18,7 @@ import anyio
 import typer
 from loguru import logger
 
+from worker.commands import add_commands
 from worker.errors import SettingsError, StateError, StoreError, WorkerError
 from worker.log import redact, set_up_log
 from worker.session.connection import Stuck
@@ -37,7 +38,6 @@ app = typer.Typer(
     "account state cannot be read · 4 Supabase refused for good · 5 the connection keeps stalling · 6 the end took "
     "more than ten seconds · 130 ended by a second signal",
     no_args_is_help=False,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -75,6 +75,9 @@ def up() -> None:
 def print_version() -> None:
     """Print the version."""
     typer.echo(f"wa-worker {importlib.metadata.version('wa-worker')}")
+
+
+add_commands(app)
 
 
 def main() -> None:

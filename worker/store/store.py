@@ -59,11 +59,19 @@ class Store:
             StoreUnavailable: nobody answers at this address, or nothing sensible.
         """
         try:
-            version = str((await self._call("wa_schema_version", {}))["version"])
+            version = await self.schema_version()
         except StoreRefused as error:
             raise SettingsError(f"what answers at SUPABASE_URL is no Supabase ({error.code})") from error
         if version < SCHEMA_VERSION:
             raise SettingsError(f"the database lacks migrations after {version}: apply them with `supabase db push`")
+
+    async def schema_version(self) -> str:
+        return str((await self._call("wa_schema_version", {}))["version"])
+
+    async def select_nothing(self, table: str, columns: str) -> None:
+        """Reads no row: whether there is such a table with such columns (StoreRefused)."""
+        with translated(table, self._timeouts.call):
+            await self._database.table(table).select(columns).limit(0).execute()
 
     # The lease, and the session's row.
 

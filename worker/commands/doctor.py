@@ -1,0 +1,348 @@
+"""`wa-worker doctor`: everything that a worker needs, looked at one by one; each line says OK, or what to do."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+import httpx
+import typer
+from anyio.abc import AsyncResource
+from rich.text import Text
+
+from worker.bridge.process import check_node, sidecar_folder
+from worker.commands.link import EXIT_NOT_DONE, EXIT_SETTINGS, end, place, run
+from worker.commands.show import out, plain, print_json
+from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
+from worker.settings import Settings, load_settings, unknown_names
+from worker.store import BUCKET, SCHEMA_VERSION, Store, Timeouts, connect_store
+
+Grade = Literal["ok", "note", "fail"]
+
+PYTHON_MIN = (3, 11)
+REACH_SECONDS = 8.0
+CLOCK_MAX_SECONDS = 5.0  # DESIGN "Live only": a larger difference is audited
+WHATSAPP = ("web.whatsapp.com", 443)
+SERVICE_ROLE = "service_role"
+# A few columns each that only our tables have: how a project with other tables of these names is recognised.
+OURS = {
+    "wa_sessions": "id,creds_json,fence,epoch,seq",
+    "groups": "session_id,wa_group_id,monitor,left_at",
+    "messages": "session_id,group_id,wa_msg_id,media_status,parent_id",
+    "media": "sha256,storage_path,duration_s",
+    "audit_log": "session_id,event,payload",
+    "runtime_flags": "key,value,handled_at",
+}
+NO_TABLE = ("PGRST205", "42P01")
+Presence = Literal["ours", "other", "missing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line. `text` says what was seen, and for a `fail` what to do."""
+
+    name: str
+    grade: Grade
+    text: str
+
+
+def doctor(
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
+) -> None:
+    """Check settings, Python, Node, Supabase, key, schema, bucket, clock and the way to WhatsApp.
+
+    Changes nothing. Exit codes: 0 all is well (a note may remain) · 1 something needs you · 2 the settings cannot be
+    read at all.
+    """
+    try:
+        settings = load_settings()
+    except SettingsError as wrong:
+        _print(Finding(name="Settings", grade="fail", text=str(wrong)), json_)
+        end("the settings cannot be read; nothing else was looked at", EXIT_SETTINGS)
+
+    async def work(_: Settings) -> int:
+        findings = []
+        async for finding in examine(settings):
+            findings.append(finding)
+            if not json_:
+                _print(finding, json_)
+        failed = sum(finding.grade == "fail" for finding in findings)
+        if json_:
+            print_json({"ok": not failed, "checks": [vars(finding) for finding in findings]})
+        elif failed:
+            out().print(f"\n{failed} of {len(findings)} need you.", style="bold")
+        else:
+            out().print("\nAll is well.", style="bold")
+        return EXIT_NOT_DONE if failed else 0
+
+    run(work)
+
+
+def _print(finding: Finding, json_: bool) -> None:
+    if json_:
+        return
+    mark, style = {"ok": ("OK", "green"), "note": ("note", "yellow"), "fail": ("FAIL", "bold red")}[finding.grade]
+    line = Text(f"{mark:<5}", style=style)
+    line.append(f"{finding.name}: ", style="bold not dim white")
+    line.append("; ".join(plain(part) for part in finding.text.splitlines()), style="not bold white")
+    out().print(line, soft_wrap=True)
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """All checks, in the order in which one needs the other."""
+    yield check_settings(settings)
+    yield check_python(sys.version_info[:3])
+    yield await anyio.to_thread.run_sync(_check_node, settings)
+    yield check_sidecar()
+    try:
+        url, key = place(settings)
+    except SettingsError:
+        text = f"the embedded one, on {settings.worker_data_dir.resolve()}; no worker runs, so it was not looked into"
+        yield Finding(name="Supabase", grade="note", text=text)
+    else:
+        async for finding in _examine_supabase(settings, url, key):
+            yield finding
+    yield await check_whatsapp(settings)
+
+
+def check_settings(settings: Settings) -> Finding:
+    """Those that were read are valid; what remains are slips and risks."""
+    remarks = [f"{name} is not a setting of this program" for name in unknown_names()]
+    remarks += [f"{name} is set: for a local server only" for name in settings.local_server()]
+    if settings.worker_state_key is None:
+        remarks.append("WORKER_STATE_KEY is not set: the account's credentials are stored as they are")
+    return Finding(name="Settings", grade="note" if remarks else "ok", text="; ".join(remarks) or "valid")
+
+
+def check_python(version: tuple[int, ...]) -> Finding:
+    shown = ".".join(str(part) for part in version)
+    if version[:2] >= PYTHON_MIN:
+        return Finding(name="Python", grade="ok", text=shown)
+    return Finding(name="Python", grade="fail", text=f"{shown} is too old: install 3.11 or newer, then `make setup`")
+
+
+def _check_node(settings: Settings) -> Finding:
+    try:
+        check_node(settings.worker_node)
+    except SettingsError as wrong:
+        return Finding(name="Node", grade="fail", text=str(wrong))
+    return Finding(name="Node", grade="ok", text=str(settings.worker_node))
+
+
+def check_sidecar() -> Finding:
+    """The part that talks to WhatsApp, and the package that it is built on."""
+    folder = sidecar_folder()
+    if not (folder / "index.js").is_file():
+        return Finding(name="Sidecar", grade="fail", text=f"{folder}/index.js is missing: install wa-worker anew")
+    for place_ in (folder, folder.parent):
+        manifest = place_ / "node_modules/baileys/package.json"
+        if manifest.is_file():
+            return Finding(name="Sidecar", grade="ok", text=f"Baileys {json.loads(manifest.read_text())['version']}")
+    return Finding(name="Sidecar", grade="fail", text="the npm package baileys is missing: run `make setup`")
+
+
+async def _examine_supabase(settings: Settings, url: str, key: str) -> AsyncIterator[Finding]:
+    reachable = await check_reachable(url)
+    yield reachable
+    if reachable.grade == "fail":
+        return
+    by_look = role_by_look(key)
+    if by_look not in (None, SERVICE_ROLE):
+        yield _wrong_role(str(by_look))
+        return
+    async with connect_store(url, key, Timeouts(connect=REACH_SECONDS, call=10.0)) as store:
+        try:
+            async for finding in _examine_database(settings, store, url, key):
+                yield finding
+        except SettingsError as refused:
+            yield Finding(name="Key", grade="fail", text=str(refused))
+        except StoreUnavailable as away:
+            yield Finding(
+                name="Database", grade="fail", text=f"does not answer ({away}); see the project's status page"
+            )
+        except StoreError as refused:
+            yield Finding(name="Database", grade="fail", text=f"refused what a worker asks ({refused})")
+
+
+async def _examine_database(settings: Settings, store: Store, url: str, key: str) -> AsyncIterator[Finding]:
+    presence = {table: await look_at(store, table, columns) for table, columns in OURS.items()}
+    schema, usable = judge_schema(presence, await _version(store) if "ours" in presence.values() else None)
+    yield schema
+    if usable:
+        started = time.time()
+        caller = await store.console.whoami()
+        middle = (started + time.time()) / 2
+        if caller.role != SERVICE_ROLE:
+            yield _wrong_role(caller.role)
+            return
+        yield Finding(name="Key", grade="ok", text="of the service role")
+        yield check_clock(caller.now, datetime.fromtimestamp(middle, UTC))
+    yield await check_bucket(url, key)
+    if usable:
+        yield await _check_session(settings.worker_session, store)
+
+
+async def check_reachable(url: str) -> Finding:
+    """Whether anything answers HTTP there."""
+    host = urlsplit(url).netloc
+    try:
+        async with httpx.AsyncClient(timeout=REACH_SECONDS) as http:
+            answer = await http.get(f"{url}/rest/v1/", headers={"accept": "application/json"})
+    except httpx.ConnectError as error:
+        why = (
+            "its name is unknown: check SUPABASE_URL"
+            if "Name" in str(error) or "resolve" in str(error)
+            else ("nothing listens there, or the network does not let us: check SUPABASE_URL, firewall and proxy")
+        )
+        return Finding(name="Supabase", grade="fail", text=f"{host} cannot be reached; {why}")
+    except httpx.HTTPError as error:
+        text = f"{host} does not answer ({type(error).__name__}): check the network, and that the project is not paused"
+        return Finding(name="Supabase", grade="fail", text=text)
+    if answer.status_code in (502, 503, 504, 521, 522, 523, 540, 544):
+        text = f"{host} answers {answer.status_code}: the project is paused or starting; see its dashboard"
+        return Finding(name="Supabase", grade="fail", text=text)
+    return Finding(name="Supabase", grade="ok", text=f"{host} answers")
+
+
+def role_by_look(key: str) -> str | None:
+    """The role that a key names itself, without asking anybody; None if it does not say."""
+    if key.startswith("sb_publishable_"):
+        return "anon"
+    if key.startswith("sb_secret_"):
+        return SERVICE_ROLE
+    parts = key.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:
+        return None
+    role = claims.get("role") if isinstance(claims, dict) else None
+    return str(role) if role else None
+
+
+def _wrong_role(role: str) -> Finding:
+    text = f"of the role {plain(role, 40)}: set SUPABASE_SERVICE_KEY to the secret key of the service role"
+    return Finding(name="Key", grade="fail", text=f"{text} (Project settings, API keys)")
+
+
+async def look_at(store: Store, table: str, columns: str) -> Presence:
+    """Whether this table is there and has the columns that ours has. Reads no row."""
+    try:
+        await store.select_nothing(table, columns)
+    except StoreRefused as refused:
+        if refused.code in NO_TABLE:
+            return "missing"
+        try:
+            await store.select_nothing(table, "*")
+        except StoreRefused:
+            return "missing"
+        return "other"
+    return "ours"
+
+
+async def _version(store: Store) -> str | None:
+    try:
+        return await store.schema_version()
+    except (StoreRefused, SettingsError):
+        return None
+
+
+def judge_schema(presence: dict[str, Presence], version: str | None) -> tuple[Finding, bool]:
+    """What the tables and the version mean; and whether our functions may be asked."""
+    others = sorted(table for table, what in presence.items() if what == "other")
+    missing = sorted(table for table, what in presence.items() if what == "missing")
+
+    def fail(text: str) -> tuple[Finding, bool]:
+        return Finding(name="Schema", grade="fail", text=text), False
+
+    if others:
+        return fail(
+            f"this project has other tables with our names ({', '.join(others)}); they were left alone. Use a Supabase "
+            "project of its own for wa-worker"
+        )
+    if len(missing) == len(presence):
+        return fail("the database is empty: apply the migrations with `supabase db push`")
+    if missing or version is None:
+        return fail("the migrations were applied in part only: apply the rest with `supabase db push`")
+    if version < SCHEMA_VERSION:
+        return fail(f"the database lacks migrations after {version}: apply them with `supabase db push`")
+    if version > SCHEMA_VERSION:
+        text = f"the database is newer ({version}) than this program ({SCHEMA_VERSION}): update wa-worker"
+        return Finding(name="Schema", grade="note", text=text), True
+    return Finding(name="Schema", grade="ok", text=f"ours, {version}"), True
+
+
+def check_clock(there: datetime, here: datetime) -> Finding:
+    """The database's clock judges leases, this machine's the age of messages."""
+    difference = (here - there).total_seconds()
+    shown = f"{difference:+.1f} s from the database's"
+    if abs(difference) <= CLOCK_MAX_SECONDS:
+        return Finding(name="Clock", grade="ok", text=shown)
+    return Finding(name="Clock", grade="fail", text=f"{shown}: switch on time synchronisation (NTP) on this machine")
+
+
+async def check_bucket(url: str, key: str) -> Finding:
+    """There, and private. Asked without supabase-py, which cannot read the embedded Supabase's answer."""
+    headers = {"apikey": key, "authorization": f"Bearer {key}"}
+    try:
+        async with httpx.AsyncClient(timeout=REACH_SECONDS) as http:
+            answer = await http.get(f"{url}/storage/v1/bucket/{BUCKET}", headers=headers)
+            found: Any = answer.json()
+    except (httpx.HTTPError, ValueError):
+        return Finding(name="Bucket", grade="fail", text="the Storage API does not answer: is it enabled?")
+    if answer.is_success and isinstance(found, dict):
+        if found.get("public"):
+            text = f"{BUCKET} is public, everybody can read it: make it private in the dashboard (Storage)"
+            return Finding(name="Bucket", grade="fail", text=text)
+        return Finding(name="Bucket", grade="ok", text=f"{BUCKET}, private")
+    if answer.status_code in (400, 404):
+        return Finding(name="Bucket", grade="note", text=f"{BUCKET} is not there yet; the worker makes it at its start")
+    return Finding(name="Bucket", grade="fail", text=f"the Storage API answers {answer.status_code}")
+
+
+async def _check_session(session: str, store: Store) -> Finding:
+    row = (await store.status(session)).get("session")
+    if not row:
+        return Finding(name="Session", grade="note", text=f"{session}: no worker has served it yet")
+    if not row["lease_held"]:
+        return Finding(name="Session", grade="note", text=f"{session}: no worker is running")
+    return Finding(
+        name="Session", grade="ok", text=f"{session}: {row['status']}, served by {plain(row['lease_owner'])}"
+    )
+
+
+async def check_whatsapp(settings: Settings) -> Finding:
+    """Whether a connection could be made from this machine; another one may be the worker's."""
+    connect: Callable[[str, int], Awaitable[AsyncResource]] = _connect_tls
+    host, port = WHATSAPP
+    if settings.wa_socket_url:  # a local server: whatever certificate it has
+        parts = urlsplit(settings.wa_socket_url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
+        connect = _connect
+    try:
+        with anyio.fail_after(REACH_SECONDS):
+            await (await connect(host, port)).aclose()
+    except (OSError, TimeoutError, ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
+        why = type(error).__name__
+        text = f"{host} is not reachable from here ({why}); a worker on this machine needs it, port {port}"
+        return Finding(name="WhatsApp", grade="note", text=text)
+    return Finding(name="WhatsApp", grade="ok", text=f"{host} is reachable")
+
+
+async def _connect_tls(host: str, port: int) -> AsyncResource:
+    return await anyio.connect_tcp(host, port, tls=True)
+
+
+async def _connect(host: str, port: int) -> AsyncResource:
+    return await anyio.connect_tcp(host, port)

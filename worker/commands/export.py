@@ -1,0 +1,195 @@
+"""`wa-worker export`: one group as JSON lines, with its files, in a folder.
+
+    FOLDER/messages.jsonl       a message a line, by id; `media.file` is a path below FOLDER
+    FOLDER/media/<sha256>.<ext> each file once, its hash checked
+    FOLDER/export.json          which group, and how far: read to resume, and to add what is new
+
+Files come before the lines that name them. Lines go into `messages.jsonl.part`, which takes its name when it is
+complete, so whatever has its final name is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+import typer
+
+from worker.commands.groups import label, resolve
+from worker.commands.link import EXIT_NOT_DONE, WrongArgument, perform
+from worker.commands.prune import bar
+from worker.commands.show import err, number_of, out, plain, print_json
+from worker.errors import StoreRefused
+from worker.settings import Settings
+from worker.store import Store
+
+PAGE = 200
+DOWNLOADS_AT_ONCE = 4
+STATE_FILE = "export.json"
+LINES_FILE = "messages.jsonl"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a folder is. `bytes`: of the lines file that belong to `cursor`; more than that is a torn end."""
+
+    format: int = FORMAT
+    session: str
+    wa_group_id: str
+    cursor: int = 0
+    bytes: int = 0
+    messages: int = 0
+    complete: bool = False
+
+
+@dataclass
+class Counts:
+    messages: int = 0
+    files: int = 0
+    missing: int = 0
+
+
+def export(
+    group: Annotated[str, typer.Argument(help="The group: id, …@g.us, or its name.")],
+    folder: Annotated[Path, typer.Argument(help="Where to; made if it is missing.", file_okay=False)],
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document at the end.")] = False,
+) -> None:
+    """Write a group's messages and files into FOLDER; run again, it resumes, and later adds what is new.
+
+    What is in FOLDER already is not looked at again: later edits need a new folder. Exit codes: 0 complete · 1 some
+    files are not in the bucket (said which) · 2 an argument is wrong · 4 Supabase does not answer (run it again) ·
+    130 interrupted (the same).
+    """
+
+    async def work(settings: Settings, store: Store) -> int:
+        session = settings.worker_session
+        chosen = resolve(group, await store.console.groups(session))
+        state = open_folder(folder, Progress(session=session, wa_group_id=chosen.wa_group_id))
+        counts = await _copy(store, chosen.id, folder, state)
+        if json_:
+            print_json({"group": chosen.wa_group_id, "folder": str(folder), **asdict(counts)})
+        else:
+            new = f"{number_of(counts.messages, 'message')} and {number_of(counts.files, 'file')}"
+            out().print(f"{label(chosen)}: {new} new, in {folder}", markup=False)
+        return EXIT_NOT_DONE if counts.missing else 0
+
+    perform(work)
+
+
+def open_folder(folder: Path, fresh: Progress) -> Progress:
+    """The state that `folder` is in, made ready to go on.
+
+    Raises:
+        WrongArgument: it holds something else, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "media").mkdir(exist_ok=True)
+        state = _read_state(folder)
+        if state is None and (folder / LINES_FILE).exists():
+            raise WrongArgument(f"{folder} holds a {LINES_FILE} that is not ours; give another folder")
+        if state and (state.session, state.wa_group_id) != (fresh.session, fresh.wa_group_id):
+            raise WrongArgument(f"{folder} holds the export of another group; give another folder")
+        part = folder / f"{LINES_FILE}.part"
+        if state and state.complete:
+            shutil.copyfile(folder / LINES_FILE, part)  # the finished file stays whole until the next one is
+        with part.open("ab") as lines:
+            if lines.tell() < (state.bytes if state else 0):
+                raise WrongArgument(f"{part} is shorter than {STATE_FILE} says; give another folder")
+            lines.truncate(state.bytes if state else 0)
+    except OSError as error:
+        raise WrongArgument(f"{folder} cannot be used: {error.strerror}") from None
+    return state or fresh
+
+
+async def _copy(store: Store, group: int, folder: Path, state: Progress) -> Counts:
+    counts = Counts()
+    everything, left = await store.console.export_size(state.session, group, state.cursor)
+    with bar("messages", everything) as progress, (folder / f"{LINES_FILE}.part").open("ab") as lines:
+        state = replace(state, complete=False)
+        progress.update(progress.task_ids[0], completed=everything - left)
+        while page := await store.console.export_messages(state.session, group, state.cursor, PAGE):
+            await _fetch_files(store, folder, page, counts)
+            lines.write(b"".join(json.dumps(message, ensure_ascii=False).encode() + b"\n" for message in page))
+            lines.flush()
+            os.fsync(lines.fileno())
+            counts.messages += len(page)
+            cursor, total = int(page[-1]["id"]), state.messages + len(page)
+            state = replace(state, cursor=cursor, bytes=lines.tell(), messages=total)
+            _write_state(folder, state)
+            progress.update(progress.task_ids[0], advance=len(page))
+    (folder / f"{LINES_FILE}.part").replace(folder / LINES_FILE)
+    _write_state(folder, replace(state, complete=True))
+    return counts
+
+
+async def _fetch_files(store: Store, folder: Path, page: list[dict[str, Any]], counts: Counts) -> None:
+    """The files of a page, each once; `media.file` says where, or is null if the bucket lacks it."""
+    wanted = {message["media"]["sha256"]: message["media"] for message in page if message.get("media")}
+    limiter = anyio.CapacityLimiter(DOWNLOADS_AT_ONCE)
+
+    async def fetch(media: dict[str, Any]) -> None:
+        async with limiter:
+            path = folder / "media" / f"{media['sha256']}{_extension(media['storage_path'])}"
+            media["file"] = str(path.relative_to(folder))
+            if path.exists() and path.stat().st_size == int(media["bytes"]):
+                return
+            try:
+                content = await store.bucket.download(media["storage_path"])
+            except StoreRefused:
+                content = b""
+            if hashlib.sha256(content).hexdigest() != media["sha256"]:
+                media["file"] = None
+                counts.missing += 1
+                err().print(f"not in the bucket, or not whole: {plain(media['storage_path'])}", markup=False)
+                return
+            await anyio.to_thread.run_sync(write_whole, path, content)
+            counts.files += 1
+
+    async with anyio.create_task_group() as downloads:
+        for media in wanted.values():
+            downloads.start_soon(fetch, media)
+    for message in page:
+        if message.get("media"):
+            message["media"]["file"] = wanted[message["media"]["sha256"]]["file"]
+
+
+def _extension(storage_path: str) -> str:
+    """`.jpg` of `…/original.jpg`; none if it is not a plain one."""
+    suffix = Path(storage_path).suffix
+    return suffix if suffix[1:].isalnum() and len(suffix) <= 10 else ""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file is there with all of its content, or not at all."""
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _read_state(folder: Path) -> Progress | None:
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    try:
+        state = Progress(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        raise WrongArgument(f"{path} is not ours; give another folder") from None
+    if state.format != FORMAT:
+        raise WrongArgument(f"{path} is of another version of wa-worker; give another folder")
+    return state
+
+
+def _write_state(folder: Path, state: Progress) -> None:
+    write_whole(folder / STATE_FILE, json.dumps(asdict(state)).encode())

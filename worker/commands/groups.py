@@ -1,0 +1,142 @@
+"""`wa-worker groups`: which groups there are, and which are stored.
+
+The switch is the user's: this is the one place of the program that writes `groups.monitor`, because a person said so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from worker.commands.link import WrongArgument, perform
+from worker.commands.show import ago, author, content, number_of, out, plain, print_json, safe, utc_now
+from worker.settings import Settings
+from worker.store import Store
+from worker.store.console import ListedGroup
+
+PREVIEW_CHARS = 40
+
+app = typer.Typer(
+    help="List the groups, and choose which are stored.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Names = Annotated[
+    list[str], typer.Argument(help="Groups by id, by WhatsApp's id (…@g.us), or by name if it is the only one so.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
+
+
+@app.command("list")
+def list_(json_: Json = False) -> None:
+    """Show all groups of the account with their last message."""
+
+    async def work(settings: Settings, store: Store) -> None:
+        found = await store.console.groups(settings.worker_session)
+        if json_:
+            print_json(as_json(found))
+        elif found:
+            out().print(groups_table(found, utc_now()))
+        else:
+            out().print("No groups yet: they appear when a phone is linked (`wa-worker status` says how far it is).")
+
+    perform(work)
+
+
+@app.command()
+def monitor(groups: Names, json_: Json = False) -> None:
+    """Store the messages of these groups from now on."""
+    switch(groups, True, json_)
+
+
+@app.command()
+def unmonitor(groups: Names, json_: Json = False) -> None:
+    """Store no further messages of these groups; what is stored stays."""
+    switch(groups, False, json_)
+
+
+def switch(names: Sequence[str], on: bool, json_: bool) -> None:
+    """Resolve all names first: one that fits nothing changes nothing."""
+
+    async def work(settings: Settings, store: Store) -> None:
+        known = await store.console.groups(settings.worker_session)
+        chosen = [resolve(name, known) for name in names]
+        changed = await store.console.set_monitor(settings.worker_session, [group.id for group in chosen], on)
+        if json_:
+            print_json({"changed": changed, "groups": [str(group.id) for group in chosen], "monitor": on})
+            return
+        for group in chosen:
+            already = "already " if group.monitor is on else ""
+            out().print(safe(f"{label(group)}: {already}{'stored' if on else 'not stored'}"))
+        if changed:
+            poll = number_of(round(settings.worker_poll_ms / 1000) or 1, "second")
+            out().print(f"A running worker takes this over within {poll}.")
+
+    perform(work)
+
+
+def resolve(name: str, known: Iterable[ListedGroup]) -> ListedGroup:
+    """The one group that is meant.
+
+    Raises:
+        WrongArgument: none fits, or several do; the text lists what could be meant.
+    """
+    groups = list(known)
+    for exact in (
+        [group for group in groups if name in (str(group.id), group.wa_group_id)],
+        [group for group in groups if group.name == name],
+        [group for group in groups if (group.name or "").casefold() == name.casefold()],
+        [group for group in groups if name.casefold() in (group.name or "").casefold()],
+    ):
+        if len(exact) == 1:
+            return exact[0]
+        if exact:
+            which = ", ".join(f"{group.id} ({label(group)})" for group in exact[:8])
+            raise WrongArgument(f"{plain(name)!r} could be several groups; give the id: {which}")
+    raise WrongArgument(f"no group is called {plain(name)!r}; `wa-worker groups list` shows all")
+
+
+def label(group: ListedGroup) -> str:
+    """Its name, or what else it is known by."""
+    return plain(group.name or group.wa_group_id, 60)
+
+
+def groups_table(groups: Iterable[ListedGroup], now: datetime) -> Table:
+    """The table of `status` and `groups list`."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for heading in ("id", "group", "stored"):
+        table.add_column(heading, no_wrap=heading != "group")
+    table.add_column("24 h", justify="right", no_wrap=True)
+    table.add_column("last message", no_wrap=True)
+    table.add_column("", overflow="ellipsis", no_wrap=True)
+    for group in groups:
+        last = group.last
+        table.add_row(
+            str(group.id),
+            safe(label(group), style="" if group.monitor else "dim"),
+            "left" if group.left_at else "[green]yes[/green]" if group.monitor else "[dim]no[/dim]",
+            str(group.today) if group.today else "",
+            ago(last["ts"], now) if last else "",
+            safe(f"{author(last)}: {content(last, PREVIEW_CHARS)}") if last else "",
+        )
+    return table
+
+
+def as_json(groups: Iterable[ListedGroup]) -> list[dict[str, Any]]:
+    """What `--json` prints; ids as strings, like everywhere."""
+    return [
+        {
+            "id": str(group.id),
+            "wa_group_id": group.wa_group_id,
+            "name": group.name,
+            "monitor": group.monitor,
+            "left_at": group.left_at and group.left_at.isoformat(),
+            "today": group.today,
+            "last": group.last,
+        }
+        for group in groups
+    ]

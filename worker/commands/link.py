@@ -1,0 +1,150 @@
+"""The way from a command to Supabase, and from an error to one line and an exit code.
+
+Owns what all commands share: the settings, which Supabase they mean, and how they end. A command's own function returns
+its exit code or None, and raises what the store raises.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import anyio
+import typer
+
+from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable, WorkerError
+from worker.log import hide, redact, set_up_log
+from worker.settings import Settings, load_settings
+from worker.store import Store, connect_store
+from worker.store.embedded import read_endpoint
+
+EXIT_NOT_DONE = 1
+EXIT_SETTINGS = 2
+EXIT_STORE = 4
+EXIT_INTERRUPTED = 130
+
+
+class NotDone(WorkerError):
+    """What was asked for did not come to pass, and nothing is broken; the text says why (exit code 1)."""
+
+
+class WrongArgument(WorkerError):
+    """An argument names nothing, or more than one thing (exit code 2)."""
+
+
+Work = Callable[[Settings, Store], Awaitable[int | None]]
+
+
+def perform(work: Work, *, interrupted: int = EXIT_INTERRUPTED) -> None:
+    """Run a command to its end. `interrupted` is the exit code of Ctrl-C."""
+
+    async def connected(settings: Settings) -> int | None:
+        async with open_store(settings) as store:
+            return await work(settings, store)
+
+    run(connected, interrupted=interrupted)
+
+
+def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int = EXIT_INTERRUPTED) -> None:
+    """The same for a command that connects by itself."""
+    try:
+        settings = load_settings()
+        set_up_log("debug" if settings.log_level in ("trace", "debug") else "error")
+        code = anyio.run(work, settings) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupted) from None
+    except BrokenPipeError:  # `wa-worker tail | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except WorkerError as error:
+        end(explain(error), exit_code(error))
+    except typer.Exit:
+        raise
+    except ExceptionGroup as group:
+        ours = group.subgroup(WorkerError)
+        if ours is None:
+            raise
+        first = next(leaves(ours))
+        end(explain(first), exit_code(first))
+    except Exception as fault:
+        if os.environ.get("LOG_LEVEL", "").lower() in ("trace", "debug"):
+            raise
+        end(f"a fault of wa-worker itself ({type(fault).__name__}); LOG_LEVEL=debug shows where. Please report it.", 1)
+    if code:
+        raise typer.Exit(code)
+
+
+def leaves(group: ExceptionGroup[WorkerError]) -> Iterator[WorkerError]:
+    """What is in a task group's exception group."""
+    for inner in group.exceptions:
+        if isinstance(inner, ExceptionGroup):
+            yield from leaves(inner)
+        else:
+            yield inner
+
+
+def end(text: str, code: int) -> None:
+    """Say why on stderr, and end.
+
+    Raises:
+        typer.Exit: always.
+    """
+    for line in redact(text).splitlines():
+        print(f"wa-worker: {line}", file=sys.stderr)
+    raise typer.Exit(code) from None
+
+
+def exit_code(error: WorkerError) -> int:
+    """The exit code for what ended a command."""
+    match error:
+        case SettingsError() | WrongArgument():
+            return EXIT_SETTINGS
+        case StoreError():
+            return EXIT_STORE
+        case _:
+            return EXIT_NOT_DONE
+
+
+def explain(error: WorkerError) -> str:
+    """The line for the operator."""
+    match error:
+        case StoreUnavailable():
+            return f"Supabase does not answer ({error}); `wa-worker doctor` looks into it"
+        case StoreRefused(code=code):
+            return f"Supabase refused ({code}); `wa-worker doctor` looks into it"
+        case _:
+            return str(error)
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[Store]:
+    """The Supabase that these settings mean: the one named, or the embedded one that a worker of this folder runs.
+
+    Raises:
+        SettingsError: none is named, and no worker runs here.
+    """
+    url, key = place(settings)
+    hide(key)
+    async with connect_store(url, key) as store:
+        yield store
+
+
+def place(settings: Settings) -> tuple[str, str]:
+    """URL and key.
+
+    Raises:
+        SettingsError: as `open_store`.
+    """
+    if settings.supabase_url and settings.supabase_service_key:
+        return settings.supabase_url, settings.supabase_service_key.get_secret_value()
+    folder = settings.worker_data_dir.resolve()
+    endpoint = read_endpoint(folder)
+    if endpoint is None:
+        raise SettingsError(
+            f"SUPABASE_URL is not set and no worker runs on {folder}: start `wa-worker up` first, set WORKER_DATA_DIR "
+            "to its folder, or set SUPABASE_URL and SUPABASE_SERVICE_KEY"
+        )
+    return endpoint.url, endpoint.key

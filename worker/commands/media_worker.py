@@ -1,0 +1,94 @@
+"""`wa-worker media work`: files fetched on any machine, without a WhatsApp connection.
+
+Any number of these share the jobs among themselves and with the worker that has the phone. A file that WhatsApp no
+longer has is left to that worker, in the database; it comes back with a new place. A killed process's jobs are free
+again when their leases end, after a minute at most.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Annotated
+from uuid import uuid4
+
+import anyio
+import typer
+from loguru import logger
+
+from worker.commands.link import open_store, run
+from worker.log import set_up_log
+from worker.media.download import Limits, Source, open_downloader
+from worker.media.jobs import LEASE_SECONDS, MediaCounts, MediaRunner
+from worker.session.retry import until_answered
+from worker.settings import Settings
+from worker.store import Store
+
+
+def work(
+    all_sessions: Annotated[
+        bool, typer.Option("--all-sessions", help="Every session's files, not only WORKER_SESSION's.")
+    ] = False,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="End when no file is left that this process could fetch now.")
+    ] = False,
+    lease: Annotated[
+        float, typer.Option(min=1.0, max=3600.0, help="Seconds after which a dead process's files are free again.")
+    ] = LEASE_SECONDS,
+) -> None:
+    """Fetch files of messages until stopped; start as many of these as you like, on any machine.
+
+    Needs Supabase and WhatsApp's media servers, no phone and no port. Exit codes: 0 stopped as asked · 2 a setting is
+    wrong · 4 Supabase does not answer or refuses.
+    """
+
+    async def worker(settings: Settings) -> None:
+        set_up_log(settings.log_level)
+        async with open_store(settings) as store:
+            await until_answered(store.check, float(settings.worker_boot_wait_s))
+            await until_answered(store.bucket.ensure)
+            session = None if all_sessions else settings.worker_session
+            await fetch(settings, store, session, lease, until_empty)
+
+    run(worker, interrupted=0)
+
+
+async def fetch(settings: Settings, store: Store, session: str | None, lease: float, until_empty: bool) -> None:
+    """Work on the jobs of a session (None: of all) until SIGTERM or Ctrl-C; what was begun is given back."""
+    owner = f"media-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+    source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
+    async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
+        runner = MediaRunner(
+            store,
+            downloader,
+            owner=owner,
+            concurrency=settings.worker_media_concurrency,
+            session=session,
+            lease_seconds=lease,
+        )
+        logger.info("fetching files of {} as {}", f"session {session}" if session else "all sessions", owner)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_until_told, tasks.cancel_scope)
+            await runner.run(until_empty=until_empty)
+            tasks.cancel_scope.cancel()
+    _sum_up(runner.counts)
+
+
+async def _until_told(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            logger.info("{}: stopping", signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+def _sum_up(counts: MediaCounts) -> None:
+    logger.info(
+        "stopped: {} stored, {} known before, {} put off, {} given up, {} left to the phone",
+        counts.stored,
+        counts.forwarded,
+        counts.postponed,
+        counts.abandoned,
+        counts.passed_on,
+    )

@@ -1,0 +1,117 @@
+"""`wa-worker qr`: the code to scan, drawn where you sit, wherever the worker runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import anyio
+import typer
+
+from worker.commands.link import NotDone, perform
+from worker.commands.show import err, out, plain, print_json
+from worker.session.flags import Ask
+from worker.settings import Settings
+from worker.store import Store
+from worker.terminal import draw_qr
+
+LOOK_SECONDS = 0.5  # a code lives 20 s
+RESTS = ("idle", "logged_out", "needs_you")  # no code comes unless somebody asks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What is there to show; exactly one of the first three is set."""
+
+    connected: str | None = None
+    code: str | None = None
+    say: str | None = None
+    expires_at: datetime | None = None
+    resting: bool = False
+
+
+def qr(
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask for a new code first, if the worker has stopped asking.")
+    ] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=1, help="Give up after so many seconds (exit code 1).")
+    ] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the present code as JSON and end (exit code 1 if there is none).")
+    ] = False,
+) -> None:
+    """Draw the QR code to scan; follows each new one until the account is connected.
+
+    Whoever sees the code can link the account: mind who looks on. Exit codes: 0 connected · 1 no worker, no code, or
+    time-out · 2 a setting is wrong · 4 Supabase does not answer.
+    """
+
+    async def work(settings: Settings, store: Store) -> None:
+        session = settings.worker_session
+        if refresh:
+            await store.console.raise_flag(session, Ask.REFRESH.value)
+        if json_:
+            await _print_once(session, store)
+            return
+        with anyio.move_on_after(timeout) as scope:
+            await _follow(session, store, hint=not refresh)
+        if scope.cancelled_caught:
+            raise NotDone("not connected in time")
+
+    perform(work)
+
+
+async def _print_once(session: str, store: Store) -> None:
+    sight = judge(await _view(session, store), datetime.now(UTC))
+    if sight.code is None:
+        raise NotDone(f"no code: {sight.say or f'connected as {sight.connected}'}")
+    print_json({"qr": sight.code, "expiresAt": sight.expires_at and sight.expires_at.isoformat()})
+
+
+async def _follow(session: str, store: Store, *, hint: bool) -> None:
+    shown: object = None
+    while True:
+        sight = judge(await _view(session, store), datetime.now(UTC))
+        if sight.connected is not None:
+            out().print(f"Connected as {sight.connected}.", markup=False)
+            return
+        if (sight.code, sight.say) != shown:
+            shown = (sight.code, sight.say)
+            _show(sight, hint=hint)
+        await anyio.sleep(LOOK_SECONDS)
+
+
+async def _view(session: str, store: Store) -> Mapping[str, Any]:
+    view = await store.console.pairing_view(session)
+    if view is None:
+        raise NotDone(f"no worker has ever served the session {session!r}: start one (`wa-worker run`)")
+    if not view["lease_held"]:
+        raise NotDone("no worker is running, so no code is current: start one (`wa-worker run`)")
+    return view
+
+
+def judge(view: Mapping[str, Any], now: datetime) -> Sight:
+    """What a session's row means at this moment; a code that has expired is none."""
+    detail = view.get("detail") or {}
+    if view["status"] == "connected":
+        return Sight(connected=plain(view.get("wa_name") or view.get("wa_number") or "this account"))
+    expires_at = datetime.fromisoformat(detail["expiresAt"]) if detail.get("expiresAt") else None
+    if detail.get("qr") and (expires_at is None or expires_at > now):
+        return Sight(code=str(detail["qr"]), expires_at=expires_at)
+    say = "Waiting for the next code." if detail.get("qr") else plain(detail.get("say") or "Waiting for the worker.")
+    return Sight(say=say, resting=detail.get("state") in RESTS)
+
+
+def _show(sight: Sight, *, hint: bool) -> None:
+    if sight.code is None:
+        err().print(sight.say, markup=False)
+        if sight.resting and hint:
+            err().print("No code will come by itself: `wa-worker qr --refresh` asks for one.", markup=False)
+        return
+    lives = max(0.0, (sight.expires_at.timestamp() - time.time()) if sight.expires_at else 0.0)
+    print(draw_qr(sight.code), flush=True)
+    out().print(f"Scan it: WhatsApp, Linked devices, Link a device. A new one comes in {lives:.0f} s.", markup=False)

@@ -1,0 +1,109 @@
+"""How things look on a terminal: ages, sizes, and strangers' text that cannot move the cursor.
+
+Pure, except for the two consoles: results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+# C0, C1 and DEL (escape sequences begin with them); bidi controls and line separators reorder what is read.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]+")
+UNITS = ("B", "kB", "MB", "GB", "TB")
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+
+
+def out() -> Console:
+    """For results. Made at each call: tests and pipes replace stdout."""
+    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def err() -> Console:
+    """For progress and remarks."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def print_json(value: object) -> None:
+    """One document on one line, for a script."""
+    print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
+
+
+def plain(value: object, limit: int = 0) -> str:
+    """A stranger's text on one line, without anything that a terminal obeys; cut to `limit` characters if given."""
+    text = _UNSAFE.sub(" ", str(value)).strip()
+    return text if not limit or len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def safe(value: object, limit: int = 0, style: str = "") -> Text:
+    """`plain` as something that rich prints as it is, square brackets included."""
+    return Text(plain(value, limit), style=style)
+
+
+def ago(when: datetime | str | None, now: datetime) -> str:
+    """How long ago, in the largest unit that says something: `3 min ago`."""
+    if when is None:
+        return "never"
+    at = datetime.fromisoformat(when) if isinstance(when, str) else when
+    seconds = (now - at).total_seconds()
+    return "now" if abs(seconds) < 1 else f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in one unit."""
+    if seconds < MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < HOUR:
+        return f"{seconds // MINUTE:.0f} min"
+    if seconds < 2 * DAY:
+        return f"{seconds // HOUR:.0f} h"
+    return f"{seconds // DAY:.0f} days"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as file managers count them."""
+    unit = 0
+    while count >= 1000 and unit < len(UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.0f} {UNITS[unit]}" if unit == 0 or count >= 100 else f"{count:.1f} {UNITS[unit]}"
+
+
+def number_of(count: int, noun: str, plural: str | None = None) -> str:
+    """`1 message`, `2 messages`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def clock(when: str) -> str:
+    """The time of day of an ISO time, in this machine's zone."""
+    return datetime.fromisoformat(when).astimezone().strftime("%H:%M:%S")
+
+
+def author(message: Mapping[str, Any]) -> str:
+    """Whom to name as the sender."""
+    if message.get("from_me"):
+        return "me"
+    return plain(message.get("push_name") or str(message.get("sender", "")).partition("@")[0], 24)
+
+
+def content(message: Mapping[str, Any], limit: int = 0) -> str:
+    """What a message says, on one line: its kind unless it is a text, then its words."""
+    if message.get("revoked_at"):
+        return "[revoked]"
+    words = plain(message.get("text") or "", limit)
+    if message["kind"] == "text":
+        return words
+    state = message.get("media_status")
+    label = str(message["kind"]) if state in (None, "stored") else f"{message['kind']}, {state}"
+    return f"[{label}] {words}".rstrip()
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

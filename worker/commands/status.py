@@ -1,0 +1,186 @@
+"""`wa-worker status`: where everything stands, in one look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from worker.commands.groups import as_json as groups_as_json
+from worker.commands.groups import groups_table
+from worker.commands.link import EXIT_NOT_DONE, perform
+from worker.commands.show import ago, number_of, out, plain, print_json, span
+from worker.settings import Settings
+from worker.store import Store
+from worker.store.console import Figures, ListedGroup
+
+FAULTS = "yellow"
+GOOD = "green"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What the database says of one session."""
+
+    session: str
+    row: Mapping[str, Any]  # the answer of wa_status
+    figures: Figures
+    groups: list[ListedGroup]
+
+    @property
+    def now(self) -> datetime:
+        return self.figures.now
+
+    @property
+    def account(self) -> Mapping[str, Any]:
+        return self.row.get("session") or {}
+
+    @property
+    def storing(self) -> bool:
+        """Messages are being received and stored, as far as the database knows."""
+        return bool(self.account.get("status") == "connected" and self.account.get("lease_held"))
+
+
+def status(
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 unless a worker is connected and storing messages.")
+    ] = False,
+) -> None:
+    """Show the session, its worker, groups with their last message, and files that wait.
+
+    Read from the database, so it works from any machine. Exit codes: 0 shown · 1 with --check: not storing ·
+    2 a setting is wrong · 4 Supabase does not answer.
+    """
+
+    async def work(settings: Settings, store: Store) -> int:
+        standing = await look(settings.worker_session, store)
+        if json_:
+            print_json(document(standing))
+        else:
+            out().print(render(standing))
+        return EXIT_NOT_DONE if check and not standing.storing else 0
+
+    perform(work)
+
+
+async def look(session: str, store: Store) -> Standing:
+    """Ask the database."""
+    return Standing(
+        session=session,
+        row=await store.status(session),
+        figures=await store.console.figures(session),
+        groups=await store.console.groups(session),
+    )
+
+
+def document(standing: Standing) -> dict[str, Any]:
+    """What `--json` prints."""
+    figures = standing.figures
+    return {
+        **standing.row,
+        "storing": standing.storing,
+        "jobs": {
+            "running": figures.running,
+            "due": figures.due,
+            "waiting": figures.waiting,
+            "oldest_s": figures.oldest_seconds,
+            "abandoned": dict(figures.abandoned),
+        },
+        "group_list": groups_as_json(standing.groups),
+    }
+
+
+def render(standing: Standing) -> Group:
+    """The two tables."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    for label, text in describe(standing):
+        facts.add_row(label, text)
+    if not standing.groups:
+        return Group(facts, Text("\nNo groups yet: they appear when a phone is linked."))
+    return Group(facts, Text(""), groups_table(standing.groups, standing.now))
+
+
+def describe(standing: Standing) -> list[tuple[str, Text]]:
+    """Labels and plain words."""
+    row, now = standing.row, standing.now
+    lines = [("Session", _session(standing)), ("Worker", _worker(standing))]
+    if row.get("last_message_at") or row["messages"]:
+        last = ago(row["last_message_at"], now)
+        lines.append(("Messages", Text(f"{number_of(row['messages'], 'message')} stored, the last {last}")))
+    lines += [("Files", _files(standing.figures, row)), *_troubles(standing)]
+    return lines
+
+
+def _session(standing: Standing) -> Text:
+    account = standing.account
+    if not account:
+        return Text(f"{standing.session}: no worker has served it yet; start one with `wa-worker up`", FAULTS)
+    detail = account.get("detail") or {}
+    who = f" as {plain(account['wa_name'] or account['wa_number'])}" if _is_named(account) else ""
+    number = f" ({account['wa_number']})" if account.get("wa_name") and account.get("wa_number") else ""
+    good = account["status"] == "connected"
+    text = Text(f"{standing.session}: ")
+    text.append(f"{account['status']}{who}{number}", GOOD if good else FAULTS)
+    if detail.get("say"):
+        text.append(f"\n{plain(detail['say'])}")
+    if account.get("has_qr"):
+        text.append("\n`wa-worker qr` draws the code")
+    return text
+
+
+def _is_named(account: Mapping[str, Any]) -> bool:
+    return account["status"] == "connected" and bool(account.get("wa_name") or account.get("wa_number"))
+
+
+def _worker(standing: Standing) -> Text:
+    account = standing.account
+    if not account.get("lease_owner"):
+        return Text("none is running", FAULTS)
+    holder = plain(str(account["lease_owner"]).rpartition(":")[0] or account["lease_owner"])
+    if not account.get("lease_held"):
+        return Text(f"none: {holder} (host:process) ended without a word {_when(standing)}", FAULTS)
+    return Text(f"{holder} (host:process), its lease ends {_when(standing)} unless renewed")
+
+
+def _when(standing: Standing) -> str:
+    return ago(standing.account.get("lease_expires_at"), standing.now)
+
+
+def _files(figures: Figures, row: Mapping[str, Any]) -> Text:
+    text = Text(f"{number_of(row['media'], 'file')} stored")
+    open_ = figures.running + figures.due + figures.waiting
+    if open_:
+        age = span(figures.oldest_seconds or 0)
+        text.append(
+            f", {open_} to come ({figures.running} running, {figures.due} due, {figures.waiting} waiting; oldest {age})"
+        )
+    given_up = ", ".join(f"{count} {status}" for status, count in sorted(figures.abandoned.items()))
+    if given_up:
+        text.append(f"\ngiven up: {given_up}; `wa-worker media retry` tries again", FAULTS)
+    return text
+
+
+def _troubles(standing: Standing) -> list[tuple[str, Text]]:
+    row, figures = standing.row, standing.figures
+    lines: list[tuple[str, Text]] = []
+    if figures.pending_stubs:
+        lines.append(("Unreadable", Text(f"{number_of(figures.pending_stubs, 'message')} asked for again", FAULTS)))
+    if figures.refused:
+        lines.append(("Refused", Text(f"{number_of(figures.refused, 'message')} kept in wa_refused_stanzas", FAULTS)))
+    if row.get("discards"):
+        why = ", ".join(f"{count} {plain(reason)}" for reason, count in sorted(row["discards"].items()))
+        lines.append(("Left out", Text(why)))
+    if error := row.get("last_error"):
+        payload = error.get("payload") or {}
+        what = plain(f"{payload.get('code', 'error')}: {payload.get('msg', '')}", 160)
+        lines.append(("Last error", Text(f"{ago(error['at'], standing.now)}, {what}")))
+    return lines
