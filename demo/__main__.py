@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -12,11 +11,11 @@ from pathlib import Path
 import anyio
 from rich.console import Console
 
+from demo.interrupt import run_until_interrupted
 from demo.run import Demo
 from demo.scenario import SEEDS, load
-from demo.screen import Screen, alone
+from demo.screen import Screen
 
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 WIDTH_OF_A_FILE = 120  # columns when the output is not a terminal
 
 
@@ -40,20 +39,10 @@ def main() -> int:
 
 
 async def _run(demo: Demo) -> int:
-    """The demo, ended in order by Ctrl-C or SIGTERM: leaving its scopes stops every process."""
-    outcome = INTERRUPTED
-    async with alone(), anyio.create_task_group() as tasks:
+    async def work() -> int:
+        return 1 if await demo.run() else 0
 
-        async def listen() -> None:
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                async for _ in signals:
-                    demo.screen.say("interrupted; stopping everything")
-                    tasks.cancel_scope.cancel()
-
-        tasks.start_soon(listen)
-        outcome = 1 if await demo.run() else 0
-        tasks.cancel_scope.cancel()
-    return outcome
+    return await run_until_interrupted(demo.screen, work)
 
 
 def _options() -> argparse.Namespace:

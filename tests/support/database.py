@@ -105,6 +105,19 @@ class Database:
         assert len(found) < 2, f"{len(found)} rows for {wa_msg_id}"
         return found[0] if found else None
 
+    async def newer_messages(self, after: int, chat_id: str | None = None) -> list[Row]:
+        """Messages whose row id is above `after`, in the order in which they were stored; at most 1,000."""
+        query = self.client.table("messages").select("*").eq("session_id", self.session).gt("id", after)
+        if chat_id is not None:
+            query = query.eq("chat_id", chat_id)
+        return cast(list[Row], (await query.order("id").limit(PAGE).execute()).data)
+
+    async def last_message(self) -> int:
+        """The newest row id of this session's messages, to tell later ones from it."""
+        query = self.client.table("messages").select("id").eq("session_id", self.session)
+        found = cast(list[Row], (await query.order("id", desc=True).limit(1).execute()).data)
+        return int(found[0]["id"]) if found else 0
+
     async def events(self, name: str | None = None) -> list[Row]:
         """This session's audit log, oldest first."""
         equal = {"event": name} if name else {}

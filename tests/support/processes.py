@@ -46,6 +46,7 @@ class Child:
         env: Mapping[str, str] | None = None,
         pipe_stdout: bool = False,
         hold_stdin: bool = False,
+        stdin: int = subprocess.DEVNULL,
     ) -> Child:
         """Start `command`; `hold_stdin` keeps its stdin open for as long as we live, so that it can see us end."""
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ class Child:
                 [str(part) for part in command],
                 cwd=cwd,
                 env=dict(env) if env is not None else None,
-                stdin=subprocess.PIPE if hold_stdin else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if hold_stdin else stdin,
                 stdout=subprocess.PIPE if pipe_stdout else sink,
                 stderr=sink,
                 start_new_session=True,  # Ctrl-C in a terminal reaches us alone; we end the others in order

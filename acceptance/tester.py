@@ -1,0 +1,52 @@
+"""Who holds the phone, as the run sees them: told what to do, asked what it cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Literal, Protocol
+
+TaskName = Literal["text", "text_photo", "photo", "forward", "large", "unmonitored"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A group of the account."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing to do on the phone. `say` tells it to a person; the other fields are the same, for a program."""
+
+    name: TaskName
+    say: str
+    group: Place  # monitored
+    other: Place  # not monitored
+    words: tuple[str, ...]  # texts to write, exactly
+    limit_mb: int
+    seconds: float
+
+
+class Choice(Enum):
+    REPEAT = auto()
+    SKIP = auto()
+
+
+class Tester(Protocol):
+    """A person at a terminal, or a script."""
+
+    async def scan(self, qr: str) -> None:
+        """Show this code to be scanned. Called again for each new one until the account is linked."""
+
+    async def choose_group(self, question: str, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """One of these rows of `groups`."""
+
+    async def perform(self, task: Task) -> Choice | None:
+        """Do it, or have it done. None: it is done, go on looking. Cancelled as soon as the outcome is known."""
+
+    async def agrees(self, question: str) -> bool:
+        """Yes or no; no if nobody answers."""

@@ -1,0 +1,100 @@
+"""What was found, what that means for each line of the acceptance list, and the report. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+# The contract's list (BP-WORKER §13), in its order.
+LINES: Mapping[int, str] = {
+    1: "On start, wa_sessions shows connecting, then connected after the QR scan",
+    2: "The QR is written to wa_sessions.detail with a future expiresAt",
+    3: "fetch_groups_requested: groups are upserted, monitor flags are preserved",
+    4: "Messages of a monitored group become rows, those of another do not",
+    5: "Media becomes an object at its sha256, a media row, and a link",
+    6: "The same file in several messages is one media row",
+    7: "A text, then an image of the same sender within 90 s, are linked by parent_id",
+    8: "audit_log has connect, qr_generated, discovery, and error on a forced failure",
+    9: "/healthz answers {ok: true}",
+}
+EXIT_FAILED = 1
+EXIT_INCOMPLETE = 3  # nothing failed, and not everything was tried; 2 is a wrong option
+
+
+class State(StrEnum):
+    PASSED = "pass"
+    AWAITED = "awaited"  # may still come
+    FAILED = "FAIL"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at, for one line of the list. `what` names no person, group or text."""
+
+    line: int
+    what: str
+    state: State
+
+
+def passed_if(truth: object, line: int, what: str) -> Finding:
+    """What can no longer change: as it should be, or not."""
+    return Finding(line=line, what=what, state=State.PASSED if truth else State.FAILED)
+
+
+def awaited(line: int, what: str) -> Finding:
+    return Finding(line=line, what=what, state=State.AWAITED)
+
+
+def skipped(lines: Iterable[int], why: str) -> list[Finding]:
+    return [Finding(line=line, what=why, state=State.SKIPPED) for line in lines]
+
+
+def settled(findings: Sequence[Finding]) -> bool:
+    """Whether waiting longer cannot change the verdict: something is wrong, or nothing is awaited."""
+    states = {finding.state for finding in findings}
+    return State.FAILED in states or State.AWAITED not in states
+
+
+def time_is_up(findings: Iterable[Finding], seconds: float) -> list[Finding]:
+    """What is still awaited after so long has failed."""
+    return [
+        replace(finding, what=f"{finding.what}: not within {seconds:.0f} s", state=State.FAILED)
+        if finding.state is State.AWAITED
+        else finding
+        for finding in findings
+    ]
+
+
+def failed(findings: Iterable[Finding]) -> bool:
+    return any(finding.state is State.FAILED for finding in findings)
+
+
+def verdict(line: int, findings: Iterable[Finding]) -> State:
+    """One failure fails a line; one thing that was not tried leaves it open; a line of which nothing is known, too."""
+    states = {finding.state for finding in findings if finding.line == line}
+    if State.FAILED in states or State.AWAITED in states:
+        return State.FAILED
+    return State.PASSED if states == {State.PASSED} else State.SKIPPED
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    states = {verdict(line, findings) for line in LINES}
+    if State.FAILED in states:
+        return EXIT_FAILED
+    return EXIT_INCOMPLETE if State.SKIPPED in states else 0
+
+
+def make_report(about: Mapping[str, str], findings: Sequence[Finding], broken: str | None = None) -> str:
+    """The run as a Markdown page: what it ran on, each line's verdict, what each verdict stands on."""
+    parts = ["# Acceptance run", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
+    if broken:
+        parts += [f"**The run ended early:** {broken}", ""]
+    parts += ["| | line (contract §13) | verdict |", "|---|---|---|"]
+    parts += [f"| {line} | {text} | {verdict(line, findings)} |" for line, text in LINES.items()]
+    for line in LINES:
+        mine = [finding for finding in findings if finding.line == line]
+        parts += ["", f"## {line}. {LINES[line]}", "", *(f"- {each.state}: {each.what}" for each in mine)]
+        parts += [] if mine else ["- not reached"]
+    return "\n".join(parts) + "\n"

@@ -1,0 +1,168 @@
+"""`python -m acceptance`, the run for a real phone, with the virtual one instead and a script as the tester."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from acceptance.program import AcceptanceRun
+from acceptance.tester import Choice, Task
+from acceptance.verdict import EXIT_FAILED, EXIT_INCOMPLETE, LINES, State, verdict
+from demo.screen import Screen
+from tests.e2e.town import photo
+from tests.support.phone import Media, VirtualPhone
+from tests.support.processes import PYTHON, ROOT, Child, alive, descendants
+from tests.support.waiting import until
+from tests.support.worker import environment
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+
+HAPPY_SECONDS = 60.0  # a bound, not a wait: each step ends when its outcome is known
+SHORT_SECONDS = 15.0  # waited for what never comes
+MONITORED, OTHER = "Market", "Family"
+
+
+class Script:
+    """A tester whose phone is the virtual one. What is in `leaves_out` is not done, what is in `skips` is refused."""
+
+    def __init__(self, phone: VirtualPhone, leaves_out: Collection[str] = (), skips: Collection[str] = ()) -> None:
+        self._phone = phone
+        self._leaves_out = leaves_out
+        self._skips = skips
+        self._last_photo = ""
+        self.scans = 0
+        self.tasks: list[Task] = []
+
+    async def scan(self, qr: str) -> None:
+        self.scans += 1
+        await self._phone.scan(qr)
+
+    async def choose_group(self, question: str, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        wanted = OTHER if "NOT" in question else MONITORED
+        return next(row for row in groups if row["name"] == wanted)
+
+    async def agrees(self, question: str) -> bool:
+        return False
+
+    async def perform(self, task: Task) -> Choice | None:
+        self.tasks.append(task)
+        if task.name in self._skips:
+            return Choice.SKIP
+        if task.name not in self._leaves_out:
+            await self._send(task)
+        return None
+
+    async def _send(self, task: Task) -> None:
+        group, (first, second) = task.group.id, task.words
+        match task.name:
+            case "text":
+                await self._phone.send("Ana", group, first.capitalize())  # as a phone's keyboard writes it
+            case "text_photo":
+                await self._phone.send("Ana", group, first)
+                await self._phone.send("Ana", group, media=photo())
+            case "photo":
+                self._last_photo = (await self._phone.send("Ana", group, media=photo("oranges.jpg"))).id
+            case "forward":
+                await self._phone.send_raw({"from": "Ana", "to": group, "forward_of": self._last_photo})
+            case "large":
+                size = task.limit_mb * 1024 * 1024 + 1
+                large = Media(kind="document", data=bytes(size), mime="application/zip", file_name="large.zip")
+                await self._phone.send("Ana", group, media=large)
+            case "unmonitored":
+                await self._phone.send("Ana", task.other.id, first)
+                await self._phone.send("Ana", group, second)
+
+
+def acceptance(folder: Path, phone: VirtualPhone, tester: Script, seconds: float) -> AcceptanceRun:
+    settings = {**phone.worker_env, "WORKER_MAX_MEDIA_MB": "1", "WORKER_POLL_MS": "100"}
+    screen = Screen(Console(file=sys.stdout, width=120))
+    return AcceptanceRun(screen, folder, tester, settings, seconds)
+
+
+def verdicts(run: AcceptanceRun) -> dict[int, State]:
+    return {line: verdict(line, run.findings) for line in LINES}
+
+
+async def two_groups(phone: VirtualPhone) -> None:
+    await phone.group(MONITORED, ["Ana", "Ben"])
+    await phone.group(OTHER, ["Ana"])
+
+
+async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run_needs_no_qr(tmp_path: Path) -> None:
+    async with await VirtualPhone.start(tmp_path) as phone:
+        await two_groups(phone)
+        tester = Script(phone)
+        run = acceptance(tmp_path / "run", phone, tester, HAPPY_SECONDS)
+
+        assert await run.run() == 0
+
+        assert verdicts(run) == dict.fromkeys(LINES, State.PASSED)
+        assert tester.scans == 1
+        assert run.report is not None
+        report = run.report.read_text()
+        assert report.count("| pass |") == len(LINES)
+        assert not [word for task in tester.tasks for word in task.words if word in report]
+
+        later = Script(phone, skips=("large", "unmonitored"))
+        again = acceptance(tmp_path / "run", phone, later, HAPPY_SECONDS)
+
+        assert await again.run() == EXIT_INCOMPLETE
+
+        assert later.scans == 0
+        assert verdicts(again) == {
+            **dict.fromkeys(LINES, State.PASSED),
+            **dict.fromkeys((1, 2, 4, 8), State.SKIPPED),
+        }
+
+
+async def test_a_photo_that_never_comes_fails_its_line_and_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with await VirtualPhone.start(tmp_path) as phone:
+        await two_groups(phone)
+        run = acceptance(tmp_path / "run", phone, Script(phone, leaves_out=("photo",)), SHORT_SECONDS)
+
+        assert await run.run() == EXIT_FAILED
+
+    assert verdicts(run) == {
+        **dict.fromkeys(LINES, State.PASSED),
+        5: State.FAILED,
+        6: State.SKIPPED,  # there is nothing to forward
+    }
+    assert f"FAIL     an image in messages: not within {SHORT_SECONDS:.0f} s" in capsys.readouterr().out
+
+
+async def test_ctrl_c_at_the_qr_ends_the_run_and_leaves_a_report_and_no_process(tmp_path: Path) -> None:
+    async with await VirtualPhone.start(tmp_path) as phone:
+        terminal, inner = pty.openpty()
+        command: list[str | Path] = [PYTHON, "-m", "acceptance", "--folder", tmp_path / "run"]
+        settings = {**phone.worker_env, "PYTHONPATH": str(ROOT)}
+        running = Child.start(
+            "acceptance", command, log=tmp_path / "screen.log", cwd=tmp_path, env=environment(settings), stdin=inner
+        )
+        os.close(inner)
+        try:
+
+            async def asked_to_scan() -> bool:
+                return "Linked devices" in running.text()
+
+            await until("the QR on the screen", asked_to_scan, seconds=90, tell=running.tail)
+            below = descendants(running.pid)
+            assert len(below) >= 3, "worker, sidecar, Supabase"
+
+            running.interrupt()
+
+            assert await running.wait(40) == 130, running.tail()
+            assert [pid for pid in below if alive(pid)] == []
+        finally:
+            running.kill()
+            os.close(terminal)
+    [report] = (tmp_path / "run").glob("report-*.md")
+    assert "interrupted" in report.read_text()
