@@ -118,6 +118,7 @@ async def open_tenure(
                 owner=owner,
                 concurrency=settings.worker_media_concurrency,
                 refresh=phone.refresh,
+                has_phone=lambda: phone.peer is not None,
                 session=settings.worker_session,
             )
             committer = Committer(

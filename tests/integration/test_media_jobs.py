@@ -334,15 +334,54 @@ async def test_a_worker_without_a_phone_leaves_an_expired_file_to_one_that_has_i
     sealed = photo()
     desk.cdn.routes["/new"] = serving(sealed.blob)
     await desk.send(sealed)
-    await desk.work(desk.runner(refresh=None))
+    without = desk.runner(refresh=None)
+    await desk.work(without)
     assert await desk.state() == ("pending", False)
-    await desk.due()
+    assert (await desk.store.media_claim("without", 1, 60, desk.me.session, phone=False)).jobs == ()
+    assert (await desk.store.media_claim("without", 1, 60, desk.me.session, phone=False)).next_in_seconds is None
+    (job,) = await desk.jobs()
+    assert job["wants_phone_at"]
+    assert job["last_error"] == "MEDIA_EXPIRED: HTTP 404"
 
     async def refresh(key: Json, content: Json) -> Json:
         return {"imageMessage": {"directPath": "/new"}}
 
-    await desk.work(desk.runner(refresh))
+    phone = desk.runner(refresh)
+    await desk.work(phone)
+    (job,) = await desk.jobs()
+    assert (job["wants_phone_at"], job["descriptor"]["direct_path"]) == (None, "/new")
+    assert await desk.state() == ("pending", False), "the phone's process gives it back to all"
+
+    await desk.work(without)
     assert await desk.state() == ("stored", True)
+    assert (without.counts.passed_on, phone.counts.renewed, without.counts.stored) == (1, 1, 1)
+    assert await desk.errors() == []
+
+
+async def test_a_file_that_was_passed_on_and_that_the_phone_no_longer_has_has_expired(desk: Desk) -> None:
+    await desk.send(photo())
+    await desk.work(desk.runner(refresh=None))
+
+    async def refresh(key: Json, content: Json) -> Json:
+        raise MediaExpired
+
+    await desk.work(desk.runner(refresh))
+    assert await desk.state() == ("expired", False)
+    assert await desk.jobs() == []
+    assert await desk.errors() == ["MEDIA_EXPIRED"]
+
+
+async def test_a_phone_that_does_not_answer_keeps_a_passed_on_file_for_itself(desk: Desk) -> None:
+    await desk.send(photo())
+    await desk.work(desk.runner(refresh=None))
+
+    async def refresh(key: Json, content: Json) -> Json:
+        raise MediaUnavailable
+
+    await desk.work(desk.runner(refresh))
+    (job,) = await desk.jobs()
+    assert job["wants_phone_at"]
+    assert job["next_attempt_at"] > job["wants_phone_at"]
 
 
 async def test_a_renewed_place_is_kept_for_the_next_attempt(desk: Desk) -> None:

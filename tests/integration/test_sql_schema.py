@@ -45,6 +45,22 @@ def test_the_schema_version_is_that_of_the_newest_migration() -> None:
     assert max(path.name for path in MIGRATIONS.iterdir()).startswith(SCHEMA_VERSION)
 
 
+def test_the_documentation_has_every_column_with_its_source(postgres: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        found = connection.execute(
+            "select table_name, column_name from information_schema.columns where table_schema = 'public'"
+        ).fetchall()
+    page = (MIGRATIONS.parents[1] / "docs" / "schema.md").read_text().partition("\n## Tables")[2]
+    documented = set()
+    for name, section in re.findall(r"\n### (\w+)\n(.*?)(?=\n##|\Z)", page, re.DOTALL):
+        for line in section.splitlines():
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            if line.startswith("| `") and len(cells) == 3 and cells[2]:
+                documented |= {(name, column) for column in re.findall(r"`(\w+)`", cells[0])}
+    assert set(found) - documented == set()
+    assert {pair for pair in documented if pair[0] in TABLES} - set(found) == set()
+
+
 def test_row_level_security_is_on_for_all_tables_and_has_no_policies(postgres: str) -> None:
     with psycopg.connect(postgres) as connection:
         found = connection.execute(

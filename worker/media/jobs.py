@@ -32,7 +32,7 @@ from worker.media.download import Downloader, Fetched
 from worker.media.paths import storage_path
 from worker.media.remote import Json, RemoteFile, make_descriptor, parse_remote
 from worker.media.sniff import may_be_stored, sniff
-from worker.media.steps import Abandon, Answer, AskPhone, Later, LetGo, next_step
+from worker.media.steps import Abandon, Answer, AskPhone, Later, LetGo, PassOn, next_step
 from worker.store.rows import Claim, MediaFile, MediaJob, MediaLinked
 
 QUICK_RETRY_SECONDS = (0.5, 1.0)  # contract §7, Retries
@@ -61,7 +61,9 @@ class MediaStore(Protocol):
     @property
     def bucket(self) -> MediaBucket: ...
 
-    async def media_claim(self, owner: str, limit: int, lease_seconds: float, session: str | None = None) -> Claim: ...
+    async def media_claim(
+        self, owner: str, limit: int, lease_seconds: float, session: str | None = None, *, phone: bool = True
+    ) -> Claim: ...
 
     async def media_renew(self, job_id: int, owner: str, lease_seconds: float) -> None: ...
 
@@ -73,6 +75,8 @@ class MediaStore(Protocol):
         self, job_id: int, owner: str, error: str, delay_seconds: float, descriptor: Json | None = None
     ) -> None: ...
 
+    async def media_ask_phone(self, job_id: int, owner: str, error: str) -> None: ...
+
     async def media_abandon(self, job_id: int, owner: str, status: str, code: str, error: str) -> None: ...
 
     async def audit(self, session: str, event: str, payload: Json | None = None) -> None: ...
@@ -80,7 +84,11 @@ class MediaStore(Protocol):
 
 @dataclass(slots=True)
 class MediaCounts:
-    """Since the start of the process, for /metrics. `forwarded`: linked without a download."""
+    """Since the start of the process, for /metrics.
+
+    `forwarded`: linked without a download; `passed_on`: left to the process that has the phone; `renewed`: given back
+    to the others with a new place.
+    """
 
     running: int = 0
     stored: int = 0
@@ -89,10 +97,15 @@ class MediaCounts:
     bytes: int = 0
     postponed: int = 0
     abandoned: int = 0
+    passed_on: int = 0
+    renewed: int = 0
 
 
 class MediaRunner:
-    """Works on the jobs of one session (or of all: `session` None) until it is cancelled."""
+    """Works on the jobs of one session (or of all: `session` None) until it is cancelled.
+
+    Without `refresh`, or while `has_phone` says no, a job that waits for the phone is left to others.
+    """
 
     def __init__(
         self,
@@ -102,6 +115,7 @@ class MediaRunner:
         owner: str,
         concurrency: int,
         refresh: Refresh | None = None,
+        has_phone: Callable[[], bool] = lambda: True,
         session: str | None = None,
         lease_seconds: float = LEASE_SECONDS,
         sleep: Sleep = anyio.sleep,
@@ -113,6 +127,7 @@ class MediaRunner:
         self.owner = owner
         self._concurrency = concurrency
         self._refresh = refresh
+        self._has_phone = has_phone
         self._session = session
         self._lease_seconds = lease_seconds
         self._sleep = sleep
@@ -123,8 +138,8 @@ class MediaRunner:
         """There may be a new job: look now instead of at the next poll."""
         self._woken.set()
 
-    async def run(self) -> None:
-        """Claim and work, for ever.
+    async def run(self, *, until_empty: bool = False) -> None:
+        """Claim and work, for ever; or until nothing is left that could be claimed now.
 
         Raises:
             SettingsError: the database refuses the key.
@@ -135,21 +150,24 @@ class MediaRunner:
                 free = self._concurrency - self.counts.running
                 pause = POLL_SECONDS
                 if free > 0:
-                    claim = await self._claim(free)
+                    claim = await self._claim(free) or Claim(jobs=(), next_in_seconds=POLL_SECONDS)
                     for job in claim.jobs:
                         self.counts.running += 1
                         transfers.start_soon(self._tend, job)
+                    if until_empty and not self.counts.running and not _due(claim):
+                        return
                     if claim.next_in_seconds is not None and len(claim.jobs) < free:
                         pause = min(pause, max(claim.next_in_seconds, 0.05))
                 with anyio.move_on_after(pause):
                     await self._woken.wait()
 
-    async def _claim(self, limit: int) -> Claim:
+    async def _claim(self, limit: int) -> Claim | None:
         try:
-            return await self._store.media_claim(self.owner, limit, self._lease_seconds, self._session)
+            phone = self._refresh is not None and self._has_phone()
+            return await self._store.media_claim(self.owner, limit, self._lease_seconds, self._session, phone=phone)
         except (StoreUnavailable, StoreRefused) as error:
             logger.warning("no media jobs could be claimed: {}", error)
-            return Claim(jobs=(), next_in_seconds=None)
+            return None
 
     async def _tend(self, job: MediaJob) -> None:
         """One job, while its lease is kept."""
@@ -179,6 +197,10 @@ class MediaRunner:
         answer: Answer | None = None
         try:
             file = parse_remote(job.descriptor)
+            if job.wants_phone and self._refresh is not None:
+                answer, file = await self._ask_phone(job, file)
+                await self._answer(job, file, answer)
+                return
             while True:
                 try:
                     await self._transfer(job, file)
@@ -226,7 +248,7 @@ class MediaRunner:
 
     async def _ask_phone(self, job: MediaJob, file: RemoteFile) -> tuple[Answer, RemoteFile]:
         if self._refresh is None:
-            return "unanswered", file
+            return "nobody", file
         try:
             with anyio.fail_after(REFRESH_SECONDS):
                 return "renewed", file.renewed(await self._refresh(file.key, file.as_message()))
@@ -235,6 +257,13 @@ class MediaRunner:
         except (TimeoutError, MediaUnavailable, BridgeError) as error:
             logger.info("media job {}: the phone was not reached: {}", job.id, type(error).__name__)
             return "unanswered", file
+
+    async def _answer(self, job: MediaJob, file: RemoteFile, answer: Answer) -> None:
+        """What the phone said to a job that another process has passed on; a renewed one is anybody's again."""
+        if answer != "renewed":
+            raise MediaExpired("it was passed on as expired")
+        await self._store.media_retry(job.id, self.owner, "uploaded again", 0.0, make_descriptor(file))
+        self.counts.renewed += 1
 
     async def _conclude(self, job: MediaJob, file: RemoteFile | None, answer: Answer | None, error: Exception) -> None:
         step = next_step(error, job.attempts, answer, self._jitter())
@@ -250,6 +279,9 @@ class MediaRunner:
                 self.counts.postponed += 1
                 if job.attempts == 1:  # the contract wants an entry when the quick retry did not help
                     await self._store.audit(job.session_id, "error", _entry(job, step, text))
+            case PassOn():
+                await self._store.media_ask_phone(job.id, self.owner, f"MEDIA_EXPIRED: {text}")
+                self.counts.passed_on += 1
             case LetGo() | AskPhone():
                 logger.info("media job {} is no longer ours", job.id)
 
@@ -296,6 +328,11 @@ def _media_file(file: RemoteFile, fetched: Fetched) -> MediaFile:
         file_enc_sha256=fetched.proof.enc_sha256,
         media_key_sha256=file.media_key_sha256,
     )
+
+
+def _due(claim: Claim) -> bool:
+    """Whether another claim may find something at once: also after one that failed."""
+    return claim.next_in_seconds is not None and claim.next_in_seconds <= POLL_SECONDS
 
 
 def _is_ours(error: Exception) -> bool:

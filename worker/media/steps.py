@@ -27,12 +27,17 @@ CORRUPT_ATTEMPTS = 3  # a cache on the way may have been at fault; the sender's 
 BROKEN_ATTEMPTS = 5  # a refusal by the database or a fault of ours: perhaps mended by the next release
 
 Status = Literal["expired", "too_large", "refused", "corrupt", "failed"]
-Answer = Literal["renewed", "refused", "unanswered"]
+Answer = Literal["renewed", "refused", "unanswered", "nobody"]  # nobody: this process has no phone to ask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskPhone:
     """Ask for a re-upload, then try once more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassOn:
+    """Leave it to the process that has the phone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +61,7 @@ class LetGo:
     """The job is no longer ours: touch nothing."""
 
 
-Step = AskPhone | Later | Abandon | LetGo
+Step = AskPhone | PassOn | Later | Abandon | LetGo
 
 
 def next_step(error: BaseException, attempt: int, answer: Answer | None, jitter: float) -> Step:
@@ -74,6 +79,8 @@ def next_step(error: BaseException, attempt: int, answer: Answer | None, jitter:
             return AskPhone()
         case MediaExpired() if answer == "refused" or attempt >= EXPIRED_ATTEMPTS:
             return Abandon(status="expired", code="MEDIA_EXPIRED")
+        case MediaExpired() if answer == "nobody":
+            return PassOn()
         case MediaExpired():
             return Later(seconds=later, code="MEDIA_EXPIRED")
         case MediaCorrupt():

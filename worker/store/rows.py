@@ -174,7 +174,10 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaJob:
-    """A claimed download. `attempts` counts this one; `descriptor` is what the commit was given."""
+    """A claimed download. `attempts` counts this one; `descriptor` is what the commit was given.
+
+    `wants_phone`: a process without a phone found it expired, and left it to one that has it.
+    """
 
     id: int
     session_id: str
@@ -190,6 +193,7 @@ class MediaJob:
     descriptor: Json
     last_error: str | None
     created_at: datetime
+    wants_phone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from worker.store.rows import (
     SealedEdit,
 )
 
-SCHEMA_VERSION = "20261122190500"  # the newest migration that this code needs
+SCHEMA_VERSION = "20261122190600"  # the newest migration that this code needs
 DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
 
@@ -168,9 +168,15 @@ class Store:
 
     # Media jobs.
 
-    async def media_claim(self, owner: str, limit: int, lease_seconds: float, session: str | None = None) -> Claim:
-        """Claims due jobs of one session, or of all; each is ours for `lease_seconds`."""
+    async def media_claim(
+        self, owner: str, limit: int, lease_seconds: float, session: str | None = None, *, phone: bool = True
+    ) -> Claim:
+        """Claims due jobs of one session, or of all; each is ours for `lease_seconds`.
+
+        `phone`: whether those that wait for the phone are wanted, too.
+        """
         args = {"p_owner": owner, "p_limit": limit, "p_lease_seconds": lease_seconds, "p_session": session}
+        args |= {"p_phone": phone}
         row = await self._call("wa_media_claim", args)
         jobs = tuple(MediaJob(**{**job, "created_at": _time(job["created_at"])}) for job in row["jobs"])
         return Claim(jobs=jobs, next_in_seconds=row["next_in_s"])
@@ -205,9 +211,13 @@ class Store:
     async def media_retry(
         self, job_id: int, owner: str, error: str, delay_seconds: float, descriptor: Json | None = None
     ) -> None:
-        """Another attempt later, with a new descriptor if there is one."""
+        """Another attempt later. With a new descriptor the job no longer waits for the phone."""
         args = {"p_error": error, "p_delay_seconds": delay_seconds, "p_descriptor": descriptor and dict(descriptor)}
         await self._call("wa_media_retry", _job(job_id, owner) | args)
+
+    async def media_ask_phone(self, job_id: int, owner: str, error: str) -> None:
+        """Gives the job to whoever has the phone."""
+        await self._call("wa_media_ask_phone", _job(job_id, owner) | {"p_error": error})
 
     async def media_abandon(self, job_id: int, owner: str, status: str, code: str, error: str) -> None:
         """No further attempt: `messages.media_status` becomes `status`, an audit entry says `code` and why."""
