@@ -20,7 +20,7 @@ import { Stanza } from './stanza.js'
 const STANZAS_IN_FLIGHT = 2_000
 /** A section that is open this long awaits a query, whose answer a paused socket would never read. */
 const SECTION_PATIENCE_MS = 100
-/** An end that the worker asked for must not wait for a peer that no longer closes. */
+/** How long an end waits for a peer that may no longer be there; `ws` itself would wait 30 s. */
 const CLOSE_PATIENCE_MS = 2_000
 
 /**
@@ -99,10 +99,7 @@ export class Connection {
   end(error) {
     this.#endReason = error
     this.inbox.close()
-    this.#raw?.resume() // a paused socket would never read the peer's goodbye
     void this.sock?.end(error)
-    // Baileys waits for the peer's close frame; a dead peer sends none.
-    setTimeout(() => this.#raw?.terminate(), CLOSE_PATIENCE_MS).unref()
   }
 
   /** The socket has closed. */
@@ -182,6 +179,13 @@ export class Connection {
       this.gate.send(frame, this.#context.getStore()?.section)
       // Baileys must not wait for the database: it is told at once that the frame is sent.
       if (typeof callback === 'function') callback()
+    }
+    // Whoever ends the socket waits for the peer's goodbye: a paused socket would never read it, a dead peer sends none.
+    const close = raw.close.bind(raw)
+    raw.close = (/** @type {any[]} */ ...args) => {
+      raw.resume()
+      close(...args)
+      setTimeout(() => raw.terminate(), CLOSE_PATIENCE_MS).unref()
     }
     raw.on('unexpected-response', (/** @type {any} */ request, /** @type {any} */ response) => {
       request.destroy() // Baileys raises no event at all for this (FACTS §13)
