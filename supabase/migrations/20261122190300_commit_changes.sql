@@ -50,28 +50,35 @@ begin
     returning id, chat_id, sender, wa_msg_id, ts, kind, media_status
   ),
 
-  extras as materialized (
-    select s.id, s.media_status, a.media, a.secret
-    from stored as s
-    inner join (
-      select distinct on (b.chat_id, b.sender, b.wa_msg_id) b.chat_id, b.sender, b.wa_msg_id, b.media, b.secret
-      from arrived as b
-      where jsonb_typeof(b.media) = 'object' or b.secret is not null
-      order by b.chat_id, b.sender, b.wa_msg_id, b.ordinality
-    ) as a on s.chat_id = a.chat_id and s.sender = a.sender and s.wa_msg_id = a.wa_msg_id
-  ),
-
   jobs as (
     insert into public.media_jobs (session_id, message_id, descriptor)
-    select p_session, e.id, coalesce(nullif(e.media -> 'descriptor', 'null'), '{}')
-    from extras as e
-    where e.media_status = 'pending' and jsonb_typeof(e.media) = 'object'
+    select p_session, s.id, coalesce(nullif(a.media -> 'descriptor', 'null'), '{}')
+    from stored as s
+    inner join (
+      select distinct on (b.chat_id, b.sender, b.wa_msg_id) b.chat_id, b.sender, b.wa_msg_id, b.media
+      from arrived as b
+      order by b.chat_id, b.sender, b.wa_msg_id, b.ordinality
+    ) as a on s.chat_id = a.chat_id and s.sender = a.sender and s.wa_msg_id = a.wa_msg_id
+    where s.media_status = 'pending' and jsonb_typeof(a.media) = 'object'
     returning 1
+  ),
+
+  -- One document, looked into by name: a join of nearly all rows with nearly all rows would be a nested loop.
+  sent as materialized (
+    select
+      jsonb_object_agg(
+        concat_ws(' ', b.chat_id, b.sender, b.wa_msg_id), b.secret order by b.ordinality desc
+      ) as by_name
+    from arrived as b
+    where b.secret is not null
   ),
 
   secrets as (
     insert into public.message_secrets (message_id, session_id, secret)
-    select e.id, p_session, e.secret from extras as e where e.secret is not null
+    select s.id, p_session, sent.by_name ->> concat_ws(' ', s.chat_id, s.sender, s.wa_msg_id)
+    from stored as s
+    cross join sent
+    where sent.by_name ? concat_ws(' ', s.chat_id, s.sender, s.wa_msg_id)
   ),
 
   linkable as (
