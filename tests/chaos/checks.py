@@ -11,7 +11,7 @@ Pure: looks at what was gathered (`Evidence`), asks nobody. The checks:
     media        4  a stored file has its object, whose sha256 is its path and the sender's
     media_once   4  no content lies in the bucket twice
     lease        5  one holder at a time
-    privacy      5  nothing unmonitored was stored, sent to Supabase, or logged
+    privacy      5  nothing unmonitored was stored, sent to Supabase, logged, or written to disk
     memory       5  memory stayed bounded
     accounted    1  (the phase on default settings) receipted = stored, or counted as discarded
 """
@@ -59,7 +59,7 @@ class Evidence:
     known: list[Known]
     leases: list[LeaseCall]
     leaks: list[str]
-    leaked_logs: list[str]
+    leaked_files: list[str]
     peak_bytes: Mapping[str, int]
     unsettled: list[str]
 
@@ -141,7 +141,7 @@ def gate(evidence: Evidence) -> Iterator[str]:
         for identity in identities:
             durable[identity] = min([durable.get(identity, float("inf")), *times])
     delivered = evidence.delivered()
-    for identity, entry in evidence.ledger.stored(["wide"]).items():
+    for identity, entry in evidence.ledger.stored(["wide", "defaults"]).items():
         at, safe = delivered.get(identity), durable.get(identity)
         if at is None or safe is None:
             continue  # without a commit it is not in the table either, which `stored` sees
@@ -222,7 +222,7 @@ def privacy(evidence: Evidence) -> Iterator[str]:
         if path.split("/")[0] in private:
             yield f"a file of an unmonitored chat is in the bucket: {path}"
     yield from (f"content of an unmonitored chat was sent to {function}" for function in evidence.leaks)
-    yield from (f"content of an unmonitored chat is in {path}" for path in evidence.leaked_logs)
+    yield from (f"content of an unmonitored chat is on disk, in {path}" for path in evidence.leaked_files)
 
 
 def memory(evidence: Evidence) -> Iterator[str]:

@@ -39,6 +39,7 @@ class Result:
     logins: int = 0
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
     supabase_calls: int = 0
+    cold_reads: int = 0
     discarded: int = 0
     violations: list[Violation] = field(default_factory=list)
 
@@ -60,7 +61,9 @@ def show(result: Result, console: Console) -> None:
     )
     facts.add_row("restarts", ", ".join(f"{name} {count - 1}" for name, count in sorted(result.starts.items())))
     facts.add_row("logins", str(result.logins))
-    facts.add_row("calls to Supabase", str(result.supabase_calls))
+    facts.add_row(
+        "calls to Supabase", f"{result.supabase_calls}, {result.cold_reads} of them for keys that no cache had"
+    )
     facts.add_row(
         "memory, at most", ", ".join(f"{name} {peak // MB} MB" for name, peak in sorted(result.peak_bytes.items()))
     )

@@ -238,11 +238,10 @@ class Rig:
         with contextlib.suppress(OSError):
             self.peak_bytes[name] = max(self.peak_bytes[name], resident_bytes(pid))
 
-    def leaked_into_logs(self) -> list[str]:
-        """Log files of workers that hold what must never be written."""
-        return [
-            str(path) for path in self.folder.glob("worker-*/*.log") if FORBIDDEN in path.read_text("utf-8", "replace")
-        ]
+    def leaked_onto_disk(self) -> list[str]:
+        """Files of this run (logs, the database, its journal, the workers' folders) with what must never be written."""
+        mark = FORBIDDEN.encode()
+        return [str(path) for path in self.folder.rglob("*") if path.is_file() and mark in path.read_bytes()]
 
     def orphans(self) -> list[int]:
         """Processes of this run that are still there."""

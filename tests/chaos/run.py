@@ -75,7 +75,7 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
     _keep(folder, evidence)
     result.violations = [*stage.violations, *check_all(evidence)]
     if not options.sabotage:
-        result.violations += _missing(options, result.tally, ledger)
+        result.violations += _missing(result.tally, ledger, rig.proxy.calls["wa_get_keys"])
     result.violations += [("processes", f"process {pid} is left") for pid in rig.orphans()]
     _fill(result, rig, ledger, evidence)
     result.seconds = time.monotonic() - started
@@ -128,7 +128,7 @@ async def _sabotaged(options: Options, stage: Stage, tally: Tally, random: Rando
     kinds = {**faults.MAIN, **faults.SIDE}
     for name in SABOTAGES[options.sabotage].faults:
         deck = Deck({name: kinds[name]}, random, tally, tell, MAIN_PAUSE)
-        await deck.deal(stage, time.monotonic() + 1.0, time.monotonic() + 30.0)
+        await deck.deal(stage, time.monotonic() + 1.0, time.monotonic() + 60.0)
     await anyio.sleep(SABOTAGE_SECONDS)
     for kind in ("file", "same_file", "burst"):
         await stage.traffic.say(kind)
@@ -197,7 +197,7 @@ async def _gather(rig: Rig, ledger: Ledger, unsettled: list[str]) -> Evidence:
         known=rig.proxy.known,
         leases=rig.proxy.leases,
         leaks=rig.proxy.leaks,
-        leaked_logs=rig.leaked_into_logs(),
+        leaked_files=rig.leaked_onto_disk(),
         peak_bytes=dict(rig.peak_bytes),
         unsettled=unsettled,
     )
@@ -217,10 +217,12 @@ def _keep(folder: Path, evidence: Evidence) -> None:
     (folder / "evidence.json").write_text(json.dumps(found, default=str, indent=1))
 
 
-def _missing(options: Options, tally: Tally, ledger: Ledger) -> list[tuple[str, str]]:
+def _missing(tally: Tally, ledger: Ledger, cold_reads: int) -> list[tuple[str, str]]:
     """Kinds of faults and of traffic that this run should have had."""
     kinds = [*faults.MAIN, *faults.SIDE]
     found = [("faults", f"{kind} was never seen") for kind in kinds if not tally.seen[kind]]
+    if not cold_reads:
+        found.append(("faults", "the key cache was never cold"))
     return found + [("faults", f"no traffic of the kind {kind}") for kind in WEIGHTS if not ledger.kinds.get(kind)]
 
 
@@ -233,6 +235,7 @@ def _fill(result: Result, rig: Rig, ledger: Ledger, evidence: Evidence) -> None:
     result.kinds = ledger.kinds
     result.starts = rig.starts
     result.peak_bytes = rig.peak_bytes
+    result.cold_reads = rig.proxy.calls["wa_get_keys"]
     result.supabase_calls = sum(rig.proxy.calls.values())
     result.discarded = evidence.discards.get("too_old", 0)
 

@@ -20,9 +20,10 @@ LAST = "29991231235959_sabotage.sql"
 
 @dataclass(frozen=True, kw_only=True)
 class Sabotage:
-    """`check`: the one that must fail. `faults`: what brings it to light. `broken`: what exactly, for people."""
+    """`check`: the one that must fail; `also`: those that may, as a consequence. `faults`: what brings it to light."""
 
     check: str
+    also: tuple[str, ...] = ()
     broken: str
     faults: tuple[str, ...] = ()
 
@@ -32,11 +33,16 @@ SABOTAGES = {
     "text": Sabotage(check="intact", broken="texts are stored without their last character"),
     "dedupe": Sabotage(
         check="once",
+        also=("settled", "readable"),  # without a unique key a stub stays beside its good copy
         broken="the database takes a batch twice: neither sequence check nor unique key",
         faults=("db_lost_answer",),
     ),
     "gate": Sabotage(check="gate", broken="the sidecar writes frames at once"),
-    "keys": Sabotage(check="readable", broken="the sidecar reads keys past its own unwritten ones"),
+    "keys": Sabotage(
+        check="readable",
+        also=("settled", "media"),  # what cannot be read has no file, and goes on being asked for
+        broken="the sidecar reads keys past its own unwritten ones",
+    ),
     "hash": Sabotage(check="media", broken="a byte of each object is turned before the upload"),
     "object": Sabotage(check="media", broken="objects are not uploaded"),
     "twice": Sabotage(check="media_once", broken="each content is uploaded under two names"),
