@@ -1,0 +1,215 @@
+"""A soak: one worker, one sidecar, traffic, and a close of a random kind again and again, for a long time.
+
+Looks for what only time shows: memory that grows, descriptors and tasks that stay, a message that is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+from tests.soak.closes import CLOSES, unlinked
+from tests.support.database import Database
+from tests.support.embedded import EmbeddedSupabase
+from tests.support.phone import Group, VirtualPhone
+from tests.support.processes import PYTHON, ROOT, Child, free_port, resident_bytes
+from tests.support.waiting import until
+from tests.support.worker import Worker, environment
+
+MB = 1_000_000
+BEFORE, MEANWHILE = 20, 5  # messages before a close, and while the worker is away
+ROUND_SECONDS = 60.0
+END_SECONDS = 10.0
+TELL_EVERY_SECONDS = 30.0
+MEMBERS = ("Ana", "Ben", "Chika", "Dora")
+SETTINGS = {
+    "WORKER_POLL_MS": "250",
+    "WORKER_BACKOFF_BASE_MS": "50",
+    "WORKER_BACKOFF_MAX_MS": "500",
+    "WORKER_CATCH_UP_S": "86400",
+    "WA_KEEP_ALIVE_MS": "300",
+    "WA_VERSION": "2.3000.1023223821",
+    "PYTHONPATH": str(ROOT),
+}
+# From the second quarter, when everything is warm, to the last one: beyond it is a leak of a few kB a message.
+MEMORY_GROWTH_MAX = 20 * MB
+DESCRIPTORS_MORE = 4  # idle connections to Supabase come and go
+TASKS_MORE = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """The worker and its sidecar, at rest between two rounds."""
+
+    worker_bytes: int
+    sidecar_bytes: int
+    worker_descriptors: int
+    sidecar_descriptors: int
+    tasks: int
+    threads: int
+    sidecar_pid: int
+    restarts: int
+
+
+@dataclass(kw_only=True)
+class Soak:
+    """What a run saw; `violations` is its verdict."""
+
+    seconds: float = 0.0
+    closes: Counter[str] = field(default_factory=Counter)
+    samples: list[Sample] = field(default_factory=list)
+    sent: dict[str, str] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+
+    def quarter(self, number: int) -> Sequence[Sample]:
+        """1 to 4."""
+        size = max(1, len(self.samples) // 4)
+        return self.samples[(number - 1) * size : number * size] if number < 4 else self.samples[-size:]
+
+    def middle(self, name: str, number: int) -> float:
+        return float(median(getattr(sample, name) for sample in self.quarter(number)))
+
+    def judge(self) -> None:
+        """Add what grew."""
+        for name, more in [
+            ("worker_bytes", MEMORY_GROWTH_MAX),
+            ("sidecar_bytes", MEMORY_GROWTH_MAX),
+            ("worker_descriptors", DESCRIPTORS_MORE),
+            ("sidecar_descriptors", DESCRIPTORS_MORE),
+            ("tasks", TASKS_MORE),
+            ("threads", TASKS_MORE),
+        ]:
+            early, late = self.middle(name, 2), self.middle(name, 4)
+            if late - early > more:
+                self.violations.append(f"{name} grew from {early:.0f} to {late:.0f}")
+        if len({sample.sidecar_pid for sample in self.samples}) > 1 or self.samples[-1].restarts:
+            self.violations.append("the sidecar was started again: a close must not cost a process")
+
+
+async def soak(seconds: float, seed: int, folder: Path, say: Callable[[str], None]) -> Soak:
+    """Run for so long; every kind of close comes once before any comes twice."""
+    result = Soak()
+    random = Random(seed)  # noqa: S311 - repeatable on purpose
+    async with (
+        await EmbeddedSupabase.start(folder / "supabase") as supabase,
+        await VirtualPhone.start(folder) as phone,
+        await Database.connect(supabase.url, supabase.service_key) as database,
+        start(folder / "worker", phone, supabase) as worker,
+    ):
+        groups = [await phone.group(name, MEMBERS, mode) for name, mode in (("Market", "lid"), ("Crew", "pn"))]  # type: ignore[arg-type]
+        await worker.ready()
+        await link(phone, database, worker)
+        await database.wait_groups([group.id for group in groups], tell=worker.child.tail)
+        await database.monitor([group.id for group in groups])
+        await database.fetch_groups(tell=worker.child.tail)
+        begun = told = time.monotonic()
+        deck: list[str] = []
+        while time.monotonic() - begun < seconds:
+            deck = deck or random.sample(sorted(CLOSES), len(CLOSES))
+            kind = deck.pop()
+            await play(kind, phone, database, worker, groups, result)
+            result.closes[kind] += 1
+            result.samples.append(await look(worker))
+            if time.monotonic() - told > TELL_EVERY_SECONDS:
+                told = time.monotonic()
+                say(progress(told - begun, result))
+        result.seconds = time.monotonic() - begun
+        result.violations += await missing(database, result.sent)
+        if "Traceback" in worker.child.text():
+            result.violations.append("a traceback in the worker's log")
+        if await worker.child.stop(END_SECONDS):
+            result.violations.append("the worker did not end with code 0")
+    result.judge()
+    return result
+
+
+def start(folder: Path, phone: VirtualPhone, supabase: EmbeddedSupabase) -> Worker:
+    folder.mkdir(parents=True)
+    port = free_port()
+    settings = {"WORKER_HTTP_PORT": str(port), **SETTINGS, **phone.worker_env, **supabase.worker_env}
+    command: list[str | Path] = [PYTHON, "-m", "tests.soak.entry", "run"]
+    child = Child.start("worker", command, log=folder / "worker.log", cwd=folder, env=environment(settings))
+    return Worker(child, port, folder)
+
+
+async def link(phone: VirtualPhone, database: Database, worker: Worker) -> None:
+    await phone.scan(await database.wait_qr(tell=worker.child.tail))
+    await database.wait_status("connected", tell=worker.child.tail)
+
+
+async def play(
+    kind: str, phone: VirtualPhone, database: Database, worker: Worker, groups: Sequence[Group], result: Soak
+) -> None:
+    """Messages, a close, more messages while the worker is away, and back."""
+    to = [group.id for group in groups]
+    logins = int((await phone.state())["logins"])
+    prefix = f"{sum(result.closes.values())}"
+    wanted = await talk(phone, to, BEFORE, f"{prefix}-before", result)
+    inject = CLOSES[kind]
+    if inject is unlinked:  # the server forgets what waits for a device that is removed
+        await phone.wait_receipts(wanted, seconds=ROUND_SECONDS)
+        wanted = []
+    await inject(phone, database)
+    if inject is not unlinked:
+        wanted += await talk(phone, to, MEANWHILE, f"{prefix}-meanwhile", result)
+
+    async def back() -> bool:
+        state = await phone.state()
+        return bool(state["connected"] and state["logins"] > logins) and await database.status() == "connected"
+
+    await until(f"connected after: {kind}", back, seconds=ROUND_SECONDS, tell=worker.child.tail)
+    await phone.wait_receipts(wanted, seconds=ROUND_SECONDS)
+
+
+async def talk(phone: VirtualPhone, to: Sequence[str], count: int, prefix: str, result: Soak) -> list[str]:
+    items: list[Any] = (await phone.burst(MEMBERS, to, count, text_prefix=prefix))["items"]
+    result.sent.update({item["id"]: item["text"] for item in items})
+    return [item["id"] for item in items]
+
+
+async def look(worker: Worker) -> Sample:
+    answer = await worker.get("/soak")
+    assert answer is not None, "the worker does not answer"
+    figures = answer.json()
+    sidecar = int(figures["sidecar_pid"])
+    return Sample(
+        worker_bytes=resident_bytes(worker.child.pid),
+        sidecar_bytes=resident_bytes(sidecar),
+        worker_descriptors=descriptors(worker.child.pid),
+        sidecar_descriptors=descriptors(sidecar),
+        tasks=figures["tasks"],
+        threads=figures["threads"],
+        sidecar_pid=sidecar,
+        restarts=figures["restarts"],
+    )
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+async def missing(database: Database, sent: dict[str, str]) -> list[str]:
+    rows = await database.messages()
+    stored = Counter(row["wa_msg_id"] for row in rows)
+    wrong = sum(sent.get(row["wa_msg_id"]) != row["text"] for row in rows)
+    found = {
+        "messages are missing": sum(id_ not in stored for id_ in sent),
+        "messages are there twice": sum(count > 1 for count in stored.values()),
+        "messages have another text, or were never sent": wrong,
+    }
+    return [f"{count} {what}" for what, count in found.items() if count]
+
+
+def progress(elapsed: float, result: Soak) -> str:
+    last = result.samples[-1]
+    return (
+        f"[{elapsed:5.0f} s] {sum(result.closes.values())} closes, {len(result.sent)} messages; worker "
+        f"{last.worker_bytes / MB:.0f} MB, {last.worker_descriptors} descriptors, {last.tasks} tasks; sidecar "
+        f"{last.sidecar_bytes / MB:.0f} MB, {last.sidecar_descriptors} descriptors"
+    )
