@@ -9,12 +9,18 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # `make chaos MINUTES=30 SEED=7`
 MINUTES ?= 3
 SEED ?= 1
+# `make e2e PHONE=real`
+PHONE ?= virtual
+E2E_virtual := pytest tests/e2e
+E2E_real := acceptance
 
 PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 AUDIT_STAMP := .make/audit/.installed
+DOCS_STAMP := .make/docs/.installed
+MERMAID := 11.12.0
 
-.PHONY: help setup demo test e2e up check chaos bench clean image audit sbom
+.PHONY: help setup demo test e2e up check chaos bench clean image audit sbom docs
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,8 +47,8 @@ test: setup ## every test: Node, then Python
 	@$(BIN)/npm test --workspaces --if-present
 	@$(BIN)/python -m pytest
 
-e2e: setup ## the end-to-end tests alone, with the virtual phone as the test phone
-	@$(BIN)/python -m pytest tests/e2e
+e2e: setup ## the end-to-end tests with the virtual phone; PHONE=real: the acceptance list with yours
+	@$(BIN)/python -m $(or $(E2E_$(PHONE)),$(error PHONE is virtual or real))
 
 up: setup ## the real thing: scan the QR in the terminal with your phone
 	@$(BIN)/wa-worker up
@@ -73,6 +79,19 @@ $(AUDIT_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
 	@echo "setup: the audit tools into .make/audit"
 	@test -x .make/audit/bin/python || $(PYTHON) -m venv .make/audit
 	@$(BIN)/python scripts/extra.py audit | .make/audit/bin/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@touch $@
+
+docs: $(DOCS_STAMP) ## the documentation site, into .make/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 .make/docs/bin/mkdocs build --strict
+	@echo "docs: open .make/site/index.html"
+
+# Mermaid draws the pictures in the reader's browser. It comes with the site: nothing is fetched from elsewhere.
+$(DOCS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
+	@echo "setup: the site's generator into .make/docs"
+	@test -x .make/docs/bin/python || $(PYTHON) -m venv .make/docs
+	@$(BIN)/python scripts/extra.py docs | .make/docs/bin/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@cd .make/docs && $(CURDIR)/$(BIN)/npm pack --silent mermaid@$(MERMAID) >/dev/null
+	@tar -xzf .make/docs/mermaid-$(MERMAID).tgz -C .make/docs --strip-components=2 package/dist/mermaid.min.js
 	@touch $@
 
 clean: ## remove what setup and the tests made (your ./data stays)
