@@ -6,8 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# `make chaos MINUTES=30 SEED=7`
-MINUTES ?= 3
+# `make chaos MINUTES=30 SEED=7`, `make soak MINUTES=60`
 SEED ?= 1
 # `make e2e PHONE=real`
 PHONE ?= virtual
@@ -20,7 +19,7 @@ AUDIT_STAMP := .make/audit/.installed
 DOCS_STAMP := .make/docs/.installed
 MERMAID := 11.12.0
 
-.PHONY: help setup demo test e2e up check chaos bench clean image audit sbom docs
+.PHONY: help setup demo test e2e up check chaos soak bench clean image audit sbom docs
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -61,7 +60,10 @@ check: setup ## linters and type checkers
 	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/migrations
 
 chaos: setup ## MINUTES=3 SEED=1: kill everything at random and look for a lost message
-	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) --seed $(SEED)
+	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),3) --seed $(SEED)
+
+soak: setup ## MINUTES=15: closes of every kind, again and again; flat memory, nothing leaked
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),15) --seed $(SEED)
 
 bench: setup ## what the frame gate costs
 	@node bench/gate.js
