@@ -210,6 +210,7 @@ class Supervisor:
             task_group.start_soon(tenure.flags.run)
             task_group.start_soon(tenure.media.run)
             task_group.start_soon(tenure.upkeep.run)
+            task_group.start_soon(tenure.census.run)
             try:
                 await self._run_sidecars(tenure)
             except (Stuck, StateError) as fault:

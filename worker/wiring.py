@@ -33,6 +33,7 @@ from worker.session.version import VersionPolicy, parse_version
 from worker.settings import Settings
 from worker.store import Store
 from worker.store.embedded import Embedded, embedded_supabase
+from worker.web.census import Census
 from worker.web.health import Health
 
 LEASE_SHARE = 1 / 2  # after the renewal that failed at a third: the socket is ended before the lease can run out
@@ -74,6 +75,7 @@ class Tenure:
     flags: FlagWatch
     media: MediaRunner
     upkeep: Upkeep
+    census: Census
     connection: Connection
     inbox: Inbox
     phone: Phone
@@ -98,7 +100,12 @@ async def open_tenure(
         on_view(view)
 
     last_good = parse_version(detail.get("version"))
-    report = Report(account, keep={"version": list(last_good)} if last_good else {}, on_view=show)
+    report = Report(
+        account,
+        keep={"version": list(last_good)} if last_good else {},
+        on_view=show,
+        on_audit=health.metrics.audited,
+    )
     version = VersionPolicy(settings.wa_version, last_good, lambda good: report.keep(version=list(good)))
     watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
     seal = Seal(settings.worker_session, settings.state_key, settings.state_key_previous)
@@ -129,6 +136,7 @@ async def open_tenure(
                 watch,
                 report,
                 on_media=media.notify,
+                on_commit=health.metrics.committed,
                 blank_revoked=settings.worker_revoke == "blank",
             )
             connection = Connection(
@@ -144,6 +152,8 @@ async def open_tenure(
                 done=flags.done,
                 standing=first_standing(row),
             )
+            health.metrics.away = lambda: watch.away
+            health.metrics.media = media.counts
             yield Tenure(
                 account=account,
                 report=report,
@@ -151,6 +161,7 @@ async def open_tenure(
                 state=state,
                 flags=flags,
                 media=media,
+                census=Census(store, settings.worker_session, health),
                 upkeep=Upkeep(store, settings.worker_session, report),
                 connection=connection,
                 inbox=inbox,

@@ -60,6 +60,7 @@ class Committer:
         report: Report,
         on_media: Callable[[], None] = lambda: None,
         blank_revoked: bool = False,
+        on_commit: Callable[[Commit, Batch, Stored, float], None] = lambda commit, batch, done, seconds: None,
     ) -> None:
         self._account = account
         self._seal = seal
@@ -68,6 +69,7 @@ class Committer:
         self._watch = watch
         self._report = report
         self._on_media = on_media
+        self._on_commit = on_commit
         self._blank_revoked = blank_revoked
         self._sealed = SealedEdits(account)
         self._lids = Lids(account)
@@ -81,6 +83,7 @@ class Committer:
             StaleFence: another worker holds the lease.
             StaleEpoch: the batch belongs to an older connection.
         """
+        started = time.monotonic()
         batch = await self._batch(commit)
         for variant in variants(batch):
             try:
@@ -98,6 +101,7 @@ class Committer:
                 )
                 raise
             self._count(variant, done)
+            self._on_commit(commit, variant, done, time.monotonic() - started)
             if done.jobs:
                 self._on_media()
             if done.sealed:

@@ -67,10 +67,12 @@ class Report:
         *,
         keep: Mapping[str, Any] | None = None,
         on_view: Callable[[View], None] = lambda view: None,
+        on_audit: Callable[[str, Mapping[str, Any]], None] = lambda event, payload: None,
     ) -> None:
         self._account = account
         self._kept = dict(keep or {})
         self._on_view = on_view
+        self._on_audit = on_audit
         self._view: View | None = None
         self._dirty = False
         self._audits: deque[Audit] = deque(maxlen=AUDITS_MAX)
@@ -105,6 +107,7 @@ class Report:
     def audit(self, event: str, **payload: Any) -> None:
         """Note `event` in the audit log."""
         self._audits.append(Audit(event=event, payload=payload))
+        self._on_audit(event, payload)
         self._wake()
 
     def error(self, code: str, msg: str, **ctx: Any) -> None:

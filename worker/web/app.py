@@ -13,9 +13,10 @@ from collections.abc import Iterator
 import anyio
 import uvicorn
 from anyio.abc import TaskStatus
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from worker.errors import SettingsError
@@ -35,7 +36,12 @@ def make_app(health: Health) -> Starlette:
         body = health.describe()
         return JSONResponse(body, status_code=200 if body["ok"] else 503)
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+    async def metrics(_: Request) -> Response:
+        return Response(health.metrics.render(health), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(
+        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)],
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -82,6 +88,7 @@ async def serve(
     server = _Server(config)
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(server.serve, [listener])
+        task_group.start_soon(health.metrics.watch_loop)
         task_status.started()
         try:
             await anyio.sleep_forever()

@@ -6,29 +6,38 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worker.session.report import View
+from worker.web.metrics import Metrics
+
+KNOWINGLY_IDLE = ("idle", "logged_out")  # nobody has linked a phone, or somebody unlinked it: nothing is wrong
 
 
 @dataclass
 class Health:
-    """Written by the supervisor, read by /readyz."""
+    """Written by the supervisor, read by /readyz and /metrics."""
 
     supabase: str = "not reached yet"
     supabase_ok: bool = False
+    bucket_trouble: str | None = None
     lease: str = "not held yet"
     lease_ok: bool = False
     sidecar_pid: int | None = None
     sidecar_restarts: int = 0
     view: View | None = None
     figures: dict[str, Any] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def describe(self) -> dict[str, Any]:
-        """The document of /readyz: ready means that messages are being received and stored."""
+        """The document of /readyz: ready means that messages are being received and stored, or that nobody wants it."""
         reasons: list[str] = []
         if not self.supabase_ok:
             reasons.append(f"Supabase: {self.supabase}")
+        elif self.metrics.away():
+            reasons.append("Supabase: the database does not answer")
+        if self.bucket_trouble:
+            reasons.append(f"bucket: {self.bucket_trouble}")
         if not self.lease_ok:
             reasons.append(f"lease: {self.lease}")
-        if self.view and self.view.status != "connected":
+        if self.view and self.view.status != "connected" and self.view.state not in KNOWINGLY_IDLE:
             reasons.append(f"WhatsApp: {self.view.say}")
         elif not self.view:
             reasons.append("WhatsApp: not connected yet")
