@@ -41,7 +41,7 @@ def test_the_lock_of_the_image_has_the_versions_of_the_constraints() -> None:
 
 def test_the_lock_of_the_image_has_every_direct_dependency() -> None:
     direct = tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]
-    names = {re.split(r"[<>=~!\[; ]", line)[0].lower() for line in direct}
+    names = {re.split(r"[<>=~!\[; ]", line)[0].lower().replace("_", "-") for line in direct}
     assert names <= pins(read("requirements.lock")).keys(), "run scripts/lock_runtime.sh"
 
 
