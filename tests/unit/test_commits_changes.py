@@ -1,0 +1,144 @@
+"""Changes on their way through the committer: handed on, blanked if asked, and never in the way of a batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from tests.unit.doubles import Database
+from worker.bridge.protocol import Commit
+from worker.errors import StaleFence, StoreError, StoreRefused, StoreUnavailable
+from worker.ingest.live import LiveWindow
+from worker.session.account import Account
+from worker.session.commits import Committer
+from worker.session.database import DatabaseWatch
+from worker.session.flags import Monitored
+from worker.session.report import Report
+from worker.session.sealed import AT_ONCE, SealedEdits
+from worker.session.state import Seal
+from worker.settings import load_settings
+from worker.store import Batch, Committed, OpenedEdit, SealedEdit
+
+GROUP = "1@g.us"
+
+
+def make_committer(database: Database, **options: Any) -> Committer:
+    monitored = Monitored()
+    monitored.groups = frozenset({GROUP})
+    report = Report(database.account)
+    seal = Seal("default", None)
+    return Committer(database.account, seal, monitored, LiveWindow(), DatabaseWatch(), report, **options)
+
+
+def make_commit(*contents: dict[str, Any]) -> Commit:
+    now = int(time.time())
+    stanzas: list[dict[str, Any]] = [
+        {
+            "attrs": {"id": f"ID{n}", "from": GROUP, "t": str(now)},
+            "key": {"remoteJid": GROUP, "fromMe": False, "id": f"ID{n}", "participant": "7@s.whatsapp.net"},
+            "arrived_at_ms": now * 1000,
+            "server_time_offset_ms": 0,
+            "content": content,
+            "failure": None,
+            "hashes": [],
+            "retry_count": 0,
+            "unavailable": None,
+        }
+        for n, content in enumerate(contents)
+    ]
+    return Commit.model_validate({"epoch": 3, "seq": 1, "stanzas": stanzas, "events": []})
+
+
+REVOKE = {"protocolMessage": {"type": "REVOKE", "key": {"id": "T1", "participant": "9@s.whatsapp.net"}}}
+
+
+@pytest.mark.parametrize(("setting", "blank"), [(None, False), ("keep", False), ("blank", True)])
+async def test_what_a_revoke_does_is_a_setting(
+    setting: str | None, blank: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORKER_REVOKE", raising=False)
+    settings = load_settings({"_env_file": None} | ({} if setting is None else {"worker_revoke": setting}))
+    database = Database()
+    committer = make_committer(database, blank_revoked=settings.worker_revoke == "blank")
+    await committer.commit(make_commit(REVOKE))
+    (change,) = database.commits[0].changes
+    assert change["payload"] == {"blank": blank}
+    assert database.commits[0].messages == []
+
+
+async def test_numbers_of_targets_are_looked_up_before_a_change_is_read() -> None:
+    database = Database(identities={"7@s.whatsapp.net": "70@lid", "9@s.whatsapp.net": "90@lid"})
+    await make_committer(database).commit(make_commit(REVOKE))
+    (change,) = database.commits[0].changes
+    assert (change["author"], change["target_sender"]) == ("70@lid", "90@lid")
+
+
+async def test_changes_that_the_database_will_not_take_are_counted_and_the_rest_goes_on() -> None:
+    def refuse(batch: Batch) -> Exception | None:
+        return StoreRefused("no", code="22P05") if batch.changes else None
+
+    database = Database(refuse=refuse)
+    done = await make_committer(database).commit(make_commit(REVOKE))
+    assert done.seq == 1
+    (batch,) = database.commits
+    assert (batch.changes, batch.discards) == ((), {"change_refused": 1})
+
+
+@dataclass
+class Drawer:
+    """An account in which encrypted edits lie."""
+
+    edits: list[SealedEdit] = field(default_factory=list)
+    error: StoreError | None = None
+    opened: list[OpenedEdit] = field(default_factory=list)
+
+    async def sealed_edits(self, limit: int) -> list[SealedEdit]:
+        assert limit == AT_ONCE
+        return self.edits
+
+    async def open_edits(self, opened: Sequence[OpenedEdit]) -> int:
+        if self.error:
+            raise self.error
+        self.opened += opened
+        return len(opened)
+
+
+UNREADABLE = SealedEdit(
+    id=1,
+    target_id="T1",
+    payload={"ciphertext": "AAAA", "iv": "AAAAAAAAAAAAAAAA", "forms": ["7@lid"]},
+    secret="BQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQU=",  # noqa: S106 - of a test
+    sender="7@lid",
+    sender_alt=None,
+)  # fmt: skip
+
+
+async def test_what_does_not_open_is_handed_back_as_unreadable() -> None:
+    drawer = Drawer([UNREADABLE])
+    await SealedEdits(cast(Account, drawer)).open()
+    assert drawer.opened == [OpenedEdit(id=1, unreadable=True)]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), StoreRefused("no", code="22P05"), StaleFence("gone")])
+async def test_a_database_that_fails_meanwhile_is_no_matter(error: StoreError) -> None:
+    await SealedEdits(cast(Account, Drawer([UNREADABLE], error))).open()
+
+
+async def test_the_committer_opens_edits_when_the_database_says_so() -> None:
+    class Telling(Database):
+        asked = 0
+
+        async def commit(self, batch: Batch) -> Committed:
+            return Committed(seq=batch.seq, duplicate=False, sealed=1)
+
+        async def sealed_edits(self, limit: int) -> list[SealedEdit]:
+            self.asked += 1
+            raise StoreUnavailable("away")
+
+    database = Telling()
+    assert (await make_committer(database).commit(make_commit(REVOKE))).seq == 1
+    assert database.asked == 1
