@@ -91,7 +91,7 @@ def start(on_view: Callable[[View], None]) -> None:
         settings = load_settings()
     except SettingsError as wrong:
         fail(str(wrong), EXIT_SETTINGS)
-    set_up_log(settings.log_level)
+    set_up_log(settings.log_level, session=settings.worker_session)
     for name in unknown_names():
         logger.warning("{} is not a setting of this program; see .env.example", name)
     try:

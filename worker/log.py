@@ -1,15 +1,23 @@
 """The log: lines for people on a terminal, JSON lines everywhere else, and never a secret in either.
 
-Owns the format and the redaction. Every record passes `redact` on its way out, whoever wrote it, at every level.
-Message text is never given to the log in the first place; the patterns here are the second fence, not the first.
+Owns the format, the redaction, and how often a line may repeat itself. Every record passes `redact` on its way out,
+whoever wrote it (libraries that use `logging` included), at every level. Message text is never given to the log in the
+first place; the patterns here are the second fence, not the first.
+
+Fields that mean the same everywhere: `session`, `wa_msg_id`, `group` (its JID), `part` (`sidecar`).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
+import time
 import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
@@ -37,9 +45,16 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"""\b(https?|wss?)://(?:[^\s/@"'<>]*@)?([^\s/?#"'<>]+)/[^\s"'<>]*[?&][^\s"'<>]*"""), r"\1://\2/…"),
     (re.compile(r"""\bhttps?://([^\s/?#"'<>]*whatsapp\.(?:net|com))/[^\s"'<>]*"""), r"https://\1/…"),
     (re.compile(r"\b\d{3,}(\d{3})((?:[:_]\d+){0,2}@(?:s\.whatsapp\.net|c\.us))"), r"…\1\2"),  # a person's number
+    (re.compile(r"\b\d{3,}(\d{3}-\d{8,}@g\.us)"), r"…\1"),  # older groups carry that of the person who made them
 )
 _LONG = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")  # 32 bytes in base64 are 43 characters and a `=`
 _planted: set[str] = set()
+
+REPEAT_SECONDS = 60.0
+REPEATS_WRITTEN = 5  # of one line in that time: enough to see that it repeats
+LINES_REMEMBERED = 1000
+LIMITED_FROM = logging.INFO  # whoever asks for debug wants all of it; loguru's numbers are those of `logging`
+OWN_FIELDS = ("error", "line", "fields")  # of the format, not of the record
 
 
 def hide(secret: str | None) -> None:
@@ -73,21 +88,86 @@ def redact_value(name: str, value: Any, depth: int = 0) -> Any:
     return redact(str(value))
 
 
-def set_up_log(level: str, *, stream: TextIO | None = None, human: bool | None = None) -> None:
-    """Send all records to `stream` (stderr), for people if it is a terminal."""
+@dataclass
+class _Line:
+    since: float
+    written: int = 0
+    left_out: int = 0
+
+
+class Repeats:
+    """Which of many equal lines are written. What is left out is counted, and told by the next that is written."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lines: OrderedDict[Hashable, _Line] = OrderedDict()
+
+    def take(self, line: Hashable) -> dict[str, int] | None:
+        """The fields that tell of repeats, empty as a rule; None: leave this one out."""
+        now = self._clock()
+        known = self._lines.get(line)
+        told: dict[str, int] = {}
+        if known is None or now - known.since >= REPEAT_SECONDS:
+            if known and known.left_out:
+                told["left_out"] = known.left_out
+            known = self._lines[line] = _Line(since=now)
+            self._lines.move_to_end(line)
+            if len(self._lines) > LINES_REMEMBERED:
+                self._lines.popitem(last=False)
+        if known.written == REPEATS_WRITTEN:
+            known.left_out += 1
+            return None
+        known.written += 1
+        if known.written == REPEATS_WRITTEN:
+            told["more_in_s"] = round(REPEAT_SECONDS - (now - known.since))
+        return told
+
+
+class _Libraries(logging.Handler):
+    """What libraries say through `logging`: theirs would go to stderr as it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelname if record.levelname in ("WARNING", "ERROR", "CRITICAL") else record.levelno
+        logger.bind(library=record.name).opt(exception=record.exc_info).log(level, "{}", record.getMessage())
+
+
+def set_up_log(
+    level: str, *, session: str | None = None, stream: TextIO | None = None, human: bool | None = None
+) -> None:
+    """Send all records to `stream` (stderr), for people if it is a terminal. `session` becomes a field of each."""
     target = stream or sys.stderr
     for_people = target.isatty() if human is None else human
+    repeats = Repeats()
     logger.remove()
-    logger.configure(patcher=_patch)
+    logger.configure(patcher=_patch, extra={"session": session} if session else {})
     logger.add(
         target,
         level=level.upper(),
         format=_human_format if for_people else _json_format,
+        filter=lambda record: _allowed(record, repeats),
         colorize=for_people and target.isatty(),
         backtrace=False,
         diagnose=False,  # it would print the variables of every frame, keys included
         catch=True,
     )
+    _listen_to_libraries()
+
+
+def _listen_to_libraries() -> None:
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Libraries)]:
+        root.removeHandler(handler)
+    root.addHandler(_Libraries(logging.WARNING))
+    logging.captureWarnings(True)
+
+
+def _allowed(record: Record, repeats: Repeats) -> bool:
+    if record["level"].no < LIMITED_FROM:
+        return True
+    extra = record["extra"]
+    told = repeats.take((record["name"], record["line"], record["message"], extra.get("wa_msg_id"), extra.get("group")))
+    extra.update(told or {})
+    return told is not None
 
 
 def _patch(record: Record) -> None:
@@ -103,7 +183,7 @@ def _patch(record: Record) -> None:
 
 def _human_format(record: Record) -> str:
     extra = record["extra"]
-    fields = " ".join(f"{name}={extra[name]}" for name in extra if name not in ("error", "line", "fields"))
+    fields = " ".join(f"{name}={extra[name]}" for name in extra if name not in (*OWN_FIELDS, "session"))
     extra["fields"] = f"  ({fields})" if fields else ""
     trailer = "\n<red>{extra[error]}</red>" if "error" in extra else ""
     return "<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}<dim>{extra[fields]}</dim>" + trailer + "\n"
@@ -116,7 +196,7 @@ def _json_format(record: Record) -> str:
         "level": record["level"].name.lower(),
         "from": record["name"],
         "msg": record["message"],
-        **{name: value for name, value in extra.items() if name not in ("line", "fields")},
+        **{name: value for name, value in extra.items() if name not in OWN_FIELDS[1:]},
     }
     extra["line"] = json.dumps(entry, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
     return "{extra[line]}\n"

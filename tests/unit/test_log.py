@@ -2,13 +2,17 @@
 
 import io
 import json
+import logging
+import warnings
 from collections.abc import Iterator
 
+import anyio
 import pytest
 from loguru import logger
 
 from worker import log
-from worker.log import redact, set_up_log
+from worker.bridge.stderr import relay_stderr
+from worker.log import REPEAT_SECONDS, REPEATS_WRITTEN, Repeats, redact, set_up_log
 
 BASE64_KEY = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA="
 
@@ -17,8 +21,11 @@ BASE64_KEY = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA="
 def quiet_afterwards() -> Iterator[None]:
     yield
     logger.remove()
-    logger.configure(patcher=lambda record: None)
+    logger.configure(patcher=lambda record: None, extra={})
     log._planted.clear()
+    logging.captureWarnings(False)
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, log._Libraries)]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,7 @@ def quiet_afterwards() -> Iterator[None]:
         ("https://user:pw@host/path?x=1", "pw", "credentials in an address"),
         ("from 4915112345678@s.whatsapp.net", "4915112345", "a person's number"),
         ("from 4915112345678:12@s.whatsapp.net", "4915112345", "… with its device"),
+        ("in 4915112345678-1400000000@g.us", "4915112345", "older groups carry their maker's number"),
     ],
 )
 def test_a_secret_is_hidden(text: str, secret: str, because: str) -> None:
@@ -115,3 +123,122 @@ def test_a_lone_surrogate_does_not_break_the_log() -> None:
     stream = written("info", human=False)
     logger.info("{}", "\ud800")
     assert json.loads(stream.getvalue())["msg"] == "?"
+
+
+def entries(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_every_line_names_the_session_and_a_message_s_lines_the_message_and_its_group() -> None:
+    stream = io.StringIO()
+    set_up_log("info", session="shop", stream=stream, human=False)
+    logger.info("started")
+    with logger.contextualize(wa_msg_id="3EB06173A217FB6F0EF53C", group="120363000000000001@g.us"):
+        logger.warning("abandoned")
+    first, second = entries(stream)
+    assert first["session"] == "shop"
+    assert (second["session"], second["wa_msg_id"]) == ("shop", "3EB06173A217FB6F0EF53C")
+    assert second["group"] == "120363000000000001@g.us"
+
+
+def test_people_are_not_told_the_one_session_that_they_look_at() -> None:
+    stream = io.StringIO()
+    set_up_log("info", session="shop", stream=stream, human=True)
+    logger.bind(wa_msg_id="3EB0").info("started")
+    assert "started  (wa_msg_id=3EB0)" in stream.getvalue()
+
+
+def test_a_line_that_repeats_itself_is_counted_and_the_count_is_told() -> None:
+    now = [0.0]
+    repeats = Repeats(lambda: now[0])
+    told = [repeats.take("the database does not answer") for _ in range(REPEATS_WRITTEN + 7)]
+    assert told == [{}] * (REPEATS_WRITTEN - 1) + [{"more_in_s": 60}] + [None] * 7
+    assert repeats.take("something else") == {}
+    now[0] = REPEAT_SECONDS
+    assert repeats.take("the database does not answer") == {"left_out": 7}
+    assert repeats.take("the database does not answer") == {}
+
+
+def test_many_different_lines_cost_no_memory() -> None:
+    repeats = Repeats(lambda: 0.0)
+    for number in range(5000):
+        assert repeats.take(number) == {}
+    assert len(repeats._lines) == log.LINES_REMEMBERED
+
+
+def test_repeats_are_of_one_message_and_only_from_level_info() -> None:
+    stream = written("debug", human=False)
+    for number in range(2 * REPEATS_WRITTEN):
+        logger.warning("a file failed")
+        logger.bind(wa_msg_id=str(number)).warning("a file of a message failed")
+        logger.debug("asked for everything")
+    lines = [entry["msg"] for entry in entries(stream)]
+    assert lines.count("a file failed") == REPEATS_WRITTEN
+    assert lines.count("a file of a message failed") == 2 * REPEATS_WRITTEN
+    assert lines.count("asked for everything") == 2 * REPEATS_WRITTEN
+
+
+def test_what_libraries_say_is_a_line_of_this_log_and_redacted() -> None:
+    stream = written("info", human=False)
+    log.hide("sb-service-key-planted")
+    logging.getLogger("httpx").info("not shown")
+    try:
+        raise ValueError(f"with {BASE64_KEY}")
+    except ValueError:
+        logging.getLogger("asyncio").exception("Task exception with %s", "sb-service-key-planted")
+    warnings.showwarning(UserWarning(f"old {BASE64_KEY}"), UserWarning, "file.py", 1)
+    first, second = entries(stream)
+    assert (first["level"], first["library"]) == ("error", "asyncio")
+    assert "ValueError" in str(first["error"])
+    assert (second["level"], second["library"]) == ("warning", "py.warnings")
+    assert BASE64_KEY not in stream.getvalue()
+    assert "planted" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("human", [True, False])
+def test_secrets_are_hidden_wherever_in_a_record_they_are_planted(human: bool) -> None:
+    stream = written("trace", human=human)
+    log.hide("planted-secret-0815")
+    deep: object = "planted-secret-0815"
+    for _ in range(8):
+        deep = {"inner": [deep]}
+    logger.bind(deep=deep, group="planted-secret-0815", data=b"planted-secret-0815").info("fields")
+    logger.bind(service_key="sb_x", qr="2@abc", Authorization="Bearer x.y").info("by their names")
+    try:
+        try:
+            raise KeyError("planted-secret-0815")
+        except KeyError as error:
+            raise RuntimeError("outer") from error
+    except RuntimeError:
+        logger.exception("a chain")
+    text = stream.getvalue()
+    assert "a chain" in text
+    assert "outer" in text
+    for planted in ("planted-secret-0815", "sb_x", "2@abc", "x.y"):
+        assert planted not in text
+
+
+@pytest.mark.anyio
+async def test_the_sidecar_s_lines_are_among_them_without_what_is_planted_there() -> None:
+    stream = written("trace", human=False)
+    said = [
+        {"level": "warn", "msg": f"session {BASE64_KEY}", "count": 3, "text": "see you at nine"},
+        {"level": "debug", "msg": "recv from 4915112345678@s.whatsapp.net", "qr": "2@abc", "mediaKey": BASE64_KEY},
+        {"level": "error", "msg": "<Buffer 05 3a ff 00>", "body": {"conversation": "see you at nine"}},
+    ]
+    sending, receiving = anyio.create_memory_object_stream[bytes](10)
+    async with sending, receiving:
+        for line in (*(json.dumps(each) for each in said), f"see you at nine {BASE64_KEY}"):
+            sending.send_nowait(line.encode() + b"\n")
+        sending.close()
+        await relay_stderr(receiving)  # type: ignore[arg-type]
+    lines = entries(stream)
+    assert [(line["level"], line["part"]) for line in lines] == [
+        ("warning", "sidecar"),
+        ("debug", "sidecar"),
+        ("warning", "sidecar"),
+        ("warning", "sidecar"),
+    ]
+    assert lines[0]["count"] == 3
+    for planted in (BASE64_KEY, "see you at nine", "4915112345", "2@abc", "3a ff"):
+        assert planted not in stream.getvalue()

@@ -144,6 +144,10 @@ class Committer:
         refused = done.refused + len(batch.refused)
         tally.refused += refused
         tally.discarded += sum(batch.discards.values())
+        for message in batch.messages:
+            logger.bind(wa_msg_id=_plain(message.get("wa_msg_id")), group=_plain(message.get("chat_id"))).debug(
+                "committed: {}", message.get("kind")
+            )
         if refused:
             self._report.error("MESSAGE_REFUSED", f"{refused} messages were kept as refused (wa_refused_stanzas)")
 
