@@ -63,7 +63,16 @@ EXPIRED = Abandon(status="expired", code="MEDIA_EXPIRED")
 def test_an_outcome_has_its_step(
     error: Exception, attempt: int, answer: Answer | None, expected: Step, why: str
 ) -> None:
-    assert next_step(error, attempt, answer, jitter=0.0) == expected, why
+    assert next_step(error, attempt, answer, jitter=0.0, before=getattr(expected, "code", None)) == expected, why
+
+
+@pytest.mark.parametrize("before", [None, "stopped", "MEDIA_UNAVAILABLE"])
+def test_a_file_that_was_corrupt_once_is_not_given_up_for_attempts_that_died_with_their_worker(
+    before: str | None,
+) -> None:
+    step = next_step(MediaCorrupt(), CORRUPT_ATTEMPTS + 1, None, jitter=0.0, before=before)
+
+    assert step == Later(seconds=backoff_seconds(CORRUPT_ATTEMPTS + 1, 0.0), code="MEDIA_CORRUPT")
 
 
 @pytest.mark.parametrize(

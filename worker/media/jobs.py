@@ -170,12 +170,13 @@ class MediaRunner:
             return None
 
     async def _tend(self, job: MediaJob) -> None:
-        """One job, while its lease is kept."""
+        """One job, while its lease is kept. Every line that is logged meanwhile says whose it is."""
         try:
-            async with anyio.create_task_group() as tending:
-                tending.start_soon(self._keep_lease, job, tending.cancel_scope)
-                await self.work(job)
-                tending.cancel_scope.cancel()
+            with logger.contextualize(session=job.session_id, wa_msg_id=job.wa_msg_id, group=job.chat_id):
+                async with anyio.create_task_group() as tending:
+                    tending.start_soon(self._keep_lease, job, tending.cancel_scope)
+                    await self.work(job)
+                    tending.cancel_scope.cancel()
         finally:
             self.counts.running -= 1
             self.notify()
@@ -238,6 +239,7 @@ class MediaRunner:
         self.counts.stored += 1
         self.counts.reused += linked.reused
         self.counts.bytes += stored.bytes
+        logger.debug("a file is stored: {} bytes, {}", stored.bytes, stored.mime)
 
     async def _known(self, file: RemoteFile) -> MediaFile | None:
         """What a forward was found to be when it was verified before: same ciphertext, same key (FACTS §6)."""
@@ -266,7 +268,7 @@ class MediaRunner:
         self.counts.renewed += 1
 
     async def _conclude(self, job: MediaJob, file: RemoteFile | None, answer: Answer | None, error: Exception) -> None:
-        step = next_step(error, job.attempts, answer, self._jitter())
+        step = next_step(error, job.attempts, answer, self._jitter(), job.last_code)
         text = str(error) if _is_ours(error) else type(error).__name__  # a library's text may hold an address
         match step:
             case Abandon():

@@ -64,12 +64,21 @@ class LetGo:
 Step = AskPhone | PassOn | Later | Abandon | LetGo
 
 
-def next_step(error: BaseException, attempt: int, answer: Answer | None, jitter: float) -> Step:
+def next_step(
+    error: BaseException, attempt: int, answer: Answer | None, jitter: float, before: str | None = None
+) -> Step:
     """What to do after attempt number `attempt` (counted from 1) has failed with `error`.
 
-    `answer` is what came of asking the phone within this attempt; None: it was not asked. `jitter` is 0 to 1.
+    `answer` is what came of asking the phone within this attempt; None: it was not asked. `jitter` is 0 to 1. `before`
+    is the code of the outcome before this one: attempts that died with their worker are counted too, and must not
+    make the first bad outcome the last.
     """
     later = backoff_seconds(attempt, jitter)
+
+    def bounded(most: int, status: Status, code: str) -> Step:
+        over = attempt >= most and before == code
+        return Abandon(status=status, code=code) if over else Later(seconds=later, code=code)
+
     match error:
         case MediaTooLarge():
             return Abandon(status="too_large", code="MEDIA_TOO_LARGE")
@@ -84,17 +93,17 @@ def next_step(error: BaseException, attempt: int, answer: Answer | None, jitter:
         case MediaExpired():
             return Later(seconds=later, code="MEDIA_EXPIRED")
         case MediaCorrupt():
-            return _bounded(attempt, CORRUPT_ATTEMPTS, later, "corrupt", "MEDIA_CORRUPT")
+            return bounded(CORRUPT_ATTEMPTS, "corrupt", "MEDIA_CORRUPT")
         case MediaUnavailable():
-            return _bounded(attempt, OUTAGE_ATTEMPTS, later, "failed", "MEDIA_UNAVAILABLE")
+            return bounded(OUTAGE_ATTEMPTS, "failed", "MEDIA_UNAVAILABLE")
         case StoreUnavailable():
-            return _bounded(attempt, OUTAGE_ATTEMPTS, later, "failed", "STORE_UNAVAILABLE")
+            return bounded(OUTAGE_ATTEMPTS, "failed", "STORE_UNAVAILABLE")
         case StoreRefused(code="stale_job"):
             return LetGo()
         case StoreRefused():
-            return _bounded(attempt, BROKEN_ATTEMPTS, later, "failed", "STORE_REFUSED")
+            return bounded(BROKEN_ATTEMPTS, "failed", "STORE_REFUSED")
         case _:
-            return _bounded(attempt, BROKEN_ATTEMPTS, later, "failed", "MEDIA_INTERNAL")
+            return bounded(BROKEN_ATTEMPTS, "failed", "MEDIA_INTERNAL")
 
 
 def backoff_seconds(attempt: int, jitter: float) -> float:
@@ -107,7 +116,3 @@ def backoff_seconds(attempt: int, jitter: float) -> float:
         raise ValueError("attempts are counted from 1")
     doublings = min(attempt - 1, 16)  # 2**16 * 30 s is far past the maximum; 2**80 would be a strange number to make
     return min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0**doublings) * (1 + jitter / 4)
-
-
-def _bounded(attempt: int, most: int, later: float, status: Status, code: str) -> Step:
-    return Abandon(status=status, code=code) if attempt >= most else Later(seconds=later, code=code)

@@ -195,6 +195,11 @@ class MediaJob:
     created_at: datetime
     wants_phone: bool = False
 
+    @property
+    def last_code(self) -> str | None:
+        """The code with which `last_error` begins."""
+        return self.last_error.partition(":")[0] if self.last_error else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
