@@ -291,7 +291,7 @@ async def test_tail_shows_the_newest_of_one_group_or_all(wa: Commands, store: St
 async def test_tail_is_live_and_ctrl_c_is_clean(wa: Commands, store: Store, session: str, tmp_path: Path) -> None:
     held = await writer(store, session)
     await held.commit(messages=[message("A1")])
-    command = [PYTHON, "-m", "worker", "tail", "--poll", "0.1"]
+    command: list[str | Path] = [PYTHON, "-m", "worker", "tail", "--poll", "0.1"]
     child = Child.start(
         "tail", command, log=tmp_path / "tail.log", cwd=tmp_path, env=environment(wa.env), pipe_stdout=True
     )

@@ -75,6 +75,11 @@ def _jobs(health: Health) -> Value:
     return figures and {"running": figures.running, "due": figures.due, "waiting": figures.waiting}
 
 
+def _oldest(health: Health) -> Value:
+    figures = health.metrics.database
+    return None if figures is None else figures.oldest_seconds or 0.0
+
+
 def _abandoned(health: Health) -> Value:
     figures = health.metrics.database
     return None if figures is None else summed(figures.abandoned, ABANDONED)
@@ -146,7 +151,7 @@ READINGS: tuple[Reading, ...] = (
         label="process",
     ),
     Reading("gauge", "wa_media_jobs", "Files to be fetched, by state", _jobs, label="state"),
-    Reading("gauge", "wa_media_oldest_job_seconds", "Age of the oldest of them", _database("oldest_seconds")),
+    Reading("gauge", "wa_media_oldest_job_seconds", "Age of the oldest of them, 0 without any", _oldest),
     Reading("gauge", "wa_media_abandoned", "Files that were given up and could be retried", _abandoned, label="status"),
     Reading("counter", "wa_media_files", "What became of attempts at files", _media, label="result"),
     Reading(
