@@ -1,0 +1,72 @@
+"""Groups come, go and change their names without a query; the switch beside each is the user's alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.town import Town
+from tests.support.database import Row
+
+pytestmark = pytest.mark.anyio
+
+
+async def group_row(town: Town, wa_group_id: str) -> Row | None:
+    rows = await town.database.rows("groups", session_id=town.database.session, wa_group_id=wa_group_id)
+    return rows[0] if rows else None
+
+
+async def queries(town: Town) -> int:
+    return sum(item["kind"] == "query" and item["xmlns"] == "w:g2" for item in await town.phone.log())
+
+
+async def test_a_new_a_renamed_and_a_left_group_are_seen_without_a_query(town: Town) -> None:
+    tell = town.worker.child.tail
+    before, last = await queries(town), await town.database.last_event()
+
+    group = await town.phone.group("Chess club", ["Ana", "Ben"])
+    await town.database.wait_groups([group.id], tell=tell)
+    row = await group_row(town, group.id)
+    assert row is not None
+    assert (row["name"], row["monitor"], row["left_at"]) == ("Chess club", False, None)
+
+    await town.database.monitor([group.id])
+    await town.phone.rename(group.id, "Chess and go club")
+    entry = await town.database.wait_event("group_rename", last, tell=tell)
+    assert entry["payload"] == {"from": "Chess club", "to": "Chess and go club", "wa_group_id": group.id}
+
+    await town.phone.post("/groups/leave", {"id": group.id})
+
+    async def has_left() -> Row | None:
+        row = await group_row(town, group.id)
+        return row if row and row["left_at"] else None
+
+    row = await town.database.until("groups.left_at", has_left, tell=tell)
+    assert (row["name"], row["monitor"]) == ("Chess and go club", True), "the switch is as the user left it"
+    assert await queries(town) == before
+
+
+async def polled(town: Town) -> None:
+    """Wait for the next poll's end: groups are read before flags, and a malformed flag is reported at once."""
+    last = await town.database.last_event()
+    flag = {"key": town.database.flag_key("wa_refresh_qr_requested"), "value": {"at": f"never, {last}"}}
+    await town.database.client.table("runtime_flags").upsert(flag).execute()
+
+    async def reported() -> bool:
+        rows = await town.database.events("error")
+        return any(row["id"] > last and row["payload"]["code"] == "FLAG_MALFORMED" for row in rows)
+
+    await town.database.until("a poll", reported, tell=town.worker.child.tail)
+
+
+async def test_a_switch_takes_effect_with_the_next_poll(town: Town) -> None:
+    await town.database.monitor([town.family.id])
+    await polled(town)
+    row = await town.stored("Ana", town.family, "from now on")
+    assert row["text"] == "from now on"
+
+    await town.database.monitor([town.family.id], on=False)
+    await polled(town)
+    sent = await town.phone.send("Ana", town.family.id, "no longer")
+    await town.phone.wait_receipts([sent])
+    assert await town.database.message(sent.id) is None
+    assert await town.database.message(row["wa_msg_id"]) == row, "what was stored stays"
