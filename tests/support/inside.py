@@ -118,7 +118,7 @@ async def inside(
         }
         lines: list[str] = []
         sink = logger.add(lines.append, level="INFO")
-        supervisor = Supervisor(Settings(_env_file=None, **chosen))  # type: ignore[arg-type]
+        supervisor = Supervisor(Settings(_env_file=None, **chosen))  # type: ignore[arg-type, call-arg]
         it = Inside(supervisor=supervisor, phone=phone, database=database, market=market, crew=crew, lines=lines)
 
         async def run() -> None:
