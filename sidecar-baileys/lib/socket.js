@@ -18,7 +18,7 @@ import { Stanza } from './stanza.js'
 
 /** Stanzas that Baileys holds in its own queue before the socket is paused: it has no bound of its own. */
 const STANZAS_IN_FLIGHT = 2_000
-/** A section that is open this long awaits a query, whose answer a paused socket would never read. */
+/** A section that is open while nothing is settled for so long awaits a query, whose answer a paused socket would never read. */
 const SECTION_PATIENCE_MS = 100
 /** How long an end waits for a peer that may no longer be there; `ws` itself would wait 30 s. */
 const CLOSE_PATIENCE_MS = 2_000
@@ -418,14 +418,16 @@ export class Connection {
     if (!raw || raw.readyState !== raw.OPEN) return
     const full = this.gate.bytes > this.params.max_log_bytes || this.inbox.waiting > STANZAS_IN_FLIGHT
     const drained = this.gate.bytes < this.params.max_log_bytes / 2 && this.inbox.waiting < STANZAS_IN_FLIGHT / 2
-    if (full && !this.#paused && this.gate.openSections === 0) this.#pause(true)
+    if (full && !this.#paused) this.#pause(true)
     else if (drained && this.#paused) this.#pause(false)
-    else if (this.#paused && this.gate.openSections > 0 && !this.#patience) {
-      this.#patience = setTimeout(() => {
-        this.#patience = undefined
-        if (this.#paused && this.gate.openSections > 0) this.#pause(false)
-      }, SECTION_PATIENCE_MS)
-    }
+    if (!this.#paused || this.gate.openSections === 0 || this.#patience) return
+    // In a backlog some section is always open, so an open one alone is no reason to read on: a standstill is.
+    const settled = this.stanzasOut
+    this.#patience = setTimeout(() => {
+      this.#patience = undefined
+      if (this.#paused && this.gate.openSections > 0 && this.stanzasOut === settled) this.#pause(false)
+      else this.#regulate()
+    }, SECTION_PATIENCE_MS)
   }
 
   /** @param {boolean} paused */
