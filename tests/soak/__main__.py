@@ -18,14 +18,14 @@ from rich.table import Table
 
 from tests.soak.run import MB, Soak, soak
 
-ROWS = {
-    "memory of the worker (MB)": ("worker_bytes", MB),
-    "memory of the sidecar (MB)": ("sidecar_bytes", MB),
-    "descriptors of the worker": ("worker_descriptors", 1),
-    "descriptors of the sidecar": ("sidecar_descriptors", 1),
-    "tasks of the worker": ("tasks", 1),
-    "threads of the worker": ("threads", 1),
+MEMORY = {"memory of the worker, MB": "worker_bytes", "memory of the sidecar, MB": "sidecar_bytes"}
+COUNTS = {
+    "descriptors of the worker": "worker_descriptors",
+    "descriptors of the sidecar": "sidecar_descriptors",
+    "tasks of the worker": "tasks",
+    "threads of the worker": "threads",
 }
+QUARTERS = range(1, 5)
 
 
 def main() -> int:
@@ -54,9 +54,12 @@ def main() -> int:
 
 
 def show(result: Soak, console: Console) -> None:
-    table = Table("median at rest", *(f"quarter {n}" for n in range(1, 5)), box=box.SIMPLE)
-    for label, (name, unit) in ROWS.items():
-        table.add_row(label, *(f"{result.middle(name, number) / unit:.0f}" for number in range(1, 5)))
+    table = Table("at rest between two closes", *(f"quarter {n}" for n in QUARTERS), box=box.SIMPLE)
+    for label, name in MEMORY.items():
+        spans = [result.span(name, number) for number in QUARTERS]
+        table.add_row(f"{label} (lowest-highest)", *(f"{low / MB:.0f}-{high / MB:.0f}" for low, high in spans))
+    for label, name in COUNTS.items():
+        table.add_row(f"{label} (median)", *(f"{result.middle(name, number):.0f}" for number in QUARTERS))
     console.print(table)
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(result.closes.items()))
     console.print(f"{sum(result.closes.values())} closes in {result.seconds:.0f} s: {kinds}", markup=False)

@@ -75,11 +75,18 @@ class Soak:
     def middle(self, name: str, number: int) -> float:
         return float(median(getattr(sample, name) for sample in self.quarter(number)))
 
+    def span(self, name: str, number: int) -> tuple[int, int]:
+        """The lowest and the highest of a quarter: memory is a saw, and its floor is what counts."""
+        values = [int(getattr(sample, name)) for sample in self.quarter(number)]
+        return min(values), max(values)
+
     def judge(self) -> None:
         """Add what grew."""
+        for name in ("worker_bytes", "sidecar_bytes"):
+            floor, later_floor = self.span(name, 2)[0], self.span(name, 4)[0]
+            if later_floor - floor > MEMORY_GROWTH_MAX:
+                self.violations.append(f"{name} grew from {floor / MB:.0f} to {later_floor / MB:.0f} MB")
         for name, more in [
-            ("worker_bytes", MEMORY_GROWTH_MAX),
-            ("sidecar_bytes", MEMORY_GROWTH_MAX),
             ("worker_descriptors", DESCRIPTORS_MORE),
             ("sidecar_descriptors", DESCRIPTORS_MORE),
             ("tasks", TASKS_MORE),
