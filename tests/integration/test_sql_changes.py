@@ -287,6 +287,11 @@ def database(postgres: str) -> Iterator[psycopg.Connection[Any]]:
 def test_any_order_and_any_batches_end_in_the_rows_of_the_reference(
     database: psycopg.Connection[Any], events: list[Event], cuts: set[int]
 ) -> None:
+    compare(database, events, cuts)
+
+
+def compare(database: psycopg.Connection[Any], events: list[Event], cuts: set[int]) -> None:
+    """Tell these events in batches cut at these places; the database must have what the reference has."""
     talk = Talk(database)
     places = [0, *sorted(cut for cut in cuts if cut < len(events)), len(events)]
     for first, last in pairwise(places):
@@ -303,6 +308,64 @@ def test_any_order_and_any_batches_end_in_the_rows_of_the_reference(
     ]
     assert talk.links() == {in_order[a]: in_order[b] for a, b in parents_of(lines).items()}
     assert talk.held() == must_wait(events, everybody, expected)
+
+
+HELLO, TWIN = Text(ANA_PN, "m1", True, 0), Text(ANA, "m1", True, 1)
+MERGES: dict[str, list[Event]] = {
+    "the quoted row goes": [HELLO, TWIN, Text(ANA, "m2", True, 0), Learned(ANA_PN)],
+    "the row whose quote still waits goes": [
+        Text(ANA_PN, "m2", True, 0),
+        Text(ANA, "m2", True, 0),
+        Learned(ANA_PN),
+        TWIN,
+    ],
+    "the album goes": [
+        Text(ANA_PN, "album", True, 0),
+        Text(ANA, "album", True, 0),
+        Text(ANA, "p1", True, 0),
+        Learned(ANA_PN),
+    ],
+    "the revoked row goes": [HELLO, TWIN, Change("revoke", ANA, (ANA, "m1"), "c1", 100), Learned(ANA_PN)],
+    "the blanked row goes": [HELLO, TWIN, Change("revoke", ANA, (ANA, "m1"), "c1", 100, blank=True), Learned(ANA_PN)],
+    "the blanked stub stays": [
+        Text(ANA_PN, "m1", False, 0),
+        Change("revoke", ANA_PN, (ANA_PN, "m1"), "c1", 100, blank=True),
+        TWIN,
+        Learned(ANA_PN),
+    ],
+    "the edited row goes": [
+        HELLO,
+        TWIN,
+        Change("edit", ANA, (ANA, "m1"), "c1", 101, "new"),
+        Change("edit", ANA, (ANA, "m1"), "c2", 100, "older"),
+        Change("edit", ANA_PN, (ANA_PN, "m1"), "c3", 102, "newest"),
+        Learned(ANA_PN),
+    ],
+    "the edited row gives its content to a stub": [
+        Text(ANA_PN, "m1", False, 0),
+        TWIN,
+        Change("edit", ANA, (ANA, "m1"), "c1", 101, "new"),
+        Learned(ANA_PN),
+    ],
+    "both have reactions": [
+        HELLO,
+        TWIN,
+        Change("reaction", BEN, (ANA, "m1"), "c1", 101, "new"),
+        Change("reaction", BEN_PN, (ANA_PN, "m1"), "c2", 100, "older"),
+        Learned(ANA_PN),
+        Learned(BEN_PN),
+    ],
+    "who revoked it is learned": [TWIN, Change("revoke", BEN_PN, (ANA, "m1"), "c1", 100), Learned(BEN_PN)],
+    "whose edit it was is learned": [TWIN, Change("edit", ANA_PN, (ANA, "m1"), "c1", 100, "new"), Learned(ANA_PN)],
+    "whose edit it was not is learned": [TWIN, Change("edit", BEN_PN, (ANA, "m1"), "c1", 100, "x"), Learned(BEN_PN)],
+}
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_rows_that_turn_out_to_be_one(database: psycopg.Connection[Any], name: str) -> None:
+    said = MERGES[name]
+    for count in range(len(said)):
+        compare(database, said, set(range(1, count + 1)))
 
 
 def test_a_change_of_a_chat_that_is_not_monitored_is_dropped(database: psycopg.Connection[Any]) -> None:
@@ -415,6 +478,17 @@ def test_the_job_of_a_file_moves_to_the_stub_that_it_belongs_to(database: psycop
     jobs = "select m.sender, m.kind from public.media_jobs as j inner join public.messages as m on j.message_id = m.id "
     assert talk.all(jobs + "where j.session_id = %(session)s") == [(ANA, "image")]
     assert talk.all("select pending from public.messages where session_id = %(session)s") == [(False,)]
+
+
+def test_a_change_that_was_held_under_both_addresses_is_applied_once(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    for author in (ANA_PN, ANA):
+        talk.tell([Change("edit", author, (author, "m1"), "c1", 100, "new")])
+    talk.tell([Learned(ANA_PN)])
+    assert len(talk.all("select 1 from public.wa_held_changes where session_id = %(session)s")) == 1
+    talk.tell([Text(ANA, "m1", True, 0)])
+    row = talk.rows()[ANA, "m1"]
+    assert (row.text, row.former, talk.held()) == ("new", {("", "m1-0")}, set())
 
 
 def test_a_pair_that_is_known_is_not_merged_again(database: psycopg.Connection[Any]) -> None:
