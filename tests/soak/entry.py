@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import runpy
+import signal
 import sys
 import threading
+import time
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,6 +17,9 @@ from starlette.routing import Route
 
 from worker.web import app
 from worker.web.health import Health
+
+
+PARENT_LOOK_SECONDS = 0.5
 
 
 def add_page() -> None:
@@ -32,7 +38,20 @@ def add_page() -> None:
     app.make_app = with_page
 
 
+def follow_parent() -> None:
+    """End when whoever started us has gone: a soak that is killed leaves no worker behind."""
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
 if __name__ == "__main__":
+    follow_parent()
     add_page()
     sys.argv[0] = "wa-worker"
     runpy.run_module("worker", run_name="__main__")
