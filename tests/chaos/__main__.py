@@ -27,13 +27,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same seed deals the same faults and traffic")
     parser.add_argument("--short", action="store_true", help="one round of all kinds of faults, for CI")
     parser.add_argument("--sabotage", choices=sorted(SABOTAGES), default="", help="break one thing; a check must fail")
+    parser.add_argument("--all-faults", action="store_true", help="with --sabotage: all faults, to see what it costs")
     parser.add_argument("--keep", action="store_true", help="keep the logs and the database; says where")
     arguments = parser.parse_args()
     options = Options(
         seconds=SHORT_SECONDS if arguments.short else arguments.minutes * 60,
         seed=arguments.seed,
-        short=arguments.short,
         sabotage=arguments.sabotage,
+        all_faults=arguments.all_faults,
     )
     console = Console(width=120 if not sys.stdout.isatty() else None)
     folder = Path(tempfile.mkdtemp(prefix="wa-chaos-"))

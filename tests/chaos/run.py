@@ -39,12 +39,20 @@ TABLES = ("wa_refused_stanzas", "audit_log", "media_jobs", "wa_sessions", "group
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """`seconds`: of the wide phase, the deck's first round apart."""
+    """`seconds`: of the wide phase, which lasts until every fault was seen once.
+
+    `all_faults`: with a sabotage, too (to see what it would cost).
+    """
 
     seconds: float
     seed: int
-    short: bool = False
     sabotage: str = ""
+    all_faults: bool = False
+
+    @property
+    def only_traffic(self) -> bool:
+        """A sabotage by itself: traffic, and just those faults that bring it to light."""
+        return bool(self.sabotage) and not self.all_faults
 
 
 async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> Result:
@@ -58,7 +66,7 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
         say(f"[{time.monotonic() - started:5.0f} s] {line}")
 
     async with open_rig(folder, options.seed, options.sabotage) as rig:
-        traffic = Traffic(rig.phone, ledger, options.seed, bursts=40 if options.sabotage else 120)
+        traffic = Traffic(rig.phone, ledger, options.seed, bursts=40 if options.only_traffic else 120)
         stage = Stage(rig=rig, traffic=traffic, random=random)
         async with anyio.create_task_group() as witnesses:
             witnesses.start_soon(rig.sample)
@@ -101,7 +109,7 @@ async def _act(
     begun = time.monotonic()
     async with anyio.create_task_group() as talking:
         talking.start_soon(traffic.run)
-        if options.sabotage:
+        if options.only_traffic:
             await _sabotaged(options, stage, tally, random, tell)
         else:
             ends = begun + options.seconds
@@ -113,9 +121,9 @@ async def _act(
         await traffic.stop()
         talking.cancel_scope.cancel()
     tell("the faults are over; settling")
-    if options.sabotage:
-        return await _settle(stage.rig, SABOTAGED_SETTLE_SECONDS)
-    unsettled = await _settle(stage.rig, SETTLE_SECONDS)
+    unsettled = await _settle(stage.rig, SABOTAGED_SETTLE_SECONDS if options.sabotage else SETTLE_SECONDS)
+    if options.only_traffic:
+        return unsettled
     if not unsettled:
         tell("now on the default settings")
         await _on_defaults(stage, traffic)
