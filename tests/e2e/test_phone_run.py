@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from acceptance.program import AcceptanceRun
+from acceptance.steps import STEPS
 from acceptance.tester import Choice, Task
 from acceptance.verdict import EXIT_FAILED, EXIT_INCOMPLETE, LINES, State, verdict
 from demo.screen import Screen
@@ -22,7 +23,7 @@ from tests.support.processes import PYTHON, ROOT, Child, alive, descendants
 from tests.support.waiting import until
 from tests.support.worker import environment
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 HAPPY_SECONDS = 60.0  # a bound, not a wait: each step ends when its outcome is known
 SHORT_SECONDS = 15.0  # waited for what never comes
@@ -32,8 +33,15 @@ MONITORED, OTHER = "Market", "Family"
 class Script:
     """A tester whose phone is the virtual one. What is in `leaves_out` is not done, what is in `skips` is refused."""
 
-    def __init__(self, phone: VirtualPhone, leaves_out: Collection[str] = (), skips: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        phone: VirtualPhone,
+        leaves_out: Collection[str] = (),
+        skips: Collection[str] = (),
+        unlinks: bool = False,
+    ) -> None:
         self._phone = phone
+        self._unlinks = unlinks
         self._leaves_out = leaves_out
         self._skips = skips
         self._last_photo = ""
@@ -49,7 +57,7 @@ class Script:
         return next(row for row in groups if row["name"] == wanted)
 
     async def agrees(self, question: str) -> bool:
-        return False
+        return self._unlinks and "Unlink" in question
 
     async def perform(self, task: Task) -> Choice | None:
         self.tasks.append(task)
@@ -120,6 +128,21 @@ async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run
             **dict.fromkeys(LINES, State.PASSED),
             **dict.fromkeys((1, 2, 4, 8), State.SKIPPED),
         }
+
+
+async def test_a_linked_account_can_be_unlinked_and_scanned_once_more(tmp_path: Path) -> None:
+    everything = [step.name for step in STEPS]
+    async with await VirtualPhone.start(tmp_path) as phone:
+        await two_groups(phone)
+        first = acceptance(tmp_path / "run", phone, Script(phone, skips=everything), HAPPY_SECONDS)
+        assert await first.run() == EXIT_INCOMPLETE
+
+        tester = Script(phone, skips=everything, unlinks=True)
+        again = acceptance(tmp_path / "run", phone, tester, HAPPY_SECONDS)
+        assert await again.run() == EXIT_INCOMPLETE
+
+    assert tester.scans == 1
+    assert [line for line, state in verdicts(again).items() if state is State.PASSED] == [1, 2, 3, 9]
 
 
 async def test_a_photo_that_never_comes_fails_its_line_and_the_run(
