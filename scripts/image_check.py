@@ -199,6 +199,8 @@ async def restarted(previous: Image, image: Image, folder: Path, phone: VirtualP
             await database.fetch_groups(tell=first.child.tail)
             await database.monitor([group])
             await database.fetch_groups(tell=first.child.tail)
+            listed = first.run("wa-worker", "groups", "list")
+            assert "Market" in listed.stdout, f"wa-worker groups list: {listed.stdout}{listed.stderr}"
             sent = await _photo(phone, group)
             await database.wait_media(sent.id, tell=first.child.tail)
         print("first start: the QR in the log, paired, a photo stored")
