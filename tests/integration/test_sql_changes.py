@@ -319,6 +319,18 @@ MERGES: dict[str, list[Event]] = {
         Learned(ANA_PN),
         TWIN,
     ],
+    "the row whose quote still waits gives its content to a stub": [
+        Text(ANA_PN, "m2", False, 0),
+        Text(ANA, "m2", True, 0),
+        Learned(ANA_PN),
+        TWIN,
+    ],
+    "a stub gets its content and with it a parent": [
+        TWIN,
+        Text(ANA, "m2", False, 0),
+        Text(ANA_PN, "m2", True, 0),
+        Learned(ANA_PN),
+    ],
     "the album goes": [
         Text(ANA_PN, "album", True, 0),
         Text(ANA, "album", True, 0),
@@ -489,6 +501,14 @@ def test_a_change_that_was_held_under_both_addresses_is_applied_once(database: p
     talk.tell([Text(ANA, "m1", True, 0)])
     row = talk.rows()[ANA, "m1"]
     assert (row.text, row.former, talk.held()) == ("new", {("", "m1-0")}, set())
+
+
+def test_a_quote_of_a_number_becomes_one_of_the_lid(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Text(ANA, "m3", True, 0)])
+    for quoted in (BEN_PN, BEN):
+        assert talk.all("select quoted_sender from public.messages where session_id = %(session)s") == [(quoted,)]
+        talk.tell([Learned(BEN_PN)])
 
 
 def test_a_pair_that_is_known_is_not_merged_again(database: psycopg.Connection[Any]) -> None:
