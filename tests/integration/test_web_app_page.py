@@ -1,0 +1,124 @@
+"""docs/web-app.md: its examples run as they stand, over the embedded Supabase."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import subprocess
+import warnings
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import httpx
+import pytest
+from storage3.types import SignedUrlJsonResponse
+
+from tests.integration.database import GROUP, message, photo, rows, writer
+from worker.store import MediaFile, Store
+from worker.store.embedded import Endpoint
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "web-app.md"
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+async def play(session: str) -> dict[str, Any]:
+    """Run all Python examples in their order, in one namespace; what they left in it."""
+    found: dict[str, Any] = {}
+
+    def run() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # supabase-py's sync client warns of its own parts
+            for example in examples("python"):
+                exec(compile(example.replace('"default"  #', f'"{session}"  #'), str(PAGE), "exec"), found)  # noqa: S102
+
+    await anyio.to_thread.run_sync(run)
+    for client in gc.get_objects():  # a web app keeps its client for ever, and supabase-py's has no close
+        if isinstance(client, httpx.Client):
+            client.close()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def settings(embedded: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", embedded.url)
+    monkeypatch.setenv("SUPABASE_SERVICE_KEY", embedded.key)
+    # The embedded Supabase spells one field in another way than Supabase does, and the path from its root.
+    whole = SignedUrlJsonResponse.model_validate_json
+    monkeypatch.setattr(
+        SignedUrlJsonResponse,
+        "model_validate_json",
+        lambda text: whole(text.replace(b'"signedUrl":"/storage/v1', b'"signedURL":"')),
+    )
+
+
+async def test_the_python_examples_do_what_the_page_says(store: Store, session: str) -> None:
+    held = await writer(store, session, monitored=())
+    await store.set_session(
+        session,
+        held.fence,
+        {
+            "status": "connecting",
+            "detail": {"qr": "2@code", "expiresAt": (datetime.now(UTC) + timedelta(seconds=20)).isoformat()},
+        },
+    )
+    content = b"a photo of the page"
+    sha256 = "d" * 64
+    media = MediaFile(sha256=sha256, mime="image/jpeg", bytes=len(content), storage_path=f"{sha256}/original.jpg")
+    await store.bucket.upload(media.storage_path, content, media.mime)
+    await store.console.set_monitor(session, [group.id for group in await store.console.groups(session)], True)
+    await held.commit(messages=[message("A1", 1), message("A2", 2), photo("P1", 3)])
+    (job,) = (await store.media_claim("w", 1, 60, session)).jobs
+    await store.media_done(job.id, "w", media)
+    await store.audit(session, "connect")
+
+    found = await play(session)
+
+    assert found["worker_runs"] is True
+    assert found["current_qr"](found["session"]) == "2@code"
+    assert found["current_qr"](found["session"] | {"status": "connected"}) is None
+    expired = found["session"] | {"detail": {"qr": "2@code", "expiresAt": "2020-01-01T00:00:00Z"}}
+    assert found["current_qr"](expired) is None
+    assert [flag.key for flag in await store.pending_flags(session)] == ["fetch_groups_requested"]
+    assert [group["name"] for group in found["groups"]] == ["Family", "Work"]
+    assert GROUP in await store.monitored_groups(session)
+    assert [row["kind"] for row in found["page"]] == ["image", "text", "text"]
+    assert found["older"] == []
+    assert found["news"] == []
+    assert found["events"][0]["event"] == "connect"
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(found["signed"]["signedURL"])
+    assert answer.content == content, "a signed URL needs no key"
+    assert len(await rows(store, "messages", session)) == 3
+
+
+async def test_the_python_examples_run_before_there_is_anything(session: str) -> None:
+    found = await play(session)
+    assert found["session"] is None
+    assert (found["groups"], found["page"], found["events"]) == ([], [], [])
+
+
+async def test_the_javascript_examples_run_too(node: Path, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await store.set_session(session, held.fence, {"status": "connected"})
+    await held.commit(messages=[message("A1", 1)])
+    script = "\n".join(examples("js")).replace("'default'", f"'{session}'", 1)
+    script += "\nconsole.log(JSON.stringify([session.status, workerRuns, currentQr(session), groups.length, page]))"
+    done = await anyio.run_process(
+        [node, "--input-type=module", "--eval", script], cwd=PAGE.parents[1], check=False, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    status, worker_runs, qr, groups, page = json.loads(done.stdout.decode().splitlines()[-1])
+    assert (status, worker_runs, qr or None, groups) == ("connected", True, None, 2)
+    assert [row["text"] for row in page] == ["text of A1"]
+    assert [flag.key for flag in await store.pending_flags(session)] == ["fetch_groups_requested"]
+
+
+def test_every_example_is_there_in_both_languages() -> None:
+    assert len(examples("python")) >= len(examples("js")) >= 7
