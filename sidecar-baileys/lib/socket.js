@@ -15,11 +15,8 @@ import { KeyStore } from './keys.js'
 import { toWireEvents } from './events.js'
 import { reviveCreds, serialiseCreds } from './serial.js'
 import { Stanza } from './stanza.js'
+import { Throttle } from './throttle.js'
 
-/** Stanzas that Baileys holds in its own queue before the socket is paused: it has no bound of its own. */
-const STANZAS_IN_FLIGHT = 2_000
-/** A section that is open while nothing is settled for so long awaits a query, whose answer a paused socket would never read. */
-const SECTION_PATIENCE_MS = 100
 /** How long an end waits for a peer that may no longer be there; `ws` itself would wait 30 s. */
 const CLOSE_PATIENCE_MS = 2_000
 
@@ -42,7 +39,8 @@ export class Connection {
   #current = null
   /** @type {any} */
   #raw = null
-  #paused = false
+  /** @type {Throttle} */
+  #throttle
   #activeReceipts = false
   #pairing = false
   #opened = false
@@ -73,7 +71,13 @@ export class Connection {
       write: (frame) => this.#write(frame),
       onDurable: (number) => this.keys.durable(number),
       onFailure: (error) => this.end(error),
-      onDepth: () => this.#regulate(),
+      onDepth: () => this.#throttle.regulate(),
+    })
+    this.#throttle = new Throttle({
+      load: () => ({ bytes: this.gate.bytes, waiting: this.inbox.waiting, openSections: this.gate.openSections, settled: this.stanzasOut }),
+      pause: () => this.#raw.pause(),
+      resume: () => { if (!this.inbox.closed) this.#raw.resume() },
+      maxBytes: params.max_log_bytes,
     })
     this.keys = new KeyStore({
       read: (type, ids) => hooks.getKeys(type, ids),
@@ -236,7 +240,7 @@ export class Connection {
     this.stanzasIn += 1
     this.lastStanzaAt = stanza.arrivedAt
     this.inbox.arrive(stanza)
-    this.#regulate()
+    this.#throttle.regulate()
   }
 
   /** @param {Stanza} stanza */
@@ -288,7 +292,7 @@ export class Connection {
     await yieldTurn() // a burst never yields by itself, and timers would lag by seconds (FACTS §1, point 5)
     stanza.section ??= this.gate.openSection()
     this.#current = stanza
-    this.#regulate()
+    this.#throttle.regulate()
     try {
       const plaintext = await this.#context.run(stanza, run)
       stanza.decrypted(ciphertext, plaintext)
@@ -332,7 +336,7 @@ export class Connection {
     }
     this.stanzasOut += 1
     this.inbox.settled(stanza, stanza.hashes)
-    this.#regulate()
+    this.#throttle.regulate()
   }
 
   // ── state ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -399,6 +403,7 @@ export class Connection {
   /** @param {any} error */
   #onClose(error) {
     this.inbox.close()
+    this.#throttle.stop()
     this.#raw?.terminate()
     const phase = this.#opened ? 'open' : this.#qrCodes > 0 || this.#pairing ? 'pairing' : 'connecting'
     const cause = error ?? this.#endReason
@@ -406,35 +411,6 @@ export class Connection {
     this.ended = true
     this.hooks.notify('connection', { state: 'close', close })
     this.#resolveClosed()
-  }
-
-  // ── back-pressure ──────────────────────────────────────────────────────────────────────────────────────────────
-
-  /** @type {NodeJS.Timeout | undefined} */
-  #patience
-
-  #regulate() {
-    const raw = this.#raw
-    if (!raw || raw.readyState !== raw.OPEN) return
-    const full = this.gate.bytes > this.params.max_log_bytes || this.inbox.waiting > STANZAS_IN_FLIGHT
-    const drained = this.gate.bytes < this.params.max_log_bytes / 2 && this.inbox.waiting < STANZAS_IN_FLIGHT / 2
-    if (full && !this.#paused) this.#pause(true)
-    else if (drained && this.#paused) this.#pause(false)
-    if (!this.#paused || this.gate.openSections === 0 || this.#patience) return
-    // In a backlog some section is always open, so an open one alone is no reason to read on: a standstill is.
-    const settled = this.stanzasOut
-    this.#patience = setTimeout(() => {
-      this.#patience = undefined
-      if (this.#paused && this.gate.openSections > 0 && this.stanzasOut === settled) this.#pause(false)
-      else this.#regulate()
-    }, SECTION_PATIENCE_MS)
-  }
-
-  /** @param {boolean} paused */
-  #pause(paused) {
-    this.#paused = paused
-    if (paused) this.#raw.pause()
-    else if (!this.inbox.closed) this.#raw.resume()
   }
 }
 
