@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from worker.store.rows import known
+
 Call = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 Row = dict[str, Any]
 
@@ -100,7 +102,14 @@ class Console:
     async def groups(self, session: str) -> list[ListedGroup]:
         rows = await self._call("wa_list_groups", {"p_session": session})
         return [
-            ListedGroup(**{**row, "id": int(row["id"]), "left_at": _time(row["left_at"]), "today": int(row["today"])})
+            ListedGroup(
+                **{
+                    **known(ListedGroup, row),
+                    "id": int(row["id"]),
+                    "left_at": _time(row["left_at"]),
+                    "today": int(row["today"]),
+                }
+            )
             for row in rows
         ]
 
@@ -129,15 +138,19 @@ class Console:
         return Tail(cursor=int(row["cursor"]), messages=list(row["messages"]))
 
     async def media_requeue(self, session: str, statuses: Sequence[str]) -> Requeued:
-        return Requeued(**await self._call("wa_media_requeue", {"p_session": session, "p_statuses": list(statuses)}))
+        return Requeued(
+            **known(
+                Requeued, await self._call("wa_media_requeue", {"p_session": session, "p_statuses": list(statuses)})
+            )
+        )
 
     async def retention(self, session: str, before: datetime) -> Retention:
         row = await self._call("wa_retention", {"p_session": session, "p_before": before.isoformat()})
-        return Retention(**{**row, "bytes": int(row["bytes"])})
+        return Retention(**{**known(Retention, row), "bytes": int(row["bytes"])})
 
     async def delete_messages(self, session: str, before: datetime, limit: int) -> Deleted:
         args = {"p_session": session, "p_before": before.isoformat(), "p_limit": limit}
-        return Deleted(**await self._call("wa_delete_messages", args))
+        return Deleted(**known(Deleted, await self._call("wa_delete_messages", args)))
 
     async def doom_media(self, limit: int) -> dict[str, str]:
         """Paths of objects that nothing refers to any more, by sha256; empty when none is left."""

@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
 Json = Mapping[str, Any]
+
+
+def known(shape: type[Any], row: Json) -> dict[str, Any]:
+    """The fields of `row` that `shape` has. A newer schema may answer more: an older worker goes on beside it."""
+    return {f.name: row[f.name] for f in fields(shape) if f.name in row}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ from worker.store.rows import (
     OpenedEdit,
     Pruned,
     SealedEdit,
+    known,
 )
 
 SCHEMA_VERSION = "20261122190600"  # the newest migration that this code needs
@@ -112,12 +113,12 @@ class Store:
     async def commit(self, session: str, batch: Batch) -> Committed:
         """Makes a batch durable, exactly once. After `StoreUnavailable`, send the same batch again."""
         row = await self._call("wa_commit", {"p_session": session, "p_batch": _batch(batch)})
-        return Committed(**{**row, "seq": int(row["seq"])})
+        return Committed(**{**known(Committed, row), "seq": int(row["seq"])})
 
     async def sealed_edits(self, session: str, limit: int) -> list[SealedEdit]:
         """Encrypted edits that can be opened now, oldest first."""
         rows = await self._call("wa_sealed_edits", {"p_session": session, "p_limit": limit})
-        return [SealedEdit(**{**row, "id": int(row["id"])}) for row in rows]
+        return [SealedEdit(**{**known(SealedEdit, row), "id": int(row["id"])}) for row in rows]
 
     async def open_edits(self, session: str, fence: int, opened: Sequence[OpenedEdit]) -> int:
         """Hands back what was in them; how many changed a message."""
@@ -140,7 +141,7 @@ class Store:
     ) -> GroupsUpserted:
         """`complete`: these are all groups of the account (a discovery)."""
         args = _held(session, fence) | {"p_groups": [asdict(g) for g in groups], "p_complete": complete}
-        return GroupsUpserted(**await self._call("wa_upsert_groups", args))
+        return GroupsUpserted(**known(GroupsUpserted, await self._call("wa_upsert_groups", args)))
 
     async def monitored_groups(self, session: str) -> frozenset[str]:
         return frozenset(await self._call("wa_monitored_groups", {"p_session": session}))
@@ -178,7 +179,9 @@ class Store:
         args = {"p_owner": owner, "p_limit": limit, "p_lease_seconds": lease_seconds, "p_session": session}
         args |= {"p_phone": phone}
         row = await self._call("wa_media_claim", args)
-        jobs = tuple(MediaJob(**{**job, "created_at": _time(job["created_at"])}) for job in row["jobs"])
+        jobs = tuple(
+            MediaJob(**{**known(MediaJob, job), "created_at": _time(job["created_at"])}) for job in row["jobs"]
+        )
         return Claim(jobs=jobs, next_in_seconds=row["next_in_s"])
 
     async def media_renew(self, job_id: int, owner: str, lease_seconds: float) -> None:
@@ -206,7 +209,9 @@ class Store:
     async def media_done(self, job_id: int, owner: str, file: MediaFile) -> MediaLinked:
         """The object is in the bucket: makes or finds its row, links the message, ends the job."""
         media = asdict(file) | {"bytes": str(file.bytes)}
-        return MediaLinked(**await self._call("wa_media_done", _job(job_id, owner) | {"p_media": media}))
+        return MediaLinked(
+            **known(MediaLinked, await self._call("wa_media_done", _job(job_id, owner) | {"p_media": media}))
+        )
 
     async def media_retry(
         self, job_id: int, owner: str, error: str, delay_seconds: float, descriptor: Json | None = None
@@ -232,7 +237,7 @@ class Store:
 
     async def prune(self, session: str, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
         args = {"p_session": session, "p_stanza_seconds": stanza_seconds, "p_audit_seconds": audit_seconds}
-        return Pruned(**await self._call("wa_prune", args))
+        return Pruned(**known(Pruned, await self._call("wa_prune", args)))
 
     async def analyze(self) -> None:
         await self._call("wa_analyze", {})
