@@ -18,7 +18,6 @@ from starlette.routing import Route
 from worker.web import app
 from worker.web.health import Health
 
-
 PARENT_LOOK_SECONDS = 0.5
 
 
