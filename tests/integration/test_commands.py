@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,17 @@ async def test_a_running_workers_embedded_supabase_is_found(
     ran = await Commands({"WORKER_DATA_DIR": str(tmp_path), "WORKER_SESSION": session})("status", "--json")
     assert ran.code == 0
     assert ran.json["session"] is None
+
+
+async def test_an_endpoint_file_whose_server_is_gone_counts_for_nothing(
+    wa: Commands, embedded: Endpoint, tmp_path: Path
+) -> None:
+    write_endpoint(tmp_path, replace(embedded, url="http://127.0.0.1:9"))
+    ran = await Commands({"WORKER_DATA_DIR": str(tmp_path)})("status")
+    assert (ran.code, "no worker runs on" in ran.err) == (2, True)
+    ran = await Commands({"WORKER_DATA_DIR": str(tmp_path)})("doctor")
+    assert ran.code == 0, "nothing is wrong yet"
+    assert "no worker runs, so it was not looked into" in ran.out
 
 
 async def test_a_supabase_that_is_away_is_one_line_and_exit_code_4(wa: Commands) -> None:
@@ -174,7 +186,7 @@ async def test_doctor_finds_nothing_wrong(wa: Commands, store: Store, session: s
     }  # fmt: skip
     lines = (await wa("doctor")).out
     assert "OK   Bucket: wa-media, private" in lines
-    assert lines.rstrip().endswith("All is well.")
+    assert lines.rstrip().splitlines()[-1].startswith("All is well")
 
 
 async def test_doctor_names_the_wrong_key(wa: Commands, embedded: Endpoint) -> None:

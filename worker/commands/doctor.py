@@ -21,8 +21,8 @@ from anyio.abc import AsyncResource
 from rich.text import Text
 
 from worker.bridge.process import check_node, sidecar_folder
-from worker.commands.link import EXIT_NOT_DONE, EXIT_SETTINGS, end, place, run
-from worker.commands.show import out, plain, print_json
+from worker.commands.link import EXIT_NOT_DONE, EXIT_SETTINGS, end, find, run
+from worker.commands.show import number_of, out, plain, print_json
 from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
 from worker.settings import Settings, load_settings, unknown_names
 from worker.store import BUCKET, SCHEMA_VERSION, Store, Timeouts, connect_store
@@ -82,7 +82,9 @@ def doctor(
         elif failed:
             out().print(f"\n{failed} of {len(findings)} need you.", style="bold")
         else:
-            out().print("\nAll is well.", style="bold")
+            notes = sum(finding.grade == "note" for finding in findings)
+            but = f", with {number_of(notes, 'note')}" if notes else ""
+            out().print(f"\nAll is well{but}.", style="bold")
         return EXIT_NOT_DONE if failed else 0
 
     run(work)
@@ -105,7 +107,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     yield await anyio.to_thread.run_sync(_check_node, settings)
     yield check_sidecar()
     try:
-        url, key = place(settings)
+        url, key = await find(settings)
     except SettingsError:
         text = f"the embedded one, on {settings.worker_data_dir.resolve()}; no worker runs, so it was not looked into"
         yield Finding(name="Supabase", grade="note", text=text)

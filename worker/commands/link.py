@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
+import httpx
 import typer
 
 from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable, WorkerError
@@ -24,6 +25,8 @@ EXIT_NOT_DONE = 1
 EXIT_SETTINGS = 2
 EXIT_STORE = 4
 EXIT_INTERRUPTED = 130
+
+ANSWER_SECONDS = 5.0  # on this machine
 
 
 class NotDone(WorkerError):
@@ -126,14 +129,14 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     Raises:
         SettingsError: none is named, and no worker runs here.
     """
-    url, key = place(settings)
+    url, key = await find(settings)
     hide(key)
     async with connect_store(url, key) as store:
         yield store
 
 
-def place(settings: Settings) -> tuple[str, str]:
-    """URL and key.
+async def find(settings: Settings) -> tuple[str, str]:
+    """URL and key of the Supabase that these settings mean.
 
     Raises:
         SettingsError: as `open_store`.
@@ -142,9 +145,18 @@ def place(settings: Settings) -> tuple[str, str]:
         return settings.supabase_url, settings.supabase_service_key.get_secret_value()
     folder = settings.worker_data_dir.resolve()
     endpoint = read_endpoint(folder)
-    if endpoint is None:
+    if endpoint is None or not await _serves(endpoint.url):
         raise SettingsError(
             f"SUPABASE_URL is not set and no worker runs on {folder}: start `wa-worker up` first, set WORKER_DATA_DIR "
             "to its folder, or set SUPABASE_URL and SUPABASE_SERVICE_KEY"
         )
     return endpoint.url, endpoint.key
+
+
+async def _serves(url: str) -> bool:
+    """An endpoint file outlives a server that was killed."""
+    try:
+        async with httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False) as http:
+            return (await http.get(f"{url}/storage/v1/status")).is_success
+    except httpx.HTTPError:
+        return False
