@@ -49,10 +49,25 @@ export function reviveCreds(text) {
   return creds
 }
 
+/** Levels of a message that are handed on. The worker keeps 24; its JSON parser ends at about a thousand, and the sidecar with it. */
+export const MAX_DEPTH = 100
+
 /**
  * @param {import('baileys').proto.IMessage} message
- * @returns {object} protobuf JSON: 64-bit integers as strings, bytes as base64, enums by name
+ * @returns {object} protobuf JSON: 64-bit integers as strings, bytes as base64, enums by name; null where it nests deeper than `MAX_DEPTH`
+ * @throws {RangeError} if it nests by thousands
  */
 export function messageToJson(message) {
-  return proto.Message.toObject(/** @type {any} */ (message), { longs: String, enums: String, bytes: String })
+  const json = proto.Message.toObject(/** @type {any} */ (message), { longs: String, enums: String, bytes: String })
+  cut(json, MAX_DEPTH - 1)
+  return json
+}
+
+/** @param {Record<string, any>} value an object or a list @param {number} levels that may lie below it */
+function cut(value, levels) {
+  for (const [name, item] of Object.entries(value)) {
+    if (item === null || typeof item !== 'object') continue
+    if (levels > 0) cut(item, levels - 1)
+    else value[name] = null
+  }
 }
