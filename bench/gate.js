@@ -6,6 +6,7 @@
  * 20 ms. The rate is what WhatsApp sees: messages until the server has read the last receipt, from the moment the first one
  * was written. Prints figures; judges nothing.
  */
+import { availableParallelism, loadavg } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Database, pair, Sidecar, startPhone } from '../sidecar-baileys/test/support/worker.js'
@@ -108,6 +109,8 @@ async function main() {
     const rate = Object.fromEntries(WAYS.map((way) => [way, median(found[way].map((one) => one.rate))]))
     const best = Math.max(rate['no gate'], rate['no gate, commits not awaited'])
     say('')
+    const load = loadavg()[0]
+    if (load > 2 * availableParallelism()) say(`the machine is busy (load ${load.toFixed(1)} on ${availableParallelism()} processors): the times say little`)
     for (const way of WAYS) say(`median, ${way.padEnd(29)} ${whole(rate[way]).padStart(6)} messages/s`)
     say(`ratio, gate to the better of the others: ${(rate.gate / best).toFixed(2)} (asked for: at least 0.80)`)
     say(`longest hold of a frame: ${whole(Math.max(...found.gate.map((one) => one.longestHoldMs)))} ms (asked for: under 1,000)`)
