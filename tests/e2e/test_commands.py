@@ -31,9 +31,9 @@ async def test_status_groups_and_tail_show_what_a_real_worker_does(
     assert ran.code == 0, ran.err
     assert "connected as" in ran.out
     assert "for everyone to see" in ran.out
-    listed = {group["name"]: group["monitor"] for group in (await wa("groups", "list", "--json")).json}
-    assert listed == {"Market": True, "Crew": True, "Family": False}
-    assert (await wa("tail", "market", "--no-follow", "-n", "1")).out.endswith("Ana: for everyone to see\n")
+    listed = {group["wa_group_id"]: group["monitor"] for group in (await wa("groups", "list", "--json")).json}
+    assert (listed[town.market.id], listed[town.family.id]) == (True, False)
+    assert (await wa("tail", town.market.id, "--no-follow", "-n", "1")).out.endswith("Ana: for everyone to see\n")
     ran = await wa("doctor")
     assert ran.code == 0, ran.out
     assert "served by" in ran.out
