@@ -15,11 +15,12 @@ E2E_real := acceptance
 
 PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
+MUTANTS_STAMP := .make/mutants/.installed
 AUDIT_STAMP := .make/audit/.installed
 DOCS_STAMP := .make/docs/.installed
 MERMAID := 11.12.0
 
-.PHONY: help setup demo test e2e up check chaos soak bench clean image audit sbom docs
+.PHONY: help setup demo test e2e up check chaos soak bench clean image audit sbom mutants docs
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -76,6 +77,14 @@ audit: setup $(AUDIT_STAMP) ## known vulnerabilities in what we build on
 
 sbom: setup $(AUDIT_STAMP) ## a bill of materials into .make/sbom, and docs/licenses.md
 	@$(BIN)/python scripts/supply_chain.py sbom
+
+mutants: setup $(MUTANTS_STAMP) ## MINUTES=20: change the named rules in a thousand small ways; a test must notice each
+	@MINUTES=$(or $(MINUTES),20) bash scripts/mutants.sh
+
+$(MUTANTS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
+	@echo "setup: the mutation tester into .make/mutants"
+	@$(BIN)/python scripts/extra.py mutants | $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .make/mutants --requirement /dev/stdin
+	@touch $@
 
 $(AUDIT_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
 	@echo "setup: the audit tools into .make/audit"

@@ -106,3 +106,57 @@ def test_a_temporary_ban_is_waited_out_if_it_says_how_long(data: object, seconds
     decision = meaning(402, "Connection Failure", "connecting", data)
     assert isinstance(decision, Halt)
     assert decision.seconds == seconds, because
+
+
+@pytest.mark.parametrize(("code", "message", "phase", "kind", "why"), TABLE)
+def test_a_person_is_told_in_a_plain_sentence(
+    code: int | None, message: str, phase: Phase, kind: type[Any], why: str
+) -> None:
+    say = decide(Close(code=code, message=message, phase=phase)).say
+    assert say[0].isupper(), why
+    assert say[1:] != say[1:].upper(), why
+    assert say.endswith((".", "?")), why
+    assert "XX" not in say, why
+    assert "whatsapp" not in say, "it is spelled WhatsApp"
+
+
+ALERTS = (400, 409, 501, 599)
+
+
+@pytest.mark.parametrize("code", [None, 400, 408, 409, 428, 500, 501, 503, 599])
+def test_what_is_nobodys_daily_trouble_is_alerted(code: int | None) -> None:
+    decision = decide(Close(code=code, message="Stream Errored", phase="open"))
+    assert isinstance(decision, Reconnect)
+    assert decision.alert is (code in ALERTS)
+
+
+def test_a_refusal_that_whatsapp_did_not_explain_is_alerted() -> None:
+    decision = decide(Close(code=401, message="something new", phase="open"))
+    assert isinstance(decision, Reconnect)
+    assert decision.alert
+
+
+def test_a_lost_connection_and_one_that_was_never_made_are_told_apart() -> None:
+    lost = decide(Close(code=408, message="x", phase="open")).say
+    assert "lost" in lost
+    for phase in ("connecting", "pairing"):
+        assert "could not be reached" in decide(Close(code=408, message="x", phase=phase)).say  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [None, 400, 500])
+def test_a_false_signature_is_a_reason_to_stop_under_each_of_its_codes(code: int | None) -> None:
+    assert isinstance(decide(Close(code=code, message="Invalid signature!", phase="connecting")), Halt)
+
+
+@pytest.mark.parametrize(("expire", "seconds"), [(0, None), (-5, None), (0.5, 0.5), (1, 1.0), ("soon", None)])
+def test_a_ban_has_an_end_if_whatsapp_names_one(expire: object, seconds: float | None) -> None:
+    decision = decide(Close(code=402, message="x", phase="connecting", data={"expire": expire}))
+    assert isinstance(decision, Halt)
+    assert decision.seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("expire", "words"), [(119, "119 seconds"), (120, "2 minutes"), (7199, "120 minutes"), (7200, "2 hours")]
+)
+def test_the_length_of_a_ban_is_told_in_words(expire: int, words: str) -> None:
+    assert f"for {words};" in decide(Close(code=402, message="x", phase="open", data={"expire": expire})).say

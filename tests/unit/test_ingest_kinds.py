@@ -501,3 +501,79 @@ def test_a_long_poll_is_cut_to_a_bounded_number_of_lines() -> None:
     assert isinstance(content, Content)
     assert content.text is not None
     assert len(content.text.splitlines()) == 64
+
+
+FILE = make_file(caption="c")
+
+
+@pytest.mark.parametrize(
+    ("message", "expected", "why"),
+    [
+        ({"imageMessage": FILE, "conversation": "hi"}, ("text", "hi"), "words come before all"),
+        ({"imageMessage": FILE, "conversation": ""}, ("image", "c"), "no words, no text"),
+        ({"conversation": 7}, ("unknown", None), "a number is no text"),
+        ({"ephemeralMessage": {"message": "text"}}, ("unknown", None), "a wrapper around nothing"),
+        ({"protocolMessage": {}}, ("unknown", None), "neither a type nor a target"),
+        (
+            {"protocolMessage": {"type": "REVOKE", "key": TARGET, "editedMessage": {"conversation": "x"}}},
+            ("revoke", None),
+            "only an edit has a new text",
+        ),
+        ({"protocolMessage": {"type": "MESSAGE_EDIT", "editedMessage": "x"}}, ("edit", None), "an edit to nothing"),
+        ({"commentMessage": {"message": "x"}}, ("comment", None), "a comment without words"),
+        ({"commentMessage": {"message": {}}}, ("comment", None), "or with nothing at all"),
+        (
+            {"commentMessage": {"message": {"commentMessage": {"message": {"conversation": "x"}}}}},
+            ("comment", None),
+            "",
+        ),
+        (
+            {"pollCreationMessage": {"name": "q", "message": {"conversation": "x"}}},
+            ("poll", "q"),
+            "only a comment has its words in a message",
+        ),
+        ({"secretEncryptedMessage": {"secretEncType": 1}}, ("edit", None), "an event's edit, by number"),
+        ({"secretEncryptedMessage": {"secretEncType": 2}}, ("edit", None), "a message's edit, by number"),
+        ({"secretEncryptedMessage": {"secretEncType": 3}}, ("unknown", None), "something else"),
+    ],
+)
+def test_at_the_edges_of_the_rules(message: dict[str, Any], expected: tuple[str, str | None], why: str) -> None:
+    content = classify(message)
+    assert isinstance(content, Content)
+    assert (content.kind, content.text) == expected, why
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"protocolMessage": {"type": "REVOKE", "key": "x"}},
+        {"protocolMessage": {"type": "EPHEMERAL_SETTING", "key": TARGET}},
+        {"reactionMessage": {"key": "x", "text": "y"}},
+        {"conversation": "about nothing"},
+    ],
+)
+def test_what_names_no_message_has_no_target(message: dict[str, Any]) -> None:
+    content = classify(message)
+    assert isinstance(content, Content)
+    assert content.target is None
+
+
+def test_both_kinds_of_key_share_together_are_a_key_share() -> None:
+    both = {"senderKeyDistributionMessage": {}, "fastRatchetKeySenderKeyDistributionMessage": {}}
+    assert classify(both) == "key_share"
+
+
+@pytest.mark.parametrize(
+    ("message", "media_type"),
+    [
+        ({"buttonsMessage": {"contentText": "Go?", "documentMessage": FILE}}, "document"),
+        ({"productMessage": {"product": {"productImage": FILE}}}, "image"),
+        ({"commentMessage": {"message": {"videoMessage": FILE}}}, "video"),
+        ({"audioMessage": FILE}, "audio"),
+    ],
+)
+def test_a_file_inside_brings_its_own_json_and_its_own_keys(message: dict[str, Any], media_type: str) -> None:
+    content = classify(message)
+    assert isinstance(content, Content)
+    assert content.media is not None
+    assert (content.media.body, content.media.media_type) == (FILE, media_type)

@@ -84,3 +84,22 @@ def test_times_are_utc_in_iso_with_milliseconds() -> None:
 def test_a_time_outside_of_this_century_is_not_written(seconds: float) -> None:
     with pytest.raises(ValueError, match="outside"):
         iso(seconds)
+
+
+@pytest.mark.parametrize(
+    ("arrived_ms", "offset_ms", "expected"),
+    [
+        (NOW_MS, math.nan, None),
+        (math.inf, 0.0, None),
+        (1_230_768_000_000, None, 1_230_768_000.0),
+        (4_102_444_800_000, None, None),
+    ],
+)
+def test_a_clock_at_the_edge_of_what_is_believed(
+    arrived_ms: float, offset_ms: float | None, expected: float | None
+) -> None:
+    assert clock_at(arrived_ms, offset_ms) == expected
+
+
+def test_the_first_second_of_1970_is_a_time() -> None:
+    assert iso(0.0) == "1970-01-01T00:00:00.000Z"

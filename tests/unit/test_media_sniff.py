@@ -122,3 +122,44 @@ def test_an_object_lies_under_its_hash() -> None:
 def test_a_path_is_made_of_nothing_else(sha256: str, extension: str) -> None:
     with pytest.raises(ValueError, match="known extension"):
         storage_path(sha256, extension)
+
+
+@pytest.mark.parametrize(
+    ("frame", "mime", "why"),
+    [
+        ("fffb9064", "audio/mpeg", "MPEG 1, layer III, four bytes are enough"),
+        ("fffd9064", "audio/mpeg", "layer II"),
+        ("fff39064", "audio/mpeg", "MPEG 2"),
+        ("fffb1064", "audio/mpeg", "the lowest bit rate"),
+        ("fffbe064", "audio/mpeg", "the highest"),
+        ("fffb9864", "audio/mpeg", "the third sampling rate"),
+        ("fffb90f0", "audio/mpeg", "what follows says nothing about rates"),
+        ("fffb9400", "audio/mpeg", "nor if it is nothing"),
+        ("ffff9064", OTHER, "layer I, or a text in UTF-16"),
+        ("fff99064", "audio/aac", "no layer: ADTS"),
+        ("fffb0064", OTHER, "a free bit rate"),
+        ("fffbf064", OTHER, "no bit rate"),
+        ("fffb9c64", OTHER, "no sampling rate"),
+        ("fefb9064", OTHER, "not in step"),
+        ("ff1b9064", OTHER, "not in step either"),
+        ("00009064", OTHER, "nor this"),
+        ("fffb90", OTHER, "too short to say"),
+    ],
+)
+def test_frames_of_audio_without_a_container(frame: str, mime: str, why: str) -> None:
+    assert sniff(bytes.fromhex(frame)).mime == mime, why
+
+
+@pytest.mark.parametrize(("length", "mime"), [(25, OTHER), (26, "image/bmp")])
+def test_a_bitmap_has_a_header(length: int, mime: str) -> None:
+    assert sniff(b"BM" + bytes(length - 2)).mime == mime
+
+
+@pytest.mark.parametrize("brand", [b"3gp4", b"3g2a"])
+def test_films_of_old_telephones(brand: bytes) -> None:
+    assert sniff(bytes(4) + b"ftyp" + brand).mime == "video/3gpp"
+
+
+@pytest.mark.parametrize("hint", ["audio/mp4", "audio/x-m4a", "audio/aac"])
+def test_an_mp4_that_its_sender_calls_sound_is_sound(hint: str) -> None:
+    assert sniff(bytes(4) + b"ftypisom", hint).mime == "audio/mp4"
