@@ -18,7 +18,11 @@ from rich.table import Table
 
 from tests.soak.run import MB, Soak, soak
 
-MEMORY = {"memory of the worker, MB": "worker_bytes", "memory of the sidecar, MB": "sidecar_bytes"}
+MEMORY = {
+    "memory of the worker, MB": "worker_bytes",
+    "memory of the sidecar, MB": "sidecar_bytes",
+    "heap of the sidecar, MB": "sidecar_heap",
+}
 COUNTS = {
     "descriptors of the worker": "worker_descriptors",
     "descriptors of the sidecar": "sidecar_descriptors",

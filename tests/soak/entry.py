@@ -27,7 +27,8 @@ def add_page() -> None:
     def with_page(health: Health) -> Starlette:
         async def figures(_: Request) -> JSONResponse:
             pid, restarts = health.sidecar_pid, health.sidecar_restarts
-            counts = {"tasks": len(asyncio.all_tasks()), "threads": threading.active_count()}
+            heap = health.figures.get("heap_bytes", 0)  # as of the last ping
+            counts = {"heap": heap, "tasks": len(asyncio.all_tasks()), "threads": threading.active_count()}
             return JSONResponse({**counts, "sidecar_pid": pid, "restarts": restarts})
 
         made = make_app(health)

@@ -36,6 +36,7 @@ SETTINGS = {
     "WA_KEEP_ALIVE_MS": "300",
     "WA_VERSION": "2.3000.1023223821",
     "PYTHONPATH": str(ROOT),
+    "NODE_OPTIONS": f"--import={(ROOT / 'tests' / 'soak' / 'collect.mjs').as_uri()}",
 }
 # From the second quarter, when everything is warm, to the last one: beyond it is a leak of a few kB a message.
 MEMORY_GROWTH_MAX = 20 * MB
@@ -49,6 +50,7 @@ class Sample:
 
     worker_bytes: int
     sidecar_bytes: int
+    sidecar_heap: int
     worker_descriptors: int
     sidecar_descriptors: int
     tasks: int
@@ -82,7 +84,7 @@ class Soak:
 
     def judge(self) -> None:
         """Add what grew."""
-        for name in ("worker_bytes", "sidecar_bytes"):
+        for name in ("worker_bytes", "sidecar_bytes", "sidecar_heap"):
             floor, later_floor = self.span(name, 2)[0], self.span(name, 4)[0]
             if later_floor - floor > MEMORY_GROWTH_MAX:
                 self.violations.append(f"{name} grew from {floor / MB:.0f} to {later_floor / MB:.0f} MB")
@@ -188,6 +190,7 @@ async def look(worker: Worker) -> Sample:
     return Sample(
         worker_bytes=resident_bytes(worker.child.pid),
         sidecar_bytes=resident_bytes(sidecar),
+        sidecar_heap=figures["heap"],
         worker_descriptors=descriptors(worker.child.pid),
         sidecar_descriptors=descriptors(sidecar),
         tasks=figures["tasks"],
@@ -218,5 +221,5 @@ def progress(elapsed: float, result: Soak) -> str:
     return (
         f"[{elapsed:5.0f} s] {sum(result.closes.values())} closes, {len(result.sent)} messages; worker "
         f"{last.worker_bytes / MB:.0f} MB, {last.worker_descriptors} descriptors, {last.tasks} tasks; sidecar "
-        f"{last.sidecar_bytes / MB:.0f} MB, {last.sidecar_descriptors} descriptors"
+        f"{last.sidecar_bytes / MB:.0f} MB, heap {last.sidecar_heap / MB:.0f}, {last.sidecar_descriptors} descriptors"
     )
