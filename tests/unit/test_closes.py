@@ -140,7 +140,7 @@ def test_a_lost_connection_and_one_that_was_never_made_are_told_apart() -> None:
     lost = decide(Close(code=408, message="x", phase="open")).say
     assert "lost" in lost
     for phase in ("connecting", "pairing"):
-        assert "could not be reached" in decide(Close(code=408, message="x", phase=phase)).say  # type: ignore[arg-type]
+        assert "could not be reached" in decide(Close(code=408, message="x", phase=phase)).say
 
 
 @pytest.mark.parametrize("code", [None, 400, 500])

@@ -559,7 +559,7 @@ def test_what_names_no_message_has_no_target(message: dict[str, Any]) -> None:
 
 
 def test_both_kinds_of_key_share_together_are_a_key_share() -> None:
-    both = {"senderKeyDistributionMessage": {}, "fastRatchetKeySenderKeyDistributionMessage": {}}
+    both: dict[str, Any] = {"senderKeyDistributionMessage": {}, "fastRatchetKeySenderKeyDistributionMessage": {}}
     assert classify(both) == "key_share"
 
 
