@@ -209,7 +209,8 @@ language sql volatile security invoker set search_path = '' as $$
 $$;
 
 -- Applies one change if its target is there: 'done', 'waiting' or 'refused'. An edit, and a child of an album, must
--- come from the target's own sender; a number and a LID may be one person whom we do not know yet, so those wait.
+-- come from the target's own sender; a number and a LID whose number we do not know yet may be one person, so those
+-- wait.
 create function public.wa_apply_change(p_change public.wa_held_changes) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -226,8 +227,16 @@ begin
   if p_change.kind in ('edit', 'album') then
     if p_change.author <> p_change.target_sender then
       return case
-        when split_part(p_change.author, '@', 2) <> split_part(p_change.target_sender, '@', 2) then 'waiting'
-        else 'refused'
+        when split_part(p_change.author, '@', 2) = split_part(p_change.target_sender, '@', 2) then 'refused'
+        when exists (
+          select 1 from public.wa_identities as i
+          where i.session_id = p_change.session_id
+            and (
+              (i.lid = p_change.author and i.pn <> p_change.target_sender)
+              or (i.lid = p_change.target_sender and i.pn <> p_change.author)
+            )
+        ) then 'refused'
+        else 'waiting'
       end;
     end if;
     if v_kind = 'undecryptable' then

@@ -192,9 +192,9 @@ begin
       select 1 from public.messages as m
       where m.session_id = p_session and m.revoked_by = p.pn and m.revoked_by like '%@s.whatsapp.net'
     ) or exists (
-      select 1 from public.wa_held_changes as h where h.session_id = p_session and h.author = p.pn
+      select 1 from public.wa_held_changes as h where h.session_id = p_session and h.author in (p.pn, p.lid)
     ) or exists (
-      select 1 from public.wa_held_changes as h where h.session_id = p_session and h.target_sender = p.pn
+      select 1 from public.wa_held_changes as h where h.session_id = p_session and h.target_sender in (p.pn, p.lid)
     ) or exists (
       select 1 from public.messages as m
       where m.mentions is not null and m.mentions @> array[p.pn] and m.session_id = p_session

@@ -270,7 +270,8 @@ def must_wait(events: list[Event], everybody: dict[str, str], rows: dict[Name, R
         author, sender = everybody.get(e.author, e.author), everybody.get(e.target[0], e.target[0])
         row = rows.get((sender, e.target[1]))
         foreign = e.kind == "edit" and author != sender
-        perhaps = foreign and author.split("@")[1] != sender.split("@")[1]
+        number_known = not {author, sender}.isdisjoint(everybody.values())
+        perhaps = foreign and author.split("@")[1] != sender.split("@")[1] and not number_known
         if row is None or perhaps or (e.kind == "edit" and not foreign and row.kind == "undecryptable"):
             waiting.add((e.kind, e.id))
     return waiting
