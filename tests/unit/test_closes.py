@@ -160,3 +160,27 @@ def test_a_ban_has_an_end_if_whatsapp_names_one(expire: object, seconds: float |
 )
 def test_the_length_of_a_ban_is_told_in_words(expire: int, words: str) -> None:
     assert f"for {words};" in decide(Close(code=402, message="x", phase="open", data={"expire": expire})).say
+
+
+@pytest.mark.parametrize("code", [400, 409, 501])
+def test_a_refusal_tells_its_code_as_a_known_one(code: int) -> None:
+    say = decide(Close(code=code, message="x", phase="open")).say
+    assert say == f"WhatsApp refused the connection (code {code}); trying again."
+
+
+def test_a_false_signature_says_whose() -> None:
+    assert "phone's" in decide(Close(code=None, message="Invalid signature!", phase="pairing")).say
+    server = decide(Close(code=None, message="Invalid signature!", phase="connecting")).say
+    assert server.startswith("The server's certificate is not WhatsApp's")
+    assert "set WA_STRICT_CERTS=false" in server
+
+
+def test_restarts_without_end_are_slowed_down_and_alerted() -> None:
+    decision = decide(Close(code=515, message="x", phase="open"), immediate_before=99)
+    expected = "WhatsApp keeps asking for new connections; trying again more slowly."
+    assert decision == Reconnect(say=expected, alert=True)
+
+
+def test_a_refusal_for_once_is_told_as_one() -> None:
+    say = decide(Close(code=401, message="something new", phase="open")).say
+    assert say == "WhatsApp refused the connection once; trying again."

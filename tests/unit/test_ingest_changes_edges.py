@@ -79,3 +79,8 @@ def test_one_byte_and_the_longest_are_sealed_edits() -> None:
 )
 def test_a_time_in_milliseconds_has_bounds(value: object, known: bool, why: str) -> None:
     assert (millisecond_time(value, NOW_S) is not None) is known, why
+
+
+def test_a_plain_text_is_no_change() -> None:
+    result = ingested([make_stanza({"conversation": "hello"})])
+    assert (len(result["messages"]), result["changes"]) == (1, [])
