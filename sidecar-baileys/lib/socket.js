@@ -9,6 +9,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
 import { areJidsSameUser, binaryNodeToString, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, S_WHATSAPP_NET, WA_CERT_DETAILS } from 'baileys'
+import { sharedCaches } from './caches.js'
 import { Gate } from './gate.js'
 import { Inbox } from './inbox.js'
 import { KeyStore } from './keys.js'
@@ -139,6 +140,7 @@ export class Connection {
       ...(params.qr_timeout_ms ? { qrTimeout: params.qr_timeout_ms } : {}),
       ...(params.keep_alive_ms ? { keepAliveIntervalMs: params.keep_alive_ms } : {}),
       browser: /** @type {any} */ (params.browser),
+      ...sharedCaches,
       markOnlineOnConnect: false,
       syncFullHistory: false,
       // The first history chunk carries the LID mappings; the worker stores no history.
@@ -409,6 +411,10 @@ export class Connection {
     const cause = error ?? this.#endReason
     const close = { code: cause?.output?.statusCode ?? null, message: cause?.message ?? 'ended', data: smallData(cause?.data), phase }
     this.ended = true
+    // The last messages in plain text would stay for five minutes more.
+    for (const cache of ['recentMessagesMap', 'sessionRecreateHistory', 'retryCounters', 'baseKeys']) {
+      /** @type {any} */ (this.sock?.messageRetryManager)?.[cache]?.clear()
+    }
     this.hooks.notify('connection', { state: 'close', close })
     this.#resolveClosed()
   }
