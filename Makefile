@@ -31,7 +31,7 @@ $(PYTHON_STAMP): pyproject.toml constraints.txt scripts/require-python.sh
 	@bash scripts/require-python.sh $(PYTHON)
 	@echo "setup: Python packages into $(VENV) (a minute or two the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python scripts/link_node.py
 	@touch $@
 
@@ -83,13 +83,13 @@ mutants: setup $(MUTANTS_STAMP) ## MINUTES=20: change the named rules in a thous
 
 $(MUTANTS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
 	@echo "setup: the mutation tester into .make/mutants"
-	@$(BIN)/python scripts/extra.py mutants | $(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target .make/mutants --requirement /dev/stdin
+	@$(BIN)/python scripts/extra.py mutants | $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --upgrade --target .make/mutants --requirement /dev/stdin
 	@touch $@
 
 $(AUDIT_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
 	@echo "setup: the audit tools into .make/audit"
 	@test -x .make/audit/bin/python || $(PYTHON) -m venv .make/audit
-	@$(BIN)/python scripts/extra.py audit | .make/audit/bin/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@$(BIN)/python scripts/extra.py audit | .make/audit/bin/pip install --quiet --quiet --disable-pip-version-check --requirement /dev/stdin
 	@touch $@
 
 docs: $(DOCS_STAMP) ## the documentation site, into .make/site; a broken link is an error
@@ -100,7 +100,7 @@ docs: $(DOCS_STAMP) ## the documentation site, into .make/site; a broken link is
 $(DOCS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
 	@echo "setup: the site's generator into .make/docs"
 	@test -x .make/docs/bin/python || $(PYTHON) -m venv .make/docs
-	@$(BIN)/python scripts/extra.py docs | .make/docs/bin/pip install --quiet --disable-pip-version-check --requirement /dev/stdin
+	@$(BIN)/python scripts/extra.py docs | .make/docs/bin/pip install --quiet --quiet --disable-pip-version-check --requirement /dev/stdin
 	@cd .make/docs && $(CURDIR)/$(BIN)/npm pack --silent mermaid@$(MERMAID) >/dev/null
 	@tar -xzf .make/docs/mermaid-$(MERMAID).tgz -C .make/docs --strip-components=2 package/dist/mermaid.min.js
 	@touch $@
