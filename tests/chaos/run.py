@@ -26,8 +26,9 @@ START_SECONDS = 90.0
 SETTLE_SECONDS = 90.0  # a backlog of some thousand messages, files that wait for their next attempt
 SABOTAGED_SETTLE_SECONDS = 15.0  # some sabotage never settles
 MAIN_PAUSE = (0.2, 1.5)
+SHORT_PAUSE = (0.1, 0.4)
 SIDE_PAUSE = (1.0, 4.0)
-DEFAULTS_SECONDS = 8.0
+DEFAULTS_SECONDS = 5.0
 OLD_MESSAGES = 25
 OLD_SECONDS = 300  # beyond the live window of 30 s
 SABOTAGE_SECONDS = 6.0
@@ -115,7 +116,8 @@ async def _act(
             ends = begun + options.seconds
             latest = begun + max(OVERTIME * options.seconds, options.seconds + 180)
             async with anyio.create_task_group() as dealing:
-                for kinds, pause in ((faults.MAIN, MAIN_PAUSE), (faults.SIDE, SIDE_PAUSE)):
+                main_pause = MAIN_PAUSE if options.seconds else SHORT_PAUSE
+                for kinds, pause in ((faults.MAIN, main_pause), (faults.SIDE, SIDE_PAUSE)):
                     deck = Deck(kinds, Random(random.random()), tally, tell, pause)  # noqa: S311
                     dealing.start_soon(deck.deal, stage, ends, latest)
         await traffic.stop()
