@@ -364,5 +364,12 @@ begin
 end
 $$;
 
-revoke execute on all functions in schema public from public, anon, authenticated;
-grant execute on all functions in schema public to service_role;
+revoke execute on function
+public.wa_count_discard, public.wa_apply_edit, public.wa_blank_message, public.wa_apply_revoke,
+public.wa_apply_reaction, public.wa_apply_change, public.wa_take_changes, public.wa_retry_changes
+from public, anon, authenticated;
+
+grant execute on function
+public.wa_count_discard, public.wa_apply_edit, public.wa_blank_message, public.wa_apply_revoke,
+public.wa_apply_reaction, public.wa_apply_change, public.wa_take_changes, public.wa_retry_changes
+to service_role;

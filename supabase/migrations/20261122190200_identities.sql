@@ -206,5 +206,10 @@ begin
 end
 $$;
 
-revoke execute on all functions in schema public from public, anon, authenticated;
-grant execute on all functions in schema public to service_role;
+revoke execute on function
+public.wa_collapse_messages, public.wa_merge_identity, public.wa_write_identities
+from public, anon, authenticated;
+
+grant execute on function
+public.wa_collapse_messages, public.wa_merge_identity, public.wa_write_identities
+to service_role;

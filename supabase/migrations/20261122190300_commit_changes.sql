@@ -358,5 +358,12 @@ begin
 end
 $$;
 
-revoke execute on all functions in schema public from public, anon, authenticated;
-grant execute on all functions in schema public to service_role;
+revoke execute on function
+public.wa_store_messages, public.wa_sealed_edits, public.wa_open_edits, public.wa_commit, public.wa_prune,
+public.wa_schema_version, public.wa_analyze
+from public, anon, authenticated;
+
+grant execute on function
+public.wa_store_messages, public.wa_sealed_edits, public.wa_open_edits, public.wa_commit, public.wa_prune,
+public.wa_schema_version, public.wa_analyze
+to service_role;
