@@ -44,8 +44,7 @@ demo: setup ## the main job against our own virtual phone: no account, no phone,
 	@$(BIN)/python -m demo
 
 test: setup ## every test but the chaos run: Node, then Python
-	@$(BIN)/npm test --workspaces --if-present
-	@$(BIN)/python -m pytest --ignore=tests/chaos
+	@bash scripts/test.sh
 
 # Its processes are killed on purpose: that a Popen is collected before its child is reaped is no finding there.
 chaosshort: setup ## what CI runs of it: every kind of fault once, and a sabotage for each check
