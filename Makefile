@@ -43,8 +43,10 @@ $(NODE_STAMP): package.json package-lock.json sidecar-baileys/package.json simul
 demo: setup ## the main job against our own virtual phone: no account, no phone, no configuration
 	@$(BIN)/python -m demo
 
-test: setup ## every test but the chaos run: Node, then Python
-	@bash scripts/test.sh
+# Many tests mostly wait, so three files are at work at a time on two cores; the longest come first.
+LONGEST := tests/test_node.py tests/e2e/test_phone_run.py
+test: setup ## every test but the chaos run
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONGEST) tests/integration tests/e2e tests/unit
 
 # Its processes are killed on purpose: that a Popen is collected before its child is reaped is no finding there.
 chaosshort: setup ## what CI runs of it: every kind of fault once, and a sabotage for each check
@@ -110,4 +112,4 @@ $(DOCS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
 
 clean: ## remove what setup and the tests made (your ./data stays)
 	rm -rf $(VENV) node_modules sidecar-baileys/node_modules simulator/node_modules
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .make .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

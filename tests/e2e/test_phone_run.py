@@ -7,7 +7,7 @@ import pty
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from rich.console import Console
@@ -18,10 +18,11 @@ from acceptance.tester import Choice, Task
 from acceptance.verdict import EXIT_FAILED, EXIT_INCOMPLETE, LINES, State, verdict
 from demo.screen import Screen
 from tests.e2e.town import photo
+from tests.support.embedded import EmbeddedSupabase, seed
 from tests.support.phone import Media, VirtualPhone
 from tests.support.processes import PYTHON, ROOT, Child, alive, descendants
 from tests.support.waiting import until
-from tests.support.worker import environment
+from tests.support.worker import POLL_MS, environment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
@@ -88,10 +89,20 @@ class Script:
                 await self._phone.send("Ana", group, second)
 
 
-def acceptance(folder: Path, phone: VirtualPhone, tester: Script, seconds: float) -> AcceptanceRun:
-    settings = {**phone.worker_env, "WORKER_MAX_MEDIA_MB": "1", "WORKER_POLL_MS": "100"}
-    screen = Screen(Console(file=sys.stdout, width=120))
-    return AcceptanceRun(screen, folder, tester, settings, seconds)
+class Accept(Protocol):
+    def __call__(self, phone: VirtualPhone, tester: Script, seconds: float = HAPPY_SECONDS) -> AcceptanceRun: ...
+
+
+@pytest.fixture
+def acceptance(tmp_path: Path, supabase: EmbeddedSupabase, session: str) -> Accept:
+    """Makes runs, each on the folder and the session of the one before."""
+
+    def run(phone: VirtualPhone, tester: Script, seconds: float = HAPPY_SECONDS) -> AcceptanceRun:
+        settings = {**supabase.worker_env, "WORKER_SESSION": session, **phone.worker_env, "WORKER_MAX_MEDIA_MB": "1"}
+        screen = Screen(Console(file=sys.stdout, width=120))
+        return AcceptanceRun(screen, tmp_path / "run", tester, {**settings, "WORKER_POLL_MS": str(POLL_MS)}, seconds)
+
+    return run
 
 
 def verdicts(run: AcceptanceRun) -> dict[int, State]:
@@ -103,11 +114,13 @@ async def two_groups(phone: VirtualPhone) -> None:
     await phone.group(OTHER, ["Ana"])
 
 
-async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run_needs_no_qr(tmp_path: Path) -> None:
+async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run_needs_no_qr(
+    tmp_path: Path, acceptance: Accept
+) -> None:
     async with await VirtualPhone.start(tmp_path) as phone:
         await two_groups(phone)
         tester = Script(phone)
-        run = acceptance(tmp_path / "run", phone, tester, HAPPY_SECONDS)
+        run = acceptance(phone, tester)
 
         assert await run.run() == 0
 
@@ -119,7 +132,7 @@ async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run
         assert not [word for task in tester.tasks for word in task.words if word in report]
 
         later = Script(phone, skips=("large", "unmonitored"))
-        again = acceptance(tmp_path / "run", phone, later, HAPPY_SECONDS)
+        again = acceptance(phone, later)
 
         assert await again.run() == EXIT_INCOMPLETE
 
@@ -130,15 +143,15 @@ async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run
         }
 
 
-async def test_a_linked_account_can_be_unlinked_and_scanned_once_more(tmp_path: Path) -> None:
+async def test_a_linked_account_can_be_unlinked_and_scanned_once_more(tmp_path: Path, acceptance: Accept) -> None:
     everything = [step.name for step in STEPS]
     async with await VirtualPhone.start(tmp_path) as phone:
         await two_groups(phone)
-        first = acceptance(tmp_path / "run", phone, Script(phone, skips=everything), HAPPY_SECONDS)
+        first = acceptance(phone, Script(phone, skips=everything))
         assert await first.run() == EXIT_INCOMPLETE
 
         tester = Script(phone, skips=everything, unlinks=True)
-        again = acceptance(tmp_path / "run", phone, tester, HAPPY_SECONDS)
+        again = acceptance(phone, tester)
         assert await again.run() == EXIT_INCOMPLETE
 
     assert tester.scans == 1
@@ -146,11 +159,11 @@ async def test_a_linked_account_can_be_unlinked_and_scanned_once_more(tmp_path: 
 
 
 async def test_a_photo_that_never_comes_fails_its_line_and_the_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, acceptance: Accept, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with await VirtualPhone.start(tmp_path) as phone:
         await two_groups(phone)
-        run = acceptance(tmp_path / "run", phone, Script(phone, leaves_out=("photo",)), SHORT_SECONDS)
+        run = acceptance(phone, Script(phone, leaves_out=("photo",)), SHORT_SECONDS)
 
         assert await run.run() == EXIT_FAILED
 
@@ -163,6 +176,7 @@ async def test_a_photo_that_never_comes_fails_its_line_and_the_run(
 
 
 async def test_ctrl_c_at_the_qr_ends_the_run_and_leaves_a_report_and_no_process(tmp_path: Path) -> None:
+    await seed(tmp_path / "run" / "data")  # a Supabase of its own, as for somebody who sets nothing
     async with await VirtualPhone.start(tmp_path) as phone:
         terminal, inner = pty.openpty()
         command: list[str | Path] = [PYTHON, "-m", "acceptance", "--folder", tmp_path / "run"]

@@ -155,7 +155,7 @@ async def running(
         "WORKER_HTTP_HOST": "127.0.0.1",
         "WORKER_HTTP_PORT": str(port),
         "WORKER_SESSION": f"s-{uuid4().hex[:8]}",
-        "WORKER_POLL_MS": "50",
+        "WORKER_POLL_MS": "150",
         "WORKER_BACKOFF_BASE_MS": "10",
         "WORKER_BACKOFF_MAX_MS": "50",
         **(settings or {}),

@@ -34,7 +34,9 @@ def no_pause_between_group_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_silence_in_quiet_groups_and_a_slow_phone_are_no_stalls_but_a_deaf_one_is(
     tmp_path: Path, embedded: Endpoint, session: str
 ) -> None:
-    async with inside(tmp_path, embedded, session, settings=FAST_KEEP_ALIVE) as it:
+    # A pause before it tries again, so that what the web app shows of the close can be read.
+    patient = {**FAST_KEEP_ALIVE, "worker_backoff_base_ms": 2000, "worker_backoff_max_ms": 2000}
+    async with inside(tmp_path, embedded, session, settings=patient) as it:
         await it.link()
         logins = (await it.phone.state())["logins"]
         last = await it.database.last_event()

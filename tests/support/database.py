@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, cast
 import httpx
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from tests.support.waiting import POLL_SECONDS, until
+from tests.support.waiting import until
 
 Row = dict[str, Any]
 
@@ -131,7 +131,7 @@ class Database:
         probe: Callable[[], Awaitable[Any]],
         seconds: float = 20.0,
         tell: Callable[[], str] | None = None,
-        every: float = POLL_SECONDS,
+        every: float | None = None,
     ) -> Any:
         return await until(what, probe, seconds=seconds, every=every, tell=tell)
 

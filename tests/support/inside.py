@@ -109,7 +109,7 @@ async def inside(
             "worker_session": session,
             "worker_http_host": "127.0.0.1",
             "worker_http_port": 0,
-            "worker_poll_ms": 50,
+            "worker_poll_ms": 150,
             "worker_backoff_base_ms": 10,
             "worker_backoff_max_ms": 200,
             "worker_catch_up_s": 3600,

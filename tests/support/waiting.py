@@ -10,7 +10,10 @@ import anyio
 
 T = TypeVar("T")
 
-POLL_SECONDS = 0.03  # short enough to time a message, long enough not to load two cores
+# The first pause, and the longest: what comes soon is seen soon, and a long wait does not load two cores.
+FIRST_SECONDS = 0.03
+LONGEST_SECONDS = 0.3
+GROWTH = 1.5
 
 
 class TookTooLong(AssertionError):
@@ -22,16 +25,17 @@ async def until(
     probe: Callable[[], Awaitable[T | None]],
     *,
     seconds: float = 20.0,
-    every: float = POLL_SECONDS,
+    every: float | None = None,
     tell: Callable[[], str] | None = None,
 ) -> T:
-    """The first answer of `probe` that is neither None nor False.
+    """The first answer of `probe` that is neither None nor False. Asked with longer and longer pauses, or `every`.
 
     Raises:
         TookTooLong: after `seconds`, with `tell()` (a log's last lines, say) in its text.
     """
     deadline = time.monotonic() + seconds
     last: object = None
+    pause = FIRST_SECONDS
     while True:
         last = await probe()
         if last is not None and last is not False:
@@ -39,4 +43,5 @@ async def until(
         if time.monotonic() > deadline:
             more = f"\n{tell()}" if tell else ""
             raise TookTooLong(f"not within {seconds:g} s: {what}{more}")
-        await anyio.sleep(every)
+        await anyio.sleep(every or pause)
+        pause = min(pause * GROWTH, LONGEST_SECONDS)

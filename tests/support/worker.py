@@ -16,7 +16,7 @@ from tests.support.processes import PYTHON, Child, descendants, free_port
 from tests.support.waiting import until
 
 READY_SECONDS = 45.0  # a first start applies the migrations to a new embedded Supabase
-POLL_MS = 100  # flags and groups are looked at this often in tests; 2,000 by default
+POLL_MS = 250  # flags and groups are looked at this often in tests; 2,000 by default
 
 # What a process needs to run at all; settings of the machine that runs the tests must not leak in.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")

@@ -314,19 +314,21 @@ def tampered(stored: str) -> str:
 STORED = Seal("default", KEY).close("session", "1", "value")
 
 
+UNREADABLE: list[tuple[Seal, str, str, str, str, str]] = [
+    (Seal("default", OTHER), "session", "1", STORED, "WORKER_STATE_KEY: does not fit", "a wrong key"),
+    (Seal("default", None), "session", "1", STORED, "WORKER_STATE_KEY: is not set", "no key"),
+    (Seal("default", KEY), "session", "2", STORED, "does not fit", "another key's value in its place"),
+    (Seal("default", KEY), "pre-key", "1", STORED, "does not fit", "another type"),
+    (Seal("other", KEY), "session", "1", STORED, "does not fit", "another session"),
+    (Seal("default", KEY), "session", "1", tampered(STORED), "does not fit", "a flipped bit"),
+    (Seal("default", KEY), "session", "1", STORED[:30], "torn|does not fit", "cut off"),
+    (Seal("default", KEY), "session", "1", MARK + "AgAAAA==", "newer wa-worker", "an unknown version"),
+    (Seal("default", KEY), "session", "1", MARK, "newer wa-worker", "empty"),
+]
+
+
 @pytest.mark.parametrize(
-    ("seal", "type_", "name", "stored", "says", "because"),
-    [
-        (Seal("default", OTHER), "session", "1", STORED, "WORKER_STATE_KEY: does not fit", "a wrong key"),
-        (Seal("default", None), "session", "1", STORED, "WORKER_STATE_KEY: is not set", "no key"),
-        (Seal("default", KEY), "session", "2", STORED, "does not fit", "another key's value in its place"),
-        (Seal("default", KEY), "pre-key", "1", STORED, "does not fit", "another type"),
-        (Seal("other", KEY), "session", "1", STORED, "does not fit", "another session"),
-        (Seal("default", KEY), "session", "1", tampered(STORED), "does not fit", "a flipped bit"),
-        (Seal("default", KEY), "session", "1", STORED[:30], "torn|does not fit", "cut off"),
-        (Seal("default", KEY), "session", "1", MARK + "AgAAAA==", "newer wa-worker", "an unknown version"),
-        (Seal("default", KEY), "session", "1", MARK, "newer wa-worker", "empty"),
-    ],
+    ("seal", "type_", "name", "stored", "says", "because"), UNREADABLE, ids=[because for *_, because in UNREADABLE]
 )
 def test_a_value_that_cannot_be_opened_is_an_error(
     seal: Seal, type_: str, name: str, stored: str, says: str, because: str
