@@ -20,7 +20,7 @@ from tests.support.processes import resident_bytes
 from tests.support.waiting import until
 from tests.support.worker import Worker
 
-COUNT = int(os.environ.get("BACKLOG_MESSAGES", "3000"))
+COUNT = int(os.environ.get("BACKLOG_MESSAGES", "2000"))
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120 + COUNT // 20)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,9 +129,9 @@ def deep_json() -> Iterator[None]:
     sys.setrecursionlimit(former)
 
 
-@pytest.fixture
-async def own_town(tmp_path: Path, supabase: EmbeddedSupabase) -> AsyncIterator[Town]:
-    async with found_town(tmp_path, supabase, session="hostile") as town:
+@pytest.fixture(scope="module")
+async def own_town(tmp_path_factory: pytest.TempPathFactory, supabase: EmbeddedSupabase) -> AsyncIterator[Town]:
+    async with found_town(tmp_path_factory.mktemp("hostile"), supabase, session="hostile") as town:
         yield town
 
 

@@ -27,7 +27,7 @@ from tests.support.worker import POLL_MS, environment
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 
 HAPPY_SECONDS = 60.0  # a bound, not a wait: each step ends when its outcome is known
-SHORT_SECONDS = 15.0  # waited for what never comes
+SHORT_SECONDS = 8.0  # waited for what never comes
 MONITORED, OTHER = "Market", "Family"
 
 

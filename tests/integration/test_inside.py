@@ -6,7 +6,9 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from tests.support.inside import inside
 from worker.store import Lease, Store
@@ -59,3 +61,32 @@ async def test_a_rate_limit_on_groups_is_waited_out_with_longer_and_longer_pause
         await it.database.wait_flag_handled("fetch_groups_requested")
         await it.connected()
         assert await it.payloads("disconnect", last) == []
+
+
+async def test_a_version_that_whatsapp_refuses_is_looked_up_and_the_one_that_works_is_kept(
+    tmp_path: Path, embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = b'self.a={"client_revision":1099999999}'
+
+    async def serve(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(script) + script)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - that rule thinks of Django
+    monkeypatch.setattr("worker.session.version.SOURCE", f"http://127.0.0.1:{port}/sw.js")
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, serve)
+        async with inside(tmp_path, embedded, session) as it:
+            await it.link()
+            last = await it.database.last_event()
+            await it.phone.fault("version_outdated")
+            await it.phone.fault("drop")
+            await it.told("disconnect", last, code=405)
+            await it.told("connect", last)
+
+            logins = [entry["version"] for entry in await it.phone.log() if entry["kind"] == "login"]
+            assert (logins[-1], len(set(logins))) == ("2.3000.1099999999", 2)
+            assert (await it.database.detail())["version"] == [2, 3000, 1099999999]
+        group.cancel_scope.cancel()

@@ -24,6 +24,7 @@ import pytest
 from supabase import AsyncClient, AsyncClientOptions
 from typer.testing import CliRunner
 
+from tests.support.embedded import seed
 from worker.cli import app
 from worker.store import Store
 from worker.store.embedded import Endpoint
@@ -453,6 +454,7 @@ async def forward(port: int, target: int) -> None:
 
 
 async def test_the_embedded_supabase_leaves_with_a_killed_worker(tmp_path: Path) -> None:
+    await seed(tmp_path / "data")
     port = free_port()
     settings = {
         "WORKER_HTTP_HOST": "127.0.0.1",

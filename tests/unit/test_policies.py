@@ -1,5 +1,7 @@
 """Small pure rules: the backoff, the sidecar's crashes, the watchdog's verdict, the client version."""
 
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 from hypothesis import given
@@ -8,9 +10,11 @@ from hypothesis import strategies as st
 from worker.bridge.protocol import Pong
 from worker.session.backoff import next_delay
 from worker.session.crashes import LOOP_AFTER, LOOP_SECONDS, Crashes
-from worker.session.version import VersionPolicy, fetch_version, parse_version
+from worker.session.version import SCRIPT_BYTES_MAX, VersionPolicy, fetch_version, parse_version
 from worker.session.watchdog import LOOP_LAG_MS, STANZA_STUCK_MS, judge
 from worker.settings import Version
+
+PAGE = b" " * 65_536
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,20 @@ async def test_the_present_version_is_read_from_whatsapps_script(
 ) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, text=body))
     assert await fetch_version(httpx.AsyncClient(transport=transport)) == expected, because
+
+
+async def test_a_script_without_end_is_not_read_to_its_end() -> None:
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += len(PAGE)
+            yield PAGE
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=endless()))
+    assert await fetch_version(httpx.AsyncClient(transport=transport)) is None
+    assert read <= SCRIPT_BYTES_MAX + len(PAGE)
 
 
 async def test_a_network_that_is_down_gives_no_version() -> None:

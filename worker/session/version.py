@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 
+import anyio
 import httpx
 from loguru import logger
 
 from worker.settings import Version
 
 SOURCE = "https://web.whatsapp.com/sw.js"
-REVISION = re.compile(r'"?client_revision\\?"?\s*:\s*(\d{6,12})')
+REVISION = re.compile(rb'"?client_revision\\?"?\s*:\s*(\d{6,12})')
 FETCH_SECONDS = 10.0
 SCRIPT_BYTES_MAX = 4 * 1024 * 1024
 
@@ -59,11 +60,19 @@ class VersionPolicy:
 
 async def fetch_version(client: httpx.AsyncClient | None = None) -> Version | None:
     """The version that WhatsApp Web has today; None if it cannot be had. Bounded in time and size."""
+    script = b""
     try:
-        async with client or httpx.AsyncClient(timeout=FETCH_SECONDS, follow_redirects=False) as http:
-            answer = await http.get(SOURCE, headers={"sec-fetch-site": "none", "user-agent": "Mozilla/5.0"})
-        found = REVISION.search(answer.text[:SCRIPT_BYTES_MAX]) if answer.status_code == httpx.codes.OK else None
-    except (httpx.HTTPError, ValueError):
+        with anyio.fail_after(FETCH_SECONDS):
+            async with (
+                client or httpx.AsyncClient(timeout=FETCH_SECONDS, follow_redirects=False) as http,
+                http.stream("GET", SOURCE, headers={"sec-fetch-site": "none", "user-agent": "Mozilla/5.0"}) as answer,
+            ):
+                async for chunk in answer.aiter_bytes():
+                    script += chunk
+                    if len(script) > SCRIPT_BYTES_MAX or answer.status_code != httpx.codes.OK:
+                        break
+        found = REVISION.search(script) if answer.status_code == httpx.codes.OK else None
+    except (httpx.HTTPError, TimeoutError):
         found = None
     if not found:
         logger.warning("the present version of WhatsApp Web could not be fetched; the bundled one is used")
