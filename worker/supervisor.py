@@ -23,8 +23,9 @@ from worker.errors import BridgeError, SettingsError, StaleFence, StateError, St
 from worker.log import hide
 from worker.session import lease
 from worker.session.backoff import JITTER_MAX_SECONDS
-from worker.session.connection import StallFound, Stuck
+from worker.session.connection import Stuck
 from worker.session.crashes import Crashes
+from worker.session.inbox import StallFound
 from worker.session.report import View
 from worker.session.retry import until_answered
 from worker.session.watchdog import PING_EVERY_SECONDS, judge

@@ -21,10 +21,12 @@ from worker.media.jobs import MediaRunner
 from worker.media.remote import Json
 from worker.session.account import Account
 from worker.session.commits import Committer
-from worker.session.connection import LOGGED_OUT, Connection, DatabaseGone, Inbox, Standing, Stay
+from worker.session.connection import LOGGED_OUT, Connection, Standing
 from worker.session.database import PATIENCE_SECONDS, DatabaseWatch
 from worker.session.discovery import Discovery
 from worker.session.flags import FlagWatch, Monitored
+from worker.session.inbox import DatabaseGone, Inbox
+from worker.session.plans import Stay
 from worker.session.report import Report, View
 from worker.session.retry import until_answered
 from worker.session.state import Seal, State

@@ -17,10 +17,11 @@ from worker.errors import CallFailed, SidecarGone, StateError
 from worker.ingest.live import LiveWindow
 from worker.session import connection as connection_module
 from worker.session.commits import Committer
-from worker.session.connection import Connection, DatabaseGone, Inbox, Standing, Stuck
+from worker.session.connection import Connection, Standing, Stuck
 from worker.session.database import DatabaseWatch
 from worker.session.discovery import Discovery
 from worker.session.flags import Ask, Monitored, Request
+from worker.session.inbox import DatabaseGone, Inbox
 from worker.session.report import Report
 from worker.session.state import Seal, State
 from worker.session.version import VersionPolicy

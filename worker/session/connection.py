@@ -24,7 +24,6 @@ from worker.bridge.protocol import (
     Connect,
     ConnectionState,
     Me,
-    Notification,
     Offline,
     Qr,
     Stalled,
@@ -37,6 +36,8 @@ from worker.session.commits import Committer
 from worker.session.database import DatabaseWatch
 from worker.session.discovery import Discovery
 from worker.session.flags import Ask, Request
+from worker.session.inbox import DatabaseGone, Inbox, Item, StallFound
+from worker.session.plans import AwaitDatabase, Forget, Go, Plan, Stay
 from worker.session.report import Report, View
 from worker.session.retry import until_answered
 from worker.session.state import State
@@ -54,7 +55,6 @@ DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
 COMMIT_CATCH_UP_SECONDS = 15.0  # for the commit that waited through the outage; else its messages come again
 OFFLINE_HOLD_MS = 10_000  # DESIGN rule 8's N: WhatsApp sends a backlog at some thousand messages a second
 LOG_BYTES_MAX = 64 * 1024 * 1024  # DESIGN rule 4: what the sidecar may hold before it pauses the socket
-INBOX_MAX = 2048
 BROWSER = ["wa-worker", "Desktop", "1.0"]  # shown on the phone under linked devices; fixed at pairing
 SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link a device."
 ENTER_THE_CODE = (
@@ -71,52 +71,6 @@ class Stuck(WorkerError):
     """Neither a new socket nor a new sidecar helped; only a new worker is left (exit code 5)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatabaseGone:
-    """The database has not answered for longer than its patience."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StallFound:
-    """A watchdog has judged."""
-
-    reason: str
-
-
-Item = Notification | Request | DatabaseGone | StallFound
-
-
-@dataclass(frozen=True, kw_only=True)
-class Go:
-    """Connect, after `delay` seconds."""
-
-    delay: float = 0.0
-    say: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stay:
-    """Stay down until asked, or for `seconds`."""
-
-    view: View
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AwaitDatabase:
-    """Stay down until the database answers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forget:
-    """The link is gone for good: wipe the credentials, then connect for a new QR code."""
-
-    say: str
-
-
-Plan = Go | Stay | AwaitDatabase | Forget
-
-
 @dataclass
 class Standing:
     """What must outlive a sidecar's process."""
@@ -126,39 +80,6 @@ class Standing:
     immediate: int = 0
     stalls: int = 0
     linked: bool = False  # a phone lists this device, as far as we know
-
-
-class Inbox:
-    """Where everything arrives. Never blocks a sender; a full one drops what the sidecar merely notified."""
-
-    def __init__(self) -> None:
-        self._put, self._take = anyio.create_memory_object_stream[Item](INBOX_MAX)
-
-    def put(self, item: Item) -> None:
-        try:
-            self._put.send_nowait(item)
-        except anyio.WouldBlock:
-            logger.error("the session cannot keep up with what happens to it")
-
-    async def take(self) -> Item:
-        return await self._take.receive()
-
-    def discard_notifications(self) -> None:
-        """Drop what an ended socket still had to say; keep the requests."""
-        kept: list[Request] = []
-        while True:
-            try:
-                item = self._take.receive_nowait()
-            except anyio.WouldBlock:
-                break
-            if isinstance(item, Request):
-                kept.append(item)
-        for request in kept:
-            self.put(request)
-
-    def close(self) -> None:
-        self._put.close()
-        self._take.close()
 
 
 class Connection:
