@@ -1,8 +1,11 @@
 -- Of two rows that turn out to be one message, the content that came first stays; and such a merge in few statements.
 
--- Rises with each content that is stored, a stub's too. Null: a stub, or content from before this migration.
+-- One number for each call of public.wa_store_messages, a million apart: a message's place in its batch is added. Set
+-- when content is stored, also when it takes a stub's place. Null: still a stub, or stored before this migration, which
+-- counts as the earliest.
 create sequence public.messages_content_order increment by 1000000;
 
+revoke all on sequence public.messages_content_order from anon, authenticated;
 grant usage on sequence public.messages_content_order to service_role;
 
 alter table public.messages add column content_order bigint;
@@ -183,6 +186,7 @@ declare
   v_other public.messages;
   v_first_text text;
   v_edits jsonb;
+  v_job bigint;
   v_row record;
 begin
   select * into v_kept from public.messages where id = p_kept;
@@ -215,27 +219,40 @@ begin
 
   update public.messages set quoted_id = p_kept where quoted_id = p_gone;
   update public.messages set album_id = p_kept where album_id = p_gone;
+  delete from public.wa_held_changes where message_id = v_other.id and kind in ('quote', 'album');
   update public.wa_held_changes set message_id = p_kept where message_id = p_gone;
   for v_row in select * from public.message_reactions as r where r.message_id = p_gone loop
     perform public.wa_apply_reaction(v_row.session_id, p_kept, v_row.sender, v_row.emoji, v_row.at, v_row.wa_msg_id);
   end loop;
-  -- What opens an edit and what fetches the file belong to the content.
-  if v_source.id = p_gone then
-    delete from public.message_secrets where message_id = p_kept;
-    delete from public.media_jobs where message_id = p_kept;
-    delete from public.wa_media_abandoned where message_id = p_kept;
-    update public.media_jobs set message_id = p_kept where message_id = p_gone;
-    update public.wa_media_abandoned set message_id = p_kept where message_id = p_gone;
-  end if;
+  -- The secret of the content, or else the other's.
+  delete from public.message_secrets
+  where message_id = p_kept and v_source.id = p_gone
+    and exists (select 1 from public.message_secrets as s where s.message_id = p_gone);
   insert into public.message_secrets (message_id, session_id, secret, at)
   select p_kept, s.session_id, s.secret, s.at from public.message_secrets as s where s.message_id = p_gone
   on conflict (message_id) do nothing;
-  if v_source.media_id is null and v_source.media_status is not null and v_other.media_id is not null then
-    delete from public.media_jobs where message_id = p_kept;
-    delete from public.wa_media_abandoned where message_id = p_kept;
-    v_source.media_id := v_other.media_id;
-    v_source.media_status := v_other.media_status;
+  -- Of the file the best that either has: it is stored, it will be fetched, it was given up.
+  if v_source.media_status is not null and v_source.media_id is null then
+    if v_other.media_id is not null then
+      v_source.media_id := v_other.media_id;
+      v_source.media_status := v_other.media_status;
+    else
+      select j.id into v_job
+      from public.media_jobs as j
+      where j.message_id in (p_kept, p_gone)
+      order by j.message_id = v_source.id desc
+      limit 1;
+      if v_job is not null then
+        v_source.media_status := 'pending';
+      end if;
+    end if;
   end if;
+  delete from public.media_jobs where message_id in (p_kept, p_gone) and id is distinct from v_job;
+  update public.media_jobs set message_id = p_kept where id = v_job;
+  delete from public.wa_media_abandoned
+  where message_id in (p_kept, p_gone)
+    and (message_id <> v_source.id or v_source.media_id is not null or v_job is not null);
+  update public.wa_media_abandoned set message_id = p_kept where message_id = v_source.id;
   delete from public.message_edits where message_id = p_kept;
   delete from public.message_secrets where message_id = p_gone;
   delete from public.messages where id = p_gone;
@@ -274,7 +291,8 @@ declare
   v_ranges jsonb;
   v_range record;
 begin
-  -- Links change only where both addresses wrote: from the first to the last row that gets another sender, or goes.
+  -- Links change only where both addresses wrote. There they are made anew over all rows of both: a row that goes takes
+  -- its child's link with it, and a shorter walk would stop at that child.
   select jsonb_agg(to_jsonb(r)) into v_ranges
   from (
     select

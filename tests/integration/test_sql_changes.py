@@ -514,21 +514,91 @@ def test_the_job_of_a_file_moves_to_the_stub_that_it_belongs_to(database: psycop
     assert talk.all("select pending from public.messages where session_id = %(session)s") == [(False,)]
 
 
+def give_up(talk: Talk) -> None:
+    """The one job of this session ends without a file."""
+    (job,) = talk.all("select id from public.media_jobs where session_id = %(session)s")
+    leased = "update public.media_jobs set lease_owner = 'w', lease_expires_at = now() + interval '1 minute' "
+    talk.database.execute(leased + "where id = %s", job)
+    talk._call("wa_media_abandon(%s, 'w', 'expired', 'MEDIA_EXPIRED', 'gone')", *job)
+
+
+JOBS = (
+    "select m.sender, m.media_status, j.descriptor from public.media_jobs as j inner join public.messages as m "
+    "on j.message_id = m.id where j.session_id = %(session)s"
+)
+
+
 def test_what_a_given_up_file_needs_again_moves_to_the_stub_that_it_belongs_to(
     database: psycopg.Connection[Any],
 ) -> None:
     talk = Talk(database)
     talk.tell([Text(ANA, "m2", False, 0), Text(ANA_PN, "m2", True, 0)])
-    (job,) = talk.all("select id from public.media_jobs where session_id = %(session)s")
-    leased = "update public.media_jobs set lease_owner = 'w', lease_expires_at = now() + interval '1 minute' "
-    database.execute(leased + "where id = %s", job)
-    talk._call("wa_media_abandon(%s, 'w', 'expired', 'MEDIA_EXPIRED', 'gone')", *job)
+    give_up(talk)
     talk.tell([Learned(ANA_PN)])
     requeued = talk._call("wa_media_requeue(%s, %s)", talk.id, json.dumps(["expired"]))
     assert (requeued["requeued"], requeued["without"]) == (1, 0)
-    jobs = "select m.sender, j.descriptor from public.media_jobs as j inner join public.messages as m "
-    jobs += "on j.message_id = m.id where j.session_id = %(session)s"
-    assert talk.all(jobs) == [(ANA, {"media_key": "c2VjcmV0"})]
+    assert talk.all(JOBS) == [(ANA, "pending", {"media_key": "c2VjcmV0"})]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [Text(ANA, "m2", False, 0), Text(ANA_PN, "m2", True, 0), Text(ANA, "m2", True, 0)],
+        [Text(ANA_PN, "m2", True, 0), Text(ANA, "m2", True, 0)],
+    ],
+    ids=["the younger row's content stays", "the older row's content stays"],
+)
+def test_a_file_that_one_row_gave_up_is_still_fetched_for_the_other(
+    database: psycopg.Connection[Any], said: list[Event]
+) -> None:
+    talk = Talk(database)
+    talk.tell(said[:-1])
+    give_up(talk)
+    talk.tell(said[-1:])
+    talk.tell([Learned(ANA_PN)])
+    assert talk.all(JOBS) == [(ANA, "pending", {"media_key": "c2VjcmV0"})]
+    assert talk.all("select 1 from public.wa_media_abandoned where session_id = %(session)s") == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "stays"), [("Zmlyc3Q=", "c2Vjb25k", "Zmlyc3Q="), (None, "c2Vjb25k", "c2Vjb25k")]
+)
+@pytest.mark.parametrize("stub_first", [True, False])
+def test_the_secret_of_the_content_stays_or_else_the_others(
+    database: psycopg.Connection[Any], stub_first: bool, first: str | None, second: str, stays: str
+) -> None:
+    talk = Talk(database)
+    if stub_first:
+        talk.tell([Text(ANA, "m1", False, 0)])
+    talk.batch(messages=[message("m1", sender=ANA_PN, secret=first)])
+    talk.batch(messages=[message("m1", sender=ANA, secret=second)])
+    talk.tell([Learned(ANA_PN)])
+    assert talk.all("select secret from public.message_secrets where session_id = %(session)s") == [(stays,)]
+
+
+@pytest.mark.parametrize("stub_first", [True, False])
+def test_what_only_the_copy_that_goes_quoted_is_not_quoted(database: psycopg.Connection[Any], stub_first: bool) -> None:
+    talk = Talk(database)
+    if stub_first:
+        talk.tell([Text(ANA, "m1", False, 0)])
+    talk.batch(messages=[message("m1", sender=ANA_PN)])
+    quote = {"chat_id": GROUP, "author": ANA, "change_id": "m1", "at": at(0), "kind": "quote"}
+    quote |= {"target_sender": BEN, "target_id": "m3"}
+    quoting = message("m1", sender=ANA, quoted_sender=BEN, quoted_msg_id="m3")
+    talk.batch(messages=[quoting], changes=[quote])
+    talk.tell([Learned(ANA_PN)])
+    talk.tell([Text(BEN, "m3", True, 0)])
+    row = talk.rows()[ANA, "m1"]
+    assert row.quoted is None
+
+
+def test_content_from_before_the_order_was_kept_counts_as_the_earliest(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Text(ANA, "m1", False, 0), HELLO])
+    database.execute("update public.messages set content_order = null where session_id = %s", (talk.id,))
+    talk.tell([TWIN])
+    talk.tell([Learned(ANA_PN)])
+    assert talk.rows()[ANA, "m1"].text == "m1-0"
 
 
 def test_a_change_that_was_held_under_both_addresses_is_applied_once(database: psycopg.Connection[Any]) -> None:
