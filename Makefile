@@ -43,10 +43,9 @@ $(NODE_STAMP): package.json package-lock.json sidecar-baileys/package.json simul
 demo: setup ## the main job against our own virtual phone: no account, no phone, no configuration
 	@$(BIN)/python -m demo
 
-# Many tests mostly wait, so three files are at work at a time on two cores; the longest come first.
-LONGEST := tests/test_node.py tests/e2e/test_phone_run.py
+# Many tests mostly wait, so three files are at work at a time on two cores.
 test: setup ## every test but the chaos run
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(LONGEST) tests/integration tests/e2e tests/unit
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/chaos tests
 
 # Its processes are killed on purpose: that a Popen is collected before its child is reaped is no finding there.
 chaosshort: setup ## what CI runs of it: every kind of fault once, and a sabotage for each check
@@ -68,7 +67,7 @@ check: setup ## linters and type checkers
 chaos: setup ## MINUTES=3 SEED=1: kill everything at random and look for a lost message
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),3) --seed $(SEED)
 
-soak: setup ## MINUTES=15: closes of every kind, again and again; flat memory, nothing leaked
+soak: setup ## MINUTES=15 and six to warm up: closes of every kind, again and again; flat memory, nothing leaked
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),15) --seed $(SEED)
 
 bench: setup ## what the frame gate costs

@@ -23,6 +23,15 @@ from tests.support.embedded import EmbeddedSupabase
 from worker.store import Store, connect_store
 from worker.store.embedded import MIGRATIONS, Endpoint
 
+# Each takes half a minute or more. pytest-xdist hands files out in the order in which they were collected, and none of
+# these may be the last to begin.
+LONGEST = ("phone_run", "supervisor", "node", "embedded", "watchdogs", "commands", "demo", "closes", "backlog")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

@@ -38,11 +38,12 @@ SETTINGS = {
     "PYTHONPATH": str(ROOT),
     "NODE_OPTIONS": f"--import={(ROOT / 'tests' / 'soak' / 'collect.mjs').as_uri()}",
 }
-# Baileys keeps what belongs to a closed socket for up to five minutes: until then memory grows with every close.
+# Timers of Baileys hold most of a closed socket for one minute, and caches of it for five: until then memory grows with
+# every close. A few entries stay for three days.
 WARM_SECONDS = 360.0
 # From the second quarter to the last one: beyond it is a leak of a few kB a message.
 MEMORY_GROWTH_MAX = 20 * MB
-HEAP_GROWTH_MAX = 8 * MB  # nothing but what is kept: garbage is collected before it is looked at
+HEAP_GROWTH_MAX = 8 * MB  # closer: the sidecar collects its garbage every five seconds here (collect.mjs)
 DESCRIPTORS_MORE = 4  # idle connections to Supabase come and go
 TASKS_MORE = 3
 

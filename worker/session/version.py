@@ -16,8 +16,8 @@ from worker.settings import Version
 
 SOURCE = "https://web.whatsapp.com/sw.js"
 REVISION = re.compile(rb'"?client_revision\\?"?\s*:\s*(\d{6,12})')
-FETCH_SECONDS = 10.0
-SCRIPT_BYTES_MAX = 4 * 1024 * 1024
+FETCH_SECONDS = 30.0  # the whole of it; nobody is connected meanwhile
+SCRIPT_BYTES_MAX = 4 * 1024 * 1024  # far above what the script has; a page without end must not fill the memory
 
 
 class VersionPolicy:
@@ -60,18 +60,19 @@ class VersionPolicy:
 
 async def fetch_version(client: httpx.AsyncClient | None = None) -> Version | None:
     """The version that WhatsApp Web has today; None if it cannot be had. Bounded in time and size."""
-    script = b""
+    script, found = b"", None
+    headers = {"sec-fetch-site": "none", "user-agent": "Mozilla/5.0", "accept-encoding": "identity"}
     try:
         with anyio.fail_after(FETCH_SECONDS):
             async with (
                 client or httpx.AsyncClient(timeout=FETCH_SECONDS, follow_redirects=False) as http,
-                http.stream("GET", SOURCE, headers={"sec-fetch-site": "none", "user-agent": "Mozilla/5.0"}) as answer,
+                http.stream("GET", SOURCE, headers=headers) as answer,
             ):
                 async for chunk in answer.aiter_bytes():
                     script += chunk
                     if len(script) > SCRIPT_BYTES_MAX or answer.status_code != httpx.codes.OK:
                         break
-        found = REVISION.search(script) if answer.status_code == httpx.codes.OK else None
+                found = REVISION.search(script) if answer.status_code == httpx.codes.OK else None
     except (httpx.HTTPError, TimeoutError):
         found = None
     if not found:
