@@ -10,6 +10,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -44,6 +45,7 @@ READY_SECONDS = 120.0  # a first start makes a database
 LINK_SECONDS = 300.0  # several rounds of codes; also a lease of 30 s that a killed run left behind
 CALL_SECONDS = 60.0  # what needs nobody but WhatsApp
 LOOK_SECONDS = 0.5
+CONNECTED = "wa_connected 1.0"  # the line of /metrics
 QR_LIFETIME = timedelta(seconds=61)  # WhatsApp's first code lives 60 s, later ones 20 s (FACTS §2)
 GROUPS_NEEDED = 2
 FIRST_STEP = 4  # after the start, the phone, the groups
@@ -83,8 +85,8 @@ class AcceptanceRun:
         """Everything; the exit code. A report is written however it ends."""
         try:
             async with AsyncExitStack() as running:
-                worker, database = await self._start(running)
-                await self._with(worker, database)
+                worker, database, before = await self._start(running)
+                await self._with(worker, database, before)
                 self.screen.faint("stopping the worker")
             self._broken = None
         except AssertionError as missed:  # a bounded wait, or a tester who went away
@@ -95,8 +97,7 @@ class AcceptanceRun:
         self._conclude()
         return EXIT_FAILED if self._broken else exit_code(self.findings)
 
-    async def _with(self, worker: Worker, database: Database) -> None:
-        before = await database.last_event()
+    async def _with(self, worker: Worker, database: Database, before: int) -> None:
         await self._link(worker, database)
         scene = await self._choose(worker, database)
         for number, step in enumerate(STEPS, start=FIRST_STEP):
@@ -106,33 +107,42 @@ class AcceptanceRun:
 
     # Before the first message
 
-    async def _start(self, running: AsyncExitStack) -> tuple[Worker, Database]:
+    async def _start(self, running: AsyncExitStack) -> tuple[Worker, Database, int]:
+        """The worker, its database, and the last entry of the audit log that is not this worker's."""
         self.screen.title("1  Start: the worker")
-        worker = await running.enter_async_context(Worker.start(self.folder, settings=self.settings))
-        async with self.screen.waiting("the worker starts, with its Supabase"):
+        url, key = self.settings.get("SUPABASE_URL"), self.settings.get("SUPABASE_SERVICE_KEY")
+        start = partial(Worker.start, self.folder, settings=self.settings)
+        if url and key:  # a linked worker may be connected before anybody looks
+            database, before = await self._look(running, url, key)
+            worker = await running.enter_async_context(start())
+        else:
+            worker = await running.enter_async_context(start())
+            async with self.screen.waiting("the worker starts, with its Supabase"):
+                supabase = await endpoint(worker.data_dir, READY_SECONDS, tell=worker.child.tail)
+            url = supabase.url
+            database, before = await self._look(running, url, supabase.key)
+        async with self.screen.waiting("the worker starts"):
             await worker.ready(READY_SECONDS)
         self._note([passed_if(await worker.healthz() == {"ok": True}, 9, "/healthz answers {ok: true}")])
-        url, key = self.settings.get("SUPABASE_URL"), self.settings.get("SUPABASE_SERVICE_KEY")
-        if not url or not key:
-            supabase = await endpoint(worker.data_dir, tell=worker.child.tail)
-            url, key = supabase.url, supabase.key
         self.screen.faint(f"Supabase: {url}; the worker's log: {worker.child.log}")
-        database = await Database.connect(url, key, self.settings.get("WORKER_SESSION") or DEFAULT_SESSION)
-        return worker, await running.enter_async_context(database)
+        return worker, database, before
+
+    async def _look(self, running: AsyncExitStack, url: str, key: str) -> tuple[Database, int]:
+        session = self.settings.get("WORKER_SESSION") or DEFAULT_SESSION
+        database = await running.enter_async_context(await Database.connect(url, key, session))
+        return database, await database.last_event()
 
     async def _link(self, worker: Worker, database: Database) -> None:
         self.screen.title("2  Link the phone")
-        before = await database.last_event()
-        shown = await self._connected(worker, database, before)
+        shown = await self._connected(worker, database)
         if shown is None and await self.tester.agrees(
             "This account is linked since an earlier run. Unlink it and scan a QR code again (lines 1 and 2)?"
         ):
-            before = await database.last_event()
             await database.raise_flag("wa_disconnect_requested")
             await database.wait_status("disconnected", CALL_SECONDS, tell=worker.child.tail)
             await database.wait_flag_handled("wa_disconnect_requested", CALL_SECONDS, tell=worker.child.tail)
             await database.raise_flag("wa_refresh_qr_requested")
-            shown = await self._connected(worker, database, before)
+            shown = await self._connected(worker, database)
         if shown is None:
             self._note(skipped((1, 2), "linked since an earlier run: no QR code was needed"))
             return
@@ -150,7 +160,7 @@ class AcceptanceRun:
             ]
         )
 
-    async def _connected(self, worker: Worker, database: Database, before: int) -> tuple[Row, datetime] | None:
+    async def _connected(self, worker: Worker, database: Database) -> tuple[Row, datetime] | None:
         """Wait until the account is linked, handing each new QR to the tester.
 
         The session's row as it was when the last QR waited, and when that was; None if none was needed.
@@ -162,7 +172,8 @@ class AcceptanceRun:
             _still_running(worker)
             row = await database.session_row() or {}
             if row.get("status") == "connected":  # a row that a killed worker left says so too
-                return any(event["id"] > before for event in await database.events("connect"))
+                metrics = await worker.get("/metrics")
+                return metrics is not None and CONNECTED in metrics.text.splitlines()
             detail = row.get("detail") or {}
             if detail.get("qr") and detail.get("expiresAt") and (last is None or last[0] != detail["qr"]):
                 last = detail["qr"], row, datetime.now(UTC)
