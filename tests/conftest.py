@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,10 @@ import pytest
 from tests.support.embedded import EmbeddedSupabase
 from worker.store import Store, connect_store
 from worker.store.embedded import MIGRATIONS, Endpoint
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so would every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Each takes half a minute or more. pytest-xdist hands files out in the order in which they were collected, and none of
 # these may be the last to begin.
