@@ -90,17 +90,22 @@ class Script:
 
 
 class Accept(Protocol):
-    def __call__(self, phone: VirtualPhone, tester: Script, seconds: float = HAPPY_SECONDS) -> AcceptanceRun: ...
+    def __call__(
+        self, phone: VirtualPhone, tester: Script, seconds: float = HAPPY_SECONDS, *, embedded: bool = False
+    ) -> AcceptanceRun: ...
 
 
 @pytest.fixture
 def acceptance(tmp_path: Path, supabase: EmbeddedSupabase, session: str) -> Accept:
-    """Makes runs, each on the folder and the session of the one before."""
+    """Makes runs, each on the folder and the session of the one before; `embedded`: on a Supabase of their own."""
 
-    def run(phone: VirtualPhone, tester: Script, seconds: float = HAPPY_SECONDS) -> AcceptanceRun:
-        settings = {**supabase.worker_env, "WORKER_SESSION": session, **phone.worker_env, "WORKER_MAX_MEDIA_MB": "1"}
-        screen = Screen(Console(file=sys.stdout, width=120))
-        return AcceptanceRun(screen, tmp_path / "run", tester, {**settings, "WORKER_POLL_MS": str(POLL_MS)}, seconds)
+    def run(
+        phone: VirtualPhone, tester: Script, seconds: float = HAPPY_SECONDS, *, embedded: bool = False
+    ) -> AcceptanceRun:
+        settings = {**phone.worker_env, "WORKER_MAX_MEDIA_MB": "1", "WORKER_POLL_MS": str(POLL_MS)}
+        if not embedded:
+            settings |= {**supabase.worker_env, "WORKER_SESSION": session}
+        return AcceptanceRun(Screen(Console(file=sys.stdout, width=120)), tmp_path / "run", tester, settings, seconds)
 
     return run
 
@@ -117,10 +122,11 @@ async def two_groups(phone: VirtualPhone) -> None:
 async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run_needs_no_qr(
     tmp_path: Path, acceptance: Accept
 ) -> None:
+    await seed(tmp_path / "run" / "data")  # its own Supabase: what was not stored is looked for in the files
     async with await VirtualPhone.start(tmp_path) as phone:
         await two_groups(phone)
         tester = Script(phone)
-        run = acceptance(phone, tester)
+        run = acceptance(phone, tester, embedded=True)
 
         assert await run.run() == 0
 
@@ -132,7 +138,7 @@ async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run
         assert not [word for task in tester.tasks for word in task.words if word in report]
 
         later = Script(phone, skips=("large", "unmonitored"))
-        again = acceptance(phone, later)
+        again = acceptance(phone, later, embedded=True)
 
         assert await again.run() == EXIT_INCOMPLETE
 
