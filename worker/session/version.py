@@ -60,7 +60,7 @@ class VersionPolicy:
 
 async def fetch_version(client: httpx.AsyncClient | None = None) -> Version | None:
     """The version that WhatsApp Web has today; None if it cannot be had. Bounded in time and size."""
-    script, found = b"", None
+    script = b""
     headers = {"sec-fetch-site": "none", "user-agent": "Mozilla/5.0", "accept-encoding": "identity"}
     try:
         with anyio.fail_after(FETCH_SECONDS):
