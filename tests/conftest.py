@@ -79,17 +79,22 @@ def session() -> str:
 def postgres() -> Iterator[str]:
     """A connection string of a real PostgreSQL with the three roles of Supabase and all migrations.
 
-    It comes with the wheel `pgserver`; PostgreSQL refuses to run as root, so under root it runs as `nobody`.
+    It comes with the wheel `pgserver`; PostgreSQL refuses to run as root, so under root `nobody` runs a copy:
+    a checkout below /root can be entered by root alone.
     """
-    binaries = Path(str(importlib.metadata.distribution("pgserver").locate_file("pgserver/pginstall/bin")))
+    wheel = Path(str(importlib.metadata.distribution("pgserver").locate_file("")))
     owner = "nobody" if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="wa-pg-"))  # short: a socket's path holds 107 bytes
     if owner:
+        for part in ("pgserver", "pgserver.libs"):
+            shutil.copytree(wheel / part, folder / part, symlinks=True)
+        wheel = folder
         entry = pwd.getpwnam(owner)
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
     def run(program: str, *args: str) -> None:
-        command = [str(binaries / program), "-D", str(folder / "data"), *args]
+        command = [str(wheel / "pgserver/pginstall/bin" / program), "-D", str(folder / "data"), *args]
         subprocess.run(command, check=True, user=owner, stdout=subprocess.DEVNULL, cwd=folder)
 
     run("initdb", "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync")
