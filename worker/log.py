@@ -54,6 +54,8 @@ REPEAT_SECONDS = 60.0
 REPEATS_WRITTEN = 5  # of one line in that time: enough to see that it repeats
 LINES_REMEMBERED = 1000
 LIMITED_FROM = logging.INFO  # whoever asks for debug wants all of it; loguru's numbers are those of `logging`
+# What would move the cursor, end a line or turn text around: a message's id is its sender's choice.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 OWN_FIELDS = ("error", "line", "fields")  # of the format, not of the record
 
 
@@ -86,6 +88,11 @@ def redact_value(name: str, value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     return redact(str(value))
+
+
+def printable(text: str) -> str:
+    """One line for a terminal that cannot play tricks on it. JSON lines need none of this: JSON escapes by itself."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 @dataclass
@@ -183,8 +190,11 @@ def _patch(record: Record) -> None:
 
 def _human_format(record: Record) -> str:
     extra = record["extra"]
-    fields = " ".join(f"{name}={extra[name]}" for name in extra if name not in (*OWN_FIELDS, "session"))
+    fields = " ".join(printable(f"{name}={extra[name]}") for name in extra if name not in (*OWN_FIELDS, "session"))
     extra["fields"] = f"  ({fields})" if fields else ""
+    record["message"] = "\n  ".join(printable(line) for line in record["message"].splitlines())
+    if "error" in extra:
+        extra["error"] = "\n".join(f"  {printable(line)}" for line in extra["error"].splitlines())
     trailer = "\n<red>{extra[error]}</red>" if "error" in extra else ""
     return "<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}<dim>{extra[fields]}</dim>" + trailer + "\n"
 

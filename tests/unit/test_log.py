@@ -119,6 +119,30 @@ def test_people_read_a_line_with_time_level_and_fields() -> None:
     assert "WARNING trying again <in> {a} moment  (attempt=2)" in stream.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("hostile", "shown", "because"),
+    [
+        ("A\x1b]0;owned\x07", r"A\u001b]0;owned\u0007", "it would name the operator's window"),
+        ("A\n12:00:00 ERROR   forged", r"A\u000a12:00:00 ERROR   forged", "it would be a line of its own"),
+        ("A\u202egpj.exe", r"A\u202egpj.exe", "it would read backwards"),
+        ("A\ud800", r"A\ud800", "a terminal's UTF-8 refuses it, and the line would be lost"),
+        ("Ä…漢", "Ä…漢", "what is only foreign stays"),
+    ],
+)
+def test_an_id_that_a_sender_chose_plays_no_tricks_on_a_terminal(hostile: str, shown: str, because: str) -> None:
+    stream = written("info", human=True)
+    with logger.contextualize(wa_msg_id=hostile):
+        logger.info("a file is stored")
+    assert stream.getvalue().endswith(f"a file is stored  (wa_msg_id={shown})\n"), because
+    assert stream.getvalue().count("\n") == 1, because
+
+
+def test_a_text_of_several_lines_cannot_pass_for_several_records() -> None:
+    stream = written("info", human=True)
+    logger.info("{}", "one\n12:00:00 ERROR   forged\x1b[2J")
+    assert stream.getvalue().endswith("one\n  12:00:00 ERROR   forged\\u001b[2J\n")
+
+
 def test_a_lone_surrogate_does_not_break_the_log() -> None:
     stream = written("info", human=False)
     logger.info("{}", "\ud800")
