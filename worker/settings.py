@@ -205,10 +205,13 @@ def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
     try:
         parts = urlsplit(value)
         valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        named = "@" in parts.netloc
     except ValueError:
-        valid = False
+        valid = named = False
     if not valid:
         raise ValueError(f"should be an address that starts with {schemes[-1]}:// (or {schemes[0]}:// locally)")
+    if named:  # /readyz and the log show addresses
+        raise ValueError("should hold no user name and no password; whoever can ask /readyz would read them")
     return value
 
 

@@ -44,6 +44,7 @@ def test_nothing_set_gives_the_contracts_defaults() -> None:
         ({"SUPABASE_URL": "https://x.supabase.co"}, "SUPABASE_SERVICE_KEY", "an address without its key"),
         ({**PAIR, "SUPABASE_URL": "x.supabase.co"}, "SUPABASE_URL", "no scheme"),
         ({**PAIR, "SUPABASE_URL": "postgres://x"}, "SUPABASE_URL", "the database's address, not the API's"),
+        ({**PAIR, "SUPABASE_URL": "https://u:planted@x.io"}, "SUPABASE_URL", "/readyz would show the password"),
         ({"WORKER_STATE_KEY": "short"}, "WORKER_STATE_KEY", "not 32 bytes"),
         ({"WORKER_STATE_KEY_PREVIOUS": KEY}, "WORKER_STATE_KEY", "an old key without a new one"),
         ({"WORKER_SESSION": "a:b"}, "WORKER_SESSION", "a colon separates session and flag"),
