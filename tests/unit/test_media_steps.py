@@ -56,7 +56,9 @@ EXPIRED = Abandon(status="expired", code="MEDIA_EXPIRED")
         (StoreRefused("x", "413"), BROKEN_ATTEMPTS, None, Abandon(status="failed", code="STORE_REFUSED"), "or not"),
         (StoreRefused("x", "stale_job"), 1, None, LetGo(), "another worker has it"),
         (StoreRefused("x", "stale_job"), 99, None, LetGo(), "whatever the attempt"),
-        (OSError(28), 1, None, Later(seconds=30, code="MEDIA_INTERNAL"), "the disk is full: a fault of ours"),
+        (OSError(28), 1, None, Later(seconds=30, code="MEDIA_INTERNAL"), "the disk is full: it can be mended"),
+        (OSError(28), 9, None, Later(seconds=7680, code="MEDIA_INTERNAL"), "and may take longer than five attempts"),
+        (OSError(28), OUTAGE_ATTEMPTS, None, Abandon(status="failed", code="MEDIA_INTERNAL"), "or it never is"),
         (KeyError(), BROKEN_ATTEMPTS, None, Abandon(status="failed", code="MEDIA_INTERNAL"), "never silence"),
     ],
 )

@@ -102,6 +102,8 @@ def next_step(
             return LetGo()
         case StoreRefused():
             return bounded(BROKEN_ATTEMPTS, "failed", "STORE_REFUSED")
+        case OSError():  # a full disk, no descriptor left: an outage of this machine
+            return bounded(OUTAGE_ATTEMPTS, "failed", "MEDIA_INTERNAL")
         case _:
             return bounded(BROKEN_ATTEMPTS, "failed", "MEDIA_INTERNAL")
 
