@@ -405,11 +405,11 @@ def make_commit(*stanzas: dict[str, Any], **more: Any) -> Commit:
     return Commit.model_validate({"epoch": 3, "seq": 1, "stanzas": list(stanzas), "events": [], **more})
 
 
-def make_committer(database: Database, key: bytes | None = None) -> Committer:
+def make_committer(database: Database, key: bytes | None = None, watch: DatabaseWatch | None = None) -> Committer:
     monitored = Monitored()
     monitored.groups = frozenset({"1@g.us"})
     report = Report(database.account)
-    return Committer(database.account, Seal("default", key), monitored, LiveWindow(), DatabaseWatch(), report)
+    return Committer(database.account, Seal("default", key), monitored, LiveWindow(), watch or DatabaseWatch(), report)
 
 
 async def test_a_commit_is_answered_when_it_is_durable() -> None:
@@ -525,3 +525,16 @@ async def test_a_number_is_looked_up_once_for_its_lid() -> None:
     database.identities = {}
     await committer.commit(make_commit(stanza, seq=2))
     assert [batch.messages[0]["sender"] for batch in database.commits] == ["7@lid", "7@lid"]
+
+
+async def test_a_database_that_is_away_when_a_number_is_looked_up_is_seen_to_be_away() -> None:
+    database, watch = Database(away=True), DatabaseWatch()
+    stanza = make_stanza(1)
+    stanza["key"]["participant"] = "4911@s.whatsapp.net"
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(make_committer(database, watch=watch).commit, make_commit(stanza))
+            await until(lambda: watch.away)
+            database.away = False
+    assert not watch.away
+    assert len(database.commits) == 1

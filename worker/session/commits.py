@@ -72,7 +72,7 @@ class Committer:
         self._on_commit = on_commit
         self._blank_revoked = blank_revoked
         self._sealed = SealedEdits(account)
-        self._lids = Lids(account)
+        self._lids = Lids(account, watch)
         self.own: tuple[str | None, str | None] = (None, None)
         self.tally = Tally()
 
@@ -155,8 +155,9 @@ class Committer:
 class Lids:
     """Phone number → LID of people who write under their number, asked for once each."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, watch: DatabaseWatch) -> None:
         self._account = account
+        self._watch = watch
         self._known: OrderedDict[str, str | None] = OrderedDict()
 
     async def of(self, commit: Commit, monitored: Monitored) -> Mapping[str, str]:
@@ -164,7 +165,8 @@ class Lids:
         numbers = set(_numbers(commit, monitored))
         missing = sorted(numbers - self._known.keys())
         if missing:
-            found = await until_answered(lambda: self._account.get_identities(missing))
+            # The batch waits for this as it waits for its own commit: an outage that begins here counts as well.
+            found = await until_answered(lambda: self._watch.observe("commit", self._account.get_identities(missing)))
             for number in missing:
                 self._remember(number, found.get(number))
         return {number: lid for number in numbers if (lid := self._known.get(number))}
