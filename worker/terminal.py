@@ -6,8 +6,10 @@ import io
 
 import segno
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 
+from worker.ingest.text import clean_name
 from worker.session.report import View
 
 
@@ -19,23 +21,23 @@ class Terminal:
         self._last: tuple[str, str | None, str | None] | None = None
 
     def show(self, view: View) -> None:
-        """Show a state, once."""
+        """Show a state, once. Names and reasons are other people's words: never markup."""
         now = (view.state, view.qr, view.pairing_code)
         if now == self._last:
             return
         self._last = now
+        say = escape(view.say)
         if view.pairing_code:
-            self._console.print(Panel(f"[bold]{view.pairing_code}[/bold]\n{view.say}", title="Pairing code"))
+            self._console.print(Panel(f"[bold]{view.pairing_code}[/bold]\n{say}", title="Pairing code"))
         elif view.qr:
             self._console.print(draw_qr(view.qr), highlight=False, markup=False)
-            self._console.print(f"[bold]{view.say}[/bold]")
+            self._console.print(f"[bold]{say}[/bold]")
         elif view.state == "connected":
-            self._console.print(
-                f"[bold green]Connected[/bold green] as {view.wa_name or view.wa_number or 'this account'}"
-            )
+            who = escape(clean_name(view.wa_name) or view.wa_number or "this account")
+            self._console.print(f"[bold green]Connected[/bold green] as {who}")
             self._console.print("Switch groups on in the table [bold]groups[/bold] (monitor = true); Ctrl-C stops.")
         elif view.state in ("needs_you", "idle", "logged_out", "crashing", "database_away"):
-            self._console.print(f"[bold yellow]{view.say}[/bold yellow]")
+            self._console.print(f"[bold yellow]{say}[/bold yellow]")
 
 
 def draw_qr(text: str) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import socket
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import anyio.abc
 import httpx
 import pytest
 from rich.console import Console
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
 from worker import cli
-from worker.bridge.protocol import Group
+from worker.bridge.protocol import Commit, Group, GroupEvent
 from worker.errors import CallFailed, CallTimeout, SettingsError, StateError, StoreUnavailable, WorkerError
+from worker.ingest.commit import ingest
+from worker.ingest.normalise import Rules
 from worker.session import discovery as discovery_module
 from worker.session.connection import Stuck
 from worker.session.discovery import Discovery, as_change
@@ -23,7 +27,7 @@ from worker.session.report import Report, View
 from worker.session.upkeep import Upkeep
 from worker.store import Flag, Store
 from worker.terminal import Terminal
-from worker.web.app import bind, make_app, serve
+from worker.web.app import CONNECTIONS_MAX, bind, make_app, serve
 from worker.web.health import Health
 
 # ── web ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -66,6 +70,31 @@ async def test_the_server_serves_and_leaves_its_port() -> None:
     bind("127.0.0.1", port).close()
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_strangers_who_connect_and_say_nothing_neither_take_all_descriptors_nor_keep_others_out() -> None:
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    silent: list[anyio.abc.SocketStream] = []
+    before = descriptors()
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            await task_group.start(serve, Health(), listener)
+            for _ in range(3 * CONNECTIONS_MAX):
+                silent.append(await anyio.connect_tcp("127.0.0.1", port))
+            async with httpx.AsyncClient(trust_env=False) as http:
+                assert (await http.get(f"http://127.0.0.1:{port}/healthz")).json() == {"ok": True}
+            servers = descriptors() - before - len(silent)
+            assert servers <= CONNECTIONS_MAX + 2
+            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                await silent[0].receive()
+            task_group.cancel_scope.cancel()
+    for stream in silent:
+        await anyio.aclose_forcefully(stream)
+
+
 def test_a_taken_port_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -100,6 +129,22 @@ def test_the_terminal_shows_a_pairing_code() -> None:
     view = View(status="connecting", state="waiting_for_scan", say="Enter it.", qr="2@abc", pairing_code="ABCD1234")
     Terminal(Console(file=out, width=100)).show(view)
     assert "ABCD1234" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("view", "shown"),
+    [
+        (View(status="connected", state="connected", say="", wa_name="Ana [/] Dev"), "Connected as Ana [/] Dev"),
+        (View(status="connected", state="connected", say="", wa_name="[red]"), "Connected as [red]"),
+        (View(status="connected", state="connected", say="", wa_name="A\x1b[2Jb"), "Connected as A[2Jb"),
+        (View(status="disconnected", state="crashing", say="It ended ([/dev/x])."), "It ended ([/dev/x])."),
+    ],
+    ids=["a closing tag that closes nothing", "a tag", "an escape sequence", "a reason with brackets"],
+)
+def test_the_terminal_takes_no_name_and_no_reason_for_markup(view: View, shown: str) -> None:
+    out = io.StringIO()
+    Terminal(Console(file=out, width=100)).show(view)
+    assert out.getvalue().startswith(shown)
 
 
 # ── discovery ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,10 +204,24 @@ async def test_a_request_that_came_while_down_is_carried_out_at_the_next_connect
     assert it.sidecar.calls == ["groups"], "one query serves both"
 
 
-@pytest.mark.parametrize(("subject", "name"), [("Harbour", "Harbour"), ("", None), ("a\0b", "ab")])
-def test_a_groups_name_is_one_that_postgres_takes(subject: str, name: str | None) -> None:
+@pytest.mark.parametrize(
+    ("subject", "name", "because"),
+    [
+        ("Harbour", "Harbour", "as it is"),
+        ("", None, "a group without a name keeps the one that it had"),
+        ("a\0b", "ab", "Postgres takes no NUL"),
+        ("Board\u202egpj.exe", "Boardgpj.exe", "an override would show it backwards"),
+        ("Two\nlines", "Twolines", "a name is one line"),
+        ("x" * 300, "x" * 256, "and has an end"),
+    ],
+)
+def test_a_groups_name_is_the_same_whether_discovery_or_an_event_brings_it(
+    subject: str, name: str | None, because: str
+) -> None:
     group = Group(id="1@g.us", subject=subject, addressing_mode=None, size=None)
-    assert as_change(group).name == name
+    event = GroupEvent(type="group", id="1@g.us", subject=subject, left=False)
+    told = ingest(Commit(epoch=1, seq=1, stanzas=[], events=[event]), Rules(monitored=()), 0.0)["groups"]
+    assert [as_change(group).name, *(each.name for each in told)] == [name, name], because
 
 
 # ── housekeeping ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,6 +14,7 @@ from loguru import logger
 from worker.bridge.peer import Peer
 from worker.bridge.protocol import Group
 from worker.errors import CallFailed, CallTimeout, StoreRefused
+from worker.ingest.text import clean_name
 from worker.session.account import Account
 from worker.session.flags import Request
 from worker.session.report import Report
@@ -105,5 +106,5 @@ class Discovery:
 
 
 def as_change(group: Group) -> GroupChange:
-    """A group of the account, as the database takes it."""
-    return GroupChange(wa_group_id=group.id, name=group.subject.replace("\0", "") or None)
+    """A group of the account, named as the events of `ingest.commit` name it: two forms would rename for ever."""
+    return GroupChange(wa_group_id=group.id, name=clean_name(group.subject))

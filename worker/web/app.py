@@ -5,10 +5,13 @@ Up from the very first moment, before Supabase answers. Shows no content, no sec
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Iterator
+from typing import cast
 
 import anyio
 import uvicorn
@@ -18,11 +21,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.errors import SettingsError
 from worker.web.health import Health
 
 BACKLOG = 64
+CONNECTIONS_MAX = 64  # a health check and a few scrapers need three; descriptors are for messages and files
 GRACE_SECONDS = 1  # for an answer that is just being written
 
 
@@ -70,6 +75,24 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Bounded(H11Protocol):
+    """One connection of `CONNECTIONS_MAX`; when there are more, the oldest gives way.
+
+    The port is open to whoever reaches it, and uvicorn waits for a first request without end.
+    """
+
+    since = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.since = time.monotonic()
+        super().connection_made(transport)
+        others = cast("set[_Bounded]", self.connections)
+        if len(others) > CONNECTIONS_MAX:
+            oldest = min(others, key=lambda each: each.since)
+            others.discard(oldest)
+            oldest.transport.abort()
+
+
 class _Server(uvicorn.Server):
     """Without uvicorn's own signal handlers: the supervisor has them."""
 
@@ -83,7 +106,14 @@ async def serve(
 ) -> None:
     """Serve on `listener` until cancelled."""
     config = uvicorn.Config(
-        make_app(health), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS
+        make_app(health),
+        http=_Bounded,
+        ws="none",
+        backlog=BACKLOG,  # also how many are accepted in one turn
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = _Server(config)
     async with anyio.create_task_group() as task_group:
