@@ -10,6 +10,12 @@ import { messageToJson } from './serial.js'
 /** What Baileys says of a stanza with nothing to decrypt. */
 const ABSENT = 'Message absent from node'
 const DECRYPTABLE = new Set(['skmsg', 'pkmsg', 'msg'])
+/** One stanza as JSON. A line of the wire holds 32 MiB, and the keys of the section travel beside it. */
+const JSON_BYTES_MAX = 24 * 1024 * 1024
+/** Below this many bytes of plaintext no JSON comes near that: the worst is a byte of a packed enum, which becomes a name of 50. */
+const MEASURED_FROM = 256 * 1024
+/** Phones give up after five; the sender writes this number, and may write anything. */
+const RETRIES_MAX = 1_000
 
 /** @param {Uint8Array} bytes */
 const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex')
@@ -87,7 +93,7 @@ export class Stanza {
   }
 
   /** Nothing is left to wait for: it may enter the log. */
-  get complete() { return this.#waiting === 0 && this.#shares === 0 }
+  get complete() { return this.#waiting <= 0 && this.#shares === 0 }
 
   /** @returns {string | null} why the phone keeps the content to itself: `view_once`, … */
   get unavailable() {
@@ -132,9 +138,11 @@ export class Stanza {
     try {
       const outer = proto.Message.decode(padded ? unpadRandomMax16(/** @type {any} */ (bytes)) : bytes)
       const message = outer.deviceSentMessage?.message ?? outer
-      if (message.senderKeyDistributionMessage) this.#shares += 1
+      // Of a share that came in the clear nobody tells when it is stored (and a newsletter's owner could plant one).
+      if (padded && message.senderKeyDistributionMessage) this.#shares += 1
       this.#bytes += bytes.length
-      this.#events.push(...resends(message))
+      // Anybody can write such an answer; only our own phone is believed, or it would put words into others' mouths.
+      if (this.key?.fromMe) this.#events.push(...resends(message))
       this.#message = this.#message ? Object.assign(this.#message, message) : message
     } catch (error) {
       this.#failure = `unreadable content: ${error.message}`
@@ -158,16 +166,28 @@ export class Stanza {
       content,
       failure: this.#failure || null,
       hashes: this.#hashes,
-      retry_count: Number(this.#retryCount()) || 0,
+      retry_count: this.#retryCount(),
       unavailable: this.unavailable,
     }
-    // Base64 and field names: JSON is at most about three times the plaintext.
-    return { stanza, events: this.#events, bytes: 1_000 + 3 * this.#bytes }
+    const item = { stanza, events: this.#events, bytes: 1_000 + 3 * this.#bytes } // base64 and field names
+    if (this.#bytes > MEASURED_FROM) item.bytes = jsonBytes(item)
+    if (item.bytes <= JSON_BYTES_MAX) return item
+    return { stanza: { ...stanza, content: null, failure: 'content too large for the wire' }, events: [], bytes: 1_000 }
   }
 
   #retryCount() {
     const children = Array.isArray(this.node.content) ? this.node.content : []
-    return children.find((child) => child.tag === 'enc' && child.attrs.count)?.attrs.count ?? 0
+    const count = Math.trunc(Number(children.find((child) => child.tag === 'enc' && child.attrs.count)?.attrs.count))
+    return count > 0 ? Math.min(count, RETRIES_MAX) : 0
+  }
+}
+
+/** @param {object} value @returns {number} Infinity if it is longer than any string may be */
+function jsonBytes(value) {
+  try {
+    return Buffer.byteLength(JSON.stringify(value))
+  } catch {
+    return Infinity
   }
 }
 
