@@ -10,6 +10,8 @@ import { serialise, revive } from './serial.js'
 /** Clean entries that are kept for reading; a sender key is about 440 bytes, the worst seen is 167 kB (FACTS §7). */
 const CLEAN_ENTRIES = 20_000
 const CLEAN_BYTES = 32_000_000
+/** Ids have 20 to 100 characters; Postgres' index ends at 2.7 kB (FACTS §11). */
+const ID_LONGEST = 512
 
 /**
  * @typedef {import('./gate.js').KeyChanges} KeyChanges
@@ -38,7 +40,7 @@ export class KeyStore {
    * @returns {Promise<Record<string, any>>}
    */
   async get(type, ids) {
-    const missing = ids.filter((id) => this.latest(type, id) === undefined)
+    const missing = ids.filter((id) => storable(id) && this.latest(type, id) === undefined)
     /** @type {Record<string, string>} */
     let read = {}
     if (missing.length > 0) {
@@ -56,15 +58,21 @@ export class KeyStore {
       let text = this.latest(type, id)
       if (text === undefined) {
         text = read[id] ?? null
-        this.#keepClean(name(type, id), text)
+        if (storable(id)) this.#keepClean(name(type, id), text)
       }
       if (text !== null) found[id] = revive(type, text)
     }
     return found
   }
 
-  /** @param {Record<string, Record<string, any>>} data */
+  /**
+   * @param {Record<string, Record<string, any>>} data
+   * @throws {RangeError} before anything is changed, if no database would take one of the ids
+   */
   async set(data) {
+    for (const values of Object.values(data)) {
+      if (!Object.keys(values ?? {}).every(storable)) throw new RangeError('a key whose id cannot be stored')
+    }
     /** @type {KeyChanges} */
     const changes = {}
     for (const [type, values] of Object.entries(data)) {
@@ -139,6 +147,13 @@ export class KeyStore {
     this.#cleanBytes -= old?.length ?? 0
   }
 }
+
+/**
+ * A sender chooses the group that a key share is for, and with it the key's id. One that Postgres or the worker's client
+ * refuses would refuse the whole batch, again at every redelivery: it is never asked for, and never accepted.
+ * @param {string} id
+ */
+const storable = (id) => id.length <= ID_LONGEST && !/[\0\p{Cs}]/u.test(id)
 
 /**
  * @param {string} type

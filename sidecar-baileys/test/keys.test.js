@@ -61,6 +61,17 @@ test('a failed read is reported before it is thrown: Baileys would take it for "
   assert.equal(failures.length, 1)
 })
 
+test('an id that no database takes is not asked for and not accepted: a sender could end every connection with it', async () => {
+  const { store, reads, journal, failures } = makeStore()
+  for (const id of ['a\0::222::0', '\ud800::222::0', 'a'.repeat(3_000)]) {
+    assert.deepEqual(await store.get('sender-key', [id, 'good']), {})
+    await assert.rejects(store.set({ session: { good: 'x' }, 'sender-key': { [id]: Buffer.from('[]') } }), RangeError)
+  }
+  assert.deepEqual(reads, [['good']])
+  assert.deepEqual([journal, failures], [[], []])
+  assert.deepEqual(await store.get('session', ['good']), {}, 'a write is whole or nothing')
+})
+
 test('what is read may be changed by the reader without changing the store', async () => {
   const { store } = makeStore({ 'device-list/a': '["0"]' })
   const first = await store.get('device-list', ['a'])

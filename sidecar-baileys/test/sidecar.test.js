@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
+import { proto } from 'baileys'
 import { Database, pair, Sidecar, startPhone } from './support/worker.js'
 
 /** @type {any} */
@@ -298,6 +299,34 @@ test('a text of 5 MB passes, alone in its batch', async () => {
   const { id } = await phone.post('/send', { from: name, to: group, text })
   assert.equal((await receipt(id)).done, true)
   assert.deepEqual(database.texts(id), [text])
+  await sidecar.stop()
+})
+
+test('a text that would not fit into a line of the wire is kept as a stub, and what comes behind it goes on', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  const { id } = await phone.post('/send', { from: name, to: group, text: '\u0001'.repeat(6_000_000) })
+  const after = await phone.post('/send', { from: name, to: group, text: 'after' })
+  assert.deepEqual((await phone.post('/receipts/wait', { ids: [id, after.id], timeout_ms: 10_000 })).missing, [])
+  const [stanza] = database.stanzas.filter((s) => s.attrs.id === id)
+  assert.deepEqual([stanza.content, stanza.failure], [null, 'content too large for the wire'])
+  assert.deepEqual(database.texts(after.id), ['after'])
+  await sidecar.stop()
+})
+
+test('a key share for a group that no database can name is refused, and the message is stored all the same', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { name } = await makeGroup()
+  /** As Postgres does. @param {string[]} ids */
+  const refuse = (ids) => { if (ids.some((id) => id.includes('\0'))) throw Object.assign(new Error('22P05'), { data: { reason: 'stale' } }) }
+  sidecar.beforeGet = ({ ids }) => refuse(ids)
+  sidecar.beforeCommit = ({ keys = {} }) => refuse(Object.values(keys).flatMap((/** @type {object} */ values) => Object.keys(values)))
+  const key = proto.SenderKeyDistributionMessage.encode({ id: 1, iteration: 0, chainKey: Buffer.alloc(32, 1), signingKey: Buffer.alloc(33, 5) }).finish()
+  const share = { groupId: '1\u0000@g.us', axolotlSenderKeyDistributionMessage: Buffer.concat([Buffer.of(0x33), key]).toString('base64') }
+  const { owner } = await phone.get('/state')
+  const { id } = await phone.post('/send', { from: name, to: owner.name, message: { conversation: 'with a gift', senderKeyDistributionMessage: share } })
+  assert.equal((await receipt(id)).done, true)
+  assert.deepEqual(database.texts(id), ['with a gift'])
   await sidecar.stop()
 })
 
