@@ -23,7 +23,7 @@ from worker.errors import SettingsError, StateError, StoreError, WorkerError
 from worker.log import redact, set_up_log
 from worker.session.connection import Stuck
 from worker.session.report import View
-from worker.settings import load_settings, unknown_names
+from worker.settings import load_settings, slip, unknown_names
 from worker.supervisor import Supervisor
 
 EXIT_FAULT = 1
@@ -93,7 +93,7 @@ def start(on_view: Callable[[View], None]) -> None:
         fail(str(wrong), EXIT_SETTINGS)
     set_up_log(settings.log_level, session=settings.worker_session)
     for name in unknown_names():
-        logger.warning("{} is not a setting of this program; see .env.example", name)
+        logger.warning("{}", slip(name))
     try:
         anyio.run(Supervisor(settings, on_view).run)
     except WorkerError as error:

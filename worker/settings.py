@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from annotated_types import Ge, Le
+from dotenv.parser import Binding, parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -21,6 +25,11 @@ from worker.errors import SettingsError
 
 KEY_BYTES = 32  # AES-256 and Curve25519 keys alike
 MIB = 1024 * 1024
+ENV_FILE = Path(".env")  # in the folder from which the program is started
+API_PATH = re.compile(r"/(rest|storage|auth|realtime|functions)(/v1)?(/|$)")  # supabase-py adds these by itself
+HOSTED = ("supabase.co", "supabase.com")
+LIKE_OURS = 0.9  # WA_VERSON; below it are other programs' names: SUPABASE_DB_URL has 0.89
+PERHAPS_MEANT = 0.8  # for names that must be ours by their prefix: SUPABASE_SERVICE_ROLE_KEY has 0.89
 
 LogLevel = Literal["trace", "debug", "info", "warning", "error"]
 Version = tuple[int, int, int]
@@ -37,8 +46,9 @@ class Settings(BaseSettings):
     """One field for each environment variable, of the same name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
+        env_file=ENV_FILE,
         env_file_encoding="utf-8",
+        str_strip_whitespace=True,  # what was pasted often ends in a space or a line break
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -84,13 +94,18 @@ class Settings(BaseSettings):
     @field_validator("log_level", mode="before")
     @classmethod
     def _level_in_any_case(cls, value: object) -> object:
-        lowered = value.lower() if isinstance(value, str) else value
+        lowered = value.strip().lower() if isinstance(value, str) else value
         return "warning" if lowered == "warn" else lowered
 
     @field_validator("supabase_url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
-        return value and _checked_url(value, ("http", "https")).rstrip("/")
+        return value and _project(_checked_url(value, ("http", "https"))).rstrip("/")
+
+    @field_validator("supabase_service_key")
+    @classmethod
+    def _trimmed(cls, value: SecretStr | None) -> SecretStr | None:
+        return value and SecretStr(value.get_secret_value().strip())
 
     @field_validator("wa_socket_url")
     @classmethod
@@ -178,26 +193,79 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     """The settings of this process.
 
     Raises:
-        SettingsError: one line for each setting that is missing or wrong.
+        SettingsError: one line for each setting that is missing or wrong, and for each name that is none of ours.
     """
     try:
+        _check_env_file()
         return Settings(**dict(overrides or {}))  # type: ignore[arg-type]
     except ValidationError as wrong:
-        lines = [_line(str(error["loc"][0]) if error["loc"] else "", error["msg"]) for error in wrong.errors()]
-        raise SettingsError("\n".join(lines)) from None
+        lines = [_line(str(error["loc"][0]) if error["loc"] else "", error) for error in wrong.errors()]
+        raise SettingsError("\n".join([*lines, *map(slip, unknown_names())])) from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise SettingsError(f".env: cannot be read ({unreadable.__class__.__name__}); make it readable UTF-8") from None
 
 
 def unknown_names(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Variables that look like ours and are not: most likely a slip of the pen."""
-    names = environment if environment is not None else os.environ
-    known = {name.upper() for name in Settings.model_fields} | {"WORKER_ROOT"}  # where the image keeps the sidecar
-    return sorted(n for n in names if n.startswith(("WORKER_", "SUPABASE_SERVICE")) and n not in known)
+    """Variables, of the environment and of `.env`, that look like ours and are not: most likely a slip of the pen."""
+    names = set(environment if environment is not None else [*os.environ, *_names_in_env_file()])
+    known = _known_names()
+    return sorted(n for n in names - known if n.startswith(("WORKER_", "SUPABASE_SERVICE")) or _nearest(n, LIKE_OURS))
 
 
-def _line(field: str, message: str) -> str:
-    text = message.removeprefix("Value error, ")
+def slip(name: str) -> str:
+    """What to say of one of `unknown_names`."""
+    meant = _nearest(name, PERHAPS_MEANT)
+    return f"{name} is not a setting of this program; " + (f"did you mean {meant}?" if meant else "see .env.example")
+
+
+def _known_names() -> set[str]:
+    return {name.upper() for name in Settings.model_fields} | {"WORKER_ROOT"}  # where the image keeps the sidecar
+
+
+def _nearest(name: str, cutoff: float) -> str | None:
+    return next(iter(difflib.get_close_matches(name, _known_names(), n=1, cutoff=cutoff)), None)
+
+
+def _check_env_file() -> None:
+    """A line that is passed over would be a setting that silently does not hold: the embedded Supabase, not yours.
+
+    Raises:
+        SettingsError: `.env` has such a line, or is no file.
+    """
+    if ENV_FILE.is_dir():
+        raise SettingsError(".env: is a folder; make it a file with one NAME=value a line, or remove it")
+    ours = _known_names()
+    for line in _env_file():
+        if line.error or (line.value is None and (line.key or "").upper() in ours):
+            text = line.original.string
+            number = line.original.line + text[: len(text) - len(text.lstrip())].count("\n")  # blank lines belong to it
+            raise SettingsError(f".env: line {number} cannot be read; write NAME=value, with both quotes or none")
+
+
+def _env_file() -> list[Binding]:
+    if not ENV_FILE.is_file():
+        return []
+    with ENV_FILE.open(encoding="utf-8") as text:
+        return list(parse_stream(text))
+
+
+def _names_in_env_file() -> list[str]:
+    return [line.key.upper() for line in _env_file() if line.key]
+
+
+def _line(field: str, error: Any) -> str:
+    """One complaint of pydantic's in our words; what was given is not repeated."""
+    text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    kind = error["type"]
+    if kind.startswith("int_") or kind in ("greater_than_equal", "less_than_equal"):
+        bounds = Settings.model_fields[field].metadata
+        lowest = next(bound.ge for bound in bounds if isinstance(bound, Ge))
+        highest = next(bound.le for bound in bounds if isinstance(bound, Le))
+        text = f"should be a whole number from {lowest} to {highest}"
+    elif kind.startswith("bool_"):
+        text = "should be true or false"
+    elif kind == "string_pattern_mismatch":
+        text = "should be 1 to 64 letters, digits, - and _"
     return f"{field.upper()}: {text[:1].lower()}{text[1:]}" if field else text
 
 
@@ -205,14 +273,24 @@ def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
     try:
         parts = urlsplit(value)
         valid = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-        named = "@" in parts.netloc
     except ValueError:
-        valid = named = False
+        valid = False
     if not valid:
         raise ValueError(f"should be an address that starts with {schemes[-1]}:// (or {schemes[0]}:// locally)")
-    if named:  # /readyz and the log show addresses
-        raise ValueError("should hold no user name and no password; whoever can ask /readyz would read them")
     return value
+
+
+def _project(url: str) -> str:
+    """`url` if it is a project's own address: what was copied from a browser or an API's page has more."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    path = parts.path.rstrip("/")
+    hosted = any(host == name or host.endswith(f".{name}") for name in HOSTED)
+    if host in HOSTED or (hosted and path) or API_PATH.search(path) or parts.query or parts.fragment:
+        raise ValueError("should be the project's own address and nothing after it, like https://YOUR_REF.supabase.co")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("should have no user and password in it; the key goes into SUPABASE_SERVICE_KEY")
+    return url
 
 
 def _decoded_key(value: str) -> bytes:

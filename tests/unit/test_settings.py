@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings import Settings, load_settings, unknown_names
+from worker.settings import Settings, load_settings, slip, unknown_names
 
 KEY = base64.b64encode(bytes(32)).decode()
 PAIR = {"SUPABASE_URL": "https://x.supabase.co", "SUPABASE_SERVICE_KEY": "sb_secret_planted"}
@@ -119,5 +119,118 @@ def test_settings_for_a_local_server_are_listed_for_the_warning(monkeypatch: pyt
     assert load_settings().local_server() == ["WA_SOCKET_URL", "WA_STRICT_CERTS"]
 
 
-def test_a_slip_of_the_pen_is_found() -> None:
-    assert unknown_names({"WORKER_POL_MS": "1", "WORKER_POLL_MS": "1", "PATH": "/"}) == ["WORKER_POL_MS"]
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("WORKER_POL_MS", "did you mean WORKER_POLL_MS?"),
+        ("WA_VERSON", "did you mean WA_VERSION?"),
+        ("SUPABASE_SERVICE_ROLE_KEY", "did you mean SUPABASE_SERVICE_KEY?"),
+        ("WORKER_COLOUR", "see .env.example"),
+    ],
+)
+def test_a_slip_of_the_pen_is_found_in_the_environment_and_in_the_env_file(
+    tmp_path: Path, name: str, meant: str
+) -> None:
+    assert unknown_names({name: "1", "WORKER_POLL_MS": "1", "PATH": "/"}) == [name]
+    assert slip(name) == f"{name} is not a setting of this program; {meant}"
+    (tmp_path / ".env").write_text(f"WORKER_POLL_MS=1\n{name}=1\n", "utf-8")
+    assert unknown_names() == [name]
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_DB_URL", "SUPABASE_ANON_KEY", "SUPABASE_SECRET_KEY", "LOGNAME", "PATH"])
+def test_what_other_programs_read_from_the_same_file_is_no_slip(name: str) -> None:
+    assert unknown_names({name: "1"}) == []
+
+
+def test_a_key_under_another_name_is_named_where_it_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", PAIR["SUPABASE_URL"])
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", PAIR["SUPABASE_SERVICE_KEY"])
+    with pytest.raises(SettingsError, match=r"SUPABASE_SERVICE_ROLE_KEY .* did you mean SUPABASE_SERVICE_KEY\?"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("WORKER_POLL_MS=500\nSUPABASE_URL https://x.supabase.co\n", 2),
+        ("SUPABASE_URL\n", 1),
+        ('\n\nSUPABASE_URL="https://x.supabase.co\nWORKER_POLL_MS=500\n', 3),
+        ("=500\n", 1),
+    ],
+    ids=["no sign of equality", "a name alone", "a quote that is not closed", "no name"],
+)
+def test_a_line_of_the_env_file_that_would_be_passed_over_stops_the_start(tmp_path: Path, text: str, line: int) -> None:
+    (tmp_path / ".env").write_text(text, "utf-8")
+    with pytest.raises(SettingsError, match=rf"^\.env: line {line} cannot be read") as wrong:
+        load_settings()
+    assert "supabase.co" not in str(wrong.value)
+
+
+def test_an_env_file_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(SettingsError, match=r"^\.env: is a folder"):
+        load_settings()
+
+
+def test_quotes_comments_and_line_ends_of_windows_are_no_part_of_a_value(tmp_path: Path) -> None:
+    lines = [
+        "# Mine",
+        'SUPABASE_URL="https://x.supabase.co"',
+        "SUPABASE_SERVICE_KEY='k' # mine",
+        "",
+        "export LOG_LEVEL=debug",
+    ]
+    text = "\r\n".join(lines)
+    (tmp_path / ".env").write_text(text, "utf-8", newline="")
+    settings = load_settings()
+    assert (settings.supabase_url, settings.log_level) == ("https://x.supabase.co", "debug")
+    assert settings.supabase_service_key
+    assert settings.supabase_service_key.get_secret_value() == "k"
+
+
+def test_blanks_around_what_was_pasted_are_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", " https://x.supabase.co/ ")
+    monkeypatch.setenv("SUPABASE_SERVICE_KEY", "sb_secret_planted\r\n")
+    monkeypatch.setenv("WORKER_STATE_KEY", f"{KEY}\n")
+    monkeypatch.setenv("LOG_LEVEL", " Info ")
+    settings = load_settings()
+    assert settings.supabase_url == "https://x.supabase.co"
+    assert settings.supabase_service_key
+    assert settings.supabase_service_key.get_secret_value() == "sb_secret_planted"
+    assert settings.state_key == bytes(32)
+
+
+@pytest.mark.parametrize(
+    ("url", "good"),
+    [
+        ("https://x.supabase.co", True),
+        ("https://x.supabase.co/", True),
+        ("http://127.0.0.1:54321", True),
+        ("https://office.example/supabase", True),  # a gateway of one's own may lie below a path
+        ("https://x.supabase.co/rest/v1/", False),
+        ("https://office.example/rest/v1", False),
+        ("https://x.supabase.co/project", False),
+        ("https://supabase.com/dashboard/project/x", False),
+        ("https://x.supabase.co?apikey=1", False),
+        ("https://user:planted@office.example", False),  # it would end up in the log, and in place of the key
+    ],
+)
+def test_the_address_is_the_projects_own(monkeypatch: pytest.MonkeyPatch, url: str, good: bool) -> None:
+    monkeypatch.setenv("SUPABASE_URL", url)
+    monkeypatch.setenv("SUPABASE_SERVICE_KEY", PAIR["SUPABASE_SERVICE_KEY"])
+    if good:
+        assert load_settings().supabase_url == url.rstrip("/")
+    else:
+        with pytest.raises(SettingsError, match=r"^SUPABASE_URL: should ") as wrong:
+            load_settings()
+        assert "planted" not in str(wrong.value)
+
+
+@pytest.mark.parametrize("value", ["-5", "abc", "1e9", "2.5", "99999999999999999999"])
+@pytest.mark.parametrize(
+    "name", [n for n, field in Settings.model_fields.items() if field.annotation in (int, int | None)]
+)
+def test_every_number_says_which_numbers_it_may_be(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(SettingsError, match=rf"^{name.upper()}: should be a whole number from \d+ to \d+$"):
+        load_settings()

@@ -24,7 +24,7 @@ from worker.bridge.process import check_node, sidecar_folder
 from worker.commands.link import EXIT_NOT_DONE, EXIT_SETTINGS, end, find, run
 from worker.commands.show import number_of, out, plain, print_json
 from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
-from worker.settings import Settings, load_settings, unknown_names
+from worker.settings import Settings, load_settings, slip, unknown_names
 from worker.store import BUCKET, SCHEMA_VERSION, Store, Timeouts, connect_store
 
 Grade = Literal["ok", "note", "fail"]
@@ -119,7 +119,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 def check_settings(settings: Settings) -> Finding:
     """Those that were read are valid; what remains are slips and risks."""
-    remarks = [f"{name} is not a setting of this program" for name in unknown_names()]
+    remarks = [slip(name) for name in unknown_names()]
     remarks += [f"{name} is set: for a local server only" for name in settings.local_server()]
     if settings.worker_state_key is None:
         remarks.append("WORKER_STATE_KEY is not set: the account's credentials are stored as they are")
