@@ -76,6 +76,7 @@ def postgres(code: str, message: str = SECRET) -> str:
         (503, postgres("53300"), StoreUnavailable, None, "too many connections"),
         (500, postgres("57014"), StoreUnavailable, None, "a statement that was cancelled"),
         (503, postgres("57P01"), StoreUnavailable, None, "the server shuts down"),
+        (405, postgres("25006"), StoreUnavailable, None, "read-only: its disk is full, or a replica for a while"),
         (503, postgres("PGRST002"), StoreUnavailable, None, "PostgREST has no schema yet"),
         (504, postgres("PGRST003"), StoreUnavailable, None, "no connection in the pool"),
         (404, postgres("PGRST202"), SettingsError, None, "the migrations are missing"),

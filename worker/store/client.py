@@ -29,8 +29,9 @@ from worker.errors import (
 KEY_WORDS = "SUPABASE_SERVICE_KEY is refused ({}): it must be the secret key of the service role"
 # Classes of SQLSTATE that say nothing about the statement: connection, resources, operator, object state, rollback.
 TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
-# PostgREST: no connection, no pool slot, no schema cache.
-TRANSIENT_CODES = frozenset({"PGRST000", "PGRST001", "PGRST002", "PGRST003"})
+# PostgREST: no connection, no pool slot, no schema cache. And 25006, read-only: hosted Supabase while its disk is full,
+# a replica until it takes over.
+TRANSIENT_CODES = frozenset({"25006", "PGRST000", "PGRST001", "PGRST002", "PGRST003"})
 KEY_REFUSED = frozenset({"401", "403"})  # Storage puts the status into the body, under HTTP 400
 BUSY_STATUS = frozenset({408, 425, 429, 502, 503, 504, *range(520, 531)})  # gateways; PostgREST without its database
 # The embedded Supabase has one code for all that it does not know: Postgres' other errors, and troubles of its own.
