@@ -185,6 +185,20 @@ async def test_the_same_content_sealed_anew_is_one_object_and_one_row(desk: Desk
     assert (runner.counts.stored, runner.counts.reused) == (2, 1)
 
 
+async def test_senders_who_name_one_content_differently_leave_one_object(desk: Desk) -> None:
+    plain = b"PK\x03\x04" + photo().plain
+    ours, theirs = seal(plain, "Document"), seal(plain)
+    desk.cdn.routes.update({"/A1": serving(ours.blob), "/A2": serving(theirs.blob)})
+    await desk.send(ours, "A1", "documentMessage", mimetype="application/zip")
+    await desk.work()
+    await desk.send(theirs, "A2", mimetype="application/epub+zip")
+    await desk.work()
+    (media,) = await desk.media(ours.sha256)
+    assert {row["media_id"] for row in (await desk.messages()).values()} == {media["id"]}
+    assert await desk.store.bucket.download(f"{ours.sha256}/original.zip") == plain
+    assert not await desk.store.bucket.exists(f"{ours.sha256}/original.epub"), "no row names it, nobody would remove it"
+
+
 async def test_the_bytes_decide_the_type_and_no_file_name_the_extension(desk: Desk) -> None:
     sealed = seal((SEEDS / "list.pdf").read_bytes() + uuid4().bytes, "Document")
     desk.cdn.routes["/A1"] = serving(sealed.blob)

@@ -54,6 +54,7 @@ EXPIRED = Abandon(status="expired", code="MEDIA_EXPIRED")
         (StoreUnavailable(), OUTAGE_ATTEMPTS, None, Abandon(status="failed", code="STORE_UNAVAILABLE"), "or not"),
         (StoreRefused("x", "413"), 1, None, Later(seconds=30, code="STORE_REFUSED"), "a limit may be lifted"),
         (StoreRefused("x", "413"), BROKEN_ATTEMPTS, None, Abandon(status="failed", code="STORE_REFUSED"), "or not"),
+        (StoreRefused("x", "object_doomed"), 9, None, Later(seconds=7680, code="STORE_REFUSED"), "retention goes on"),
         (StoreRefused("x", "stale_job"), 1, None, LetGo(), "another worker has it"),
         (StoreRefused("x", "stale_job"), 99, None, LetGo(), "whatever the attempt"),
         (OSError(28), 1, None, Later(seconds=30, code="MEDIA_INTERNAL"), "the disk is full: it can be mended"),

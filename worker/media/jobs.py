@@ -8,7 +8,7 @@ What an error means is `steps.next_step`'s decision. Any number of processes may
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,8 @@ class MediaBucket(Protocol):
     """The part of the bucket that is used here."""
 
     async def upload(self, path: str, content: bytes | Path, mime: str) -> None: ...
+
+    async def remove(self, paths: Sequence[str]) -> None: ...
 
 
 class MediaStore(Protocol):
@@ -240,6 +242,21 @@ class MediaRunner:
         self.counts.reused += linked.reused
         self.counts.bytes += stored.bytes
         logger.debug("a file is stored: {} bytes, {}", stored.bytes, stored.mime)
+        if linked.reused:
+            await self._remove_double(stored)
+
+    async def _remove_double(self, stored: MediaFile) -> None:
+        """One content, one object: an earlier sender may have named another type, and so another extension.
+
+        The job is done whatever comes of this. The row of the content, which our message keeps from retention, names
+        the object that stays.
+        """
+        try:
+            kept = await self._store.media_known(stored.file_enc_sha256 or "", stored.media_key_sha256 or "")
+            if kept is not None and kept.storage_path != stored.storage_path:
+                await self._store.bucket.remove([stored.storage_path])
+        except (StoreUnavailable, StoreRefused) as error:
+            logger.warning("a second copy of a file may have been left in the bucket: {}", error)
 
     async def _known(self, file: RemoteFile) -> MediaFile | None:
         """What a forward was found to be when it was verified before: same ciphertext, same key (FACTS §6)."""

@@ -100,6 +100,8 @@ def next_step(
             return bounded(OUTAGE_ATTEMPTS, "failed", "STORE_UNAVAILABLE")
         case StoreRefused(code="stale_job"):
             return LetGo()
+        case StoreRefused(code="object_doomed"):  # retention removes this very content; one interrupted may take a day
+            return bounded(OUTAGE_ATTEMPTS, "failed", "STORE_REFUSED")
         case StoreRefused():
             return bounded(BROKEN_ATTEMPTS, "failed", "STORE_REFUSED")
         case OSError():  # a full disk, no descriptor left: an outage of this machine
