@@ -44,6 +44,36 @@ async def downloader(cdn: Cdn) -> AsyncIterator[Downloader]:
         yield ready
 
 
+@pytest.mark.parametrize(
+    ("length", "seconds", "because"),
+    [
+        (None, 180.0, "it does not say how long it is"),
+        (1, 180.0, "a slow start costs more than the bytes"),
+        (25_000_000, 180.0, "about the default limit"),
+        (2_147_483_648, 14_316.6, "WORKER_MAX_MEDIA_MB=2048: three minutes would ask for 95 Mbit/s"),
+    ],
+)
+def test_a_file_has_the_time_that_its_length_takes_on_a_slow_line(
+    length: int | None, seconds: float, because: str
+) -> None:
+    assert Limits(max_bytes=2_147_483_648).seconds_for(length) == pytest.approx(seconds, abs=0.1), because
+
+
+async def test_a_long_file_on_a_slow_line_comes_whole(cdn: Cdn) -> None:
+    sealed = seal(bytes(MAX_BYTES))
+
+    async def in_halves(exchange: Exchange) -> None:
+        half = len(sealed.blob) // 2
+        await exchange.answer("200 OK", sealed.blob[:half], content_length=str(len(sealed.blob)))
+        await exchange.pause(0.5)
+        await exchange.send(sealed.blob[half:])
+
+    cdn.routes["/file"] = in_halves
+    limits = Limits(max_bytes=MAX_BYTES, total_s=0.2)
+    async with open_downloader(Source(origin=cdn.origin, ca=cdn.ca), limits) as patient:
+        assert await fetched(patient, claims_of(sealed)) == sealed.plain
+
+
 async def fetched(downloader: Downloader, claims: Claims | None = None) -> bytes:
     async with downloader.fetch("/file", None, KEYS, claims or claims_of(SMALL)) as file:
         return file.content.read_bytes()

@@ -31,17 +31,22 @@ from worker.media.keys import MediaKeys
 DEFAULT_HOST = "mmg.whatsapp.net"  # serves every directPath
 _HOST = re.compile(r"([a-z0-9-]+\.)+whatsapp\.net", re.ASCII)
 EXPIRED = frozenset({403, 404, 410})  # FACTS §6
+SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line will not carry a group's videos
 HEAD_BYTES = 4096  # what the type is told by; signatures lie in the first few hundred
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Seconds and bytes of one transfer."""
+    """Seconds and bytes of one transfer. A file so large that `total_s` would not do has `seconds_for` it."""
 
     max_bytes: int
     connect_s: float = 10.0
     read_s: float = 20.0  # between two pieces
-    total_s: float = 180.0  # 25 MB at 150 kB/s; an endless slow body ends here
+    total_s: float = 180.0  # an endless slow body ends here
+
+    def seconds_for(self, length: int | None) -> float:
+        """How long a file may take that says it has `length` bytes, not more than `max_bytes`."""
+        return max(self.total_s, (length or 0) / SLOWEST_BYTES_PER_S)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,8 +126,9 @@ class Downloader:
         if claims.length is not None and claims.length > self._limits.max_bytes:
             raise MediaTooLarge(f"{claims.length} bytes are announced, {self._limits.max_bytes} are allowed")
         with tempfile.TemporaryFile(prefix="wa-media-") as spool:
-            with _translated(self._limits.total_s):
-                with anyio.fail_after(self._limits.total_s):
+            seconds = self._limits.seconds_for(claims.length)
+            with _translated(seconds):
+                with anyio.fail_after(seconds):
                     proof = await self._transfer(address, Opener(keys, claims), spool)
             if proof.length > self._limits.max_bytes:
                 raise MediaTooLarge(f"{proof.length} bytes, {self._limits.max_bytes} are allowed")

@@ -11,6 +11,7 @@ from supabase import AsyncClient
 from worker.store.client import Timeouts, translated
 
 BUCKET = "wa-media"
+SLOWEST_BYTES_PER_S = 250_000.0  # 2 Mbit/s, as in `Timeouts.transfer`
 
 
 class Bucket:
@@ -33,7 +34,7 @@ class Bucket:
 
     async def upload(self, path: str, content: bytes | Path, mime: str) -> None:
         """Stores an object; one that is there already, perhaps half, is replaced. A path does not grow the process."""
-        with translated("upload", self._timeouts.transfer):
+        with translated("upload", max(self._timeouts.transfer, _size(content) / SLOWEST_BYTES_PER_S)):
             await self._client.storage.from_(BUCKET).upload(
                 path, content, {"content-type": mime, "upsert": "true", "cache-control": "3600"}
             )
@@ -55,3 +56,7 @@ class Bucket:
     async def exists(self, path: str) -> bool:
         with translated("object", self._timeouts.call):
             return bool(await self._client.storage.from_(BUCKET).exists(path))
+
+
+def _size(content: bytes | Path) -> int:
+    return content.stat().st_size if isinstance(content, Path) else len(content)

@@ -49,7 +49,7 @@ class Timeouts:
 
     connect: float = 3.0
     call: float = 10.0  # a batch of 500 takes 0.15 s here; hosted Supabase ends a statement after 8 s
-    transfer: float = 120.0  # 25 MB at 2 Mbit/s
+    transfer: float = 120.0  # 25 MB at 2 Mbit/s; a larger file has more (`Bucket.upload`)
 
 
 @asynccontextmanager
