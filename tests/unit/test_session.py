@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -435,6 +436,23 @@ async def test_the_content_of_other_chats_is_not_sent_but_their_hashes_are() -> 
     assert "the secret" not in repr(batch)
     assert len(batch.hashes) == 2
     assert sum(batch.discards.values()) == 2
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_the_age_of_an_event_is_judged_by_whatsapps_clock_when_ours_is_ahead(together: bool) -> None:
+    database, ahead_s = Database(), 40
+    event = {
+        "type": "system", "key": {"remoteJid": "1@g.us", "id": "S1", "participant": "7@lid"},
+        "stub_type": "GROUP_PARTICIPANT_ADD", "stub_parameters": ["8@lid"], "t": str(int(time.time()) - ahead_s),
+    }  # fmt: skip
+    stanza = make_stanza(1) | {"server_time_offset_ms": -1000.0 * ahead_s}
+    committer = make_committer(database)
+    if together:
+        await committer.commit(make_commit(stanza, events=[event]))
+    else:
+        await committer.commit(make_commit(stanza))
+        await committer.commit(make_commit(seq=2, events=[event]))
+    assert [message["wa_msg_id"] for batch in database.commits for message in batch.messages][-1] == "S1"
 
 
 async def test_credentials_and_keys_are_sealed_on_their_way() -> None:

@@ -37,7 +37,8 @@ class Ingested(TypedDict):
 def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
     """What is to be stored of one `commit`: `Batch(fence=…, epoch=…, seq=…, creds=…, keys=…, **ingest(…))`.
 
-    `received_at_ms` is when it came, by our clock: the age of events is judged by it (stanzas bring their own arrival).
+    `received_at_ms` is when it came, by WhatsApp's clock as far as it is known: the age of events is judged by it
+    (stanzas bring their own arrival).
     """
     identities = _identities(commit, rules)
     known = {**rules.lids, **{pn: lid for lid, pn in identities.items()}}

@@ -74,6 +74,7 @@ class Committer:
         self._sealed = SealedEdits(account)
         self._lids = Lids(account, watch)
         self.own: tuple[str | None, str | None] = (None, None)
+        self._offset_ms = 0.0
         self.tally = Tally()
 
     async def commit(self, commit: Commit) -> Committed:
@@ -121,7 +122,7 @@ class Committer:
             lids=await self._lids.of(commit, self._monitored),
             blank_revoked=self._blank_revoked,
         )
-        made = ingest(commit, rules, time.time() * 1000)
+        made = ingest(commit, rules, self._now_ms(commit))
         self._lids.learn(made["identities"])
         return Batch(
             fence=self._account.fence,
@@ -135,6 +136,12 @@ class Committer:
             ],
             **made,
         )
+
+    def _now_ms(self, commit: Commit) -> float:
+        """WhatsApp's clock as far as a stanza has told it: events bring none, and ours may be off by minutes."""
+        told = [each.server_time_offset_ms for each in commit.stanzas if each.server_time_offset_ms is not None]
+        self._offset_ms = told[-1] if told else self._offset_ms
+        return time.time() * 1000 + self._offset_ms
 
     def _count(self, batch: Batch, done: Stored) -> None:
         tally = self.tally
