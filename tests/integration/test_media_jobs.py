@@ -483,6 +483,43 @@ async def test_the_runner_takes_what_is_due_a_few_at_a_time(desk: Desk) -> None:
     assert runner.counts.bytes == sum(len(sealed.plain) for sealed in sent)
 
 
+async def test_a_phone_that_is_off_holds_up_only_the_files_that_need_it(desk: Desk) -> None:
+    asked: set[str] = set()
+    found, both, back = photo(), anyio.Event(), anyio.Event()
+    desk.cdn.routes["/new"] = serving(found.blob)
+
+    async def refresh(key: Json, content: Json) -> Json:
+        asked.add(key["id"])
+        if len(asked) == 2:
+            both.set()
+        await back.wait()
+        return {"imageMessage": {"directPath": "/new"}}
+
+    expired = {f"A{number}" for number in range(7)}
+    for wa_msg_id in expired:
+        await desk.send(found, wa_msg_id)
+    runner = desk.runner(refresh, concurrency=4)
+
+    async def stored(*names: str) -> bool:
+        messages = await desk.messages()
+        return all(messages[name]["media_status"] == "stored" for name in names)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runner.run)
+        with anyio.fail_after(WAIT_SECONDS):
+            await both.wait()
+        fresh = photo()
+        desk.cdn.routes["/B1"] = serving(fresh.blob)
+        await desk.send(fresh, "B1")
+        runner.notify()
+        await until("the file that needs no phone", lambda: stored("B1"), seconds=WAIT_SECONDS)
+        assert len(asked) == 2, "two of four wait for the phone"
+        back.set()
+        await until("the others, when the phone is back", lambda: stored(*expired), seconds=WAIT_SECONDS)
+        tasks.cancel_scope.cancel()
+    assert await desk.errors() == []
+
+
 async def test_the_runner_looks_at_once_when_it_is_told_of_a_job(desk: Desk) -> None:
     runner = desk.runner()
 

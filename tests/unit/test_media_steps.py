@@ -45,6 +45,7 @@ EXPIRED = Abandon(status="expired", code="MEDIA_EXPIRED")
         (MediaExpired(), 1, "nobody", PassOn(), "another process has the phone"),
         (MediaExpired(), EXPIRED_ATTEMPTS - 1, "nobody", PassOn(), "and was asked before"),
         (MediaExpired(), EXPIRED_ATTEMPTS, "nobody", EXPIRED, "to and fro has an end"),
+        (MediaExpired(), 99, "busy", PassOn(), "it was not asked: whatever the attempt, it waits for its turn"),
         (MediaExpired(), 1, "refused", EXPIRED, "the phone no longer has it"),
         (MediaTooLarge(), 1, None, Abandon(status="too_large", code="MEDIA_TOO_LARGE"), "it will not shrink"),
         (MediaRefused(), 1, None, Abandon(status="refused", code="MEDIA_REFUSED"), "a rule will not change"),

@@ -106,7 +106,8 @@ class MediaCounts:
 class MediaRunner:
     """Works on the jobs of one session (or of all: `session` None) until it is cancelled.
 
-    Without `refresh`, or while `has_phone` says no, a job that waits for the phone is left to others.
+    Without `refresh`, or while `has_phone` says no, a job that waits for the phone is left to others. No more than half
+    of the transfers wait for the phone at a time: one that is off must not hold up files that need none.
     """
 
     def __init__(
@@ -128,6 +129,8 @@ class MediaRunner:
         self._downloader = downloader
         self.owner = owner
         self._concurrency = concurrency
+        self._asking = 0
+        self._asking_max = max(1, concurrency // 2)
         self._refresh = refresh
         self._has_phone = has_phone
         self._session = session
@@ -149,23 +152,32 @@ class MediaRunner:
         async with anyio.create_task_group() as transfers:
             while True:
                 self._woken = anyio.Event()
-                free = self._concurrency - self.counts.running
-                pause = POLL_SECONDS
-                if free > 0:
-                    claim = await self._claim(free) or Claim(jobs=(), next_in_seconds=POLL_SECONDS)
+                pause, due = POLL_SECONDS, False
+                for phone in (False, True):
+                    room = self._room(phone)
+                    if room <= 0:
+                        continue
+                    claim = await self._claim(room, phone) or Claim(jobs=(), next_in_seconds=POLL_SECONDS)
                     for job in claim.jobs:
                         self.counts.running += 1
                         transfers.start_soon(self._tend, job)
-                    if until_empty and not self.counts.running and not _due(claim):
-                        return
-                    if claim.next_in_seconds is not None and len(claim.jobs) < free:
+                    due = due or _due(claim)
+                    if claim.next_in_seconds is not None and len(claim.jobs) < room:
                         pause = min(pause, max(claim.next_in_seconds, 0.05))
+                if until_empty and not self.counts.running and not due:
+                    return
                 with anyio.move_on_after(pause):
                     await self._woken.wait()
 
-    async def _claim(self, limit: int) -> Claim | None:
+    def _room(self, phone: bool) -> int:
+        """How many more jobs may be claimed; `phone`: those that wait for the phone as well."""
+        free = self._concurrency - self.counts.running
+        if not phone:
+            return free
+        return min(free, self._asking_max - self._asking) if self._refresh is not None and self._has_phone() else 0
+
+    async def _claim(self, limit: int, phone: bool) -> Claim | None:
         try:
-            phone = self._refresh is not None and self._has_phone()
             return await self._store.media_claim(self.owner, limit, self._lease_seconds, self._session, phone=phone)
         except (StoreUnavailable, StoreRefused) as error:
             logger.warning("no media jobs could be claimed: {}", error)
@@ -268,6 +280,9 @@ class MediaRunner:
     async def _ask_phone(self, job: MediaJob, file: RemoteFile) -> tuple[Answer, RemoteFile]:
         if self._refresh is None:
             return "nobody", file
+        if self._asking >= self._asking_max:
+            return "busy", file
+        self._asking += 1
         try:
             with anyio.fail_after(REFRESH_SECONDS):
                 return "renewed", file.renewed(await self._refresh(file.key, file.as_message()))
@@ -276,6 +291,8 @@ class MediaRunner:
         except (TimeoutError, MediaUnavailable, BridgeError) as error:
             logger.info("media job {}: the phone was not reached: {}", job.id, type(error).__name__)
             return "unanswered", file
+        finally:
+            self._asking -= 1
 
     async def _answer(self, job: MediaJob, file: RemoteFile, answer: Answer) -> None:
         """What the phone said to a job that another process has passed on; a renewed one is anybody's again."""

@@ -27,7 +27,8 @@ CORRUPT_ATTEMPTS = 3  # a cache on the way may have been at fault; the sender's 
 BROKEN_ATTEMPTS = 5  # a refusal by the database or a fault of ours: perhaps mended by the next release
 
 Status = Literal["expired", "too_large", "refused", "corrupt", "failed"]
-Answer = Literal["renewed", "refused", "unanswered", "nobody"]  # nobody: this process has no phone to ask
+# nobody: this process has no phone to ask; busy: it has, and as many files wait for its answer as may.
+Answer = Literal["renewed", "refused", "unanswered", "nobody", "busy"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +87,8 @@ def next_step(
             return Abandon(status="refused", code="MEDIA_REFUSED")
         case MediaExpired() if answer is None:
             return AskPhone()
+        case MediaExpired() if answer == "busy":
+            return PassOn()
         case MediaExpired() if answer == "refused" or attempt >= EXPIRED_ATTEMPTS:
             return Abandon(status="expired", code="MEDIA_EXPIRED")
         case MediaExpired() if answer == "nobody":
