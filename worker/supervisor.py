@@ -244,6 +244,7 @@ class Supervisor:
             finally:
                 self.health.sidecar_pid = None
                 tenure.phone.peer = None
+                tenure.watch.withdraw("commit", "state")  # whoever asked for the sidecar has ended with it
 
     async def _run_sidecar(self, tenure: Tenure) -> None:
         settings = self._settings

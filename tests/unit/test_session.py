@@ -23,6 +23,7 @@ from worker.session.commits import Committer, unwritable, variants
 from worker.session.database import DatabaseWatch
 from worker.session.flags import Ask, FlagWatch, Monitored, Request, read_flag
 from worker.session.report import Report, View
+from worker.session.retry import until_answered
 from worker.session.state import MARK, Seal, State
 from worker.store import Batch, KeyChange, Store
 
@@ -184,6 +185,19 @@ async def test_the_database_is_gone_when_one_caller_waited_too_long() -> None:
     assert watch.gone, "another's luck does not help"
     await watch.observe("commit", answers())
     assert not watch.away
+
+
+async def test_a_caller_that_ended_with_its_sidecar_is_not_waited_for() -> None:
+    now = 100.0
+    watch = DatabaseWatch(patience=20.0, clock=lambda: now)
+    async with anyio.create_task_group() as sidecar:
+        sidecar.start_soon(until_answered, lambda: watch.observe("commit", fails()))
+        await until(lambda: watch.away)
+        sidecar.cancel_scope.cancel()
+    now = 200.0
+    assert watch.gone, "a connection made meanwhile would be ended although the database answers"
+    watch.withdraw("commit", "state")
+    assert (watch.away, watch.gone) == (False, False)
 
 
 async def test_a_refusal_is_an_answer() -> None:

@@ -75,6 +75,11 @@ class DatabaseWatch:
         for source in list(self._since):
             self.answered(source)
 
+    def withdraw(self, *sources: Source) -> None:
+        """These callers have ended without an answer, and ask no more."""
+        for source in sources:
+            self.answered(source)
+
     async def back(self) -> None:
         """Wait until everybody has an answer."""
         while self._since:
