@@ -104,9 +104,10 @@ def test_a_taken_port_is_named() -> None:
             bind("127.0.0.1", port)
 
 
-def test_an_address_of_another_machine_is_named() -> None:
+@pytest.mark.parametrize("host", ["203.0.113.7", "ü" * 70 + ".example"], ids=["of another machine", "no name at all"])
+def test_an_address_that_is_not_ours_is_named(host: str) -> None:
     with pytest.raises(SettingsError, match="WORKER_HTTP_HOST"):
-        bind("203.0.113.7", 3001)
+        bind(host, 3001)
 
 
 # ── terminal ────────────────────────────────────────────────────────────────────────────────────────────────────────

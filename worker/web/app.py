@@ -61,7 +61,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except (OSError, OverflowError) as refused:
+    except (OSError, OverflowError, TypeError, UnicodeError) as refused:  # the last two: no name of a host at all
         listener.close()
         number = getattr(refused, "errno", None)
         if number == errno.EADDRINUSE:
