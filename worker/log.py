@@ -91,7 +91,7 @@ def redact_value(name: str, value: Any, depth: int = 0) -> Any:
 
 
 def printable(text: str) -> str:
-    """One line for a terminal that cannot play tricks on it. JSON lines need none of this: JSON escapes by itself."""
+    """One line for a terminal that cannot play tricks on it; written as JSON does, which escapes but a part of these."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -208,7 +208,7 @@ def _json_format(record: Record) -> str:
         "msg": record["message"],
         **{name: value for name, value in extra.items() if name not in OWN_FIELDS[1:]},
     }
-    extra["line"] = json.dumps(entry, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
+    extra["line"] = printable(json.dumps(entry, ensure_ascii=False, default=str).encode("utf-8", "replace").decode())
     return "{extra[line]}\n"
 
 

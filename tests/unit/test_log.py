@@ -137,6 +137,14 @@ def test_an_id_that_a_sender_chose_plays_no_tricks_on_a_terminal(hostile: str, s
     assert stream.getvalue().count("\n") == 1, because
 
 
+def test_a_json_line_that_is_read_on_a_terminal_plays_no_tricks_either() -> None:
+    stream, hostile = written("info", human=False), "A\x9b2J\u202egpj.exe\x7f\u2028Ä"
+    with logger.contextualize(wa_msg_id=hostile):
+        logger.info("a file is stored")
+    assert not set(stream.getvalue()) & set(hostile[1:2] + "\u202e\x7f\u2028")
+    assert json.loads(stream.getvalue())["wa_msg_id"] == hostile, "and is the same to a program"
+
+
 def test_a_text_of_several_lines_cannot_pass_for_several_records() -> None:
     stream = written("info", human=True)
     logger.info("{}", "one\n12:00:00 ERROR   forged\x1b[2J")
