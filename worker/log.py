@@ -91,7 +91,7 @@ def redact_value(name: str, value: Any, depth: int = 0) -> Any:
 
 
 def printable(text: str) -> str:
-    """One line for a terminal that cannot play tricks on it; written as JSON does, which escapes but a part of these."""
+    """One line for a terminal that cannot play tricks on it, escaped as in JSON, which itself escapes too little."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
