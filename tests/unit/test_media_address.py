@@ -60,6 +60,8 @@ def test_an_address_is_fetched(
         (None, "/relative", None, "no host either"),
         (None, "https://mmg.whatsapp.net:99999/", None, "no such port"),
         (None, "https://a b.whatsapp.net/", None, "not an address"),
+        (None, "https://xn--whatsapp-.net/", None, "a name that IDNA cannot decode"),
+        (None, "https://xn--0.whatsapp.net.example/", None, "nor this one"),
         (None, "https://mmg.whatsapp.net/a", ORIGIN, "with a local server, nothing else is fetched"),
         (None, "https://127.0.0.1:8444/a", ORIGIN, "nor another port of it"),
         (None, "http://127.0.0.1:8443/a", ORIGIN, "nor without encryption"),

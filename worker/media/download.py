@@ -29,7 +29,7 @@ from worker.media.decrypt import MAX_OVERHEAD_BYTES, Claims, Opener, Proof
 from worker.media.keys import MediaKeys
 
 DEFAULT_HOST = "mmg.whatsapp.net"  # serves every directPath
-_HOST = re.compile(r"([a-z0-9-]+\.)+whatsapp\.net", re.ASCII)
+_HOST = re.compile(rb"([a-z0-9-]+\.)+whatsapp\.net")
 EXPIRED = frozenset({403, 404, 410})  # FACTS §6
 SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line will not carry a group's videos
 HEAD_BYTES = 4096  # what the type is told by; signatures lie in the first few hundred
@@ -91,12 +91,12 @@ def _allowed(text: str, origin: str | None) -> httpx.URL:
         raise MediaRefused("the address holds a user name")
     if origin is not None:
         ours = httpx.URL(origin)
-        if (url.scheme, url.host, url.port) != (ours.scheme, ours.host, ours.port):
+        if (url.scheme, url.raw_host, url.port) != (ours.scheme, ours.raw_host, ours.port):
             raise MediaRefused("the address is not on WA_MEDIA_ORIGIN")
         return url
     if url.scheme != "https" or url.port is not None:
         raise MediaRefused("the address is not plain https")
-    if _HOST.fullmatch(url.host) is None:
+    if _HOST.fullmatch(url.raw_host) is None:  # what is connected to; `host` would decode it, and can fail
         raise MediaRefused("the host is not WhatsApp's")
     return url
 
