@@ -18,6 +18,7 @@ from tests.support.sealed import edit_message, field, sealed_edit
 from tests.support.stanzas import ANA, ANA_PHONE, BEN, GROUP, NOW_MS, NOW_S
 from tests.support.waproto import PROTO
 from worker.ingest import sealed
+from worker.ingest.changes import MAX_SEALED_BYTES
 from worker.ingest.sealed import Opened, open_edit, read_edit
 from worker.session.sealed import opened_edit
 from worker.store import OpenedEdit, SealedEdit
@@ -111,6 +112,14 @@ def test_wrappers_without_end_are_bounded() -> None:
     for _ in range(200):
         message = field(58, field(1, message))
     assert read_edit(message) is None
+
+
+def test_an_edit_of_nothing_but_fields_costs_no_time() -> None:
+    many = field(8, 1) * (MAX_SEALED_BYTES // 2)
+    with pytest.raises(ValueError, match="so many fields"):
+        read_edit(many)
+    with pytest.raises(ValueError, match="so many fields"):
+        read_edit(field(12, many + field(14, field(1, "hi"))))
 
 
 @given(st.binary(max_size=200))

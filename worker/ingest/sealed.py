@@ -28,6 +28,7 @@ USE_CASE = b"Message Edit"
 KEY_BYTES = 32
 MAX_FORMS = 3  # LID, number, and what the envelope said: nine keys at most
 MAX_DEPTH = 6
+MAX_FIELDS = 1000  # of one message; WAProto's largest has about a hundred, and 256 KiB could hold 130,000
 
 # Field numbers of WAProto; a test compares them with the .proto that Baileys brings.
 PROTOCOL_MESSAGE, EDITED_MESSAGE, TIMESTAMP_MS = 12, 14, 15  # in Message, ProtocolMessage, ProtocolMessage
@@ -100,8 +101,11 @@ def _last(message: bytes, number: int) -> bytes | int | None:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    at = 0
+    at = count = 0
     while at < len(message):
+        count += 1
+        if count > MAX_FIELDS:
+            raise ValueError("no message of WhatsApp's: so many fields only cost time")
         tag, at = _varint(message, at)
         number, wire = tag >> 3, tag & 7
         value: bytes | int

@@ -18,7 +18,7 @@ from worker.ingest.text import message_text
 from worker.session.account import Account
 from worker.store import OpenedEdit, SealedEdit
 
-AT_ONCE = 100  # a turn: two calls, 30 ms; the answer to the sidecar waits for it
+AT_ONCE = 20  # a turn: two calls, 7 MB at worst; the answer to the sidecar waits for it
 
 
 class SealedEdits:
