@@ -2,8 +2,8 @@
  * One Baileys socket, wired so that everything durable passes the gate.
  *
  * Hooks into the stock Baileys at five places, each found and tried in FACTS §1: the raw stanza (`ws.emit`), the
- * decryption (`makeSignalRepository`), the key store, the emitter (`ev.emit`), and the bytes on their way out
- * (`ws.socket.send`). It never edits Baileys' files.
+ * decryption (`makeSignalRepository`), the key store with its transactions, the emitter (`ev.emit`), and the bytes on
+ * their way out (`ws.socket.send`). It never edits Baileys' files.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn, setTimeout as sleep } from 'node:timers/promises'
@@ -34,6 +34,8 @@ const CLOSE_PATIENCE_MS = 2_000
 export class Connection {
   /** @type {AsyncLocalStorage<Stanza>} */
   #context = new AsyncLocalStorage()
+  /** What a transaction of the keys has changed and not handed over. @type {AsyncLocalStorage<{open: boolean, changes: Record<string, any>[]}>} */
+  #transaction = new AsyncLocalStorage()
   /** @type {WeakMap<Uint8Array, Stanza>} */
   #byCiphertext = new WeakMap()
   /** @type {Stanza | null} */
@@ -149,6 +151,7 @@ export class Connection {
       transactionOpts: { maxCommitRetries: 1, delayBetweenTriesMs: 0 }, // a write into the map cannot fail
       makeSignalRepository: (auth, logger, lookup) => this.#wrapRepository(DEFAULT_CONNECTION_CONFIG.makeSignalRepository(auth, logger, lookup)),
     })
+    this.#hookTransactions(sock)
     this.#hookFrames(sock)
     this.#hookStanzas(sock)
     this.#hookEvents(sock)
@@ -178,6 +181,37 @@ export class Connection {
     void this.closed.then(() => { Curve.verify = strict })
   }
 
+  /**
+   * Baileys hands the key changes of a transaction over at its end, but sends from within: a retry receipt with a new
+   * pre-key, a request to the phone with the ratchet that encrypted it. They are remembered here, for the frame.
+   * @param {any} sock
+   */
+  #hookTransactions(sock) {
+    const { keys } = sock.authState
+    const { transaction, set } = keys
+    keys.transaction = async (/** @type {() => Promise<any>} */ work, /** @type {string} */ name) => {
+      if (keys.isInTransaction()) return transaction(work, name)
+      const own = { open: true, changes: [] }
+      try {
+        return await this.#transaction.run(own, () => transaction(work, name))
+      } finally {
+        own.open = false // what still runs in its name would bring old values back
+      }
+    }
+    keys.set = async (/** @type {Record<string, Record<string, any>>} */ data) => {
+      await set(data)
+      const own = this.#transaction.getStore()
+      if (own?.open) own.changes.push(data)
+    }
+  }
+
+  /** Into the log with it, before a frame that may tell of it. */
+  #flushTransaction() {
+    const own = this.#transaction.getStore()
+    if (!own?.open) return
+    for (const changes of own.changes.splice(0)) void this.keys.set(changes).catch(() => {}) // so fails the transaction
+  }
+
   // ── out ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** @param {any} sock */
@@ -185,7 +219,10 @@ export class Connection {
     const raw = (this.#raw = sock.ws.socket)
     this.#send = raw.send.bind(raw)
     raw.send = (/** @type {Uint8Array} */ frame, /** @type {any} */ callback) => {
-      this.gate.send(frame, this.#context.getStore()?.section)
+      const section = this.#context.getStore()?.section
+      // A section keeps its keys together, and what it asks for depends on none of them.
+      if (!section?.open) this.#flushTransaction()
+      this.gate.send(frame, section)
       // Baileys must not wait for the database: it is told at once that the frame is sent.
       if (typeof callback === 'function') callback()
     }
@@ -321,7 +358,7 @@ export class Connection {
       // Exactly this one: Baileys may be decrypting the next already, and two senders may share an id (FACTS §5).
       if (!xml.includes(stanza.node.attrs.id) || binaryNodeToString(stanza.node) !== xml) continue
       stanza.abandon('given up by Baileys')
-      this.#journalStanza(stanza)
+      return this.#journalStanza(stanza) // the oldest: a copy of it waits for its turn
     }
   }
 
