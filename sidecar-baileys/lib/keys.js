@@ -2,8 +2,8 @@
  * The Signal key store that Baileys reads and writes: a write-behind map over the worker's database.
  *
  * A write enters the map and the log at once and never waits. A read sees the map first, so an entry that is not yet
- * durable wins over the database; entries are evictable only after their commit. A read that fails is reported before
- * its error is thrown: Baileys swallows such errors and would take them for "no session" (FACTS §7).
+ * durable wins over the database; entries are evictable only after their commit. A read that fails, or brings what is
+ * torn, is reported before its error is thrown: Baileys swallows such errors and would take them for "no session" (FACTS §7).
  */
 import { serialise, revive } from './serial.js'
 
@@ -40,17 +40,18 @@ export class KeyStore {
    * @returns {Promise<Record<string, any>>}
    */
   async get(type, ids) {
-    const missing = ids.filter((id) => storable(id) && this.latest(type, id) === undefined)
-    /** @type {Record<string, string>} */
-    let read = {}
-    if (missing.length > 0) {
-      try {
-        read = await this.hooks.read(type, missing)
-      } catch (error) {
-        this.hooks.onReadFailure(error)
-        throw error
-      }
+    try {
+      return await this.#read(type, ids)
+    } catch (error) {
+      this.hooks.onReadFailure(error)
+      throw error
     }
+  }
+
+  /** @param {string} type @param {string[]} ids */
+  async #read(type, ids) {
+    const missing = ids.filter((id) => storable(id) && this.latest(type, id) === undefined)
+    const read = missing.length > 0 ? await this.hooks.read(type, missing) : {}
     /** @type {Record<string, any>} */
     const found = {}
     for (const id of ids) {
@@ -60,7 +61,7 @@ export class KeyStore {
         text = read[id] ?? null
         if (storable(id)) this.#keepClean(name(type, id), text)
       }
-      if (text !== null) found[id] = revive(type, text)
+      if (text !== null) found[id] = whole(type, text)
     }
     return found
   }
@@ -145,6 +146,19 @@ export class KeyStore {
     if (old === undefined) return
     this.#clean.delete(key)
     this.#cleanBytes -= old?.length ?? 0
+  }
+}
+
+/**
+ * The error never quotes the text, as the parser's own would: it is a key.
+ * @param {string} type
+ * @param {string} text
+ */
+function whole(type, text) {
+  try {
+    return revive(type, text)
+  } catch {
+    throw new Error(`the stored ${type} is torn`)
   }
 }
 

@@ -61,6 +61,12 @@ test('a failed read is reported before it is thrown: Baileys would take it for "
   assert.equal(failures.length, 1)
 })
 
+test('a torn value is a failed read as well, and is not quoted', async () => {
+  const { store, failures } = makeStore({ 'session/a': '{"_sessions":' })
+  await assert.rejects(store.get('session', ['a']), { message: 'the stored session is torn' })
+  assert.equal(failures.length, 1)
+})
+
 test('an id that no database takes is not asked for and not accepted: a sender could end every connection with it', async () => {
   const { store, reads, journal, failures } = makeStore()
   for (const id of ['a\0::222::0', '\ud800::222::0', 'a'.repeat(3_000)]) {
