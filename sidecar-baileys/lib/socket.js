@@ -199,6 +199,8 @@ export class Connection {
       }
     }
     keys.set = async (/** @type {Record<string, Record<string, any>>} */ data) => {
+      // Baileys' own queue would run it in the name of whoever came before, and put it into another stanza's section.
+      if (!keys.isInTransaction()) return this.keys.set(data)
       await set(data)
       const own = this.#transaction.getStore()
       if (own?.open) own.changes.push(data)

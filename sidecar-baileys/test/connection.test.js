@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict'
+import { AsyncResource } from 'node:async_hooks'
+import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { after, before, test } from 'node:test'
 import { makeLogger } from '../lib/logger.js'
 import { Connection } from '../lib/socket.js'
 
+const { PreKeyWhisperMessage } = createRequire(import.meta.url)('libsignal/src/protobufs.js')
 const server = createServer((socket) => socket.on('error', () => {})) // accepts, and never says a word
 /** @type {Connection[]} */
 const made = []
@@ -61,4 +64,34 @@ test('what runs on in the name of a transaction that has ended brings no old key
   later()
   await connection.gate.settled()
   assert.deepEqual(await connection.keys.get('session', ['ana.0']), { 'ana.0': 'new' })
+})
+
+test('a key that is written while a stanza is being decrypted does not wait for that stanza, and a frame that tells of it waits for the key', async () => {
+  const { connection, story, sock } = connect()
+  const { keys } = sock.authState
+  let asked = 0
+  /** @type {() => void} */
+  let answer = () => {}
+  const answered = new Promise((resolve) => { answer = () => resolve(undefined) })
+  // The stanza's own write, in its section, and a stranger's at the same moment.
+  const original = connection.keys.set.bind(connection.keys)
+  const stranger = AsyncResource.bind(async () => {
+    await keys.set({ 'identity-key': { stranger: Buffer.alloc(33) } })
+    sock.ws.socket.send(Buffer.from('it tells of the key'))
+  })
+  connection.keys.set = async (data) => {
+    if ('identity-key' in data && !asked++) void stranger()
+    return original(data)
+  }
+  connection.keys.hooks.read = async (type) => { if (type === 'session') await answered; return {} }
+  connection.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }
+  connection.inbox.backlogComplete()
+  const first = PreKeyWhisperMessage.encode({ registrationId: 1, signedPreKeyId: 1, baseKey: Buffer.alloc(33, 5), identityKey: Buffer.alloc(33, 5), message: Buffer.alloc(9) }).finish()
+  const content = Buffer.concat([Buffer.of(0x33), first])
+  sock.ws.emit('CB:message', { tag: 'message', attrs: { id: 'A1', from: '222@lid', t: '1790000000' }, content: [{ tag: 'enc', attrs: { type: 'pkmsg', v: '2' }, content }] })
+  while (asked === 0) await new Promise(setImmediate)
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  assert.equal(connection.gate.openSections, 1)
+  assert.deepEqual(story.slice(-2), ['identity-key/stranger', 'it tells of the key'])
+  answer()
 })
