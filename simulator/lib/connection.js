@@ -31,6 +31,8 @@ export class Connection {
   candidate = null
   /** @type {string[]} QR references that it was given */
   refs = []
+  /** secrets of QR codes that count no longer @type {Set<string>} */
+  retiredSecrets = new Set()
   offlineSent = 0
   /** a pairing by code under way @type {{phone: string, wrapped: Buffer, ref: Buffer, shared: Buffer, bundle: Buffer} | null} */
   codeRequest = null

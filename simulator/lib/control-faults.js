@@ -1,5 +1,6 @@
 /** From the fault calls of the control API to what they do, now or at the next opportunity. */
 import { ControlError } from './errors.js'
+import { retireQr } from './pairing.js'
 import { node } from './stanza.js'
 
 /** @typedef {import('./phone.js').Phone} Phone */
@@ -42,6 +43,9 @@ async function act(phone, request) {
       return true
     case 'refuse':
       await phone.listening?.(!request.on)
+      return true
+    case 'retire_qr':
+      retireQr(phone, request)
       return true
     case 'deaf':
       online?.socket.pause()

@@ -30,11 +30,28 @@ export function offerQr(connection) {
  * @param {Phone} phone @param {{qr?: string, tamper?: string, timeout_ms?: number}} request
  */
 export async function scan(phone, { qr, tamper, timeout_ms = 10_000 }) {
-  const [ref = '', , identity = '', advSecret = ''] = (qr ?? '').split('#').at(-1)?.split(',') ?? []
+  const { connection, identity, advSecret } = readQr(phone, qr)
+  if (connection.candidate?.identity.toString('base64') !== identity) throw new ControlError(400, 'the QR names another identity than the client registered')
+  if (connection.retiredSecrets.has(advSecret)) throw new ControlError(409, 'the device could not be linked: its QR was retired')
+  return link(phone, connection, Buffer.from(advSecret, 'base64'), timeout_ms, tamper)
+}
+
+/**
+ * The server retires the secret in the QR on show and tells the client to make another; a phone that scans the old one fails.
+ * @param {Phone} phone @param {{qr?: string}} request
+ */
+export function retireQr(phone, { qr }) {
+  const { connection, advSecret } = readQr(phone, qr)
+  connection.retiredSecrets.add(advSecret)
+  connection.send(node('notification', { from: SERVER, type: 'companion_reg_refresh', id: randomBytes(8).toString('hex') }, [node('companion_reg_refresh')]))
+}
+
+/** @param {Phone} phone @param {string} [qr] */
+function readQr(phone, qr = '') {
+  const [ref = '', , identity = '', advSecret = ''] = qr.split('#').at(-1)?.split(',') ?? []
   const connection = [...phone.connections].find((one) => one.state === 'qr' && one.refs.includes(ref))
   if (!connection?.candidate) throw new ControlError(404, 'no client is showing this QR')
-  if (connection.candidate.identity.toString('base64') !== identity) throw new ControlError(400, 'the QR names another identity than the client registered')
-  return link(phone, connection, Buffer.from(advSecret, 'base64'), timeout_ms, tamper)
+  return { connection, identity, advSecret }
 }
 
 /**

@@ -30,3 +30,12 @@ test('a stock client pairs by QR, logs in, sees its groups and reads a text, wit
   assert.deepEqual(client.unexpected, [])
   await client.end()
 })
+
+test('a QR that the server has retired links nobody; the stock client does not notice', async () => {
+  const client = new Client(phone.endpoints)
+  const qr = await client.until(() => client.qr, 'a QR')
+  await phone.post('/faults', { kind: 'retire_qr', qr })
+  await assert.rejects(phone.post('/scan', { qr }), /retired/)
+  assert.equal(client.qr, qr)
+  await client.end()
+})
