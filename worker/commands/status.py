@@ -115,7 +115,8 @@ def describe(standing: Standing) -> list[tuple[str, Text]]:
     lines = [("Session", _session(standing)), ("Worker", _worker(standing))]
     if row.get("last_message_at") or row["messages"]:
         last = ago(row["last_message_at"], now)
-        lines.append(("Messages", Text(f"{number_of(row['messages'], 'message')} stored, the last {last}")))
+        about = "" if row.get("messages_exact", True) else "about "
+        lines.append(("Messages", Text(f"{about}{number_of(row['messages'], 'message')} stored, the last {last}")))
     lines += [("Files", _files(standing.figures, row)), *_troubles(standing)]
     return lines
 
