@@ -6,6 +6,7 @@
  * their way out (`ws.socket.send`). It never edits Baileys' files.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
+import { randomBytes } from 'node:crypto'
 import { setImmediate as yieldTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
 import { areJidsSameUser, binaryNodeToString, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, S_WHATSAPP_NET, WA_CERT_DETAILS } from 'baileys'
@@ -14,6 +15,7 @@ import { Gate } from './gate.js'
 import { Inbox } from './inbox.js'
 import { KeyStore } from './keys.js'
 import { toWireEvents } from './events.js'
+import { Qr } from './qr.js'
 import { reviveCreds, serialiseCreds } from './serial.js'
 import { Stanza } from './stanza.js'
 import { Throttle } from './throttle.js'
@@ -44,6 +46,8 @@ export class Connection {
   #raw = null
   /** @type {Throttle} */
   #throttle
+  /** @type {Qr} */
+  #qr
   #activeReceipts = false
   #pairing = false
   #opened = false
@@ -67,7 +71,8 @@ export class Connection {
     this.hooks = hooks
     this.creds = creds === null ? initAuthCreds() : reviveCreds(creds)
     // A pairing code that nobody typed leaves a name behind, and with a name Baileys would log in instead of registering.
-    if (!this.creds.account) this.creds.me = undefined
+    if (!this.creds.account) Object.assign(this.creds, { me: undefined, registered: false })
+    this.#qr = new Qr({ ttlMs: params.qr_timeout_ms, notify: hooks.notify })
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve))
     this.gate = new Gate({
       commit: (batch) => hooks.commit(batch),
@@ -262,6 +267,10 @@ export class Connection {
       }
       if (event === 'CB:iq,type:set,pair-device') this.#handshaking = false
       if (event === 'CB:ib,,offline') this.#backlogComplete(args[0])
+      if (event === 'CB:notification' && args[0].attrs.type === 'companion_reg_refresh' && !this.creds.account) {
+        this.#renewSecret(args[0])
+        return true
+      }
       if (event !== 'CB:message') return emit(event, ...args)
       this.#arrive(args[0])
       return true
@@ -426,7 +435,7 @@ export class Connection {
       notify('connection', { state: 'connecting', is_new_login: true })
     }
     // The QR timer outlives the pairing (FACTS §2).
-    if (update.qr && !this.#pairing) notify('qr', { qr: update.qr, ttl_ms: this.#qrLifetime() })
+    if (update.qr && !this.#pairing) this.#qr.show(update.qr, this.creds.advSecretKey)
     if (update.connection === 'connecting') notify('connection', { state: 'connecting' })
     if (update.connection === 'open') {
       this.#opened = true
@@ -436,12 +445,18 @@ export class Connection {
     if (update.connection === 'close') this.#onClose(update.lastDisconnect?.error)
   }
 
-  #qrCodes = 0
-
-  /** The first code lives a minute, the following ones twenty seconds (FACTS §2). */
-  #qrLifetime() {
-    this.#qrCodes += 1
-    return this.params.qr_timeout_ms ?? (this.#qrCodes === 1 ? 60_000 : 20_000)
+  /**
+   * WhatsApp retires the secret that the QR code on show carries, and with it the code (Baileys #2737). Stock Baileys ignores
+   * that, and cannot even acknowledge what comes before the account has a name. After a pairing code was typed the secret is the
+   * one that the phone has agreed to.
+   * @param {import('baileys').BinaryNode} node
+   */
+  #renewSecret({ attrs: { id, from, type } }) {
+    this.sock.sendNode({ tag: 'ack', attrs: { id, to: from, class: 'notification', type } })
+      .catch((error) => this.hooks.logger.debug({ err: error }, 'a notification was not acknowledged'))
+    if (this.#pairing || this.creds.registered) return
+    this.sock.ev.emit('creds.update', { advSecretKey: randomBytes(32).toString('base64') })
+    this.#qr.renew(this.creds.advSecretKey)
   }
 
   /** @param {any} error */
@@ -449,7 +464,7 @@ export class Connection {
     this.inbox.close()
     this.#throttle.stop()
     this.#raw?.terminate()
-    const phase = this.#opened ? 'open' : this.#qrCodes > 0 || this.#pairing ? 'pairing' : 'connecting'
+    const phase = this.#opened ? 'open' : this.#qr.count > 0 || this.#pairing ? 'pairing' : 'connecting'
     const cause = error ?? this.#endReason
     const close = { code: cause?.output?.statusCode ?? null, message: cause?.message ?? 'ended', data: smallData(cause?.data), phase }
     this.ended = true
