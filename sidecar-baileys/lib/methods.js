@@ -1,17 +1,14 @@
 /** What the worker may ask of this process. Holds the one connection; decides nothing about when to make it. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { proto } from 'baileys'
 import { Boom } from '@hapi/boom'
 import { ALREADY_CONNECTED, FAILED, INVALID_PARAMS, NOT_CONNECTED, rpcError } from './peer.js'
+import { reupload } from './reupload.js'
 import { Connection } from './socket.js'
 import { PARAMS, RESULTS } from './types.js'
-import { messageToJson } from './serial.js'
 
 /** Before the same batch is sent again after the worker said `unavailable`. The worker has retried already. */
 const COMMIT_PAUSE_MS = 1_000
-/** Baileys' re-upload request waits for ever by itself. */
-const REFRESH_TIMEOUT_MS = 20_000
 
 /**
  * @param {import('./peer.js').Peer} peer
@@ -103,16 +100,13 @@ export function registerMethods(peer, logger) {
     }
   })
 
-  answer('media_refresh', async ({ key, content }) => {
-    const message = proto.Message.fromObject(content)
-    const request = open().sock.updateMediaMessage(/** @type {any} */ ({ key, message }))
-    const late = sleep(REFRESH_TIMEOUT_MS, undefined, { ref: false }).then(() => {
-      throw rpcError('the phone did not answer', FAILED, { status: 408 })
-    })
-    const updated = await Promise.race([request, late]).catch((error) => {
+  answer('media_refresh', async (message) => {
+    try {
+      return { content: await reupload(open().sock, message) }
+    } catch (error) {
+      if (error?.code === NOT_CONNECTED) throw error
       throw rpcError(error.message, FAILED, { status: error?.output?.statusCode ?? null, ...error?.data })
-    })
-    return { content: messageToJson(/** @type {any} */ (updated).message) }
+    }
   })
 
   answer('ping', () => {

@@ -4,6 +4,7 @@ import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { after, before, test } from 'node:test'
 import { makeLogger } from '../lib/logger.js'
+import { reupload } from '../lib/reupload.js'
 import { Connection } from '../lib/socket.js'
 
 const { PreKeyWhisperMessage } = createRequire(import.meta.url)('libsignal/src/protobufs.js')
@@ -94,4 +95,20 @@ test('a key that is written while a stanza is being decrypted does not wait for 
   assert.equal(connection.gate.openSections, 1)
   assert.deepEqual(story.slice(-2), ['identity-key/stranger', 'it tells of the key'])
   answer()
+})
+
+test('a re-upload that the phone does not answer, or that cannot be asked for, leaves nobody listening', async () => {
+  const { connection, sock } = connect()
+  connection.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }
+  let listening = 0
+  const { on, off } = sock.ev
+  sock.ev.on = (/** @type {any[]} */ ...args) => { listening += 1; return on(...args) }
+  sock.ev.off = (/** @type {any[]} */ ...args) => { listening -= 1; return off(...args) }
+  const message = { key: { remoteJid: '1@g.us', id: 'A1', participant: '222@lid' }, content: { imageMessage: { mediaKey: Buffer.alloc(32, 1).toString('base64') } } }
+  await assert.rejects(reupload(sock, message, 20), /Connection Closed/)
+  await new Promise(setImmediate)
+  assert.equal(listening, 0, 'not sent')
+  Object.defineProperty(sock.ws, 'isOpen', { value: true })
+  await assert.rejects(reupload(sock, message, 20), (/** @type {any} */ error) => error.output.statusCode === 408)
+  assert.equal(listening, 0, 'not answered')
 })
