@@ -80,21 +80,13 @@ def print_version() -> None:
 add_commands(app)
 
 
-def main() -> None:
-    """The console script."""
-    app()
-
-
 def start(on_view: Callable[[View], None]) -> None:
     """Run a worker to its end, and turn what stopped it into a line and an exit code."""
     try:
         settings = load_settings()
-    except SettingsError as wrong:
-        fail(str(wrong), EXIT_SETTINGS)
-    set_up_log(settings.log_level, session=settings.worker_session)
-    for name in unknown_names():
-        logger.warning("{}", slip(name))
-    try:
+        set_up_log(settings.log_level, session=settings.worker_session)
+        for name in unknown_names():
+            logger.warning("{}", slip(name))
         anyio.run(Supervisor(settings, on_view).run)
     except WorkerError as error:
         fail(redact(str(error)), exit_code(error))

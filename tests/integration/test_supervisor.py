@@ -6,6 +6,7 @@ The sidecar here is a few lines of Node in the real one's place (WORKER_ROOT); S
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -538,3 +539,30 @@ def test_an_unknown_command_is_a_mistake_of_the_operator(tmp_path: Path) -> None
     code, lines = refused(tmp_path, {}, "fly")
     assert code == 2
     assert not [line for line in lines if "Traceback" in line]
+
+
+def test_ctrl_c_while_the_program_is_still_being_loaded_leaves_no_stack_trace(tmp_path: Path) -> None:
+    slow = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # as from a terminal
+    load = f"from worker.streams import ended_by_ctrl_c\nwith ended_by_ctrl_c():\n    {slow}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{start}\n{load}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == -signal.SIGINT, "which a shell reports as 130"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_another_encoding_than_utf8_ends_no_program(encoding: str) -> None:
+    draw = (
+        "from worker.streams import speak_utf8; speak_utf8()\n"
+        "from rich.console import Console; from worker.session.report import View\n"
+        "from worker.terminal import Terminal\n"
+        "Terminal(Console()).show(View(status='connecting', state='waiting_for_scan', say='Scan it 🍊', qr='2@abc'))\n"
+        "print(chr(0xd83d))"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", draw], env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "█" in done.stdout.decode()
+    assert "🍊" in done.stdout.decode()
