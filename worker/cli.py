@@ -21,7 +21,7 @@ from loguru import logger
 from worker.commands import add_commands
 from worker.errors import SettingsError, StateError, StoreError, WorkerError
 from worker.log import redact, set_up_log
-from worker.session.connection import Stuck
+from worker.session.ends import Stuck
 from worker.session.report import View
 from worker.settings import load_settings, slip, unknown_names
 from worker.supervisor import Supervisor

@@ -23,8 +23,8 @@ from worker.errors import BridgeError, SettingsError, StaleFence, StateError, St
 from worker.log import hide
 from worker.session import lease
 from worker.session.backoff import JITTER_MAX_SECONDS
-from worker.session.connection import Stuck
 from worker.session.crashes import Crashes
+from worker.session.ends import Stuck
 from worker.session.inbox import StallFound
 from worker.session.report import View
 from worker.session.retry import until_answered
@@ -274,13 +274,13 @@ class Supervisor:
             self.health.figures = pong.model_dump()
             logger.bind(**self.health.figures).trace("the sidecar's figures")
             reason = judge(pong, database_away=tenure.watch.away)
-            if reason and tenure.connection.opened_at is not None:
+            if reason and tenure.connection.ends.opened_at is not None:
                 tenure.inbox.put(StallFound(reason=reason))
 
     async def _pause(self, tenure: Tenure, why: str, lived: float) -> None:
         delay = self._crashes.note(lived, random.uniform(0, JITTER_MAX_SECONDS))  # noqa: S311 - no secret
         self.health.sidecar_restarts += 1
-        tenure.connection.note_gone()
+        tenure.connection.ends.note_gone()
         tenure.report.error("SIDECAR_GONE", why, delay_s=round(delay, 1), in_a_row=self._crashes.in_a_row)
         say = f"The part that talks to WhatsApp ended ({why}); starting it again."
         if self._crashes.looping:

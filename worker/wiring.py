@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from loguru import logger
@@ -20,10 +21,12 @@ from worker.media.download import Limits, Source, open_downloader
 from worker.media.jobs import MediaRunner
 from worker.media.remote import Json
 from worker.session.account import Account
+from worker.session.closes import BAN_SECONDS_MAX
 from worker.session.commits import Committer
-from worker.session.connection import LOGGED_OUT, Connection, Standing
+from worker.session.connection import LOGGED_OUT, Connection
 from worker.session.database import PATIENCE_SECONDS, DatabaseWatch
 from worker.session.discovery import Discovery
+from worker.session.ends import Standing
 from worker.session.flags import FlagWatch, Monitored
 from worker.session.inbox import DatabaseGone, Inbox
 from worker.session.plans import Stay
@@ -180,12 +183,26 @@ async def open_tenure(
 
 
 def first_standing(row: dict[str, Any]) -> Standing:
-    """Where the session stands at the start: a logout that somebody asked for outlives a restart."""
+    """Where the session stands at the start: a logout that was asked for, and a ban for a time, outlive a restart."""
     detail = row.get("detail") or {}
-    if detail.get("state") == "logged_out" and not row.get("has_creds"):
-        say = str(detail.get("say") or LOGGED_OUT)
-        return Standing(plan=Stay(view=View(status="disconnected", state="logged_out", say=say)))
-    return Standing(linked=row.get("wa_number") is not None)
+    state, say = detail.get("state"), str(detail.get("say") or "")
+    if state == "logged_out" and not row.get("has_creds"):
+        return Standing(plan=Stay(view=View(status="disconnected", state="logged_out", say=say or LOGGED_OUT)))
+    linked = row.get("wa_number") is not None
+    until = _time(detail.get("next_attempt_at"))
+    if state == "needs_you" and until:
+        view = View(status="disconnected", state="needs_you", say=say, next_attempt_at=until)
+        seconds = min((until - datetime.now(UTC)).total_seconds(), BAN_SECONDS_MAX)
+        return Standing(plan=Stay(view=view, seconds=seconds), linked=linked)
+    return Standing(linked=linked)
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return at if at.tzinfo else None
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ import pytest
 from tests.support.inside import inside
 from tests.support.phone import VirtualPhone
 from tests.support.processes import alive
-from worker.session.connection import Stuck
+from worker.session.ends import Stuck
 from worker.store.embedded import Endpoint
 
 pytestmark = pytest.mark.anyio

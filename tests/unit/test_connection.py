@@ -13,13 +13,15 @@ import pytest
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
 from worker.bridge.protocol import ConnectionState, Stalled
-from worker.errors import CallFailed, SidecarGone, StateError
+from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError
 from worker.ingest.live import LiveWindow
 from worker.session import connection as connection_module
+from worker.session import ends
 from worker.session.commits import Committer
-from worker.session.connection import Connection, Standing, Stuck
+from worker.session.connection import Connection
 from worker.session.database import DatabaseWatch
 from worker.session.discovery import Discovery
+from worker.session.ends import Standing, Stuck
 from worker.session.flags import Ask, Monitored, Request
 from worker.session.inbox import DatabaseGone, Inbox
 from worker.session.report import Report
@@ -63,9 +65,11 @@ class Life:
 
 
 @asynccontextmanager
-async def life(standing: Standing | None = None, **settings: Any) -> AsyncIterator[Life]:
+async def life(standing: Standing | None = None, inbox: Inbox | None = None, **settings: Any) -> AsyncIterator[Life]:
     chosen = Settings(_env_file=None, **{"worker_backoff_base_ms": 1, "worker_backoff_max_ms": 4, **settings})  # type: ignore[call-arg]
-    database, sidecar, inbox, watch = Database(), Sidecar(), Inbox(), DatabaseWatch()
+    database, sidecar, watch = Database(), Sidecar(), DatabaseWatch()
+    own = inbox is None
+    inbox = inbox or Inbox()
     report = Report(database.account)
     done: list[Flag] = []
 
@@ -102,7 +106,8 @@ async def life(standing: Standing | None = None, **settings: Any) -> AsyncIterat
             yield it
             task_group.cancel_scope.cancel()
     sidecar.hang_up()
-    inbox.close()
+    if own:
+        inbox.close()
 
 
 async def test_from_the_qr_to_open_as_the_contract_says() -> None:
@@ -184,7 +189,7 @@ async def test_a_lost_connection_is_made_again_with_growing_pauses() -> None:
 
 
 async def test_the_pauses_start_anew_after_a_connection_that_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(ends, "HELD_SECONDS", 0.0)
     async with life() as it:
         for n in range(1, 4):
             await it.connects(n)
@@ -217,6 +222,55 @@ async def test_what_needs_a_person_stays_down_and_says_so(code: int) -> None:
         it.ask(Ask.GROUPS)
         it.ask(Ask.REFRESH)
         await it.connects(2)
+
+
+async def test_an_account_that_is_refused_again_and_again_is_asked_for_more_slowly() -> None:
+    async with life(worker_backoff_base_ms=60_000, worker_backoff_max_ms=60_000) as it:
+        await it.connects(1)
+        it.sidecar.closes(401, "Connection Failure", "connecting")
+        await it.connects(2)
+        it.sidecar.closes(411, "Connection Failure", "connecting")
+        row = await it.state("reconnecting")
+        assert "next_attempt_at" in row["detail"]
+        assert len(it.sidecar.connects) == 2, "the first time at once, then with pauses"
+
+
+async def test_a_restart_asked_for_after_each_opening_is_backed_off() -> None:
+    async with life(worker_backoff_base_ms=60_000, worker_backoff_max_ms=60_000) as it:
+        for n in range(1, 5):
+            await it.connects(n)
+            it.sidecar.opens()
+            it.sidecar.closes(515, "Stream Errored (restart required)")
+        await it.state("reconnecting")
+        assert len(it.sidecar.connects) == 4
+
+
+@pytest.mark.parametrize("gone", [SidecarGone("ended"), CallTimeout("close")], ids=["ended", "hung"])
+@pytest.mark.parametrize("ask", [Ask.REFRESH, Ask.DISCONNECT])
+async def test_what_is_asked_for_while_the_sidecar_dies_is_done_by_the_next(ask: Ask, gone: Exception) -> None:
+    standing, inbox = Standing(), Inbox()
+    async with life(standing, inbox=inbox) as it:
+        await it.open()
+        it.sidecar.failures["close"] = [gone]
+        it.ask(ask)
+        await until(lambda: it.ended or it.done)
+    if it.done:  # a logout that takes too long is done all the same
+        assert (ask, it.ended) == (Ask.DISCONNECT, None)
+        return
+    async with life(standing, inbox=inbox) as it:
+        await until(lambda: [flag.key for flag in it.done] == [ask.value])
+    inbox.close()
+
+
+async def test_a_pairing_code_that_never_comes_is_turned_down() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.shows_qr()
+        await it.state("waiting_for_scan")
+        it.sidecar.failures["pairing_code"] = [CallTimeout("pairing_code")]
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        await until(lambda: it.done)
+        assert it.ended is None
 
 
 async def test_a_temporary_ban_is_waited_out() -> None:

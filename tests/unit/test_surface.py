@@ -20,8 +20,8 @@ from worker.errors import CallFailed, CallTimeout, SettingsError, StateError, St
 from worker.ingest.commit import ingest
 from worker.ingest.normalise import Rules
 from worker.session import discovery as discovery_module
-from worker.session.connection import Stuck
 from worker.session.discovery import Discovery, as_change
+from worker.session.ends import Stuck
 from worker.session.flags import Ask, Request
 from worker.session.report import Report, View
 from worker.session.upkeep import Upkeep

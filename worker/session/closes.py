@@ -78,7 +78,7 @@ _UNTRUSTED = ("invalid signature", "signature invalid", "account signature", "ce
 
 
 def decide(close: Close, immediate_before: int = 0) -> Decision:
-    """What to do after `close`; `immediate_before` = reconnects at once since the last connection that opened.
+    """What to do after `close`; `immediate_before` = reconnects at once since the last connection that held.
 
     Source: FACTS §2 and §13. An unknown code is backed off and reported: it is never a reason to forget credentials.
     """

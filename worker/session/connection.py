@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
@@ -28,13 +27,14 @@ from worker.bridge.protocol import (
     Qr,
     Stalled,
 )
-from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, WorkerError
+from worker.errors import CallFailed, CallTimeout, StateError
 from worker.session.account import Account
-from worker.session.backoff import JITTER_MAX_SECONDS, next_delay
-from worker.session.closes import Close, Decision, FetchVersion, Halt, Idle, Reconnect, ReconnectNow, Relogin, decide
+from worker.session.backoff import JITTER_MAX_SECONDS
+from worker.session.closes import Reconnect
 from worker.session.commits import Committer
 from worker.session.database import DatabaseWatch
 from worker.session.discovery import Discovery
+from worker.session.ends import Ends, Standing
 from worker.session.flags import Ask, Request
 from worker.session.inbox import DatabaseGone, Inbox, Item, StallFound
 from worker.session.plans import AwaitDatabase, Forget, Go, Plan, Stay
@@ -42,13 +42,7 @@ from worker.session.report import Report, View
 from worker.session.retry import until_answered
 from worker.session.state import State
 from worker.session.version import VersionPolicy, fetch_version
-from worker.session.watchdog import (
-    HELD_SECONDS,
-    OPEN_WITHIN_SECONDS,
-    SETTLED_SECONDS,
-    STALLS_BEFORE_EXIT,
-    STALLS_BEFORE_RESTART,
-)
+from worker.session.watchdog import OPEN_WITHIN_SECONDS
 from worker.settings import Settings
 
 DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
@@ -65,21 +59,6 @@ FORGOTTEN = (
     "The credentials are forgotten as asked, but WhatsApp could not be told: there was no connection. Remove this "
     "device on the phone as well (WhatsApp, Linked devices). Ask for a refresh (wa_refresh_qr_requested) to link again."
 )
-
-
-class Stuck(WorkerError):
-    """Neither a new socket nor a new sidecar helped; only a new worker is left (exit code 5)."""
-
-
-@dataclass
-class Standing:
-    """What must outlive a sidecar's process."""
-
-    plan: Plan = field(default_factory=Go)
-    attempts: dict[str, int] = field(default_factory=dict)
-    immediate: int = 0
-    stalls: int = 0
-    linked: bool = False  # a phone lists this device, as far as we know
 
 
 class Connection:
@@ -113,9 +92,10 @@ class Connection:
         self._inbox = inbox
         self._done = done
         self._clock = clock
-        self._draw = draw
         self.standing = standing or Standing()
-        self.opened_at: float | None = None
+        self.ends = Ends(
+            settings=settings, report=report, version=version, standing=self.standing, clock=clock, draw=draw
+        )
 
     async def run(self, peer: Peer) -> None:
         """Live over this sidecar until it is gone.
@@ -139,7 +119,7 @@ class Connection:
 
     async def farewell(self, peer: Peer) -> None:
         """Stop receiving, commit what was journaled, release its frames, close without logging out."""
-        self._note_end()
+        self.ends.note_end()
         left = await peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
         if left:
             logger.warning("{} items of the log were not committed; WhatsApp will send them again", left)
@@ -155,9 +135,9 @@ class Connection:
             case Stay() as stay:
                 self._report.show(stay.view)
                 return await self._rest(peer, stay.seconds, stay) or Go()
-            case Forget():
+            case Forget(delay=delay):
                 await self._wipe()
-                return Go()
+                return Go(delay=delay)
             case AwaitDatabase():
                 await until_answered(lambda: self._watch.observe("state", self._account.load_state()))
                 logger.info("the database answers again")
@@ -178,7 +158,8 @@ class Connection:
             while True:
                 item = await self._inbox.take()
                 if isinstance(item, Request):
-                    plan = await self._asked_while_down(peer, item, stay)
+                    with self._inbox.kept(item):
+                        plan = await self._asked_while_down(peer, item, stay)
                     if plan:
                         return plan
         return None
@@ -215,7 +196,7 @@ class Connection:
         async with anyio.create_task_group() as while_open:
             plan = await _Watch(self, peer, while_open).run()
             while_open.cancel_scope.cancel()
-        self._note_end()
+        self.ends.note_end()
         return plan
 
     def _parameters(self, epoch: int) -> Connect:
@@ -241,61 +222,10 @@ class Connection:
         if failed.code == SOCKET_OPEN:
             await peer.close(logout=False, drain_seconds=0)
         if self._watch.away:
-            return self.database_gone()
-        return self.after(Reconnect(say="The connection could not be made; trying again."))
+            return self.ends.database_gone()
+        return self.ends.after(Reconnect(say="The connection could not be made; trying again."))
 
-    # What an end means
-
-    def after_close(self, info: CloseInfo) -> Plan:
-        """The plan after WhatsApp, or the network, ended the connection."""
-        self._report.audit("disconnect", code=info.code, reason=info.message[:300], phase=info.phase)
-        close = Close(code=info.code, message=info.message, phase=info.phase, data=info.data)
-        return self.after(decide(close, self.standing.immediate), code=info.code)
-
-    def after(self, decision: Decision, code: int | None = None) -> Plan:
-        """The plan for a decision, told to whoever looks."""
-        match decision:
-            case ReconnectNow(say=say):
-                self.standing.immediate += 1
-                self._report.show(View(status="connecting", state="connecting", say=say))
-                self._report.audit("reconnect", attempt=0, delay=0.0)
-                return Go(say=say)
-            case Reconnect(say=say, counter=counter, alert=alert):
-                if alert:
-                    self._report.error("CONNECTION_REFUSED", say, status=code)
-                return self._back_off(say, counter)
-            case FetchVersion(say=say):
-                self._version.outdated()
-                return self._back_off(say, "version")
-            case Relogin(say=say):
-                self._report.show(View(status="disconnected", state="unlinked", say=say))
-                return Forget(say=say)
-            case Idle(say=say):
-                again = self._settings.worker_qr_again_s
-                return Stay(
-                    view=View(status="disconnected", state="idle", say=say), seconds=float(again) if again else None
-                )
-            case Halt(say=say, seconds=seconds):
-                self._report.error("NEEDS_A_PERSON", say, status=code)
-                return Stay(view=View(status="disconnected", state="needs_you", say=say), seconds=seconds)
-            case unknown:
-                assert_never(unknown)
-
-    def database_gone(self) -> Plan:
-        """The plan while the database is away."""
-        say = "The database does not answer. Disconnected from WhatsApp, which keeps the messages until it does."
-        self._report.show(View(status="disconnected", state="database_away", say=say))
-        return AwaitDatabase()
-
-    def _back_off(self, say: str, counter: str) -> Plan:
-        attempt = self.standing.attempts.get(counter, 0)
-        self.standing.attempts[counter] = attempt + 1
-        base, cap = self._settings.worker_backoff_base_ms / 1000, self._settings.worker_backoff_max_ms / 1000
-        delay = next_delay(attempt, self._draw(), base, cap)
-        at = datetime.now(UTC) + timedelta(seconds=delay)
-        self._report.show(View(status="disconnected", state="reconnecting", say=say, next_attempt_at=at))
-        self._report.audit("reconnect", attempt=attempt + 1, delay=round(delay, 3))
-        return Go(delay=delay, say=say)
+    # Away
 
     async def _wipe(self) -> None:
         """Forget the account. Only ever after WhatsApp, or a person, said so."""
@@ -323,48 +253,10 @@ class Connection:
         self._report.error("REQUEST_TURNED_DOWN", why, flag=request.ask.value)
         self._done(request)
 
-    def stalled(self, reason: str) -> Plan:
-        """The plan after a watchdog's verdict: socket, then sidecar, then worker.
-
-        Raises:
-            SidecarGone: a new sidecar is needed.
-            Stuck: a new worker is needed.
-        """
-        self.standing.stalls += 1
-        self._report.error("STALLED", reason, stalls=self.standing.stalls)
-        self._report.audit("disconnect", code=None, reason=reason)
-        if self.standing.stalls >= STALLS_BEFORE_EXIT:
-            raise Stuck(f"the connection keeps stalling: {reason}")
-        plan = self._back_off(f"The connection stalled ({reason}); trying again.", "network")
-        if self.standing.stalls >= STALLS_BEFORE_RESTART:
-            self.standing.plan = plan
-            raise SidecarGone(f"stalled again: {reason}")
-        return plan
-
-    def note_gone(self) -> None:
-        """The sidecar ended, and the connection with it."""
-        if self.opened_at is not None:
-            self._report.audit("disconnect", code=None, reason="the sidecar ended")
-        self._note_end()
-
-    def _note_end(self) -> None:
-        if self.opened_at is None:
-            return
-        held = self._clock() - self.opened_at
-        if held >= HELD_SECONDS:
-            self.standing.attempts.clear()
-        if held >= SETTLED_SECONDS:
-            self.standing.stalls = 0
-        self.opened_at = None
-
     def note_open(self, told: ConnectionState) -> None:
         """The connection is open: show it, remember who we are."""
         me = told.me or Me(id=None)
-        self.opened_at = self._clock()
-        self.standing.immediate = 0
-        self.standing.linked = True
-        self.standing.attempts.pop("version", None)
-        self._version.worked()
+        self.ends.note_open()
         self._committer.own = (me.lid, me.id)
         say = "Connected. Messages of the groups that are switched on are being stored."
         number = _number(me.id)
@@ -399,7 +291,7 @@ class _Watch:
                 item = await self._inbox.take()
             if patience.cancelled_caught:
                 await self._end()
-                return self._life.stalled("the connection did not open in time")
+                return self._life.ends.stalled("the connection did not open in time")
             plan = await self._handle(item)
             if plan:
                 return plan
@@ -409,7 +301,7 @@ class _Watch:
             case Qr():
                 self._show_qr(item)
             case ConnectionState(state="close", close=CloseInfo() as info):
-                return await self._closed(info)
+                return self._life.ends.after_close(info)
             case ConnectionState(state="open"):
                 self._open = True
                 self._life.note_open(item)
@@ -426,18 +318,15 @@ class _Watch:
                 logger.warning("an error inside Baileys was nobody's: {}", str(item.detail.get("error"))[:80])
             case Stalled(reason=reason) | StallFound(reason=reason):
                 await self._end()
-                return self._life.stalled(reason)
+                return self._life.ends.stalled(reason)
             case DatabaseGone():
                 await self._end()
                 self._report.audit("disconnect", code=None, reason="the database does not answer")
-                return self._life.database_gone()
+                return self._life.ends.database_gone()
             case Request():
-                return await self._asked(item)
+                with self._inbox.kept(item):
+                    return await self._asked(item)
         return None
-
-    async def _closed(self, info: CloseInfo) -> Plan:
-        self._life._note_end()
-        return self._life.after_close(info)
 
     async def _asked(self, request: Request) -> Plan | None:
         match request.ask:
@@ -463,7 +352,7 @@ class _Watch:
             return
         try:
             code = await self._peer.pairing_code(request.phone)
-        except CallFailed:
+        except (CallFailed, CallTimeout):
             self._life._turn_down(request, "WhatsApp gave no pairing code")
             return
         self._report.amend(pairing_code=code, say=ENTER_THE_CODE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -42,6 +44,15 @@ class Inbox:
 
     async def take(self) -> Item:
         return await self._take.receive()
+
+    @contextmanager
+    def kept(self, request: Request) -> Iterator[None]:
+        """While it is being obeyed: one that the sidecar's end interrupts is there for the next sidecar."""
+        try:
+            yield
+        except BaseException:  # a cancellation too: the sidecar's end may come that way
+            self.put(request)
+            raise
 
     def discard_notifications(self) -> None:
         """Drop what an ended socket still had to say; keep the requests."""

@@ -12,7 +12,6 @@ class Go:
     """Connect, after `delay` seconds."""
 
     delay: float = 0.0
-    say: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +29,9 @@ class AwaitDatabase:
 
 @dataclass(frozen=True, kw_only=True)
 class Forget:
-    """The link is gone for good: wipe the credentials, then connect for a new QR code."""
+    """The link is gone for good: wipe the credentials, then connect for a new QR code after `delay` seconds."""
 
-    say: str
+    delay: float = 0.0
 
 
 Plan = Go | Stay | AwaitDatabase | Forget
