@@ -207,7 +207,9 @@ async def test_what_is_missing_is_named(tmp_path: Path, node: Path) -> None:
         "cannot be started": Embedded(data_dir=tmp_path / "d", node=broken),
         "@supabase/lite": Embedded(data_dir=tmp_path, node=node, lite_cli=tmp_path / "nothing"),
         "WORKER_DATA_DIR": Embedded(data_dir=tmp_path / "file", node=node),
+        "WORKER_DATA_DIR: .*/embedded.lock cannot be used": Embedded(data_dir=tmp_path / "strange", node=node),
     }
+    (tmp_path / "strange/embedded.lock").mkdir(parents=True)  # stands for one of another user: tests may be root
     for words, place in places.items():
         with pytest.raises(SettingsError, match=words):
             async with embedded_supabase(place):

@@ -164,6 +164,11 @@ async def embedded_supabase(place: Embedded) -> AsyncIterator[Endpoint]:
             endpoint = await group.start(place.run)
         except (SettingsError, StoreUnavailable) as error:
             failure = error
+        except OSError as error:  # a full disk, or files of another user, as after a first start with sudo
+            failure = SettingsError(
+                f"WORKER_DATA_DIR: {error.filename or place.data_dir} cannot be used ({error.strerror}); set a folder "
+                "in which this user may write, or give its files to this user"
+            )
         else:
             yield endpoint
         group.cancel_scope.cancel()
