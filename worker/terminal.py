@@ -30,14 +30,26 @@ class Terminal:
         if view.pairing_code:
             self._console.print(Panel(f"[bold]{view.pairing_code}[/bold]\n{say}", title="Pairing code"))
         elif view.qr:
-            self._console.print(draw_qr(view.qr), highlight=False, markup=False)
+            drawn = draw_qr(view.qr)
+            self._console.print(drawn, highlight=False, markup=False, soft_wrap=True)
             self._console.print(f"[bold]{say}[/bold]")
+            if too_small := window_too_small(drawn, self._console):
+                self._console.print(f"[bold yellow]{too_small}[/bold yellow]")
         elif view.state == "connected":
             who = escape(clean_name(view.wa_name) or view.wa_number or "this account")
             self._console.print(f"[bold green]Connected[/bold green] as {who}")
             self._console.print("Switch groups on in the table [bold]groups[/bold] (monitor = true); Ctrl-C stops.")
         elif view.state in ("needs_you", "idle", "logged_out", "crashing", "database_away"):
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
+
+
+def window_too_small(drawn: str, console: Console) -> str | None:
+    """What to do if a phone cannot see the whole of a code that was drawn; None for a file, which scrolls."""
+    lines = drawn.splitlines()
+    columns, rows = max(map(len, lines)), len(lines) + 2  # and the words below it
+    if not console.is_terminal or (console.width >= columns and console.height >= rows):
+        return None
+    return f"This window is too small for the code: make it {columns} columns by {rows} lines; the next code fits."
 
 
 def draw_qr(text: str) -> str:

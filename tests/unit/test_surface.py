@@ -26,7 +26,7 @@ from worker.session.flags import Ask, Request
 from worker.session.report import Report, View
 from worker.session.upkeep import Upkeep
 from worker.store import Flag, Store
-from worker.terminal import Terminal
+from worker.terminal import Terminal, draw_qr
 from worker.web.app import CONNECTIONS_MAX, bind, make_app, serve
 from worker.web.health import Health
 
@@ -123,6 +123,27 @@ def test_the_terminal_draws_each_code_once_and_greets() -> None:
     assert text.count("Scan it.") == 1
     assert "█" in text
     assert "Connected as Ana" in text
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines", "terminal", "said"),
+    [
+        (100, 60, True, False),
+        (15, 60, True, True),
+        (100, 10, True, True),
+        (15, 10, False, False),  # a file has no window
+    ],
+)
+def test_a_code_that_does_not_fit_into_the_window_is_not_broken_up_and_the_remedy_is_said(
+    columns: int, lines: int, terminal: bool, said: bool
+) -> None:
+    out = io.StringIO()
+    console = Console(
+        file=out, width=columns, height=lines, force_terminal=terminal, color_system=None, _environ={"TERM": "xterm"}
+    )
+    Terminal(console).show(View(status="connecting", state="waiting_for_scan", say="Scan it.", qr="2@abc"))
+    assert draw_qr("2@abc").strip() in out.getvalue()
+    assert ("window is too small" in " ".join(out.getvalue().split())) is said
 
 
 def test_the_terminal_shows_a_pairing_code() -> None:

@@ -16,7 +16,7 @@ from worker.commands.show import err, out, plain, print_json
 from worker.session.flags import Ask
 from worker.settings import Settings
 from worker.store import Store
-from worker.terminal import draw_qr
+from worker.terminal import draw_qr, window_too_small
 
 LOOK_SECONDS = 0.5  # a code lives 20 s
 RESTS = ("idle", "logged_out", "needs_you")  # no code comes unless somebody asks
@@ -113,5 +113,8 @@ def _show(sight: Sight, *, hint: bool) -> None:
             err().print("No code will come by itself: `wa-worker qr --refresh` asks for one.", markup=False)
         return
     lives = max(0.0, (sight.expires_at.timestamp() - time.time()) if sight.expires_at else 0.0)
-    print(draw_qr(sight.code), flush=True)
+    drawn = draw_qr(sight.code)
+    print(drawn, flush=True)
     out().print(f"Scan it: WhatsApp, Linked devices, Link a device. A new one comes in {lives:.0f} s.", markup=False)
+    if too_small := window_too_small(drawn, out()):
+        err().print(too_small, markup=False)
