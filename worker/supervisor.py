@@ -139,7 +139,8 @@ class Supervisor:
         """Wait for Supabase, within bounds.
 
         Raises:
-            SettingsError: it refuses the key, lacks our tables, or nobody answered in time.
+            SettingsError: it refuses the key, or lacks our tables.
+            StoreUnavailable: nobody answered in time; whoever restarts us may try again.
         """
         deadline = time.monotonic() + self._settings.worker_boot_wait_s
         said = False
@@ -148,7 +149,7 @@ class Supervisor:
                 return await store.check()
             except StoreUnavailable:
                 if time.monotonic() >= deadline:
-                    raise SettingsError(
+                    raise StoreUnavailable(
                         f"SUPABASE_URL: nobody answers at {url}; is it right, and is Supabase running? "
                         f"(waited {self._settings.worker_boot_wait_s} s, WORKER_BOOT_WAIT_S)"
                     ) from None
