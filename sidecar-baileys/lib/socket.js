@@ -7,6 +7,7 @@
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { randomBytes } from 'node:crypto'
+import { uptime } from 'node:os'
 import { setImmediate as yieldTurn, setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
 import { areJidsSameUser, binaryNodeToString, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, S_WHATSAPP_NET, WA_CERT_DETAILS } from 'baileys'
@@ -52,8 +53,8 @@ export class Connection {
   #pairing = false
   #opened = false
   #handshaking = true
-  /** @type {number | null} */
-  #offset = null
+  /** WhatsApp's clock when this machine's uptime was 0, milliseconds @type {number | null} */
+  #serverStart = null
   #endReason = /** @type {Error | undefined} */ (undefined)
 
   stanzasIn = 0
@@ -263,7 +264,7 @@ export class Connection {
     sock.ws.emit = (/** @type {string} */ event, /** @type {any[]} */ ...args) => {
       if (event === 'CB:success') {
         this.#handshaking = false
-        this.#offset = Number(args[0].attrs.t) * 1000 - Date.now() || null
+        this.#serverStart = Number(args[0].attrs.t) * 1000 - uptime() * 1000 || null
       }
       if (event === 'CB:iq,type:set,pair-device') this.#handshaking = false
       if (event === 'CB:ib,,offline') this.#backlogComplete(args[0])
@@ -287,9 +288,17 @@ export class Connection {
     this.inbox.backlogComplete()
   }
 
+  /**
+   * WhatsApp's clock minus ours. Held by the uptime, which counts a suspended machine's sleep and which nobody sets: a clock that is
+   * set right while we are connected would make every live message look old.
+   * @param {number} now @returns {number | null} null before the login
+   */
+  #offset(now) { return this.#serverStart === null ? null : this.#serverStart + uptime() * 1000 - now }
+
   /** @param {import('baileys').BinaryNode} node */
   #arrive(node) {
-    const stanza = new Stanza(node, this.creds, Date.now(), this.#offset)
+    const now = Date.now()
+    const stanza = new Stanza(node, this.creds, now, this.#offset(now))
     this.stanzasIn += 1
     this.lastStanzaAt = stanza.arrivedAt
     this.inbox.arrive(stanza)
@@ -440,7 +449,7 @@ export class Connection {
     if (update.connection === 'open') {
       this.#opened = true
       const { id = null, lid = null, name = null } = this.creds.me ?? {}
-      notify('connection', { state: 'open', me: { id, lid, name }, server_time_offset_ms: this.#offset })
+      notify('connection', { state: 'open', me: { id, lid, name }, server_time_offset_ms: this.#offset(Date.now()) })
     }
     if (update.connection === 'close') this.#onClose(update.lastDisconnect?.error)
   }

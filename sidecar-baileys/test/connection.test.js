@@ -21,10 +21,13 @@ after(() => {
 function connect() {
   /** @type {string[]} in the order in which it happened */
   const story = []
+  /** @type {number[]} WhatsApp's time at the arrival of each stanza */
+  const arrived = []
   const { port } = /** @type {import('node:net').AddressInfo} */ (server.address())
   const params = /** @type {any} */ ({ epoch: 1, browser: ['a', 'b', 'c'], version: null, socket_url: `ws://127.0.0.1:${port}`, root_key: null, offline_hold_ms: 1_000, strict_certs: true, max_log_bytes: 16_000_000, qr_timeout_ms: null, keep_alive_ms: null })
   const connection = new Connection(params, null, {
-    commit: async ({ keys = {}, creds }) => {
+    commit: async ({ keys = {}, creds, stanzas }) => {
+      arrived.push(.../** @type {any[]} */ (stanzas).map((each) => each.arrived_at_ms + (each.server_time_offset_ms ?? NaN)))
       for (const [type, values] of Object.entries(keys)) for (const id of Object.keys(values)) story.push(`${type}/${id}`)
       if (creds) story.push('creds')
     },
@@ -35,7 +38,7 @@ function connect() {
   })
   connection.gate.hooks.write = (frame) => { story.push(Buffer.from(frame).toString()) }
   made.push(connection)
-  return { connection, story, sock: /** @type {any} */ (connection.sock) }
+  return { connection, story, arrived, sock: /** @type {any} */ (connection.sock) }
 }
 
 test('a frame that is sent within a transaction of the keys waits for what the transaction has changed', async () => {
@@ -111,4 +114,21 @@ test('a re-upload that the phone does not answer, or that cannot be asked for, l
   Object.defineProperty(sock.ws, 'isOpen', { value: true })
   await assert.rejects(reupload(sock, message, 20), (/** @type {any} */ error) => error.output.statusCode === 408)
   assert.equal(listening, 0, 'not answered')
+})
+
+test('a clock that is set while the connection is open does not make live messages old', async (context) => {
+  const { connection, arrived, sock } = connect()
+  connection.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }
+  connection.inbox.backlogComplete()
+  const receive = (/** @type {string} */ id) => sock.ws.emit('CB:message', { tag: 'message', attrs: { id, from: '1@g.us', participant: '222@lid', t: '1790000000' }, content: [{ tag: 'unavailable', attrs: { type: 'view_once' } }] })
+  sock.ws.removeAllListeners('CB:success') // what Baileys asks of a server after a login: there is none
+  context.mock.timers.enable({ apis: ['Date'], now: 1_790_000_000_000 })
+  sock.ws.emit('CB:success', { tag: 'success', attrs: { t: '1790000060' } })
+  receive('A1')
+  context.mock.timers.setTime(1_790_000_000_000 + 3_600_000)
+  receive('A2')
+  await connection.gate.settled()
+  const [first, second] = arrived
+  assert.ok(Math.abs(first - 1_790_000_060_000) < 5_000, String(first))
+  assert.ok(Math.abs(second - first) < 5_000, 'an hour of the clock is no hour')
 })
