@@ -5,12 +5,11 @@
  * decryption (`makeSignalRepository`), the key store with its transactions, the emitter (`ev.emit`), and the bytes on
  * their way out (`ws.socket.send`). It never edits Baileys' files.
  */
-import { AsyncLocalStorage } from 'node:async_hooks'
 import { randomBytes } from 'node:crypto'
 import { uptime } from 'node:os'
-import { setImmediate as yieldTurn, setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
-import { areJidsSameUser, binaryNodeToString, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, S_WHATSAPP_NET, WA_CERT_DETAILS } from 'baileys'
+import { areJidsSameUser, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, proto, S_WHATSAPP_NET, WA_CERT_DETAILS } from 'baileys'
 import { sharedCaches } from './caches.js'
 import { Gate } from './gate.js'
 import { Inbox } from './inbox.js'
@@ -18,8 +17,10 @@ import { KeyStore } from './keys.js'
 import { toWireEvents } from './events.js'
 import { Qr } from './qr.js'
 import { reviveCreds, serialiseCreds } from './serial.js'
+import { Sections } from './sections.js'
 import { Stanza } from './stanza.js'
 import { Throttle } from './throttle.js'
+import { Transactions } from './transactions.js'
 
 /** How long an end waits for a peer that may no longer be there; `ws` itself would wait 30 s. */
 const CLOSE_PATIENCE_MS = 2_000
@@ -35,20 +36,15 @@ const CLOSE_PATIENCE_MS = 2_000
  */
 
 export class Connection {
-  /** @type {AsyncLocalStorage<Stanza>} */
-  #context = new AsyncLocalStorage()
-  /** What a transaction of the keys has changed and not handed over. @type {AsyncLocalStorage<{open: boolean, changes: Record<string, any>[]}>} */
-  #transaction = new AsyncLocalStorage()
-  /** @type {WeakMap<Uint8Array, Stanza>} */
-  #byCiphertext = new WeakMap()
-  /** @type {Stanza | null} */
-  #current = null
   /** @type {any} */
   #raw = null
   /** @type {Throttle} */
   #throttle
   /** @type {Qr} */
   #qr
+  /** @type {Sections} */
+  #sections
+  #transactions = new Transactions((data) => this.keys.set(data))
   #activeReceipts = false
   #pairing = false
   #opened = false
@@ -82,6 +78,16 @@ export class Connection {
       onFailure: (error) => this.end(error),
       onDepth: () => this.#throttle.regulate(),
     })
+    this.#sections = new Sections({
+      gate: this.gate,
+      keys: () => this.keys,
+      onOpen: () => this.#throttle.regulate(),
+      onJournaled: (stanza) => {
+        this.stanzasOut += 1
+        this.inbox.settled(stanza, stanza.hashes)
+        this.#throttle.regulate()
+      },
+    })
     this.#throttle = new Throttle({
       load: () => ({ bytes: this.gate.bytes, waiting: this.inbox.waiting, openSections: this.gate.openSections, settled: this.stanzasOut }),
       pause: () => this.#raw.pause(),
@@ -90,7 +96,7 @@ export class Connection {
     })
     this.keys = new KeyStore({
       read: (type, ids) => hooks.getKeys(type, ids),
-      journal: (changes) => this.#journal(changes),
+      journal: (changes) => this.#sections.journalKeys(changes),
       onReadFailure: (error) => this.gate.fail(error),
     })
     this.inbox = new Inbox({
@@ -155,9 +161,9 @@ export class Connection {
       shouldSyncHistoryMessage: ({ syncType }) => syncType === proto.HistorySync.HistorySyncType.INITIAL_BOOTSTRAP,
       getMessage: async () => undefined,
       transactionOpts: { maxCommitRetries: 1, delayBetweenTriesMs: 0 }, // a write into the map cannot fail
-      makeSignalRepository: (auth, logger, lookup) => this.#wrapRepository(DEFAULT_CONNECTION_CONFIG.makeSignalRepository(auth, logger, lookup)),
+      makeSignalRepository: (auth, logger, lookup) => this.#sections.watch(DEFAULT_CONNECTION_CONFIG.makeSignalRepository(auth, logger, lookup)),
     })
-    this.#hookTransactions(sock)
+    this.#transactions.watch(sock.authState.keys)
     this.#hookFrames(sock)
     this.#hookStanzas(sock)
     this.#hookEvents(sock)
@@ -169,7 +175,7 @@ export class Connection {
     const logger = this.hooks.logger.child({})
     const error = logger.error.bind(logger)
     logger.error = (/** @type {any[]} */ ...args) => {
-      if (args[1] === 'error in handling message') this.#abandon(String(args[0]?.node))
+      if (args[1] === 'error in handling message') this.#sections.abandon(this.inbox.unsettled, String(args[0]?.node))
       error(.../** @type {[any, any]} */ (args))
     }
     logger.child = /** @type {any} */ (itself)
@@ -187,39 +193,6 @@ export class Connection {
     void this.closed.then(() => { Curve.verify = strict })
   }
 
-  /**
-   * Baileys hands the key changes of a transaction over at its end, but sends from within: a retry receipt with a new
-   * pre-key, a request to the phone with the ratchet that encrypted it. They are remembered here, for the frame.
-   * @param {any} sock
-   */
-  #hookTransactions(sock) {
-    const { keys } = sock.authState
-    const { transaction, set } = keys
-    keys.transaction = async (/** @type {() => Promise<any>} */ work, /** @type {string} */ name) => {
-      if (keys.isInTransaction()) return transaction(work, name)
-      const own = { open: true, changes: [] }
-      try {
-        return await this.#transaction.run(own, () => transaction(work, name))
-      } finally {
-        own.open = false // what still runs in its name would bring old values back
-      }
-    }
-    keys.set = async (/** @type {Record<string, Record<string, any>>} */ data) => {
-      // Baileys' own queue would run it in the name of whoever came before, and put it into another stanza's section.
-      if (!keys.isInTransaction()) return this.keys.set(data)
-      await set(data)
-      const own = this.#transaction.getStore()
-      if (own?.open) own.changes.push(data)
-    }
-  }
-
-  /** Into the log with it, before a frame that may tell of it. */
-  #flushTransaction() {
-    const own = this.#transaction.getStore()
-    if (!own?.open) return
-    for (const changes of own.changes.splice(0)) void this.keys.set(changes).catch(() => {}) // so fails the transaction
-  }
-
   // ── out ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
   /** @param {any} sock */
@@ -227,9 +200,9 @@ export class Connection {
     const raw = (this.#raw = sock.ws.socket)
     this.#send = raw.send.bind(raw)
     raw.send = (/** @type {Uint8Array} */ frame, /** @type {any} */ callback) => {
-      const section = this.#context.getStore()?.section
+      const section = this.#sections.own
       // A section keeps its keys together, and what it asks for depends on none of them.
-      if (!section?.open) this.#flushTransaction()
+      if (!section?.open) this.#transactions.flush()
       this.gate.send(frame, section)
       // Baileys must not wait for the database: it is told at once that the frame is sent.
       if (typeof callback === 'function') callback()
@@ -307,9 +280,7 @@ export class Connection {
 
   /** @param {Stanza} stanza */
   #deliver(stanza) {
-    for (const { content } of stanza.parts ?? []) this.#byCiphertext.set(content, stanza)
-    // Nothing to decrypt: it is journaled before Baileys answers it.
-    if (stanza.complete) this.#journalStanza(stanza)
+    this.#sections.expect(stanza)
     this.#emit('CB:message', stanza.node)
   }
 
@@ -324,97 +295,7 @@ export class Connection {
       .catch((error) => this.hooks.logger.debug({ err: error }, 'a receipt for a redelivery was not sent'))
   }
 
-  /** @param {import('baileys').SignalRepositoryWithLIDStore} repository */
-  #wrapRepository(repository) {
-    const { decryptMessage, decryptGroupMessage, processSenderKeyDistributionMessage } = repository
-    repository.decryptMessage = (options) => this.#decrypt(options.ciphertext, () => decryptMessage.call(repository, options))
-    repository.decryptGroupMessage = (options) => this.#decrypt(options.msg, () => decryptGroupMessage.call(repository, options))
-    repository.processSenderKeyDistributionMessage = async (options) => {
-      const stanza = this.#current
-      if (!stanza) return processSenderKeyDistributionMessage.call(repository, options)
-      try {
-        await this.#context.run(stanza, () => processSenderKeyDistributionMessage.call(repository, options))
-      } finally {
-        stanza.shareSettled()
-        this.#closeIfComplete(stanza)
-      }
-    }
-    return repository
-  }
-
-  /**
-   * @template {Uint8Array} T
-   * @param {Uint8Array} ciphertext
-   * @param {() => Promise<T>} run
-   * @returns {Promise<T>}
-   */
-  async #decrypt(ciphertext, run) {
-    const stanza = this.#byCiphertext.get(ciphertext)
-    if (!stanza) return run()
-    await yieldTurn() // a burst never yields by itself, and timers would lag by seconds (FACTS §1, point 5)
-    stanza.section ??= this.gate.openSection()
-    this.#current = stanza
-    this.#throttle.regulate()
-    try {
-      const plaintext = await this.#context.run(stanza, run)
-      stanza.decrypted(ciphertext, plaintext)
-      return plaintext
-    } catch (error) {
-      stanza.failed(error)
-      throw error
-    } finally {
-      this.#closeIfComplete(stanza)
-    }
-  }
-
-  /** @param {Stanza} stanza */
-  #closeIfComplete(stanza) {
-    if (stanza.complete) this.#journalStanza(stanza)
-  }
-
-  /** @param {string} xml the stanza that Baileys is about to refuse, as it logs it: the reason enters the log first */
-  #abandon(xml) {
-    for (const stanza of this.inbox.unsettled) {
-      // Exactly this one: Baileys may be decrypting the next already, and two senders may share an id (FACTS §5).
-      if (!xml.includes(stanza.node.attrs.id) || binaryNodeToString(stanza.node) !== xml) continue
-      stanza.abandon('given up by Baileys')
-      return this.#journalStanza(stanza) // the oldest: a copy of it waits for its turn
-    }
-  }
-
-  /** @param {Stanza} stanza */
-  #journalStanza(stanza) {
-    if (this.#current === stanza) this.#current = null
-    const item = stanza.toItem()
-    if (stanza.section) {
-      if (!stanza.section.open) return
-      const keys = stanza.section.changes((type, id) => this.keys.latest(type, id))
-      item.keys = keys
-      item.bytes += sizeOf(keys)
-      this.gate.closeSection(stanza.section, item)
-      this.keys.renumber(keys, this.gate.appended)
-    } else {
-      this.gate.append(item)
-    }
-    this.stanzasOut += 1
-    this.inbox.settled(stanza, stanza.hashes)
-    this.#throttle.regulate()
-  }
-
   // ── state ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-  /**
-   * @param {import('./gate.js').KeyChanges} changes
-   * @returns {number}
-   */
-  #journal(changes) {
-    const section = this.#context.getStore()?.section
-    if (section?.open) {
-      section.touch(changes)
-      return Infinity // known when the section closes
-    }
-    return this.gate.append({ keys: changes, bytes: sizeOf(changes) })
-  }
 
   /** @param {any} sock */
   #hookEvents(sock) {
@@ -489,13 +370,6 @@ export class Connection {
 /** A logger as its own child. @this {import('pino').Logger} */
 function itself() {
   return this
-}
-
-/** @param {import('./gate.js').KeyChanges} changes */
-function sizeOf(changes) {
-  let bytes = 0
-  for (const values of Object.values(changes)) for (const [id, value] of Object.entries(values)) bytes += id.length + (value?.length ?? 0) + 50
-  return bytes
 }
 
 /** @param {any} data of a close: a node's tag and attributes say enough, its content may hold anything */
