@@ -38,6 +38,28 @@ async def test_the_web_app_unlinks_the_account_and_later_links_it_again(
         assert row["chat_id"] == town.market.id
 
 
+async def test_a_qr_code_that_whatsapp_retires_is_replaced_by_one_that_links(
+    tmp_path: Path, supabase: EmbeddedSupabase
+) -> None:
+    settings = {**supabase.worker_env, "WORKER_SESSION": "retired"}
+    async with (
+        await VirtualPhone.start(tmp_path) as phone,
+        await Database.connect(supabase.url, supabase.service_key, "retired") as database,
+        Worker.start(tmp_path / "worker", phone=phone, settings=settings) as worker,
+    ):
+        await worker.ready()
+        first = await database.wait_qr(tell=worker.child.tail)
+        await phone.fault("retire_qr", qr=first)
+
+        async def replacement() -> str | None:
+            shown: str | None = (await database.detail()).get("qr")
+            return shown if shown != first else None
+
+        second = await database.until("another code in detail.qr", replacement, tell=worker.child.tail)
+        await phone.scan(second)
+        await database.wait_status("connected", tell=worker.child.tail)
+
+
 async def test_a_phone_is_linked_by_its_number_and_a_code_instead_of_a_qr(
     tmp_path: Path, supabase: EmbeddedSupabase
 ) -> None:
