@@ -18,6 +18,7 @@ from tests.support.cdn import Cdn, Exchange, Handler, cdn_on_loopback, first, se
 from tests.support.stanzas import b64, make_key, make_rules, make_stanza
 from tests.support.waiting import until
 from worker.bridge.protocol import Commit
+from worker.commands.prune import delete_objects
 from worker.errors import CallTimeout, MediaExpired, MediaUnavailable, StoreUnavailable
 from worker.ingest.commit import ingest
 from worker.media.download import Downloader, Limits, Source, open_downloader
@@ -439,6 +440,33 @@ async def test_a_job_whose_lease_was_lost_is_left_to_its_new_holder(desk: Desk) 
     assert await desk.state() == ("pending", False)
     assert await desk.errors() == []
     assert (runner.counts.stored, runner.counts.postponed, runner.counts.abandoned) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_the_file_of_a_message_that_is_deleted_meanwhile_is_left_to_retention(desk: Desk, known: bool) -> None:
+    """`known`: the content is stored already, under another extension; then the second object goes at once."""
+    plain = b"PK\x03\x04" + photo().plain
+    sealed, other = seal(plain, "Document"), seal(plain)
+    if known:
+        desk.cdn.routes["/A0"] = serving(other.blob)
+        await desk.send(other, "A0")
+        await desk.work()
+
+    async def deleting(exchange: Exchange) -> None:
+        messages = table(desk.store, "messages").delete()
+        await messages.eq("session_id", desk.me.session).eq("wa_msg_id", "A1").execute()
+        await serving(sealed.blob)(exchange)
+
+    desk.cdn.routes["/A1"] = deleting
+    mime = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+    await desk.send(sealed, "A1", "documentMessage", mimetype=mime)
+    await desk.work()
+    path = f"{sealed.sha256}/original.docx"
+    (media,) = await desk.media(sealed.sha256)
+    assert await desk.store.bucket.exists(media["storage_path"])
+    assert (media["storage_path"] == path, await desk.store.bucket.exists(path)) == (not known, not known)
+    await delete_objects(desk.store, 1)
+    assert (await desk.media(sealed.sha256) != [], await desk.store.bucket.exists(path)) == (known, False)
 
 
 async def test_a_descriptor_that_cannot_be_read_ends_with_a_state(desk: Desk) -> None:

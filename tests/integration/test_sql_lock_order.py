@@ -6,6 +6,7 @@ fails because somebody deleted the other end must not cost a message.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -49,10 +50,10 @@ def test_a_file_is_given_up_while_a_commit_holds_the_session(
 def test_a_message_is_blanked_while_its_file_is_being_linked(
     connect: Callable[[], Connection], beside: Beside, session: str
 ) -> None:
-    """Both take the job first and the message second; the other way round is a deadlock."""
+    """Both take the message first and the job second, as a deletion does; the other way round is a deadlock."""
     mine = connect()
     (job,) = claimed(mine, session, "A1")
-    call(mine, "wa_lock_job", job["id"], "m")  # where wa_media_done begins
+    call(mine, "wa_lock_message_of", job["id"])  # where wa_media_done begins
     revoking = beside.start("wa_commit", session, batch(2, changes=[revoke("A1")]))
     beside.wait_until_blocked(revoking)
     mine.execute("set local lock_timeout = '500ms'")
@@ -121,3 +122,130 @@ def test_an_edit_of_a_message_that_a_user_is_deleting(
     mine.commit()
     assert storing.result(10)["stored"] == 1
     assert GROUP
+
+
+FILE = {"sha256": "d" * 64, "mime": "image/jpeg", "bytes": "5", "storage_path": f"{'d' * 64}/original.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [
+        ("wa_media_done", ("{job}", "m", json.dumps(FILE))),
+        ("wa_media_abandon", ("{job}", "m", "expired", "GONE", "no more")),
+        ("wa_commit", ("{session}", batch(2, changes=[revoke("A1")]))),
+        ("wa_media_requeue", ("{session}", '["expired"]')),
+    ],
+)
+def test_messages_are_deleted_while_a_file_of_theirs_is_at_work(
+    postgres: str,
+    connect: Callable[[], Connection],
+    beside: Beside,
+    session: str,
+    function: str,
+    args: tuple[str, ...],
+) -> None:
+    """A deletion locks its messages first, and their jobs at its end. In the other order each waits for the other."""
+    mine = connect()
+    job, last = claimed(mine, session, "A1", "A2")
+    if function == "wa_media_requeue":
+        call(mine, "wa_media_abandon", job["id"], "m", "expired", "GONE", "no more")
+        call(mine, "wa_media_abandon", last["id"], "m", "failed", "GONE", "no more")  # stays behind the first on disk
+    mine.commit()
+    mine.execute("select 1 from public.messages where id = %s for update", (last["message_id"],))  # holds it up
+    deletion = Beside(postgres, connect())
+    deleting = deletion.start("wa_delete_messages", session, "2030-01-01", 10)
+    deletion.wait_until_blocked(deleting)
+    working = beside.start(
+        function, *(arg.replace("{job}", str(job["id"])).replace("{session}", session) for arg in args)
+    )
+    beside.wait_until_blocked(working)
+    mine.commit()
+    assert deleting.result(10)["messages"] == 2
+    working.result(10)
+    assert mine.execute("select count(*) from public.media_jobs where session_id = %s", (session,)).fetchone() == (0,)
+
+
+PAIR = [{"lid": "ana@lid", "pn": "4917@s.whatsapp.net"}]
+
+
+def with_edit(mine: Connection, session: str) -> None:
+    """An edit from the number, about a message of the LID's: it waits, they may be two."""
+    waiting = edit("A1") | {"author": "4917@s.whatsapp.net"}
+    call(mine, "wa_commit", session, batch(1, messages=[message("A1")], changes=[waiting]))
+
+
+def with_child(mine: Connection, session: str) -> None:
+    """A photo from the number, that belongs to a text of the LID's."""
+    child = photo("A2", 10, sender="4917@s.whatsapp.net")
+    call(mine, "wa_commit", session, batch(1, messages=[message("A1"), child]))
+
+
+def audits(mine: Connection, session: str) -> list[Any]:
+    return mine.execute("select payload from public.audit_log where session_id = %s", (session,)).fetchall()
+
+
+def delete_first(mine: Connection, session: str) -> None:
+    mine.execute("delete from public.messages where session_id = %s and wa_msg_id = 'A1'", (session,))
+
+
+@pytest.mark.parametrize("prepare", [with_edit, with_child])
+def test_a_person_gets_a_second_address_while_a_user_deletes_a_message(
+    connect: Callable[[], Connection], beside: Beside, session: str, prepare: Callable[[Connection, str], None]
+) -> None:
+    """A batch that the database refuses is taken apart, and its message stored as refused."""
+    mine = connect()
+    prepare(mine, session)
+    mine.commit()
+    delete_first(mine, session)
+    merging = beside.start("wa_commit", session, batch(2, identities=PAIR, messages=[message("B1", 500)]))
+    beside.wait_until_blocked(merging)
+    mine.commit()
+    assert merging.result(10)["stored"] == 1
+    left = mine.execute("select wa_msg_id, sender, parent_id from public.messages where session_id = %s", (session,))
+    assert {row[1:] for row in left.fetchall()} == {("ana@lid", None)}
+
+
+def test_a_merge_in_steps_goes_on_although_a_user_deletes_a_message(
+    connect: Callable[[], Connection], beside: Beside, session: str
+) -> None:
+    mine = connect()
+    with_child(mine, session)
+    mine.execute(
+        "insert into public.wa_merges_due (session_id, lid, pn) values (%s, %s, %s)",
+        (session, PAIR[0]["lid"], PAIR[0]["pn"]),
+    )
+    call(mine, "wa_prune", session, 1e6, None)  # the rows; what is left are the links
+    mine.commit()
+    delete_first(mine, session)
+    merging = beside.start("wa_prune", session, 1e6, None)
+    beside.wait_until_blocked(merging)
+    mine.commit()
+    merging.result(10)
+    while call(mine, "wa_prune", session, 1e6, None)["more"]:
+        pass
+    assert audits(mine, session) == [], "no merge was given up"
+    count = "select count(*) from public.wa_merges_due where session_id = %s"
+    assert mine.execute(count, (session,)).fetchone() == (0,)
+
+
+def test_an_edit_is_opened_while_a_user_deletes_its_message(
+    connect: Callable[[], Connection], beside: Beside, session: str
+) -> None:
+    mine = connect()
+    call(mine, "wa_commit", session, batch(1, messages=[message("A1"), message("A2", 500)]))
+    for target in ("A1", "A2"):
+        mine.execute(
+            "insert into public.wa_held_changes "
+            "(session_id, chat_id, kind, target_sender, target_id, author, change_id, at) "
+            "values (%s, %s, 'sealed_edit', 'ana@lid', %s, 'ana@lid', %s, now())",
+            (session, GROUP, target, f"E{target}"),
+        )
+    held = mine.execute("select id from public.wa_held_changes where session_id = %s", (session,)).fetchall()
+    opened = json.dumps([{"id": str(row[0]), "text": "new", "at": "2026-11-22T13:00:00Z"} for row in held])
+    mine.commit()
+    delete_first(mine, session)
+    opening = beside.start("wa_open_edits", session, 1, opened)
+    beside.wait_until_blocked(opening)
+    mine.commit()
+    assert opening.result(10) == {"changed": 1}
+    assert call(mine, "wa_open_edits", session, 1, opened) == {"changed": 0}

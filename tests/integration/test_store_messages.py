@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.database import GROUP, OTHER_GROUP, START, message, photo, rows, stub, switch, table, writer
 from worker.errors import StoreRefused
-from worker.store import Batch, KeyChange, Refused, Store
+from worker.store import Audit, Batch, KeyChange, Refused, Store
 
 
 async def test_a_message_is_stored_with_all_its_columns(store: Store, session: str) -> None:
@@ -259,6 +259,24 @@ async def test_stanza_hashes_are_forgotten_after_their_time(store: Store, sessio
     again = await store.prune(session, stanza_seconds=14 * 86400, audit_seconds=86400)
     assert (again.stanzas, again.audits) == (0, 1)
     assert await store.known_stanzas(session, [old, new]) == {new}
+
+
+async def test_the_audit_log_is_kept_for_a_time_and_its_newest_error_for_ever(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    entries = [
+        {"event": "error", "payload": {"code": "OLDER"}, "at": "2020-01-01T00:00:00Z"},
+        {"event": "error", "payload": {"code": "NEWEST"}, "at": "2020-01-02T00:00:00Z"},
+        {"event": "connect", "payload": {}, "at": "2020-01-03T00:00:00Z"},
+    ]
+    await table(store, "audit_log").insert([entry | {"session_id": session} for entry in entries]).execute()
+    await me.commit(audits=[Audit(event="disconnect")])
+    before = await rows(store, "audit_log", session)
+    for removed in (2, 0):
+        pruned = await store.prune(session, stanza_seconds=1e9, audit_seconds=90 * 86_400)
+        assert (pruned.audits, pruned.more) == (removed, False)
+    left = await rows(store, "audit_log", session)
+    assert [row for row in before if row["payload"].get("code") == "NEWEST" or row["event"] == "disconnect"] == left
+    assert (await store.status(session))["last_error"]["payload"] == {"code": "NEWEST"}
 
 
 async def test_an_empty_batch_moves_the_number_on(store: Store, session: str) -> None:

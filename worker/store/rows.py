@@ -231,7 +231,10 @@ class MediaFile:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLinked:
-    """The message has its media. `reused`: the row was there before; `gone`: the job had ended already."""
+    """The message has its media. `gone`: the job had ended already, or its message went.
+
+    `reused`: the row was there before; once the job is gone, the row names another object of this content.
+    """
 
     media_id: int | None
     reused: bool

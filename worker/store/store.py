@@ -37,7 +37,7 @@ from worker.store.rows import (
     known,
 )
 
-SCHEMA_VERSION = "20261123000100"  # the newest migration that this code needs
+SCHEMA_VERSION = "20261123000200"  # the newest migration that this code needs
 DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
 
@@ -207,11 +207,15 @@ class Store:
         )
 
     async def media_done(self, job_id: int, owner: str, file: MediaFile) -> MediaLinked:
-        """The object is in the bucket: makes or finds its row, links the message, ends the job."""
+        """The object is in the bucket: makes or finds its row, links the message, ends the job.
+
+        The row is made also if the job is gone, or another's by now: `stale_job`, which here is an answer of SQL's.
+        """
         media = asdict(file) | {"bytes": str(file.bytes)}
-        return MediaLinked(
-            **known(MediaLinked, await self._call("wa_media_done", _job(job_id, owner) | {"p_media": media}))
-        )
+        row = await self._call("wa_media_done", _job(job_id, owner) | {"p_media": media})
+        if row["stale"]:
+            raise StoreRefused("wa_media_done: stale_job", "stale_job")
+        return MediaLinked(**known(MediaLinked, row))
 
     async def media_retry(
         self, job_id: int, owner: str, error: str, delay_seconds: float, descriptor: Json | None = None
