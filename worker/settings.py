@@ -25,6 +25,7 @@ from worker.errors import SettingsError
 
 KEY_BYTES = 32  # AES-256 and Curve25519 keys alike
 MIB = 1024 * 1024
+DAY_SECONDS = 86_400.0
 ENV_FILE = Path(".env")  # in the folder from which the program is started
 API_PATH = re.compile(r"/(rest|storage|auth|realtime|functions)(/v1)?(/|$)")  # supabase-py adds these by itself
 HOSTED = ("supabase.co", "supabase.com")
@@ -78,6 +79,7 @@ class Settings(BaseSettings):
     worker_media_concurrency: int = Field(4, ge=1, le=32)
     worker_lease_s: int = Field(30, ge=2, le=600)
     worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
+    worker_audit_days: int = Field(90, ge=0, le=36_500)  # 0: the audit log is kept for ever
     worker_qr_again_s: int = Field(0, ge=0, le=86_400)  # 0: stay idle when the codes ran out, until asked
     worker_node: Path = Field(default_factory=default_node)
     wa_version: Annotated[Version | None, NoDecode] = None
@@ -170,6 +172,11 @@ class Settings(BaseSettings):
     @property
     def max_media_bytes(self) -> int:
         return self.worker_max_media_mb * MIB
+
+    @property
+    def audit_seconds(self) -> float | None:
+        """How long the audit log is kept; None: for ever."""
+        return self.worker_audit_days * DAY_SECONDS or None
 
     @property
     def state_key(self) -> bytes | None:

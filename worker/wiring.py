@@ -167,7 +167,7 @@ async def open_tenure(
                 flags=flags,
                 media=media,
                 census=Census(store, settings.worker_session, health),
-                upkeep=Upkeep(store, settings.worker_session, report),
+                upkeep=Upkeep(store, settings.worker_session, report, audit_seconds=settings.audit_seconds),
                 connection=connection,
                 inbox=inbox,
                 phone=phone,

@@ -26,27 +26,43 @@ KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
 
 
 class Upkeep:
-    """Runs the housekeeping of one session."""
+    """Runs the housekeeping of one session. `audit_seconds`: how long the audit log is kept; None: for ever."""
 
-    def __init__(self, store: Store, session: str, report: Report, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        session: str,
+        report: Report,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        audit_seconds: float | None = None,
+    ) -> None:
         self._store = store
         self._session = session
         self._report = report
         self._clock = clock
+        self._audit_seconds = audit_seconds
         self._discards: Mapping[str, int] | None = None
 
     async def run(self) -> None:
-        """Turn for ever."""
-        self._discards = await until_answered(self._count_discards)
+        """Turn for ever. No turn waits for another: the database may answer the one and not the next."""
         turns: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
             (ANALYZE_EVERY_SECONDS, self._store.analyze),
-            (DISCARDS_EVERY_SECONDS, self.account_for_discards),
         ]
         async with anyio.create_task_group() as task_group:
+            task_group.start_soon(self._account)
             for every, turn in turns:
                 task_group.start_soon(self._turn, every, turn)
+
+    async def _account(self) -> None:
+        """The account of what was discarded, counted from the start."""
+        try:
+            self._discards = await until_answered(self._count_discards)
+        except StoreRefused as refused:
+            logger.warning("discards are accounted for from later on (code {})", refused.code)
+        await self._turn(DISCARDS_EVERY_SECONDS, self.account_for_discards)
 
     async def _turn(self, every: float, turn: Callable[[], Awaitable[None]]) -> None:
         await anyio.sleep(FIRST_AFTER_SECONDS)
@@ -64,10 +80,13 @@ class Upkeep:
         await self._store.mark_lost(self._session, float(RETRY_WINDOW_S))
 
     async def prune(self) -> None:
-        """Hashes that nothing will be recognised by any more; 10,000 a call."""
+        """Hashes that nothing will be recognised by any more, and old entries of the audit log; 10,000 a call."""
         more = True
         while more:
-            more = (await self._store.prune(self._session, stanza_seconds=KNOWN_STANZAS_SECONDS)).more
+            pruned = await self._store.prune(
+                self._session, stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds
+            )
+            more = pruned.more
 
     async def account_for_discards(self) -> None:
         """Say in the audit log how many messages were dropped on purpose since the last time, by reason."""

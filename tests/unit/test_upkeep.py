@@ -1,0 +1,79 @@
+"""Housekeeping: what runs whatever else fails, and how long things are kept."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from tests.unit.doubles import Database, until
+from worker.errors import StoreRefused, StoreUnavailable
+from worker.session import upkeep as module
+from worker.session.report import Report
+from worker.session.upkeep import Upkeep
+from worker.settings import Settings
+from worker.store import Pruned, Store
+
+
+class Housekept:
+    """A store whose status is asked in vain."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self._error = error
+        self.done: set[str] = set()
+        self.kept: list[float | None] = []
+
+    async def status(self, session: str) -> dict[str, Any]:
+        if self._error is None:
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+        raise cast(Exception, self._error)
+
+    async def mark_lost(self, session: str, older_than_seconds: float) -> int:
+        await anyio.lowlevel.checkpoint()
+        self.done.add("mark_lost")
+        return 0
+
+    async def prune(self, session: str, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
+        await anyio.lowlevel.checkpoint()
+        self.done.add("prune")
+        self.kept.append(audit_seconds)
+        return Pruned(stanzas=0, audits=0, changes=0, secrets=0, more=len(self.kept) < 3)
+
+    async def analyze(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.done.add("analyze")
+
+
+def upkeep_of(store: Housekept, audit_seconds: float | None = None) -> Upkeep:
+    report = Report(Database().account)
+    return Upkeep(cast(Store, store), "default", report, audit_seconds=audit_seconds)
+
+
+@pytest.mark.parametrize(
+    ("error", "because"),
+    [
+        (None, "slow: the status reads more tables than any other statement"),
+        (StoreUnavailable("ended by the statement time-out"), "unavailable"),
+        (StoreRefused("42501", "42501"), "refused"),
+    ],
+)
+async def test_housekeeping_goes_on_although_the_status_has_no_answer(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, because: str
+) -> None:
+    monkeypatch.setattr(module, "FIRST_AFTER_SECONDS", 0.0)
+    store = Housekept(error)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(upkeep_of(store).run)
+        await until(lambda: store.done == {"mark_lost", "prune", "analyze"})
+        tasks.cancel_scope.cancel()
+    assert store.done == {"mark_lost", "prune", "analyze"}, because
+
+
+@pytest.mark.parametrize(("days", "seconds"), [(90, 7_776_000.0), (1, 86_400.0), (0, None)])
+async def test_the_audit_log_is_kept_as_long_as_the_setting_says(days: int, seconds: float | None) -> None:
+    store = Housekept(None)
+    settings = Settings(worker_audit_days=days, _env_file=None)  # type: ignore[call-arg]
+    await upkeep_of(store, settings.audit_seconds).prune()
+    assert store.kept == [seconds] * 3, "as long as there is more"
