@@ -49,7 +49,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
         env_file_encoding="utf-8",
-        str_strip_whitespace=True,  # what was pasted often ends in a space or a line break
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -96,18 +95,13 @@ class Settings(BaseSettings):
     @field_validator("log_level", mode="before")
     @classmethod
     def _level_in_any_case(cls, value: object) -> object:
-        lowered = value.strip().lower() if isinstance(value, str) else value
+        lowered = value.lower() if isinstance(value, str) else value
         return "warning" if lowered == "warn" else lowered
 
     @field_validator("supabase_url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
         return value and _project(_checked_url(value, ("http", "https"))).rstrip("/")
-
-    @field_validator("supabase_service_key")
-    @classmethod
-    def _trimmed(cls, value: SecretStr | None) -> SecretStr | None:
-        return value and SecretStr(value.get_secret_value().strip())
 
     @field_validator("wa_socket_url")
     @classmethod
@@ -149,6 +143,17 @@ class Settings(BaseSettings):
         if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
             raise ValueError("write three numbers with dots, like 2.3000.1023223821")
         return tuple(int(part) for part in parts)
+
+    @field_validator("*", mode="before")  # the last of its mode is the first that runs
+    @classmethod
+    def _trimmed(cls, value: object) -> object:
+        """What was pasted often ends in a space or a line break. Nothing else is no value: a blank key would mean none."""
+        if not isinstance(value, str) or not value:
+            return value
+        trimmed = value.strip()
+        if not trimmed:
+            raise ValueError("is blank; write a value, or leave it out")
+        return trimmed
 
     @model_validator(mode="after")
     def _together(self) -> Settings:

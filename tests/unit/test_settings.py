@@ -192,12 +192,24 @@ def test_blanks_around_what_was_pasted_are_no_part_of_it(monkeypatch: pytest.Mon
     monkeypatch.setenv("SUPABASE_URL", " https://x.supabase.co/ ")
     monkeypatch.setenv("SUPABASE_SERVICE_KEY", "sb_secret_planted\r\n")
     monkeypatch.setenv("WORKER_STATE_KEY", f"{KEY}\n")
-    monkeypatch.setenv("LOG_LEVEL", " Info ")
+    monkeypatch.setenv("LOG_LEVEL", " Warn ")
+    monkeypatch.setenv("WA_STRICT_CERTS", "false\r")
     settings = load_settings()
+    assert (settings.log_level, settings.wa_strict_certs) == ("warning", False)
     assert settings.supabase_url == "https://x.supabase.co"
     assert settings.supabase_service_key
     assert settings.supabase_service_key.get_secret_value() == "sb_secret_planted"
     assert settings.state_key == bytes(32)
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields])
+def test_a_value_of_nothing_but_blanks_is_named_and_not_taken_for_none(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A blank WORKER_STATE_KEY would store the account's credentials as they are, and nobody would know."""
+    monkeypatch.setenv(name, " \t")
+    with pytest.raises(SettingsError, match=rf"^{name}: is blank; write a value, or leave it out$"):
+        load_settings()
 
 
 @pytest.mark.parametrize(
