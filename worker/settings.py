@@ -147,7 +147,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")  # the last of its mode is the first that runs
     @classmethod
     def _trimmed(cls, value: object) -> object:
-        """What was pasted often ends in a space or a line break. Nothing else is no value: a blank key would mean none."""
+        """What was pasted often ends in a space or a line break. Nothing else is refused, not taken for unset."""
         if not isinstance(value, str) or not value:
             return value
         trimmed = value.strip()
