@@ -200,6 +200,30 @@ async def test_senders_who_name_one_content_differently_leave_one_object(desk: D
     assert not await desk.store.bucket.exists(f"{ours.sha256}/original.epub"), "no row names it, nobody would remove it"
 
 
+async def test_a_second_object_is_removed_also_by_a_worker_that_has_lost_the_job(desk: Desk) -> None:
+    """Its new holder finds the content known, uploads nothing, and so removes nothing."""
+    plain = b"PK\x03\x04" + photo().plain
+    ours, theirs = seal(plain, "Document"), seal(plain)
+    desk.cdn.routes["/A1"] = serving(ours.blob)
+    await desk.send(ours, "A1", "documentMessage", mimetype="application/zip")
+    await desk.work()
+
+    async def taken(exchange: Exchange) -> None:
+        jobs = table(desk.store, "media_jobs").update({"lease_owner": "somebody else"})
+        await jobs.eq("session_id", desk.me.session).execute()
+        await serving(theirs.blob)(exchange)
+
+    desk.cdn.routes["/A2"] = taken
+    await desk.send(theirs, "A2", mimetype="application/epub+zip")
+    await desk.work()
+    freed = {"lease_owner": None, "lease_expires_at": None}
+    await table(desk.store, "media_jobs").update(freed).eq("session_id", desk.me.session).execute()
+    await desk.work()
+    assert await desk.state("A2") == ("stored", True)
+    assert desk.cdn.requests["/A2"] == 1
+    assert not await desk.store.bucket.exists(f"{ours.sha256}/original.epub"), "no row names it, nobody would remove it"
+
+
 async def test_the_bytes_decide_the_type_and_no_file_name_the_extension(desk: Desk) -> None:
     sealed = seal((SEEDS / "list.pdf").read_bytes() + uuid4().bytes, "Document")
     desk.cdn.routes["/A1"] = serving(sealed.blob)

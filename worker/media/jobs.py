@@ -249,7 +249,12 @@ class MediaRunner:
             )
             stored = _media_file(file, fetched)
             await self._once_more(lambda: self._store.bucket.upload(stored.storage_path, fetched.content, stored.mime))
-        linked = await self._once_more(lambda: self._store.media_done(job.id, self.owner, stored))
+        try:
+            linked = await self._once_more(lambda: self._store.media_done(job.id, self.owner, stored))
+        except StoreRefused as refused:
+            if refused.code == "stale_job":  # its new holder now knows the content, and may upload nothing
+                await self._remove_double(stored)
+            raise
         self.counts.stored += 1
         self.counts.reused += linked.reused
         self.counts.bytes += stored.bytes
@@ -260,8 +265,8 @@ class MediaRunner:
     async def _remove_double(self, stored: MediaFile) -> None:
         """One content, one object: an earlier sender may have named another type, and so another extension.
 
-        The job is done whatever comes of this. The row of the content, which our message keeps from retention, names
-        the object that stays.
+        The job is done, or another's, whatever comes of this. The row of the content, which the message keeps from
+        retention, names the object that stays.
         """
         try:
             kept = await self._store.media_known(stored.file_enc_sha256 or "", stored.media_key_sha256 or "")
