@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, cast
 
 import anyio
@@ -452,13 +453,18 @@ async def test_the_content_of_other_chats_is_not_sent_but_their_hashes_are() -> 
     assert sum(batch.discards.values()) == 2
 
 
+def joined(seconds: float) -> dict[str, Any]:
+    """An event: somebody joined the group."""
+    return {
+        "type": "system", "key": {"remoteJid": "1@g.us", "id": "S1", "participant": "7@lid"},
+        "stub_type": "GROUP_PARTICIPANT_ADD", "stub_parameters": ["8@lid"], "t": str(int(seconds)),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("together", [True, False])
 async def test_the_age_of_an_event_is_judged_by_whatsapps_clock_when_ours_is_ahead(together: bool) -> None:
     database, ahead_s = Database(), 40
-    event = {
-        "type": "system", "key": {"remoteJid": "1@g.us", "id": "S1", "participant": "7@lid"},
-        "stub_type": "GROUP_PARTICIPANT_ADD", "stub_parameters": ["8@lid"], "t": str(int(time.time()) - ahead_s),
-    }  # fmt: skip
+    event = joined(time.time() - ahead_s)
     stanza = make_stanza(1) | {"server_time_offset_ms": -1000.0 * ahead_s}
     committer = make_committer(database)
     if together:
@@ -467,6 +473,21 @@ async def test_the_age_of_an_event_is_judged_by_whatsapps_clock_when_ours_is_ahe
         await committer.commit(make_commit(stanza))
         await committer.commit(make_commit(seq=2, events=[event]))
     assert [message["wa_msg_id"] for batch in database.commits for message in batch.messages][-1] == "S1"
+
+
+@pytest.mark.parametrize("was_off_by_s", [3600.0, -3600.0], ids=["it was ahead", "it was behind"])
+async def test_a_clock_that_is_set_right_makes_no_event_old_and_gives_it_no_other_time(
+    monkeypatch: pytest.MonkeyPatch, was_off_by_s: float
+) -> None:
+    database, right = Database(), time.time()
+    committer = make_committer(database)
+    monkeypatch.setattr(time, "time", lambda: right + was_off_by_s)
+    stanza = make_stanza(1) | {"server_time_offset_ms": -1000.0 * was_off_by_s}
+    await committer.commit(make_commit(stanza))
+    monkeypatch.setattr(time, "time", lambda: right)
+    await committer.commit(make_commit(seq=2, events=[joined(right)]))
+    (event,) = [each for batch in database.commits for each in batch.messages if each["wa_msg_id"] == "S1"]
+    assert datetime.fromisoformat(event["ts"]).timestamp() == int(right)
 
 
 async def test_credentials_and_keys_are_sealed_on_their_way() -> None:

@@ -74,7 +74,7 @@ class Committer:
         self._sealed = SealedEdits(account)
         self._lids = Lids(account, watch)
         self.own: tuple[str | None, str | None] = (None, None)
-        self._offset_ms = 0.0
+        self._whatsapp_start_ms: float | None = None
         self.tally = Tally()
 
     async def commit(self, commit: Commit) -> Committed:
@@ -138,10 +138,15 @@ class Committer:
         )
 
     def _now_ms(self, commit: Commit) -> float:
-        """WhatsApp's clock as far as a stanza has told it: events bring none, and ours may be off by minutes."""
+        """WhatsApp's clock as far as a stanza has told it: events bring none, and ours may be off by minutes.
+
+        Held by the uptime, as in the sidecar: a clock that is set right would be corrected twice.
+        """
+        now_ms, uptime_ms = time.time() * 1000, uptime() * 1000
         told = [each.server_time_offset_ms for each in commit.stanzas if each.server_time_offset_ms is not None]
-        self._offset_ms = told[-1] if told else self._offset_ms
-        return time.time() * 1000 + self._offset_ms
+        if told:
+            self._whatsapp_start_ms = now_ms + told[-1] - uptime_ms
+        return now_ms if self._whatsapp_start_ms is None else self._whatsapp_start_ms + uptime_ms
 
     def _count(self, batch: Batch, done: Stored) -> None:
         tally = self.tally
@@ -157,6 +162,11 @@ class Committer:
             )
         if refused:
             self._report.error("MESSAGE_REFUSED", f"{refused} messages were kept as refused (wa_refused_stanzas)")
+
+
+def uptime() -> float:
+    """Seconds of a clock that nobody sets and that counts a suspended machine's sleep: CLOCK_MONOTONIC on macOS."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lids:
