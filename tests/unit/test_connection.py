@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ from worker.session.discovery import Discovery
 from worker.session.ends import Standing, Stuck
 from worker.session.flags import Ask, Monitored, Request
 from worker.session.inbox import DatabaseGone, Inbox
+from worker.session.plans import Stay
 from worker.session.report import Report
 from worker.session.state import Seal, State
 from worker.session.version import VersionPolicy
@@ -260,6 +261,19 @@ async def test_what_is_asked_for_while_the_sidecar_dies_is_done_by_the_next(ask:
     async with life(standing, inbox=inbox) as it:
         await until(lambda: [flag.key for flag in it.done] == [ask.value])
     inbox.close()
+
+
+async def test_a_ban_is_no_longer_because_the_sidecar_ended_meanwhile() -> None:
+    standing = Standing()
+    async with life(standing) as it:
+        await it.connects(1)
+        it.sidecar.closes(402, "Connection Failure", "connecting", {"expire": "3600"})
+        await it.state("needs_you")
+    plan = standing.plan
+    assert isinstance(plan, Stay)
+    standing.plan = replace(plan, view=replace(plan.view, next_attempt_at=datetime.now(UTC)))  # the hour is over
+    async with life(standing) as it:
+        await it.connects(1)
 
 
 async def test_a_pairing_code_that_never_comes_is_turned_down() -> None:

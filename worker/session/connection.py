@@ -134,7 +134,7 @@ class Connection:
                 return await self._rest(peer, go.delay, None) or await self._connect(peer, task_group)
             case Stay() as stay:
                 self._report.show(stay.view)
-                return await self._rest(peer, stay.seconds, stay) or Go()
+                return await self._rest(peer, _left(stay), stay) or Go()
             case Forget(delay=delay):
                 await self._wipe()
                 return Go(delay=delay)
@@ -380,6 +380,14 @@ class _Watch:
     async def _end(self) -> None:
         """End the socket ourselves; what it says on its way out is not news."""
         await self._peer.close(logout=False, drain_seconds=0)
+
+
+def _left(stay: Stay) -> float | None:
+    """Seconds until a stay is over; None: it has no end. A sidecar that ends meanwhile does not begin it anew."""
+    at = stay.view.next_attempt_at
+    if stay.seconds is None or at is None:
+        return stay.seconds
+    return min(stay.seconds, (at - datetime.now(UTC)).total_seconds())
 
 
 def _number(jid: str | None) -> str | None:
