@@ -22,8 +22,8 @@ $$;
 -- media_key_sha256?} becomes, or finds, its media row; the message is linked and the job ends. Refused with
 -- object_doomed (PT409) while retention is removing that very object: the attempt is repeated as a whole, later.
 -- A job that is gone, or (`stale`) another's, links nothing. Its object has a row all the same, or retention would
--- never find it; if it is being removed, it will be once more. `reused`: there was a row or, once the job is gone,
--- there is another object of this content.
+-- never find it; if it is being removed, it will be once more, unless a row names it again. `reused`: there was a row
+-- or, once the job is gone, there is another object of this content.
 create or replace function public.wa_media_done(p_job bigint, p_owner text, p_media jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -63,7 +63,7 @@ begin
     end if;
     update public.messages set media_id = v_media_id, media_status = 'stored' where id = v_job.message_id;
     delete from public.media_jobs where id = v_job.id;
-  elsif v_doomed = p_media ->> 'storage_path' then
+  elsif v_doomed = p_media ->> 'storage_path' and (not v_reused or v_path is distinct from v_doomed) then
     if not v_reused then
       delete from public.media where id = v_media_id;
       v_media_id := null;

@@ -167,3 +167,21 @@ def test_a_second_object_of_a_content_that_is_stored_is_reported_although_its_me
     mine.execute("delete from public.messages where id = %s", (second["message_id"],))
     answer = call(mine, "wa_media_done", second["id"], "m", file(sha256, "bin"))
     assert (answer["gone"], answer["reused"]) == (True, True)
+
+
+def test_an_object_that_a_row_names_again_is_not_removed_for_a_late_upload(
+    connect: Callable[[], Connection], session: str, sha256: str
+) -> None:
+    """A late call's clock stands still: to it the removal is recent, to whoever linked the row it was over."""
+    mine = connect()
+    first, second = claimed(mine, session, "A1", "A2")
+    call(mine, "wa_media_done", first["id"], "m", file(sha256))
+    mine.execute(
+        "insert into public.wa_media_doomed (sha256, storage_path, deleted_at)"
+        " values (%s, %s, now() - interval '119 seconds')",
+        (sha256, f"{sha256}/original.jpg"),
+    )
+    mine.execute("delete from public.messages where id = %s", (second["message_id"],))
+    for _ in range(2):
+        assert call(mine, "wa_media_done", second["id"], "m", file(sha256))["gone"]
+    assert doomed(mine, sha256) == []

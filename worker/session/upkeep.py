@@ -18,7 +18,7 @@ from worker.session.retry import until_answered
 from worker.store import Store
 
 LOST_EVERY_SECONDS = 300.0
-PRUNE_EVERY_SECONDS = 3600.0
+PRUNE_EVERY_SECONDS = 300.0  # large merges wait for it, and with them that person's edits and revokes
 ANALYZE_EVERY_SECONDS = 6 * 3600.0
 DISCARDS_EVERY_SECONDS = 3600.0
 FIRST_AFTER_SECONDS = 30.0  # not in the way of the start
