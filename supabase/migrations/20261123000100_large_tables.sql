@@ -2,7 +2,8 @@
 --
 -- Found by review, on PostgreSQL 16 with 1,000,000 messages: a new pair of LID and number could read the whole table of
 -- messages; a merge of 100,000 messages took 14 s in one commit, more than any client waits; the status counted all
--- rows. And: locks taken in different orders, and a message refused because a user deleted the one before it.
+-- rows. And: a call that waited for a commit only to name the session, and a message refused because a user deleted the
+-- one before it. What writes identities, and what takes the steps of a merge, is in the migration after this one.
 
 -- Entries went to a pending list first, which every look-up reads as a whole: the planner then preferred a scan of the
 -- table, for each new pair. Without the list a look-up costs the same always.
@@ -42,26 +43,6 @@ begin
     raise exception 'stale_fence' using errcode = 'PT409';
   end if;
   return v_row;
-end
-$$;
-
--- One revoke; of several the earliest counts. Who may revoke is WhatsApp's to enforce. The file's rows are locked
--- before the message, as in public.wa_media_done and public.wa_media_requeue.
-create or replace function public.wa_apply_revoke(p_message bigint, p_by text, p_at timestamptz, p_blank boolean)
-returns void
-language plpgsql security invoker set search_path = '' as $$
-begin
-  if p_blank then
-    perform 1 from public.media_jobs where message_id = p_message for update;
-    perform 1 from public.wa_media_abandoned where message_id = p_message for update;
-  end if;
-  update public.messages
-  set revoked_at = p_at, revoked_by = p_by
-  where id = p_message
-    and (revoked_at is null or (p_at, p_by collate "C") < (revoked_at, revoked_by collate "C"));
-  if p_blank then
-    perform public.wa_blank_message(p_message);
-  end if;
 end
 $$;
 
@@ -257,69 +238,7 @@ language sql volatile security invoker set search_path = '' set enable_seqscan =
   )::integer
 $$;
 
--- Identities: [{lid, pn}]; the last word on a LID wins. Only a pair that is new has anything to merge, and of those
--- only the ones whose number is seen anywhere. At most 2,000 rows are rewritten here, a third of a second; pairs
--- beyond that are written down for public.wa_prune. `enable_seqscan`: for a number that is not known to be anywhere the
--- planner would read the whole table, for each pair.
-create or replace function public.wa_write_identities(p_session text, p_identities jsonb) returns void
-language plpgsql security invoker set search_path = '' set enable_seqscan = off as $$
-declare
-  v_pair record;
-  v_new jsonb;
-  v_cost integer;
-  v_left integer := 2000;
-begin
-  with written as (
-    insert into public.wa_identities (session_id, lid, pn)
-    select distinct on (i ->> 'lid') p_session, i ->> 'lid', i ->> 'pn'
-    from jsonb_array_elements(p_identities) with ordinality as t (i, ord)
-    where length(i ->> 'lid') between 1 and 256 and length(i ->> 'pn') between 1 and 256
-    order by i ->> 'lid', t.ord desc
-    on conflict (session_id, lid) do update set pn = excluded.pn, updated_at = now()
-    where public.wa_identities.pn <> excluded.pn
-    returning lid, pn
-  )
-
-  select jsonb_agg(to_jsonb(w)) into v_new from written as w;
-  for v_pair in
-    select p.lid, p.pn
-    from jsonb_to_recordset(v_new) as p (lid text, pn text)
-    where exists (
-      select 1 from public.messages as m
-      where m.session_id = p_session and m.sender = p.pn and m.sender like '%@s.whatsapp.net'
-    ) or exists (
-      select 1 from public.message_reactions as r
-      where r.session_id = p_session and r.sender = p.pn and r.sender like '%@s.whatsapp.net'
-    ) or exists (
-      select 1 from public.messages as m
-      where m.session_id = p_session and m.quoted_sender = p.pn and m.quoted_sender like '%@s.whatsapp.net'
-    ) or exists (
-      select 1 from public.messages as m
-      where m.session_id = p_session and m.revoked_by = p.pn and m.revoked_by like '%@s.whatsapp.net'
-    ) or exists (
-      select 1 from public.wa_held_changes as h where h.session_id = p_session and h.author in (p.pn, p.lid)
-    ) or exists (
-      select 1 from public.wa_held_changes as h where h.session_id = p_session and h.target_sender in (p.pn, p.lid)
-    ) or exists (
-      select 1 from public.messages as m
-      where m.mentions is not null and m.mentions @> array[p.pn] and m.session_id = p_session
-    )
-    order by p.lid
-  loop
-    v_cost := public.wa_merge_cost(p_session, v_pair.lid, v_pair.pn, v_left);
-    if v_cost <= v_left and not exists (
-      select 1 from public.wa_merges_due as d where d.session_id = p_session and d.pn = v_pair.pn
-    ) then
-      v_left := v_left - v_cost;
-      perform public.wa_merge_identity(p_session, v_pair.lid, v_pair.pn);
-    else
-      insert into public.wa_merges_due (session_id, lid, pn) values (p_session, v_pair.lid, v_pair.pn)
-      on conflict (session_id, pn, lid) do nothing;
-    end if;
-  end loop;
-end
-$$;
-
+-- For a number that is not known to be anywhere the planner would read the whole table.
 alter function public.wa_merge_identity(text, text, text) set enable_seqscan = off;
 
 -- One step of the oldest merge that is due: at most `p_limit` rows are rewritten, or the links of one chat are made
@@ -446,93 +365,6 @@ begin
   -- What is left is small: held changes, and whatever came meanwhile.
   perform public.wa_merge_identity(p_session, v_due.lid, v_due.pn);
   delete from public.wa_merges_due where id = v_due.id;
-end
-$$;
-
--- Deletes ciphertext hashes, and if asked audit entries, past their age; after a week held changes, which are counted
--- as `edit_unmatched` and so on, and secrets (WhatsApp takes edits for a quarter of an hour). At most 10,000 of each a
--- call; `more` says that there are others. And one step of a merge that was too large for its commit.
-create or replace function public.wa_prune(
-  p_session text, p_stanza_seconds double precision, p_audit_seconds double precision
-)
-returns jsonb
-language plpgsql security invoker set search_path = '' as $$
-declare
-  v_stanzas integer;
-  v_audits integer := 0;
-  v_changes integer;
-  v_secrets integer;
-  v_code text;
-  v_reason text;
-begin
-  if exists (select 1 from public.wa_merges_due as d where d.session_id = p_session) then
-    perform 1 from public.wa_sessions where id = p_session for no key update;
-    begin
-      perform public.wa_merge_step(p_session, 2000);
-    exception
-      when data_exception or integrity_constraint_violation or program_limit_exceeded then
-        get stacked diagnostics v_code = returned_sqlstate, v_reason = message_text;
-        perform public.wa_audit(p_session, 'error', jsonb_build_object(
-          'code', 'MERGE_REFUSED', 'msg', left(v_reason, 1000), 'ctx', jsonb_build_object('sqlstate', v_code)
-        ));
-        delete from public.wa_merges_due
-        where id = (select min(d.id) from public.wa_merges_due as d where d.session_id = p_session);
-    end;
-  end if;
-  delete from public.decrypted_stanzas
-  where session_id = p_session and hash = any(array(
-    select d.hash
-    from public.decrypted_stanzas as d
-    where d.session_id = p_session and d.at < now() - make_interval(secs => p_stanza_seconds)
-    order by d.at
-    limit 10000
-  ));
-  get diagnostics v_stanzas = row_count;
-  if p_audit_seconds is not null then
-    delete from public.audit_log
-    where id = any(array(
-      select a.id
-      from public.audit_log as a
-      where a.session_id = p_session and a.at < now() - make_interval(secs => p_audit_seconds)
-      order by a.at
-      limit 10000
-    ));
-    get diagnostics v_audits = row_count;
-  end if;
-  with gone as (
-    delete from public.wa_held_changes
-    where id = any(array(
-      select h.id
-      from public.wa_held_changes as h
-      where h.session_id = p_session and h.held_at < now() - interval '7 days'
-      order by h.held_at
-      limit 10000
-    ))
-    returning kind
-  ),
-
-  counted as (
-    select count(public.wa_count_discard(p_session, k.kind || '_unmatched', k.count))
-    from (
-      select g.kind, count(*) as count from gone as g where g.kind not in ('quote', 'album') group by g.kind
-    ) as k
-  )
-
-  select count(*) into v_changes from gone as g cross join counted;
-  delete from public.message_secrets
-  where message_id = any(array(
-    select s.message_id
-    from public.message_secrets as s
-    where s.session_id = p_session and s.at < now() - interval '7 days'
-    order by s.message_id
-    limit 10000
-  ));
-  get diagnostics v_secrets = row_count;
-  return jsonb_build_object(
-    'stanzas', v_stanzas, 'audits', v_audits, 'changes', v_changes, 'secrets', v_secrets,
-    'more', 10000 in (v_stanzas, v_audits, v_changes, v_secrets)
-    or exists (select 1 from public.wa_merges_due as d where d.session_id = p_session)
-  );
 end
 $$;
 
