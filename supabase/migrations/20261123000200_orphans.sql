@@ -359,8 +359,8 @@ $$;
 
 -- Deletes ciphertext hashes, and if asked audit entries, past their age; the newest error stays, because the status
 -- shows it; after a week held changes, which are counted as `edit_unmatched` and so on, and secrets (WhatsApp takes
--- edits for a quarter of an hour). At most 10,000 of each a call; `more` says that there are others. And one step of a merge
--- that was too large for its commit.
+-- edits for a quarter of an hour). At most 10,000 of each a call; `more` says that there are others. And one step of a
+-- merge that was too large for its commit.
 create or replace function public.wa_prune(
   p_session text, p_stanza_seconds double precision, p_audit_seconds double precision
 )
