@@ -50,7 +50,7 @@ ENV PATH=/app/.venv/bin:$PATH
 COPY --from=packages /app ./
 COPY . .
 COPY deploy/healthcheck.py /usr/local/bin/healthcheck
-RUN python -m compileall -q --invalidation-mode unchecked-hash worker demo tests
+RUN python -m compileall -q --invalidation-mode unchecked-hash worker demo testkit
 
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -36,9 +36,9 @@ from acceptance.verdict import (
     verdict,
 )
 from demo.screen import Screen, alone
-from tests.support.database import DEFAULT_SESSION, Database, Row, parse_time
-from tests.support.embedded import endpoint
-from tests.support.worker import Worker
+from testkit.database import DEFAULT_SESSION, Database, Row, parse_time
+from testkit.embedded import endpoint
+from testkit.worker import Worker
 
 STEP_SECONDS = 180.0  # to find a photo and send it, without hurry
 READY_SECONDS = 120.0  # a first start makes a database

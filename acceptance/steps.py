@@ -16,7 +16,7 @@ import anyio.to_thread
 
 from acceptance.tester import Place, Task, TaskName
 from acceptance.verdict import Finding, awaited, passed_if, settled
-from tests.support.database import Database, Row, parse_time
+from testkit.database import Database, Row, parse_time
 
 PARENT_SECONDS = 90.0  # contract §7
 LARGE_FACTOR = 2.0  # a file over the limit takes a phone longer to send

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from demo.scenario import SEEDS
-from tests.support.phone import Group, Person, Sent, VirtualPhone
+from testkit.phone import Group, Person, Sent, VirtualPhone
 
 Row = dict[str, Any]
 

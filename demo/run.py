@@ -21,11 +21,11 @@ from demo.check import Found, Row, counted, differences, kinds
 from demo.kinds import introduce_kinds, kind_differences, load_kinds, settled
 from demo.scenario import Cast, Scenario, Step, introduce, load
 from demo.screen import Line, Screen, shortened, sized
-from tests.support.database import Database
-from tests.support.embedded import endpoint
-from tests.support.phone import Sent, VirtualPhone
-from tests.support.processes import descendants, resident_bytes
-from tests.support.worker import Worker
+from testkit.database import Database
+from testkit.embedded import endpoint
+from testkit.phone import Sent, VirtualPhone
+from testkit.processes import descendants, resident_bytes
+from testkit.worker import Worker
 
 MESSAGE_SECONDS = 20.0
 KINDS_SECONDS = 60.0

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.support.phone import Group, Media, Person, Sent, VirtualPhone
+from testkit.phone import Group, Media, Person, Sent, VirtualPhone
 
 SEEDS = Path(__file__).resolve().parents[1] / "seeds"
 

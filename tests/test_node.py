@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import NODE, ROOT, Child
+from testkit.processes import NODE, ROOT, Child
 
 SECONDS = 200.0  # each of theirs has a bound of its own, at most 120 s
 

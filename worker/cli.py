@@ -21,7 +21,7 @@ from loguru import logger
 from worker.commands import add_commands
 from worker.errors import SettingsError, StateError, StoreError, WorkerError
 from worker.log import redact, set_up_log
-from worker.session.ends import Stuck
+from worker.session.reconnect_policy import Stuck
 from worker.session.report import View
 from worker.settings import load_settings, slip, unknown_names
 from worker.supervisor import Supervisor
@@ -66,7 +66,7 @@ def run() -> None:
 @app.command()
 def up() -> None:
     """The same, for a person at a terminal: draws the QR code to scan."""
-    from worker.terminal import Terminal
+    from worker.commands.terminal import Terminal
 
     start(Terminal().show)
 

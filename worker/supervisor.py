@@ -21,19 +21,17 @@ from worker.bridge.peer import Peer, make_peer
 from worker.bridge.process import check_node, kill_at_once, make_environment, run_sidecar, sidecar_folder
 from worker.errors import BridgeError, SettingsError, StaleFence, StateError, StoreError, StoreUnavailable
 from worker.log import hide
-from worker.session import lease
-from worker.session.backoff import JITTER_MAX_SECONDS
-from worker.session.crashes import Crashes
-from worker.session.ends import Stuck
-from worker.session.inbox import StallFound
+from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
+from worker.session.events import StallFound
+from worker.session.reconnect_policy import Stuck
 from worker.session.report import View
-from worker.session.retry import until_answered
 from worker.session.watchdog import PING_EVERY_SECONDS, judge
 from worker.settings import Settings
-from worker.store import Lease, Store, connect_store
+from worker.store import Lease, Store, connect_store, lease
+from worker.store.retry import until_answered
 from worker.web.app import bind, serve
 from worker.web.health import Health
-from worker.wiring import Tenure, open_supabase, open_tenure
+from worker.wiring import LeasedSession, open_leased_session, open_supabase
 
 STOP_SECONDS = 9.5  # issue 4: within ten
 FAREWELL_SECONDS = 5.0  # drain, release, close
@@ -62,7 +60,7 @@ class Stop:
         for scope in self._scopes:
             scope.cancel()
 
-    def spare(self, scope: anyio.CancelScope) -> None:
+    def release(self, scope: anyio.CancelScope) -> None:
         """From here on, what runs in `scope` ends by itself."""
         self._scopes.discard(scope)
 
@@ -114,7 +112,7 @@ class Supervisor:
     async def _with_supabase(self) -> None:
         with self._stop.interrupts() as boot:
             async with open_supabase(self._settings, lambda line: logger.info("{}", line)) as (url, key, place):
-                self._stop.spare(boot)
+                self._stop.release(boot)
                 hide(key)
                 async with connect_store(url, key) as store:
                     await self._serve(store, url, place)
@@ -190,7 +188,7 @@ class Supervisor:
         settings, fence = self._settings, held.fence
         skew = (datetime.now(UTC) - held.now).total_seconds()
         async with (
-            open_tenure(settings, store, self._owner, fence, self.health, self._on_view) as tenure,
+            open_leased_session(settings, store, self._owner, fence, self.health, self._on_view) as tenure,
             anyio.create_task_group() as task_group,
         ):
             session, seconds = settings.worker_session, float(settings.worker_lease_s)
@@ -221,7 +219,7 @@ class Supervisor:
             await self._say_last(tenure, tenure.connection.resting_view() or STOPPED)
             task_group.cancel_scope.cancel()
 
-    async def _say_last(self, tenure: Tenure, view: View) -> None:
+    async def _say_last(self, tenure: LeasedSession, view: View) -> None:
         """The last status and the last count of discards, if the database takes them soon."""
         tenure.report.show(view)
         with anyio.move_on_after(LAST_WORDS_SECONDS):
@@ -231,7 +229,7 @@ class Supervisor:
 
     # The sidecar
 
-    async def _run_sidecars(self, tenure: Tenure) -> None:
+    async def _run_sidecars(self, tenure: LeasedSession) -> None:
         """One sidecar after the other, until told to stop."""
         while not self._stop.asked:
             started = time.monotonic()
@@ -247,7 +245,7 @@ class Supervisor:
                 tenure.phone.peer = None
                 tenure.watch.withdraw("commit", "state")  # whoever asked for the sidecar has ended with it
 
-    async def _run_sidecar(self, tenure: Tenure) -> None:
+    async def _run_sidecar(self, tenure: LeasedSession) -> None:
         settings = self._settings
         folder = sidecar_folder()
         environment = make_environment(settings.log_level)
@@ -257,17 +255,17 @@ class Supervisor:
                 tenure.phone.peer = peer
                 await self._talk(tenure, peer)
 
-    async def _talk(self, tenure: Tenure, peer: Peer) -> None:
+    async def _talk(self, tenure: LeasedSession, peer: Peer) -> None:
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(peer.run)
             task_group.start_soon(self._watch_over, tenure, peer)
             with self._stop.interrupts():
                 await tenure.connection.run(peer)
             with anyio.move_on_after(FAREWELL_SECONDS):
-                await tenure.connection.farewell(peer)
+                await tenure.connection.shut_down(peer)
             task_group.cancel_scope.cancel()
 
-    async def _watch_over(self, tenure: Tenure, peer: Peer) -> None:
+    async def _watch_over(self, tenure: LeasedSession, peer: Peer) -> None:
         """Ask the sidecar how it is; one that does not answer is ended (CallTimeout)."""
         while True:
             await anyio.sleep(PING_EVERY_SECONDS)
@@ -278,7 +276,7 @@ class Supervisor:
             if reason and tenure.connection.ends.opened_at is not None:
                 tenure.inbox.put(StallFound(reason=reason))
 
-    async def _pause(self, tenure: Tenure, why: str, lived: float) -> None:
+    async def _pause(self, tenure: LeasedSession, why: str, lived: float) -> None:
         delay = self._crashes.note(lived, random.uniform(0, JITTER_MAX_SECONDS))  # noqa: S311 - no secret
         self.health.sidecar_restarts += 1
         tenure.connection.ends.note_gone()

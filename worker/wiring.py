@@ -16,29 +16,29 @@ from loguru import logger
 
 from worker.bridge.peer import Handler, Peer
 from worker.errors import CallFailed, MediaExpired, MediaUnavailable
-from worker.ingest.live import LiveWindow
+from worker.ingest.committer import Committer
+from worker.ingest.rules.live import LiveWindow
 from worker.media.download import Limits, Source, open_downloader
 from worker.media.jobs import MediaRunner
 from worker.media.remote import Json
-from worker.session.account import Account
+from worker.session.auth_state import State
 from worker.session.closes import BAN_SECONDS_MAX
-from worker.session.commits import Committer
 from worker.session.connection import LOGGED_OUT, Connection
-from worker.session.database import PATIENCE_SECONDS, DatabaseWatch
 from worker.session.discovery import Discovery
-from worker.session.ends import Standing
+from worker.session.events import DatabaseGone, Inbox
 from worker.session.flags import FlagWatch, Monitored
-from worker.session.inbox import DatabaseGone, Inbox
-from worker.session.plans import Stay
+from worker.session.housekeeping import Housekeeping
+from worker.session.reconnect_policy import RetryState, Stay
 from worker.session.report import Report, View
-from worker.session.retry import until_answered
-from worker.session.state import Seal, State
-from worker.session.upkeep import Upkeep
 from worker.session.version import VersionPolicy, parse_version
 from worker.settings import Settings
 from worker.store import Store
+from worker.store.availability import PATIENCE_SECONDS, DatabaseWatch
+from worker.store.cipher import StateCipher
 from worker.store.embedded import Embedded, embedded_supabase
-from worker.web.census import Census
+from worker.store.retry import until_answered
+from worker.store.session import Account
+from worker.web.figures import FiguresPoller
 from worker.web.health import Health
 
 LEASE_SHARE = 1 / 2  # after the renewal that failed at a third: the socket is ended before the lease can run out
@@ -70,7 +70,7 @@ class Phone:
 
 
 @dataclass(kw_only=True)
-class Tenure:
+class LeasedSession:
     """Everything that lives while we hold the lease."""
 
     account: Account
@@ -79,8 +79,8 @@ class Tenure:
     state: State
     flags: FlagWatch
     media: MediaRunner
-    upkeep: Upkeep
-    census: Census
+    upkeep: Housekeeping
+    census: FiguresPoller
     connection: Connection
     inbox: Inbox
     phone: Phone
@@ -92,9 +92,9 @@ class Tenure:
 
 
 @asynccontextmanager
-async def open_tenure(
+async def open_leased_session(
     settings: Settings, store: Store, owner: str, fence: int, health: Health, on_view: Callable[[View], None]
-) -> AsyncIterator[Tenure]:
+) -> AsyncIterator[LeasedSession]:
     """Wire one tenure. Reads the session's row; raises what the store raises."""
     account = Account(store, settings.worker_session, fence)
     row = (await until_answered(account.status)).get("session") or {}
@@ -113,7 +113,7 @@ async def open_tenure(
     )
     version = VersionPolicy(settings.wa_version, last_good, lambda good: report.keep(version=list(good)))
     watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
-    seal = Seal(settings.worker_session, settings.state_key, settings.state_key_previous)
+    seal = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
     state = State(account, seal, watch)
     inbox = Inbox()
     monitored = Monitored()
@@ -155,19 +155,19 @@ async def open_tenure(
                 version=version,
                 inbox=inbox,
                 done=flags.done,
-                standing=first_standing(row),
+                standing=first_retry_state(row),
             )
             health.metrics.away = lambda: watch.away
             health.metrics.media = media.counts
-            yield Tenure(
+            yield LeasedSession(
                 account=account,
                 report=report,
                 watch=watch,
                 state=state,
                 flags=flags,
                 media=media,
-                census=Census(store, settings.worker_session, health),
-                upkeep=Upkeep(store, settings.worker_session, report, audit_seconds=settings.audit_seconds),
+                census=FiguresPoller(store, settings.worker_session, health),
+                upkeep=Housekeeping(store, settings.worker_session, report, audit_seconds=settings.audit_seconds),
                 connection=connection,
                 inbox=inbox,
                 phone=phone,
@@ -182,19 +182,19 @@ async def open_tenure(
         inbox.close()
 
 
-def first_standing(row: dict[str, Any]) -> Standing:
+def first_retry_state(row: dict[str, Any]) -> RetryState:
     """Where the session stands at the start: a logout that was asked for, and a ban for a time, outlive a restart."""
     detail = row.get("detail") or {}
     state, say = detail.get("state"), str(detail.get("say") or "")
     if state == "logged_out" and not row.get("has_creds"):
-        return Standing(plan=Stay(view=View(status="disconnected", state="logged_out", say=say or LOGGED_OUT)))
+        return RetryState(plan=Stay(view=View(status="disconnected", state="logged_out", say=say or LOGGED_OUT)))
     linked = row.get("wa_number") is not None
     until = _time(detail.get("next_attempt_at"))
     if state == "needs_you" and until:
         view = View(status="disconnected", state="needs_you", say=say, next_attempt_at=until)
         seconds = min((until - datetime.now(UTC)).total_seconds(), BAN_SECONDS_MAX)
-        return Standing(plan=Stay(view=view, seconds=seconds), linked=linked)
-    return Standing(linked=linked)
+        return RetryState(plan=Stay(view=view, seconds=seconds), linked=linked)
+    return RetryState(linked=linked)
 
 
 def _time(text: object) -> datetime | None:

@@ -3,9 +3,9 @@ import { AsyncResource } from 'node:async_hooks'
 import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { after, before, test } from 'node:test'
-import { makeLogger } from '../lib/logger.js'
-import { reupload } from '../lib/reupload.js'
-import { Connection } from '../lib/socket.js'
+import { makeLogger } from '../lib/baileys/logger.js'
+import { reupload } from '../lib/baileys/reupload.js'
+import { Connection } from '../lib/baileys/socket.js'
 
 const { PreKeyWhisperMessage } = createRequire(import.meta.url)('libsignal/src/protobufs.js')
 const server = createServer((socket) => socket.on('error', () => {})) // accepts, and never says a word

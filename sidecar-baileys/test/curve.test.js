@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { createRequire } from 'node:module'
 import { randomBytes } from 'node:crypto'
 import { test } from 'node:test'
-import { installStrictSignatures, makeStrict, SignatureError, verifyNative } from '../lib/curve.js'
+import { installStrictSignatures, makeStrict, SignatureError, verifyNative } from '../lib/baileys/curve.js'
 
 const require = createRequire(import.meta.url)
 const curve = require('libsignal/src/curve.js')

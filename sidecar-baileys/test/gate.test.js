@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { BATCH_BYTES, BATCH_STANZAS, Gate } from '../lib/gate.js'
+import { BATCH_BYTES, BATCH_STANZAS, Gate } from '../lib/log/gate.js'
 
 /** A gate whose commits are answered by hand. */
 function makeGate() {
-  /** @type {{batch: import('../lib/gate.js').Batch, resolve: () => void, reject: (e: Error) => void}[]} */
+  /** @type {{batch: import('../lib/log/gate.js').Batch, resolve: () => void, reject: (e: Error) => void}[]} */
   const commits = []
   /** @type {string[]} */
   const written = []
@@ -161,7 +161,7 @@ test('property: no frame leaves before everything that entered the log ahead of 
         written.push(id)
       },
     })
-    /** @type {{section: import('../lib/gate.js').Section, before: string[]}[]} */
+    /** @type {{section: import('../lib/log/gate.js').Section, before: string[]}[]} */
     const open = []
     let counter = 0
     let expectedSeq = 0

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Inbox } from '../lib/inbox.js'
+import { Inbox } from '../lib/log/inbox.js'
 
 /** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string}} [options] */
 const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}` } = {}) => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { KeyStore } from '../lib/keys.js'
-import { revive, reviveCreds, serialise } from '../lib/serial.js'
+import { KeyStore } from '../lib/log/keys.js'
+import { revive, reviveCreds, serialise } from '../lib/baileys/serial.js'
 
 /** @param {Record<string, string>} database */
 function makeStore(database = {}) {

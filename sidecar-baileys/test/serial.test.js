@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { proto } from 'baileys'
-import { MAX_DEPTH, messageToJson } from '../lib/serial.js'
+import { MAX_DEPTH, messageToJson } from '../lib/baileys/serial.js'
 
 /** @param {number} depth */
 function nested(depth) {

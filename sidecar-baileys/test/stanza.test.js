@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { proto, writeRandomPadMax16 } from 'baileys'
-import { Stanza } from '../lib/stanza.js'
+import { Stanza } from '../lib/baileys/stanza.js'
 
 const CREDS = { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' } }
 

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { mock, test } from 'node:test'
-import { STANZAS_IN_FLIGHT, Throttle } from '../lib/throttle.js'
+import { STANZAS_IN_FLIGHT, Throttle } from '../lib/log/throttle.js'
 
 const MAX = 1_000
 
-/** @param {Partial<import('../lib/throttle.js').Load>} initial */
+/** @param {Partial<import('../lib/log/throttle.js').Load>} initial */
 function makeThrottle(initial = {}) {
   const load = { bytes: 0, waiting: 0, openSections: 0, settled: 0, ...initial }
   /** @type {string[]} */
@@ -32,7 +32,7 @@ test('too many stanzas in Baileys\' own queue pause it as well', () => {
   throttle.stop()
 })
 
-for (const [why, load, settles, expected] of /** @type {[string, Partial<import('../lib/throttle.js').Load>, boolean, string[]][]} */ ([
+for (const [why, load, settles, expected] of /** @type {[string, Partial<import('../lib/log/throttle.js').Load>, boolean, string[]][]} */ ([
   ['a section that awaits an answer', { bytes: MAX + 1, openSections: 1, waiting: 1 }, false, ['pause', 'resume']],
   ['a look-up before any section, with room in the log', { waiting: STANZAS_IN_FLIGHT + 1 }, false, ['pause', 'resume']],
   ['a backlog that moves on, though some section is always open', { bytes: MAX + 1, openSections: 1, waiting: 9 }, true, ['pause']],

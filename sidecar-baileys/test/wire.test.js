@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { ERROR_DATA, PARAMS, RESULTS } from '../lib/types.js'
+import { ERROR_DATA, PARAMS, RESULTS } from '../lib/wire/types.js'
 
 const FIXTURES = new URL('../../tests/wire/', import.meta.url)
 

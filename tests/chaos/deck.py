@@ -13,9 +13,9 @@ from random import Random
 
 import anyio
 
+from testkit.phone import PhoneError
+from testkit.waiting import TookTooLong
 from tests.chaos.faults import Inject, NotSeen, Stage
-from tests.support.phone import PhoneError
-from tests.support.waiting import TookTooLong
 
 FAULT_SECONDS = 120.0  # each has bounds of its own; this one is for a hang
 RETRIES = 3  # of a kind that was not seen

@@ -20,7 +20,7 @@ from typing import Any
 
 from worker.media import jobs, steps
 from worker.media.download import Limits
-from worker.session import crashes
+from worker.session import backoff as crashes
 from worker.store import Bucket, Store
 from worker.store.rows import Batch
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from testkit.waiting import TookTooLong, until
 from tests.chaos.proxy import Kind, Rule
 from tests.chaos.rig import LEASE_SECONDS, Post, Rig, armed, gone, kill
 from tests.chaos.traffic import Traffic
-from tests.support.waiting import TookTooLong, until
 
 SEEN_SECONDS = 20.0  # traffic hits an armed fault within a second or two; a busy machine takes longer
 BACK_SECONDS = 45.0  # a worker on a busy machine: Python, lease, Node, login

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tests.support.phone import Group, Person
+from testkit.phone import Group, Person
 
 # In every text that must not leave the worker: of unmonitored groups and direct messages.
 FORBIDDEN = "nobody-but-us-7d1c"

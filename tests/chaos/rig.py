@@ -19,15 +19,15 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
+from testkit.database import Database
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import VirtualPhone
+from testkit.processes import NODE, PYTHON, ROOT, Child, alive, descendants, free_port, resident_bytes
+from testkit.waiting import until
+from testkit.worker import Worker, environment
 from tests.chaos.ledger import FORBIDDEN
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.sabotage import migrations_for
-from tests.support.database import Database
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.phone import VirtualPhone
-from tests.support.processes import NODE, PYTHON, ROOT, Child, alive, descendants, free_port, resident_bytes
-from tests.support.waiting import until
-from tests.support.worker import Worker, environment
 from worker.store.embedded import read_endpoint
 
 HOOK = Path(__file__).parent / "hooks" / "sidecar.mjs"

@@ -11,6 +11,7 @@ from random import Random
 
 import anyio
 
+from testkit.waiting import TookTooLong, until
 from tests.chaos import faults
 from tests.chaos.checks import Evidence, check_all
 from tests.chaos.deck import Deck, Tally
@@ -20,7 +21,6 @@ from tests.chaos.report import Result
 from tests.chaos.rig import WIDE, Rig, kill, open_rig
 from tests.chaos.sabotage import SABOTAGES
 from tests.chaos.traffic import WEIGHTS, Traffic
-from tests.support.waiting import TookTooLong, until
 
 START_SECONDS = 90.0
 SETTLE_SECONDS = 90.0  # a backlog of some thousand messages, files that wait for their next attempt

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.processes import ROOT
+from testkit.processes import ROOT
 
 MIGRATIONS = ROOT / "supabase" / "migrations"
 LAST = "29991231235959_sabotage.sql"

@@ -12,10 +12,10 @@ from typing import Any
 
 import anyio
 
+from testkit.phone import Group, VirtualPhone
+from testkit.processes import ROOT
+from testkit.waiting import until
 from tests.chaos.ledger import FORBIDDEN, Entry, Ledger
-from tests.support.phone import Group, VirtualPhone
-from tests.support.processes import ROOT
-from tests.support.waiting import until
 
 Json = dict[str, Any]
 

@@ -1,7 +1,7 @@
 """One linked worker for the end-to-end tests that need nothing of their own.
 
-The worker runs as an operator runs it; tests look where the web app looks (tests/support/database.py) and send what a
-phone sends (tests/support/phone.py).
+The worker runs as an operator runs it; tests look where the web app looks (testkit/database.py) and send what a
+phone sends (testkit/phone.py).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from testkit.embedded import EmbeddedSupabase
 from tests.e2e.town import Town, found_town
-from tests.support.embedded import EmbeddedSupabase
 
 
 @pytest.fixture(scope="session")

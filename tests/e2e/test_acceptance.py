@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
+from testkit.database import parse_time
+from testkit.phone import Media
 from tests.e2e.town import Town, photo
-from tests.support.database import parse_time
-from tests.support.phone import Media
 
 pytestmark = pytest.mark.anyio
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import anyio
 import pytest
 
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import PhoneError
+from testkit.processes import resident_bytes
+from testkit.waiting import until
+from testkit.worker import Worker
 from tests.e2e.town import Town, found_town
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.phone import PhoneError
-from tests.support.processes import resident_bytes
-from tests.support.waiting import until
-from tests.support.worker import Worker
 
 COUNT = int(os.environ.get("BACKLOG_MESSAGES", "2000"))
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from testkit.database import Row
+from testkit.phone import Group, Sent
+from testkit.sealed import sealed_edit
+from testkit.stanzas import b64
 from tests.e2e.town import Town, photo
-from tests.support.database import Row
-from tests.support.phone import Group, Sent
-from tests.support.sealed import sealed_edit
-from tests.support.stanzas import b64
 
 pytestmark = pytest.mark.anyio
 

@@ -13,10 +13,10 @@ from typing import Any
 import anyio
 import pytest
 
+from testkit.database import Row
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import PhoneError
 from tests.e2e.town import Town, found_town, link
-from tests.support.database import Row
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.phone import PhoneError
 
 pytestmark = pytest.mark.anyio
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from testkit.commands import Commands
+from testkit.embedded import EmbeddedSupabase
+from testkit.grafana import metric_names
 from tests.e2e.town import Town, found_town, photo
-from tests.support.commands import Commands
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.grafana import metric_names
 
 pytestmark = pytest.mark.anyio
 

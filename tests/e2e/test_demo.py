@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import PYTHON, Child, alive, descendants
-from tests.support.waiting import until
-from tests.support.worker import environment
+from testkit.processes import PYTHON, Child, alive, descendants
+from testkit.waiting import until
+from testkit.worker import environment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from testkit.database import Database
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import VirtualPhone
+from testkit.worker import Worker
 from tests.e2e.town import found_town, link
-from tests.support.database import Database
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.phone import VirtualPhone
-from tests.support.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from testkit.database import Row
 from tests.e2e.town import Town
-from tests.support.database import Row
 
 pytestmark = pytest.mark.anyio
 

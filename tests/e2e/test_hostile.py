@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from testkit.database import Row
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import Sent
 from tests.e2e.town import Town, found_town
-from tests.support.database import Row
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.phone import Sent
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 

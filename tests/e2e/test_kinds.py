@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from demo.kinds import introduce_kinds, kind_differences, load_kinds, settled
+from testkit.embedded import EmbeddedSupabase
 from tests.e2e.town import Town, found_town
-from tests.support.embedded import EmbeddedSupabase
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
 

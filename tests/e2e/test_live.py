@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import Sent
 from tests.e2e.town import Town, found_town
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.phone import Sent
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
+from testkit.database import seconds_between
 from tests.e2e.town import Town
-from tests.support.database import seconds_between
 
 pytestmark = pytest.mark.anyio
 

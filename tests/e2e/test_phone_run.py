@@ -17,12 +17,12 @@ from acceptance.steps import STEPS
 from acceptance.tester import Choice, Task
 from acceptance.verdict import EXIT_FAILED, EXIT_INCOMPLETE, LINES, State, verdict
 from demo.screen import Screen
+from testkit.embedded import EmbeddedSupabase, seed
+from testkit.phone import Media, VirtualPhone
+from testkit.processes import PYTHON, ROOT, Child, alive, descendants
+from testkit.waiting import until
+from testkit.worker import POLL_MS, environment
 from tests.e2e.town import photo
-from tests.support.embedded import EmbeddedSupabase, seed
-from tests.support.phone import Media, VirtualPhone
-from tests.support.processes import PYTHON, ROOT, Child, alive, descendants
-from tests.support.waiting import until
-from tests.support.worker import POLL_MS, environment
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400)]
 

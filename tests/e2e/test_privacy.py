@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from testkit.phone import Media
 from tests.e2e.town import Town
-from tests.support.phone import Media
 
 pytestmark = pytest.mark.anyio
 

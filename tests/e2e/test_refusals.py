@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.processes import free_port
-from tests.support.worker import Worker
+from testkit.embedded import EmbeddedSupabase
+from testkit.processes import free_port
+from testkit.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from testkit.embedded import EmbeddedSupabase
+from testkit.processes import alive
+from testkit.worker import Worker
 from tests.e2e.town import found_town
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.processes import alive
-from tests.support.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

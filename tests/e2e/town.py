@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.support.database import Database, Row
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.phone import Group, Media, Person, Sent, VirtualPhone
-from tests.support.worker import Worker
+from testkit.database import Database, Row
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import Group, Media, Person, Sent, VirtualPhone
+from testkit.worker import Worker
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds" / "media"
 MEMBERS = ("Ana", "Ben", "Chika", "Dora")

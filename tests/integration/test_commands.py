@@ -13,11 +13,11 @@ from typing import Any
 import anyio
 import pytest
 
+from testkit.commands import Commands, served
+from testkit.processes import PYTHON, Child
+from testkit.waiting import until
+from testkit.worker import environment
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, message, photo, rows, table, writer
-from tests.support.commands import Commands, served
-from tests.support.processes import PYTHON, Child
-from tests.support.waiting import until
-from tests.support.worker import environment
 from worker.commands import export
 from worker.errors import SettingsError, StoreRefused, StoreUnavailable
 from worker.store import Flag, MediaFile, Store, connect_store

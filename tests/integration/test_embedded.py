@@ -17,7 +17,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.support.waiting import until
+from testkit.waiting import until
 from worker.errors import SettingsError, StoreError, StoreUnavailable
 from worker.store import Timeouts, connect_store
 from worker.store.embedded import Embedded, Endpoint, embedded_supabase, read_endpoint

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from tests.support.inside import inside
+from testkit.inside import inside
 from worker.store import Lease, Store
 from worker.store.embedded import Endpoint
 

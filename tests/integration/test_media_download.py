@@ -13,8 +13,8 @@ import httpcore
 import httpx
 import pytest
 
-from tests.support.blobs import MEDIA_KEY, Sealed, seal
-from tests.support.cdn import Cdn, Exchange, Handler, cdn_on_loopback, serving, status
+from testkit.blobs import MEDIA_KEY, Sealed, seal
+from testkit.cdn import Cdn, Exchange, Handler, cdn_on_loopback, serving, status
 from worker.errors import MediaCorrupt, MediaError, MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
 from worker.media.decrypt import Claims
 from worker.media.download import Downloader, Limits, Source, open_downloader

@@ -12,15 +12,15 @@ from uuid import uuid4
 import anyio
 import pytest
 
+from testkit.blobs import MEDIA_KEY, Sealed, seal
+from testkit.cdn import Cdn, Exchange, Handler, cdn_on_loopback, first, serving, status
+from testkit.stanzas import b64, make_key, make_rules, make_stanza
+from testkit.waiting import until
 from tests.integration.database import GROUP, Writer, rows, table, writer
-from tests.support.blobs import MEDIA_KEY, Sealed, seal
-from tests.support.cdn import Cdn, Exchange, Handler, cdn_on_loopback, first, serving, status
-from tests.support.stanzas import b64, make_key, make_rules, make_stanza
-from tests.support.waiting import until
 from worker.bridge.protocol import Commit
 from worker.commands.prune import delete_objects
 from worker.errors import CallTimeout, MediaExpired, MediaUnavailable, StoreUnavailable
-from worker.ingest.commit import ingest
+from worker.ingest.rules.batch import ingest
 from worker.media.download import Downloader, Limits, Source, open_downloader
 from worker.media.jobs import MediaRunner
 from worker.media.remote import Json

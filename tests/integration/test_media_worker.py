@@ -10,15 +10,15 @@ from uuid import uuid4
 import anyio
 import pytest
 
+from testkit.blobs import MEDIA_KEY, Sealed, seal
+from testkit.cdn import Cdn, Exchange, cdn_on_loopback, serving, status
+from testkit.processes import PYTHON, Child
+from testkit.stanzas import b64, make_key, make_rules, make_stanza
+from testkit.waiting import until
+from testkit.worker import environment
 from tests.integration.database import GROUP, Writer, rows, writer
-from tests.support.blobs import MEDIA_KEY, Sealed, seal
-from tests.support.cdn import Cdn, Exchange, cdn_on_loopback, serving, status
-from tests.support.processes import PYTHON, Child
-from tests.support.stanzas import b64, make_key, make_rules, make_stanza
-from tests.support.waiting import until
-from tests.support.worker import environment
 from worker.bridge.protocol import Commit
-from worker.ingest.commit import ingest
+from worker.ingest.rules.batch import ingest
 from worker.media.download import Limits, Source, open_downloader
 from worker.media.jobs import MediaRunner
 from worker.media.remote import Json

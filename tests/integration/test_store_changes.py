@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from testkit.sealed import sealed_edit
+from testkit.stanzas import ANA, ANA_PHONE, BEN, NOW_MS
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
-from tests.support.sealed import sealed_edit
-from tests.support.stanzas import ANA, ANA_PHONE, BEN, NOW_MS
-from worker.session.account import Account
-from worker.session.sealed import SealedEdits
+from worker.ingest.encrypted_edits import SealedEdits
 from worker.store import OpenedEdit, Store
+from worker.store.session import Account
 
 SECRET = b"\x05" * 32
 

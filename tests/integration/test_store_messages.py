@@ -199,7 +199,7 @@ def nested(depth: int) -> Any:
 async def test_what_cannot_even_be_sent_is_refused_as_a_whole_and_does_no_harm(
     store: Store, session: str, columns: dict[str, Any], reason: str
 ) -> None:
-    """Text is made safe before (worker/ingest/text.py); should one slip through, it must not look like an outage."""
+    """Text is made safe before (worker/text.py); should one slip through, it must not look like an outage."""
     me = await writer(store, session)
     with pytest.raises(StoreRefused):
         await me.commit(messages=[message("A1"), message("BAD") | columns])

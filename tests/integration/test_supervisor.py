@@ -25,7 +25,7 @@ import pytest
 from supabase import AsyncClient, AsyncClientOptions
 from typer.testing import CliRunner
 
-from tests.support.embedded import seed
+from testkit.embedded import seed
 from worker.cli import app
 from worker.store import Store
 from worker.store.embedded import Endpoint
@@ -557,7 +557,7 @@ def test_another_encoding_than_utf8_ends_no_program(encoding: str) -> None:
     draw = (
         "from worker.streams import speak_utf8; speak_utf8()\n"
         "from rich.console import Console; from worker.session.report import View\n"
-        "from worker.terminal import Terminal\n"
+        "from worker.commands.terminal import Terminal\n"
         "Terminal(Console()).show(View(status='connecting', state='waiting_for_scan', say='Scan it 🍊', qr='2@abc'))\n"
         "print(chr(0xd83d))"
     )

@@ -13,10 +13,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.support.inside import inside
-from tests.support.phone import VirtualPhone
-from tests.support.processes import alive
-from worker.session.ends import Stuck
+from testkit.inside import inside
+from testkit.phone import VirtualPhone
+from testkit.processes import alive
+from worker.session.reconnect_policy import Stuck
 from worker.store.embedded import Endpoint
 
 pytestmark = pytest.mark.anyio

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from tests.support.database import Database
-from tests.support.phone import VirtualPhone
+from testkit.database import Database
+from testkit.phone import VirtualPhone
 
 REFUSED_SECONDS = 0.5  # how long the port stays closed
 SILENT_SECONDS = 30.0  # Baileys notices a silent server after its keep-alive and five seconds more

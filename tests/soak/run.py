@@ -14,13 +14,13 @@ from random import Random
 from statistics import median
 from typing import Any
 
+from testkit.database import Database
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import Group, VirtualPhone
+from testkit.processes import PYTHON, ROOT, Child, free_port, resident_bytes
+from testkit.waiting import until
+from testkit.worker import Worker, environment
 from tests.soak.closes import CLOSES, unlinked
-from tests.support.database import Database
-from tests.support.embedded import EmbeddedSupabase
-from tests.support.phone import Group, VirtualPhone
-from tests.support.processes import PYTHON, ROOT, Child, free_port, resident_bytes
-from tests.support.waiting import until
-from tests.support.worker import Worker, environment
 
 MB = 1_000_000
 BEFORE, MEANWHILE = 20, 5  # messages before a close, and while the worker is away

@@ -15,8 +15,8 @@ import anyio
 from worker.bridge.peer import Peer
 from worker.bridge.protocol import CloseInfo, Connect, ConnectionState, Group, Groups, Me, Notification, Qr
 from worker.errors import StoreUnavailable
-from worker.session.account import Account
 from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease
+from worker.store.session import Account
 
 BOUND = 10.0  # no wait in a unit test takes longer
 

@@ -29,7 +29,7 @@ from acceptance.verdict import (
     verdict,
 )
 from demo.screen import Screen
-from tests.support.waiting import until
+from testkit.waiting import until
 
 PLACE = Place(id="120363000000000001@g.us", name="Market")
 TASK = Task(name="text", say="Send [this]", group=PLACE, other=PLACE, words=("a 1", "b 2"), limit_mb=1, seconds=9.0)

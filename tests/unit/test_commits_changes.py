@@ -12,16 +12,16 @@ import pytest
 from tests.unit.doubles import Database
 from worker.bridge.protocol import Commit
 from worker.errors import StaleFence, StoreError, StoreRefused, StoreUnavailable
-from worker.ingest.live import LiveWindow
-from worker.session.account import Account
-from worker.session.commits import Committer
-from worker.session.database import DatabaseWatch
+from worker.ingest.committer import Committer
+from worker.ingest.encrypted_edits import AT_ONCE, SealedEdits
+from worker.ingest.rules.live import LiveWindow
 from worker.session.flags import Monitored
 from worker.session.report import Report
-from worker.session.sealed import AT_ONCE, SealedEdits
-from worker.session.state import Seal
 from worker.settings import load_settings
 from worker.store import Batch, Committed, OpenedEdit, SealedEdit
+from worker.store.availability import DatabaseWatch
+from worker.store.cipher import StateCipher
+from worker.store.session import Account
 
 GROUP = "1@g.us"
 
@@ -30,7 +30,7 @@ def make_committer(database: Database, **options: Any) -> Committer:
     monitored = Monitored()
     monitored.groups = frozenset({GROUP})
     report = Report(database.account)
-    seal = Seal("default", None)
+    seal = StateCipher("default", None)
     return Committer(database.account, seal, monitored, LiveWindow(), DatabaseWatch(), report, **options)
 
 

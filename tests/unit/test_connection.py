@@ -14,22 +14,22 @@ import pytest
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
 from worker.bridge.protocol import ConnectionState, Stalled
 from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError
-from worker.ingest.live import LiveWindow
+from worker.ingest.committer import Committer
+from worker.ingest.rules.live import LiveWindow
 from worker.session import connection as connection_module
-from worker.session import ends
-from worker.session.commits import Committer
+from worker.session import reconnect_policy as ends
+from worker.session.auth_state import State
 from worker.session.connection import Connection
-from worker.session.database import DatabaseWatch
 from worker.session.discovery import Discovery
-from worker.session.ends import Standing, Stuck
+from worker.session.events import DatabaseGone, Inbox
 from worker.session.flags import Ask, Monitored, Request
-from worker.session.inbox import DatabaseGone, Inbox
-from worker.session.plans import Stay
+from worker.session.reconnect_policy import RetryState, Stay, Stuck
 from worker.session.report import Report
-from worker.session.state import Seal, State
 from worker.session.version import VersionPolicy
 from worker.settings import Settings
 from worker.store import Flag
+from worker.store.availability import DatabaseWatch
+from worker.store.cipher import StateCipher
 from worker.supervisor import weightiest
 
 
@@ -66,7 +66,7 @@ class Life:
 
 
 @asynccontextmanager
-async def life(standing: Standing | None = None, inbox: Inbox | None = None, **settings: Any) -> AsyncIterator[Life]:
+async def life(standing: RetryState | None = None, inbox: Inbox | None = None, **settings: Any) -> AsyncIterator[Life]:
     chosen = Settings(_env_file=None, **{"worker_backoff_base_ms": 1, "worker_backoff_max_ms": 4, **settings})  # type: ignore[call-arg]
     database, sidecar, watch = Database(), Sidecar(), DatabaseWatch()
     own = inbox is None
@@ -77,7 +77,7 @@ async def life(standing: Standing | None = None, inbox: Inbox | None = None, **s
     def finish(request: Request) -> None:
         done.append(request.flag)
 
-    seal = Seal("default", None)
+    seal = StateCipher("default", None)
     connection = Connection(
         account=database.account,
         settings=chosen,
@@ -249,7 +249,7 @@ async def test_a_restart_asked_for_after_each_opening_is_backed_off() -> None:
 @pytest.mark.parametrize("gone", [SidecarGone("ended"), CallTimeout("close")], ids=["ended", "hung"])
 @pytest.mark.parametrize("ask", [Ask.REFRESH, Ask.DISCONNECT])
 async def test_what_is_asked_for_while_the_sidecar_dies_is_done_by_the_next(ask: Ask, gone: Exception) -> None:
-    standing, inbox = Standing(), Inbox()
+    standing, inbox = RetryState(), Inbox()
     async with life(standing, inbox=inbox) as it:
         await it.open()
         it.sidecar.failures["close"] = [gone]
@@ -264,7 +264,7 @@ async def test_what_is_asked_for_while_the_sidecar_dies_is_done_by_the_next(ask:
 
 
 async def test_a_ban_is_no_longer_because_the_sidecar_ended_meanwhile() -> None:
-    standing = Standing()
+    standing = RetryState()
     async with life(standing) as it:
         await it.connects(1)
         it.sidecar.closes(402, "Connection Failure", "connecting", {"expire": "3600"})
@@ -438,7 +438,7 @@ async def test_a_connection_that_never_opens_is_ended(monkeypatch: pytest.Monkey
 
 
 async def test_stalls_escalate_from_the_socket_to_the_sidecar_to_the_worker() -> None:
-    standing = Standing()
+    standing = RetryState()
     ends: list[type[BaseException]] = []
     for _ in range(3):
         async with life(standing) as it:
@@ -462,7 +462,7 @@ async def test_an_error_that_was_nobodys_is_no_stall() -> None:
 
 
 async def test_what_outlives_a_sidecar_is_kept() -> None:
-    standing = Standing()
+    standing = RetryState()
     async with life(standing) as it:
         await it.open()
         it.sidecar.closes(403, "Connection Failure")
@@ -476,7 +476,7 @@ async def test_what_outlives_a_sidecar_is_kept() -> None:
 async def test_the_farewell_drains_and_does_not_log_out() -> None:
     async with life() as it:
         await it.open()
-        await it.connection.farewell(it.sidecar.peer)
+        await it.connection.shut_down(it.sidecar.peer)
         assert it.sidecar.calls[-1] == "close"
         assert "close logout" not in it.sidecar.calls
 

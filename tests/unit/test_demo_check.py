@@ -13,7 +13,7 @@ from demo.__main__ import main
 from demo.check import Found, differences
 from demo.run import Demo
 from demo.scenario import Cast, load
-from tests.support.phone import Group, Person
+from testkit.phone import Group, Person
 
 SCENARIO = load()
 SENT = {step.id: f"WA-{step.id}" for step in SCENARIO.steps}

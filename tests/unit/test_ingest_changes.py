@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.sealed import sealed_edit
-from tests.support.stanzas import (
+from testkit.sealed import sealed_edit
+from testkit.stanzas import (
     ANA,
     ANA_PHONE,
     BEN,
@@ -22,7 +22,7 @@ from tests.support.stanzas import (
 )
 from tests.unit.test_ingest_commit import ingested
 from worker.bridge.protocol import ResendEvent
-from worker.ingest.changes import MAX_EMOJI_CHARS, millisecond_time
+from worker.ingest.rules.changes import MAX_EMOJI_CHARS, millisecond_time
 
 NOW = "2026-09-21T14:13:20.000Z"
 LATER = "2026-09-21T14:13:20.123Z"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.stanzas import ANA, BEN, GROUP, NOW_S, b64, make_stanza
+from testkit.stanzas import ANA, BEN, GROUP, NOW_S, b64, make_stanza
 from tests.unit.test_ingest_changes import about, edit, the_change
 from tests.unit.test_ingest_commit import ingested
-from worker.ingest.changes import MAX_SEALED_BYTES, millisecond_time
-from worker.ingest.live import FUTURE_TOLERANCE_S
+from worker.ingest.rules.changes import MAX_SEALED_BYTES, millisecond_time
+from worker.ingest.rules.live import FUTURE_TOLERANCE_S
 
 IV = bytes(12)
 

@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.stanzas import ANA, GROUP, make_stanza
+from testkit.stanzas import ANA, GROUP, make_stanza
 from tests.unit.test_ingest_commit import ingested
 from tests.unit.test_ingest_fuzz import ANY_JSON, TIME, proto_json
-from worker.ingest.context import MAX_MENTIONS, numbers_in
-from worker.ingest.text import MAX_TEXT_BYTES
+from worker.ingest.rules.context import MAX_MENTIONS, numbers_in
+from worker.text import MAX_TEXT_BYTES
 
 KINDS = {"edit", "sealed_edit", "revoke", "reaction", "quote", "album"}
 JID = re.compile(r"[0-9A-Za-z.+-]{1,64}@[a-z][a-z.]{0,31}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.stanzas import (
+from testkit.stanzas import (
     ANA,
     ANA_PHONE,
     BEN,
@@ -22,7 +22,7 @@ from tests.support.stanzas import (
     make_stanza,
 )
 from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, Stanza, SystemEvent
-from worker.ingest.commit import Ingested, ingest
+from worker.ingest.rules.batch import Ingested, ingest
 from worker.store.rows import Batch, GroupChange
 
 WIRE = Path(__file__).parents[1] / "wire" / "commit.json"

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.stanzas import GROUP, NOW_MS, NOW_S, make_key, make_rules, make_stanza
-from tests.support.waproto import descriptor
+from testkit.stanzas import GROUP, NOW_MS, NOW_S, make_key, make_rules, make_stanza
+from testkit.waproto import descriptor
 from worker.bridge.protocol import ResendEvent, Stanza
-from worker.ingest.content import CONTENT
-from worker.ingest.normalise import Discard, MessageRow, normalise, normalise_resend
-from worker.ingest.raw import MAX_RAW_BYTES
-from worker.ingest.text import MAX_TEXT_BYTES
+from worker.ingest.rules.content import CONTENT
+from worker.ingest.rules.normalise import Discard, MessageRow, normalise, normalise_resend
+from worker.ingest.rules.raw import MAX_RAW_BYTES
+from worker.text import MAX_TEXT_BYTES
 
 KIND = re.compile(r"[a-z_]{1,32}")
 TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.ingest.jids import Person, canonical, is_group, parse_jid
+from worker.ingest.rules.jids import Person, canonical, is_group, parse_jid
 
 PHONE = "4915112345678@s.whatsapp.net"
 LID = "1001@lid"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.stanzas import make_file
-from worker.ingest.classify import MAX_WRAPPERS, Content, classify, unwrap
-from worker.ingest.content import VIEW_ONCE_WRAPPERS, WRAPPERS
+from testkit.stanzas import make_file
+from worker.ingest.rules.classify import MAX_WRAPPERS, Content, classify, unwrap
+from worker.ingest.rules.content import VIEW_ONCE_WRAPPERS, WRAPPERS
 
 TARGET = {"remoteJid": "120363000000000001@g.us", "id": "3EB0BB", "participant": "1002@lid"}
 HEADER = {"hasMediaAttachment": True, "imageMessage": make_file()}

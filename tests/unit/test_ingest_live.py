@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from tests.support.stanzas import NOW_MS, NOW_S
-from worker.ingest.live import Arrival, LiveWindow, clock_at, is_live, iso, sent_at
+from testkit.stanzas import NOW_MS, NOW_S
+from worker.ingest.rules.live import Arrival, LiveWindow, clock_at, is_live, iso, sent_at
 
 CONTRACT = LiveWindow(live_s=30, catch_up_s=0)
 RECOMMENDED = LiveWindow(live_s=30, catch_up_s=86_400)

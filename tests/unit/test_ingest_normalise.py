@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.stanzas import (
+from testkit.stanzas import (
     ANA,
     ANA_PHONE,
     BEN,
@@ -23,8 +23,8 @@ from tests.support.stanzas import (
     make_stanza,
 )
 from worker.bridge.protocol import ResendEvent, Stanza, SystemEvent
-from worker.ingest.live import LiveWindow
-from worker.ingest.normalise import (
+from worker.ingest.rules.live import LiveWindow
+from worker.ingest.rules.normalise import (
     Discard,
     MessageRow,
     Target,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.support.waproto import Field, descriptor
-from worker.ingest import content as table
-from worker.ingest.raw import BULK_FIELDS, SECRET_FIELDS
+from testkit.waproto import Field, descriptor
+from worker.ingest.rules import content as table
+from worker.ingest.rules.raw import BULK_FIELDS, SECRET_FIELDS
 
 # Bytes that are no key: hashes of files, small pictures, ciphertext whose key lies elsewhere, statistics.
 HARMLESS_BYTES = frozenset(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.ingest.raw import BULK_FIELDS, MAX_ITEMS, MAX_RAW_BYTES, MAX_STRING_CHARS, SECRET_FIELDS, prune
+from worker.ingest.rules.raw import BULK_FIELDS, MAX_ITEMS, MAX_RAW_BYTES, MAX_STRING_CHARS, SECRET_FIELDS, prune
 
 
 @pytest.mark.parametrize("name", sorted(SECRET_FIELDS | BULK_FIELDS))

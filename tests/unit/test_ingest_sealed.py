@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.processes import NODE, ROOT
-from tests.support.sealed import edit_message, field, sealed_edit
-from tests.support.stanzas import ANA, ANA_PHONE, BEN, GROUP, NOW_MS, NOW_S
-from tests.support.waproto import PROTO
-from worker.ingest import sealed
-from worker.ingest.changes import MAX_SEALED_BYTES
-from worker.ingest.sealed import Opened, open_edit, read_edit
-from worker.session.sealed import opened_edit
+from testkit.processes import NODE, ROOT
+from testkit.sealed import edit_message, field, sealed_edit
+from testkit.stanzas import ANA, ANA_PHONE, BEN, GROUP, NOW_MS, NOW_S
+from testkit.waproto import PROTO
+from worker.ingest.encrypted_edits import opened_edit
+from worker.ingest.rules import encrypted_edit as sealed
+from worker.ingest.rules.changes import MAX_SEALED_BYTES
+from worker.ingest.rules.encrypted_edit import Opened, open_edit, read_edit
 from worker.store import OpenedEdit, SealedEdit
 
 SECRET = b"\x05" * 32

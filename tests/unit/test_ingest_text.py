@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from worker.ingest.text import (
+from worker.text import (
     MAX_ID_CHARS,
     MAX_TEXT_BYTES,
     bounded_id,

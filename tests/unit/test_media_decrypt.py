@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.blobs import MEDIA_KEY, Sealed, seal
+from testkit.blobs import MEDIA_KEY, Sealed, seal
 from worker.errors import MediaCorrupt
 from worker.media.decrypt import Claims, Opener, Proof
 from worker.media.keys import derive_keys

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.stanzas import b64, make_file, make_rules, make_stanza
+from testkit.stanzas import b64, make_file, make_rules, make_stanza
 from worker.errors import MediaRefused
-from worker.ingest.normalise import MessageRow, normalise
+from worker.ingest.rules.normalise import MessageRow, normalise
 from worker.media.remote import make_descriptor, parse_remote
 
 

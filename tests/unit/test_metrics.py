@@ -15,7 +15,7 @@ from worker.session.report import View
 from worker.store import Batch, Committed
 from worker.store.console import Figures
 from worker.web.app import make_app
-from worker.web.census import unbacked
+from worker.web.figures import unbacked
 from worker.web.health import Health
 
 FIGURES = {

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.bridge.protocol import Pong
-from worker.session.backoff import next_delay
-from worker.session.crashes import LOOP_AFTER, LOOP_SECONDS, Crashes
+from worker.session.backoff import LOOP_AFTER, LOOP_SECONDS, Crashes, next_delay
 from worker.session.version import SCRIPT_BYTES_MAX, VersionPolicy, fetch_version, parse_version
 from worker.session.watchdog import LOOP_LAG_MS, STANZA_STUCK_MS, judge
 from worker.settings import Version

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.bridge.protocol import Commit, Nothing, StanzasKnown, StateGet
 from worker.errors import SequenceGap, StaleFence, StateError, StoreRefused, StoreUnavailable
-from worker.ingest.live import LiveWindow
-from worker.session import lease
-from worker.session import state as state_module
-from worker.session.commits import Committer, unwritable, variants
-from worker.session.database import DatabaseWatch
+from worker.ingest.committer import Committer, unwritable, without_offenders
+from worker.ingest.rules.live import LiveWindow
+from worker.session import auth_state as state_module
+from worker.session.auth_state import State
 from worker.session.flags import Ask, FlagWatch, Monitored, Request, read_flag
 from worker.session.report import Report, View
-from worker.session.retry import until_answered
-from worker.session.state import MARK, Seal, State
-from worker.store import Batch, KeyChange, Store
+from worker.store import Batch, KeyChange, Store, lease
+from worker.store.availability import DatabaseWatch
+from worker.store.cipher import MARK, StateCipher
+from worker.store.retry import until_answered
 
 KEY, OTHER = bytes(range(32)), bytes(32)
 
@@ -298,7 +298,7 @@ async def test_a_database_that_is_away_for_days_does_not_cost_memory_without_end
 
 @given(st.text(), st.text(), st.text())
 def test_what_is_sealed_opens_again_and_shows_nothing(type_: str, name: str, value: str) -> None:
-    seal = Seal("default", KEY)
+    seal = StateCipher("default", KEY)
     stored = seal.close(type_, name, value)
     assert stored.startswith(MARK)
     assert len(value) < 8 or value not in stored
@@ -307,18 +307,18 @@ def test_what_is_sealed_opens_again_and_shows_nothing(type_: str, name: str, val
 
 
 def test_without_a_key_values_are_stored_as_they_are() -> None:
-    assert Seal("default", None).close("session", "1", "{}") == "{}"
+    assert StateCipher("default", None).close("session", "1", "{}") == "{}"
 
 
 def test_values_from_before_the_key_are_read() -> None:
-    assert Seal("default", KEY).open("session", "1", '{"a":1}') == '{"a":1}'
+    assert StateCipher("default", KEY).open("session", "1", '{"a":1}') == '{"a":1}'
 
 
 def test_a_rotated_key_reads_what_the_former_one_wrote() -> None:
-    old = Seal("default", OTHER).close("session", "1", "value")
-    assert Seal("default", KEY, OTHER).open("session", "1", old) == "value"
-    new = Seal("default", KEY, OTHER).close("session", "1", "value")
-    assert Seal("default", KEY).open("session", "1", new) == "value"
+    old = StateCipher("default", OTHER).close("session", "1", "value")
+    assert StateCipher("default", KEY, OTHER).open("session", "1", old) == "value"
+    new = StateCipher("default", KEY, OTHER).close("session", "1", "value")
+    assert StateCipher("default", KEY).open("session", "1", new) == "value"
 
 
 def tampered(stored: str) -> str:
@@ -327,19 +327,19 @@ def tampered(stored: str) -> str:
     return MARK + base64.b64encode(raw).decode()
 
 
-STORED = Seal("default", KEY).close("session", "1", "value")
+STORED = StateCipher("default", KEY).close("session", "1", "value")
 
 
-UNREADABLE: list[tuple[Seal, str, str, str, str, str]] = [
-    (Seal("default", OTHER), "session", "1", STORED, "WORKER_STATE_KEY: does not fit", "a wrong key"),
-    (Seal("default", None), "session", "1", STORED, "WORKER_STATE_KEY: is not set", "no key"),
-    (Seal("default", KEY), "session", "2", STORED, "does not fit", "another key's value in its place"),
-    (Seal("default", KEY), "pre-key", "1", STORED, "does not fit", "another type"),
-    (Seal("other", KEY), "session", "1", STORED, "does not fit", "another session"),
-    (Seal("default", KEY), "session", "1", tampered(STORED), "does not fit", "a flipped bit"),
-    (Seal("default", KEY), "session", "1", STORED[:30], "torn|does not fit", "cut off"),
-    (Seal("default", KEY), "session", "1", MARK + "AgAAAA==", "newer wa-worker", "an unknown version"),
-    (Seal("default", KEY), "session", "1", MARK, "newer wa-worker", "empty"),
+UNREADABLE: list[tuple[StateCipher, str, str, str, str, str]] = [
+    (StateCipher("default", OTHER), "session", "1", STORED, "WORKER_STATE_KEY: does not fit", "a wrong key"),
+    (StateCipher("default", None), "session", "1", STORED, "WORKER_STATE_KEY: is not set", "no key"),
+    (StateCipher("default", KEY), "session", "2", STORED, "does not fit", "another key's value in its place"),
+    (StateCipher("default", KEY), "pre-key", "1", STORED, "does not fit", "another type"),
+    (StateCipher("other", KEY), "session", "1", STORED, "does not fit", "another session"),
+    (StateCipher("default", KEY), "session", "1", tampered(STORED), "does not fit", "a flipped bit"),
+    (StateCipher("default", KEY), "session", "1", STORED[:30], "torn|does not fit", "cut off"),
+    (StateCipher("default", KEY), "session", "1", MARK + "AgAAAA==", "newer wa-worker", "an unknown version"),
+    (StateCipher("default", KEY), "session", "1", MARK, "newer wa-worker", "empty"),
 ]
 
 
@@ -347,14 +347,14 @@ UNREADABLE: list[tuple[Seal, str, str, str, str, str]] = [
     ("seal", "type_", "name", "stored", "says", "because"), UNREADABLE, ids=[because for *_, because in UNREADABLE]
 )
 def test_a_value_that_cannot_be_opened_is_an_error(
-    seal: Seal, type_: str, name: str, stored: str, says: str, because: str
+    seal: StateCipher, type_: str, name: str, stored: str, says: str, because: str
 ) -> None:
     with pytest.raises(StateError, match=says):
         seal.open(type_, name, stored)
 
 
 def make_state(database: Database, key: bytes | None = None) -> State:
-    return State(database.account, Seal("default", key), DatabaseWatch())
+    return State(database.account, StateCipher("default", key), DatabaseWatch())
 
 
 async def test_no_credentials_are_none() -> None:
@@ -374,7 +374,7 @@ async def test_credentials_come_back_unchanged() -> None:
         (Database(creds="null"), "JSON, but no credentials"),
         (Database(creds="[]"), "JSON, but no object"),
         (Database(keys={("session", "1"): "{}"}), "keys without credentials: half of it is gone"),
-        (Database(creds=Seal("default", KEY).close("creds", "creds", "{}")), "encrypted, and no key is set"),
+        (Database(creds=StateCipher("default", KEY).close("creds", "creds", "{}")), "encrypted, and no key is set"),
     ],
 )
 async def test_torn_credentials_are_never_taken_for_absent(database: Database, because: str) -> None:
@@ -398,7 +398,7 @@ async def test_a_database_that_is_away_is_never_taken_for_absent(monkeypatch: py
 
 
 async def test_keys_are_opened_and_absent_ones_left_out() -> None:
-    seal = Seal("default", KEY)
+    seal = StateCipher("default", KEY)
     database = Database(keys={("session", "1"): seal.close("session", "1", "one"), ("pre-key", "2"): "x"})
     values = await make_state(database, KEY).get(StateGet(type="session", ids=["1", "2"]))
     assert values.values == {"1": "one"}
@@ -425,7 +425,9 @@ def make_committer(database: Database, key: bytes | None = None, watch: Database
     monitored = Monitored()
     monitored.groups = frozenset({"1@g.us"})
     report = Report(database.account)
-    return Committer(database.account, Seal("default", key), monitored, LiveWindow(), watch or DatabaseWatch(), report)
+    return Committer(
+        database.account, StateCipher("default", key), monitored, LiveWindow(), watch or DatabaseWatch(), report
+    )
 
 
 async def test_a_commit_is_answered_when_it_is_durable() -> None:
@@ -491,7 +493,7 @@ async def test_a_clock_that_is_set_right_makes_no_event_old_and_gives_it_no_othe
 
 
 async def test_credentials_and_keys_are_sealed_on_their_way() -> None:
-    database, seal = Database(), Seal("default", KEY)
+    database, seal = Database(), StateCipher("default", KEY)
     await make_committer(database, KEY).commit(make_commit(creds='{"secret":1}', keys={"session": {"a": "secret"}}))
     batch = database.commits[0]
     assert "secret" not in repr(batch)
@@ -561,7 +563,7 @@ def test_what_cannot_be_written_is_known_beforehand(message: dict[str, Any], bad
 def test_every_variant_keeps_every_message_somewhere(count: int, poisoned: set[int]) -> None:
     messages = [{"wa_msg_id": str(n), "text": "\0" if n in poisoned else "x"} for n in range(count)]
     batch = Batch(fence=1, epoch=1, seq=1, messages=messages, keys=[KeyChange(type="a", id="b", value="c")])
-    for variant in variants(batch):
+    for variant in without_offenders(batch):
         ids = [message["wa_msg_id"] for message in variant.messages] + [
             refused.wa_msg_id for refused in variant.refused
         ]

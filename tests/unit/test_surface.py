@@ -16,17 +16,17 @@ from rich.console import Console
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
 from worker import cli
 from worker.bridge.protocol import Commit, Group, GroupEvent
+from worker.commands.terminal import Terminal, draw_qr
 from worker.errors import CallFailed, CallTimeout, SettingsError, StateError, StoreUnavailable, WorkerError
-from worker.ingest.commit import ingest
-from worker.ingest.normalise import Rules
+from worker.ingest.rules.batch import ingest
+from worker.ingest.rules.normalise import Rules
 from worker.session import discovery as discovery_module
 from worker.session.discovery import Discovery, as_change
-from worker.session.ends import Stuck
 from worker.session.flags import Ask, Request
+from worker.session.housekeeping import Housekeeping
+from worker.session.reconnect_policy import Stuck
 from worker.session.report import Report, View
-from worker.session.upkeep import Upkeep
 from worker.store import Flag, Store
-from worker.terminal import Terminal, draw_qr
 from worker.web.app import CONNECTIONS_MAX, bind, make_app, serve
 from worker.web.health import Health
 
@@ -264,7 +264,7 @@ async def test_discards_are_summed_up_in_the_audit_log_by_reason_and_only_the_ne
     database = Database()
     report = Report(database.account)
     store = Counting({"too_old": "5"}, {"too_old": "7", "unmonitored": "1"}, {"too_old": "7", "unmonitored": "1"})
-    upkeep = Upkeep(cast(Store, store), "default", report)
+    upkeep = Housekeeping(cast(Store, store), "default", report)
     for _ in range(3):
         await upkeep.account_for_discards()
     async with anyio.create_task_group() as task_group:

@@ -9,9 +9,9 @@ import pytest
 
 from tests.unit.doubles import Database, until
 from worker.errors import StoreRefused, StoreUnavailable
-from worker.session import upkeep as module
+from worker.session import housekeeping as module
+from worker.session.housekeeping import Housekeeping
 from worker.session.report import Report
-from worker.session.upkeep import Upkeep
 from worker.settings import Settings
 from worker.store import Pruned, Store
 
@@ -46,9 +46,9 @@ class Housekept:
         self.done.add("analyze")
 
 
-def upkeep_of(store: Housekept, audit_seconds: float | None = None) -> Upkeep:
+def upkeep_of(store: Housekept, audit_seconds: float | None = None) -> Housekeeping:
     report = Report(Database().account)
-    return Upkeep(cast(Store, store), "default", report, audit_seconds=audit_seconds)
+    return Housekeeping(cast(Store, store), "default", report, audit_seconds=audit_seconds)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from anyio.abc import AsyncResource
 from rich.text import Text
 
 from worker.bridge.process import check_node, sidecar_folder
-from worker.commands.link import EXIT_NOT_DONE, EXIT_SETTINGS, end, find, run
+from worker.commands.runtime import EXIT_NOT_DONE, EXIT_SETTINGS, end, find, run
 from worker.commands.show import number_of, out, plain, print_json
 from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
 from worker.settings import Settings, load_settings, slip, unknown_names

@@ -23,8 +23,8 @@ import anyio.to_thread
 import typer
 
 from worker.commands.groups import label, resolve
-from worker.commands.link import EXIT_NOT_DONE, WrongArgument, perform
 from worker.commands.prune import bar
+from worker.commands.runtime import EXIT_NOT_DONE, WrongArgument, perform
 from worker.commands.show import err, number_of, out, plain, print_json
 from worker.errors import StoreRefused
 from worker.settings import Settings

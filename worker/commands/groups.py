@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from worker.commands.link import WrongArgument, perform
+from worker.commands.runtime import WrongArgument, perform
 from worker.commands.show import ago, author, content, number_of, out, plain, print_json, safe, utc_now
 from worker.settings import Settings
 from worker.store import Store

@@ -7,7 +7,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from worker.commands.link import NotDone, perform
+from worker.commands.runtime import NotDone, perform
 from worker.commands.show import out, plain, print_json
 from worker.session.flags import Ask
 from worker.settings import Settings

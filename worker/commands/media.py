@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from worker.commands.link import perform
+from worker.commands.runtime import perform
 from worker.commands.show import number_of, out, print_json
 from worker.settings import Settings
 from worker.store import Store

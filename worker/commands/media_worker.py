@@ -17,13 +17,13 @@ import anyio
 import typer
 from loguru import logger
 
-from worker.commands.link import open_store, run
+from worker.commands.runtime import open_store, run
 from worker.log import set_up_log
 from worker.media.download import Limits, Source, open_downloader
 from worker.media.jobs import LEASE_SECONDS, MediaCounts, MediaRunner
-from worker.session.retry import until_answered
 from worker.settings import Settings
 from worker.store import Store
+from worker.store.retry import until_answered
 
 
 def work(

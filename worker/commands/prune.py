@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from worker.commands.link import perform
+from worker.commands.runtime import perform
 from worker.commands.show import err, number_of, out, print_json, size
 from worker.settings import Settings
 from worker.store import Store

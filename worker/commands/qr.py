@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from worker.commands.link import NotDone, perform
+from worker.commands.runtime import NotDone, perform
 from worker.commands.show import err, out, plain, print_json
+from worker.commands.terminal import draw_qr, window_too_small
 from worker.session.flags import Ask
 from worker.settings import Settings
 from worker.store import Store
-from worker.terminal import draw_qr, window_too_small
 
 LOOK_SECONDS = 0.5  # a code lives 20 s
 RESTS = ("idle", "logged_out", "needs_you")  # no code comes unless somebody asks

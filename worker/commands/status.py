@@ -14,7 +14,7 @@ from rich.text import Text
 
 from worker.commands.groups import as_json as groups_as_json
 from worker.commands.groups import groups_table
-from worker.commands.link import EXIT_NOT_DONE, perform
+from worker.commands.runtime import EXIT_NOT_DONE, perform
 from worker.commands.show import ago, number_of, out, plain, print_json, span
 from worker.settings import Settings
 from worker.store import Store
@@ -25,7 +25,7 @@ GOOD = "green"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class SessionOverview:
     """What the database says of one session."""
 
     session: str
@@ -70,9 +70,9 @@ def status(
     perform(work)
 
 
-async def look(session: str, store: Store) -> Standing:
+async def look(session: str, store: Store) -> SessionOverview:
     """Ask the database."""
-    return Standing(
+    return SessionOverview(
         session=session,
         row=await store.status(session),
         figures=await store.console.figures(session),
@@ -80,7 +80,7 @@ async def look(session: str, store: Store) -> Standing:
     )
 
 
-def document(standing: Standing) -> dict[str, Any]:
+def document(standing: SessionOverview) -> dict[str, Any]:
     """What `--json` prints."""
     figures = standing.figures
     return {
@@ -97,7 +97,7 @@ def document(standing: Standing) -> dict[str, Any]:
     }
 
 
-def render(standing: Standing) -> Group:
+def render(standing: SessionOverview) -> Group:
     """The two tables."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
@@ -109,7 +109,7 @@ def render(standing: Standing) -> Group:
     return Group(facts, Text(""), groups_table(standing.groups, standing.now))
 
 
-def describe(standing: Standing) -> list[tuple[str, Text]]:
+def describe(standing: SessionOverview) -> list[tuple[str, Text]]:
     """Labels and plain words."""
     row, now = standing.row, standing.now
     lines = [("Session", _session(standing)), ("Worker", _worker(standing))]
@@ -121,7 +121,7 @@ def describe(standing: Standing) -> list[tuple[str, Text]]:
     return lines
 
 
-def _session(standing: Standing) -> Text:
+def _session(standing: SessionOverview) -> Text:
     account = standing.account
     if not account:
         return Text(f"{standing.session}: no worker has served it yet; start one with `wa-worker up`", FAULTS)
@@ -142,7 +142,7 @@ def _is_named(account: Mapping[str, Any]) -> bool:
     return account["status"] == "connected" and bool(account.get("wa_name") or account.get("wa_number"))
 
 
-def _worker(standing: Standing) -> Text:
+def _worker(standing: SessionOverview) -> Text:
     account = standing.account
     if not account.get("lease_owner"):
         return Text("none is running", FAULTS)
@@ -152,7 +152,7 @@ def _worker(standing: Standing) -> Text:
     return Text(f"{holder} (host:process), its lease ends {_when(standing)} unless renewed")
 
 
-def _when(standing: Standing) -> str:
+def _when(standing: SessionOverview) -> str:
     return ago(standing.account.get("lease_expires_at"), standing.now)
 
 
@@ -170,7 +170,7 @@ def _files(figures: Figures, row: Mapping[str, Any]) -> Text:
     return text
 
 
-def _troubles(standing: Standing) -> list[tuple[str, Text]]:
+def _troubles(standing: SessionOverview) -> list[tuple[str, Text]]:
     row, figures = standing.row, standing.figures
     lines: list[tuple[str, Text]] = []
     if figures.pending_stubs:

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from worker.commands.groups import resolve
-from worker.commands.link import perform
+from worker.commands.runtime import perform
 from worker.commands.show import author, clock, content, err, out, plain, print_json
 from worker.errors import StoreUnavailable
 from worker.settings import Settings

@@ -18,7 +18,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """What is needed to fetch and prove one file. `worker.ingest.descriptor` writes it, `parse_remote` reads it.
+    """What is needed to fetch and prove one file. `worker.ingest.rules.descriptor` writes it, `parse_remote` reads it.
 
     Attributes:
         content_field: the field of WAProto's `Message`, which a request for a re-upload must rebuild.

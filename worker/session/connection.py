@@ -28,22 +28,21 @@ from worker.bridge.protocol import (
     Stalled,
 )
 from worker.errors import CallFailed, CallTimeout, StateError
-from worker.session.account import Account
+from worker.ingest.committer import Committer
+from worker.session.auth_state import State
 from worker.session.backoff import JITTER_MAX_SECONDS
 from worker.session.closes import Reconnect
-from worker.session.commits import Committer
-from worker.session.database import DatabaseWatch
 from worker.session.discovery import Discovery
-from worker.session.ends import Ends, Standing
+from worker.session.events import DatabaseGone, Inbox, Item, StallFound
 from worker.session.flags import Ask, Request
-from worker.session.inbox import DatabaseGone, Inbox, Item, StallFound
-from worker.session.plans import AwaitDatabase, Forget, Go, Plan, Stay
+from worker.session.reconnect_policy import AwaitDatabase, Forget, Go, Plan, ReconnectPolicy, RetryState, Stay
 from worker.session.report import Report, View
-from worker.session.retry import until_answered
-from worker.session.state import State
 from worker.session.version import VersionPolicy, fetch_version
 from worker.session.watchdog import OPEN_WITHIN_SECONDS
 from worker.settings import Settings
+from worker.store.availability import DatabaseWatch
+from worker.store.retry import until_answered
+from worker.store.session import Account
 
 DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
 COMMIT_CATCH_UP_SECONDS = 15.0  # for the commit that waited through the outage; else its messages come again
@@ -77,7 +76,7 @@ class Connection:
         version: VersionPolicy,
         inbox: Inbox,
         done: Callable[[Request], None],
-        standing: Standing | None = None,
+        standing: RetryState | None = None,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = lambda: random.uniform(0, JITTER_MAX_SECONDS),  # noqa: S311 - no secret
     ) -> None:
@@ -92,8 +91,8 @@ class Connection:
         self._inbox = inbox
         self._done = done
         self._clock = clock
-        self.standing = standing or Standing()
-        self.ends = Ends(
+        self.standing = standing or RetryState()
+        self.ends = ReconnectPolicy(
             settings=settings, report=report, version=version, standing=self.standing, clock=clock, draw=draw
         )
 
@@ -117,7 +116,7 @@ class Connection:
         plan = self.standing.plan
         return plan.view if isinstance(plan, Stay) else None
 
-    async def farewell(self, peer: Peer) -> None:
+    async def shut_down(self, peer: Peer) -> None:
         """Stop receiving, commit what was journaled, release its frames, close without logging out."""
         self.ends.note_end()
         left = await peer.close(logout=False, drain_seconds=DRAIN_SECONDS)

@@ -14,12 +14,12 @@ from loguru import logger
 from worker.bridge.peer import Peer
 from worker.bridge.protocol import Group
 from worker.errors import CallFailed, CallTimeout, StoreRefused
-from worker.ingest.text import clean_name
-from worker.session.account import Account
 from worker.session.flags import Request
 from worker.session.report import Report
-from worker.session.retry import until_answered
 from worker.store import GroupChange
+from worker.store.retry import until_answered
+from worker.store.session import Account
+from worker.text import clean_name
 
 SPACING_SECONDS = 3.0  # asking for all groups often gives 429 (FACTS §10); a person clicks twice, a program does not
 PAUSE_FIRST_SECONDS = 60.0  # after a 429

@@ -15,9 +15,9 @@ import anyio
 from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
-from worker.session.account import Account
 from worker.session.report import Report
 from worker.store import Flag
+from worker.store.session import Account
 
 PHONE = re.compile(r"[0-9]{6,15}")  # E.164 without the plus
 

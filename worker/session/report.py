@@ -16,8 +16,8 @@ import anyio
 from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
-from worker.session.account import Account
 from worker.store import Audit
+from worker.store.session import Account
 
 AUDITS_MAX = 1000  # a day's worth; a database that is away longer must not cost memory without end
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)

@@ -84,7 +84,7 @@ class Batch:
     `messages` are rows for `public.messages` (docs/schema.md, `wa_commit`): wa_msg_id, chat_id, sender, sender_alt,
     push_name, from_me, ts, received_at, kind, text, raw, pending, media, media_status, quoted_msg_id, quoted_sender,
     mentions, mention_count, forwarded, forward_score, secret. `changes` are what is said about messages
-    (`worker.ingest.changes`): kind, chat_id, target_sender, target_id, author, change_id, at, payload.
+    (`worker.ingest.rules.changes`): kind, chat_id, target_sender, target_id, author, change_id, at, payload.
     `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason.
     """
 

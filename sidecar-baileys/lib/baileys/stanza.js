@@ -1,0 +1,216 @@
+/**
+ * One incoming message stanza, from its arrival until all its parts are decrypted or given up.
+ *
+ * Collects; sends nothing, stores nothing.
+ */
+import { createHash } from 'node:crypto'
+import { decodeMessageNode, proto, unpadRandomMax16 } from 'baileys'
+import { messageToJson } from './serial.js'
+
+/** What Baileys says of a stanza with nothing to decrypt. */
+const ABSENT = 'Message absent from node'
+const DECRYPTABLE = new Set(['skmsg', 'pkmsg', 'msg'])
+/** One stanza as JSON. A line of the wire holds 32 MiB, and the keys of the section travel beside it. */
+const JSON_BYTES_MAX = 24 * 1024 * 1024
+/** Below this many bytes of plaintext no JSON comes near that: the worst is a byte of a packed enum, which becomes a name of 50. */
+const MEASURED_FROM = 256 * 1024
+/** Phones give up after five; the sender writes this number, and may write anything. */
+const RETRIES_MAX = 1_000
+
+/** @param {Uint8Array} bytes */
+const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex')
+
+export class Stanza {
+  /** @type {import('baileys').proto.IMessage | null} */
+  #message = null
+  #failure = ''
+  #waiting = 0
+  #shares = 0
+  /** @type {string[]} */
+  #hashes = []
+  /** @type {object[]} */
+  #events = []
+  #bytes = 0
+
+  /**
+   * @param {import('baileys').BinaryNode} node
+   * @param {{me?: {id: string, lid?: string}}} creds
+   * @param {number} arrivedAt milliseconds, this machine's clock
+   * @param {number | null} offset WhatsApp's clock minus this one, milliseconds
+   */
+  constructor(node, creds, arrivedAt, offset) {
+    this.node = node
+    this.arrivedAt = arrivedAt
+    this.offset = offset
+    this.offline = Boolean(node.attrs.offline)
+    /** @type {import('../log/gate.js').Section | undefined} */
+    this.section = undefined
+    /** @type {import('baileys').WAMessageKey | null} */
+    this.key = null
+    try {
+      this.key = decodeMessageNode(node, creds.me?.id ?? '', creds.me?.lid ?? '').fullMessage.key
+    } catch (error) {
+      this.#failure = error.message
+      return
+    }
+    /** @type {{content: Uint8Array, hash: string}[]} */
+    this.parts = []
+    const children = Array.isArray(node.content) ? node.content : []
+    for (const child of children) {
+      if (!(child.content instanceof Uint8Array)) continue
+      if (child.tag === 'plaintext') this.#read(child.content)
+      if (child.tag !== 'enc') continue
+      if (DECRYPTABLE.has(child.attrs.type)) this.parts.push({ content: child.content, hash: sha256(child.content) })
+      else this.#failure ||= `Unknown e2e type: ${child.attrs.type}`
+    }
+    // Baileys refuses the whole stanza, undecrypted, when its first part is of this type.
+    if (children.find((child) => child.tag === 'enc')?.attrs.type === 'msmsg') this.parts = []
+    this.#waiting = this.parts.length
+    if (this.parts.length === 0 && !this.#message && !this.unavailable) this.#failure ||= ABSENT
+  }
+
+  /** Who wrote it, under whichever address: the LID where the stanza has one (FACTS §3). */
+  get author() {
+    const { participant, participant_lid, participant_pn, sender_lid, sender_pn, from } = this.node.attrs
+    const addresses = [participant, participant_lid, participant_pn, ...(participant ? [] : [from, sender_lid, sender_pn])]
+    const address = addresses.find((one) => one?.endsWith('@lid')) ?? addresses.find(Boolean) ?? ''
+    return address.replace(/[:@].*/, '')
+  }
+
+  /** What was decrypted of it so far. */
+  get hashes() { return this.#hashes }
+
+  /**
+   * Take parts out whose keys are spent, so that the good rest still gets in.
+   * @param {{content: Uint8Array, hash: string}[]} spent
+   */
+  forget(spent) {
+    if (spent.length === 0 || !this.parts || !Array.isArray(this.node.content)) return
+    const gone = new Set(spent.map(({ content }) => content))
+    this.node.content = this.node.content.filter((child) => !gone.has(/** @type {any} */ (child.content)))
+    this.parts = this.parts.filter(({ content }) => !gone.has(content))
+    this.#waiting = this.parts.length
+  }
+
+  /** Nothing is left to wait for: it may enter the log. */
+  get complete() { return this.#waiting <= 0 && this.#shares === 0 }
+
+  /** @returns {string | null} why the phone keeps the content to itself: `view_once`, … */
+  get unavailable() {
+    const children = Array.isArray(this.node.content) ? this.node.content : []
+    return children.find((child) => child.tag === 'unavailable')?.attrs.type ?? null
+  }
+
+  /**
+   * @param {Uint8Array} ciphertext
+   * @param {Uint8Array} plaintext still padded
+   */
+  decrypted(ciphertext, plaintext) {
+    this.#waiting -= 1
+    const part = this.parts?.find(({ content }) => content === ciphertext)
+    if (part) this.#hashes.push(part.hash)
+    this.#read(plaintext, true)
+  }
+
+  /** @param {Error} error */
+  failed(error) {
+    this.#waiting -= 1
+    this.#failure = error.message || String(error)
+  }
+
+  /** A key share that this stanza carried has been stored or refused. */
+  shareSettled() {
+    this.#shares = Math.max(0, this.#shares - 1)
+  }
+
+  /** Baileys gave the stanza up: nothing more will come. @param {string} reason */
+  abandon(reason) {
+    this.#waiting = 0
+    this.#shares = 0
+    this.#failure ||= reason
+  }
+
+  /**
+   * @param {Uint8Array} bytes
+   * @param {boolean} [padded]
+   */
+  #read(bytes, padded = false) {
+    try {
+      const outer = proto.Message.decode(padded ? unpadRandomMax16(/** @type {any} */ (bytes)) : bytes)
+      const message = outer.deviceSentMessage?.message ?? outer
+      // Of a share that came in the clear nobody tells when it is stored (and a newsletter's owner could plant one).
+      if (padded && message.senderKeyDistributionMessage) this.#shares += 1
+      this.#bytes += bytes.length
+      // Anybody can write such an answer; only our own phone is believed, or it would put words into others' mouths.
+      if (this.key?.fromMe) this.#events.push(...resends(message))
+      this.#message = this.#message ? Object.assign(this.#message, message) : message
+    } catch (error) {
+      this.#failure = `unreadable content: ${error.message}`
+    }
+  }
+
+  /** @returns {import('../log/gate.js').Item} */
+  toItem() {
+    /** @type {object | null} */
+    let content = null
+    try {
+      content = this.#message && messageToJson(withoutKeys(this.#message))
+    } catch (error) {
+      this.#failure = `unreadable content: ${error.message}` // nested too deep to walk
+    }
+    const stanza = {
+      attrs: this.node.attrs,
+      key: this.key && { ...this.key },
+      arrived_at_ms: this.arrivedAt,
+      server_time_offset_ms: this.offset,
+      content,
+      failure: this.#failure || null,
+      hashes: this.#hashes,
+      retry_count: this.#retryCount(),
+      unavailable: this.unavailable,
+    }
+    const item = { stanza, events: this.#events, bytes: 1_000 + 3 * this.#bytes } // base64 and field names
+    if (this.#bytes > MEASURED_FROM) item.bytes = jsonBytes(item)
+    if (item.bytes <= JSON_BYTES_MAX) return item
+    return { stanza: { ...stanza, content: null, failure: 'content too large for the wire' }, events: [], bytes: 1_000 }
+  }
+
+  #retryCount() {
+    const children = Array.isArray(this.node.content) ? this.node.content : []
+    const count = Math.trunc(Number(children.find((child) => child.tag === 'enc' && child.attrs.count)?.attrs.count))
+    return count > 0 ? Math.min(count, RETRIES_MAX) : 0
+  }
+}
+
+/** @param {object} value @returns {number} Infinity if it is longer than any string may be */
+function jsonBytes(value) {
+  try {
+    return Buffer.byteLength(JSON.stringify(value))
+  } catch {
+    return Infinity
+  }
+}
+
+/**
+ * A sender's key share is for the key store alone; that there was one is all that the worker needs to know.
+ * @param {import('baileys').proto.IMessage} message
+ */
+const withoutKeys = (message) =>
+  message.senderKeyDistributionMessage ? { ...message, senderKeyDistributionMessage: {} } : message
+
+/**
+ * Messages that the phone delivers anew inside one of its answers. Baileys emits them after the receipt for the answer,
+ * so they are taken here, where they are in the same section.
+ * @param {import('baileys').proto.IMessage} message
+ * @returns {object[]}
+ */
+function resends(message) {
+  const results = message.protocolMessage?.peerDataOperationRequestResponseMessage?.peerDataOperationResult ?? []
+  return results.flatMap((result) => {
+    const bytes = result.placeholderMessageResendResponse?.webMessageInfoBytes
+    if (!bytes) return []
+    const info = proto.WebMessageInfo.decode(bytes)
+    if (!info.message) return []
+    return [{ type: 'resend', key: { ...info.key }, content: messageToJson(withoutKeys(info.message)), t: String(info.messageTimestamp ?? 0), push_name: info.pushName || null }]
+  })
+}

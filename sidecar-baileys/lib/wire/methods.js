@@ -1,0 +1,142 @@
+/** What the worker may ask of this process. Holds the one connection; decides nothing about when to make it. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { Boom } from '@hapi/boom'
+import { ALREADY_CONNECTED, FAILED, INVALID_PARAMS, NOT_CONNECTED, rpcError } from './peer.js'
+import { reupload } from '../baileys/reupload.js'
+import { Connection } from '../baileys/socket.js'
+import { PARAMS, RESULTS } from './types.js'
+
+/** Before the same batch is sent again after the worker said `unavailable`. The worker has retried already. */
+const COMMIT_PAUSE_MS = 1_000
+
+/**
+ * @param {import('./peer.js').Peer} peer
+ * @param {import('pino').Logger} logger
+ */
+export function registerMethods(peer, logger) {
+  /** @type {Connection | null} */
+  let connection = null
+  const lag = monitorEventLoopDelay({ resolution: 20 })
+  lag.enable()
+
+  /** @param {string} method @param {(params: any) => any} handler */
+  const answer = (method, handler) =>
+    peer.answer(method, (params) => {
+      const given = params ?? {}
+      if (!PARAMS[method](given)) throw rpcError(`the parameters of ${method} are not of its form`, INVALID_PARAMS)
+      return handler(given)
+    })
+
+  /** @param {string} method @param {object} params */
+  const ask = async (method, params) => {
+    const result = await peer.request(method, params)
+    if (!RESULTS[method](result)) throw new Error(`the worker's answer to ${method} is not of its form`)
+    return result
+  }
+
+  const open = () => {
+    if (!connection || connection.ended) throw rpcError('no socket is open', NOT_CONNECTED)
+    return connection
+  }
+
+  /** @param {number} epoch @param {import('../log/gate.js').Batch} batch */
+  const commit = async (epoch, batch) => {
+    while (connection?.params.epoch === epoch) {
+      try {
+        await ask('commit', { epoch, ...batch })
+        return
+      } catch (error) {
+        // Anything but "try the same again" is final: the gate shuts, WhatsApp keeps what has no receipt.
+        if (error?.data?.reason !== 'unavailable') throw error
+        await sleep(COMMIT_PAUSE_MS)
+      }
+    }
+    throw new Error('replaced by a new connection')
+  }
+
+  answer('connect', async (params) => {
+    if (connection && !connection.ended) throw rpcError('a socket is open', ALREADY_CONNECTED)
+    connection?.gate.fail(new Error('replaced by a new connection'))
+    const { creds } = await ask('state.load', {})
+    try {
+      connection = new Connection(params, creds, {
+        commit: (batch) => commit(params.epoch, batch),
+        getKeys: async (type, ids) => (await ask('state.get', { type, ids })).values,
+        known: async (hashes) => (await ask('stanzas.known', { hashes })).known,
+        notify: (method, notice) => peer.notify(method, notice),
+        logger,
+      })
+    } catch (error) {
+      throw rpcError(error.message, FAILED, { reason: 'unreadable' })
+    }
+    return {}
+  })
+
+  answer('close', async ({ logout, drain_ms }) => {
+    if (!connection) return { pending: 0 }
+    const { gate } = connection
+    if (!connection.ended) connection.stopReceiving()
+    await Promise.race([gate.settled(), sleep(drain_ms, undefined, { ref: false })])
+    if (!connection.ended && logout) await connection.logout()
+    if (!connection.ended) {
+      connection.end(new Error('closed by the worker'))
+      await connection.closed
+    }
+    return { pending: gate.items }
+  })
+
+  answer('pairing_code', async ({ phone }) => ({ code: await open().sock.requestPairingCode(phone) }))
+
+  answer('groups', async () => {
+    try {
+      const groups = await open().sock.groupFetchAllParticipating()
+      return {
+        groups: Object.values(groups).map(({ id, subject, addressingMode, size }) => ({ id, subject, addressing_mode: addressingMode ?? null, size: size ?? null })),
+      }
+    } catch (error) {
+      if (error?.code === NOT_CONNECTED) throw error
+      throw rpcError(error.message, FAILED, { status: error?.data ?? error?.output?.statusCode ?? null })
+    }
+  })
+
+  answer('media_refresh', async (message) => {
+    try {
+      return { content: await reupload(open().sock, message) }
+    } catch (error) {
+      if (error?.code === NOT_CONNECTED) throw error
+      throw rpcError(error.message, FAILED, { status: error?.output?.statusCode ?? null, ...error?.data })
+    }
+  })
+
+  answer('ping', () => {
+    const memory = process.memoryUsage()
+    const lagMs = lag.mean / 1e6
+    lag.reset()
+    return {
+      rss_bytes: memory.rss,
+      heap_bytes: memory.heapUsed,
+      log_items: connection?.gate.items ?? 0,
+      log_bytes: connection?.gate.bytes ?? 0,
+      log_bytes_max: connection?.gate.bytesMax ?? 0,
+      held_frames: connection?.gate.held ?? 0,
+      longest_hold_ms: connection?.gate.longestHoldMs ?? 0,
+      open_sections: connection?.gate.openSections ?? 0,
+      loop_lag_ms: Number.isFinite(lagMs) ? Math.round(lagMs) : 0,
+      stanzas_in: connection?.stanzasIn ?? 0,
+      stanzas_out: connection?.stanzasOut ?? 0,
+      oldest_stanza_ms: connection?.inbox.oldestArrival ? Date.now() - connection.inbox.oldestArrival : null,
+      last_stanza_at_ms: connection?.lastStanzaAt || null,
+      swallowed: connection?.inbox.swallowed ?? 0,
+    }
+  })
+
+  return {
+    /** @param {Error} error something inside Baileys failed where nobody was listening */
+    onUnhandled(error) {
+      peer.notify('stalled', { reason: 'unhandled', detail: { error: error?.name ?? 'Error' } })
+      // A frame that does not decrypt leaves the Noise counters apart for good, and Baileys does not notice (FACTS §13).
+      if (String(error?.stack).includes('noise-handler')) connection?.end(new Boom('a frame could not be read', { statusCode: 428 }))
+    },
+  }
+}

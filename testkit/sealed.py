@@ -1,0 +1,42 @@
+"""Encrypted edits as a phone makes them: by hand, so that the reader is not tested with its own inverse alone."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from testkit.stanzas import b64
+from worker.ingest.rules.encrypted_edit import edit_key
+
+
+def field(number: int, value: bytes | str | int) -> bytes:
+    """One protobuf field."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def edit_message(text: str, timestamp_ms: int) -> bytes:
+    """`Message {protocolMessage {type 14, editedMessage {conversation}, timestampMs}}`, encoded."""
+    protocol = field(2, 14) + field(14, field(1, text)) + field(15, timestamp_ms)
+    return field(12, protocol)
+
+
+def sealed_edit(key: dict[str, Any], secret: bytes, sender: str, text: str, timestamp_ms: int) -> dict[str, Any]:
+    """The `Message` of an encrypted edit, as JSON."""
+    iv = os.urandom(12)
+    plaintext = edit_message(text, timestamp_ms)
+    ciphertext = AESGCM(edit_key(secret, key["id"], sender, sender)).encrypt(iv, plaintext, None)
+    body = {"targetMessageKey": key, "secretEncType": "MESSAGE_EDIT", "encPayload": b64(ciphertext), "encIv": b64(iv)}
+    return {"secretEncryptedMessage": body}

@@ -1,0 +1,136 @@
+"""From a batch of the ordered log to what the commit function stores.
+
+The last place that sees content of unmonitored chats and of direct messages: nothing of it leaves here but a count and
+the hashes by which a redelivery is recognised (DESIGN "Nothing leaves before it is durable", rule 7).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypedDict
+
+from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, Stanza, SystemEvent
+from worker.ingest.rules.changes import Change, change_of, links_of
+from worker.ingest.rules.jids import GROUP_SERVER, LID_SERVER, PHONE_SERVER, parse_jid
+from worker.ingest.rules.normalise import Discard, MessageRow, Rules, normalise, normalise_resend, normalise_system
+from worker.store.rows import Audit, GroupChange
+from worker.text import clean_name
+
+
+class Ingested(TypedDict):
+    """What one commit stores beside keys and credentials: arguments of `worker.store.rows.Batch`, by name.
+
+    `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason.
+    """
+
+    messages: list[dict[str, Any]]
+    changes: list[dict[str, Any]]
+    hashes: list[str]
+    identities: list[tuple[str, str]]
+    groups: list[GroupChange]
+    audits: list[Audit]
+    discards: dict[str, int]
+
+
+def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
+    """What is to be stored of one `commit`: `Batch(fence=…, epoch=…, seq=…, creds=…, keys=…, **ingest(…))`.
+
+    `received_at_ms` is when it came, by WhatsApp's clock as far as it is known: the age of events is judged by it
+    (stanzas bring their own arrival).
+    """
+    identities = _identities(commit, rules)
+    known = {**rules.lids, **{pn: lid for lid, pn in identities.items()}}
+    rules = replace(rules, lids=known)
+    results = [_result(normalise(stanza, rules), stanza.content, rules) for stanza in commit.stanzas]
+    results += [
+        _result(result, event.content if isinstance(event, ResendEvent) else None, rules)
+        for event in commit.events
+        if (result := _event_row(event, rules, received_at_ms)) is not None
+    ]
+    rows = _one_each(result for result in results if isinstance(result, MessageRow))
+    changes = [result for result in results if isinstance(result, Change)]
+    changes += [link for row in rows for link in links_of(row)]
+    return Ingested(
+        messages=[row.as_json() for row in rows],
+        changes=[change.as_json() for change in changes],
+        hashes=list(dict.fromkeys(digest for stanza in commit.stanzas for digest in stanza.hashes)),
+        identities=list(identities.items()),
+        groups=_groups(commit.events),
+        audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
+        discards=dict(Counter(result.reason for result in results if isinstance(result, Discard))),
+    )
+
+
+def _result(
+    result: MessageRow | Discard, content: Mapping[str, Any] | None, rules: Rules
+) -> MessageRow | Discard | Change:
+    if isinstance(result, Discard) or content is None:
+        return result
+    return change_of(result, content, rules) or result
+
+
+def _event_row(event: Event, rules: Rules, received_at_ms: float) -> MessageRow | Discard | None:
+    match event:
+        case ResendEvent():
+            return normalise_resend(event, received_at_ms, rules)
+        case SystemEvent():
+            return normalise_system(event, received_at_ms, rules)
+        case GroupEvent() | IdentityEvent():
+            return None
+
+
+def _one_each(rows: Iterable[MessageRow]) -> list[MessageRow]:
+    """One row per identity, in order of first appearance: content beats its own stub, else the first copy counts."""
+    kept: dict[tuple[str, str, str], MessageRow] = {}
+    for row in rows:
+        former = kept.get(row.identity)
+        if former is None or (former.pending and not row.pending):
+            kept[row.identity] = row
+    return list(kept.values())
+
+
+def _identities(commit: Commit, rules: Rules) -> dict[str, str]:
+    """LID → phone number: what Baileys reports, and what stanzas of monitored groups carry (FACTS §3)."""
+    pairs = [_pair(event.lid, event.pn) for event in commit.events if isinstance(event, IdentityEvent)]
+    pairs += [_of_stanza(stanza, rules) for stanza in commit.stanzas]
+    return dict(pair for pair in pairs if pair is not None)
+
+
+def _of_stanza(stanza: Stanza, rules: Rules) -> tuple[str, str] | None:
+    key = stanza.key or {}
+    chat = parse_jid(key.get("remoteJid"))
+    if chat is None or str(chat) not in rules.monitored:
+        return None
+    first, second = key.get("participant"), key.get("participantAlt")
+    return _pair(first, second) or _pair(second, first)
+
+
+def _pair(lid: object, pn: object) -> tuple[str, str] | None:
+    lid_jid, pn_jid = parse_jid(lid), parse_jid(pn)
+    if lid_jid is None or pn_jid is None or lid_jid.server != LID_SERVER or pn_jid.server != PHONE_SERVER:
+        return None
+    return str(lid_jid), str(pn_jid)
+
+
+def _groups(events: Iterable[Event]) -> list[GroupChange]:
+    """The last word about each group of this batch."""
+    last: dict[str, GroupChange] = {}
+    for event in events:
+        jid = parse_jid(event.id) if isinstance(event, GroupEvent) else None
+        if jid is None or jid.server != GROUP_SERVER or not isinstance(event, GroupEvent):
+            continue
+        former = last.get(str(jid))
+        name = clean_name(event.subject) or (former.name if former else None)
+        last[str(jid)] = GroupChange(wa_group_id=str(jid), name=name, left=event.left)
+    return list(last.values())
+
+
+def _unfetchable(row: MessageRow) -> Audit:
+    payload = {
+        "code": "MEDIA_UNUSABLE",
+        "msg": "the message names a file without a usable key or address",
+        "ctx": {"wa_msg_id": row.wa_msg_id, "chat_id": row.chat_id},
+    }
+    return Audit(event="error", payload=payload)

@@ -1,0 +1,196 @@
+"""Messages about messages: an edit, a revoke, a reaction; and the links of a quote and of an album's child.
+
+None of these is a row of `messages` of its own. The commit function applies each to its target, or holds it until the
+target comes; here it is only said what is meant, by whom and when. What cannot be read as a change stays a row.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from worker.ingest.rules.classify import unwrap
+from worker.ingest.rules.context import Reference, reference
+from worker.ingest.rules.live import FUTURE_TOLERANCE_S, iso
+from worker.ingest.rules.normalise import MessageRow, Rules
+from worker.text import clean_text
+
+Json = Mapping[str, Any]
+Kind = Literal["edit", "sealed_edit", "revoke", "reaction", "quote", "album"]
+
+MAX_EMOJI_CHARS = 64  # the longest family emoji has about 30
+MAX_SEALED_BYTES = 256 * 1024  # WhatsApp's longest text is 65,536 characters
+IV_BYTES = 12
+MESSAGE_EDIT = ("MESSAGE_EDIT", 2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """One change as the commit function takes it.
+
+    Attributes:
+        author: who says it (canonical); `change_id`: the id of the message that says it.
+        at: by the author's clock where WhatsApp sends it (edits, reactions), else the server's. The latest edit, the
+            latest reaction of a person and the earliest revoke count.
+    """
+
+    kind: Kind
+    chat_id: str
+    target_sender: str
+    target_id: str
+    author: str
+    change_id: str
+    at: str
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        return {}
+
+    def as_json(self) -> dict[str, Any]:
+        fields = ("kind", "chat_id", "target_sender", "target_id", "author", "change_id", "at", "payload")
+        return {name: getattr(self, name) for name in fields}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Edit(Change):
+    text: str
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        return {"text": self.text}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SealedEdit(Change):
+    """An edit that only the original's secret opens. `forms`: addresses of the author."""
+
+    ciphertext: str
+    iv: str
+    forms: tuple[str, ...]
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        return {"ciphertext": self.ciphertext, "iv": self.iv, "forms": list(self.forms)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Revoke(Change):
+    """`blank`: what the message said is to be removed (WORKER_REVOKE)."""
+
+    blank: bool
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        return {"blank": self.blank}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reaction(Change):
+    """`emoji` empty: taken back."""
+
+    emoji: str
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        return {"emoji": self.emoji}
+
+
+def change_of(row: MessageRow, message: Json, rules: Rules) -> Change | None:
+    """The change that a row of kind edit, revoke or reaction really is; None if it cannot be read as one."""
+    field, inner, _ = unwrap(message)
+    if row.kind not in ("edit", "revoke", "reaction") or field is None:
+        return None
+    body = inner[field]
+    key = body.get("targetMessageKey") if field == "secretEncryptedMessage" else body.get("key")
+    target = _target(key, row, rules)
+    if target is None:
+        return None
+    named: dict[str, Any] = {
+        "chat_id": row.chat_id,
+        "target_sender": target.sender,
+        "target_id": target.wa_msg_id,
+        "author": row.sender,
+        "change_id": row.wa_msg_id,
+    }
+    match row.kind, field:
+        case "edit", "protocolMessage" if row.text is not None:
+            return Edit(kind="edit", at=_at(body.get("timestampMs"), row), text=row.text, **named)
+        case "edit", "secretEncryptedMessage":
+            return _sealed(body, row, named)
+        case "revoke", "protocolMessage":
+            return Revoke(kind="revoke", at=row.ts, blank=rules.blank_revoked, **named)
+        case "reaction", "reactionMessage":
+            emoji = clean_text(row.text or "")[:MAX_EMOJI_CHARS]
+            return Reaction(kind="reaction", at=_at(body.get("senderTimestampMs"), row), emoji=emoji, **named)
+        case _:
+            return None
+
+
+def links_of(row: MessageRow) -> Iterator[Change]:
+    """What ties this row to others: the message it quotes, the album it belongs to."""
+    kinds: tuple[tuple[Kind, Reference | None], ...] = (("quote", row.quoted), ("album", row.album))
+    for kind, target in kinds:
+        if target is not None:
+            yield Change(
+                kind=kind,
+                chat_id=row.chat_id,
+                target_sender=target.sender,
+                target_id=target.wa_msg_id,
+                author=row.sender,
+                change_id=row.wa_msg_id,
+                at=row.ts,
+            )
+
+
+def _target(key: object, row: MessageRow, rules: Rules) -> Reference | None:
+    """Whose message is meant: the writer's own if the writer says `fromMe`, or names nobody (so reads Baileys)."""
+    if not isinstance(key, Mapping):
+        return None
+    participant = None if key.get("fromMe") is True else key.get("participant")
+    return reference(key.get("id"), participant, row.sender, rules.lids)
+
+
+def _sealed(body: Json, row: MessageRow, named: dict[str, Any]) -> SealedEdit | None:
+    if body.get("secretEncType") not in MESSAGE_EDIT:
+        return None
+    ciphertext, iv = _bytes(body.get("encPayload"), MAX_SEALED_BYTES), _bytes(body.get("encIv"), IV_BYTES)
+    if ciphertext is None or iv is None or len(iv) != IV_BYTES:
+        return None
+    forms = tuple(dict.fromkeys(form for form in (row.sender, row.sender_alt) if form))
+    return SealedEdit(
+        kind="sealed_edit",
+        at=row.ts,
+        ciphertext=base64.b64encode(ciphertext).decode(),
+        iv=base64.b64encode(iv).decode(),
+        forms=forms,
+        **named,
+    )
+
+
+def _at(milliseconds: object, row: MessageRow) -> str:
+    """The author's time; the server's if that is missing, makes no sense or lies in the future."""
+    stamp = millisecond_time(milliseconds, datetime.fromisoformat(row.received_at).timestamp())
+    return row.ts if stamp is None else stamp
+
+
+def millisecond_time(value: object, clock_s: float) -> str | None:
+    """A `timestampMs` of WAProto as ISO 8601; None if it is none, or later than `clock_s` allows."""
+    if isinstance(value, str) and len(value) <= 15 and value.isascii() and value.isdigit():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return iso(value / 1000) if 0 < value <= (clock_s + FUTURE_TOLERANCE_S) * 1000 else None
+
+
+def _bytes(value: object, most: int) -> bytes | None:
+    if not isinstance(value, str) or len(value) > most * 2:
+        return None
+    try:
+        decoded = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return decoded if 0 < len(decoded) <= most else None

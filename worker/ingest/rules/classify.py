@@ -1,0 +1,228 @@
+"""From a decrypted `Message` to its kind, its text and its file.
+
+Pure, and total: whatever JSON comes in, something comes out, `unknown` if nothing else fits. The decisions are data, in
+`content.py`; here are the few that need a look at a value (a gif is a video with a flag).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from worker.ingest.rules import content as table
+from worker.ingest.rules.content import CONTENT, MEDIA_FIELDS, Discarded, MediaType, Rule
+
+Json = Mapping[str, Any]
+
+MAX_WRAPPERS = 8  # Baileys takes off five; nothing seen needs more than three
+MAX_LINES = 64  # of a text that is joined from parts, like a poll's options (WhatsApp: 12)
+NOTHING: Json = {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Media:
+    """A file that a message refers to: which field, how encrypted, and the field's own JSON."""
+
+    field: str
+    media_type: MediaType
+    body: Json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """What a message is.
+
+    Attributes:
+        text: as the sender wrote it, not yet cleaned.
+        target: the key of the message that this one is about (reaction, edit, revoke, vote, pin).
+        withheld: a view-once: neither text nor payload is to be kept.
+    """
+
+    kind: str
+    text: str | None = None
+    media: Media | None = None
+    target: Json | None = None
+    withheld: bool = False
+
+
+def classify(message: Json, ciphertexts: int = 1) -> Content | Discarded:
+    """The content of a message, or why it carries none that belongs to a chat.
+
+    `ciphertexts` is how many parts were decrypted: a key share that came alone is nothing but that; one beside a second
+    part with nothing readable in it accompanied a type that this version of the proto does not know.
+    """
+    field, body, wrappers = unwrap(message)
+    if field is None:
+        return _without_content(body, ciphertexts)
+    if field == "conversation":
+        return Content(kind="text", text=_string(body.get(field)))
+    value = body[field]
+    if field == "protocolMessage":
+        return _protocol(value)
+    return _refine(field, CONTENT[field], value, wrappers)
+
+
+def unwrap(message: Json) -> tuple[str | None, Json, tuple[str, ...]]:
+    """The name of the field that is the content, the innermost `Message` it lies in, and the wrappers taken off.
+
+    The name is None if there is no known content inside `MAX_WRAPPERS` layers.
+    """
+    wrappers: list[str] = []
+    while True:
+        field = _content_field(message)
+        if field is not None or len(wrappers) == MAX_WRAPPERS:
+            return field, message, tuple(wrappers)
+        wrapper = next((name for name, value in message.items() if _wrapped(value) is not None), None)
+        inner = None if wrapper is None else _wrapped(message[wrapper])
+        if wrapper is None or inner is None:
+            return None, message, tuple(wrappers)
+        wrappers.append(wrapper)
+        message = inner
+
+
+def _content_field(message: Json) -> str | None:
+    if _string(message.get("conversation")):
+        return "conversation"
+    for field in message:
+        if field in CONTENT and isinstance(message[field], Mapping):
+            return field if _single(message) else _by_precedence(message)
+    if isinstance(message.get("protocolMessage"), Mapping):
+        return "protocolMessage"
+    return "conversation" if isinstance(message.get("conversation"), str) else None
+
+
+def _single(message: Json) -> bool:
+    return sum(1 for field in message if field in CONTENT) == 1
+
+
+def _by_precedence(message: Json) -> str | None:
+    return next(field for field in CONTENT if isinstance(message.get(field), Mapping))
+
+
+def _wrapped(value: object) -> Json | None:
+    inner = value.get("message") if isinstance(value, Mapping) else None
+    return inner if isinstance(inner, Mapping) else None
+
+
+def _without_content(message: Json, ciphertexts: int) -> Content | Discarded:
+    present = {name for name, value in message.items() if value is not None} - table.ENVELOPE
+    if present and present <= table.KEY_SHARES and ciphertexts < 2:
+        return "key_share"
+    if present and present <= table.SYNC_NOISE:
+        return "protocol"
+    return Content(kind=table.UNKNOWN)
+
+
+def _refine(field: str, rule: Rule, body: Json, wrappers: tuple[str, ...]) -> Content:
+    kind = _kind(field, rule, body)
+    if kind in table.VIEW_ONCE_KINDS and (
+        body.get("viewOnce") is True or not table.VIEW_ONCE_WRAPPERS.isdisjoint(wrappers)
+    ):
+        return Content(kind=table.VIEW_ONCE, withheld=True)
+    inner = _comment(body) if field == "commentMessage" else None
+    if inner is not None:
+        return Content(kind=kind, text=inner.text, media=inner.media, target=_target(rule, body))
+    return Content(kind=kind, text=_text(rule, body), media=_media(field, rule, body), target=_target(rule, body))
+
+
+def _kind(field: str, rule: Rule, body: Json) -> str:
+    match field:
+        case "videoMessage" if body.get("gifPlayback") is True:
+            return "gif"
+        case "audioMessage" if body.get("ptt") is True:
+            return "voice"
+        case "locationMessage" if body.get("isLive") is True:
+            return "live_location"
+        case "secretEncryptedMessage" if body.get("secretEncType") not in ("EVENT_EDIT", "MESSAGE_EDIT", 1, 2):
+            return table.UNKNOWN
+        case _:
+            return rule.kind
+
+
+def _protocol(body: Json) -> Content | Discarded:
+    # An absent type is REVOKE to protobuf, whose default is 0: to Baileys and to the phones as well.
+    name = body.get("type", table.REVOKE if isinstance(body.get("key"), Mapping) else None)
+    if not isinstance(name, str):
+        return Content(kind=table.UNKNOWN)
+    if name in table.PROTOCOL_NOISE:
+        return table.PROTOCOL_NOISE[name]
+    kind = table.PROTOCOL_ROWS.get(name, table.UNKNOWN)
+    target = body.get("key")
+    return Content(
+        kind=kind,
+        text=_edited_text(body) if kind == "edit" else None,
+        target=target if isinstance(target, Mapping) and kind != table.SYSTEM else None,
+    )
+
+
+def _edited_text(body: Json) -> str | None:
+    edited = body.get("editedMessage")
+    field, inner, _ = unwrap(edited) if isinstance(edited, Mapping) else (None, NOTHING, ())
+    if field == "conversation":
+        return _string(inner.get(field))
+    return _text(CONTENT[field], inner[field]) if field in CONTENT else None
+
+
+def _comment(body: Json) -> Content | None:
+    message = body.get("message")
+    field, inner, _ = unwrap(message) if isinstance(message, Mapping) else (None, NOTHING, ())
+    if field == "conversation":
+        return Content(kind="text", text=_string(inner.get(field)))
+    if field not in CONTENT or field == "commentMessage":  # a comment on a comment on …: no recursion for strangers
+        return None
+    rule = CONTENT[field]
+    return Content(kind=rule.kind, text=_text(rule, inner[field]), media=_media(field, rule, inner[field]))
+
+
+def _target(rule: Rule, body: Json) -> Json | None:
+    key = _at(body, rule.target) if rule.target else None
+    return key if isinstance(key, Mapping) else None
+
+
+def _media(field: str, rule: Rule, body: Json) -> Media | None:
+    if rule.media is not None:
+        return Media(field=field, media_type=rule.media, body=body)
+    for path in rule.within:
+        found = _at(body, path)
+        if isinstance(found, Mapping):
+            name = path.rpartition(".")[2]
+            return Media(
+                field="imageMessage" if name.endswith("Image") else name, media_type=MEDIA_FIELDS[name], body=found
+            )
+    return None
+
+
+def _text(rule: Rule, body: Json) -> str | None:
+    for group in rule.text:
+        parts = [part for path in group for part in _strings(body, path) if part]
+        if parts:
+            return "\n".join(parts[:MAX_LINES])
+    # An empty text is a text: the removal of a reaction is one.
+    return next((text for group in rule.text for path in group for text in _strings(body, path)), None)
+
+
+def _strings(body: Json, path: str) -> Iterator[str]:
+    """The strings at a path; `*` stands for every item of a list."""
+    head, star, tail = path.partition(".*")
+    value = _at(body, head)
+    if not star:
+        if isinstance(value, str):
+            yield value
+        return
+    for item in value[:MAX_LINES] if isinstance(value, list) else ():
+        text = _at(item, tail[1:]) if tail else item
+        if isinstance(text, str):
+            yield text
+
+
+def _at(value: object, path: str) -> object:
+    for name in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) else None

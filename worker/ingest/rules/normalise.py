@@ -1,0 +1,279 @@
+"""One stanza in, one row of `messages` out, or the reason why there is none.
+
+Pure and total: no I/O, no clock, and no exception whatever the sender wrote. Who may be stored (monitored groups), how
+old (live only) and in what shape is decided here; what is atomic (parents, upgrades, jobs) is the commit function's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from worker.bridge.protocol import ResendEvent, Stanza, SystemEvent
+from worker.ingest.rules import content as table
+from worker.ingest.rules.classify import Content, Json, classify
+from worker.ingest.rules.context import Context, Reference, read_context
+from worker.ingest.rules.descriptor import describe
+from worker.ingest.rules.jids import Person, canonical, parse_jid
+from worker.ingest.rules.live import Arrival, LiveWindow, clock_at, is_live, iso, sent_at
+from worker.ingest.rules.raw import prune
+from worker.text import bounded_id, clean_name, message_text
+
+Reason = Literal["malformed", "not_a_group", "unmonitored", "too_old", "key_share", "history", "protocol"]
+
+MAX_FAILURE_CHARS = 300
+# Of the stanza's attributes, what the columns do not have.
+_KEPT_ATTRS = ("t", "type", "offline", "addressing_mode", "participant", "edit", "category", "verified_name")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Discard:
+    """Nothing to store; the caller counts the reason. Holds no content."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaPart:
+    """A message's file as the sender describes it. `descriptor` is what a job needs; None: it cannot be fetched."""
+
+    kind: str
+    mime: str | None
+    file_name: str | None
+    width: int | None
+    height: int | None
+    duration_s: float | None
+    descriptor: dict[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """The message that a reaction, an edit or a revoke is about: its identity, never its id alone (FACTS §5)."""
+
+    chat_id: str
+    sender: str | None
+    wa_msg_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageRow:
+    """A row of `messages`, as the commit function takes it. Times are UTC in ISO 8601."""
+
+    wa_msg_id: str
+    chat_id: str
+    sender: str
+    sender_alt: str | None
+    push_name: str | None
+    from_me: bool
+    ts: str
+    received_at: str
+    kind: str
+    text: str | None
+    raw: dict[str, Any]
+    pending: bool = False
+    media: MediaPart | None = None
+    media_status: str | None = None
+    target: Target | None = None
+    context: Context = field(default_factory=Context)
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        return self.chat_id, self.sender, self.wa_msg_id
+
+    @property
+    def quoted(self) -> Reference | None:
+        return self.context.quoted
+
+    @property
+    def album(self) -> Reference | None:
+        return self.context.album
+
+    def as_json(self) -> dict[str, Any]:
+        columns = asdict(self)
+        context = columns.pop("context")
+        return columns | {
+            "quoted_msg_id": self.quoted.wa_msg_id if self.quoted else None,
+            "quoted_sender": self.quoted.sender if self.quoted else None,
+            "mentions": list(self.context.mentions) or None,
+            **{name: context[name] for name in ("mention_count", "forwarded", "forward_score", "secret")},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """What the normaliser must know of the session.
+
+    Attributes:
+        monitored: `groups.wa_group_id` of the groups to be stored.
+        own: the account's own addresses, LID first: who wrote a `fromMe` message that does not say so.
+        lids: phone number → LID, as far as learned.
+        blank_revoked: WORKER_REVOKE=blank.
+    """
+
+    monitored: Collection[str]
+    window: LiveWindow = field(default_factory=LiveWindow)
+    own: tuple[str | None, str | None] = (None, None)
+    lids: Mapping[str, str] = field(default_factory=dict)
+    blank_revoked: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Envelope:
+    """Everything about a message but its content."""
+
+    key: Json
+    chat_id: str
+    wa_msg_id: str
+    person: Person
+    from_me: bool
+    push_name: str | None
+    sent_s: float
+    clock_s: float
+    attrs: Mapping[str, str]
+
+
+def normalise(stanza: Stanza, rules: Rules) -> MessageRow | Discard:
+    """The row of one `<message>` stanza."""
+    clock = clock_at(stanza.arrived_at_ms, stanza.server_time_offset_ms)
+    if clock is None:
+        return Discard(reason="malformed")
+    arrival = Arrival(clock_s=clock, offline="offline" in stanza.attrs, again=stanza.retry_count > 0)
+    envelope = _open(stanza.key, stanza.attrs, arrival, rules)
+    if isinstance(envelope, Discard):
+        return envelope
+    if stanza.unavailable == "view_once":
+        return _row(envelope, Content(kind=table.VIEW_ONCE, withheld=True), {"unavailable": "view_once"}, rules)
+    content = None if stanza.content is None else classify(stanza.content, len(stanza.hashes))
+    if stanza.failure is not None or stanza.unavailable is not None or content is None:
+        readable = isinstance(content, Content) and content.kind != table.UNKNOWN
+        if not readable:
+            return _stub(envelope, stanza, rules)
+    if isinstance(content, str):
+        return Discard(reason=content)
+    assert content is not None
+    return _row(envelope, content, {"message": stanza.content}, rules)
+
+
+def normalise_resend(event: ResendEvent, received_at_ms: float, rules: Rules) -> MessageRow | Discard:
+    """The row of a message that the phone delivered anew because we could not decrypt it."""
+    clock = clock_at(received_at_ms, None)
+    if clock is None:
+        return Discard(reason="malformed")
+    attrs = {"t": event.t, "notify": event.push_name or ""}
+    envelope = _open(event.key, attrs, Arrival(clock_s=clock, again=True), rules)
+    if isinstance(envelope, Discard):
+        return envelope
+    content = classify(event.content)
+    if isinstance(content, str):
+        return Discard(reason=content)
+    return _row(envelope, content, {"message": event.content, "resend": True}, rules)
+
+
+def normalise_system(event: SystemEvent, received_at_ms: float, rules: Rules) -> MessageRow | Discard:
+    """The row of something that happened to a group: joined, left, renamed, a missed call."""
+    clock = clock_at(received_at_ms, None)
+    if clock is None:
+        return Discard(reason="malformed")
+    # These come without a mark that says whether they waited offline: they get the wider window.
+    envelope = _open(event.key, {"t": event.t}, Arrival(clock_s=clock, offline=True), rules, author_may_be_group=True)
+    if isinstance(envelope, Discard):
+        return envelope
+    kind = "call" if event.stub_type.startswith(("CALL", "SILENCED")) else table.SYSTEM
+    payload = {"stub_type": event.stub_type, "stub_parameters": event.stub_parameters}
+    return _row(envelope, Content(kind=kind), payload, rules)
+
+
+def _open(
+    key: Json | None, attrs: Mapping[str, str], arrival: Arrival, rules: Rules, author_may_be_group: bool = False
+) -> _Envelope | Discard:
+    if key is None:
+        return Discard(reason="malformed")
+    chat = parse_jid(key.get("remoteJid"))
+    if chat is None or chat.server != "g.us":
+        return Discard(reason="not_a_group")
+    if str(chat) not in rules.monitored:
+        return Discard(reason="unmonitored")
+    wa_msg_id = key.get("id")
+    from_me = key.get("fromMe") is True
+    person = canonical(key.get("participant"), key.get("participantAlt"), rules.lids)
+    if person is None and from_me:
+        person = canonical(*rules.own, rules.lids)
+    if person is None and author_may_be_group:
+        person = Person(sender=str(chat), alt=None)
+    if person is None or not isinstance(wa_msg_id, str) or not wa_msg_id:
+        return Discard(reason="malformed")
+    sent = sent_at(attrs.get("t"), arrival.clock_s)
+    if not is_live(sent, arrival, rules.window):
+        return Discard(reason="too_old")
+    return _Envelope(
+        key=key,
+        chat_id=str(chat),
+        wa_msg_id=bounded_id(wa_msg_id),
+        person=person,
+        from_me=from_me,
+        push_name=clean_name(attrs.get("notify")),
+        sent_s=sent,
+        clock_s=arrival.clock_s,
+        attrs=attrs,
+    )
+
+
+def _stub(envelope: _Envelope, stanza: Stanza, rules: Rules) -> MessageRow:
+    payload = {
+        "failure": (stanza.failure or "no content")[:MAX_FAILURE_CHARS],
+        "retry_count": stanza.retry_count,
+        "unavailable": stanza.unavailable,
+    }
+    return _row(envelope, Content(kind=table.UNDECRYPTABLE), payload, rules)
+
+
+def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> MessageRow:
+    media = None if content.media is None else describe(content.media, envelope.key)
+    attrs = {name: envelope.attrs[name] for name in _KEPT_ATTRS if name in envelope.attrs}
+    kept = {} if content.withheld and "message" in payload else payload
+    return MessageRow(
+        wa_msg_id=envelope.wa_msg_id,
+        chat_id=envelope.chat_id,
+        sender=envelope.person.sender,
+        sender_alt=envelope.person.alt,
+        push_name=envelope.push_name,
+        from_me=envelope.from_me,
+        ts=iso(envelope.sent_s),
+        received_at=iso(envelope.clock_s),
+        kind=content.kind,
+        text=None if content.withheld else message_text(content.text),
+        raw=prune({"attrs": attrs, **kept}),
+        pending=content.kind == table.UNDECRYPTABLE,
+        media=None
+        if media is None
+        else MediaPart(
+            kind=content.kind,
+            mime=media.mime,
+            file_name=media.file_name,
+            width=media.width,
+            height=media.height,
+            duration_s=media.duration_s,
+            descriptor=media.descriptor,
+        ),
+        media_status=None if media is None else ("pending" if media.descriptor else "failed"),
+        target=_target(content.target, envelope, rules),
+        context=_context(payload.get("message"), envelope, rules),
+    )
+
+
+def _context(message: object, envelope: _Envelope, rules: Rules) -> Context:
+    return read_context(message, envelope.person.sender, rules.lids) if isinstance(message, Mapping) else Context()
+
+
+def _target(key: Json | None, envelope: _Envelope, rules: Rules) -> Target | None:
+    """Whose message is meant. `fromMe` in such a key is the writer's point of view: then it is the writer's own."""
+    wa_msg_id = None if key is None else key.get("id")
+    if key is None or not isinstance(wa_msg_id, str) or not wa_msg_id:
+        return None
+    person = canonical(key.get("participant"), None, rules.lids)
+    if key.get("fromMe") is True or person is None:
+        sender: str | None = envelope.person.sender if key.get("fromMe") is True else None
+    else:
+        sender = person.sender
+    return Target(chat_id=envelope.chat_id, sender=sender, wa_msg_id=bounded_id(wa_msg_id))

@@ -1,0 +1,104 @@
+"""Housekeeping of a session: what expires, and the account of what was discarded.
+
+Each task is small, bounded and may fail: the next turn comes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+from loguru import logger
+
+from worker.errors import StoreRefused, StoreUnavailable
+from worker.ingest.rules.live import RETRY_WINDOW_S
+from worker.session.report import Report
+from worker.store import Store
+from worker.store.retry import until_answered
+
+LOST_EVERY_SECONDS = 300.0
+PRUNE_EVERY_SECONDS = 300.0  # large merges wait for it, and with them that person's edits and revokes
+ANALYZE_EVERY_SECONDS = 6 * 3600.0
+DISCARDS_EVERY_SECONDS = 3600.0
+FIRST_AFTER_SECONDS = 30.0  # not in the way of the start
+KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
+
+
+class Housekeeping:
+    """Runs the housekeeping of one session. `audit_seconds`: how long the audit log is kept; None: for ever."""
+
+    def __init__(
+        self,
+        store: Store,
+        session: str,
+        report: Report,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        audit_seconds: float | None = None,
+    ) -> None:
+        self._store = store
+        self._session = session
+        self._report = report
+        self._clock = clock
+        self._audit_seconds = audit_seconds
+        self._discards: Mapping[str, int] | None = None
+
+    async def run(self) -> None:
+        """Turn for ever. No turn waits for another: the database may answer the one and not the next."""
+        turns: list[tuple[float, Callable[[], Awaitable[None]]]] = [
+            (LOST_EVERY_SECONDS, self.mark_lost),
+            (PRUNE_EVERY_SECONDS, self.prune),
+            (ANALYZE_EVERY_SECONDS, self._store.analyze),
+        ]
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(self._account)
+            for every, turn in turns:
+                task_group.start_soon(self._turn, every, turn)
+
+    async def _account(self) -> None:
+        """The account of what was discarded, counted from the start."""
+        try:
+            self._discards = await until_answered(self._count_discards)
+        except StoreRefused as refused:
+            logger.warning("discards are accounted for from later on (code {})", refused.code)
+        await self._turn(DISCARDS_EVERY_SECONDS, self.account_for_discards)
+
+    async def _turn(self, every: float, turn: Callable[[], Awaitable[None]]) -> None:
+        await anyio.sleep(FIRST_AFTER_SECONDS)
+        while True:
+            try:
+                await turn()
+            except StoreUnavailable:
+                logger.debug("housekeeping is put off: the database does not answer")
+            except StoreRefused as refused:
+                logger.warning("housekeeping was refused (code {})", refused.code)
+            await anyio.sleep(every)
+
+    async def mark_lost(self) -> None:
+        """Stubs whose good copy did not come within the time in which it would still be taken."""
+        await self._store.mark_lost(self._session, float(RETRY_WINDOW_S))
+
+    async def prune(self) -> None:
+        """Hashes that nothing will be recognised by any more, and old entries of the audit log; 10,000 a call."""
+        more = True
+        while more:
+            pruned = await self._store.prune(
+                self._session, stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds
+            )
+            more = pruned.more
+
+    async def account_for_discards(self) -> None:
+        """Say in the audit log how many messages were dropped on purpose since the last time, by reason."""
+        now = await self._count_discards()
+        before = self._discards if self._discards is not None else now
+        fresh = {
+            reason: count - before.get(reason, 0) for reason, count in now.items() if count > before.get(reason, 0)
+        }
+        self._discards = now
+        if fresh:
+            self._report.audit("ingest", discarded=fresh)
+
+    async def _count_discards(self) -> Mapping[str, int]:
+        status = await self._store.status(self._session)
+        return {reason: int(count) for reason, count in status["discards"].items()}

@@ -1,0 +1,73 @@
+"""The lease: one worker at a time serves a session.
+
+Acquires it (and waits while another worker holds it), renews it, and says when it can no longer be relied on. The
+fence that comes with it is what the database checks; the lease only keeps two workers from logging in at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable
+
+import anyio
+from loguru import logger
+
+from worker.errors import StaleFence, StoreUnavailable
+from worker.store import Lease, Store
+from worker.store.availability import DatabaseWatch
+
+ASK_AGAIN_SECONDS = 1.0  # how soon a waiting worker notices that the lease was given back
+RENEWALS_PER_LEASE = 3  # two renewals may fail before it runs out
+
+
+def make_owner() -> str:
+    """A name for this process that no other has, and that tells a person where it runs."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+async def acquire(store: Store, session: str, owner: str, seconds: float, waiting: Callable[[str], None]) -> Lease:
+    """Wait for the lease. `waiting` is told once for each reason to wait."""
+    said = ""
+    while True:
+        try:
+            lease = await store.lease_acquire(session, owner, seconds)
+        except StoreUnavailable:
+            reason = "Supabase does not answer yet; waiting for it"
+        else:
+            if lease.acquired:
+                return lease
+            reason = f"another worker ({_place(lease.holder)}) serves this session; waiting until it stops"
+        if reason != said:
+            waiting(reason)
+            said = reason
+        await anyio.sleep(min(ASK_AGAIN_SECONDS, seconds / RENEWALS_PER_LEASE))
+
+
+async def keep(store: Store, session: str, owner: str, seconds: float, fence: int, watch: DatabaseWatch) -> None:
+    """Renew for ever; tell `watch` how it goes.
+
+    Raises:
+        StaleFence: another worker took it.
+    """
+    while True:
+        await anyio.sleep(seconds / RENEWALS_PER_LEASE)
+        try:
+            lease = await watch.observe("lease", _renew(store, session, owner, seconds))
+        except StoreUnavailable:
+            continue
+        if not lease.acquired or lease.fence != fence:
+            logger.warning("the lease went to another worker ({})", _place(lease.holder))
+            raise StaleFence("another worker took the lease")
+
+
+async def _renew(store: Store, session: str, owner: str, seconds: float) -> Lease:
+    """One renewal; it must not take so long that the lease runs out while nobody looks."""
+    with anyio.move_on_after(seconds / RENEWALS_PER_LEASE):
+        return await store.lease_acquire(session, owner, seconds)
+    raise StoreUnavailable("the lease could not be renewed in time")
+
+
+def _place(holder: str | None) -> str:
+    return (holder or "unknown").rsplit(":", 1)[0]
