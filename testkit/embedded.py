@@ -32,7 +32,7 @@ async def seed(data_dir: Path) -> Path:
 
     It comes from a real first start, made once for each set of migrations and version of the server.
     """
-    sources = [*sorted(MIGRATIONS.glob("*.sql")), LITE_CLI.parents[1] / "package.json"]
+    sources = [*sorted(MIGRATIONS.glob("*.sql")), LITE_CLI.parents[2] / "package.json"]
     template = TEMPLATES / hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
     TEMPLATES.mkdir(parents=True, exist_ok=True)
     with (TEMPLATES / "lock").open("w") as lock:
