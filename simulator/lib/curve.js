@@ -3,7 +3,7 @@
  *
  * The trick: start from an Ed25519 key. Its clamped scalar is a valid X25519 private key, its public point maps to the X25519 public
  * key, and a plain Ed25519 signature verifies as XEdDSA once the point's sign bit is moved into the signature's last byte.
- * libsignal's own signing is pure JavaScript, 12 ms a call (FACTS §12).
+ * libsignal's own signing is pure JavaScript, 12 ms a call (docs/whatsapp.md, "Signatures").
  */
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, sign as signEd25519 } from 'node:crypto'
 

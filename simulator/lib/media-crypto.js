@@ -1,4 +1,7 @@
-/** How media is encrypted: one key gives the cipher, the MAC, and the key of a re-upload's answer (FACTS §6). */
+/**
+ * How media is encrypted: one key gives the cipher, the MAC, and the key of a re-upload's answer.
+ * Source: docs/whatsapp.md, "Media".
+ */
 import { createCipheriv, createDecipheriv, createHash, createHmac, hkdfSync, randomBytes } from 'node:crypto'
 import { proto } from 'baileys'
 

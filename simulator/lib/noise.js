@@ -1,5 +1,6 @@
 /**
- * The server's half of Noise_XX_25519_AESGCM_SHA256 as WhatsApp uses it (FACTS §13), and the transport that follows.
+ * The server's half of Noise_XX_25519_AESGCM_SHA256 as WhatsApp uses it, and the transport that follows
+ * (docs/whatsapp.md, "The server's side").
  *
  * Owns keys and counters; does no I/O. A frame that does not decrypt throws: the connection is then over.
  */

@@ -1,6 +1,6 @@
 /**
  * A sender's key for one group: the chain, its distribution message, and messages that use EVERY iteration
- * (Baileys' own encryption skips each second one, FACTS §13).
+ * (Baileys' own encryption skips each second one, docs/whatsapp.md, "The server's side").
  */
 import { createCipheriv, createHmac, hkdfSync, randomBytes, randomInt } from 'node:crypto'
 import { proto } from 'baileys'

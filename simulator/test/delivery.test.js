@@ -35,7 +35,8 @@ test('what is sent while the client is away comes at the next login, in order, b
   assert.equal((await phone.get('/state')).offline_queue, 30)
   client.stanzas = []
   await back()
-  const live = await phone.post('/send', { from: 'me', to: group, text: 'live again' }) // not Ana or Ben: stock Baileys lets live stanzas overtake (FACTS §1)
+  // Not from Ana or Ben: stock Baileys lets live stanzas overtake (docs/whatsapp.md, "Holding frames").
+  const live = await phone.post('/send', { from: 'me', to: group, text: 'live again' })
   await Promise.all([...ids, live.id].map((id) => client.message(id)))
   assert.deepEqual(client.stanzas.map(({ id }) => id), [...ids, live.id])
   assert.deepEqual(client.stanzas.map(({ offline }) => offline), [...ids.keys(), undefined].map((n) => n?.toString()))
@@ -70,7 +71,8 @@ test('a connection that drops in mid-burst redelivers exactly what was not recei
   await back()
   const last = ids.at(-1)
   await client.message(last)
-  // stock Baileys loses what it decrypted and could not receipt (FACTS §1); the server must only have sent everything again
+  // Stock Baileys loses what it decrypted and could not receipt (docs/whatsapp.md, "Delivery");
+  // the server must only have sent everything again.
   const { done } = await phone.post('/receipts/wait', { ids, kinds: ['receipt', 'nack'] })
   assert.ok(done)
   await phone.post('/wait', { for: 'queue_empty' })

@@ -134,7 +134,8 @@ test('a scan that was tampered with: no linked device, and a client without cred
       assert.equal(fresh.auth.creds.me, undefined)
       assert.equal((await other.get('/state')).paired, false)
     } else {
-      await scanned // stock Baileys ignores the false signature (FACTS §12); a strict client must not get here
+      // Stock Baileys ignores the false signature (docs/whatsapp.md, "Signatures"); a strict client must not get here.
+      await scanned
     }
     await fresh.end()
   }

@@ -92,7 +92,10 @@ async function download(content, type) {
   return Buffer.concat(chunks)
 }
 
-/** What the stock downloader does not check: both hashes, the length and the MAC (FACTS §6). @param {any} content @param {string} type @param {Buffer} data */
+/**
+ * What the stock downloader does not check: both hashes, the length and the MAC (docs/whatsapp.md, "Media").
+ * @param {any} content @param {string} type @param {Buffer} data
+ */
 async function verifyStrictly(content, type, data) {
   const hash = (/** @type {Buffer} */ bytes) => createHash('sha256').update(bytes).digest()
   const blob = Buffer.from(await (await fetch(phone.endpoints.media_origin + content.directPath)).arrayBuffer())
