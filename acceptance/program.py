@@ -46,7 +46,7 @@ LINK_SECONDS = 300.0  # several rounds of codes; also a lease of 30 s that a kil
 CALL_SECONDS = 60.0  # what needs nobody but WhatsApp
 LOOK_SECONDS = 0.5
 CONNECTED = "wa_connected 1.0"  # the line of /metrics
-QR_LIFETIME = timedelta(seconds=61)  # WhatsApp's first code lives 60 s, later ones 20 s (FACTS §2)
+QR_LIFETIME = timedelta(seconds=61)  # the first code lives 60 s (docs/whatsapp.md, "Closes")
 GROUPS_NEEDED = 2
 FIRST_STEP = 4  # after the start, the phone, the groups
 COLOURS = {State.PASSED: "green", State.FAILED: "bold red", State.SKIPPED: "yellow"}

@@ -18,7 +18,7 @@ from acceptance.tester import Place, Task, TaskName
 from acceptance.verdict import Finding, awaited, passed_if, settled
 from testkit.database import Database, Row, parse_time
 
-PARENT_SECONDS = 90.0  # contract §7
+PARENT_SECONDS = 90.0  # docs/contract.md §7
 LARGE_FACTOR = 2.0  # a file over the limit takes a phone longer to send
 # Easy to type, and found in no file by chance once a number follows.
 WORDS = ("amber", "cedar", "comet", "coral", "heron", "maple", "otter", "pepper", "tulip", "walnut")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-# The contract's list (BP-WORKER §13), in its order.
+# The contract's list, in its order (docs/contract.md §13).
 LINES: Mapping[int, str] = {
     1: "On start, wa_sessions shows connecting, then connected after the QR scan",
     2: "The QR is written to wa_sessions.detail with a future expiresAt",

@@ -59,7 +59,7 @@ class ExpectedFile:
 
     @property
     def path(self) -> str:
-        """Where the object lies in the bucket (contract §7)."""
+        """Where the object lies in the bucket (docs/contract.md §7)."""
         return f"{self.sha256}/original.{self.extension}"
 
 
