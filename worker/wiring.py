@@ -16,8 +16,9 @@ from loguru import logger
 
 from worker.bridge.peer import Handler, Peer
 from worker.errors import CallFailed, MediaExpired, MediaUnavailable
-from worker.ingest.committer import Committer
+from worker.ingest.committer import Committer, Listeners
 from worker.ingest.rules.live import LiveWindow
+from worker.ingest.rules.normalise import Rules
 from worker.media.download import Limits, Source, open_downloader
 from worker.media.jobs import MediaRunner
 from worker.media.remote import Json
@@ -136,13 +137,11 @@ async def open_leased_session(
             committer = Committer(
                 account,
                 seal,
-                monitored,
-                window,
                 watch,
-                report,
-                on_media=media.notify,
-                on_commit=health.metrics.committed,
-                blank_revoked=settings.worker_revoke == "blank",
+                rules=lambda: Rules(
+                    monitored=monitored.groups, window=window, blank_revoked=settings.worker_revoke == "blank"
+                ),
+                listeners=Listeners(error=report.error, media=media.notify, committed=health.metrics.committed),
             )
             connection = Connection(
                 account=account,

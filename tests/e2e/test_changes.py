@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from testkit.database import Row
+from testkit.encrypted_edits import encrypted_edit
 from testkit.phone import Group, Sent
-from testkit.sealed import sealed_edit
 from testkit.stanzas import b64
 from tests.e2e.town import Town, photo
 
@@ -75,7 +75,7 @@ async def test_an_encrypted_edit_is_opened_with_the_originals_secret(town: Town)
     row = await town.row(sent)
     assert b64(secret) not in str(row)
     lid = town.people["Chika"].lid
-    await tell(town, "Chika", town.market, sealed_edit(own(sent, town.market), secret, lid, "opened", now_ms()))
+    await tell(town, "Chika", town.market, encrypted_edit(own(sent, town.market), secret, lid, "opened", now_ms()))
 
     async def opened() -> bool:
         return bool((await town.row(sent))["text"] == "opened")

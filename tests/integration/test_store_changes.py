@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from testkit.sealed import sealed_edit
+from testkit.encrypted_edits import encrypted_edit
 from testkit.stanzas import ANA, ANA_PHONE, BEN, NOW_MS
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
-from worker.ingest.encrypted_edits import SealedEdits
+from worker.ingest.encrypted_edits import EncryptedEdits
 from worker.store import OpenedEdit, Store
 from worker.store.session import Account
 
@@ -79,7 +79,7 @@ async def test_a_number_that_turns_out_to_be_a_lid(store: Store, session: str) -
 
 async def sealed(store: Store, me: Writer, sender: str, change_id: str, text: str) -> int:
     """Commits an encrypted edit of A1; what the answer says of sealed ones."""
-    body = sealed_edit({"id": "A1"}, SECRET, sender, text, NOW_MS)["secretEncryptedMessage"]
+    body = encrypted_edit({"id": "A1"}, SECRET, sender, text, NOW_MS)["secretEncryptedMessage"]
     payload = {"ciphertext": body["encPayload"], "iv": body["encIv"], "forms": [ANA]}
     done = await me.commit(changes=[change("sealed_edit", "A1", change_id, payload=payload)])
     return int(done.sealed)
@@ -87,7 +87,7 @@ async def sealed(store: Store, me: Writer, sender: str, change_id: str, text: st
 
 async def test_encrypted_edits_are_opened_once_their_message_is_there(store: Store, session: str) -> None:
     me = await writer(store, session)
-    opener = SealedEdits(Account(store, session, me.fence))
+    opener = EncryptedEdits(Account(store, session, me.fence))
     assert await sealed(store, me, ANA, "E1", "opened") == 0
     await opener.open()
     assert (await me.commit(messages=[with_secret("A1")])).sealed == 1

@@ -14,15 +14,15 @@ import pytest
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
 from worker.bridge.protocol import ConnectionState, Stalled
 from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError
-from worker.ingest.committer import Committer
-from worker.ingest.rules.live import LiveWindow
+from worker.ingest.committer import Committer, Listeners
+from worker.ingest.rules.normalise import Rules
 from worker.session import connection as connection_module
 from worker.session import reconnect_policy as ends
 from worker.session.auth_state import State
 from worker.session.connection import Connection
 from worker.session.discovery import Discovery
 from worker.session.events import DatabaseGone, Inbox
-from worker.session.flags import Ask, Monitored, Request
+from worker.session.flags import Ask, Request
 from worker.session.reconnect_policy import RetryState, Stay, Stuck
 from worker.session.report import Report
 from worker.session.version import VersionPolicy
@@ -82,7 +82,9 @@ async def life(standing: RetryState | None = None, inbox: Inbox | None = None, *
         account=database.account,
         settings=chosen,
         state=State(database.account, seal, watch),
-        committer=Committer(database.account, seal, Monitored(), LiveWindow(), watch, report),
+        committer=Committer(
+            database.account, seal, watch, rules=lambda: Rules(monitored=()), listeners=Listeners(error=report.error)
+        ),
         discovery=Discovery(database.account, report, finish),
         report=report,
         watch=watch,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from testkit.sealed import sealed_edit
+from testkit.encrypted_edits import encrypted_edit
 from testkit.stanzas import (
     ANA,
     ANA_PHONE,
@@ -97,7 +97,7 @@ def test_blanking_is_said_with_each_revoke() -> None:
 
 
 def test_an_encrypted_edit_is_handed_on_sealed() -> None:
-    change = the_change(sealed_edit(OWN, b"\1" * 32, ANA, "new", NOW_MS))
+    change = the_change(encrypted_edit(OWN, b"\1" * 32, ANA, "new", NOW_MS))
     assert (change["kind"], change["target_sender"], change["at"]) == ("sealed_edit", ANA, NOW)
     assert change["payload"]["forms"] == [ANA, ANA_PHONE]
     assert set(change["payload"]) == {"ciphertext", "iv", "forms"}
@@ -117,7 +117,7 @@ def test_an_encrypted_edit_is_handed_on_sealed() -> None:
             "nothing to decrypt",
         ),
         (
-            {"secretEncryptedMessage": {**sealed_edit(OWN, b"\1" * 32, ANA, "", 1)["secretEncryptedMessage"],
+            {"secretEncryptedMessage": {**encrypted_edit(OWN, b"\1" * 32, ANA, "", 1)["secretEncryptedMessage"],
                                         "secretEncType": "EVENT_EDIT"}},
             "edit",
             "an event's",

@@ -10,7 +10,7 @@ import pytest
 from testkit.stanzas import ANA, BEN, GROUP, NOW_S, b64, make_stanza
 from tests.unit.test_ingest_changes import about, edit, the_change
 from tests.unit.test_ingest_commit import ingested
-from worker.ingest.rules.changes import MAX_SEALED_BYTES, millisecond_time
+from worker.ingest.rules.changes import MAX_ENCRYPTED_BYTES, millisecond_time
 from worker.ingest.rules.live import FUTURE_TOLERANCE_S
 
 IV = bytes(12)
@@ -52,7 +52,7 @@ def test_a_sealed_edit_brings_its_bytes() -> None:
         (b64(b""), b64(IV), "empty"),
         ("@@@@", b64(IV), "no base64"),
         ("eA==\n", b64(IV), "nearly base64"),
-        (b64(b"x" * (MAX_SEALED_BYTES + 1)), b64(IV), "too long"),
+        (b64(b"x" * (MAX_ENCRYPTED_BYTES + 1)), b64(IV), "too long"),
     ],
 )
 def test_a_sealed_edit_that_cannot_be_one_stays_a_row(ciphertext: object, iv: object, why: str) -> None:
@@ -62,7 +62,7 @@ def test_a_sealed_edit_that_cannot_be_one_stays_a_row(ciphertext: object, iv: ob
 
 
 def test_one_byte_and_the_longest_are_sealed_edits() -> None:
-    for length in (1, MAX_SEALED_BYTES):
+    for length in (1, MAX_ENCRYPTED_BYTES):
         assert the_change(sealed(b64(b"x" * length), b64(IV)))["kind"] == "sealed_edit"
 
 

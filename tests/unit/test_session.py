@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.bridge.protocol import Commit, Nothing, StanzasKnown, StateGet
 from worker.errors import SequenceGap, StaleFence, StateError, StoreRefused, StoreUnavailable
-from worker.ingest.committer import Committer, unwritable, without_offenders
-from worker.ingest.rules.live import LiveWindow
+from worker.ingest.committer import Committer, Listeners
+from worker.ingest.refusals import unwritable, without_offenders
+from worker.ingest.rules.normalise import Rules
 from worker.session import auth_state as state_module
 from worker.session.auth_state import State
 from worker.session.flags import Ask, FlagWatch, Monitored, Request, read_flag
@@ -422,11 +423,12 @@ def make_commit(*stanzas: dict[str, Any], **more: Any) -> Commit:
 
 
 def make_committer(database: Database, key: bytes | None = None, watch: DatabaseWatch | None = None) -> Committer:
-    monitored = Monitored()
-    monitored.groups = frozenset({"1@g.us"})
-    report = Report(database.account)
     return Committer(
-        database.account, StateCipher("default", key), monitored, LiveWindow(), watch or DatabaseWatch(), report
+        database.account,
+        StateCipher("default", key),
+        watch or DatabaseWatch(),
+        rules=lambda: Rules(monitored={"1@g.us"}),
+        listeners=Listeners(error=Report(database.account).error),
     )
 
 

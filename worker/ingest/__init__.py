@@ -1,4 +1,4 @@
-"""From what the sidecar journaled to what the database stores: pure rules, no I/O, no clock.
+"""Stores what the sidecar has decrypted.
 
-`commit.ingest` is the way in; `normalise` makes a row of one stanza, `classify` its kind, `content` is the table.
+`committer` writes batches; `rules` decides, without I/O or clock, what of a batch is stored and as what.
 """

@@ -1,7 +1,7 @@
-"""Encrypted edits, opened once their message and its secret are stored.
+"""Opens encrypted edits once their message and its secret are stored.
 
-A commit says that some wait. They are fetched, opened and handed back in one step each; until then they lie in the
-database, so that nothing depends on this process: what fails here is found again at a later commit.
+The answer to a commit says whether any are waiting in the database. One round fetches some, opens them and hands them
+back. Until then they stay in the database, so nothing is lost if this process fails: a later commit finds them again.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from loguru import logger
 from worker.errors import StoreError
 from worker.ingest.rules.changes import millisecond_time
 from worker.ingest.rules.encrypted_edit import open_edit
-from worker.store import OpenedEdit, SealedEdit
+from worker.store import EncryptedEdit, OpenedEdit
 from worker.store.session import Account
 from worker.text import message_text
 
-AT_ONCE = 20  # a turn: two calls, 7 MB at worst; the answer to the sidecar waits for it
+EDITS_PER_ROUND = 20  # two calls, at most 7 MB; the answer to the sidecar waits for them
 
 
-class SealedEdits:
-    """Opens what can be opened, a turn at a time."""
+class EncryptedEdits:
+    """Opens waiting edits, at most `EDITS_PER_ROUND` at a time."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
 
     async def open(self) -> None:
-        """One turn. The batch that led here is durable whatever happens."""
+        """One round. Raises no StoreError: the batch that led here is durable already."""
         try:
-            sealed = await self._account.sealed_edits(AT_ONCE)
-            opened = [opened_edit(edit, datetime.now(UTC).timestamp()) for edit in sealed]
+            waiting = await self._account.encrypted_edits(EDITS_PER_ROUND)
+            opened = [opened_edit(edit, datetime.now(UTC).timestamp()) for edit in waiting]
             await self._account.open_edits(opened)
         except StoreError as error:
-            logger.debug("encrypted edits are put off ({})", type(error).__name__)
+            logger.debug("encrypted edits have to wait ({})", type(error).__name__)
             return
         unreadable = sum(edit.unreadable for edit in opened)
         if unreadable:
             logger.warning("{} encrypted edits could not be opened", unreadable)
 
 
-def opened_edit(edit: SealedEdit, clock_s: float) -> OpenedEdit:
-    """What is handed back for one held edit. `clock_s`: an edit's own time is not believed beyond it."""
+def opened_edit(edit: EncryptedEdit, clock_s: float) -> OpenedEdit:
+    """What the database gets back for one waiting edit. An edit's own time counts unless it is later than `clock_s`."""
     payload = edit.payload
     forms = [*payload["forms"], edit.sender, *([edit.sender_alt] if edit.sender_alt else [])]
     found = open_edit(

@@ -13,12 +13,11 @@ from typing import TypeVar
 from worker.bridge.protocol import Known, Loaded, Nothing, StanzasKnown, StateGet, Values
 from worker.errors import StateError
 from worker.store.availability import DatabaseWatch
-from worker.store.cipher import StateCipher
+from worker.store.cipher import CREDENTIALS, StateCipher
 from worker.store.retry import until_answered
 from worker.store.session import Account
 
 READ_PATIENCE_SECONDS = 15.0  # a failed read ends the socket, so a short outage is waited for
-CREDENTIALS = "creds"
 
 T = TypeVar("T")
 

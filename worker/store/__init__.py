@@ -8,6 +8,7 @@ from worker.store.rows import (
     Batch,
     Claim,
     Committed,
+    EncryptedEdit,
     Flag,
     GroupChange,
     GroupsUpserted,
@@ -19,7 +20,6 @@ from worker.store.rows import (
     OpenedEdit,
     Pruned,
     Refused,
-    SealedEdit,
 )
 from worker.store.store import SCHEMA_VERSION, Store, connect_store
 
@@ -32,6 +32,7 @@ __all__ = [
     "Bucket",
     "Claim",
     "Committed",
+    "EncryptedEdit",
     "Flag",
     "GroupChange",
     "GroupsUpserted",
@@ -43,7 +44,6 @@ __all__ = [
     "OpenedEdit",
     "Pruned",
     "Refused",
-    "SealedEdit",
     "Store",
     "Timeouts",
     "connect_store",

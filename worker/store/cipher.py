@@ -16,6 +16,7 @@ from worker.errors import StateError
 MARK = "enc:"  # what Baileys stores is JSON, which never begins like this
 VERSION = b"\x01"  # AES-256-GCM, 12-byte nonce in front
 NONCE_BYTES = 12
+CREDENTIALS = "creds"  # type and name of the credentials, which are bound into the ciphertext
 
 
 class StateCipher:

@@ -110,7 +110,7 @@ class Committed:
     `stored` new rows, `upgraded` stubs that got their content, `duplicates` copies that changed nothing, `skipped`
     messages of chats that are not monitored, `jobs` media jobs made, `refused` messages that Postgres would not take.
     `changed` edits, revokes, reactions and links applied, now or from earlier batches; `held` wait for their target;
-    `sealed` says that an encrypted edit waits to be opened (`Store.sealed_edits`).
+    `sealed` says that an encrypted edit waits to be opened (`Store.encrypted_edits`).
     """
 
     seq: int
@@ -127,7 +127,7 @@ class Committed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SealedEdit:
+class EncryptedEdit:
     """An encrypted edit whose target is here: what opens it (base64), and the forms of the author's address."""
 
     id: int

@@ -10,11 +10,11 @@ from worker.store import (
     Audit,
     Batch,
     Committed,
+    EncryptedEdit,
     Flag,
     GroupChange,
     GroupsUpserted,
     OpenedEdit,
-    SealedEdit,
     Store,
 )
 
@@ -45,8 +45,8 @@ class Account:
     async def commit(self, batch: Batch) -> Committed:
         return await self._store.commit(self.session, batch)
 
-    async def sealed_edits(self, limit: int) -> list[SealedEdit]:
-        return await self._store.sealed_edits(self.session, limit)
+    async def encrypted_edits(self, limit: int) -> list[EncryptedEdit]:
+        return await self._store.encrypted_edits(self.session, limit)
 
     async def open_edits(self, opened: Sequence[OpenedEdit]) -> int:
         return await self._store.open_edits(self.session, self.fence, opened)

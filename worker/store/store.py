@@ -23,6 +23,7 @@ from worker.store.rows import (
     Batch,
     Claim,
     Committed,
+    EncryptedEdit,
     Flag,
     GroupChange,
     GroupsUpserted,
@@ -33,7 +34,6 @@ from worker.store.rows import (
     MediaLinked,
     OpenedEdit,
     Pruned,
-    SealedEdit,
     known,
 )
 
@@ -115,10 +115,10 @@ class Store:
         row = await self._call("wa_commit", {"p_session": session, "p_batch": _batch(batch)})
         return Committed(**{**known(Committed, row), "seq": int(row["seq"])})
 
-    async def sealed_edits(self, session: str, limit: int) -> list[SealedEdit]:
+    async def encrypted_edits(self, session: str, limit: int) -> list[EncryptedEdit]:
         """Encrypted edits that can be opened now, oldest first."""
         rows = await self._call("wa_sealed_edits", {"p_session": session, "p_limit": limit})
-        return [SealedEdit(**{**known(SealedEdit, row), "id": int(row["id"])}) for row in rows]
+        return [EncryptedEdit(**{**known(EncryptedEdit, row), "id": int(row["id"])}) for row in rows]
 
     async def open_edits(self, session: str, fence: int, opened: Sequence[OpenedEdit]) -> int:
         """Hands back what was in them; how many changed a message."""

@@ -23,7 +23,7 @@ Json = Mapping[str, Any]
 Kind = Literal["edit", "sealed_edit", "revoke", "reaction", "quote", "album"]
 
 MAX_EMOJI_CHARS = 64  # the longest family emoji has about 30
-MAX_SEALED_BYTES = 256 * 1024  # WhatsApp's longest text is 65,536 characters
+MAX_ENCRYPTED_BYTES = 256 * 1024  # WhatsApp's longest text is 65,536 characters
 IV_BYTES = 12
 MESSAGE_EDIT = ("MESSAGE_EDIT", 2)
 
@@ -65,7 +65,7 @@ class Edit(Change):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SealedEdit(Change):
+class EncryptedEdit(Change):
     """An edit that only the original's secret opens. `forms`: addresses of the author."""
 
     ciphertext: str
@@ -120,7 +120,7 @@ def change_of(row: MessageRow, message: Json, rules: Rules) -> Change | None:
         case "edit", "protocolMessage" if row.text is not None:
             return Edit(kind="edit", at=_at(body.get("timestampMs"), row), text=row.text, **named)
         case "edit", "secretEncryptedMessage":
-            return _sealed(body, row, named)
+            return _encrypted(body, row, named)
         case "revoke", "protocolMessage":
             return Revoke(kind="revoke", at=row.ts, blank=rules.blank_revoked, **named)
         case "reaction", "reactionMessage":
@@ -154,14 +154,14 @@ def _target(key: object, row: MessageRow, rules: Rules) -> Reference | None:
     return reference(key.get("id"), participant, row.sender, rules.lids)
 
 
-def _sealed(body: Json, row: MessageRow, named: dict[str, Any]) -> SealedEdit | None:
+def _encrypted(body: Json, row: MessageRow, named: dict[str, Any]) -> EncryptedEdit | None:
     if body.get("secretEncType") not in MESSAGE_EDIT:
         return None
-    ciphertext, iv = _bytes(body.get("encPayload"), MAX_SEALED_BYTES), _bytes(body.get("encIv"), IV_BYTES)
+    ciphertext, iv = _bytes(body.get("encPayload"), MAX_ENCRYPTED_BYTES), _bytes(body.get("encIv"), IV_BYTES)
     if ciphertext is None or iv is None or len(iv) != IV_BYTES:
         return None
     forms = tuple(dict.fromkeys(form for form in (row.sender, row.sender_alt) if form))
-    return SealedEdit(
+    return EncryptedEdit(
         kind="sealed_edit",
         at=row.ts,
         ciphertext=base64.b64encode(ciphertext).decode(),

@@ -1,4 +1,4 @@
-"""Changes on their way through the committer: handed on, blanked if asked, and never in the way of a batch."""
+"""The committer and changes: they are passed on, blanked if the setting says so, and never block a batch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import pytest
 from tests.unit.doubles import Database
 from worker.bridge.protocol import Commit
 from worker.errors import StaleFence, StoreError, StoreRefused, StoreUnavailable
-from worker.ingest.committer import Committer
-from worker.ingest.encrypted_edits import AT_ONCE, SealedEdits
-from worker.ingest.rules.live import LiveWindow
-from worker.session.flags import Monitored
+from worker.ingest.committer import Committer, Listeners
+from worker.ingest.encrypted_edits import EDITS_PER_ROUND, EncryptedEdits
+from worker.ingest.rules.normalise import Rules
 from worker.session.report import Report
 from worker.settings import load_settings
-from worker.store import Batch, Committed, OpenedEdit, SealedEdit
+from worker.store import Batch, Committed, EncryptedEdit, OpenedEdit
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import StateCipher
 from worker.store.session import Account
@@ -26,12 +25,14 @@ from worker.store.session import Account
 GROUP = "1@g.us"
 
 
-def make_committer(database: Database, **options: Any) -> Committer:
-    monitored = Monitored()
-    monitored.groups = frozenset({GROUP})
-    report = Report(database.account)
-    seal = StateCipher("default", None)
-    return Committer(database.account, seal, monitored, LiveWindow(), DatabaseWatch(), report, **options)
+def make_committer(database: Database, blank_revoked: bool = False) -> Committer:
+    return Committer(
+        database.account,
+        StateCipher("default", None),
+        DatabaseWatch(),
+        rules=lambda: Rules(monitored={GROUP}, blank_revoked=blank_revoked),
+        listeners=Listeners(error=Report(database.account).error),
+    )
 
 
 def make_commit(*contents: dict[str, Any]) -> Commit:
@@ -89,25 +90,28 @@ async def test_changes_that_the_database_will_not_take_are_counted_and_the_rest_
 
 
 @dataclass
-class Drawer:
-    """An account in which encrypted edits lie."""
+class EditQueue:
+    """An account in which encrypted edits wait."""
 
-    edits: list[SealedEdit] = field(default_factory=list)
+    edits: list[EncryptedEdit] = field(default_factory=list)
     error: StoreError | None = None
+    calls: list[str] = field(default_factory=list)
     opened: list[OpenedEdit] = field(default_factory=list)
 
-    async def sealed_edits(self, limit: int) -> list[SealedEdit]:
-        assert limit == AT_ONCE
+    async def encrypted_edits(self, limit: int) -> list[EncryptedEdit]:
+        assert limit == EDITS_PER_ROUND
+        self.calls.append("encrypted_edits")
         return self.edits
 
     async def open_edits(self, opened: Sequence[OpenedEdit]) -> int:
+        self.calls.append("open_edits")
         if self.error:
             raise self.error
         self.opened += opened
         return len(opened)
 
 
-UNREADABLE = SealedEdit(
+UNREADABLE = EncryptedEdit(
     id=1,
     target_id="T1",
     payload={"ciphertext": "AAAA", "iv": "AAAAAAAAAAAAAAAA", "forms": ["7@lid"]},
@@ -118,14 +122,20 @@ UNREADABLE = SealedEdit(
 
 
 async def test_what_does_not_open_is_handed_back_as_unreadable() -> None:
-    drawer = Drawer([UNREADABLE])
-    await SealedEdits(cast(Account, drawer)).open()
-    assert drawer.opened == [OpenedEdit(id=1, unreadable=True)]
+    queue = EditQueue([UNREADABLE])
+    await EncryptedEdits(cast(Account, queue)).open()
+    assert queue.opened == [OpenedEdit(id=1, unreadable=True)]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), StoreRefused("no", code="22P05"), StaleFence("gone")])
-async def test_a_database_that_fails_meanwhile_is_no_matter(error: StoreError) -> None:
-    await SealedEdits(cast(Account, Drawer([UNREADABLE], error))).open()
+async def test_an_edit_that_cannot_be_handed_back_is_handed_back_at_a_later_commit(error: StoreError) -> None:
+    queue = EditQueue([UNREADABLE], error)
+    edits = EncryptedEdits(cast(Account, queue))
+    await edits.open()
+    assert queue.calls == ["encrypted_edits", "open_edits"]
+    queue.error = None
+    await edits.open()
+    assert queue.opened == [OpenedEdit(id=1, unreadable=True)]
 
 
 async def test_the_committer_opens_edits_when_the_database_says_so() -> None:
@@ -135,7 +145,7 @@ async def test_the_committer_opens_edits_when_the_database_says_so() -> None:
         async def commit(self, batch: Batch) -> Committed:
             return Committed(seq=batch.seq, duplicate=False, sealed=1)
 
-        async def sealed_edits(self, limit: int) -> list[SealedEdit]:
+        async def encrypted_edits(self, limit: int) -> list[EncryptedEdit]:
             self.asked += 1
             raise StoreUnavailable("away")
 

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testkit.encrypted_edits import edit_message, encrypted_edit, field
 from testkit.processes import NODE, ROOT
-from testkit.sealed import edit_message, field, sealed_edit
 from testkit.stanzas import ANA, ANA_PHONE, BEN, GROUP, NOW_MS, NOW_S
 from testkit.waproto import PROTO
 from worker.ingest.encrypted_edits import opened_edit
 from worker.ingest.rules import encrypted_edit as sealed
-from worker.ingest.rules.changes import MAX_SEALED_BYTES
+from worker.ingest.rules.changes import MAX_ENCRYPTED_BYTES
 from worker.ingest.rules.encrypted_edit import Opened, open_edit, read_edit
-from worker.store import OpenedEdit, SealedEdit
+from worker.store import EncryptedEdit, OpenedEdit
 
 SECRET = b"\x05" * 32
 KEY = {"remoteJid": GROUP, "id": "T1", "fromMe": True}
@@ -75,7 +75,7 @@ def test_an_edit_that_baileys_sealed_is_opened() -> None:
     ],
 )
 def test_nothing_else_opens_it(change: dict[str, Any], why: str) -> None:
-    body = sealed_edit(KEY, SECRET, ANA, "new", NOW_MS)["secretEncryptedMessage"]
+    body = encrypted_edit(KEY, SECRET, ANA, "new", NOW_MS)["secretEncryptedMessage"]
     parts: dict[str, Any] = {
         "secret": SECRET,
         "ciphertext": base64.b64decode(body["encPayload"]),
@@ -115,7 +115,7 @@ def test_wrappers_without_end_are_bounded() -> None:
 
 
 def test_an_edit_of_nothing_but_fields_costs_no_time() -> None:
-    many = field(8, 1) * (MAX_SEALED_BYTES // 2)
+    many = field(8, 1) * (MAX_ENCRYPTED_BYTES // 2)
     with pytest.raises(ValueError, match="so many fields"):
         read_edit(many)
     with pytest.raises(ValueError, match="so many fields"):
@@ -169,11 +169,11 @@ def _block(message: str) -> str:
     return found[2]
 
 
-def held(**changes: Any) -> SealedEdit:
-    body = sealed_edit(KEY, SECRET, ANA, "new\0", NOW_MS)["secretEncryptedMessage"]
+def held(**changes: Any) -> EncryptedEdit:
+    body = encrypted_edit(KEY, SECRET, ANA, "new\0", NOW_MS)["secretEncryptedMessage"]
     payload = {"ciphertext": body["encPayload"], "iv": body["encIv"], "forms": [ANA_PHONE]}
     secret = base64.b64encode(SECRET).decode()
-    return SealedEdit(
+    return EncryptedEdit(
         **{
             "id": 4,
             "target_id": "T1",

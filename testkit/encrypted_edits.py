@@ -33,7 +33,7 @@ def edit_message(text: str, timestamp_ms: int) -> bytes:
     return field(12, protocol)
 
 
-def sealed_edit(key: dict[str, Any], secret: bytes, sender: str, text: str, timestamp_ms: int) -> dict[str, Any]:
+def encrypted_edit(key: dict[str, Any], secret: bytes, sender: str, text: str, timestamp_ms: int) -> dict[str, Any]:
     """The `Message` of an encrypted edit, as JSON."""
     iv = os.urandom(12)
     plaintext = edit_message(text, timestamp_ms)

@@ -1,0 +1,60 @@
+"""Which LID belongs to which phone number: asked of the database once for each number, then remembered."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from worker.bridge.protocol import Commit, ResendEvent, SystemEvent
+from worker.ingest.rules.context import numbers_in
+from worker.ingest.rules.jids import PHONE_SERVER, parse_jid
+from worker.store.availability import DatabaseWatch
+from worker.store.retry import until_answered
+from worker.store.session import Account
+
+NUMBERS_CACHED = 20_000  # about 3 MB; a large account knows a few thousand people
+
+
+class LidCache:
+    """Phone number → LID, for people whom a message names by their number only."""
+
+    def __init__(self, account: Account, watch: DatabaseWatch) -> None:
+        self._account = account
+        self._watch = watch
+        self._known: OrderedDict[str, str | None] = OrderedDict()
+
+    async def of(self, commit: Commit, monitored: Collection[str]) -> Mapping[str, str]:
+        """The LIDs of the numbers in this batch, as far as they are known."""
+        numbers = set(_numbers(commit, monitored))
+        missing = sorted(numbers - self._known.keys())
+        if missing:
+            # The batch waits for this answer too, so it counts as "commit": an outage may begin here.
+            found = await until_answered(lambda: self._watch.observe("commit", self._account.get_identities(missing)))
+            for number in missing:
+                self._remember(number, found.get(number))
+        return {number: lid for number in numbers if (lid := self._known.get(number))}
+
+    def learn(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Remember pairs of LID and number."""
+        for lid, number in pairs:
+            self._remember(number, lid)
+
+    def _remember(self, number: str, lid: str | None) -> None:
+        self._known[number] = lid
+        self._known.move_to_end(number)
+        while len(self._known) > NUMBERS_CACHED:
+            self._known.popitem(last=False)
+
+
+def _numbers(commit: Commit, monitored: Collection[str]) -> Iterator[str]:
+    """Every phone number in the batch whose LID the rules will ask for; monitored groups only."""
+    messages = [(stanza.key or {}, stanza.content) for stanza in commit.stanzas]
+    messages += [(event.key, event.content) for event in commit.events if isinstance(event, ResendEvent)]
+    messages += [(event.key, None) for event in commit.events if isinstance(event, SystemEvent)]
+    for key, content in messages:
+        if key.get("remoteJid") not in monitored:
+            continue
+        jid = None if key.get("participantAlt") else parse_jid(key.get("participant"))
+        if jid and jid.server == PHONE_SERVER:
+            yield str(jid)
+        yield from numbers_in(content or {})
