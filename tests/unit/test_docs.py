@@ -91,7 +91,8 @@ def test_a_citation_is_read_as_it_is_written(citation: str, faults: list[str]) -
 
 
 def test_every_link_to_a_heading_leads_to_one() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "simulator/README.md", *sorted(DOCS.glob("*.md"))]
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "simulator/README.md")]
+    pages += sorted(DOCS.glob("*.md"))
     faults = []
     for page in pages:
         for target, fragment in LINK.findall(page.read_text()):
