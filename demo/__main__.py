@@ -15,7 +15,7 @@ from demo.interrupt import run_until_interrupted
 from demo.run import Demo
 from demo.scenario import SEEDS, load
 from demo.screen import Screen
-from worker.streams import speak_utf8
+from worker.stdio import force_utf8
 
 WIDTH_OF_A_FILE = 120  # columns when the output is not a terminal
 
@@ -23,7 +23,7 @@ WIDTH_OF_A_FILE = 120  # columns when the output is not a terminal
 def main() -> int:
     """Run the demo in a temporary folder, which is removed if all went well."""
     options = _options()
-    speak_utf8()
+    force_utf8()
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH_OF_A_FILE)
     screen = Screen(console)
     folder = Path(options.folder or tempfile.mkdtemp(prefix="wa-demo-")).resolve()

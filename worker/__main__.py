@@ -1,13 +1,13 @@
-"""`wa-worker` and `python -m worker`: the first thing that runs."""
+"""The entry point of `wa-worker` and `python -m worker`."""
 
-from worker.streams import ended_by_ctrl_c, speak_utf8
+from worker.stdio import exit_on_ctrl_c, force_utf8
 
 
 def main() -> None:
     """The console script."""
-    with ended_by_ctrl_c():
+    with exit_on_ctrl_c():
         from worker.cli import app
-    speak_utf8()
+    force_utf8()
     app()
 
 

@@ -23,7 +23,7 @@ from worker.errors import SettingsError, StateError, StoreError, WorkerError
 from worker.log import redact, set_up_log
 from worker.session.reconnect_policy import Stuck
 from worker.session.report import View
-from worker.settings import load_settings, slip, unknown_names
+from worker.settings import load_settings, misspelt, unknown_names
 from worker.supervisor import Supervisor
 
 EXIT_FAULT = 1
@@ -86,7 +86,7 @@ def start(on_view: Callable[[View], None]) -> None:
         settings = load_settings()
         set_up_log(settings.log_level, session=settings.worker_session)
         for name in unknown_names():
-            logger.warning("{}", slip(name))
+            logger.warning("{}", misspelt(name))
         anyio.run(Supervisor(settings, on_view).run)
     except WorkerError as error:
         fail(redact(str(error)), exit_code(error))

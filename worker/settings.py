@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    # The contract's own (BP-WORKER §3)
+    # From the contract (docs/contract.md §3)
     supabase_url: str | None = None
     supabase_service_key: SecretStr | None = None
     signed_url_ttl_days: int = Field(7, ge=1, le=3650)  # accepted and checked; the worker signs nothing
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     worker_backoff_base_ms: int = Field(1000, ge=1, le=60_000)
     worker_backoff_max_ms: int = Field(30_000, ge=1, le=3_600_000)
 
-    # Ours (DESIGN "Settings")
+    # Ours (docs/contract.md §3)
     worker_session: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     worker_data_dir: Path = Path("data")
     worker_live_window_s: int = Field(30, ge=1, le=86_400)
@@ -212,20 +212,20 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
         return Settings(**dict(overrides or {}))  # type: ignore[arg-type]
     except ValidationError as wrong:
         lines = [_line(str(error["loc"][0]) if error["loc"] else "", error) for error in wrong.errors()]
-        raise SettingsError("\n".join([*lines, *map(slip, unknown_names())])) from None
+        raise SettingsError("\n".join([*lines, *map(misspelt, unknown_names())])) from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise SettingsError(f".env: cannot be read ({unreadable.__class__.__name__}); make it readable UTF-8") from None
 
 
 def unknown_names(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Variables, of the environment and of `.env`, that look like ours and are not: most likely a slip of the pen."""
+    """Variables, of the environment and of `.env`, that resemble ours: most likely misspelt."""
     names = set(environment if environment is not None else [*os.environ, *_names_in_env_file()])
     known = _known_names()
     return sorted(n for n in names - known if n.startswith(("WORKER_", "SUPABASE_SERVICE")) or _nearest(n, LIKE_OURS))
 
 
-def slip(name: str) -> str:
-    """What to say of one of `unknown_names`."""
+def misspelt(name: str) -> str:
+    """The warning for one of `unknown_names`."""
     meant = _nearest(name, PERHAPS_MEANT)
     return f"{name} is not a setting of this program; " + (f"did you mean {meant}?" if meant else "see .env.example")
 

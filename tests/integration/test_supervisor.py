@@ -544,7 +544,7 @@ def test_an_unknown_command_is_a_mistake_of_the_operator(tmp_path: Path) -> None
 def test_ctrl_c_while_the_program_is_still_being_loaded_leaves_no_stack_trace(tmp_path: Path) -> None:
     slow = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
     start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # as from a terminal
-    load = f"from worker.streams import ended_by_ctrl_c\nwith ended_by_ctrl_c():\n    {slow}"
+    load = f"from worker.stdio import exit_on_ctrl_c\nwith exit_on_ctrl_c():\n    {slow}"
     done = subprocess.run(
         [sys.executable, "-c", f"{start}\n{load}"], capture_output=True, text=True, timeout=60, check=False
     )
@@ -555,7 +555,7 @@ def test_ctrl_c_while_the_program_is_still_being_loaded_leaves_no_stack_trace(tm
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_another_encoding_than_utf8_ends_no_program(encoding: str) -> None:
     draw = (
-        "from worker.streams import speak_utf8; speak_utf8()\n"
+        "from worker.stdio import force_utf8; force_utf8()\n"
         "from rich.console import Console; from worker.session.report import View\n"
         "from worker.commands.terminal import Terminal\n"
         "Terminal(Console()).show(View(status='connecting', state='waiting_for_scan', say='Scan it 🍊', qr='2@abc'))\n"

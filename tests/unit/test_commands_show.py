@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from worker.commands.doctor import OURS, check_clock, check_python, judge_schema, role_by_look
+from worker.commands.doctor import OURS, check_clock, check_python, judge_schema, role_named_in
 from worker.commands.export import Progress, open_folder, write_whole
 from worker.commands.groups import resolve
 from worker.commands.qr import judge
@@ -128,7 +128,7 @@ def token(claims: dict[str, str]) -> str:
     ],
 )
 def test_a_keys_role_is_seen_without_asking(key: str, role: str | None) -> None:
-    assert role_by_look(key) == role
+    assert role_named_in(key) == role
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from worker.errors import SettingsError
-from worker.settings import Settings, load_settings, slip, unknown_names
+from worker.settings import Settings, load_settings, misspelt, unknown_names
 
 KEY = base64.b64encode(bytes(32)).decode()
 PAIR = {"SUPABASE_URL": "https://x.supabase.co", "SUPABASE_SERVICE_KEY": "sb_secret_planted"}
@@ -132,7 +132,7 @@ def test_a_slip_of_the_pen_is_found_in_the_environment_and_in_the_env_file(
     tmp_path: Path, name: str, meant: str
 ) -> None:
     assert unknown_names({name: "1", "WORKER_POLL_MS": "1", "PATH": "/"}) == [name]
-    assert slip(name) == f"{name} is not a setting of this program; {meant}"
+    assert misspelt(name) == f"{name} is not a setting of this program; {meant}"
     (tmp_path / ".env").write_text(f"WORKER_POLL_MS=1\n{name}=1\n", "utf-8")
     assert unknown_names() == [name]
 

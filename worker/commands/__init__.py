@@ -1,7 +1,7 @@
 """The commands for people, a module for each noun; all of them read or signal through Supabase alone.
 
 They hold no lease, need no running worker on this machine, and use the worker's own settings. `add_commands` registers
-them. Exit codes: 0 done; 1 it did not come to pass (the text says why); 2 a setting or an argument is wrong;
+them. Exit codes: 0 done; 1 it failed (the text says why); 2 a setting or an argument is wrong;
 4 Supabase did not answer or refused; 130 ended by Ctrl-C.
 """
 

@@ -1,4 +1,4 @@
-"""`wa-worker doctor`: everything that a worker needs, looked at one by one; each line says OK, or what to do."""
+"""`wa-worker doctor`: checks everything that a worker needs; each line says OK, or what to do."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from worker.bridge.process import check_node, sidecar_folder
 from worker.commands.runtime import EXIT_NOT_DONE, EXIT_SETTINGS, end, find, run
 from worker.commands.show import number_of, out, plain, print_json
 from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
-from worker.settings import Settings, load_settings, slip, unknown_names
+from worker.settings import Settings, load_settings, misspelt, unknown_names
 from worker.store import BUCKET, SCHEMA_VERSION, Store, Timeouts, connect_store
 
 Grade = Literal["ok", "note", "fail"]
 
 PYTHON_MIN = (3, 11)
 REACH_SECONDS = 8.0
-CLOCK_MAX_SECONDS = 5.0  # DESIGN "Live only": a larger difference is audited
+CLOCK_MAX_SECONDS = 5.0  # docs/architecture.md, "Live only": a larger difference is audited
 WHATSAPP = ("web.whatsapp.com", 443)
 SERVICE_ROLE = "service_role"
 # A few columns each that only our tables have: how a project with other tables of these names is recognised.
@@ -119,7 +119,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 def check_settings(settings: Settings) -> Finding:
     """Those that were read are valid; what remains are slips and risks."""
-    remarks = [slip(name) for name in unknown_names()]
+    remarks = [misspelt(name) for name in unknown_names()]
     remarks += [f"{name} is set: for a local server only" for name in settings.local_server()]
     if settings.worker_state_key is None:
         remarks.append("WORKER_STATE_KEY is not set: the account's credentials are stored as they are")
@@ -158,9 +158,9 @@ async def _examine_supabase(settings: Settings, url: str, key: str) -> AsyncIter
     yield reachable
     if reachable.grade == "fail":
         return
-    by_look = role_by_look(key)
-    if by_look not in (None, SERVICE_ROLE):
-        yield _wrong_role(str(by_look))
+    named = role_named_in(key)
+    if named not in (None, SERVICE_ROLE):
+        yield _wrong_role(str(named))
         return
     async with connect_store(url, key, Timeouts(connect=REACH_SECONDS, call=10.0)) as store:
         try:
@@ -177,7 +177,7 @@ async def _examine_supabase(settings: Settings, url: str, key: str) -> AsyncIter
 
 
 async def _examine_database(settings: Settings, store: Store, url: str, key: str) -> AsyncIterator[Finding]:
-    presence = {table: await look_at(store, table, columns) for table, columns in OURS.items()}
+    presence = {table: await inspect_table(store, table, columns) for table, columns in OURS.items()}
     schema, usable = judge_schema(presence, await _version(store) if "ours" in presence.values() else None)
     yield schema
     if usable:
@@ -216,8 +216,8 @@ async def check_reachable(url: str) -> Finding:
     return Finding(name="Supabase", grade="ok", text=f"{host} answers")
 
 
-def role_by_look(key: str) -> str | None:
-    """The role that a key names itself, without asking anybody; None if it does not say."""
+def role_named_in(key: str) -> str | None:
+    """The role that a key names itself, without a request; None if it names none."""
     if key.startswith("sb_publishable_"):
         return "anon"
     if key.startswith("sb_secret_"):
@@ -238,7 +238,7 @@ def _wrong_role(role: str) -> Finding:
     return Finding(name="Key", grade="fail", text=f"{text} (Project settings, API keys)")
 
 
-async def look_at(store: Store, table: str, columns: str) -> Presence:
+async def inspect_table(store: Store, table: str, columns: str) -> Presence:
     """Whether this table is there and has the columns that ours has. Reads no row."""
     try:
         await store.select_nothing(table, columns)

@@ -13,7 +13,7 @@ from worker.session.flags import Ask
 from worker.settings import Settings
 from worker.store import Store
 
-LOOK_SECONDS = 0.3
+POLL_SECONDS = 0.3
 
 
 def logout(
@@ -34,14 +34,14 @@ def logout(
         session = settings.worker_session
         row = (await store.status(session)).get("session")
         if not row or (not row["has_creds"] and row["status"] == "disconnected"):
-            _say("Nothing is linked.", json_, linked=False, asked=False)
+            _report("Nothing is linked.", json_, linked=False, asked=False)
             return
         if not row["lease_held"]:
             raise NotDone("no worker is running to log out with; start one, or unlink the device on the phone")
         at = await store.console.raise_flag(session, Ask.DISCONNECT.value)
         with anyio.move_on_after(timeout):
             await _until_handled(session, store, at)
-            _say(
+            _report(
                 "Logged out. The phone no longer lists this device; stored messages stay.",
                 json_,
                 linked=False,
@@ -60,10 +60,10 @@ async def _until_handled(session: str, store: Store, at: str) -> None:
             row = (await store.status(session)).get("session") or {}
             if not row.get("has_creds"):
                 return
-        await anyio.sleep(LOOK_SECONDS)
+        await anyio.sleep(POLL_SECONDS)
 
 
-def _say(text: str, json_: bool, *, linked: bool, asked: bool) -> None:
+def _report(text: str, json_: bool, *, linked: bool, asked: bool) -> None:
     if json_:
         print_json({"linked": linked, "asked": asked})
     else:

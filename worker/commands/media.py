@@ -1,4 +1,4 @@
-"""`wa-worker media`: files that were given up, tried again."""
+"""`wa-worker media`: retry failed downloads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.settings import Settings
 from worker.store import Store
 
 app = typer.Typer(
-    help="Files that were given up.",
+    help="Retry failed downloads, or run more downloaders.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -34,7 +34,7 @@ USUAL = [GivenUp.FAILED, GivenUp.EXPIRED, GivenUp.CORRUPT]  # the others are our
 
 @app.callback()
 def media() -> None:
-    """Files that were given up."""
+    """Retry failed downloads, or run more downloaders."""
 
 
 @app.command()
@@ -44,7 +44,7 @@ def retry(
     ] = USUAL,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Make jobs again of the files that were given up; the worker starts on them within seconds.
+    """Retry downloads that failed; the worker starts on them within seconds.
 
     After a higher WORKER_MAX_MEDIA_MB: `--status too_large`. Exit codes: 0 done, also if there was nothing to do ·
     2 a setting is wrong · 4 Supabase does not answer.
@@ -57,6 +57,6 @@ def retry(
             return
         out().print(f"{number_of(done.requeued, 'file')} will be tried again.")
         if done.without:
-            out().print(f"{done.without:,} more cannot: nothing was kept to start from.")
+            out().print(f"{done.without:,} more cannot be: what a download needs was not kept.")
 
     perform(work)

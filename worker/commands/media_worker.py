@@ -69,13 +69,13 @@ async def fetch(settings: Settings, store: Store, session: str | None, lease: fl
         )
         logger.info("fetching files of {} as {}", f"session {session}" if session else "all sessions", owner)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_until_told, tasks.cancel_scope)
+            tasks.start_soon(_until_signalled, tasks.cancel_scope)
             await runner.run(until_empty=until_empty)
             tasks.cancel_scope.cancel()
-    _sum_up(runner.counts)
+    _log_counts(runner.counts)
 
 
-async def _until_told(scope: anyio.CancelScope) -> None:
+async def _until_signalled(scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             logger.info("{}: stopping", signal.Signals(number).name)
@@ -83,7 +83,7 @@ async def _until_told(scope: anyio.CancelScope) -> None:
             return
 
 
-def _sum_up(counts: MediaCounts) -> None:
+def _log_counts(counts: MediaCounts) -> None:
     logger.info(
         "stopped: {} stored, {} known before, {} put off, {} given up, {} left to the phone",
         counts.stored,

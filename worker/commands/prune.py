@@ -1,4 +1,4 @@
-"""`wa-worker prune`: retention. Deletes what is older than some days, and the files that then nobody refers to."""
+"""`wa-worker prune`: retention. Deletes what is older than some days, and the files that no message then refers to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prune(
         before = (await store.console.whoami()).now - timedelta(days=older_than)
         found = await store.console.retention(session, before)
         if not yes:
-            _tell(found, before, json_)
+            _report(found, before, json_)
             return
         messages, refused = await delete_messages(session, store, before, found)
         objects = await delete_objects(store, found.media + found.objects)
@@ -81,7 +81,7 @@ def bar(what: str, total: int) -> Progress:
     return progress
 
 
-def _tell(found: Retention, before: datetime, json_: bool) -> None:
+def _report(found: Retention, before: datetime, json_: bool) -> None:
     if json_:
         print_json(
             {

@@ -18,13 +18,13 @@ from worker.session.flags import Ask
 from worker.settings import Settings
 from worker.store import Store
 
-LOOK_SECONDS = 0.5  # a code lives 20 s
-RESTS = ("idle", "logged_out", "needs_you")  # no code comes unless somebody asks
+POLL_SECONDS = 0.5  # a code lives 20 s
+RESTING = ("idle", "logged_out", "needs_you")  # no code comes unless somebody asks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
-    """What is there to show; exactly one of the first three is set."""
+class Pairing:
+    """What to show; exactly one of the first three is set."""
 
     connected: str | None = None
     code: str | None = None
@@ -66,23 +66,23 @@ def qr(
 
 
 async def _print_once(session: str, store: Store) -> None:
-    sight = judge(await _view(session, store), datetime.now(UTC))
-    if sight.code is None:
-        raise NotDone(f"no code: {sight.say or f'connected as {sight.connected}'}")
-    print_json({"qr": sight.code, "expiresAt": sight.expires_at and sight.expires_at.isoformat()})
+    pairing = judge(await _view(session, store), datetime.now(UTC))
+    if pairing.code is None:
+        raise NotDone(f"no code: {pairing.say or f'connected as {pairing.connected}'}")
+    print_json({"qr": pairing.code, "expiresAt": pairing.expires_at and pairing.expires_at.isoformat()})
 
 
 async def _follow(session: str, store: Store, *, hint: bool) -> None:
     shown: object = None
     while True:
-        sight = judge(await _view(session, store), datetime.now(UTC))
-        if sight.connected is not None:
-            out().print(f"Connected as {sight.connected}.", markup=False)
+        pairing = judge(await _view(session, store), datetime.now(UTC))
+        if pairing.connected is not None:
+            out().print(f"Connected as {pairing.connected}.", markup=False)
             return
-        if (sight.code, sight.say) != shown:
-            shown = (sight.code, sight.say)
-            _show(sight, hint=hint)
-        await anyio.sleep(LOOK_SECONDS)
+        if (pairing.code, pairing.say) != shown:
+            shown = (pairing.code, pairing.say)
+            _show(pairing, hint=hint)
+        await anyio.sleep(POLL_SECONDS)
 
 
 async def _view(session: str, store: Store) -> Mapping[str, Any]:
@@ -94,26 +94,26 @@ async def _view(session: str, store: Store) -> Mapping[str, Any]:
     return view
 
 
-def judge(view: Mapping[str, Any], now: datetime) -> Sight:
+def judge(view: Mapping[str, Any], now: datetime) -> Pairing:
     """What a session's row means at this moment; a code that has expired is none."""
     detail = view.get("detail") or {}
     if view["status"] == "connected":
-        return Sight(connected=plain(view.get("wa_name") or view.get("wa_number") or "this account"))
+        return Pairing(connected=plain(view.get("wa_name") or view.get("wa_number") or "this account"))
     expires_at = datetime.fromisoformat(detail["expiresAt"]) if detail.get("expiresAt") else None
     if detail.get("qr") and (expires_at is None or expires_at > now):
-        return Sight(code=str(detail["qr"]), expires_at=expires_at)
+        return Pairing(code=str(detail["qr"]), expires_at=expires_at)
     say = "Waiting for the next code." if detail.get("qr") else plain(detail.get("say") or "Waiting for the worker.")
-    return Sight(say=say, resting=detail.get("state") in RESTS)
+    return Pairing(say=say, resting=detail.get("state") in RESTING)
 
 
-def _show(sight: Sight, *, hint: bool) -> None:
-    if sight.code is None:
-        err().print(sight.say, markup=False)
-        if sight.resting and hint:
+def _show(pairing: Pairing, *, hint: bool) -> None:
+    if pairing.code is None:
+        err().print(pairing.say, markup=False)
+        if pairing.resting and hint:
             err().print("No code will come by itself: `wa-worker qr --refresh` asks for one.", markup=False)
         return
-    lives = max(0.0, (sight.expires_at.timestamp() - time.time()) if sight.expires_at else 0.0)
-    drawn = draw_qr(sight.code)
+    lives = max(0.0, (pairing.expires_at.timestamp() - time.time()) if pairing.expires_at else 0.0)
+    drawn = draw_qr(pairing.code)
     print(drawn, flush=True)
     out().print(f"Scan it: WhatsApp, Linked devices, Link a device. A new one comes in {lives:.0f} s.", markup=False)
     if too_small := window_too_small(drawn, out()):

@@ -1,4 +1,4 @@
-"""The way from a command to Supabase, and from an error to one line and an exit code.
+"""Connects a command to Supabase, and turns its error into one line and an exit code.
 
 Owns what all commands share: the settings, which Supabase they mean, and how they end. A command's own function returns
 its exit code or None, and raises what the store raises.
@@ -30,7 +30,7 @@ ANSWER_SECONDS = 5.0  # on this machine
 
 
 class NotDone(WorkerError):
-    """What was asked for did not come to pass, and nothing is broken; the text says why (exit code 1)."""
+    """What was asked for failed, and nothing is broken; the text says why (exit code 1)."""
 
 
 class WrongArgument(WorkerError):

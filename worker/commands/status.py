@@ -1,4 +1,4 @@
-"""`wa-worker status`: where everything stands, in one look."""
+"""`wa-worker status`: session, worker, groups and files on one screen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GOOD = "green"
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOverview:
-    """What the database says of one session."""
+    """The database's view of one session."""
 
     session: str
     row: Mapping[str, Any]  # the answer of wa_status
@@ -60,18 +60,18 @@ def status(
     """
 
     async def work(settings: Settings, store: Store) -> int:
-        standing = await look(settings.worker_session, store)
+        overview = await read_overview(settings.worker_session, store)
         if json_:
-            print_json(document(standing))
+            print_json(document(overview))
         else:
-            out().print(render(standing))
-        return EXIT_NOT_DONE if check and not standing.storing else 0
+            out().print(render(overview))
+        return EXIT_NOT_DONE if check and not overview.storing else 0
 
     perform(work)
 
 
-async def look(session: str, store: Store) -> SessionOverview:
-    """Ask the database."""
+async def read_overview(session: str, store: Store) -> SessionOverview:
+    """Read all of it from the database."""
     return SessionOverview(
         session=session,
         row=await store.status(session),
@@ -80,12 +80,12 @@ async def look(session: str, store: Store) -> SessionOverview:
     )
 
 
-def document(standing: SessionOverview) -> dict[str, Any]:
+def document(overview: SessionOverview) -> dict[str, Any]:
     """What `--json` prints."""
-    figures = standing.figures
+    figures = overview.figures
     return {
-        **standing.row,
-        "storing": standing.storing,
+        **overview.row,
+        "storing": overview.storing,
         "jobs": {
             "running": figures.running,
             "due": figures.due,
@@ -93,43 +93,43 @@ def document(standing: SessionOverview) -> dict[str, Any]:
             "oldest_s": figures.oldest_seconds,
             "abandoned": dict(figures.abandoned),
         },
-        "group_list": groups_as_json(standing.groups),
+        "group_list": groups_as_json(overview.groups),
     }
 
 
-def render(standing: SessionOverview) -> Group:
+def render(overview: SessionOverview) -> Group:
     """The two tables."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
-    for label, text in describe(standing):
+    for label, text in describe(overview):
         facts.add_row(label, text)
-    if not standing.groups:
+    if not overview.groups:
         return Group(facts, Text("\nNo groups yet: they appear when a phone is linked."))
-    return Group(facts, Text(""), groups_table(standing.groups, standing.now))
+    return Group(facts, Text(""), groups_table(overview.groups, overview.now))
 
 
-def describe(standing: SessionOverview) -> list[tuple[str, Text]]:
-    """Labels and plain words."""
-    row, now = standing.row, standing.now
-    lines = [("Session", _session(standing)), ("Worker", _worker(standing))]
+def describe(overview: SessionOverview) -> list[tuple[str, Text]]:
+    """The rows of the first table: label and text."""
+    row, now = overview.row, overview.now
+    lines = [("Session", _session(overview)), ("Worker", _worker(overview))]
     if row.get("last_message_at") or row["messages"]:
         last = ago(row["last_message_at"], now)
         about = "" if row.get("messages_exact", True) else "about "
         lines.append(("Messages", Text(f"{about}{number_of(row['messages'], 'message')} stored, the last {last}")))
-    lines += [("Files", _files(standing.figures, row)), *_troubles(standing)]
+    lines += [("Files", _files(overview.figures, row)), *_troubles(overview)]
     return lines
 
 
-def _session(standing: SessionOverview) -> Text:
-    account = standing.account
+def _session(overview: SessionOverview) -> Text:
+    account = overview.account
     if not account:
-        return Text(f"{standing.session}: no worker has served it yet; start one with `wa-worker up`", FAULTS)
+        return Text(f"{overview.session}: no worker has served it yet; start one with `wa-worker up`", FAULTS)
     detail = account.get("detail") or {}
     who = f" as {plain(account['wa_name'] or account['wa_number'])}" if _is_named(account) else ""
     number = f" ({account['wa_number']})" if account.get("wa_name") and account.get("wa_number") else ""
     good = account["status"] == "connected"
-    text = Text(f"{standing.session}: ")
+    text = Text(f"{overview.session}: ")
     text.append(f"{account['status']}{who}{number}", GOOD if good else FAULTS)
     if detail.get("say"):
         text.append(f"\n{plain(detail['say'])}")
@@ -142,18 +142,18 @@ def _is_named(account: Mapping[str, Any]) -> bool:
     return account["status"] == "connected" and bool(account.get("wa_name") or account.get("wa_number"))
 
 
-def _worker(standing: SessionOverview) -> Text:
-    account = standing.account
+def _worker(overview: SessionOverview) -> Text:
+    account = overview.account
     if not account.get("lease_owner"):
         return Text("none is running", FAULTS)
     holder = plain(str(account["lease_owner"]).rpartition(":")[0] or account["lease_owner"])
     if not account.get("lease_held"):
-        return Text(f"none: {holder} (host:process) ended without a word {_when(standing)}", FAULTS)
-    return Text(f"{holder} (host:process), its lease ends {_when(standing)} unless renewed")
+        return Text(f"none: {holder} (host:process) ended without releasing its lease {_when(overview)}", FAULTS)
+    return Text(f"{holder} (host:process), its lease ends {_when(overview)} unless renewed")
 
 
-def _when(standing: SessionOverview) -> str:
-    return ago(standing.account.get("lease_expires_at"), standing.now)
+def _when(overview: SessionOverview) -> str:
+    return ago(overview.account.get("lease_expires_at"), overview.now)
 
 
 def _files(figures: Figures, row: Mapping[str, Any]) -> Text:
@@ -170,8 +170,8 @@ def _files(figures: Figures, row: Mapping[str, Any]) -> Text:
     return text
 
 
-def _troubles(standing: SessionOverview) -> list[tuple[str, Text]]:
-    row, figures = standing.row, standing.figures
+def _troubles(overview: SessionOverview) -> list[tuple[str, Text]]:
+    row, figures = overview.row, overview.figures
     lines: list[tuple[str, Text]] = []
     if figures.pending_stubs:
         lines.append(("Unreadable", Text(f"{number_of(figures.pending_stubs, 'message')} asked for again", FAULTS)))
@@ -183,5 +183,5 @@ def _troubles(standing: SessionOverview) -> list[tuple[str, Text]]:
     if error := row.get("last_error"):
         payload = error.get("payload") or {}
         what = plain(f"{payload.get('code', 'error')}: {payload.get('msg', '')}", 160)
-        lines.append(("Last error", Text(f"{ago(error['at'], standing.now)}, {what}")))
+        lines.append(("Last error", Text(f"{ago(error['at'], overview.now)}, {what}")))
     return lines

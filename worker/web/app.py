@@ -1,6 +1,6 @@
-"""HTTP for whoever looks after the process: alive, ready, and why not.
+"""HTTP endpoints for operators: /healthz, /readyz with reasons, /metrics.
 
-Up from the very first moment, before Supabase answers. Shows no content, no secret and no QR code.
+Serves before Supabase answers. Shows no message content, no secret and no QR code.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.errors import SettingsError
 from worker.web.health import Health
+from worker.web.readings import render
 
 BACKLOG = 64
 CONNECTIONS_MAX = 64  # a health check and a few scrapers need three; descriptors are for messages and files
-GRACE_SECONDS = 1  # for an answer that is just being written
+GRACE_SECONDS = 1  # to finish an answer being written
 
 
 def make_app(health: Health) -> Starlette:
@@ -42,7 +43,7 @@ def make_app(health: Health) -> Starlette:
         return JSONResponse(body, status_code=200 if body["ok"] else 503)
 
     async def metrics(_: Request) -> Response:
-        return Response(health.metrics.render(health), media_type=CONTENT_TYPE_LATEST)
+        return Response(render(health), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(
         routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)],
@@ -53,7 +54,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        SettingsError: the port is taken, or the address is not ours.
+        SettingsError: the port is taken or not allowed, or this machine does not have the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -76,9 +77,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Bounded(H11Protocol):
-    """One connection of `CONNECTIONS_MAX`; when there are more, the oldest gives way.
+    """An HTTP connection; past `CONNECTIONS_MAX`, the oldest is closed.
 
-    The port is open to whoever reaches it, and uvicorn waits for a first request without end.
+    The port may be public, and uvicorn waits for a first request without a time-out.
     """
 
     since = 0.0
@@ -94,7 +95,7 @@ class _Bounded(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Without uvicorn's own signal handlers: the supervisor has them."""
+    """Without uvicorn's signal handlers: the supervisor handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -109,7 +110,7 @@ async def serve(
         make_app(health),
         http=_Bounded,
         ws="none",
-        backlog=BACKLOG,  # also how many are accepted in one turn
+        backlog=BACKLOG,  # also the most that asyncio accepts in one turn
         log_config=None,
         access_log=False,
         lifespan="off",

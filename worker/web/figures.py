@@ -1,4 +1,4 @@
-"""What the database alone knows, asked for at a slow pace; and whether it has what it once confirmed."""
+"""Polls the database for its figures, and checks that it still has every batch that it confirmed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from worker.store import Store
 from worker.store.console import Figures
 from worker.web.health import Health
 
-ASK_EVERY_SECONDS = 15.0  # Prometheus' usual pace; some indexed counts
+ASK_EVERY_SECONDS = 15.0  # Prometheus' usual interval; costs a few indexed counts
 
 
 class FiguresPoller:
-    """Keeps `Metrics.database`, and what is known of the bucket, fresh for one session."""
+    """Keeps `Metrics.database` and `Health.bucket_trouble` current for one session."""
 
     def __init__(self, store: Store, session: str, health: Health, every: float = ASK_EVERY_SECONDS) -> None:
         self._store = store
@@ -25,19 +25,19 @@ class FiguresPoller:
         self._every = every
 
     async def run(self) -> None:
-        """Ask for ever; a database that is away is asked again."""
+        """Poll until cancelled; a database that does not answer is asked again."""
         while True:
             try:
                 await self.ask()
             except (StoreUnavailable, StoreRefused) as error:
                 logger.debug("no figures: {}", error)
-            await self.look_at_bucket()
+            await self.check_bucket()
             await anyio.sleep(self._every)
 
     async def ask(self) -> None:
-        """Once."""
+        """Read the figures once."""
         metrics = self._health.metrics
-        answered = metrics.answered  # before the question: what is confirmed meanwhile does not count against it
+        answered = metrics.answered  # read before the query: a batch confirmed meanwhile must not count as missing
         figures = await self._store.console.figures(self._session)
         metrics.database, metrics.database_at = figures, time.monotonic()
         missing = unbacked(answered, figures)
@@ -45,8 +45,8 @@ class FiguresPoller:
             logger.error("the database lacks {} batches that it had confirmed; was it restored from a backup?", missing)
         metrics.unbacked = max(metrics.unbacked, missing)
 
-    async def look_at_bucket(self) -> None:
-        """Whether it answers; one that is missing is made."""
+    async def check_bucket(self) -> None:
+        """Check that the bucket answers; create it if it is missing."""
         try:
             await self._store.bucket.ensure()
         except (StoreUnavailable, StoreRefused) as error:
@@ -56,10 +56,10 @@ class FiguresPoller:
 
 
 def unbacked(answered: tuple[int, int] | None, figures: Figures) -> int:
-    """Batches for which WhatsApp was allowed to be told "received", and which the database does not have.
+    """How many batches were confirmed to the sidecar and are missing from the database.
 
-    `answered` is the last (epoch, number) that the sidecar was told is durable; that opened the gate for the receipts.
-    The session's row says itself how far it is. A newer epoch is another connection's account: nothing can be said.
+    `answered` is the last (epoch, seq) confirmed, which let the receipts go out. The session's row holds the last one
+    committed. Under a newer epoch the two cannot be compared: 0.
     """
     if answered is None:
         return 0

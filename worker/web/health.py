@@ -1,4 +1,4 @@
-"""What the worker knows of its own condition; each part writes its own line."""
+"""The state behind /readyz and /metrics; each part of the worker writes its own fields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from worker.session.report import View
 from worker.web.metrics import Metrics
 
-KNOWINGLY_IDLE = ("idle", "logged_out")  # nobody has linked a phone, or somebody unlinked it: nothing is wrong
+KNOWINGLY_IDLE = ("idle", "logged_out")  # no phone is linked, by choice: not a fault
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Health:
     metrics: Metrics = field(default_factory=Metrics)
 
     def describe(self) -> dict[str, Any]:
-        """The document of /readyz: ready means that messages are being received and stored, or that nobody wants it."""
+        """The document of /readyz. Ready: messages are received and stored, or no phone is linked by choice."""
         reasons: list[str] = []
         if not self.supabase_ok:
             reasons.append(f"Supabase: {self.supabase}")

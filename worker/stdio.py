@@ -1,6 +1,6 @@
-"""What a program owes a terminal before its first word: UTF-8 out, and a Ctrl-C that is no fault.
+"""Force UTF-8 output; exit cleanly on Ctrl-C during imports.
 
-Imports nothing of ours and nothing large: it is there before the rest is.
+Imports only the standard library, so that it runs before anything slow is loaded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def speak_utf8() -> None:
+def force_utf8() -> None:
     """Write UTF-8 to stdout and stderr, whatever the locale says.
 
-    Messages hold any character, and a QR code is drawn with blocks: under another encoding a single one would end the
-    program. Half a surrogate pair comes out as its escape.
+    Messages hold any character and QR codes are drawn with blocks; one of them would raise under another encoding.
+    A lone surrogate is written as its escape.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -24,10 +24,10 @@ def speak_utf8() -> None:
 
 
 @contextmanager
-def ended_by_ctrl_c() -> Iterator[None]:
-    """In this block, Ctrl-C ends the process as the system does by default, without a stack trace.
+def exit_on_ctrl_c() -> Iterator[None]:
+    """Within this block, Ctrl-C ends the process by the system's default action, without a stack trace.
 
-    For imports, which take half a second. Where Ctrl-C is ignored (`nohup`, a shell's background), it stays so.
+    For imports, which take half a second. If Ctrl-C was ignored (`nohup`, a background job), it stays ignored.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

@@ -1,0 +1,205 @@
+"""The page of /metrics: the counters of `worker.web.metrics`, and every figure that is read when somebody asks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from worker.session.report import View
+from worker.store import SCHEMA_VERSION
+from worker.web.health import Health
+from worker.web.metrics import ABANDONED, summed
+
+Value = float | Mapping[str, float] | None
+Kind = Literal["counter", "gauge"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One figure. With a `label`, `read` returns a mapping from label value to amount; None means unknown now."""
+
+    kind: Kind
+    name: str
+    documentation: str
+    read: Callable[[Health], Value]
+    label: str | None = None
+
+
+def _figure(name: str, scale: float = 1.0) -> Callable[[Health], Value]:
+    """A figure from the sidecar's last answer; unknown while no sidecar runs."""
+
+    def read(health: Health) -> Value:
+        found = health.figures.get(name) if health.sidecar_pid is not None else None
+        return None if found is None else float(found) * scale
+
+    return read
+
+
+def _database(name: str) -> Callable[[Health], Value]:
+    """A figure from the database's last answer."""
+
+    def read(health: Health) -> Value:
+        figures = health.metrics.database
+        found = None if figures is None else getattr(figures, name)
+        return None if found is None else float(found)
+
+    return read
+
+
+def _jobs(health: Health) -> Value:
+    figures = health.metrics.database
+    if figures is None:
+        return None
+    return {"running": figures.running, "due": figures.due, "waiting": figures.waiting}
+
+
+def _oldest(health: Health) -> Value:
+    figures = health.metrics.database
+    return None if figures is None else figures.oldest_seconds or 0.0
+
+
+def _abandoned(health: Health) -> Value:
+    figures = health.metrics.database
+    return None if figures is None else summed(figures.abandoned, ABANDONED)
+
+
+def _media(health: Health) -> Value:
+    counts = health.metrics.media
+    if counts is None:
+        return None
+    return {
+        "downloaded": counts.stored - counts.reused,
+        "deduplicated": counts.reused,
+        "forwarded": counts.forwarded,
+        "postponed": counts.postponed,
+        "abandoned": counts.abandoned,
+    }
+
+
+def _lag(health: Health) -> Value:
+    lags = {"worker": health.metrics.lag_seconds}
+    sidecar = _figure("loop_lag_ms", 0.001)(health)
+    return lags if sidecar is None else {**lags, "sidecar": float(sidecar)}  # type: ignore[arg-type]
+
+
+def _figures_age(health: Health) -> Value:
+    at = health.metrics.database_at
+    return None if at is None else time.monotonic() - at
+
+
+READINGS: tuple[Reading, ...] = (
+    Reading("gauge", "wa_connected", "1 while WhatsApp is connected", lambda h: _is(h.view, "connected")),
+    Reading("gauge", "wa_lease_held", "1 while this worker serves the session", lambda h: float(h.lease_ok)),
+    Reading("gauge", "wa_database_away", "1 while the database does not answer", lambda h: float(h.metrics.away())),
+    Reading("gauge", "wa_held_frames", "Frames that wait for a commit before they may leave", _figure("held_frames")),
+    Reading(
+        "gauge",
+        "wa_longest_hold_seconds",
+        "The longest that a frame was held on this connection",
+        _figure("longest_hold_ms", 0.001),
+    ),
+    Reading("gauge", "wa_log_items", "Items of the ordered log that are not committed", _figure("log_items")),
+    Reading("gauge", "wa_log_bytes", "Bytes of the ordered log that are not committed", _figure("log_bytes")),
+    Reading(
+        "gauge",
+        "wa_acknowledged_uncommitted_batches",
+        "Most batches ever that the sidecar was told are durable and that the database, asked for itself, did not have",
+        lambda h: float(h.metrics.unbacked),
+    ),
+    Reading(
+        "counter", "wa_stanzas", "Message stanzas that came in, of this connection, every chat", _figure("stanzas_in")
+    ),
+    Reading("counter", "wa_redeliveries", "Stanzas of this connection that were known already", _figure("swallowed")),
+    Reading(
+        "gauge",
+        "wa_last_stanza_timestamp_seconds",
+        "When the last message stanza came in, any chat; time() minus this is how long it is quiet",
+        lambda h: h.metrics.last_stanza_at(h.figures),
+    ),
+    Reading(
+        "counter",
+        "wa_sidecar_restarts",
+        "Ends of the sidecar that were not asked for",
+        lambda h: float(h.sidecar_restarts),
+    ),
+    Reading("gauge", "wa_sidecar_resident_bytes", "Memory of the sidecar", _figure("rss_bytes")),
+    Reading(
+        "gauge",
+        "wa_event_loop_lag_seconds",
+        "How late the event loop is: the worker's worst of a minute, the sidecar's mean of ten seconds",
+        _lag,
+        label="process",
+    ),
+    Reading("gauge", "wa_media_jobs", "Files to be fetched, by state", _jobs, label="state"),
+    Reading("gauge", "wa_media_oldest_job_seconds", "Age of the oldest of them, 0 without any", _oldest),
+    Reading("gauge", "wa_media_abandoned", "Files that were given up and could be retried", _abandoned, label="status"),
+    Reading("counter", "wa_media_files", "What became of attempts at files", _media, label="result"),
+    Reading(
+        "counter",
+        "wa_media_bytes",
+        "Bytes of files stored",
+        lambda h: None if h.metrics.media is None else float(h.metrics.media.bytes),
+    ),
+    Reading("gauge", "wa_pending_stubs", "Messages that could not be read yet", _database("pending_stubs")),
+    Reading("gauge", "wa_refused_stanzas", "Messages that the database would not take", _database("refused")),
+    Reading("gauge", "wa_held_changes", "Edits and the like whose message has not come", _database("held_changes")),
+    Reading("gauge", "wa_database_figures_age_seconds", "Age of the figures that the database gave", _figures_age),
+)
+
+
+def render(health: Health) -> bytes:
+    """The page, in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Page(health.metrics.registry, health))
+    return generate_latest(registry)
+
+
+class _Page(Collector):
+    """The counters, then the readings."""
+
+    def __init__(self, counted: CollectorRegistry, health: Health) -> None:
+        self._counted = counted
+        self._health = health
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._counted.collect()
+        yield _about()
+        for reading in READINGS:
+            value = reading.read(self._health)
+            if value is not None:
+                yield _family(reading, value)
+
+
+def _family(reading: Reading, value: float | Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily if reading.kind == "counter" else GaugeMetricFamily
+    if reading.label is None:
+        assert not isinstance(value, Mapping)
+        return family(reading.name, reading.documentation, value=value)
+    assert isinstance(value, Mapping)
+    metric = family(reading.name, reading.documentation, labels=[reading.label])
+    for label, amount in value.items():
+        metric.add_metric([label], amount)
+    return metric
+
+
+def _about() -> Metric:
+    """Version of program and schema."""
+    about = GaugeMetricFamily(
+        "wa_worker_info", "Version of the program and of its schema", labels=["version", "schema"]
+    )
+    about.add_metric([importlib.metadata.version("wa-worker"), SCHEMA_VERSION], 1)
+    return about
+
+
+def _is(view: View | None, status: str) -> float:
+    return float(view is not None and view.status == status)
