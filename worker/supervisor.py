@@ -33,12 +33,12 @@ from worker.web.app import bind, serve
 from worker.web.health import Health
 from worker.wiring import LeasedSession, open_leased_session, open_supabase
 
-STOP_SECONDS = 9.5  # issue 4: within ten
+STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
 FAREWELL_SECONDS = 5.0  # drain, release, close
 LAST_WORDS_SECONDS = 1.5  # the final status; a database that is away must not hold up the end
 RELEASE_SECONDS = 1.5  # giving the lease back
 ASK_SUPABASE_SECONDS = 1.0
-SKEW_MAX_SECONDS = 5.0  # DESIGN "Live only": a skew above this is audited
+SKEW_MAX_SECONDS = 5.0  # a larger one is audited (docs/architecture.md, "Live only")
 
 FAILED = "The worker has ended itself and must be started again: {}"
 STOPPED = View(status="disconnected", state="stopped", say="The worker is stopped.")

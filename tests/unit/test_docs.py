@@ -23,7 +23,7 @@ CODE_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTVWXYZ"
 
 # `docs/whatsapp.md, "Closes"`, also with further sections behind it, and across the lines of a comment.
 BREAK = r"\s*(?:\n\s*(?:\*|#|//|--)?\s*)?"
-QUOTED = r'"[A-Z][^"\n]{2,60}"'
+QUOTED = r'"[A-Za-z][^"\n]{2,60}"'
 BY_NAME = re.compile(rf"docs/([\w-]+\.md),{BREAK}({QUOTED}(?:,?{BREAK}(?:and|or)?{BREAK}{QUOTED})*)")
 BY_NUMBER = re.compile(r"docs/contract\.md §(\d+)")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
