@@ -38,7 +38,7 @@ from worker.store.availability import PATIENCE_SECONDS, DatabaseWatch
 from worker.store.cipher import StateCipher
 from worker.store.embedded import Embedded, embedded_supabase
 from worker.store.retry import until_answered
-from worker.store.session import Account
+from worker.store.session import SessionStore
 from worker.web.figures import FiguresPoller
 from worker.web.health import Health
 
@@ -74,7 +74,7 @@ class Phone:
 class LeasedSession:
     """Everything that lives while we hold the lease."""
 
-    account: Account
+    store: SessionStore
     report: Report
     watch: DatabaseWatch
     state: State
@@ -97,8 +97,8 @@ async def open_leased_session(
     settings: Settings, store: Store, owner: str, fence: int, health: Health, on_view: Callable[[View], None]
 ) -> AsyncIterator[LeasedSession]:
     """Wire one tenure. Reads the session's row; raises what the store raises."""
-    account = Account(store, settings.worker_session, fence)
-    row = (await until_answered(account.status)).get("session") or {}
+    session_store = SessionStore(store, settings.worker_session, fence)
+    row = (await until_answered(session_store.status)).get("session") or {}
     detail: dict[str, Any] = row.get("detail") or {}
 
     def show(view: View) -> None:
@@ -107,7 +107,7 @@ async def open_leased_session(
 
     last_good = parse_version(detail.get("version"))
     report = Report(
-        account,
+        session_store,
         keep={"version": list(last_good)} if last_good else {},
         on_view=show,
         on_audit=health.metrics.audited,
@@ -115,11 +115,11 @@ async def open_leased_session(
     version = VersionPolicy(settings.wa_version, last_good, lambda good: report.keep(version=list(good)))
     watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
     seal = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
-    state = State(account, seal, watch)
+    state = State(session_store, seal, watch)
     inbox = Inbox()
     monitored = Monitored()
-    flags = FlagWatch(account, monitored, report, inbox.put, settings.worker_poll_ms / 1000)
-    discovery = Discovery(account, report, flags.done)
+    flags = FlagWatch(session_store, monitored, report, inbox.put, settings.worker_poll_ms / 1000)
+    discovery = Discovery(session_store, report, flags.done)
     window = LiveWindow(live_s=settings.worker_live_window_s, catch_up_s=settings.worker_catch_up_s)
     phone = Phone()
     source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
@@ -135,7 +135,7 @@ async def open_leased_session(
                 session=settings.worker_session,
             )
             committer = Committer(
-                account,
+                session_store,
                 seal,
                 watch,
                 rules=lambda: Rules(
@@ -144,7 +144,7 @@ async def open_leased_session(
                 listeners=Listeners(error=report.error, media=media.notify, committed=health.metrics.committed),
             )
             connection = Connection(
-                account=account,
+                store=session_store,
                 settings=settings,
                 state=state,
                 committer=committer,
@@ -159,14 +159,14 @@ async def open_leased_session(
             health.metrics.away = lambda: watch.away
             health.metrics.media = media.counts
             yield LeasedSession(
-                account=account,
+                store=session_store,
                 report=report,
                 watch=watch,
                 state=state,
                 flags=flags,
                 media=media,
                 census=FiguresPoller(store, settings.worker_session, health),
-                upkeep=Housekeeping(store, settings.worker_session, report, audit_seconds=settings.audit_seconds),
+                upkeep=Housekeeping(session_store, report, audit_seconds=settings.audit_seconds),
                 connection=connection,
                 inbox=inbox,
                 phone=phone,

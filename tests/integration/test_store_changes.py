@@ -10,7 +10,7 @@ from testkit.stanzas import ANA, ANA_PHONE, BEN, NOW_MS
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
 from worker.ingest.encrypted_edits import EncryptedEdits
 from worker.store import OpenedEdit, Store
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 SECRET = b"\x05" * 32
 
@@ -87,7 +87,7 @@ async def sealed(store: Store, me: Writer, sender: str, change_id: str, text: st
 
 async def test_encrypted_edits_are_opened_once_their_message_is_there(store: Store, session: str) -> None:
     me = await writer(store, session)
-    opener = EncryptedEdits(Account(store, session, me.fence))
+    opener = EncryptedEdits(SessionStore(store, session, me.fence))
     assert await sealed(store, me, ANA, "E1", "opened") == 0
     await opener.open()
     assert (await me.commit(messages=[with_secret("A1")])).sealed == 1

@@ -16,7 +16,7 @@ from worker.bridge.peer import Peer
 from worker.bridge.protocol import CloseInfo, Connect, ConnectionState, Group, Groups, Me, Notification, Qr
 from worker.errors import StoreUnavailable
 from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 BOUND = 10.0  # no wait in a unit test takes longer
 
@@ -51,8 +51,8 @@ class Database:
     session: str = "default"
 
     @property
-    def account(self) -> Account:
-        return cast(Account, self)
+    def store(self) -> SessionStore:
+        return cast(SessionStore, self)
 
     @property
     def status(self) -> str | None:

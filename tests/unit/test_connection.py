@@ -71,7 +71,7 @@ async def life(standing: RetryState | None = None, inbox: Inbox | None = None, *
     database, sidecar, watch = Database(), Sidecar(), DatabaseWatch()
     own = inbox is None
     inbox = inbox or Inbox()
-    report = Report(database.account)
+    report = Report(database.store)
     done: list[Flag] = []
 
     def finish(request: Request) -> None:
@@ -79,13 +79,13 @@ async def life(standing: RetryState | None = None, inbox: Inbox | None = None, *
 
     seal = StateCipher("default", None)
     connection = Connection(
-        account=database.account,
+        store=database.store,
         settings=chosen,
-        state=State(database.account, seal, watch),
+        state=State(database.store, seal, watch),
         committer=Committer(
-            database.account, seal, watch, rules=lambda: Rules(monitored=()), listeners=Listeners(error=report.error)
+            database.store, seal, watch, rules=lambda: Rules(monitored=()), listeners=Listeners(error=report.error)
         ),
-        discovery=Discovery(database.account, report, finish),
+        discovery=Discovery(database.store, report, finish),
         report=report,
         watch=watch,
         version=VersionPolicy(None, None, lambda _: None),

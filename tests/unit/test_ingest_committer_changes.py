@@ -20,18 +20,18 @@ from worker.settings import load_settings
 from worker.store import Batch, Committed, EncryptedEdit, OpenedEdit
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import StateCipher
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 GROUP = "1@g.us"
 
 
 def make_committer(database: Database, blank_revoked: bool = False) -> Committer:
     return Committer(
-        database.account,
+        database.store,
         StateCipher("default", None),
         DatabaseWatch(),
         rules=lambda: Rules(monitored={GROUP}, blank_revoked=blank_revoked),
-        listeners=Listeners(error=Report(database.account).error),
+        listeners=Listeners(error=Report(database.store).error),
     )
 
 
@@ -123,14 +123,14 @@ UNREADABLE = EncryptedEdit(
 
 async def test_what_does_not_open_is_handed_back_as_unreadable() -> None:
     queue = EditQueue([UNREADABLE])
-    await EncryptedEdits(cast(Account, queue)).open()
+    await EncryptedEdits(cast(SessionStore, queue)).open()
     assert queue.opened == [OpenedEdit(id=1, unreadable=True)]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), StoreRefused("no", code="22P05"), StaleFence("gone")])
 async def test_an_edit_that_cannot_be_handed_back_is_handed_back_at_a_later_commit(error: StoreError) -> None:
     queue = EditQueue([UNREADABLE], error)
-    edits = EncryptedEdits(cast(Account, queue))
+    edits = EncryptedEdits(cast(SessionStore, queue))
     await edits.open()
     assert queue.calls == ["encrypted_edits", "open_edits"]
     queue.error = None

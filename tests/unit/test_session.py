@@ -55,10 +55,10 @@ class Watching:
 
     def __init__(self) -> None:
         self.database = Database()
-        self.report = Report(self.database.account)
+        self.report = Report(self.database.store)
         self.monitored = Monitored()
         self.sent: list[Request] = []
-        self.watch = FlagWatch(self.database.account, self.monitored, self.report, self.sent.append, 0.001)
+        self.watch = FlagWatch(self.database.store, self.monitored, self.report, self.sent.append, 0.001)
 
 
 async def test_a_flag_is_sent_once_and_marked_when_it_is_done() -> None:
@@ -231,7 +231,7 @@ CONNECTED = View(status="connected", state="connected", say="Connected.", wa_nam
 
 
 async def reporting(database: Database, act: Callable[[Report], Any]) -> None:
-    report = Report(database.account, keep={"version": [2, 3000, 1]})
+    report = Report(database.store, keep={"version": [2, 3000, 1]})
     with anyio.fail_after(BOUND):
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(report.run)
@@ -355,7 +355,7 @@ def test_a_value_that_cannot_be_opened_is_an_error(
 
 
 def make_state(database: Database, key: bytes | None = None) -> State:
-    return State(database.account, StateCipher("default", key), DatabaseWatch())
+    return State(database.store, StateCipher("default", key), DatabaseWatch())
 
 
 async def test_no_credentials_are_none() -> None:
@@ -424,11 +424,11 @@ def make_commit(*stanzas: dict[str, Any], **more: Any) -> Commit:
 
 def make_committer(database: Database, key: bytes | None = None, watch: DatabaseWatch | None = None) -> Committer:
     return Committer(
-        database.account,
+        database.store,
         StateCipher("default", key),
         watch or DatabaseWatch(),
         rules=lambda: Rules(monitored={"1@g.us"}),
-        listeners=Listeners(error=Report(database.account).error),
+        listeners=Listeners(error=Report(database.store).error),
     )
 
 

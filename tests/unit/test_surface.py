@@ -26,7 +26,8 @@ from worker.session.flags import Ask, Request
 from worker.session.housekeeping import Housekeeping
 from worker.session.reconnect_policy import Stuck
 from worker.session.report import Report, View
-from worker.store import Flag, Store
+from worker.store import Flag
+from worker.store.session import SessionStore
 from worker.web.app import CONNECTIONS_MAX, bind, make_app, serve
 from worker.web.health import Health
 
@@ -178,8 +179,8 @@ class Discovering:
     def __init__(self, *failures: Exception) -> None:
         self.database, self.sidecar, self.done = Database(), Sidecar(), list[Flag]()
         self.sidecar.failures["groups"] = list(failures)
-        self.report = Report(self.database.account)
-        self.discovery = Discovery(self.database.account, self.report, lambda request: self.done.append(request.flag))
+        self.report = Report(self.database.store)
+        self.discovery = Discovery(self.database.store, self.report, lambda request: self.done.append(request.flag))
 
     async def until(self, probe: Any) -> None:
         async with anyio.create_task_group() as task_group:
@@ -255,18 +256,18 @@ class Counting:
     def __init__(self, *counts: dict[str, str]) -> None:
         self._counts = list(counts)
 
-    async def status(self, session: str) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         await anyio.lowlevel.checkpoint()
         return {"discards": self._counts.pop(0)}
 
 
 async def test_discards_are_summed_up_in_the_audit_log_by_reason_and_only_the_new_ones() -> None:
     database = Database()
-    report = Report(database.account)
+    report = Report(database.store)
     store = Counting({"too_old": "5"}, {"too_old": "7", "unmonitored": "1"}, {"too_old": "7", "unmonitored": "1"})
-    upkeep = Housekeeping(cast(Store, store), "default", report)
+    housekeeping = Housekeeping(cast(SessionStore, store), report)
     for _ in range(3):
-        await upkeep.account_for_discards()
+        await housekeeping.account_for_discards()
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(report.run)
         await until(lambda: database.audits)

@@ -26,7 +26,7 @@ from worker.store import Committed as Stored
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import CREDENTIALS, StateCipher
 from worker.store.retry import until_answered
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 
 class OnError(Protocol):
@@ -63,19 +63,19 @@ class Committer:
 
     def __init__(
         self,
-        account: Account,
+        store: SessionStore,
         cipher: StateCipher,
         watch: DatabaseWatch,
         rules: Callable[[], Rules],
         listeners: Listeners,
     ) -> None:
-        self._account = account
+        self._store = store
         self._cipher = cipher
         self._watch = watch
         self._rules = rules
         self._listeners = listeners
-        self._encrypted_edits = EncryptedEdits(account)
-        self._lids = LidCache(account, watch)
+        self._encrypted_edits = EncryptedEdits(store)
+        self._lids = LidCache(store, watch)
         self._clock = WhatsAppClock()
         self.own: tuple[str | None, str | None] = (None, None)
 
@@ -118,7 +118,7 @@ class Committer:
         raise last
 
     async def _write(self, batch: Batch) -> Stored:
-        return await until_answered(lambda: self._watch.observe("commit", self._account.commit(batch)))
+        return await until_answered(lambda: self._watch.observe("commit", self._store.commit(batch)))
 
     async def _batch(self, commit: Commit) -> Batch:
         rules = self._rules()
@@ -126,7 +126,7 @@ class Committer:
         ingested = ingest(commit, rules, self._clock.now_ms(commit))
         self._lids.learn(ingested["identities"])
         return Batch(
-            fence=self._account.fence,
+            fence=self._store.fence,
             epoch=commit.epoch,
             seq=commit.seq,
             creds=None if commit.creds is None else self._cipher.close(CREDENTIALS, CREDENTIALS, commit.creds),

@@ -15,7 +15,7 @@ from worker.errors import StoreError
 from worker.ingest.rules.changes import millisecond_time
 from worker.ingest.rules.encrypted_edit import open_edit
 from worker.store import EncryptedEdit, OpenedEdit
-from worker.store.session import Account
+from worker.store.session import SessionStore
 from worker.text import message_text
 
 EDITS_PER_ROUND = 20  # two calls, at most 7 MB; the answer to the sidecar waits for them
@@ -24,15 +24,15 @@ EDITS_PER_ROUND = 20  # two calls, at most 7 MB; the answer to the sidecar waits
 class EncryptedEdits:
     """Opens waiting edits, at most `EDITS_PER_ROUND` at a time."""
 
-    def __init__(self, account: Account) -> None:
-        self._account = account
+    def __init__(self, store: SessionStore) -> None:
+        self._store = store
 
     async def open(self) -> None:
         """One round. Raises no StoreError: the batch that led here is durable already."""
         try:
-            waiting = await self._account.encrypted_edits(EDITS_PER_ROUND)
+            waiting = await self._store.encrypted_edits(EDITS_PER_ROUND)
             opened = [opened_edit(edit, datetime.now(UTC).timestamp()) for edit in waiting]
-            await self._account.open_edits(opened)
+            await self._store.open_edits(opened)
         except StoreError as error:
             logger.debug("encrypted edits have to wait ({})", type(error).__name__)
             return

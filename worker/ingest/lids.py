@@ -10,7 +10,7 @@ from worker.ingest.rules.context import numbers_in
 from worker.ingest.rules.jids import PHONE_SERVER, parse_jid
 from worker.store.availability import DatabaseWatch
 from worker.store.retry import until_answered
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 NUMBERS_CACHED = 20_000  # about 3 MB; a large account knows a few thousand people
 
@@ -18,8 +18,8 @@ NUMBERS_CACHED = 20_000  # about 3 MB; a large account knows a few thousand peop
 class LidCache:
     """Phone number → LID, for people whom a message names by their number only."""
 
-    def __init__(self, account: Account, watch: DatabaseWatch) -> None:
-        self._account = account
+    def __init__(self, store: SessionStore, watch: DatabaseWatch) -> None:
+        self._store = store
         self._watch = watch
         self._known: OrderedDict[str, str | None] = OrderedDict()
 
@@ -29,7 +29,7 @@ class LidCache:
         missing = sorted(numbers - self._known.keys())
         if missing:
             # The batch waits for this answer too, so it counts as "commit": an outage may begin here.
-            found = await until_answered(lambda: self._watch.observe("commit", self._account.get_identities(missing)))
+            found = await until_answered(lambda: self._watch.observe("commit", self._store.get_identities(missing)))
             for number in missing:
                 self._remember(number, found.get(number))
         return {number: lid for number in numbers if (lid := self._known.get(number))}

@@ -8,11 +8,10 @@ What an error means is `steps.next_step`'s decision. Any number of processes may
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import anyio
 from loguru import logger
@@ -33,7 +32,7 @@ from worker.media.paths import storage_path
 from worker.media.remote import Json, RemoteFile, make_descriptor, parse_remote
 from worker.media.sniff import may_be_stored, sniff
 from worker.media.steps import Abandon, Answer, AskPhone, Later, LetGo, PassOn, next_step
-from worker.store.rows import Claim, MediaFile, MediaJob, MediaLinked
+from worker.store import Claim, MediaFile, MediaJob, Store
 
 QUICK_RETRY_SECONDS = (0.5, 1.0)  # contract §7, Retries
 REFRESH_SECONDS = 60.0  # Baileys waits for the phone without a limit (FACTS §6)
@@ -47,41 +46,6 @@ T = TypeVar("T")
 # Raises MediaExpired if the phone says no; MediaUnavailable or a BridgeError if it could not be asked.
 Refresh = Callable[[Json, Json], Awaitable[Json]]
 Sleep = Callable[[float], Awaitable[None]]
-
-
-class MediaBucket(Protocol):
-    """The part of the bucket that is used here."""
-
-    async def upload(self, path: str, content: bytes | Path, mime: str) -> None: ...
-
-    async def remove(self, paths: Sequence[str]) -> None: ...
-
-
-class MediaStore(Protocol):
-    """The part of `worker.store.store.Store` that is used here."""
-
-    @property
-    def bucket(self) -> MediaBucket: ...
-
-    async def media_claim(
-        self, owner: str, limit: int, lease_seconds: float, session: str | None = None, *, phone: bool = True
-    ) -> Claim: ...
-
-    async def media_renew(self, job_id: int, owner: str, lease_seconds: float) -> None: ...
-
-    async def media_known(self, file_enc_sha256: str, media_key_sha256: str) -> MediaFile | None: ...
-
-    async def media_done(self, job_id: int, owner: str, file: MediaFile) -> MediaLinked: ...
-
-    async def media_retry(
-        self, job_id: int, owner: str, error: str, delay_seconds: float, descriptor: Json | None = None
-    ) -> None: ...
-
-    async def media_ask_phone(self, job_id: int, owner: str, error: str) -> None: ...
-
-    async def media_abandon(self, job_id: int, owner: str, status: str, code: str, error: str) -> None: ...
-
-    async def audit(self, session: str, event: str, payload: Json | None = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -112,7 +76,7 @@ class MediaRunner:
 
     def __init__(
         self,
-        store: MediaStore,
+        store: Store,
         downloader: Downloader,
         *,
         owner: str,

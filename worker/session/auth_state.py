@@ -15,7 +15,7 @@ from worker.errors import StateError
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import CREDENTIALS, StateCipher
 from worker.store.retry import until_answered
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 READ_PATIENCE_SECONDS = 15.0  # a failed read ends the socket, so a short outage is waited for
 
@@ -25,8 +25,8 @@ T = TypeVar("T")
 class State:
     """Answers the sidecar's `state.load`, `state.get` and `stanzas.known`."""
 
-    def __init__(self, account: Account, seal: StateCipher, watch: DatabaseWatch) -> None:
-        self._account = account
+    def __init__(self, store: SessionStore, seal: StateCipher, watch: DatabaseWatch) -> None:
+        self._store = store
         self._seal = seal
         self._watch = watch
         self.trouble: StateError | None = None
@@ -38,7 +38,7 @@ class State:
             StateError: they are there and cannot be read.
             StoreUnavailable: the database did not answer in time.
         """
-        stored = await self._read(self._account.load_state)
+        stored = await self._read(self._store.load_state)
         if stored.creds is None:
             if stored.has_keys:
                 raise self._torn("there are keys but no credentials")
@@ -57,12 +57,12 @@ class State:
 
     async def get(self, asked: StateGet) -> Values:
         """Some keys of one type; absent ones are left out. Raises as `credentials` does."""
-        stored = await self._read(lambda: self._account.get_keys(asked.type, asked.ids))
+        stored = await self._read(lambda: self._store.get_keys(asked.type, asked.ids))
         return Values(values={id_: self._unsealed(asked.type, id_, value) for id_, value in stored.items()})
 
     async def known(self, asked: StanzasKnown) -> Known:
         """Which ciphertexts were decrypted and committed before."""
-        return Known(known=sorted(await self._read(lambda: self._account.known_stanzas(asked.hashes))))
+        return Known(known=sorted(await self._read(lambda: self._store.known_stanzas(asked.hashes))))
 
     async def _read(self, call: Callable[[], Awaitable[T]]) -> T:
         return await until_answered(lambda: self._watch.observe("state", call()), READ_PATIENCE_SECONDS)

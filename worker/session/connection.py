@@ -42,7 +42,7 @@ from worker.session.watchdog import OPEN_WITHIN_SECONDS
 from worker.settings import Settings
 from worker.store.availability import DatabaseWatch
 from worker.store.retry import until_answered
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
 COMMIT_CATCH_UP_SECONDS = 15.0  # for the commit that waited through the outage; else its messages come again
@@ -66,7 +66,7 @@ class Connection:
     def __init__(
         self,
         *,
-        account: Account,
+        store: SessionStore,
         settings: Settings,
         state: State,
         committer: Committer,
@@ -80,7 +80,7 @@ class Connection:
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = lambda: random.uniform(0, JITTER_MAX_SECONDS),  # noqa: S311 - no secret
     ) -> None:
-        self._account = account
+        self._store = store
         self._settings = settings
         self._state = state
         self._committer = committer
@@ -138,7 +138,7 @@ class Connection:
                 await self._wipe()
                 return Go(delay=delay)
             case AwaitDatabase():
-                await until_answered(lambda: self._watch.observe("state", self._account.load_state()))
+                await until_answered(lambda: self._watch.observe("state", self._store.load_state()))
                 logger.info("the database answers again")
                 with anyio.move_on_after(COMMIT_CATCH_UP_SECONDS):
                     await self._watch.back()
@@ -186,7 +186,7 @@ class Connection:
         if left:
             logger.warning("{} items of the old connection's log are dropped; WhatsApp will send them again", left)
         await self._version.refresh(fetch_version)
-        epoch = await until_answered(lambda: self._watch.observe("state", self._account.begin_epoch()))
+        epoch = await until_answered(lambda: self._watch.observe("state", self._store.begin_epoch()))
         self._inbox.discard_notifications()
         try:
             await peer.connect(self._parameters(epoch))
@@ -228,7 +228,7 @@ class Connection:
 
     async def _wipe(self) -> None:
         """Forget the account. Only ever after WhatsApp, or a person, said so."""
-        await until_answered(lambda: self._watch.observe("state", self._account.wipe_credentials()))
+        await until_answered(lambda: self._watch.observe("state", self._store.wipe_credentials()))
         self.standing.linked = False
         self._discovery.again()
 

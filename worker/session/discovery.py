@@ -18,7 +18,7 @@ from worker.session.flags import Request
 from worker.session.report import Report
 from worker.store import GroupChange
 from worker.store.retry import until_answered
-from worker.store.session import Account
+from worker.store.session import SessionStore
 from worker.text import clean_name
 
 SPACING_SECONDS = 3.0  # asking for all groups often gives 429 (FACTS §10); a person clicks twice, a program does not
@@ -33,12 +33,12 @@ class Discovery:
 
     def __init__(
         self,
-        account: Account,
+        store: SessionStore,
         report: Report,
         done: Callable[[Request], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._account = account
+        self._store = store
         self._report = report
         self._done = done
         self._clock = clock
@@ -81,7 +81,7 @@ class Discovery:
         try:
             groups = (await peer.groups()).groups
             changes = [as_change(group) for group in groups]
-            result = await until_answered(lambda: self._account.upsert_groups(changes, complete=True))
+            result = await until_answered(lambda: self._store.upsert_groups(changes, complete=True))
         except (CallFailed, CallTimeout, StoreRefused) as failed:
             self._note_failure(failed)
             return False

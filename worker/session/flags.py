@@ -17,7 +17,7 @@ from loguru import logger
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.session.report import Report
 from worker.store import Flag
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 PHONE = re.compile(r"[0-9]{6,15}")  # E.164 without the plus
 
@@ -71,13 +71,13 @@ class FlagWatch:
 
     def __init__(
         self,
-        account: Account,
+        store: SessionStore,
         monitored: Monitored,
         report: Report,
         send: Callable[[Request], None],
         poll_seconds: float,
     ) -> None:
-        self._account = account
+        self._store = store
         self._monitored = monitored
         self._report = report
         self._send = send
@@ -107,8 +107,8 @@ class FlagWatch:
             StoreUnavailable: the database does not answer.
         """
         await self._mark_done()
-        self._monitored.groups = await self._account.monitored_groups()
-        for flag in await self._account.pending_flags():
+        self._monitored.groups = await self._store.monitored_groups()
+        for flag in await self._store.pending_flags():
             if flag.key in self._taken and self._taken[flag.key] == flag.at_text:
                 continue
             match read_flag(flag):
@@ -129,7 +129,7 @@ class FlagWatch:
     async def _mark_done(self) -> None:
         while self._done:
             flag = self._done[0]
-            await self._account.flag_handled(flag)
+            await self._store.flag_handled(flag)
             self._done.pop(0)
             if self._taken.get(flag.key) == flag.at_text:
                 del self._taken[flag.key]

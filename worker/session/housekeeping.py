@@ -14,8 +14,8 @@ from loguru import logger
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.ingest.rules.live import RETRY_WINDOW_S
 from worker.session.report import Report
-from worker.store import Store
 from worker.store.retry import until_answered
+from worker.store.session import SessionStore
 
 LOST_EVERY_SECONDS = 300.0
 PRUNE_EVERY_SECONDS = 300.0  # large merges wait for it, and with them that person's edits and revokes
@@ -30,15 +30,13 @@ class Housekeeping:
 
     def __init__(
         self,
-        store: Store,
-        session: str,
+        store: SessionStore,
         report: Report,
         clock: Callable[[], float] = time.monotonic,
         *,
         audit_seconds: float | None = None,
     ) -> None:
         self._store = store
-        self._session = session
         self._report = report
         self._clock = clock
         self._audit_seconds = audit_seconds
@@ -52,12 +50,12 @@ class Housekeeping:
             (ANALYZE_EVERY_SECONDS, self._store.analyze),
         ]
         async with anyio.create_task_group() as task_group:
-            task_group.start_soon(self._account)
+            task_group.start_soon(self._report_discards)
             for every, turn in turns:
                 task_group.start_soon(self._turn, every, turn)
 
-    async def _account(self) -> None:
-        """The account of what was discarded, counted from the start."""
+    async def _report_discards(self) -> None:
+        """Report what was discarded since the start."""
         try:
             self._discards = await until_answered(self._count_discards)
         except StoreRefused as refused:
@@ -77,15 +75,13 @@ class Housekeeping:
 
     async def mark_lost(self) -> None:
         """Stubs whose good copy did not come within the time in which it would still be taken."""
-        await self._store.mark_lost(self._session, float(RETRY_WINDOW_S))
+        await self._store.mark_lost(float(RETRY_WINDOW_S))
 
     async def prune(self) -> None:
         """Hashes that nothing will be recognised by any more, and old entries of the audit log; 10,000 a call."""
         more = True
         while more:
-            pruned = await self._store.prune(
-                self._session, stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds
-            )
+            pruned = await self._store.prune(stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds)
             more = pruned.more
 
     async def account_for_discards(self) -> None:
@@ -100,5 +96,5 @@ class Housekeeping:
             self._report.audit("ingest", discarded=fresh)
 
     async def _count_discards(self) -> Mapping[str, int]:
-        status = await self._store.status(self._session)
+        status = await self._store.status()
         return {reason: int(count) for reason, count in status["discards"].items()}

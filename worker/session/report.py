@@ -17,7 +17,7 @@ from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.store import Audit
-from worker.store.session import Account
+from worker.store.session import SessionStore
 
 AUDITS_MAX = 1000  # a day's worth; a database that is away longer must not cost memory without end
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -63,13 +63,13 @@ class Report:
 
     def __init__(
         self,
-        account: Account,
+        store: SessionStore,
         *,
         keep: Mapping[str, Any] | None = None,
         on_view: Callable[[View], None] = lambda view: None,
         on_audit: Callable[[str, Mapping[str, Any]], None] = lambda event, payload: None,
     ) -> None:
-        self._account = account
+        self._store = store
         self._kept = dict(keep or {})
         self._on_view = on_view
         self._on_audit = on_audit
@@ -148,7 +148,7 @@ class Report:
             patch = self._view.patch(self._kept) if self._dirty and self._view else {}
             self._dirty = False
             try:
-                await self._account.set_session(patch, audits)
+                await self._store.set_session(patch, audits)
             except StoreUnavailable:
                 self._dirty = self._dirty or bool(patch)
                 raise

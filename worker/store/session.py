@@ -1,4 +1,4 @@
-"""One session of the store, under the fence that we hold: the store's calls without their first two arguments."""
+"""The store of one session: the store's calls, bound to the session and to the fence that we hold."""
 
 from __future__ import annotations
 
@@ -15,32 +15,23 @@ from worker.store import (
     GroupChange,
     GroupsUpserted,
     OpenedEdit,
+    Pruned,
     Store,
 )
 
 
-class Account:
-    """What the session's parts may ask of the database. Adds nothing but session and fence; errors are the store's."""
+class SessionStore:
+    """What a leased session asks of the database. Adds session and fence, nothing else; errors are the store's."""
 
     def __init__(self, store: Store, session: str, fence: int) -> None:
         self._store = store
         self.session = session
         self.fence = fence
 
+    # The log
+
     async def begin_epoch(self) -> int:
         return await self._store.begin_epoch(self.session, self.fence)
-
-    async def load_state(self) -> AccountState:
-        return await self._store.load_state(self.session, self.fence)
-
-    async def get_keys(self, type_: str, ids: Sequence[str]) -> dict[str, str]:
-        return await self._store.get_keys(self.session, type_, ids)
-
-    async def known_stanzas(self, hashes: Sequence[str]) -> set[str]:
-        return await self._store.known_stanzas(self.session, hashes)
-
-    async def get_identities(self, ids: Sequence[str]) -> dict[str, str]:
-        return await self._store.get_identities(self.session, ids)
 
     async def commit(self, batch: Batch) -> Committed:
         return await self._store.commit(self.session, batch)
@@ -51,11 +42,30 @@ class Account:
     async def open_edits(self, opened: Sequence[OpenedEdit]) -> int:
         return await self._store.open_edits(self.session, self.fence, opened)
 
-    async def set_session(self, patch: Mapping[str, Any], audits: Sequence[Audit] = ()) -> None:
-        await self._store.set_session(self.session, self.fence, patch, audits)
+    async def get_identities(self, ids: Sequence[str]) -> dict[str, str]:
+        return await self._store.get_identities(self.session, ids)
+
+    # The account's state
+
+    async def load_state(self) -> AccountState:
+        return await self._store.load_state(self.session, self.fence)
+
+    async def get_keys(self, type_: str, ids: Sequence[str]) -> dict[str, str]:
+        return await self._store.get_keys(self.session, type_, ids)
+
+    async def known_stanzas(self, hashes: Sequence[str]) -> set[str]:
+        return await self._store.known_stanzas(self.session, hashes)
 
     async def wipe_credentials(self) -> int:
         return await self._store.wipe_credentials(self.session, self.fence)
+
+    # The session's row, groups and flags
+
+    async def set_session(self, patch: Mapping[str, Any], audits: Sequence[Audit] = ()) -> None:
+        await self._store.set_session(self.session, self.fence, patch, audits)
+
+    async def status(self) -> dict[str, Any]:
+        return await self._store.status(self.session)
 
     async def upsert_groups(self, groups: Sequence[GroupChange], *, complete: bool) -> GroupsUpserted:
         return await self._store.upsert_groups(self.session, self.fence, groups, complete=complete)
@@ -69,5 +79,13 @@ class Account:
     async def flag_handled(self, flag: Flag) -> None:
         await self._store.flag_handled(self.session, flag)
 
-    async def status(self) -> dict[str, Any]:
-        return await self._store.status(self.session)
+    # Housekeeping
+
+    async def mark_lost(self, older_than_seconds: float) -> int:
+        return await self._store.mark_lost(self.session, older_than_seconds)
+
+    async def prune(self, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
+        return await self._store.prune(self.session, stanza_seconds=stanza_seconds, audit_seconds=audit_seconds)
+
+    async def analyze(self) -> None:
+        await self._store.analyze()

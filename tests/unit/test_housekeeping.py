@@ -13,7 +13,8 @@ from worker.session import housekeeping as module
 from worker.session.housekeeping import Housekeeping
 from worker.session.report import Report
 from worker.settings import Settings
-from worker.store import Pruned, Store
+from worker.store import Pruned
+from worker.store.session import SessionStore
 
 
 class Housekept:
@@ -24,18 +25,18 @@ class Housekept:
         self.done: set[str] = set()
         self.kept: list[float | None] = []
 
-    async def status(self, session: str) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         if self._error is None:
             await anyio.sleep_forever()
         await anyio.lowlevel.checkpoint()
         raise cast(Exception, self._error)
 
-    async def mark_lost(self, session: str, older_than_seconds: float) -> int:
+    async def mark_lost(self, older_than_seconds: float) -> int:
         await anyio.lowlevel.checkpoint()
         self.done.add("mark_lost")
         return 0
 
-    async def prune(self, session: str, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
+    async def prune(self, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
         await anyio.lowlevel.checkpoint()
         self.done.add("prune")
         self.kept.append(audit_seconds)
@@ -46,9 +47,9 @@ class Housekept:
         self.done.add("analyze")
 
 
-def upkeep_of(store: Housekept, audit_seconds: float | None = None) -> Housekeeping:
-    report = Report(Database().account)
-    return Housekeeping(cast(Store, store), "default", report, audit_seconds=audit_seconds)
+def housekeeping_of(store: Housekept, audit_seconds: float | None = None) -> Housekeeping:
+    report = Report(Database().store)
+    return Housekeeping(cast(SessionStore, store), report, audit_seconds=audit_seconds)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ async def test_housekeeping_goes_on_although_the_status_has_no_answer(
     monkeypatch.setattr(module, "FIRST_AFTER_SECONDS", 0.0)
     store = Housekept(error)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(upkeep_of(store).run)
+        tasks.start_soon(housekeeping_of(store).run)
         await until(lambda: store.done == {"mark_lost", "prune", "analyze"})
         tasks.cancel_scope.cancel()
     assert store.done == {"mark_lost", "prune", "analyze"}, because
@@ -75,5 +76,5 @@ async def test_housekeeping_goes_on_although_the_status_has_no_answer(
 async def test_the_audit_log_is_kept_as_long_as_the_setting_says(days: int, seconds: float | None) -> None:
     store = Housekept(None)
     settings = Settings(worker_audit_days=days, _env_file=None)  # type: ignore[call-arg]
-    await upkeep_of(store, settings.audit_seconds).prune()
+    await housekeeping_of(store, settings.audit_seconds).prune()
     assert store.kept == [seconds] * 3, "as long as there is more"
