@@ -1,21 +1,31 @@
 #!/usr/bin/env node
 /**
- * The sidecar: Baileys behind JSON-RPC on stdio. It is started by the worker and ends with it.
+ * The sidecar: Baileys behind JSON-RPC on stdio. The worker starts it, and it ends with the worker.
  *
- * The order of this file matters: the console and the signature check are replaced before anything of Baileys loads.
+ * Order matters here: console and signature check are replaced before anything of Baileys loads.
  */
-import { captureConsole, makeLogger } from './lib/baileys/logger.js'
+import { checkPackages, installedPackages } from './lib/baileys/internals.js'
 import { installStrictSignatures } from './lib/baileys/curve.js'
+import { captureConsole, makeLogger } from './lib/logger.js'
 
 if (process.argv.includes('--help') || process.stdin.isTTY) {
-  process.stderr.write('The wa-worker sidecar speaks JSON-RPC on stdin and stdout (docs/protocol.md). It is started by `wa-worker`, not by hand.\n')
+  process.stderr.write(
+    'The wa-worker sidecar speaks JSON-RPC on stdin and stdout (docs/protocol.md). `wa-worker` starts it.\n')
   process.exit(process.argv.includes('--help') ? 0 : 2)
 }
 
 const logger = makeLogger(process.env.LOG_LEVEL ?? 'info')
 captureConsole(logger)
 const signatures = installStrictSignatures()
-if (!signatures.native) logger.warn({ reason: signatures.reason }, 'signatures are checked strictly, but slowly, by libsignal itself')
+if (!signatures.native) {
+  logger.warn({ reason: signatures.reason }, 'signatures are checked strictly, but slowly, by libsignal itself')
+}
+try {
+  checkPackages(await installedPackages())
+} catch (error) {
+  for (const line of error.lines ?? [error.message]) logger.error(line)
+  process.exit(1)
+}
 
 const { makePeer } = await import('./lib/wire/peer.js')
 const { registerMethods } = await import('./lib/wire/methods.js')
@@ -29,10 +39,10 @@ const peer = makePeer({
 const { onUnhandled } = registerMethods(peer, logger)
 
 process.on('unhandledRejection', (error) => {
-  logger.error({ err: error }, 'an unhandled rejection')
+  logger.error({ err: error }, 'unhandled rejection')
   onUnhandled(/** @type {Error} */ (error))
 })
 process.on('uncaughtException', (error) => {
-  logger.error({ err: error }, 'an uncaught exception: the sidecar ends')
+  logger.error({ err: error }, 'uncaught exception: the sidecar ends')
   process.exit(1)
 })

@@ -3,7 +3,7 @@ import { AsyncResource } from 'node:async_hooks'
 import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { after, before, test } from 'node:test'
-import { makeLogger } from '../lib/baileys/logger.js'
+import { makeLogger } from '../lib/logger.js'
 import { reupload } from '../lib/baileys/reupload.js'
 import { Connection } from '../lib/baileys/socket.js'
 

@@ -14,6 +14,7 @@ function makeStore(database = {}) {
   let broken = false
   let beforeAnswer = async () => {}
   const store = new KeyStore({
+    codec: { serialise, revive },
     read: async (type, ids) => {
       reads.push(ids)
       await beforeAnswer()

@@ -274,7 +274,7 @@ test('the sidecar ends with code 0 when its stdin ends', async () => {
 
 test('a call that is not of the wire\'s form is an error, and the sidecar goes on', async () => {
   const sidecar = start()
-  await assert.rejects(sidecar.call('connect', { epoch: 'one' }), /parameters of connect/)
+  await assert.rejects(sidecar.call('connect', { epoch: 'one' }), /invalid parameters of connect/)
   await assert.rejects(sidecar.call('groups'), /no socket is open/)
   assert.ok((await sidecar.call('ping')).rss_bytes > 0)
   await sidecar.stop()

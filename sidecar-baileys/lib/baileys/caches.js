@@ -1,16 +1,16 @@
 /**
- * The caches that Baileys would otherwise make anew for every socket: it never closes one of them, whose timer keeps it for
- * ever, and its counts of retries must outlive a socket (FACTS §9), or what cannot be read is asked for again and again.
+ * The caches that Baileys would otherwise make for every socket. It never closes one, so their timers would keep them
+ * for ever; and its retry counts must outlive a socket, or it asks for an unreadable message again and again
+ * (docs/whatsapp.md, "Options").
  */
 import { LRUCache } from 'lru-cache'
+import { CACHE_OPTIONS } from './internals.js'
 
-const HOUR_MS = 3_600_000
-const MINUTES_5_MS = 300_000
 /** A flood of unreadable messages must not become a flood of memory. */
 const ENTRIES_MAX = 10_000
 
 /**
- * @param {number} ttl milliseconds, as Baileys' DEFAULT_CACHE_TTLS has them in seconds
+ * @param {number} ttl milliseconds
  * @returns {import('baileys').CacheStore}
  */
 export function makeCache(ttl) {
@@ -23,10 +23,10 @@ export function makeCache(ttl) {
   }
 }
 
-/** One set for all sockets of this process, which serves one account. */
-export const sharedCaches = {
-  msgRetryCounterCache: makeCache(HOUR_MS),
-  placeholderResendCache: makeCache(HOUR_MS),
-  callOfferCache: makeCache(MINUTES_5_MS),
-  userDevicesCache: makeCache(MINUTES_5_MS),
-}
+/**
+ * One set for all sockets of this process, which serves one account.
+ * @type {Record<keyof typeof CACHE_OPTIONS, import('baileys').CacheStore>}
+ */
+export const sharedCaches = /** @type {any} */ (Object.fromEntries(
+  Object.entries(CACHE_OPTIONS).map(([option, seconds]) => [option, makeCache(seconds * 1_000)]),
+))

@@ -1,24 +1,20 @@
 /**
- * Strict, native signatures in place of libsignal's.
+ * Strict, native signatures in place of libsignal's (docs/whatsapp.md, "Signatures").
  *
- * libsignal 6.0.0 verifies in pure JavaScript, 12 to 17 ms a call, and returns false where Baileys expects a throw, so
- * stock Baileys never really checks the server's certificates or the phone's account signature (FACTS §12). One
- * function of one pinned dependency is replaced, before Baileys loads: Baileys copies the function when it does.
+ * libsignal 6.0.0 verifies in pure JavaScript, 12 to 17 ms a call. It returns false where Baileys expects a throw, so
+ * stock Baileys never checks the server's certificates or the phone's account signature. We replace this one function
+ * before Baileys loads, because Baileys copies it then.
  */
 import { createHash, createPublicKey, verify } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { LIBSIGNAL_CURVE_SHA256, LIBSIGNAL_VERSION } from './internals.js'
 
 const require = createRequire(import.meta.url)
 
-/** The only version whose source was read and whose answers were compared. */
-export const EXPECTED_LIBSIGNAL = '6.0.0'
-/** sha256 of the `src/curve.js` that was read: a patched release under the same number is noticed. */
-export const EXPECTED_CURVE_SHA256 = 'a45c682103f1ab047a24497db2175dec5605495d8c0f4c11354b347d31950f6a'
-
 const P = 2n ** 255n - 19n
 const SPKI_ED25519 = Buffer.from('302a300506032b6570032100', 'hex')
-/** Edwards keys are remembered: the inversion costs as much as the verification. */
+/** Edwards keys to keep: computing one costs as much as a verification. */
 const CACHED_KEYS = 5_000
 /** @type {Map<string, import('node:crypto').KeyObject>} */
 const cache = new Map()
@@ -76,7 +72,7 @@ export function verifyNative(publicKey, message, signature) {
   }
 }
 
-/** A signature that does not fit; Baileys and libsignal expect a throw. */
+/** The signature is not of this message and key. Baileys and libsignal expect a throw. */
 export class SignatureError extends Error {
   constructor() {
     super('Invalid signature!')
@@ -95,7 +91,7 @@ export const makeStrict = (check) =>
    * @param {boolean} [isInit]
    */
   (key, message, signature, isInit) => {
-    // libsignal's own callers switch the check off for the first message of a session; that stays as it is.
+    // libsignal's own callers switch the check off for the first message of a session.
     if (isInit) return true
     if (!message || !check(key, message, signature)) throw new SignatureError()
     return true
@@ -103,7 +99,7 @@ export const makeStrict = (check) =>
 
 /**
  * Replace libsignal's `verifySignature`. Call this before Baileys is imported.
- * @returns {{native: boolean, reason: string}} native false = the dependency is not the one that was read: its own
+ * @returns {{native: boolean, reason: string}} not native, with the reason: nobody has read this libsignal, so its own
  *   function is used, strictly
  */
 export function installStrictSignatures() {
@@ -111,8 +107,8 @@ export function installStrictSignatures() {
   const version = require('libsignal/package.json').version
   const source = createHash('sha256').update(readFileSync(require.resolve('libsignal/src/curve.js'))).digest('hex')
   const reason =
-    version !== EXPECTED_LIBSIGNAL ? `libsignal is ${version}, not ${EXPECTED_LIBSIGNAL}`
-    : source !== EXPECTED_CURVE_SHA256 ? `libsignal ${version} has another src/curve.js than the one that was read`
+    version !== LIBSIGNAL_VERSION ? `libsignal is ${version}, not ${LIBSIGNAL_VERSION}`
+    : source !== LIBSIGNAL_CURVE_SHA256 ? `src/curve.js of libsignal ${version} has changed`
     : ''
   curve.verifySignature = makeStrict(reason === '' ? verifyNative : curve.verifySignature)
   return { native: reason === '', reason }

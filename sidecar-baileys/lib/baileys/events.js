@@ -1,4 +1,4 @@
-/** What Baileys derives and no message stanza carries, as events of the wire. Pure: one emitted event in, events out. */
+/** Events of the wire from Baileys' events: what no message stanza carries. Pure: one event in, events out. */
 import { proto } from 'baileys'
 
 const { StubType } = proto.WebMessageInfo
@@ -35,19 +35,25 @@ function participants(update, isMe) {
     const pn = person.phoneNumber ?? (person.id?.endsWith('@s.whatsapp.net') ? person.id : undefined)
     return lid && pn ? [{ type: 'identity', lid, pn }] : []
   })
-  const me = people.some((/** @type {any} */ person) => [person.id, person.lid, person.phoneNumber].some((jid) => jid && isMe(jid)))
+  const me = people.some((/** @type {any} */ { id, lid, phoneNumber }) =>
+    [id, lid, phoneNumber].some((jid) => jid && isMe(jid)))
   if (me && update.action === 'remove') events.push({ type: 'group', id: update.id, left: true })
   if (me && update.action === 'add') events.push({ type: 'group', id: update.id, left: false })
   return events
 }
 
-/** @param {any} message a notice of the system has a stub type and no content; CIPHERTEXT (2) is a stanza's own stub */
+/**
+ * A notice of the system has a stub type and no content. CIPHERTEXT marks a message that could not be decrypted, which
+ * the log already has as a stanza.
+ * @param {any} message
+ */
 function system(message) {
-  if (message.message || !message.messageStubType || message.messageStubType === 2) return []
+  const { messageStubType: stub } = message
+  if (message.message || !stub || stub === StubType.CIPHERTEXT) return []
   return [{
     type: 'system',
     key: { ...message.key },
-    stub_type: StubType[message.messageStubType] ?? String(message.messageStubType), // names outlive renumbering, and say something
+    stub_type: StubType[stub] ?? String(stub),
     stub_parameters: (message.messageStubParameters ?? []).map(String),
     t: String(message.messageTimestamp ?? 0),
   }]

@@ -1,6 +1,6 @@
-/** The QR code on show, and how long it is good for. What it says of the account is the account's affair (socket.js). */
+/** The QR code on show, and how long it is valid. */
 
-/** WhatsApp takes the first code for a minute, the following ones for twenty seconds (FACTS §2). */
+/** WhatsApp takes the first code for a minute, later ones for twenty seconds (docs/whatsapp.md, "Closes"). */
 const FIRST_MS = 60_000
 const FOLLOWING_MS = 20_000
 
@@ -9,13 +9,20 @@ export class Qr {
   #goodUntil = 0
   count = 0
 
-  /** @param {{ttlMs: number | null, notify: (method: string, params: object) => void}} options `ttlMs`: instead of WhatsApp's own */
+  /**
+   * @param {object} options
+   * @param {number | null} options.ttlMs instead of WhatsApp's own lifetimes
+   * @param {(method: string, params: object) => void} options.notify
+   */
   constructor({ ttlMs, notify }) {
     this.ttlMs = ttlMs
     this.notify = notify
   }
 
-  /** @param {string} code as Baileys made it @param {string} secret the account's, as it is now: Baileys read it when the connection began */
+  /**
+   * @param {string} code as Baileys made it, with the secret that the account had when the connection began
+   * @param {string} secret the account's present one
+   */
   show(code, secret) {
     this.count += 1
     const ttl = this.ttlMs ?? (this.count === 1 ? FIRST_MS : FOLLOWING_MS)
@@ -23,7 +30,7 @@ export class Qr {
     this.#tell(code, secret, ttl)
   }
 
-  /** The same code, for the rest of its time, with another secret. @param {string} secret */
+  /** Show the same code with another secret, for the rest of its time. @param {string} secret */
   renew(secret) {
     const left = this.#goodUntil - Date.now()
     if (left > 0) this.#tell(this.#code, secret, left)

@@ -1,4 +1,4 @@
-/** How credentials, keys and messages become text and come back. */
+/** Credentials, keys and messages as text, and back. */
 import { BufferJSON, proto } from 'baileys'
 
 /**
@@ -18,13 +18,13 @@ export function serialise(type, value) {
  */
 export function revive(type, text) {
   const value = JSON.parse(text, BufferJSON.reviver)
-  // `create` would give empty keys and an endless resync (FACTS §7).
+  // `create` would give empty keys, and an endless resync (docs/whatsapp.md, "Auth state").
   return type === 'app-state-sync-key' ? proto.Message.AppStateSyncKeyData.fromObject(value) : value
 }
 
 /**
- * A sender key is a Buffer of JSON in which Baileys leaves the seeds of skipped messages as `{type, data: [numbers]}`, a
- * form that its own reviver does not know: such messages would never decrypt (FACTS §1, point 8).
+ * A sender key is a Buffer of JSON. Baileys writes the seeds of skipped messages into it as `{type, data: [numbers]}`,
+ * which its own reviver does not know, so such messages would never decrypt (docs/whatsapp.md, "Holding frames").
  * @param {any} value
  */
 function repairSenderKey(value) {
@@ -49,13 +49,13 @@ export function reviveCreds(text) {
   return creds
 }
 
-/** Levels of a message that are handed on. The worker keeps 24; its JSON parser ends at about a thousand, and the sidecar with it. */
+/** Levels of a message that the worker gets. It keeps 24; its JSON parser fails at about a thousand. */
 export const MAX_DEPTH = 100
 
 /**
  * @param {import('baileys').proto.IMessage} message
- * @returns {object} protobuf JSON: 64-bit integers as strings, bytes as base64, enums by name; null where it nests deeper than `MAX_DEPTH`
- * @throws {RangeError} if it nests by thousands
+ * @returns {object} protobuf JSON: 64-bit integers as strings, bytes as base64, enums by name; null below `MAX_DEPTH`
+ * @throws {RangeError} if it has thousands of levels
  */
 export function messageToJson(message) {
   const json = proto.Message.toObject(/** @type {any} */ (message), { longs: String, enums: String, bytes: String })

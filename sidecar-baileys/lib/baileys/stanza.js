@@ -1,20 +1,15 @@
-/**
- * One incoming message stanza, from its arrival until all its parts are decrypted or given up.
- *
- * Collects; sends nothing, stores nothing.
- */
+/** One incoming message stanza, from its arrival until each part is decrypted or given up. Sends and stores nothing. */
 import { createHash } from 'node:crypto'
 import { decodeMessageNode, proto, unpadRandomMax16 } from 'baileys'
+import { NOTHING_TO_DECRYPT } from './internals.js'
 import { messageToJson } from './serial.js'
 
-/** What Baileys says of a stanza with nothing to decrypt. */
-const ABSENT = 'Message absent from node'
 const DECRYPTABLE = new Set(['skmsg', 'pkmsg', 'msg'])
-/** One stanza as JSON. A line of the wire holds 32 MiB, and the keys of the section travel beside it. */
+/** Longest JSON of one stanza. A line of the wire holds 32 MiB, and the section's keys travel in it too. */
 const JSON_BYTES_MAX = 24 * 1024 * 1024
-/** Below this many bytes of plaintext no JSON comes near that: the worst is a byte of a packed enum, which becomes a name of 50. */
+/** Bytes of plaintext from which the JSON is measured. It grows up to 50-fold: a byte of an enum becomes a name. */
 const MEASURED_FROM = 256 * 1024
-/** Phones give up after five; the sender writes this number, and may write anything. */
+/** Highest retry count that is reported. Phones give up after five, but the sender may write anything. */
 const RETRIES_MAX = 1_000
 
 /** @param {Uint8Array} bytes */
@@ -63,25 +58,26 @@ export class Stanza {
       if (DECRYPTABLE.has(child.attrs.type)) this.parts.push({ content: child.content, hash: sha256(child.content) })
       else this.#failure ||= `Unknown e2e type: ${child.attrs.type}`
     }
-    // Baileys refuses the whole stanza, undecrypted, when its first part is of this type.
+    // Baileys refuses the whole stanza, undecrypted, if its first part is of this type.
     if (children.find((child) => child.tag === 'enc')?.attrs.type === 'msmsg') this.parts = []
     this.#waiting = this.parts.length
-    if (this.parts.length === 0 && !this.#message && !this.unavailable) this.#failure ||= ABSENT
+    if (this.parts.length === 0 && !this.#message && !this.unavailable) this.#failure ||= NOTHING_TO_DECRYPT
   }
 
-  /** Who wrote it, under whichever address: the LID where the stanza has one (FACTS §3). */
+  /** Who wrote it: the LID if the stanza has one (docs/whatsapp.md, "Who sent it"). */
   get author() {
     const { participant, participant_lid, participant_pn, sender_lid, sender_pn, from } = this.node.attrs
-    const addresses = [participant, participant_lid, participant_pn, ...(participant ? [] : [from, sender_lid, sender_pn])]
+    const others = participant ? [] : [from, sender_lid, sender_pn]
+    const addresses = [participant, participant_lid, participant_pn, ...others]
     const address = addresses.find((one) => one?.endsWith('@lid')) ?? addresses.find(Boolean) ?? ''
     return address.replace(/[:@].*/, '')
   }
 
-  /** What was decrypted of it so far. */
+  /** Hashes of the ciphertexts that were decrypted so far. */
   get hashes() { return this.#hashes }
 
   /**
-   * Take parts out whose keys are spent, so that the good rest still gets in.
+   * Take out parts whose keys are spent, so that the others are still decrypted.
    * @param {{content: Uint8Array, hash: string}[]} spent
    */
   forget(spent) {
@@ -92,10 +88,10 @@ export class Stanza {
     this.#waiting = this.parts.length
   }
 
-  /** Nothing is left to wait for: it may enter the log. */
+  /** Nothing is left to wait for: the stanza may enter the log. */
   get complete() { return this.#waiting <= 0 && this.#shares === 0 }
 
-  /** @returns {string | null} why the phone keeps the content to itself: `view_once`, … */
+  /** @returns {string | null} why the phone keeps the content to itself, for example `view_once` */
   get unavailable() {
     const children = Array.isArray(this.node.content) ? this.node.content : []
     return children.find((child) => child.tag === 'unavailable')?.attrs.type ?? null
@@ -123,7 +119,7 @@ export class Stanza {
     this.#shares = Math.max(0, this.#shares - 1)
   }
 
-  /** Baileys gave the stanza up: nothing more will come. @param {string} reason */
+  /** Baileys gave the stanza up: nothing more comes. @param {string} reason */
   abandon(reason) {
     this.#waiting = 0
     this.#shares = 0
@@ -138,10 +134,10 @@ export class Stanza {
     try {
       const outer = proto.Message.decode(padded ? unpadRandomMax16(/** @type {any} */ (bytes)) : bytes)
       const message = outer.deviceSentMessage?.message ?? outer
-      // Of a share that came in the clear nobody tells when it is stored (and a newsletter's owner could plant one).
+      // Nothing tells when a share that came in the clear is stored; and a newsletter's owner could plant one.
       if (padded && message.senderKeyDistributionMessage) this.#shares += 1
       this.#bytes += bytes.length
-      // Anybody can write such an answer; only our own phone is believed, or it would put words into others' mouths.
+      // Anybody can write such an answer. Accepted only from the account's own phone: it names others as authors.
       if (this.key?.fromMe) this.#events.push(...resends(message))
       this.#message = this.#message ? Object.assign(this.#message, message) : message
     } catch (error) {
@@ -192,15 +188,15 @@ function jsonBytes(value) {
 }
 
 /**
- * A sender's key share is for the key store alone; that there was one is all that the worker needs to know.
+ * A key share is for the key store alone. The worker learns only that there was one.
  * @param {import('baileys').proto.IMessage} message
  */
 const withoutKeys = (message) =>
   message.senderKeyDistributionMessage ? { ...message, senderKeyDistributionMessage: {} } : message
 
 /**
- * Messages that the phone delivers anew inside one of its answers. Baileys emits them after the receipt for the answer,
- * so they are taken here, where they are in the same section.
+ * Messages that the phone delivers again inside one of its answers. Baileys emits them after the receipt for the
+ * answer, so they are taken here, within its section.
  * @param {import('baileys').proto.IMessage} message
  * @returns {object[]}
  */
@@ -211,6 +207,12 @@ function resends(message) {
     if (!bytes) return []
     const info = proto.WebMessageInfo.decode(bytes)
     if (!info.message) return []
-    return [{ type: 'resend', key: { ...info.key }, content: messageToJson(withoutKeys(info.message)), t: String(info.messageTimestamp ?? 0), push_name: info.pushName || null }]
+    return [{
+      type: 'resend',
+      key: { ...info.key },
+      content: messageToJson(withoutKeys(info.message)),
+      t: String(info.messageTimestamp ?? 0),
+      push_name: info.pushName || null,
+    }]
   })
 }

@@ -1,25 +1,25 @@
 /**
  * The ordered log and the frame gate: nothing leaves for WhatsApp before its cause is durable.
  *
- * Why this exists. Stock Baileys decrypts a message (spending its keys), sends the receipt, and only then tells its
- * user. A crash in between loses the message for ever: the server deletes what was receipted, and the keys are spent.
- * Here everything that must survive goes into one ordered log, every outgoing frame remembers how far the log had
- * grown when it was queued, and it is written to the socket only when the worker has confirmed that much. A receipt
- * therefore cannot overtake the message it acknowledges, nor a pre-key upload the private keys it announces.
+ * Stock Baileys decrypts a message, which spends its keys, sends the receipt, and only then tells its user. A crash
+ * in between loses the message: the server deletes what was receipted. Here everything that must survive enters one
+ * ordered log. Every outgoing frame remembers how long the log was when the frame was queued, and is written to the
+ * socket when the worker has confirmed that much. So a receipt cannot overtake its message, nor a pre-key upload its
+ * private keys.
  *
  *   items   ──append──▶  log  ──commit (one batch at a time)──▶  durable number grows
  *   frames  ──send────▶  queue, tagged with a number  ──when durable ≥ tag──▶  socket, in order
  *
- * A section collects the parts of one stanza (its keys, its plaintexts) and enters the log as ONE item when it closes,
- * so a batch can never hold half of a stanza. Frames that are sent from inside an open section carry the number from
- * before it: the decryption may be waiting for their answer.
+ * A section collects the parts of one stanza (its keys, its plaintexts) and enters the log as ONE item when it
+ * closes, so a batch never holds half of a stanza. A frame that is sent inside an open section carries the number
+ * from before it: the decryption may be waiting for the answer.
  *
  * Owns no network, no clock and no keys. Decides nothing: the worker retries commits, this waits.
  */
 
-/** More stanzas than this are not put into one batch: the worker's SQL function is flat up to here (FACTS §11). */
+/** Most stanzas in a batch; the commit function is flat up to here (docs/supabase.md, "The commit function"). */
 export const BATCH_STANZAS = 500
-/** Bytes after which a batch is full; one item larger than this still travels, alone. */
+/** Bytes at which a batch is full; a larger item travels alone. */
 export const BATCH_BYTES = 1_000_000
 
 /**
@@ -43,9 +43,9 @@ export const BATCH_BYTES = 1_000_000
  * @property {(batch: Batch) => Promise<void>} commit resolves when the batch is durable; a rejection is final
  * @property {(frame: Uint8Array) => void} write puts one frame on the socket
  * @property {(number: number) => void} [onDurable] everything up to this number is durable
- * @property {(error: Error) => void} [onFailure] the gate has shut for good; nothing will leave any more
+ * @property {(error: Error) => void} [onFailure] the gate has shut for good; nothing leaves any more
  * @property {() => void} [onDepth] the log has grown or shrunk: look at `bytes`
- * @property {() => number} [now] milliseconds, for the longest hold
+ * @property {() => number} [now] milliseconds; measures the longest hold
  */
 
 /** A stanza in the making. */
@@ -59,7 +59,7 @@ export class Section {
     this.open = true
   }
 
-  /** @param {KeyChanges} changes remembered by name only: the values are read when the section closes */
+  /** Remember which keys changed; their values are read when the section closes. @param {KeyChanges} changes */
   touch(changes) {
     for (const [type, values] of Object.entries(changes)) {
       const ids = this.#touched.get(type) ?? new Set()
@@ -69,9 +69,9 @@ export class Section {
   }
 
   /**
+   * The touched keys with their present values, so that an older value never enters the log behind a newer one.
    * @param {(type: string, id: string) => string | null | undefined} latest the present value of a key
-   * @returns {KeyChanges} the touched keys with the values they have now, so that an older value can never
-   *   enter the log behind a newer one
+   * @returns {KeyChanges}
    */
   changes(latest) {
     /** @type {KeyChanges} */
@@ -140,7 +140,7 @@ export class Gate {
   }
 
   /**
-   * Close a section: all of it becomes one item of the log.
+   * Close a section: it becomes one item of the log.
    * @param {Section} section
    * @param {Item} item
    */
@@ -152,7 +152,7 @@ export class Gate {
   }
 
   /**
-   * Queue a frame. It is written when everything that had entered the log before it is durable.
+   * Queue a frame. It is written when everything ahead of it in the log is durable.
    * @param {Uint8Array} frame
    * @param {Section} [section] the open section on whose behalf it is sent
    */
@@ -164,8 +164,8 @@ export class Gate {
   }
 
   /**
-   * Shut for good: no frame leaves, nothing more is committed, what is in the log is forgotten. WhatsApp has no
-   * receipt for any of it and will deliver it again.
+   * Shut for good: no frame leaves, nothing is committed, the log is dropped. WhatsApp has no receipt for any of it and
+   * delivers it again.
    * @param {Error} error
    */
   fail(error) {
@@ -208,7 +208,7 @@ export class Gate {
   #pump() {
     if (this.#committing || this.#failure || this.#log.length === 0) return
     this.#committing = true
-    // One tick of patience lets everything of this turn share the batch.
+    // Wait one tick: everything of this turn shares the batch.
     setImmediate(() => void this.#commitNext())
   }
 
@@ -249,7 +249,7 @@ export class Gate {
 /**
  * @param {Item[]} items in log order
  * @param {number} seq
- * @returns {Batch} where several items set the same key or the credentials, the last one stands
+ * @returns {Batch} of several values of a key, or of the credentials, the last one
  */
 function merge(items, seq) {
   /** @type {Batch} */

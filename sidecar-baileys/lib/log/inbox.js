@@ -1,37 +1,54 @@
 /**
- * The order in which message stanzas reach Baileys.
+ * The order in which message stanzas are delivered for decryption (docs/whatsapp.md, "Holding frames").
  *
- * Three rules. A stanza whose every ciphertext was decrypted and committed before is a redelivery: its keys are spent, so
- * it is receipted and swallowed. A live stanza never overtakes the offline backlog: interleaved, 101 of 1,704 messages
- * could not be decrypted; in order, none (FACTS §1, points 4 and 7). And one author's stanzas go one after another: before
- * it decrypts, Baileys looks the author up without any lock, which takes longest for somebody new, so a second message
- * would overtake the first, which brings its keys (34 of 180 were refused so, sent three at a time by 60 new people).
+ * 1. A stanza whose every ciphertext was decrypted and committed before is a redelivery. Its keys are spent: receipt it
+ *    and swallow it.
+ * 2. A live stanza never overtakes the offline backlog. Interleaved, 101 of 1,704 messages could not be decrypted; in
+ *    order, none.
+ * 3. Stanzas of one author go one after another. Before it decrypts, Baileys looks the author up without a lock, which
+ *    takes longest for somebody new: the second message would overtake the first, which brings the keys. Of 180
+ *    messages, sent three at a time by 60 new people, 34 were refused.
  */
 
-/** Hashes of this process' own decryptions; a redelivery within one connection comes soon or never. */
+/** Hashes decrypted by this process. A redelivery within one connection comes soon or never. */
 const RECENT_HASHES = 20_000
+/** Stanzas that are looked up together. */
+const BATCH = 100
 
 /**
- * @typedef {import('../baileys/stanza.js').Stanza} Stanza
+ * @typedef {object} Part one ciphertext
+ * @property {Uint8Array} content
+ * @property {string} hash
+ *
+ * @typedef {object} Arrival a stanza, as far as the inbox sees it
+ * @property {boolean} offline from the offline backlog
+ * @property {string} author
+ * @property {number} arrivedAt milliseconds
+ * @property {Part[]} [parts]
+ * @property {(spent: Part[]) => void} forget take these parts out
+ *
  * @typedef {object} InboxHooks
- * @property {(hashes: string[]) => Promise<string[]>} known which of these were committed, asked of the worker; its
- *   failure has shut the gate already
- * @property {(stanza: Stanza) => void} deliver to Baileys
- * @property {(stanza: Stanza) => void} swallow receipt only
- * @property {number} holdMs live stanzas wait this long without progress of the backlog, then no longer
+ * @property {(hashes: string[]) => Promise<string[]>} known asks the worker which of these were committed; before it
+ *   rejects, it shuts the gate
+ * @property {(stanza: any) => void} deliver to be decrypted
+ * @property {(stanza: any) => void} swallow receipt only
+ * @property {number} holdMs how long live stanzas wait while the backlog makes no progress
  */
 
 export class Inbox {
-  /** @type {Stanza[]} */
+  /** @type {Arrival[]} */
   #queue = []
   #busy = false
   #backlogDone = false
-  /** @type {Set<Stanza>} */
+  /** @type {Set<Arrival>} */
   #unsettled = new Set()
   #offlineUnsettled = 0
   /** @type {Set<string>} */
   #recent = new Set()
-  /** Authors whose stanza Baileys is at work on, with those that wait for it (and the known hashes). @type {Map<string, [Stanza, Set<string>][]>} */
+  /**
+   * Author of a stanza in work → those that wait for it, each with its known hashes.
+   * @type {Map<string, [Arrival, Set<string>][]>}
+   */
   #lanes = new Map()
   /** @type {NodeJS.Timeout | undefined} */
   #timer
@@ -43,7 +60,7 @@ export class Inbox {
     this.closed = false
   }
 
-  /** @returns {Stanza[]} that have arrived and are not in the log yet, oldest first */
+  /** @returns {any[]} that have arrived and are not in the log yet, oldest first */
   get unsettled() { return [...this.#unsettled] }
 
   get waiting() { return this.#unsettled.size }
@@ -51,7 +68,7 @@ export class Inbox {
   /** @returns {number} when the oldest of them arrived, or 0 */
   get oldestArrival() { return this.#unsettled.values().next().value?.arrivedAt ?? 0 }
 
-  /** @param {Stanza} stanza */
+  /** @param {Arrival} stanza */
   arrive(stanza) {
     this.#unsettled.add(stanza)
     if (stanza.offline) this.#offlineUnsettled += 1
@@ -60,7 +77,7 @@ export class Inbox {
     void this.#drain()
   }
 
-  /** The server says that the backlog is complete. */
+  /** The server says that it has sent the whole backlog. */
   backlogComplete() {
     this.#backlogDone = true
     void this.#drain()
@@ -68,7 +85,7 @@ export class Inbox {
 
   /**
    * The stanza is in the log (or was swallowed).
-   * @param {Stanza} stanza
+   * @param {Arrival} stanza
    * @param {string[]} hashes what was decrypted of it
    */
   settled(stanza, hashes) {
@@ -118,20 +135,20 @@ export class Inbox {
     }
   }
 
-  /** @returns {Stanza[]} the next ones of one kind that may go, at most a hundred */
+  /** @returns {Arrival[]} the next that may go, all offline or all live */
   #takeBatch() {
     if (this.closed) return []
     // The backlog first, even when a live stanza arrived in its middle; within each kind in order of arrival.
-    const backlog = this.#queue.filter((stanza) => stanza.offline).slice(0, 100)
-    const batch = backlog.length > 0 ? backlog : this.#holdingLive ? [] : this.#queue.slice(0, 100)
+    const backlog = this.#queue.filter((stanza) => stanza.offline).slice(0, BATCH)
+    const batch = backlog.length > 0 ? backlog : this.#holdingLive ? [] : this.#queue.slice(0, BATCH)
     const taken = new Set(batch)
     if (taken.size > 0) this.#queue = this.#queue.filter((stanza) => !taken.has(stanza))
     return batch
   }
 
-  /** @param {Stanza[]} batch */
+  /** @param {Arrival[]} batch */
   async #deliverBatch(batch) {
-    const hashes = batch.filter((stanza) => stanza.offline).flatMap((stanza) => (stanza.parts ?? []).map(({ hash }) => hash))
+    const hashes = batch.filter(({ offline }) => offline).flatMap(({ parts }) => (parts ?? []).map(({ hash }) => hash))
     const asked = hashes.filter((hash) => !this.#recent.has(hash))
     /** @type {Set<string>} */
     const known = new Set()
@@ -153,15 +170,15 @@ export class Inbox {
     }
   }
 
-  /** @param {string} author whose stanza is settled: the turn of the next */
+  /** Hand over this author's next stanza. @param {string} author */
   #next(author) {
     const next = this.#lanes.get(author)?.shift()
     if (!next) this.#lanes.delete(author)
-    // Not in this stack: a thousand swallowed in a row would be a recursion.
+    // Not on this stack: a thousand swallowed in a row would be a recursion.
     else queueMicrotask(() => { if (!this.closed) this.#handOver(...next) })
   }
 
-  /** @param {Stanza} stanza @param {Set<string>} known committed before, as the worker says */
+  /** @param {Arrival} stanza @param {Set<string>} known committed before, says the worker */
   #handOver(stanza, known) {
     const spent = (stanza.parts ?? []).filter(({ hash }) => known.has(hash) || this.#recent.has(hash))
     if (spent.length > 0 && spent.length === stanza.parts?.length) {

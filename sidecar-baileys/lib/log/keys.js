@@ -1,24 +1,29 @@
 /**
- * The Signal key store that Baileys reads and writes: a write-behind map over the worker's database.
+ * The Signal key store: a write-behind map over the worker's database.
  *
- * A write enters the map and the log at once and never waits. A read sees the map first, so an entry that is not yet
- * durable wins over the database; entries are evictable only after their commit. A read that fails, or brings what is
- * torn, is reported before its error is thrown: Baileys swallows such errors and would take them for "no session" (FACTS §7).
+ * A write enters the map and the log at once and never waits. A read looks into the map first, so an entry that is
+ * not yet durable wins over the database; only durable entries may be evicted. A read that fails, or finds a torn
+ * value, is reported before it throws: Baileys swallows such errors and takes them for "no session"
+ * (docs/whatsapp.md, "Auth state").
  */
-import { serialise, revive } from '../baileys/serial.js'
 
-/** Clean entries that are kept for reading; a sender key is about 440 bytes, the worst seen is 167 kB (FACTS §7). */
+/** Durable entries kept for reading. A sender key has about 440 bytes, after a long gap up to 167 kB. */
 const CLEAN_ENTRIES = 20_000
 const CLEAN_BYTES = 32_000_000
-/** Ids have 20 to 100 characters; Postgres' index ends at 2.7 kB (FACTS §11). */
+/** Ids have 20 to 100 characters; a Postgres index takes 2.7 kB (docs/supabase.md, "The embedded Supabase"). */
 const ID_LONGEST = 512
 
 /**
  * @typedef {import('./gate.js').KeyChanges} KeyChanges
+ * @typedef {object} Codec values to text and back; `revive` throws if the text is torn
+ * @property {(type: string, value: any) => string} serialise
+ * @property {(type: string, text: string) => any} revive
+ *
  * @typedef {object} KeyHooks
+ * @property {Codec} codec
  * @property {(type: string, ids: string[]) => Promise<Record<string, string>>} read from the worker
- * @property {(changes: KeyChanges) => number} journal into the log or the open section; returns the number after
- *   which the change is certainly durable
+ * @property {(changes: KeyChanges) => number} journal into the log or the open section; returns the number in
+ *   the log at which the change is durable
  * @property {(error: Error) => void} onReadFailure
  */
 
@@ -55,30 +60,30 @@ export class KeyStore {
     /** @type {Record<string, any>} */
     const found = {}
     for (const id of ids) {
-      // Asked again after the read: a write that came meanwhile is newer than what the database said.
+      // Look again after the read: a write in the meantime is newer than what the database said.
       let text = this.latest(type, id)
       if (text === undefined) {
         text = read[id] ?? null
         if (storable(id)) this.#keepClean(name(type, id), text)
       }
-      if (text !== null) found[id] = whole(type, text)
+      if (text !== null) found[id] = this.#revive(type, text)
     }
     return found
   }
 
   /**
    * @param {Record<string, Record<string, any>>} data
-   * @throws {RangeError} before anything is changed, if no database would take one of the ids
+   * @throws {RangeError} before anything has changed, if the database would refuse one of the ids
    */
   async set(data) {
     for (const values of Object.values(data)) {
-      if (!Object.keys(values ?? {}).every(storable)) throw new RangeError('a key whose id cannot be stored')
+      if (!Object.keys(values ?? {}).every(storable)) throw new RangeError('this key id cannot be stored')
     }
     /** @type {KeyChanges} */
     const changes = {}
     for (const [type, values] of Object.entries(data)) {
       for (const [id, value] of Object.entries(values ?? {})) {
-        const text = value === null || value === undefined ? null : serialise(type, value)
+        const text = value === null || value === undefined ? null : this.hooks.codec.serialise(type, value)
         ;(changes[type] ??= {})[id] = text
         this.#dropClean(name(type, id))
         this.#dirty.set(name(type, id), { value: text, number: Infinity })
@@ -96,7 +101,7 @@ export class KeyStore {
   /**
    * @param {string} type
    * @param {string} id
-   * @returns {string | null | undefined} undefined = the map does not know
+   * @returns {string | null | undefined} null: deleted; undefined: not in the map
    */
   latest(type, id) {
     const dirty = this.#dirty.get(name(type, id))
@@ -104,7 +109,7 @@ export class KeyStore {
   }
 
   /**
-   * The numbers of these keys are known now: their section has closed.
+   * The section of these keys has closed: they have a number now.
    * @param {KeyChanges} changes
    * @param {number} number
    */
@@ -117,12 +122,21 @@ export class KeyStore {
     }
   }
 
-  /** @param {number} number everything up to it is durable */
+  /** Everything up to this number is durable. @param {number} number */
   durable(number) {
     for (const [key, entry] of this.#dirty) {
       if (entry.number > number) continue
       this.#dirty.delete(key)
       this.#keepClean(key, entry.value)
+    }
+  }
+
+  /** @param {string} type @param {string} text */
+  #revive(type, text) {
+    try {
+      return this.hooks.codec.revive(type, text)
+    } catch {
+      throw new Error(`the stored ${type} is torn`) // the parser's own error would quote the key
     }
   }
 
@@ -150,21 +164,8 @@ export class KeyStore {
 }
 
 /**
- * The error never quotes the text, as the parser's own would: it is a key.
- * @param {string} type
- * @param {string} text
- */
-function whole(type, text) {
-  try {
-    return revive(type, text)
-  } catch {
-    throw new Error(`the stored ${type} is torn`)
-  }
-}
-
-/**
- * A sender chooses the group that a key share is for, and with it the key's id. One that Postgres or the worker's client
- * refuses would refuse the whole batch, again at every redelivery: it is never asked for, and never accepted.
+ * A sender chooses the group that a key share is for, and so the key's id. With an id that Postgres or the worker's
+ * client refuses, the whole batch would be refused, again at every redelivery. Never read and never accept one.
  * @param {string} id
  */
 const storable = (id) => id.length <= ID_LONGEST && !/[\0\p{Cs}]/u.test(id)

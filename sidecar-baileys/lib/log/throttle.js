@@ -1,13 +1,13 @@
 /**
- * Back-pressure: when the log or Baileys' own queue is full, the socket is not read any further.
+ * Back-pressure: stop reading the socket while the log or the queue of stanzas is full.
  *
- * A pause can starve itself: what is being worked on may await a query whose answer stands behind the pause. So a standstill
- * (nothing settled for a moment although something is under way) lets one breath of the socket through.
+ * A pause can starve itself: a stanza in work may await a query whose answer has not been read. So when nothing
+ * settles for a moment although something is in work, the socket is read once more.
  */
 
-/** Stanzas that Baileys holds in its own queue before the socket is paused: it has no bound of its own. */
+/** Stanzas in work at which reading pauses: Baileys' own queue has no bound. */
 export const STANZAS_IN_FLIGHT = 2_000
-/** Decrypting one takes a millisecond or two; a stanza that takes this long awaits an answer. */
+/** Decrypting takes a millisecond or two. A stanza that takes this long awaits an answer. */
 const STANDSTILL_MS = 100
 
 /**
@@ -15,7 +15,7 @@ const STANDSTILL_MS = 100
  * @property {number} bytes in the log
  * @property {number} waiting stanzas that have arrived and are not in the log
  * @property {number} openSections
- * @property {number} settled stanzas that have entered the log, ever
+ * @property {number} settled stanzas that have entered the log since the start
  *
  * @typedef {object} ThrottleHooks
  * @property {() => Load} load
@@ -36,7 +36,7 @@ export class Throttle {
 
   get paused() { return this.#paused }
 
-  /** Something has changed: pause, resume, or watch. */
+  /** The load has changed: pause, resume, or watch for a standstill. */
   regulate() {
     const { bytes, waiting } = this.hooks.load()
     const { maxBytes } = this.hooks
@@ -55,7 +55,7 @@ export class Throttle {
       this.#look = undefined
       if (!this.#paused) return
       const now = this.hooks.load()
-      // Over the bound in bytes only an open section is worth it: the rest waits for the database, not for WhatsApp.
+      // With the log full, only an open section counts: everything else waits for the database, not for WhatsApp.
       const awaits = now.openSections > 0 || (now.waiting > 0 && now.bytes <= this.hooks.maxBytes)
       if (awaits && now.settled === settled) this.#set(false)
       else this.#watch()

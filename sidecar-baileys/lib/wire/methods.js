@@ -1,13 +1,14 @@
-/** What the worker may ask of this process. Holds the one connection; decides nothing about when to make it. */
+/** What the worker may ask of the sidecar. Holds the one connection; the worker decides when there is one. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Boom } from '@hapi/boom'
 import { ALREADY_CONNECTED, FAILED, INVALID_PARAMS, NOT_CONNECTED, rpcError } from './peer.js'
+import { MissingInternals, NOISE_MODULE } from '../baileys/internals.js'
 import { reupload } from '../baileys/reupload.js'
 import { Connection } from '../baileys/socket.js'
 import { PARAMS, RESULTS } from './types.js'
 
-/** Before the same batch is sent again after the worker said `unavailable`. The worker has retried already. */
+/** Pause before the same batch is sent again. The worker retries by itself before it says `unavailable`. */
 const COMMIT_PAUSE_MS = 1_000
 
 /**
@@ -24,14 +25,14 @@ export function registerMethods(peer, logger) {
   const answer = (method, handler) =>
     peer.answer(method, (params) => {
       const given = params ?? {}
-      if (!PARAMS[method](given)) throw rpcError(`the parameters of ${method} are not of its form`, INVALID_PARAMS)
+      if (!PARAMS[method](given)) throw rpcError(`invalid parameters of ${method}`, INVALID_PARAMS)
       return handler(given)
     })
 
   /** @param {string} method @param {object} params */
   const ask = async (method, params) => {
     const result = await peer.request(method, params)
-    if (!RESULTS[method](result)) throw new Error(`the worker's answer to ${method} is not of its form`)
+    if (!RESULTS[method](result)) throw new Error(`invalid answer of the worker to ${method}`)
     return result
   }
 
@@ -47,7 +48,7 @@ export function registerMethods(peer, logger) {
         await ask('commit', { epoch, ...batch })
         return
       } catch (error) {
-        // Anything but "try the same again" is final: the gate shuts, WhatsApp keeps what has no receipt.
+        // Any other error is final: the gate shuts, and WhatsApp keeps what has no receipt.
         if (error?.data?.reason !== 'unavailable') throw error
         await sleep(COMMIT_PAUSE_MS)
       }
@@ -68,7 +69,9 @@ export function registerMethods(peer, logger) {
         logger,
       })
     } catch (error) {
-      throw rpcError(error.message, FAILED, { reason: 'unreadable' })
+      if (!(error instanceof MissingInternals)) throw rpcError(error.message, FAILED, { reason: 'unreadable' })
+      for (const line of error.lines) logger.error(line)
+      throw rpcError(error.message, FAILED)
     }
     return {}
   })
@@ -92,7 +95,8 @@ export function registerMethods(peer, logger) {
     try {
       const groups = await open().sock.groupFetchAllParticipating()
       return {
-        groups: Object.values(groups).map(({ id, subject, addressingMode, size }) => ({ id, subject, addressing_mode: addressingMode ?? null, size: size ?? null })),
+        groups: Object.values(groups).map(({ id, subject, addressingMode, size }) => (
+          { id, subject, addressing_mode: addressingMode ?? null, size: size ?? null })),
       }
     } catch (error) {
       if (error?.code === NOT_CONNECTED) throw error
@@ -132,11 +136,13 @@ export function registerMethods(peer, logger) {
   })
 
   return {
-    /** @param {Error} error something inside Baileys failed where nobody was listening */
+    /** @param {Error} error a rejection inside Baileys that nothing handled */
     onUnhandled(error) {
       peer.notify('stalled', { reason: 'unhandled', detail: { error: error?.name ?? 'Error' } })
-      // A frame that does not decrypt leaves the Noise counters apart for good, and Baileys does not notice (FACTS §13).
-      if (String(error?.stack).includes('noise-handler')) connection?.end(new Boom('a frame could not be read', { statusCode: 428 }))
+      // After a frame that does not decrypt the Noise counters never agree again, and Baileys does not end the socket
+      // (docs/whatsapp.md, "The server's side").
+      if (!String(error?.stack).includes(NOISE_MODULE)) return
+      connection?.end(new Boom('a frame could not be read', { statusCode: 428 }))
     },
   }
 }

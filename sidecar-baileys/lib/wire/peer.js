@@ -1,5 +1,7 @@
 /** JSON-RPC 2.0 in both directions over one line link. */
-import { JSONRPCClient, JSONRPCErrorException, JSONRPCServer, JSONRPCServerAndClient, createJSONRPCErrorResponse } from 'json-rpc-2.0'
+import {
+  JSONRPCClient, JSONRPCErrorException, JSONRPCServer, JSONRPCServerAndClient, createJSONRPCErrorResponse,
+} from 'json-rpc-2.0'
 import { makeLineLink } from './stdio.js'
 
 /** JSON-RPC's own code for bad parameters. */
@@ -25,12 +27,15 @@ export function makePeer({ input, output, logger, onEnd }) {
   const link = makeLineLink({
     input,
     output,
-    onDocument: (document) => void peer.receiveAndSend(document, undefined, undefined).catch((error) => logger.error({ err: error }, 'a request failed')),
+    onDocument: (document) => {
+      peer.receiveAndSend(document, undefined, undefined).catch((error) =>
+        logger.error({ err: error }, 'a request failed'))
+    },
     onEnd: () => {
       peer.rejectAllPendingRequests('the worker has gone')
       onEnd()
     },
-    onProtocolError: (error) => logger.error({ err: error }, 'the worker broke the protocol'),
+    onProtocolError: (error) => logger.error({ err: error }, 'the worker sent a line that is not of the protocol'),
   })
   const server = new JSONRPCServer({ errorListener: () => {} })
   server.mapErrorToJSONRPCErrorResponse = (id, error) =>

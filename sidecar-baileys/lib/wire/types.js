@@ -1,18 +1,6 @@
 /**
- * The shapes of the wire (docs/protocol.md), checked where documents enter. The same table is held against the fixtures in
- * `tests/wire/`, as the worker's pydantic models are, so that the two cannot drift.
- *
- * @typedef {object} ConnectParams
- * @property {number} epoch
- * @property {[string, string, string]} browser
- * @property {[number, number, number] | null} version
- * @property {string | null} socket_url
- * @property {string | null} root_key base64, 32 bytes
- * @property {number} offline_hold_ms
- * @property {boolean} strict_certs
- * @property {number} max_log_bytes
- * @property {number | null} qr_timeout_ms
- * @property {number | null} keep_alive_ms
+ * The shapes of the wire (docs/protocol.md), checked where documents enter. Tests check the same fixtures
+ * (`tests/wire/`) against this table and against the worker's pydantic models, so that the two cannot drift apart.
  */
 
 /** @typedef {(value: any) => boolean} Check */
@@ -28,19 +16,23 @@ const orNull = (check) => (value) => value === null || check(value)
 /** @param {Check} check @returns {Check} */
 const optional = (check) => (value) => value === undefined || check(value)
 /** @param {Check} check @param {number} [length] @returns {Check} */
-const listOf = (check, length) => (value) => Array.isArray(value) && value.every(check) && (length === undefined || value.length === length)
+const listOf = (check, length) => (value) =>
+  Array.isArray(value) && value.every(check) && (length === undefined || value.length === length)
 /** @param {Check} check @returns {Check} */
 const mapOf = (check) => (value) => isObject(value) && Object.values(value).every(check)
 /** @param {Record<string, Check>} fields @returns {Check} */
-const shape = (fields) => (value) => isObject(value) && Object.entries(fields).every(([name, check]) => check(value[name]))
-/** As `shape`, and no other field. @param {Record<string, Check>} fields @returns {Check} */
+const shape = (fields) => (value) =>
+  isObject(value) && Object.entries(fields).every(([name, check]) => check(value[name]))
+/** As `shape`, without further fields. @param {Record<string, Check>} fields @returns {Check} */
 const exactly = (fields) => (value) => shape(fields)(value) && Object.keys(value).every((name) => name in fields)
 /** @param {...string} names @returns {Check} */
 const oneOf = (...names) => (value) => names.includes(value)
 
 const isHash = (/** @type {any} */ value) => isString(value) && /^[0-9a-f]{64}$/.test(value)
 const isMe = shape({ id: orNull(isString), lid: orNull(isString), name: orNull(isString) })
-const isClose = shape({ code: orNull(isInt), message: isString, data: orNull(isObject), phase: oneOf('connecting', 'pairing', 'open') })
+const isClose = shape({
+  code: orNull(isInt), message: isString, data: orNull(isObject), phase: oneOf('connecting', 'pairing', 'open'),
+})
 
 /** @type {Check} */
 const isStanza = shape({
@@ -104,7 +96,14 @@ export const PARAMS = {
   stalled: shape({ reason: isString, detail: isObject }),
 }
 
-const isGroup = shape({ id: isString, subject: isString, addressing_mode: orNull(isString), size: orNull(isCount) })
+const isGroup = shape({
+  id: isString, subject: isString, addressing_mode: orNull(isString), size: orNull(isCount),
+})
+
+const FIGURES = [
+  'rss_bytes', 'heap_bytes', 'log_items', 'log_bytes', 'log_bytes_max', 'held_frames', 'longest_hold_ms',
+  'open_sections', 'loop_lag_ms', 'stanzas_in', 'stanzas_out', 'swallowed',
+]
 
 /** Results of every request, in both directions. @type {Record<string, Check>} */
 export const RESULTS = {
@@ -113,16 +112,18 @@ export const RESULTS = {
   pairing_code: shape({ code: isString }),
   groups: shape({ groups: listOf(isGroup) }),
   media_refresh: shape({ content: isObject }),
-  ping: shape(Object.assign(Object.fromEntries([
-    'rss_bytes', 'heap_bytes', 'log_items', 'log_bytes', 'log_bytes_max', 'held_frames', 'longest_hold_ms', 'open_sections',
-    'loop_lag_ms', 'stanzas_in', 'stanzas_out', 'swallowed',
-  ].map((figure) => [figure, isNumber])), { oldest_stanza_ms: orNull(isNumber), last_stanza_at_ms: orNull(isNumber) })),
+  ping: shape({
+    ...Object.fromEntries(FIGURES.map((figure) => [figure, isNumber])),
+    oldest_stanza_ms: orNull(isNumber),
+    last_stanza_at_ms: orNull(isNumber),
+  }),
   'state.load': shape({ creds: orNull(isString) }),
   'state.get': shape({ values: mapOf(isString) }),
   'stanzas.known': shape({ known: listOf(isHash) }),
   commit: shape({ seq: isCount }),
 }
 
+const isReason = oneOf('unavailable', 'stale', 'unreadable')
+
 /** `data` of an error, where there is any. @type {Check} */
-export const ERROR_DATA = (value) =>
-  value === undefined || (isObject(value) && (value.reason === undefined || ['unavailable', 'stale', 'unreadable'].includes(value.reason)))
+export const ERROR_DATA = optional((value) => isObject(value) && optional(isReason)(value.reason))

@@ -5,7 +5,7 @@
  * points (die by SIGKILL when the file `$CHAOS_FOLDER/crash/<point>` exists, which the one crash removes), and sabotage
  * (`$CHAOS_SABOTAGE`, break exactly one thing, to see that the check for it fails).
  */
-import { unlinkSync } from 'node:fs'
+import { accessSync, unlinkSync } from 'node:fs'
 import { registerHooks } from 'node:module'
 
 const { CHAOS_FOLDER = '', CHAOS_SABOTAGE = '' } = process.env
@@ -44,7 +44,7 @@ Gate = class extends Gate {
 }
 `
 
-/** Name → module → what is appended to it. */
+/** Name → module below `lib/log/` → what is appended to it. */
 const SABOTAGE = {
   // Receipts leave at once.
   gate: { 'gate.js': `Gate = class extends Gate { send(frame) { this.hooks.write(frame) } }` },
@@ -58,7 +58,7 @@ Gate = class extends Gate {
   keys: { 'keys.js': `
 KeyStore.prototype.get = async function (type, ids) {
   const read = await this.hooks.read(type, ids)
-  return Object.fromEntries(Object.entries(read).map(([id, text]) => [id, revive(type, text)]))
+  return Object.fromEntries(Object.entries(read).map(([id, text]) => [id, this.hooks.codec.revive(type, text)]))
 }` },
   // Nothing that a stanza brings is ever let go.
   memory: { 'inbox.js': `
@@ -67,10 +67,15 @@ const arrive = Inbox.prototype.arrive
 Inbox.prototype.arrive = function (stanza) { kept.push(Buffer.alloc(4_000_000, 1)); return arrive.call(this, stanza) }` },
 }
 
+// A file that has moved would leave the product whole, and every check with nothing to find.
+for (const file of ['gate.js', ...Object.keys(SABOTAGE[CHAOS_SABOTAGE] ?? {})]) {
+  accessSync(new URL(`../../../sidecar-baileys/lib/log/${file}`, import.meta.url))
+}
+
 registerHooks({
   load(url, context, next) {
     const loaded = next(url, context)
-    const [, file] = /\/sidecar-baileys\/lib\/(\w+\.js)$/.exec(url) ?? []
+    const [, file] = /\/sidecar-baileys\/lib\/log\/(\w+\.js)$/.exec(url) ?? []
     if (!file) return loaded
     const more = (file === 'gate.js' && CHAOS_FOLDER ? CRASH_POINTS : '') + (SABOTAGE[CHAOS_SABOTAGE]?.[file] ?? '')
     return more ? { ...loaded, source: `${loaded.source}\n${more}` } : loaded

@@ -1,29 +1,29 @@
 /**
- * From a stanza that arrives to its one place in the log: its plaintext where it first exists, and the keys that its
- * decryption changed, as one atomic section.
+ * One section of the log per message stanza: its plaintext and the keys that its decryption changed, as one item.
  *
- * Wraps Baileys' signal repository, which alone sees a plaintext before the receipt (FACTS §1).
+ * Wraps Baileys' signal repository, the only place that sees a plaintext before the receipt leaves (docs/whatsapp.md,
+ * "Holding frames").
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn } from 'node:timers/promises'
 import { binaryNodeToString } from 'baileys'
 
 /**
- * @typedef {import('./gate.js').KeyChanges} KeyChanges
- * @typedef {import('../baileys/stanza.js').Stanza} Stanza
+ * @typedef {import('../log/gate.js').KeyChanges} KeyChanges
+ * @typedef {import('./stanza.js').Stanza} Stanza
  * @typedef {object} SectionHooks
- * @property {import('./gate.js').Gate} gate
- * @property {() => import('./keys.js').KeyStore} keys
- * @property {() => void} onOpen a section is open: the throttle must let its stanza get on
+ * @property {import('../log/gate.js').Gate} gate
+ * @property {() => import('../log/keys.js').KeyStore} keys
+ * @property {() => void} onOpen a section has opened: its decryption may await an answer
  * @property {(stanza: Stanza) => void} onJournaled the stanza is in the log
  */
 
 export class Sections {
-  /** On whose behalf code runs. @type {AsyncLocalStorage<Stanza>} */
+  /** The stanza on whose behalf code runs. @type {AsyncLocalStorage<Stanza>} */
   #context = new AsyncLocalStorage()
   /** @type {WeakMap<Uint8Array, Stanza>} */
   #byCiphertext = new WeakMap()
-  /** The one that Baileys is at work on; it takes them one at a time. @type {Stanza | null} */
+  /** The stanza that Baileys is decrypting; it takes one at a time. @type {Stanza | null} */
   #current = null
 
   /** @param {SectionHooks} hooks */
@@ -31,20 +31,22 @@ export class Sections {
     this.hooks = hooks
   }
 
-  /** The section of the stanza on whose behalf this is called. */
+  /** The section of the stanza on whose behalf the caller runs. */
   get own() { return this.#context.getStore()?.section }
 
-  /** Before Baileys is given a stanza. @param {Stanza} stanza */
+  /** Call this before Baileys gets the stanza. @param {Stanza} stanza */
   expect(stanza) {
     for (const { content } of stanza.parts ?? []) this.#byCiphertext.set(content, stanza)
-    this.#closeIfComplete(stanza) // nothing to decrypt: it is journaled before Baileys answers it
+    this.#closeIfComplete(stanza) // nothing to decrypt: journal it before Baileys answers it
   }
 
   /** @param {import('baileys').SignalRepositoryWithLIDStore} repository */
   watch(repository) {
     const { decryptMessage, decryptGroupMessage, processSenderKeyDistributionMessage } = repository
-    repository.decryptMessage = (options) => this.#decrypt(options.ciphertext, () => decryptMessage.call(repository, options))
-    repository.decryptGroupMessage = (options) => this.#decrypt(options.msg, () => decryptGroupMessage.call(repository, options))
+    repository.decryptMessage = (options) =>
+      this.#decrypt(options.ciphertext, () => decryptMessage.call(repository, options))
+    repository.decryptGroupMessage = (options) =>
+      this.#decrypt(options.msg, () => decryptGroupMessage.call(repository, options))
     repository.processSenderKeyDistributionMessage = async (options) => {
       const stanza = this.#current
       if (!stanza) return processSenderKeyDistributionMessage.call(repository, options)
@@ -59,22 +61,23 @@ export class Sections {
   }
 
   /**
+   * Journal a stanza that Baileys gave up, with the reason, before Baileys refuses it.
    * @param {Iterable<Stanza>} unsettled
-   * @param {string} xml the stanza that Baileys is about to refuse, as it logs it: the reason enters the log first
+   * @param {string} xml the stanza as Baileys logs it
    */
   abandon(unsettled, xml) {
     for (const stanza of unsettled) {
-      // Exactly this one: Baileys may be decrypting the next already, and two senders may share an id (FACTS §5).
+      // Compare all of it: two senders may share an id, and Baileys may be at the next (docs/whatsapp.md, "Shapes").
       if (!xml.includes(stanza.node.attrs.id) || binaryNodeToString(stanza.node) !== xml) continue
       stanza.abandon('given up by Baileys')
-      return this.#journal(stanza) // the oldest: a copy of it waits for its turn
+      return this.#journal(stanza) // the oldest one; a copy of it is not with Baileys yet
     }
   }
 
   /**
-   * Key changes of whoever calls: into the own section, or the log.
+   * Put the caller's key changes into its stanza's section, or into the log.
    * @param {KeyChanges} changes
-   * @returns {number} their place in the log, Infinity until the section closes
+   * @returns {number} their number in the log; Infinity while the section is open
    */
   journalKeys(changes) {
     const { own } = this
@@ -94,7 +97,7 @@ export class Sections {
   async #decrypt(ciphertext, run) {
     const stanza = this.#byCiphertext.get(ciphertext)
     if (!stanza) return run()
-    await yieldTurn() // a burst never yields by itself, and timers would lag by seconds (FACTS §1, point 5)
+    await yieldTurn() // a burst does not yield, and timers would lag by seconds (docs/whatsapp.md, "Holding frames")
     stanza.section ??= this.hooks.gate.openSection()
     this.#current = stanza
     this.hooks.onOpen()
@@ -138,6 +141,8 @@ export class Sections {
 /** @param {KeyChanges} changes */
 function sizeOf(changes) {
   let bytes = 0
-  for (const values of Object.values(changes)) for (const [id, value] of Object.entries(values)) bytes += id.length + (value?.length ?? 0) + 50
+  for (const values of Object.values(changes)) {
+    for (const [id, value] of Object.entries(values)) bytes += id.length + (value?.length ?? 0) + 50
+  }
   return bytes
 }

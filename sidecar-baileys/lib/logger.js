@@ -1,15 +1,18 @@
 /**
- * Logs go to stderr, one JSON object a line; stdout belongs to the wire.
+ * The log of this process: one JSON object a line on stderr. stdout belongs to the wire.
  *
- * Nothing is logged but a text and a few named scalars. Baileys hands whole nodes, keys and messages to its logger, and
- * libsignal prints sessions with `console.info`: an allow-list is the only list that stays right.
+ * Logs a text and a few named scalars, nothing else. Baileys gives whole nodes, keys and messages to its logger, and
+ * libsignal prints sessions with `console.info`; a list of what to hide would never be complete.
  */
 import pino from 'pino'
 
-const SCALARS = ['id', 'msgId', 'code', 'statusCode', 'reason', 'count', 'attempt', 'attempts', 'retryCount', 'type', 'name', 'signal', 'ms', 'version']
+const SCALARS = [
+  'id', 'msgId', 'code', 'statusCode', 'reason', 'count', 'attempt', 'attempts', 'retryCount', 'type', 'name', 'signal',
+  'ms', 'version',
+]
 const LONGEST = 300
 
-/** @param {string} text hides what looks like an address with a query, a key or another long token */
+/** Hide what looks like an address, a key or a phone number. @param {string} text */
 export function redact(text) {
   return text
     .replace(/\b(?:https?|wss?):\/\/\S+/g, '<url>')
@@ -42,10 +45,11 @@ export function makeLogger(level) {
       formatters: { level: (label) => ({ level: label }), log: allowed },
       hooks: {
         logMethod(args, method) {
-          // Texts are cut and cleaned too; further arguments (a stringified node, say) are dropped.
+          // Texts are redacted and cut as well. Further arguments, a stringified node for example, are dropped.
           const [first, second] = /** @type {any[]} */ (args)
-          if (typeof first === 'string') method.call(this, redact(first))
-          else method.call(this, first instanceof Error ? { err: first } : (first ?? {}), redact(String(second ?? first?.msg ?? '')))
+          if (typeof first === 'string') return method.call(this, redact(first))
+          const fields = first instanceof Error ? { err: first } : (first ?? {})
+          method.call(this, fields, redact(String(second ?? first?.msg ?? '')))
         },
       },
     },
@@ -53,10 +57,10 @@ export function makeLogger(level) {
   )
 }
 
-/** @param {import('pino').Logger} logger takes what dependencies print; called before they are imported */
+/** Send what dependencies print to the logger. Call it before importing them. @param {import('pino').Logger} logger */
 export function captureConsole(logger) {
   for (const method of /** @type {const} */ (['log', 'info', 'warn', 'error', 'debug', 'trace'])) {
-    // The arguments may be whole sessions with their keys: only the first text is kept.
-    console[method] = (...args) => logger.debug(typeof args[0] === 'string' ? args[0] : 'a dependency printed an object')
+    // The arguments may be whole sessions with their keys: keep only the first, and only if it is a text.
+    console[method] = (first) => logger.debug(typeof first === 'string' ? first : 'a dependency printed an object')
   }
 }

@@ -1,0 +1,213 @@
+/**
+ * Everything of Baileys and libsignal that we lean on and that neither promises: names, log texts, events, caches.
+ *
+ * The other files take these names from here. `checkPackages` runs at start, `checkSocket` on every new socket; either
+ * throws an error that names what is missing. `test/internals.test.js` runs both against the installed packages.
+ * This module imports neither package: signatures must be replaced before Baileys loads.
+ */
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+
+/** The libsignal whose `src/curve.js` was read; `curve.js` replaces a function of this one and of no other. */
+export const LIBSIGNAL_VERSION = '6.0.0'
+/** sha256 of that file: notices a release that was patched under the same number. */
+export const LIBSIGNAL_CURVE_SHA256 = 'a45c682103f1ab047a24497db2175dec5605495d8c0f4c11354b347d31950f6a'
+
+/** Baileys emits each incoming stanza on `sock.ws` under these names. */
+export const STANZA = Object.freeze({
+  message: 'CB:message',
+  notification: 'CB:notification',
+  success: 'CB:success',
+  pairDevice: 'CB:iq,type:set,pair-device',
+  offlineDone: 'CB:ib,,offline',
+})
+
+/** What Baileys logs, with the stanza's XML as `node`, when it gives a message up. */
+export const LOG_GAVE_UP = 'error in handling message'
+
+/** The failure that Baileys records for a message with nothing to decrypt. */
+export const NOTHING_TO_DECRYPT = 'Message absent from node'
+
+/** The module in the stack of an error when a Noise frame does not decrypt. */
+export const NOISE_MODULE = 'noise-handler'
+
+/** Baileys waits for this event, without end, after it asked the phone to upload a file again. */
+export const MEDIA_UPDATE = 'messages.media-update'
+
+/** Socket options that take a cache, with Baileys' own lifetimes in seconds (its `DEFAULT_CACHE_TTLS`). */
+export const CACHE_OPTIONS = Object.freeze({
+  msgRetryCounterCache: 3_600,
+  placeholderResendCache: 3_600,
+  callOfferCache: 300,
+  userDevicesCache: 300,
+})
+
+/** Caches of `sock.messageRetryManager` that keep plain text and timers for minutes after the socket has closed. */
+export const RETRY_CACHES = /** @type {const} */ ([
+  'recentMessagesMap', 'sessionRecreateHistory', 'retryCounters', 'baseKeys',
+])
+
+/**
+ * @typedef {object} Packages
+ * @property {Record<string, any>} baileys the module
+ * @property {Record<string, any>} curve libsignal's `src/curve.js`
+ * @property {(file: string) => string} source the text of a file below Baileys' `lib/`; '' if there is none
+ *
+ * @typedef {object} Internal
+ * @property {string} name
+ * @property {string} use what we need it for
+ * @property {(where: any) => boolean} found
+ */
+
+const WHAT_TO_DO = 'Install the pinned version (make setup), or adapt lib/baileys/internals.js '
+  + '(docs/operations.md, "Updating Baileys")'
+
+/** @param {any} object @param {...string} names */
+const hasMethods = (object, ...names) => names.every((name) => typeof object?.[name] === 'function')
+const isWritable = (/** @type {any} */ object, /** @type {string} */ name) =>
+  Boolean(object && Object.getOwnPropertyDescriptor(object, name)?.writable)
+
+/** @type {(Internal & {found: (packages: Packages) => boolean})[]} */
+export const IN_PACKAGES = [
+  {
+    name: 'libsignal: src/curve.js, verifySignature',
+    use: 'replaced by a strict, native check before Baileys copies it',
+    found: ({ curve }) => hasMethods(curve, 'verifySignature') && isWritable(curve, 'verifySignature'),
+  },
+  {
+    name: 'Curve.verify',
+    use: 'lets the handshake of a local server pass (WA_STRICT_CERTS=false)',
+    found: ({ baileys }) => hasMethods(baileys.Curve, 'verify') && isWritable(baileys.Curve, 'verify'),
+  },
+  {
+    name: 'WA_CERT_DETAILS.PUBLIC_KEY',
+    use: "set to the virtual phone's root key (WA_ROOT_KEY)",
+    found: ({ baileys }) => isWritable(baileys.WA_CERT_DETAILS, 'PUBLIC_KEY'),
+  },
+  {
+    name: 'DEFAULT_CONNECTION_CONFIG.makeSignalRepository',
+    use: 'wrapped to see a plaintext before its receipt',
+    found: ({ baileys }) => hasMethods(baileys.DEFAULT_CONNECTION_CONFIG, 'makeSignalRepository'),
+  },
+  {
+    name: 'decodeMessageNode, unpadRandomMax16, binaryNodeToString',
+    use: 'read a stanza as Baileys does, and recognise the one that it logs',
+    found: ({ baileys }) => hasMethods(baileys, 'decodeMessageNode', 'unpadRandomMax16', 'binaryNodeToString'),
+  },
+  {
+    name: `the log text "${LOG_GAVE_UP}"`,
+    use: 'the only word that Baileys gives a stanza up: its reason is journaled then',
+    found: (/** @type {Packages} */ { source }) => {
+      const lines = source('Socket/messages-recv.js').split('\n').filter((line) => line.includes(`'${LOG_GAVE_UP}'`))
+      return lines.some((line) => line.includes('logger.error(') && line.includes('node: binaryNodeToString(node)'))
+    },
+  },
+  {
+    name: `the failure "${NOTHING_TO_DECRYPT}"`,
+    use: 'the worker tells such a stanza from one that could not be decrypted',
+    found: ({ baileys }) => baileys.NO_MESSAGE_FOUND_ERROR_TEXT === NOTHING_TO_DECRYPT,
+  },
+  {
+    name: `the module ${NOISE_MODULE}.js`,
+    use: 'in the stack of an unhandled error: a frame could not be read, and the socket is ended',
+    found: ({ source }) => /decodeFrame/.test(source(`Utils/${NOISE_MODULE}.js`)),
+  },
+  {
+    name: `the stanza events ${Object.values(STANZA).join(', ')}`,
+    use: 'message stanzas are held back and given to Baileys in order; the others tell how far the login is',
+    found: ({ source }) =>
+      Object.values(STANZA).every((event) =>
+        ['Socket/socket.js', 'Socket/messages-recv.js'].some((file) => source(file).includes(`ws.on('${event}'`))),
+  },
+  {
+    name: `the cache options ${Object.keys(CACHE_OPTIONS).join(', ')}`,
+    use: 'shared by all sockets of the process, so that counts of retries outlive a socket',
+    found: ({ source }) => {
+      const text = ['chats', 'messages-recv', 'messages-send'].map((file) => source(`Socket/${file}.js`)).join('')
+      return Object.keys(CACHE_OPTIONS).every((option) => text.includes(`config.${option}`))
+    },
+  },
+  {
+    name: `the event ${MEDIA_UPDATE}`,
+    use: 'ends the wait for a phone that does not answer a request for a file',
+    found: ({ source }) => source('Socket/messages-send.js').includes(`bindWaitForEvent(ev, '${MEDIA_UPDATE}')`),
+  },
+]
+
+/** Each looks at a new socket. @type {Internal[]} */
+export const IN_SOCKET = [
+  {
+    name: 'sock.ev.emit',
+    use: 'sees every event before it is buffered',
+    found: (sock) => hasMethods(sock.ev, 'emit', 'on', 'off') && isWritable(sock.ev, 'emit'),
+  },
+  { name: 'sock.ws.emit', use: 'sees every stanza before Baileys does', found: (sock) => hasMethods(sock.ws, 'emit') },
+  {
+    name: 'sock.ws.socket (send, pause, resume, close, terminate)',
+    use: 'holds outgoing frames, and stops reading when the log is full',
+    found: (sock) => hasMethods(sock.ws?.socket, 'send', 'pause', 'resume', 'close', 'terminate', 'on'),
+  },
+  {
+    name: 'sock.authState.keys (transaction, isInTransaction, set)',
+    use: 'journals what a transaction changed before a frame that it sends',
+    found: (sock) => hasMethods(sock.authState?.keys, 'transaction', 'isInTransaction', 'set'),
+  },
+  {
+    name: 'sock.signalRepository (decryptMessage, decryptGroupMessage, processSenderKeyDistributionMessage)',
+    use: 'joins plaintexts and key changes to their stanza',
+    found: (sock) =>
+      hasMethods(sock.signalRepository, 'decryptMessage', 'decryptGroupMessage', 'processSenderKeyDistributionMessage'),
+  },
+  {
+    name: `sock.messageRetryManager (${RETRY_CACHES.join(', ')})`,
+    use: 'emptied at the end of a connection',
+    found: (sock) => RETRY_CACHES.every((cache) => hasMethods(sock.messageRetryManager?.[cache], 'clear')),
+  },
+  {
+    name: 'sock.sendReceipt, sock.sendNode, sock.generateMessageTag',
+    use: 'receipts for redeliveries, acks and the logout',
+    found: (sock) => hasMethods(sock, 'sendReceipt', 'sendNode', 'generateMessageTag'),
+  },
+]
+
+/** The installed Baileys lacks something that the sidecar needs. */
+export class MissingInternals extends Error {
+  /** @param {Internal[]} missing @param {string} version of the Baileys that lacks them */
+  constructor(missing, version) {
+    const lines = missing.map(({ name, use }) => `Baileys ${version} lacks ${name}. Use: ${use}`)
+    super(lines.join('\n'))
+    this.name = 'MissingInternals'
+    this.lines = [...lines, WHAT_TO_DO]
+  }
+}
+
+/** @param {Internal[]} internals @param {any} where */
+function check(internals, where) {
+  const missing = internals.filter(({ found }) => !found(where))
+  if (missing.length > 0) throw new MissingInternals(missing, installedVersion())
+}
+
+/** @param {Packages} packages @throws {MissingInternals} */
+export const checkPackages = (packages) => check(IN_PACKAGES, packages)
+
+/** @param {any} sock new, before anything of it is replaced @throws {MissingInternals} */
+export const checkSocket = (sock) => check(IN_SOCKET, sock)
+
+const require = createRequire(import.meta.url)
+const installedVersion = () => require('baileys/package.json').version
+
+/** What is installed, for `checkPackages`. @returns {Promise<Packages>} */
+export async function installedPackages() {
+  const lib = new URL('.', import.meta.resolve('baileys'))
+  return {
+    baileys: await import('baileys'),
+    curve: require('libsignal/src/curve.js'),
+    source: (file) => {
+      try {
+        return readFileSync(new URL(file, lib), 'utf8')
+      } catch {
+        return ''
+      }
+    },
+  }
+}
