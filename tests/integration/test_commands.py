@@ -331,7 +331,7 @@ async def test_media_retry_makes_jobs_of_what_was_given_up(wa: Commands, store: 
 
     ran = await wa("media", "retry")
     assert ran.code == 0
-    assert ran.out == "1 file will be tried again.\n1 more cannot: nothing was kept to start from.\n"
+    assert ran.out == "1 file will be tried again.\n1 more cannot be: what a download needs was not kept.\n"
     again = (await store.media_claim("w", 5, 60, session)).jobs
     assert [(job.wa_msg_id, job.descriptor, job.attempts) for job in again] == [("P1", first.descriptor, 1)]
     statuses = {row["wa_msg_id"]: row["media_status"] for row in await rows(store, "messages", session)}
