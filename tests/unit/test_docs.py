@@ -30,7 +30,6 @@ LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)")
 # Papers that are not in this repository, and numbers that mean nothing outside of its tracker.
 ELSEWHERE = re.compile(r"\b(?:F[A]CTS|D[E]SIGN|B[P]-WORKER|(?:P[A]SSKEY|C[A]SES|S[T]YLE)\.md)\b|\b[Ii]ssue [0-9]+\b")
 STILL_CITING = (  # these are being rewritten; a folder that is done leaves this list
-    "sidecar-baileys/lib/",
     "supabase/migrations/",
     "tests/e2e/",
     "tests/unit/test_closes.py",
