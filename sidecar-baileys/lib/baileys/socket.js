@@ -27,7 +27,7 @@ import { Transactions } from './transactions.js'
 import { CLOSE_PATIENCE_MS, Transport } from './transport.js'
 import { watchLogger } from './watched_logger.js'
 
-/** A notification: the secret in the QR code on show is no longer valid. Baileys does not know it (its issue 2737). */
+/** A notification: the secret in the QR code on show is no longer valid. Baileys does not know it (Baileys #2737). */
 const QR_RETIRED = 'companion_reg_refresh'
 /** What an event takes in the log, roughly. */
 const EVENT_BYTES = 200
