@@ -20,7 +20,7 @@ AUDIT_STAMP := .make/audit/.installed
 DOCS_STAMP := .make/docs/.installed
 MERMAID := 11.12.0
 
-.PHONY: help setup demo test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs
+.PHONY: help setup demo unit fuzz test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,12 @@ $(NODE_STAMP): package.json package-lock.json sidecar-baileys/package.json simul
 
 demo: setup ## the main job against our own virtual phone: no account, no phone, no configuration
 	@$(BIN)/python -m demo
+
+unit: setup ## the rules alone, in half a minute
+	@$(BIN)/python -m pytest -n 2 tests/unit
+
+fuzz: setup ## documents that hypothesis makes up
+	@$(BIN)/python -m pytest -n 2 tests/fuzz
 
 # Many tests mostly wait, so three files are at work at a time on two cores.
 test: setup ## every test but the chaos run

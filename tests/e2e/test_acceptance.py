@@ -1,4 +1,4 @@
-"""The contract's acceptance list (BP-WORKER §13), line by line, over the real parts and the virtual phone."""
+"""The contract's acceptance list (docs/contract.md §13), line by line, over the real parts and the virtual phone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.e2e.town import Town, photo
 
 pytestmark = pytest.mark.anyio
 
-QR_SECONDS = (20, 61)  # WhatsApp's first code lives 60 s, later ones 20 s (FACTS §2)
+QR_SECONDS = (20, 61)  # WhatsApp's first code lives 60 s, later ones 20 s (docs/whatsapp.md, "Closes")
 
 
 async def test_1_on_start_wa_sessions_shows_connecting_then_connected_after_the_qr_scan(town: Town) -> None:

@@ -1,6 +1,6 @@
 """Thousands of messages wait at the login: all of them stored once, in few commits, within bounded memory.
 
-`BACKLOG_MESSAGES=10000 pytest tests/e2e/test_backlog.py -s` for the figures of issue 5.
+`BACKLOG_MESSAGES=10000 pytest tests/e2e/test_backlog.py -s` for the figures with a long backlog.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from testkit.processes import PYTHON, Child
 from testkit.waiting import until
 from testkit.worker import environment
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, message, photo, rows, table, writer
-from worker.commands import export
+from worker.commands import export, terminal
 from worker.errors import SettingsError, StoreRefused, StoreUnavailable
 from worker.store import Flag, MediaFile, Store, connect_store
 from worker.store.console import Console
@@ -237,18 +237,32 @@ def waiting(qr: str, seconds: float = 20.0) -> dict[str, Any]:
     return {"status": "connecting", "detail": {"state": "waiting_for_scan", "qr": qr, "expiresAt": expires}}
 
 
-async def test_qr_draws_each_code_until_the_account_is_connected(wa: Commands, store: Store, session: str) -> None:
+async def test_qr_draws_each_code_until_the_account_is_connected(
+    wa: Commands, store: Store, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with served(store, session) as fence, anyio.create_task_group() as others:
-        await store.set_session(session, fence, waiting("2@first"))
+        await store.set_session(session, fence, waiting("2@first", 2 * BOUND))
 
-        async def scan_later() -> None:
-            await anyio.sleep(1.0)
-            await store.set_session(session, fence, waiting("2@second"))
-            await anyio.sleep(1.5)
+        drawn: list[str] = []
+
+        def draw(code: str) -> str:
+            drawn.append(code)
+            return terminal.draw_qr(code)
+
+        monkeypatch.setattr("worker.commands.qr.draw_qr", draw)
+
+        async def is_drawn(code: str) -> bool:
+            return code in drawn
+
+        async def scan_when_drawn() -> None:
+            await until("the first code", lambda: is_drawn("2@first"), seconds=BOUND)
+            await store.set_session(session, fence, waiting("2@second", 2 * BOUND))
+            await until("the second code", lambda: is_drawn("2@second"), seconds=BOUND)
             await store.set_session(session, fence, {"status": "connected", "detail": {}, "wa_name": "Ana"})
 
-        others.start_soon(scan_later)
-        ran = await wa("qr", "--timeout", "20")
+        others.start_soon(scan_when_drawn)
+        ran = await wa("qr", "--timeout", str(2 * BOUND))
+    assert drawn == ["2@first", "2@second"]
     assert ran.code == 0, ran.err
     assert ran.out.count("Scan it:") == 2
     assert ran.out.count("▄") > 50

@@ -1,4 +1,4 @@
-"""What each close means: the whole table of FACTS §2 and the closes of §13, a reason a row."""
+"""What each close means: every row of docs/whatsapp.md, "Closes" and "The server's side", with its reason."""
 
 from typing import Any
 

@@ -7,8 +7,6 @@ import anyio
 import pytest
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from anyio.streams.stapled import StapledObjectStream
-from hypothesis import given
-from hypothesis import strategies as st
 
 from worker.bridge.framing import LineWriter, make_line, read_documents
 from worker.errors import SidecarGone
@@ -62,14 +60,6 @@ async def test_a_stream_that_is_not_the_wire_ends_the_link(pieces: list[bytes], 
 
 async def test_an_end_between_lines_is_just_the_end() -> None:
     assert await documents(b"{}\n") == [{}]
-
-
-@given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.none()), max_size=5))
-def test_every_document_is_one_line_and_comes_back(document: dict[str, Any]) -> None:
-    line = make_line(document)
-    assert line.endswith(b"\n")
-    assert line.count(b"\n") == 1
-    assert json.loads(line) == document
 
 
 def test_a_lone_surrogate_survives_the_way() -> None:

@@ -149,6 +149,7 @@ async def test_a_lease_that_cannot_be_renewed_is_told_before_it_runs_out() -> No
             task_group.start_soon(lease.keep, cast(Store, database), "default", "me", 0.03, 1, watch)
             task_group.start_soon(watch.run, gone.set)
             await gone.wait()
+            assert watch.gone
             task_group.cancel_scope.cancel()
 
 
