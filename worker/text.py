@@ -1,7 +1,7 @@
-"""Text from strangers, made safe to store.
+"""Makes text from strangers safe to store.
 
-Owns what is replaced and where things are cut. Postgres refuses NUL bytes and the HTTP client refuses lone surrogates
-(docs/supabase.md, "supabase-py"): each of them becomes U+FFFD, so that one character cannot refuse a whole batch.
+Postgres refuses NUL bytes, and the HTTP client refuses lone surrogates (docs/supabase.md, "supabase-py"). Both become
+U+FFFD, so that one character cannot get a whole batch refused. Also owns the maximum lengths.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import hashlib
 import re
 
 REPLACEMENT = "\ufffd"
-MAX_TEXT_BYTES = (
-    8 * 1024 * 1024
-)  # WhatsApp's own limit is 65,536 characters; a text of 5 MB must still come through whole
+# WhatsApp's own limit is 65,536 characters, but a text of 5 MB must still be stored whole.
+MAX_TEXT_BYTES = 8 * 1024 * 1024
 MAX_NAME_CHARS = 256  # push names end at 25, group names at 100 characters; the rest is hostile
 MAX_FILE_NAME_CHARS = 255  # what file systems take
-MAX_ID_CHARS = 128  # WhatsApp's ids have 16 to 40; an index entry of Postgres ends at 2.7 kB
+MAX_ID_CHARS = 128  # WhatsApp's ids have 16 to 40; a Postgres index entry has at most 2.7 kB
 
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
 _CONTROLS = re.compile(
@@ -68,8 +67,8 @@ def clean_file_name(value: object) -> str | None:
 def bounded_id(value: str) -> str:
     """A message id fit for an index, different ids staying different.
 
-    Ids are chosen by senders (docs/whatsapp.md, "Shapes"). One that is too long, or that Postgres would refuse, keeps
-    its beginning and gets the sha256 of the whole.
+    Senders choose ids (docs/whatsapp.md, "Shapes"). One that is too long, or that Postgres would refuse, keeps its
+    beginning and gets the sha256 of the whole.
     """
     clean = clean_text(value)
     if len(clean) <= MAX_ID_CHARS and clean == value:

@@ -30,7 +30,7 @@ from worker.media.keys import MediaKeys
 
 DEFAULT_HOST = "mmg.whatsapp.net"  # serves every directPath
 _HOST = re.compile(rb"([a-z0-9-]+\.)+whatsapp\.net")
-EXPIRED = frozenset({403, 404, 410})  # FACTS §6
+EXPIRED = frozenset({403, 404, 410})  # docs/whatsapp.md, "Media"
 SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line will not carry a group's videos
 HEAD_BYTES = 4096  # what the type is told by; signatures lie in the first few hundred
 

@@ -26,6 +26,7 @@ from worker.errors import (
     SettingsError,
     StoreRefused,
     StoreUnavailable,
+    WorkerError,
 )
 from worker.media.download import Downloader, Fetched
 from worker.media.paths import storage_path
@@ -34,8 +35,8 @@ from worker.media.sniff import may_be_stored, sniff
 from worker.media.steps import Abandon, Answer, AskPhone, Later, LetGo, PassOn, next_step
 from worker.store import Claim, MediaFile, MediaJob, Store
 
-QUICK_RETRY_SECONDS = (0.5, 1.0)  # contract §7, Retries
-REFRESH_SECONDS = 60.0  # Baileys waits for the phone without a limit (FACTS §6)
+QUICK_RETRY_SECONDS = (0.5, 1.0)  # docs/contract.md §7
+REFRESH_SECONDS = 60.0  # Baileys itself waits for the phone without a limit (docs/whatsapp.md, "Media")
 LEASE_SECONDS = 60.0  # renewed at a third; a crashed worker's jobs are free again after this
 POLL_SECONDS = 5.0  # when nobody calls `notify`: jobs of other processes
 GIVE_BACK_SECONDS = 2.0  # at a stop, to tell the database that a claimed job is free again
@@ -240,7 +241,10 @@ class MediaRunner:
             logger.warning("a second copy of a file may have been left in the bucket: {}", error)
 
     async def _known(self, file: RemoteFile) -> MediaFile | None:
-        """What a forward was found to be when it was verified before: same ciphertext, same key (FACTS §6)."""
+        """The file of a forward: the same ciphertext under the same key was verified before.
+
+        Source: docs/whatsapp.md, "Media".
+        """
         if file.file_enc_sha256 is None:
             return None
         enc_sha256, key_sha256 = file.file_enc_sha256, file.media_key_sha256
@@ -272,7 +276,8 @@ class MediaRunner:
 
     async def _conclude(self, job: MediaJob, file: RemoteFile | None, answer: Answer | None, error: Exception) -> None:
         step = next_step(error, job.attempts, answer, self._jitter(), job.last_code)
-        text = str(error) if _is_ours(error) else type(error).__name__  # a library's text may hold an address
+        # The text of a library's error may hold an address.
+        text = str(error) if isinstance(error, WorkerError) else type(error).__name__
         match step:
             case Abandon():
                 await self._store.media_abandon(job.id, self.owner, step.status, step.code, text)
@@ -338,10 +343,6 @@ def _media_file(file: RemoteFile, fetched: Fetched) -> MediaFile:
 def _due(claim: Claim) -> bool:
     """Whether another claim may find something at once: also after one that failed."""
     return claim.next_in_seconds is not None and claim.next_in_seconds <= POLL_SECONDS
-
-
-def _is_ours(error: Exception) -> bool:
-    return type(error).__module__ == MediaRefused.__module__
 
 
 def _entry(job: MediaJob, step: Later, text: str) -> Json:

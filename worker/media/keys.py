@@ -1,4 +1,4 @@
-"""From a message's media key to the keys of its file (FACTS §6)."""
+"""Derives the keys of a file from the media key of its message (docs/whatsapp.md, "Media")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where an object lies in the bucket: under its content's hash, so that one content is one object (contract §7)."""
+"""Where an object lies in the bucket: under the hash of its content, so that equal files are one object.
+
+Source: docs/contract.md §7.
+"""
 
 from __future__ import annotations
 

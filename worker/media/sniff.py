@@ -1,8 +1,8 @@
 """A file's type, told by its bytes.
 
-Owns the table of signatures, the allow-list of the contract (§7) and the extension of each type. The sender's MIME type
-is a hint that decides only between types with the same signature. puremagic was tried and is not used: it calls every
-zip a Word document, 3GP MP4, and gives M4A no type at all.
+Owns the table of signatures, the allow-list of docs/contract.md §7 and the extension of each type. The sender's MIME
+type is a hint that decides only between types with the same signature. puremagic was tried and is not used: it calls
+every zip a Word document, 3GP MP4, and gives M4A no type at all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 OTHER = "application/octet-stream"
 OTHER_EXTENSION = "bin"
-OTHER_MAX_BYTES = 1024 * 1024  # "other if small" (contract §7): a text, a card, a spreadsheet's export; no disk image
+# "other if small" (docs/contract.md §7): a text, a card, a spreadsheet's export; no disk image
+OTHER_MAX_BYTES = 1024 * 1024
 
 # The only extensions there are. Never one from a file name.
 EXTENSIONS = {

@@ -81,9 +81,8 @@ class GroupChange:
 class Batch:
     """Everything that one commit makes durable.
 
-    `messages` are rows for `public.messages` (docs/schema.md, `wa_commit`): wa_msg_id, chat_id, sender, sender_alt,
-    push_name, from_me, ts, received_at, kind, text, raw, pending, media, media_status, quoted_msg_id, quoted_sender,
-    mentions, mention_count, forwarded, forward_score, secret. `changes` are what is said about messages
+    `messages` are rows for `public.messages` as `MessageRow.as_json` makes them (worker/ingest/rules/normalise.py;
+    docs/schema.md, `wa_commit`). `changes` are what is said about messages
     (`worker.ingest.rules.changes`): kind, chat_id, target_sender, target_id, author, change_id, at, payload.
     `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason.
     """

@@ -1,7 +1,7 @@
-"""From a batch of the ordered log to what the commit function stores.
+"""Turns a batch from the sidecar into the arguments of the commit function.
 
-The last place that sees content of unmonitored chats and of direct messages: nothing of it leaves here but a count and
-the hashes by which a redelivery is recognised (DESIGN "Nothing leaves before it is durable", rule 7).
+This is the last place that sees content of unmonitored chats and of direct messages. Only a count of them leaves it,
+and the hashes that recognise a redelivery (docs/architecture.md, "Monitored only").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worker.text import clean_name
 
 
 class Ingested(TypedDict):
-    """What one commit stores beside keys and credentials: arguments of `worker.store.rows.Batch`, by name.
+    """What one commit stores besides keys and credentials: arguments of `worker.store.rows.Batch`, by name.
 
     `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason.
     """
@@ -35,10 +35,10 @@ class Ingested(TypedDict):
 
 
 def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
-    """What is to be stored of one `commit`: `Batch(fence=…, epoch=…, seq=…, creds=…, keys=…, **ingest(…))`.
+    """What to store of one `commit`: `Batch(fence=…, epoch=…, seq=…, creds=…, keys=…, **ingest(…))`.
 
-    `received_at_ms` is when it came, by WhatsApp's clock as far as it is known: the age of events is judged by it
-    (stanzas bring their own arrival).
+    `received_at_ms` is when the batch came, by WhatsApp's clock as far as we know it. It decides the age of events;
+    stanzas bring their own time of arrival.
     """
     identities = _identities(commit, rules)
     known = {**rules.lids, **{pn: lid for lid, pn in identities.items()}}
@@ -82,7 +82,7 @@ def _event_row(event: Event, rules: Rules, received_at_ms: float) -> MessageRow 
 
 
 def _one_each(rows: Iterable[MessageRow]) -> list[MessageRow]:
-    """One row per identity, in order of first appearance: content beats its own stub, else the first copy counts."""
+    """One row per identity, in order of first appearance. Content replaces its own stub; else the first copy stays."""
     kept: dict[tuple[str, str, str], MessageRow] = {}
     for row in rows:
         former = kept.get(row.identity)
@@ -92,7 +92,10 @@ def _one_each(rows: Iterable[MessageRow]) -> list[MessageRow]:
 
 
 def _identities(commit: Commit, rules: Rules) -> dict[str, str]:
-    """LID → phone number: what Baileys reports, and what stanzas of monitored groups carry (FACTS §3)."""
+    """LID → phone number, from Baileys' events and from stanzas of monitored groups.
+
+    Source: docs/whatsapp.md, "Who sent it".
+    """
     pairs = [_pair(event.lid, event.pn) for event in commit.events if isinstance(event, IdentityEvent)]
     pairs += [_of_stanza(stanza, rules) for stanza in commit.stanzas]
     return dict(pair for pair in pairs if pair is not None)
@@ -115,7 +118,7 @@ def _pair(lid: object, pn: object) -> tuple[str, str] | None:
 
 
 def _groups(events: Iterable[Event]) -> list[GroupChange]:
-    """The last word about each group of this batch."""
+    """The latest change of each group in this batch."""
     last: dict[str, GroupChange] = {}
     for event in events:
         jid = parse_jid(event.id) if isinstance(event, GroupEvent) else None

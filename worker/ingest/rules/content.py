@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MediaType = Literal["image", "video", "audio", "document"]  # which HKDF info string belongs to the file (FACTS §6)
+MediaType = Literal["image", "video", "audio", "document"]  # whose HKDF info string; docs/whatsapp.md, "Media"
 Discarded = Literal["key_share", "history", "protocol"]
 
 UNKNOWN = "unknown"

@@ -47,6 +47,18 @@ class Context:
     album: Reference | None = None
     secret: str | None = field(default=None, repr=False)
 
+    def columns(self) -> dict[str, Any]:
+        """The columns of `messages` that come from the context. A quote and an album also travel as changes."""
+        return {
+            "quoted_msg_id": self.quoted.wa_msg_id if self.quoted else None,
+            "quoted_sender": self.quoted.sender if self.quoted else None,
+            "mentions": list(self.mentions) or None,
+            "mention_count": self.mention_count,
+            "forwarded": self.forwarded,
+            "forward_score": self.forward_score,
+            "secret": self.secret,
+        }
+
 
 def read_context(message: Json, author: str, lids: Mapping[str, str]) -> Context:
     """The context of a message that `author` (canonical) wrote; `lids`: phone number → LID."""

@@ -107,7 +107,7 @@ def _mime(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    """A protobuf JSON number: 64-bit ones are strings (FACTS §5)."""
+    """A protobuf JSON number: 64-bit ones are strings (docs/whatsapp.md, "Shapes")."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str) and len(value) <= 20 and value.isascii() and value.isdigit():

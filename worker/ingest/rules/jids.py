@@ -13,7 +13,8 @@ GROUP_SERVER = "g.us"
 PHONE_SERVER = "s.whatsapp.net"
 LID_SERVER = "lid"
 
-# Forms of one person: `c.us` is the old name, `hosted…` is the same account on Meta's own servers (FACTS §3).
+# Forms of one person: `c.us` is the old name, `hosted…` the same account on Meta's own servers
+# (docs/whatsapp.md, "Who sent it").
 _SAME_SERVER = {"c.us": PHONE_SERVER, "hosted": PHONE_SERVER, "hosted.lid": LID_SERVER}
 # user, perhaps `_agent`, perhaps `:device`; lengths are far above WhatsApp's, far below an index's limit
 _JID = re.compile(

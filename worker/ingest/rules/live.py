@@ -1,7 +1,7 @@
-"""Live only, judged once: how old a message may be when it arrives.
+"""How old a message may be when it arrives.
 
-Owns the age rule (contract §7, guard; DESIGN "Live only, judged once") and what is done with a clock that is far off.
-Reads no clock: the arrival time comes with the stanza.
+Owns the age rule (docs/architecture.md, "Live only") and what to do if a clock is far off. Reads no clock: the time of
+arrival comes with the stanza.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 FUTURE_TOLERANCE_S = 60  # servers differ by a second or two; more than this is a broken clock or a lie
 RETRY_WINDOW_S = 3600  # the good copy of an undecryptable message keeps its old time, and must still find its stub
 _EARLIEST_S = 1_230_768_000  # 2009, before WhatsApp
-_LATEST_S = 4_102_444_800  # 2100; Postgres would also take the year 99999 (FACTS §11)
+_LATEST_S = 4_102_444_800  # 2100; Postgres would also take the year 99999 (docs/supabase.md)
 _SECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 

@@ -6,10 +6,10 @@ that Postgres takes: no NUL, no lone surrogate, no NaN, no number that JavaScrip
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from worker.text import clean_text
@@ -18,10 +18,12 @@ Json = Mapping[str, Any]
 
 MAX_RAW_BYTES = 32 * 1024  # a batch has up to 500 messages: 16 MB at worst, half the wire's longest line
 MAX_STRING_CHARS = 4096  # the whole text is in `text`; thumbnails are 1 to 10 kB and go when they are larger than this
-MAX_DEPTH = 24  # quotes of quotes; a hostile payload nests by thousands (FACTS §11: 6,000 levels are a 500)
+# Quotes of quotes. A hostile payload nests by thousands; the database answers 6,000 levels with an HTTP 500
+# (docs/supabase.md, "The embedded Supabase").
+MAX_DEPTH = 24
 MAX_ITEMS = 256  # of one list or object: WhatsApp's largest groups have 1,024 members, and nobody mentions them all
 MAX_KEY_CHARS = 128
-SAFE_INTEGER = 2**53  # beyond, JSON numbers change on their way through JavaScript (FACTS §11)
+SAFE_INTEGER = 2**53  # beyond, JSON numbers change on their way through JavaScript (docs/supabase.md)
 INT64 = 2**63
 
 # Whoever reads `raw` must not be able to decrypt anything with it.
@@ -159,4 +161,4 @@ def _list(value: list[Any] | tuple[Any, ...], depth: int, budget: _Budget) -> li
 
 def _json_size(text: str) -> int:
     """Bytes of the string in JSON with everything but ASCII escaped: no other way of writing it is longer."""
-    return len(json.dumps(text))
+    return len(encode_basestring_ascii(text))
