@@ -20,7 +20,7 @@ AUDIT_STAMP := .make/audit/.installed
 DOCS_STAMP := .make/docs/.installed
 MERMAID := 11.12.0
 
-.PHONY: help setup demo unit fuzz test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs
+.PHONY: help setup demo unit fuzz test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs baileys
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -114,6 +114,14 @@ $(DOCS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
 	@cd .make/docs && $(CURDIR)/$(BIN)/npm pack --silent mermaid@$(MERMAID) >/dev/null
 	@tar -xzf .make/docs/mermaid-$(MERMAID).tgz -C .make/docs --strip-components=2 package/dist/mermaid.min.js
 	@touch $@
+
+WORKSPACES := --workspace sidecar-baileys --workspace simulator
+baileys: setup ## VERSION=7.0.0-rc15: take another Baileys; says what of it we miss (docs/operations.md)
+	@test -n "$(VERSION)" || { echo "make baileys VERSION=…, for example 7.0.0-rc15"; exit 2; }
+	@$(BIN)/npm pkg set dependencies.baileys=$(VERSION) $(WORKSPACES)
+	@$(BIN)/npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
+	@$(MAKE) --no-print-directory setup
+	@node --test sidecar-baileys/test/internals.test.js sidecar-baileys/test/curve.test.js
 
 clean: ## remove what setup and the tests made (your ./data stays)
 	rm -rf $(VENV) node_modules sidecar-baileys/node_modules simulator/node_modules
