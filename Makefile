@@ -115,11 +115,13 @@ $(DOCS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
 	@tar -xzf .make/docs/mermaid-$(MERMAID).tgz -C .make/docs --strip-components=2 package/dist/mermaid.min.js
 	@touch $@
 
+LOCK_ONLY := --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
 WORKSPACES := --workspace sidecar-baileys --workspace simulator
-baileys: setup ## VERSION=7.0.0-rc15: take another Baileys; says what of it we miss (docs/operations.md)
+# `npm install` alone would give each workspace a Baileys of its own beside the old one.
+baileys: $(PYTHON_STAMP) ## VERSION=7.0.0-rc15: take another Baileys; says what of it we miss (docs/operations.md)
 	@test -n "$(VERSION)" || { echo "make baileys VERSION=…, for example 7.0.0-rc15"; exit 2; }
 	@$(BIN)/npm pkg set dependencies.baileys=$(VERSION) $(WORKSPACES)
-	@$(BIN)/npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
+	@$(BIN)/npm install $(LOCK_ONLY) && $(BIN)/npm dedupe $(LOCK_ONLY)
 	@$(MAKE) --no-print-directory setup
 	@node --test sidecar-baileys/test/internals.test.js sidecar-baileys/test/curve.test.js
 
