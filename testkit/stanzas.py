@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from worker.bridge.protocol import Stanza
+from worker.bridge.protocol import Commit, Event, Stanza
+from worker.ingest.rules.batch import Ingested, ingest
 from worker.ingest.rules.live import LiveWindow
 from worker.ingest.rules.normalise import Rules
 
@@ -70,3 +71,9 @@ def make_file(**changes: Any) -> dict[str, Any]:
         "jpegThumbnail": b64(b"\xff\xd8\xff" + b"\0" * 50),
         **changes,
     }
+
+
+def ingested(stanzas: list[Stanza] | None = None, events: list[Event] | None = None, **rules: Any) -> Ingested:
+    """What the rules make of one commit that comes at `NOW_MS`."""
+    commit = Commit(epoch=1, seq=1, stanzas=stanzas or [], events=events or [])
+    return ingest(commit, make_rules(**rules), NOW_MS)

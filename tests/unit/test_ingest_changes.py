@@ -16,11 +16,11 @@ from testkit.stanzas import (
     NOW_S,
     OTHER_GROUP,
     b64,
+    ingested,
     make_file,
     make_key,
     make_stanza,
 )
-from tests.unit.test_ingest_commit import ingested
 from worker.bridge.protocol import ResendEvent
 from worker.ingest.rules.changes import MAX_EMOJI_CHARS, millisecond_time
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from testkit.stanzas import ANA, BEN, GROUP, NOW_S, b64, make_stanza
+from testkit.stanzas import ANA, BEN, GROUP, NOW_S, b64, ingested, make_stanza
 from tests.unit.test_ingest_changes import about, edit, the_change
-from tests.unit.test_ingest_commit import ingested
 from worker.ingest.rules.changes import MAX_ENCRYPTED_BYTES, millisecond_time
 from worker.ingest.rules.live import FUTURE_TOLERANCE_S
 

@@ -16,21 +16,17 @@ from testkit.stanzas import (
     NOW_MS,
     NOW_S,
     OTHER_GROUP,
+    ingested,
     make_file,
     make_key,
     make_rules,
     make_stanza,
 )
-from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, Stanza, SystemEvent
-from worker.ingest.rules.batch import Ingested, ingest
+from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, SystemEvent
+from worker.ingest.rules.batch import ingest
 from worker.store.rows import Batch, GroupChange
 
 WIRE = Path(__file__).parents[1] / "wire" / "commit.json"
-
-
-def ingested(stanzas: list[Stanza] | None = None, events: list[Event] | None = None, **rules: Any) -> Ingested:
-    commit = Commit(epoch=1, seq=1, stanzas=stanzas or [], events=events or [])
-    return ingest(commit, make_rules(**rules), NOW_MS)
 
 
 def test_the_result_names_the_arguments_of_the_stores_batch() -> None:

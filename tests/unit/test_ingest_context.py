@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from testkit.stanzas import ANA, ANA_PHONE, BEN, GROUP, OTHER_GROUP, b64, make_file, make_key, make_stanza
-from tests.unit.test_ingest_commit import ingested
+from testkit.stanzas import ANA, ANA_PHONE, BEN, GROUP, OTHER_GROUP, b64, ingested, make_file, make_key, make_stanza
 from worker.ingest.rules.context import MAX_MENTIONS, Context, Reference, numbers_in, read_context
 
 BEN_PHONE = "49222@s.whatsapp.net"

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from testkit.stanzas import ANA, GROUP, make_stanza
-from tests.unit.test_ingest_commit import ingested
-from tests.unit.test_ingest_fuzz import ANY_JSON, TIME, proto_json
+from testkit.stanzas import ANA, GROUP, ingested, make_stanza
+from tests.fuzz.documents import ANY_JSON, proto_json
+from tests.fuzz.test_ingest_fuzz import TIME
 from worker.ingest.rules.context import MAX_MENTIONS, numbers_in
 from worker.text import MAX_TEXT_BYTES
 
