@@ -1,6 +1,7 @@
 """The command line: `wa-worker run`, `up`, `version`, and the commands of `worker.commands`.
 
-A mistake of the operator is one line on stderr and an exit code, never a stack trace.
+An operator's mistake is one line on stderr and an exit code, never a stack trace. What the worker needs is imported
+when it starts: `--help`, `--version` and completion load none of it.
 
 Exit codes: 0 stopped as asked; 1 a fault of ours; 2 a setting is missing or wrong; 3 the stored account state
 cannot be read; 4 Supabase did not answer at the start, or refused something for good; 5 the connection keeps
@@ -9,22 +10,17 @@ stalling; 6 the end took more than ten seconds; 130 ended at once by a second si
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from collections.abc import Callable
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
-import anyio
 import typer
-from loguru import logger
 
-from worker.commands import add_commands
+from worker.commands import LazyCommands
 from worker.errors import SettingsError, StateError, StoreError, WorkerError
-from worker.log import redact, set_up_log
-from worker.session.reconnect_policy import Stuck
-from worker.session.report import View
-from worker.settings import load_settings, misspelt, unknown_names
-from worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from worker.session.report import View
 
 EXIT_FAULT = 1
 EXIT_SETTINGS = 2
@@ -33,6 +29,7 @@ EXIT_STORE = 4
 EXIT_STUCK = 5
 
 app = typer.Typer(
+    cls=LazyCommands,
     help="Writes the live messages of chosen WhatsApp groups into your Supabase, exactly once.",
     epilog="Exit codes: 0 stopped as asked · 1 a fault of ours · 2 a setting is missing or wrong · 3 the stored "
     "account state cannot be read · 4 Supabase did not answer or refused for good · 5 the connection keeps stalling · "
@@ -74,14 +71,20 @@ def up() -> None:
 @app.command("version")
 def print_version() -> None:
     """Print the version."""
+    import importlib.metadata
+
     typer.echo(f"wa-worker {importlib.metadata.version('wa-worker')}")
-
-
-add_commands(app)
 
 
 def start(on_view: Callable[[View], None]) -> None:
     """Run a worker to its end, and turn what stopped it into a line and an exit code."""
+    import anyio
+    from loguru import logger
+
+    from worker.log import redact, set_up_log
+    from worker.settings import load_settings, misspelt, unknown_names
+    from worker.supervisor import Supervisor
+
     try:
         settings = load_settings()
         set_up_log(settings.log_level, session=settings.worker_session)
@@ -99,6 +102,8 @@ def start(on_view: Callable[[View], None]) -> None:
 
 def exit_code(error: WorkerError) -> int:
     """The exit code for what stopped the worker."""
+    from worker.session.reconnect_policy import Stuck
+
     match error:
         case SettingsError():
             return EXIT_SETTINGS
@@ -113,7 +118,7 @@ def exit_code(error: WorkerError) -> int:
 
 
 def fail(text: str, code: int) -> NoReturn:
-    """Say why, and end."""
+    """Print why on stderr, and exit."""
     for line in text.splitlines():
         print(f"wa-worker: {line}", file=sys.stderr)
     sys.exit(code)

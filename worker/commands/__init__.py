@@ -1,26 +1,89 @@
 """The commands for people, a module for each noun; all of them read or signal through Supabase alone.
 
-They hold no lease, need no running worker on this machine, and use the worker's own settings. `add_commands` registers
-them. Exit codes: 0 done; 1 it failed (the text says why); 2 a setting or an argument is wrong;
-4 Supabase did not answer or refused; 130 ended by Ctrl-C.
+They hold no lease, need no running worker on this machine, and use the worker's own settings. A command's module is
+imported when the command runs: help and completion need only its name and first line, which stand here.
+Exit codes: 0 done; 1 it failed (the text says why); 2 a setting or an argument is wrong; 4 Supabase did not answer or
+refused; 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
 
-from worker.commands import doctor, export, groups, logout, media, media_worker, prune, qr, status, tail
+
+@dataclass(frozen=True)
+class Entry:
+    """A command before it is loaded: the panel and line of the help, and where its function or its `Typer` is."""
+
+    panel: str
+    line: str
+    module: str
+    attribute: str
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Put all of them on the command line, in the order in which a newcomer needs them."""
-    app.command("status", rich_help_panel="Look")(status.status)
-    app.command("qr", rich_help_panel="Look")(qr.qr)
-    app.command("tail", rich_help_panel="Look")(tail.tail)
-    app.command("doctor", rich_help_panel="Look")(doctor.doctor)
-    app.add_typer(groups.app, name="groups", rich_help_panel="Change")
-    media.app.command("work")(media_worker.work)
-    app.add_typer(media.app, name="media", rich_help_panel="Change")
-    app.command("logout", rich_help_panel="Change")(logout.logout)
-    app.command("prune", rich_help_panel="Change")(prune.prune)
-    app.command("export", rich_help_panel="Change")(export.export)
+# In the order in which a newcomer needs them.
+COMMANDS = {
+    "status": Entry(
+        "Look", "Show the session, its worker, groups with their last message, and files that wait.", "status", "status"
+    ),
+    "qr": Entry("Look", "Draw the QR code to scan; follows each new one until the account is connected.", "qr", "qr"),
+    "tail": Entry("Look", "Show messages live, from the database; Ctrl-C ends it.", "tail", "tail"),
+    "doctor": Entry(
+        "Look",
+        "Check settings, Python, Node, Supabase, key, schema, bucket, clock and the way to WhatsApp.",
+        "doctor",
+        "doctor",
+    ),
+    "groups": Entry("Change", "List the groups, and choose which are stored.", "groups", "app"),
+    "media": Entry("Change", "Retry failed downloads, or run more downloaders.", "media", "app"),
+    "logout": Entry(
+        "Change", "Log the account out and forget its credentials; stored messages stay.", "logout", "logout"
+    ),
+    "prune": Entry(
+        "Change",
+        "Delete messages older than DAYS, refused stanzas as old, and files that no message refers to any more.",
+        "prune",
+        "prune",
+    ),
+    "export": Entry(
+        "Change",
+        "Write a group's messages and files into FOLDER; run again, it resumes, and later adds what is new.",
+        "export",
+        "export",
+    ),
+}
+
+
+class LazyCommands(TyperGroup):
+    """A group that lists `COMMANDS` without importing them, and loads the one that is called."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        for name, entry in COMMANDS.items():
+            self.add_command(
+                TyperCommand(name, help=entry.line, rich_help_panel=entry.panel, rich_markup_mode="rich"), name
+            )
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in COMMANDS else command, rest
+
+
+def load(name: str) -> Any:
+    """Import a command of `COMMANDS`: the object that its name on the command line runs."""
+    entry = COMMANDS[name]
+    found = getattr(importlib.import_module(f"{__name__}.{entry.module}"), entry.attribute)
+    if isinstance(found, typer.Typer):
+        command: Any = get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+        alone.command(name)(found)
+        command = get_command(alone)
+    command.name = name
+    return command

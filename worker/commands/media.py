@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from worker.commands.media_worker import work
 from worker.commands.runtime import perform
 from worker.commands.show import number_of, out, print_json
 from worker.settings import Settings
@@ -17,6 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.command("work")(work)
 
 
 class GivenUp(StrEnum):

@@ -1,0 +1,36 @@
+"""Help, version and completion load nothing of the worker; what they list is what the commands say of themselves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from worker.commands import COMMANDS, load
+
+HEAVY = ("anyio", "httpx", "supabase", "loguru", "worker.store", "worker.settings", "worker.supervisor")
+PROBE = """
+import runpy, sys
+sys.argv = ["wa-worker", *sys.argv[1:]]
+try:
+    runpy.run_module("worker", run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+print("loaded:", *sorted(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["version"]], ids=" ".join)
+def test_help_and_version_import_no_part_of_the_worker(arguments: list[str]) -> None:
+    ran = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    loaded = ran.stdout.rpartition("loaded: ")[2].split()
+    assert "typer" in loaded, "the probe saw the program run"
+    assert not set(HEAVY) & set(loaded)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_in_the_help_is_the_first_of_the_command(name: str) -> None:
+    first = (load(name).help or "").partition("\n\n")[0]
+    assert " ".join(first.split()) == COMMANDS[name].line
