@@ -256,6 +256,15 @@ class VirtualPhone:
     async def media_fault(self, mode: str, **more: object) -> Json:
         return await self.post("/media/faults", {"mode": mode, **more})
 
+    async def realism(self, **switches: object) -> Json:
+        """Set switches (and `profile`: kind, default or real); answers all of them."""
+        return await self.post("/realism", switches)
+
+    async def notify(self, kind: str = "all", **more: object) -> list[str]:
+        """Send a notification of this type, or one of each; answers their ids."""
+        items: list[Json] = (await self.post("/notification", {"type": kind, **more}))["items"]
+        return [item["id"] for item in items]
+
     # The two verbs
 
     async def get(self, path: str, **query: int) -> Json:

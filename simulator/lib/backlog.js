@@ -1,7 +1,8 @@
 /**
  * After a login: what waited comes first, in order, marked `offline`; then its end is announced; then live traffic.
  *
- * preview → (the client asks for a batch) → stanzas → `<ib><offline count>`. With nothing waiting the end comes at once.
+ * preview → (the client asks for a batch) → stanzas → `<ib><offline count>`. With nothing waiting the end comes at once. With the
+ * switch `windows` a request is good for one window only, and the first window comes unasked.
  */
 import { setImmediate as yieldLoop } from 'node:timers/promises'
 import { sendHistory } from './history.js'
@@ -18,27 +19,72 @@ export function announceBacklog(connection) {
   const { phone } = connection
   if (connection.state !== 'login' || phone.holdBacklog) return
   connection.become('backlog')
-  const count = String(phone.queue.size)
+  holdForEver(phone)
+  const count = String(phone.queue.size + Number(phone.faults.take('preview_more')?.extra ?? 0))
   if (count === '0') return void finish(connection)
   connection.send(node('ib', { from: SERVER }, [node('offline_preview', { count, message: count, notification: '0', receipt: '0', appdata: '0' })]))
+  const { windows, first_window_unasked } = phone.realism.switches
+  if (windows && first_window_unasked) allowWindow(connection)
 }
 
-/** The client has asked for it. @param {Connection} connection */
+/** One stanza whose answers do not count: it comes again at each login. @param {import('./phone.js').Phone} phone */
+function holdForEver({ faults, queue }) {
+  const entries = [...queue.entries()]
+  const fault = entries.length && faults.take('offline_never_settles')
+  const entry = fault && (entries.find(({ node: { attrs } }) => attrs.id === fault.id) ?? entries[0])
+  if (entry) entry.forgiven = true
+}
+
+/** The client has asked for it, or for more of it. @param {Connection} connection */
 export function startBacklog(connection) {
-  if (connection.state === 'backlog' && !connection.offlineSent) void deliver(connection)
+  if (connection.state === 'backlog') allowWindow(connection)
+}
+
+/** @param {Connection} connection */
+function allowWindow(connection) {
+  connection.windows++
+  void deliver(connection)
+}
+
+/** A stanza that withheld the rest may have been settled. @param {Connection} connection */
+export function continueBacklog(connection) {
+  if (connection.state === 'backlog' && connection.windows > 0) void deliver(connection)
 }
 
 /** @param {Connection} connection */
 async function deliver(connection) {
-  for (const entry of connection.phone.queue.entries()) {
-    if (connection.state !== 'backlog') return
+  const { queue, realism } = connection.phone
+  if (connection.delivering) return
+  connection.delivering = true
+  while (connection.state === 'backlog' && connection.windows > 0) {
+    const { windows, window } = realism.switches
+    if (queue.stuck.length) {
+      await write(connection, queue.stuck, Infinity)
+      if (queue.stuck.length) break
+    }
+    const left = await write(connection, queue.entries(), windows ? window : Infinity)
+    connection.windows--
+    if (!left) finish(connection)
+  }
+  connection.delivering = false
+}
+
+/**
+ * @param {Connection} connection @param {Iterable<import('./queue.js').Queued>} entries @param {number} most
+ * @returns {Promise<boolean>} whether there are more
+ */
+async function write(connection, entries, most) {
+  let written = 0
+  for (const entry of entries) {
+    if (connection.state !== 'backlog') return true
     if (entry.sent) continue
-    entry.sent = true
+    if (written++ >= most) return true
+    connection.phone.queue.markSent(entry)
     const { node: stanza } = entry
     connection.send({ ...stanza, attrs: { ...stanza.attrs, offline: String(connection.offlineSent++) } })
     if (connection.offlineSent % YIELD_EVERY === 0) await room(connection)
   }
-  finish(connection)
+  return false
 }
 
 /** Waits until the socket has taken most of what was written. @param {Connection} connection */
@@ -53,7 +99,9 @@ export async function room(connection) {
 function finish(connection) {
   const { phone } = connection
   if (connection.state !== 'backlog') return
-  connection.send(node('ib', { from: SERVER }, [node('offline', { count: String(connection.offlineSent) })]))
+  const unsaid = phone.faults.take('no_offline_end')
+  if (unsaid?.live === false) return
+  if (!unsaid) connection.send(node('ib', { from: SERVER }, [node('offline', { count: String(connection.offlineSent) })]))
   connection.become('live')
   phone.log.add('offline_sent', { connection: connection.number, count: connection.offlineSent })
   if (phone.historyAuto && phone.companion && !phone.companion.historyReceipted) void sendHistory(phone, {})

@@ -13,21 +13,28 @@ const LEAF_SERIAL = 2
 const VALID_MS = 30 * 24 * 3600 * 1000
 const EC = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
 
+/** Chains that a client must refuse; `replayed_chain` is a good one before another static key. */
+export const CHAIN_FAULTS = ['replayed_chain', 'expired_chain', 'future_chain', 'foreign_leaf', 'wrong_serial']
+const WEEK_S = 7 * 24 * 3600
+
 /**
  * The chain that the Noise handshake sends, really signed.
  * @param {import('./curve.js').SigningKey} root - what the client trusts
  * @param {Uint8Array} staticKey - this server's Noise key
+ * @param {string} [fault] - one of CHAIN_FAULTS
  */
-export function makeNoiseChain(root, staticKey) {
+export function makeNoiseChain(root, staticKey, fault) {
   const { Details } = proto.CertChain.NoiseCertificate
   const now = Math.floor(Date.now() / 1000)
-  const validity = { notBefore: now - 3600, notAfter: now + VALID_MS / 1000 }
+  const shift = fault === 'expired_chain' ? -2 * WEEK_S - VALID_MS / 1000 : fault === 'future_chain' ? WEEK_S : 0
+  const validity = { notBefore: now - 3600 + shift, notAfter: now + VALID_MS / 1000 + shift }
+  const issuerSerial = fault === 'wrong_serial' ? INTERMEDIATE_SERIAL + 40 : INTERMEDIATE_SERIAL
   const intermediate = makeSigningKey()
   const intermediateDetails = Details.encode({ serial: INTERMEDIATE_SERIAL, issuerSerial: 0, key: intermediate.public, ...validity }).finish()
-  const leafDetails = Details.encode({ serial: LEAF_SERIAL, issuerSerial: INTERMEDIATE_SERIAL, key: staticKey, ...validity }).finish()
+  const leafDetails = Details.encode({ serial: LEAF_SERIAL, issuerSerial, key: staticKey, ...validity }).finish()
   return proto.CertChain.encode({
     intermediate: { details: intermediateDetails, signature: root.sign(intermediateDetails) },
-    leaf: { details: leafDetails, signature: intermediate.sign(leafDetails) }
+    leaf: { details: leafDetails, signature: (fault === 'foreign_leaf' ? makeSigningKey() : intermediate).sign(leafDetails) }
   }).finish()
 }
 

@@ -5,7 +5,8 @@
  */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { makeNoiseChain } from './certificates.js'
+import { CHAIN_FAULTS, makeNoiseChain } from './certificates.js'
+import { makeSigningKey } from './curve.js'
 import { frame, FrameReader } from './framing.js'
 import { ServerHandshake } from './noise.js'
 import { decode, encode, node } from './stanza.js'
@@ -34,7 +35,18 @@ export class Connection {
   /** secrets of QR codes that count no longer @type {Set<string>} */
   retiredSecrets = new Set()
   offlineSent = 0
-  /** a pairing by code under way @type {{phone: string, wrapped: Buffer, ref: Buffer, shared: Buffer, bundle: Buffer} | null} */
+  /** windows of the backlog that the client may still have */
+  windows = 0
+  delivering = false
+  /** what a deaf connection does not hear, until it is made anew @type {'' | 'all' | 'groups'} */
+  deaf = ''
+  /** WhatsApp Web's version that the client claims */
+  version = ''
+  /** when it got its QR references, monotonic milliseconds */
+  qrAt = 0
+  /** @type {number[]} monotonic times of the queries of the last minute */
+  recentQueries = []
+  /** a pairing by code under way @type {{at: number, phone: string, wrapped: Buffer, ref: Buffer, shared: Buffer, bundle: Buffer} | null} */
   codeRequest = null
 
   /**
@@ -90,8 +102,15 @@ export class Connection {
     this.state = 'finish'
     if (phone.faults.take('garbage_handshake')) return void this.ws.send(frame(randomBytes(120)))
     const root = phone.faults.take('foreign_root') ? phone.foreignRoot : phone.root
-    this.#handshake = new ServerHandshake(phone.serverStatic, /** @type {Buffer} */ (this.#reader.intro))
-    this.ws.send(frame(this.#handshake.hello(body, makeNoiseChain(root, phone.serverStatic.public))))
+    const fault = CHAIN_FAULTS.find((kind) => phone.faults.take(kind))
+    const own = fault === 'replayed_chain' ? makeSigningKey() : phone.serverStatic
+    this.#handshake = new ServerHandshake(own, /** @type {Buffer} */ (this.#reader.intro))
+    this.ws.send(frame(this.#handshake.hello(body, makeNoiseChain(root, phone.serverStatic.public, fault))))
+  }
+
+  /** Whether this connection gets such a stanza; a deaf one looks alive and does not. @param {Node} stanza */
+  hears({ attrs }) {
+    return this.deaf === '' || (this.deaf === 'groups' && !attrs.from?.endsWith('@g.us'))
   }
 
   /** Writes a stanza, after those before it. @param {Node} stanza */

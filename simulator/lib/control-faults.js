@@ -1,11 +1,14 @@
 /** From the fault calls of the control API to what they do, now or at the next opportunity. */
+import { CHAIN_FAULTS } from './certificates.js'
 import { ControlError } from './errors.js'
+import { continueBacklog } from './backlog.js'
 import { retireQr } from './pairing.js'
 import { node } from './stanza.js'
 
 /** @typedef {import('./phone.js').Phone} Phone */
 
-const WAITING = ['drop_before_read', 'http_status', 'failure', 'garbage_handshake', 'foreign_root', 'no_qr', 'rate_limit_groups', 'iq_error', 'iq_silence', 'mute', 'slow', 'deaf', 'senders_silent']
+const WAITING = ['drop_before_read', 'http_status', 'failure', 'garbage_handshake', 'foreign_root', 'no_qr', 'rate_limit_groups', 'iq_error', 'iq_silence', 'mute', 'slow', 'deaf', 'senders_silent', ...CHAIN_FAULTS, 'refresh_at_scan', 'success_before_pairing', 'no_offline_end', 'offline_never_settles', 'preview_more', 'nack_sticks']
+const HOUR_MS = 3_600_000
 const VERSION_OUTDATED = 405
 
 /** @param {Phone} phone @param {Record<string, any>} request */
@@ -47,12 +50,26 @@ async function act(phone, request) {
     case 'retire_qr':
       retireQr(phone, request)
       return true
+    case 'deaf_connection':
+      present(phone).deaf = request.groups ? 'groups' : 'all'
+      return true
+    case 'flagged':
+      flag(phone, Number(request.hours ?? 24))
+      return true
     case 'deaf':
       online?.socket.pause()
       return false
     default:
       return false
   }
+}
+
+/** The account is restricted: its device is removed, and the phone links none. @param {Phone} phone @param {number} hours */
+function flag(phone, hours) {
+  phone.restrictedUntil = Date.now() + hours * HOUR_MS
+  phone.companion = null
+  phone.queue.clear()
+  if (phone.online) conflict(phone.online, 'device_removed')
 }
 
 /**
@@ -81,6 +98,12 @@ function add(phone, request) {
 /** @param {Phone} phone */
 async function clear(phone) {
   phone.faults.clear()
+  phone.queue.release()
+  phone.restrictedUntil = 0
+  if (phone.online) {
+    phone.online.deaf = ''
+    continueBacklog(phone.online)
+  }
   await phone.listening?.(true)
   for (const connection of phone.connections) {
     connection.socket.resume()

@@ -7,7 +7,8 @@ import { conflict, makeFault, makeMediaFault } from './control-faults.js'
 import { ControlError } from './errors.js'
 import { addMembers, createGroup, describe, leaveGroup, removeMembers, renameGroup } from './groups.js'
 import { sendHistory } from './history.js'
-import { pairByCode, scan } from './pairing.js'
+import { notify, sendNewsletter } from './notifications.js'
+import { pairByCode, refreshCode, scan } from './pairing.js'
 import { enqueue, release, send, sendPeer } from './send.js'
 import { node } from './stanza.js'
 import { proto } from 'baileys'
@@ -25,6 +26,11 @@ const ROUTES = {
   'POST /wait': waitFor,
   'POST /scan': scan,
   'POST /pair_code': pairByCode,
+  'POST /pair_code/refresh': refreshCode,
+  'GET /realism': (phone) => phone.realism.switches,
+  'POST /realism': (phone, body) => phone.realism.set(body),
+  'POST /notification': notify,
+  'POST /newsletter': sendNewsletter,
   'POST /me': setOwner,
   'POST /unpair': unpair,
   'POST /prekeys': dropPreKeys,

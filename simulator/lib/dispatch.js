@@ -1,6 +1,9 @@
 /** What the server does with each thing that a client sends: one flat switch per level. */
 import { Companion } from './companion.js'
-import { startBacklog } from './backlog.js'
+import { wrongInAck } from './answers.js'
+import { continueBacklog, startBacklog } from './backlog.js'
+import { collectDebts } from './debts.js'
+import { within } from './limits.js'
 import { answerQuery } from './queries.js'
 import { offerQr } from './pairing.js'
 import { answerRetry, answerMediaRetry, readClientMessage } from './retry.js'
@@ -18,12 +21,15 @@ function onPayload(connection, payload, clientStatic) {
   const { phone } = connection
   const fault = phone.faults.take('failure')
   if (fault) return refuseLogin(connection, String(fault.reason ?? 500), fault.attrs)
+  connection.version = versionOf(payload)
   if (payload.devicePairingData) return register(connection, payload.devicePairingData, clientStatic)
+  const { logins_per_minute } = phone.realism.switches
+  if (!within(phone.recentLogins, logins_per_minute, phone.realism.ms('minute_ms'))) return refuseLogin(connection, '503')
   const { companion } = phone
   const known = companion?.jid && companion.noiseKey.equals(clientStatic) && userOf(companion.jid) === String(payload.username) && companion.device === payload.device
   if (!known || !companion) return refuseLogin(connection, '401')
   const passive = payload.passive ?? false
-  phone.log.add('login', { connection: connection.number, passive, device: payload.device, version: versionOf(payload) })
+  phone.log.add('login', { connection: connection.number, passive, device: payload.device, version: connection.version })
   login(connection, companion)
 }
 
@@ -47,6 +53,7 @@ function register(connection, data, clientStatic) {
   phone.log.add('registration', { connection: connection.number, platform: connection.candidate.platform })
   connection.become('qr')
   if (!phone.faults.take('no_qr')) offerQr(connection)
+  if (phone.faults.take('success_before_pairing')) connection.send(successNode('1000@lid'))
 }
 
 /** @param {Connection} connection @param {Companion} companion */
@@ -58,9 +65,12 @@ function login(connection, companion) {
   if (earlier) earlier.streamError(node('conflict', { type: 'replaced' }))
   phone.logins++
   connection.become('login')
-  const t = String(Math.floor(Date.now() / 1000))
-  connection.send(node('success', { t, lid: companion.lid, props: '27', location: 'sim', companion_enc_static: undefined }))
+  collectDebts(connection)
+  connection.send(successNode(companion.lid))
 }
+
+/** @param {string} lid */
+const successNode = (lid) => node('success', { t: String(Math.floor(Date.now() / 1000)), lid, props: '27', location: 'sim' })
 
 /** @param {Connection} connection @param {Node} stanza */
 function onStanza(connection, stanza) {
@@ -103,6 +113,7 @@ function onReceipt(connection, stanza) {
   }
   if (phone.companion && (attrs.type === 'hist_sync' || attrs.type === 'peer_msg')) phone.companion.historyReceipted = true
   if (kind === 'retry') phone.queue.markFailed(stanza)
+  continueBacklog(connection)
   connection.send(node('ack', { class: 'receipt', id: attrs.id, from: attrs.to, type: attrs.type, participant: attrs.participant }))
   if (kind === 'retry') answerRetry(connection, stanza)
   if (kind === 'server_error') answerMediaRetry(connection, stanza)
@@ -120,11 +131,22 @@ function dropInstead(connection) {
 }
 
 /** @param {Connection} connection @param {Node} stanza */
-function onAck({ phone }, stanza) {
+function onAck(connection, stanza) {
+  const { phone } = connection
   const { attrs } = stanza
   phone.receipts.add(attrs.error ? 'nack' : 'ack', { id: attrs.id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: attrs.error ?? null, class: attrs.class ?? null })
-  if (attrs.error) phone.queue.settleNack(stanza)
+  const wrong = phone.realism.switches.strict_acks ? wrongAck(phone, attrs) : null
+  if (wrong) return void phone.log.add('bad_ack', { connection: connection.number, id: attrs.id, class: attrs.class ?? null, wrong })
+  if (attrs.error) phone.queue.settleNack(stanza, { sticks: Boolean(phone.faults.has('nack_sticks')) })
+  else if (attrs.class === 'message') phone.queue.settleNack(stanza)
   else phone.queue.settle(stanza)
+  continueBacklog(connection)
+}
+
+/** What keeps an ack from settling anything: null if it fits one of the stanzas that wait for it, or none waits. @param {import('./phone.js').Phone} phone @param {Record<string, string>} attrs */
+function wrongAck({ queue }, attrs) {
+  const reasons = queue.unanswered(attrs.id).map(({ node: waiting }) => wrongInAck(waiting, attrs))
+  return reasons.length && !reasons.includes(null) ? reasons[0] : null
 }
 
 /** @param {Connection} connection */

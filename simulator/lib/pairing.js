@@ -22,6 +22,7 @@ export function offerQr(connection) {
   connection.refs = Array.from({ length: REFS }, () => `2@${randomBytes(36).toString('base64')}`)
   const refs = connection.refs.map((ref) => node('ref', {}, Buffer.from(ref)))
   connection.send(node('iq', { from: SERVER, type: 'set', id: randomBytes(8).toString('hex'), xmlns: 'md' }, [node('pair-device', {}, refs)]))
+  connection.qrAt = performance.now()
   connection.phone.log.add('qr', { connection: connection.number, refs: REFS })
 }
 
@@ -30,8 +31,11 @@ export function offerQr(connection) {
  * @param {Phone} phone @param {{qr?: string, tamper?: string, timeout_ms?: number}} request
  */
 export async function scan(phone, { qr, tamper, timeout_ms = 10_000 }) {
-  const { connection, identity, advSecret } = readQr(phone, qr)
+  const { connection, identity, advSecret, ref } = readQr(phone, qr)
+  mayLink(phone, connection)
+  if (expired(phone, connection, ref)) throw new ControlError(409, 'this QR has expired')
   if (connection.candidate?.identity.toString('base64') !== identity) throw new ControlError(400, 'the QR names another identity than the client registered')
+  if (phone.faults.take('refresh_at_scan')) retireQr(phone, { qr })
   if (connection.retiredSecrets.has(advSecret)) throw new ControlError(409, 'the device could not be linked: its QR was retired')
   return link(phone, connection, Buffer.from(advSecret, 'base64'), timeout_ms, tamper)
 }
@@ -46,12 +50,40 @@ export function retireQr(phone, { qr }) {
   connection.send(node('notification', { from: SERVER, type: 'companion_reg_refresh', id: randomBytes(8).toString('hex') }, [node('companion_reg_refresh')]))
 }
 
+/** Each reference has its time, one after the other. @param {Phone} phone @param {Connection} connection @param {string} ref */
+function expired({ realism }, { refs, qrAt }, ref) {
+  if (!realism.switches.qr_expires) return false
+  return performance.now() > qrAt + realism.ms('first_ref_ms') + refs.indexOf(ref) * realism.ms('next_ref_ms')
+}
+
+/**
+ * What the phone refuses with "Couldn't link device", while the client hears nothing: a client that is too old, an account that is
+ * restricted (which each try makes worse).
+ * @param {Phone} phone @param {Connection} connection
+ */
+function mayLink(phone, { version }) {
+  const left = phone.restrictedUntil - Date.now()
+  if (left > 0) {
+    phone.restrictedUntil += left
+    throw new ControlError(409, `couldn't link device: the account is restricted until ${new Date(phone.restrictedUntil).toISOString()}`)
+  }
+  const { min_version } = phone.realism.switches
+  if (min_version && olderThan(version, min_version)) throw new ControlError(409, "couldn't link device")
+}
+
+/** @param {string} version @param {string} other - both of dotted numbers */
+function olderThan(version, other) {
+  const [a, b] = [version, other].map((text) => text.split('.').map(Number))
+  const at = (b ?? []).findIndex((part, index) => part !== (a?.[index] ?? 0))
+  return at >= 0 && (a?.[at] ?? 0) < (b?.[at] ?? 0)
+}
+
 /** @param {Phone} phone @param {string} [qr] */
 function readQr(phone, qr = '') {
   const [ref = '', , identity = '', advSecret = ''] = qr.split('#').at(-1)?.split(',') ?? []
   const connection = [...phone.connections].find((one) => one.state === 'qr' && one.refs.includes(ref))
   if (!connection?.candidate) throw new ControlError(404, 'no client is showing this QR')
-  return { connection, identity, advSecret }
+  return { connection, identity, advSecret, ref }
 }
 
 /**
@@ -108,7 +140,7 @@ export function rememberCodeRequest(connection, request) {
   connection.codeRequest = {
     phone: request.attrs.jid?.split('@')[0] ?? '',
     wrapped: bytesOf(child(request, 'link_code_pairing_wrapped_companion_ephemeral_pub')),
-    ref: randomBytes(16), shared: Buffer.alloc(0), bundle: Buffer.alloc(0)
+    at: performance.now(), ref: randomBytes(16), shared: Buffer.alloc(0), bundle: Buffer.alloc(0)
   }
   connection.phone.log.add('code_requested', { connection: connection.number, phone: connection.codeRequest.phone })
   return connection.codeRequest.ref
@@ -122,6 +154,9 @@ export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
   const connection = [...phone.connections].find((one) => one.codeRequest)
   const request = connection?.codeRequest
   if (!connection || !request) throw new ControlError(409, 'no client has asked for a code')
+  mayLink(phone, connection)
+  const { realism } = phone
+  if (realism.switches.code_expires && performance.now() > request.at + realism.ms('code_ms')) throw new ControlError(409, 'this code has expired')
   if (request.phone !== phone.owner.phone) throw new ControlError(400, `the code is for ${request.phone}, this phone is ${phone.owner.phone}`)
   const clientKey = ctr(createDecipheriv, codeKey(code, request.wrapped.subarray(0, 32)), request.wrapped.subarray(32, 48), request.wrapped.subarray(48))
   const ephemeral = Curve.generateKeyPair()
@@ -137,6 +172,26 @@ export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
   ]))
   if (!(await phone.until(() => request.bundle.length > 0, timeout_ms))) throw new ControlError(504, 'the client did not finish')
   return link(phone, connection, openBundle(phone, connection), timeout_ms)
+}
+
+/** What the server takes as `companion_platform_display`: a known browser on a known system. */
+const DISPLAY = /^(Chrome|Edge|Firefox|IE|Opera|Safari) \((Windows|Mac OS|Mac|Linux|Ubuntu|Fedora|Android|iOS)\)$/
+
+/** @param {import('./stanza.js').Node} request - companion_hello */
+export function acceptedDisplay(request) {
+  const id = bytesOf(child(request, 'companion_platform_id')).toString()
+  return /^[1-9]$/.test(id) && DISPLAY.test(bytesOf(child(request, 'companion_platform_display')).toString())
+}
+
+/** The server wants the client to ask for another code. @param {Phone} phone @param {{force_manual_refresh?: boolean}} request */
+export function refreshCode(phone, { force_manual_refresh = false }) {
+  const connection = [...phone.connections].find((one) => one.codeRequest)
+  if (!connection?.codeRequest) throw new ControlError(409, 'no client has asked for a code')
+  const attrs = { stage: 'refresh_code', force_manual_refresh: force_manual_refresh ? 'true' : undefined }
+  connection.send(node('notification', { from: SERVER, type: 'link_code_companion_reg', id: randomBytes(8).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, [
+    node('link_code_companion_reg', attrs, [node('link_code_pairing_ref', {}, connection.codeRequest.ref)])
+  ]))
+  return {}
 }
 
 /** @param {string} code @param {Uint8Array} salt */

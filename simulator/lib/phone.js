@@ -11,6 +11,7 @@ import { Journal } from './journal.js'
 import { MediaHost } from './media-host.js'
 import { People } from './people.js'
 import { OfflineQueue } from './queue.js'
+import { Realism } from './realism.js'
 
 const KEEP_SENT = 100_000 // messages that can still be forwarded or sent again
 
@@ -26,6 +27,7 @@ export class Phone {
   /** @type {Map<string, import('./people.js').Group>} */
   groups = new Map()
   faults = new Faults()
+  realism = new Realism()
   queue = new OfflineQueue()
   media = new MediaHost()
   log = new Journal(() => this.changes.emit('change'))
@@ -44,6 +46,10 @@ export class Phone {
   holdBacklog = false
   historyAuto = true
   business = true
+  /** the account is restricted until then, Unix milliseconds; each try to link meanwhile doubles what is left */
+  restrictedUntil = 0
+  /** @type {number[]} monotonic times of the logins of the last minute */
+  recentLogins = []
   /** @type {((open: boolean) => Promise<void>) | null} opens or closes the socket port; set by the server */
   listening = null
 

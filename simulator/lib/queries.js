@@ -1,7 +1,9 @@
 /** The server's answers to `iq` queries, by namespace. What has no meaning here gets an empty result, and a line in the log. */
+import { createHash } from 'node:crypto'
 import { announceBacklog } from './backlog.js'
 import { groupNode } from './groups.js'
-import { completePairing, rememberBundle, rememberCodeRequest } from './pairing.js'
+import { within } from './limits.js'
+import { acceptedDisplay, completePairing, rememberBundle, rememberCodeRequest } from './pairing.js'
 import { bytesOf, child, children, node, SERVER } from './stanza.js'
 
 /** @typedef {import('./connection.js').Connection} Connection */
@@ -14,7 +16,7 @@ const NO_SUCH = { error: 404, text: 'item-not-found' }
 const ANSWERS = {
   encrypt: encryption, passive, 'w:g2': groupQuery, usync: userSync, md: multiDevice,
   'w:p': () => [], 'w:stats': () => [], 'urn:xmpp:whatsapp:dirty': () => [], privacy_token: () => [],
-  abt: () => [node('props', { protocol: '1', hash: 'sim1' })],
+  abt: () => [node('props', { protocol: '1', hash: 'sim1' })], w: () => [node('props', { protocol: '2', hash: 'sim1' })], 'w:get': () => [node('props', { protocol: '2', hash: 'sim1' })],
   blocklist: () => [node('list', { dhash: 'none' })],
   privacy: (_connection, query) => (child(query, 'privacy') ? [node('privacy', {}, [node('category', { name: 'readreceipts', value: 'all' })])] : []),
   'w:m': () => [node('media_conn', { auth: 'sim', ttl: '300', auth_ttl: '21600', max_buckets: '12' }, [node('host', { hostname: 'mmg.whatsapp.net', maxContentLengthBytes: '104857600' })])],
@@ -28,9 +30,11 @@ export function answerQuery(connection, query) {
   if (type === 'result' || type === 'error') return onResult(connection, query)
   const [first] = children(query)
   phone.log.add(xmlns in ANSWERS ? 'query' : 'unknown_iq', { connection: connection.number, xmlns, type, tag: first?.tag, to: query.attrs.to })
+  const { queries_per_minute } = phone.realism.switches
+  const allowed = within(connection.recentQueries, queries_per_minute, phone.realism.ms('minute_ms'))
   if (phone.faults.take('iq_silence', (fault) => fault.xmlns === xmlns)) return
   const broken = phone.faults.take('iq_error', (fault) => fault.xmlns === xmlns)
-  const answer = broken ? { error: Number(broken.code ?? 500), text: 'internal-server-error' } : (ANSWERS[xmlns] ?? (() => []))(connection, query)
+  const answer = !allowed ? { error: 429, text: 'rate-overlimit' } : broken ? { error: Number(broken.code ?? 500), text: 'internal-server-error' } : (ANSWERS[xmlns] ?? (() => []))(connection, query)
   const from = query.attrs.to ?? SERVER
   if (Array.isArray(answer)) connection.send(node('iq', { from, type: 'result', id }, answer))
   else connection.send(node('iq', { from, type: 'error', id }, [node('error', { code: String(answer.error), text: answer.text })]))
@@ -63,7 +67,7 @@ function encryption({ phone, number }, query) {
     case 'count':
       return [node('count', { value: String(companion.preKeys.size) })]
     case 'digest':
-      return [node('digest', {})]
+      return [digestNode(companion)]
     case 'key':
       return [node('list', {}, children(first).map((user) => bundleNode(phone, user.attrs.jid)))]
     case 'rotate': {
@@ -78,6 +82,18 @@ function encryption({ phone, number }, query) {
       return []
     }
   }
+}
+
+/** What the server has of the client's keys, and a hash over it. @param {import('./companion.js').Companion} companion */
+function digestNode({ registrationId, signedPreKey, preKeys, identity }) {
+  const number = (/** @type {number} */ value, /** @type {number} */ width) => { const bytes = Buffer.alloc(width); bytes.writeUIntBE(value, 0, width); return bytes }
+  const hash = createHash('sha1').update(identity).update(signedPreKey.publicKey).update(signedPreKey.signature)
+  for (const key of preKeys.values()) hash.update(key)
+  return node('digest', {}, [
+    node('registration', {}, number(registrationId, 4)), node('type', {}, Buffer.from([5])), node('identity', {}, identity),
+    node('skey', {}, [node('id', {}, number(signedPreKey.keyId, 3)), node('value', {}, signedPreKey.publicKey), node('signature', {}, signedPreKey.signature)]),
+    node('list', {}, [...preKeys.keys()].map((id) => node('id', {}, number(id, 3)))), node('hash', {}, hash.digest())
+  ])
 }
 
 /** @param {import('./phone.js').Phone} phone @param {string | undefined} jid */
@@ -136,6 +152,7 @@ function multiDevice(connection, query) {
     phone.queue.clear()
     return []
   }
+  if (first?.attrs.stage === 'companion_hello' && phone.realism.switches.check_display && !acceptedDisplay(first)) return { error: 400, text: 'bad-request' }
   if (first?.attrs.stage === 'companion_hello') return [node('link_code_companion_reg', {}, [node('link_code_pairing_ref', {}, rememberCodeRequest(connection, first))])]
   if (first?.attrs.stage === 'companion_finish') rememberBundle(connection, first)
   return []

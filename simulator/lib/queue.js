@@ -10,7 +10,10 @@
  * @property {number} n
  * @property {import('./stanza.js').Node} node
  * @property {boolean} sent - on the present connection
+ * @property {number} sentAt - monotonic milliseconds of the last writing
  * @property {boolean} failed - the client asked for another copy of it
+ * @property {boolean} stuck - nacked, and kept first in the queue all the same
+ * @property {boolean} forgiven - the server itself ignores every answer: no debt, and it never leaves
  */
 
 /** @param {string | undefined} jid */
@@ -36,11 +39,30 @@ export class OfflineQueue {
 
   /** @param {import('./stanza.js').Node} node */
   add(node) {
-    const entry = { n: this.#next++, node, sent: false, failed: false }
+    const entry = { n: this.#next++, node, sent: false, sentAt: 0, failed: false, stuck: false, forgiven: false }
     this.#entries.set(entry.n, entry)
     const id = node.attrs.id ?? ''
     this.#byId.set(id, [...(this.#byId.get(id) ?? []), entry])
     return entry
+  }
+
+  /** @param {Queued} entry */
+  markSent(entry) {
+    entry.sent = true
+    entry.sentAt = performance.now()
+  }
+
+  /** Those that withhold the rest. */
+  get stuck() {
+    return [...this.#entries.values()].filter(({ stuck }) => stuck)
+  }
+
+  /** Lets those go that a fault has kept. */
+  release() {
+    for (const entry of this.#entries.values()) {
+      entry.forgiven = false
+      if (entry.stuck) this.#remove(entry)
+    }
   }
 
   /** The client has gone: what was sent and not answered counts as unsent. */
@@ -55,9 +77,11 @@ export class OfflineQueue {
     this.#expectedNacks.clear()
   }
 
-  /** @param {import('./stanza.js').Node} answer - a receipt, or an ack without error @returns {boolean} whether one left */
+  /** @param {import('./stanza.js').Node} answer - a receipt, or an ack of no message @returns {boolean} whether one left */
   settle(answer) {
     const sent = this.#sent(answer)
+    const stuck = sent.filter(({ stuck }) => stuck)
+    if (stuck.length) return stuck.map((entry) => this.#remove(entry)).some(Boolean)
     return this.#remove(sent.find((entry) => !entry.failed) ?? sent[0])
   }
 
@@ -68,21 +92,36 @@ export class OfflineQueue {
     this.#expectedNacks.set(key, (this.#expectedNacks.get(key) ?? 0) + 1)
   }
 
-  /** @param {import('./stanza.js').Node} nack */
-  settleNack(nack) {
+  /** What the client has written to and not yet answered, under this id. @param {string | undefined} id */
+  unanswered(id = '') {
+    return (this.#byId.get(id) ?? []).filter(({ sent }) => sent)
+  }
+
+  /**
+   * The ack of a message that was not taken, with an error or (after a retry receipt) without one.
+   * @param {import('./stanza.js').Node} nack @param {{sticks?: boolean}} [options] - `sticks`: it is kept, and is first from now on
+   */
+  settleNack(nack, { sticks = false } = {}) {
     const key = nackKey(nack)
     const expected = this.#expectedNacks.get(key) ?? 0
     const sent = this.#sent(nack)
-    if (!expected) return this.#remove(sent[0])
+    if (sticks) return this.#stick(sent.find((entry) => entry.failed) ?? sent[0])
+    if (!expected) return sent[0]?.stuck && !nack.attrs.error ? this.settle(nack) : this.#remove(sent[0])
     if (expected > 1) this.#expectedNacks.set(key, expected - 1)
     else this.#expectedNacks.delete(key)
     return this.#remove(sent.find((entry) => entry.failed))
   }
 
+  /** @param {Queued | undefined} entry */
+  #stick(entry) {
+    if (entry) entry.stuck = true
+    return false
+  }
+
   /** @param {import('./stanza.js').Node} answer */
   #sent({ tag, attrs }) {
     const wanted = tag === 'ack' ? attrs.class : 'message'
-    const same = (/** @type {Queued} */ { sent, node }) => sent && node.tag === wanted && sameSender(node.attrs, attrs)
+    const same = (/** @type {Queued} */ { sent, forgiven, node }) => sent && !forgiven && node.tag === wanted && sameSender(node.attrs, attrs)
     return (this.#byId.get(attrs.id ?? '') ?? []).filter(same)
   }
 

@@ -27,7 +27,7 @@ export function answerRetry({ phone }, receipt) {
     const bad = Number(count) < Number(message.fault.retries ?? 1)
     const enc = node('enc', { v: '2', type, count, mediatype: message.mediatype }, bad ? spoil(type, ciphertext) : ciphertext)
     if (message.group && !bad) message.device.senderKey(message.group).sharedWith = phone.companion?.generation ?? 0
-    enqueue(phone, node('message', message.attrs, [enc]))
+    enqueue(phone, node(message.tag, message.attrs, [enc]))
     phone.log.add('retry_answered', { id, participant: participant ?? null, count: Number(count) })
   }).catch((error) => phone.log.add('retry_failed', { id, error: String(error) }))
 }

@@ -19,6 +19,7 @@ import { node, SERVER } from './stanza.js'
 
 /**
  * @typedef {object} SentMessage
+ * @property {'message' | 'status'} tag - of the stanza
  * @property {string} id
  * @property {string} chat - the stanza's `from`
  * @property {string | undefined} participant - the stanza's
@@ -33,6 +34,8 @@ import { node, SERVER } from './stanza.js'
  * @property {import('./content.js').Blob | null} blob
  */
 
+/** Statuses are encrypted like a group's messages; they come as stanzas of their own. */
+const STATUSES = { id: 'status@broadcast', mode: /** @type {'lid' | 'pn'} */ ('lid') }
 const LOW_PREKEYS = 5 // below this the server tells the client
 /** @type {WeakMap<Phone, Map<string, Node[]>>} stanzas that wait for the sender's next one, or for a release, by chat+sender or id */
 const heldBack = new WeakMap()
@@ -90,14 +93,15 @@ export function enqueue(phone, stanza) {
   if (!phone.companion?.jid) return
   const entry = phone.queue.add(stanza)
   if (!phone.live) return
-  entry.sent = true
+  if (phone.online?.hears(stanza) === false) return
+  phone.queue.markSent(entry)
   phone.online?.send(stanza)
 }
 
 /** @param {Phone} phone @param {Record<string, any>} request @returns {SentMessage} */
 function prepare(phone, request) {
   const person = phone.people.get(request.from)
-  const group = String(request.to).endsWith('@g.us') ? phone.group(request.to) : null
+  const group = String(request.to).endsWith('@g.us') ? phone.group(request.to) : request.to === 'status' ? STATUSES : null
   const { inner, mediatype, type, blob } = makeContent(phone, request)
   const mode = group?.mode ?? (request.addressing === 'pn' ? 'pn' : 'lid')
   const other = mode === 'lid' ? 'pn' : 'lid'
@@ -111,7 +115,7 @@ function prepare(phone, request) {
   /** @type {Record<string, string | undefined>} */
   let attrs
   let message = inner
-  if (group) attrs = { ...common, from: group.id, participant: own, [`participant_${other}`]: alt, addressing_mode: mode }
+  if (group) attrs = { ...common, from: group.id, participant: own, [`participant_${other}`]: alt, addressing_mode: group === STATUSES ? undefined : mode }
   else if (person !== phone.owner) attrs = { ...common, from: own, [`sender_${other}`]: alt }
   else {
     const to = phone.people.get(request.to)
@@ -119,7 +123,7 @@ function prepare(phone, request) {
     message = { deviceSentMessage: { destinationJid: to.jid(mode), message: inner }, messageContextInfo: inner.messageContextInfo }
   }
   return {
-    id: common.id, chat: String(attrs.from), participant: attrs.participant, group: group?.id ?? null, device: person.device(device), person,
+    tag: group === STATUSES && request.as !== 'message' ? 'status' : 'message', id: common.id, chat: String(attrs.from), participant: attrs.participant, group: group?.id ?? null, device: person.device(device), person,
     message, inner, attrs: { ...attrs, ...request.attrs }, mediatype, fault: { ...request.fault }, blob
   }
 }
@@ -128,10 +132,10 @@ function prepare(phone, request) {
 async function encrypt(phone, message) {
   const { group, device, fault, mediatype } = message
   const damaged = { corrupt: fault.corrupt, tamper: fault.tamper_signature }
-  if (fault.unavailable) return node('message', message.attrs, [node('unavailable', { type: 'unknown' })])
+  if (fault.unavailable) return node(message.tag, message.attrs, [node('unavailable', { type: 'unknown' })])
   if (!group) {
     const { type, ciphertext } = await encryptPairwise(phone, device, message.message)
-    return node('message', message.attrs, [node('enc', { v: '2', type, mediatype }, fault.corrupt ? spoil(type, ciphertext) : ciphertext)])
+    return node(message.tag, message.attrs, [node('enc', { v: '2', type, mediatype }, fault.corrupt ? spoil(type, ciphertext) : ciphertext)])
   }
   const generation = phone.companion?.generation ?? 0
   const key = fault.no_skdm ? device.rotateSenderKey(group) : device.senderKey(group)
@@ -142,7 +146,7 @@ async function encrypt(phone, message) {
     key.sharedWith = generation
   }
   parts.push(node('enc', { v: '2', type: 'skmsg', mediatype }, key.encrypt(padMessage(message.message), damaged)))
-  return node('message', message.attrs, parts)
+  return node(message.tag, message.attrs, parts)
 }
 
 /** The sender's key for the group, as a message to one device. @param {SentMessage} message @returns {proto.IMessage} */

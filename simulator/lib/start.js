@@ -4,9 +4,10 @@ import { listenForControl } from './control.js'
 import { Phone } from './phone.js'
 import { listenForClients, listenForMedia } from './server.js'
 
-/** @param {{host?: string, port?: number}} [options] - `port` of the control API */
-export async function start({ host = '127.0.0.1', port = 0 } = {}) {
+/** @param {{host?: string, port?: number, realism?: Record<string, unknown>}} [options] - `port` of the control API */
+export async function start({ host = '127.0.0.1', port = 0, realism = {} } = {}) {
   const phone = new Phone()
+  phone.realism.set(realism)
   const tls = await makeTlsIdentity()
   const clients = await listenForClients(phone, host)
   const media = await listenForMedia(phone, host, tls)

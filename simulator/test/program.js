@@ -11,8 +11,9 @@ export const PATIENCE_MS = 30_000 // a machine that builds other things as well;
 
 /** @typedef {Awaited<ReturnType<typeof startProgram>>} Program */
 
-export async function startProgram() {
-  const child = spawn(process.execPath, [PROGRAM, '--exit-with-stdin'], { stdio: ['pipe', 'pipe', 'pipe'] })
+/** @param {string[]} args */
+export async function startProgram(...args) {
+  const child = spawn(process.execPath, [PROGRAM, '--exit-with-stdin', ...args], { stdio: ['pipe', 'pipe', 'pipe'] })
   const stderr = /** @type {string[]} */ ([])
   child.stderr.on('data', (data) => stderr.push(String(data)))
   const lines = createInterface({ input: child.stdout })

@@ -39,6 +39,24 @@ test('the certificate chain holds for its root and for no other', () => {
   assert.deepEqual([verify(root.public, intermediate), verify(other.public, intermediate), verify(key ?? Buffer.alloc(0), leaf)], [true, false, true])
 })
 
+test('the chains to refuse: each breaks one rule and keeps the others', () => {
+  const { Details } = proto.CertChain.NoiseCertificate
+  const [root, staticKey, now] = [makeSigningKey(), randomBytes(32), Date.now() / 1000]
+  /** @param {string} [fault] - which rules hold */
+  const rules = (fault) => {
+    const { intermediate, leaf } = proto.CertChain.decode(makeNoiseChain(root, staticKey, fault))
+    const [i, l] = [Details.decode(intermediate?.details ?? Buffer.alloc(0)), Details.decode(leaf?.details ?? Buffer.alloc(0))]
+    const signed = curve.verifySignature(withTypePrefix(i.key ?? Buffer.alloc(0)), Buffer.from(leaf?.details ?? []), Buffer.from(leaf?.signature ?? []))
+    return { signed, serial: l.issuerSerial === i.serial, begun: Number(l.notBefore) < now, lasts: Number(l.notAfter) > now, key: staticKey.equals(l.key ?? Buffer.alloc(0)) }
+  }
+  const good = { signed: true, serial: true, begun: true, lasts: true, key: true }
+  assert.deepEqual(rules(), good)
+  assert.deepEqual(rules('expired_chain'), { ...good, lasts: false })
+  assert.deepEqual(rules('future_chain'), { ...good, begun: false })
+  assert.deepEqual(rules('foreign_leaf'), { ...good, signed: false })
+  assert.deepEqual(rules('wrong_serial'), { ...good, serial: false })
+})
+
 test('frames are found whatever the chunks', () => {
   const bodies = [randomBytes(3), randomBytes(3000), Buffer.alloc(0), randomBytes(12)]
   const stream = Buffer.concat([Buffer.from('4544000100000a', 'hex'), randomBytes(10), Buffer.from([87, 65, 6, 3]), ...bodies.map(frame)])

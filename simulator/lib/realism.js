@@ -1,0 +1,91 @@
+/**
+ * How unkind the server is: switches for what the real server is reported to do. README.md gives each one's source and certainty.
+ *
+ * Two profiles name a whole set. `kind` is the server that lets every client through; `real` is the server as it is reported.
+ */
+import { ControlError } from './errors.js'
+
+const MINUTE_MS = 60_000
+
+/** Times of the real server in milliseconds; `time_scale` divides them all, so that tests need not wait for hours. */
+export const TIMES = {
+  debt_ms: 50 * MINUTE_MS, // until an unanswered stanza ends the stream
+  code_ms: 180_000, // life of a pairing code
+  first_ref_ms: 60_000, // life of the first QR reference
+  next_ref_ms: 20_000, // and of each one after it
+  minute_ms: MINUTE_MS // of the two limits per minute
+}
+
+export const KIND = {
+  debts: false, // a stanza that is not answered in time ends the stream
+  strict_acks: false, // an ack with a wrong class, to, participant, type or recipient settles nothing
+  windows: false, // the backlog comes in windows; the next one when the client asks
+  window: 100, // stanzas
+  first_window_unasked: true,
+  qr_expires: false, // each QR reference has its own time
+  code_expires: false,
+  check_display: false, // companion_platform_display must be "Browser (OS)", else 400
+  min_version: '', // e.g. "2.3000.1030000000": an older client gets its QR, and the scan fails in silence
+  queries_per_minute: 0, // above it 429; 0: no limit
+  logins_per_minute: 0, // above it the login is refused with 503
+  time_scale: 1
+}
+
+/** @typedef {typeof KIND} Switches */
+
+/** @type {Switches} */
+const REAL = {
+  ...KIND, debts: true, strict_acks: true, windows: true, qr_expires: true, code_expires: true, check_display: true,
+  queries_per_minute: 600, logins_per_minute: 30
+}
+
+/** @type {Record<string, Partial<Switches>>} */
+export const PROFILES = {
+  kind: KIND,
+  default: { strict_acks: true, code_expires: true },
+  real: REAL
+}
+
+export class Realism {
+  /** @type {Switches} */
+  #switches
+
+  /** @param {string} [profile] */
+  constructor(profile = 'default') {
+    this.#switches = { ...KIND }
+    this.set({ profile })
+  }
+
+  get switches() {
+    return this.#switches
+  }
+
+  /** A time of the real server as this one keeps it. @param {keyof typeof TIMES} name @returns {number} milliseconds */
+  ms(name) {
+    return TIMES[name] / this.#switches.time_scale
+  }
+
+  /** @param {Record<string, unknown>} request - `profile` first, then single switches @returns {Switches} */
+  set({ profile, ...switches }) {
+    const base = profile === undefined ? {} : PROFILES[String(profile)]
+    if (!base) throw new ControlError(400, `no profile ${profile}; there are ${Object.keys(PROFILES).join(', ')}`)
+    for (const [name, value] of Object.entries(switches)) {
+      const known = KIND[/** @type {keyof Switches} */ (name)]
+      if (known === undefined) throw new ControlError(400, `no switch ${name}`)
+      if (typeof value !== typeof known) throw new ControlError(400, `${name} is a ${typeof known}`)
+    }
+    if (Number(switches.time_scale ?? 1) <= 0) throw new ControlError(400, 'time_scale is above 0')
+    this.#switches = { ...this.#switches, ...(profile === undefined ? {} : KIND), ...base, ...switches }
+    return this.#switches
+  }
+}
+
+/** From words of the command line, e.g. `real`, `debts=true`, `window=50`. @param {string[]} words @returns {Record<string, unknown>} */
+export function readSwitches(words) {
+  return Object.fromEntries(words.map((word) => {
+    const [name = '', text] = word.split('=')
+    if (text === undefined) return ['profile', name]
+    const known = KIND[/** @type {keyof Switches} */ (name)]
+    return [name, typeof known === 'boolean' ? text === 'true' : typeof known === 'number' ? Number(text) : text]
+  }))
+}
