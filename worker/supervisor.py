@@ -169,7 +169,7 @@ class Supervisor:
         self.health.lease, self.health.lease_ok = "held", True
         try:
             with unwrapped():
-                await self._tenure(store, held)
+                await self._serve_lease(store, held)
         except StaleFence:
             logger.warning("another worker has taken over; waiting for its lease")
         finally:
@@ -177,115 +177,115 @@ class Supervisor:
             with anyio.move_on_after(RELEASE_SECONDS, shield=True):
                 try:
                     await store.lease_release(session, self._owner, held.fence)
-                except (StoreError, SettingsError):  # never in place of what ended the tenure
+                except (StoreError, SettingsError):  # never in place of what ended the session
                     logger.warning("the lease could not be given back; it ends by itself")
 
     def _wait_for_lease(self, reason: str) -> None:
         logger.info("{}", reason)
         self.health.lease = reason
 
-    async def _tenure(self, store: Store, held: Lease) -> None:
+    async def _serve_lease(self, store: Store, held: Lease) -> None:
         settings, fence = self._settings, held.fence
         skew = (datetime.now(UTC) - held.now).total_seconds()
         async with (
-            open_leased_session(settings, store, self._owner, fence, self.health, self._on_view) as tenure,
+            open_leased_session(settings, store, self._owner, fence, self.health, self._on_view) as leased,
             anyio.create_task_group() as task_group,
         ):
             session, seconds = settings.worker_session, float(settings.worker_lease_s)
-            task_group.start_soon(lease.keep, store, session, self._owner, seconds, fence, tenure.watch)
-            task_group.start_soon(tenure.report.run)
-            task_group.start_soon(tenure.watch.run, tenure.tell_database_gone)
+            task_group.start_soon(lease.keep, store, session, self._owner, seconds, fence, leased.watch)
+            task_group.start_soon(leased.report.run)
+            task_group.start_soon(leased.watch.run, leased.tell_database_gone)
             if abs(skew) > SKEW_MAX_SECONDS:
                 logger.warning("this machine's clock is {:.0f} s away from the database's", abs(skew))
-                tenure.report.error(
+                leased.report.error(
                     "CLOCK_SKEW", "this machine's clock differs from the database's", skew_s=round(skew)
                 )
             with self._stop.interrupts():
                 try:
-                    await until_answered(tenure.state.credentials)  # torn state stops us before anything is touched
+                    await until_answered(leased.state.credentials)  # torn state stops us before anything is touched
                 except StateError as fault:
-                    await self._say_last(tenure, View(status="disconnected", state="failed", say=FAILED.format(fault)))
+                    await self._say_last(leased, View(status="disconnected", state="failed", say=FAILED.format(fault)))
                     raise
-                await until_answered(tenure.flags.poll)
-            task_group.start_soon(tenure.flags.run)
-            task_group.start_soon(tenure.media.run)
-            task_group.start_soon(tenure.upkeep.run)
-            task_group.start_soon(tenure.census.run)
+                await until_answered(leased.flags.poll)
+            task_group.start_soon(leased.flags.run)
+            task_group.start_soon(leased.media.run)
+            task_group.start_soon(leased.housekeeping.run)
+            task_group.start_soon(leased.figures.run)
             try:
-                await self._run_sidecars(tenure)
+                await self._run_sidecars(leased)
             except (Stuck, StateError) as fault:
-                await self._say_last(tenure, View(status="disconnected", state="failed", say=FAILED.format(fault)))
+                await self._say_last(leased, View(status="disconnected", state="failed", say=FAILED.format(fault)))
                 raise
-            await self._say_last(tenure, tenure.connection.resting_view() or STOPPED)
+            await self._say_last(leased, leased.connection.resting_view() or STOPPED)
             task_group.cancel_scope.cancel()
 
-    async def _say_last(self, tenure: LeasedSession, view: View) -> None:
+    async def _say_last(self, leased: LeasedSession, view: View) -> None:
         """The last status and the last count of discards, if the database takes them soon."""
-        tenure.report.show(view)
+        leased.report.show(view)
         with anyio.move_on_after(LAST_WORDS_SECONDS):
             with suppress(StoreError):
-                await tenure.upkeep.account_for_discards()
-            await tenure.report.flushed()
+                await leased.housekeeping.account_for_discards()
+            await leased.report.flushed()
 
     # The sidecar
 
-    async def _run_sidecars(self, tenure: LeasedSession) -> None:
+    async def _run_sidecars(self, leased: LeasedSession) -> None:
         """One sidecar after the other, until told to stop."""
         while not self._stop.asked:
             started = time.monotonic()
             try:
                 with unwrapped():
-                    await self._run_sidecar(tenure)
+                    await self._run_sidecar(leased)
             except BridgeError as gone:
                 if self._stop.asked:
                     return
-                await self._pause(tenure, str(gone), time.monotonic() - started)
+                await self._pause(leased, str(gone), time.monotonic() - started)
             finally:
                 self.health.sidecar_pid = None
-                tenure.phone.peer = None
-                tenure.watch.withdraw("commit", "state")  # whoever asked for the sidecar has ended with it
+                leased.phone.peer = None
+                leased.watch.withdraw("commit", "state")  # whoever asked for the sidecar has ended with it
 
-    async def _run_sidecar(self, tenure: LeasedSession) -> None:
+    async def _run_sidecar(self, leased: LeasedSession) -> None:
         settings = self._settings
         folder = sidecar_folder()
         environment = make_environment(settings.log_level)
         async with run_sidecar([settings.worker_node, folder / "index.js"], environment, folder) as sidecar:
             self.health.sidecar_pid = sidecar.pid
-            with make_peer(sidecar.stdout, sidecar.stdin, tenure.handlers) as peer:
-                tenure.phone.peer = peer
-                await self._talk(tenure, peer)
+            with make_peer(sidecar.stdout, sidecar.stdin, leased.handlers) as peer:
+                leased.phone.peer = peer
+                await self._talk(leased, peer)
 
-    async def _talk(self, tenure: LeasedSession, peer: Peer) -> None:
+    async def _talk(self, leased: LeasedSession, peer: Peer) -> None:
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(peer.run)
-            task_group.start_soon(self._watch_over, tenure, peer)
+            task_group.start_soon(self._watch_over, leased, peer)
             with self._stop.interrupts():
-                await tenure.connection.run(peer)
+                await leased.connection.run(peer)
             with anyio.move_on_after(FAREWELL_SECONDS):
-                await tenure.connection.shut_down(peer)
+                await leased.connection.shut_down(peer)
             task_group.cancel_scope.cancel()
 
-    async def _watch_over(self, tenure: LeasedSession, peer: Peer) -> None:
+    async def _watch_over(self, leased: LeasedSession, peer: Peer) -> None:
         """Ask the sidecar how it is; one that does not answer is ended (CallTimeout)."""
         while True:
             await anyio.sleep(PING_EVERY_SECONDS)
             pong = await peer.ping()
             self.health.figures = pong.model_dump()
             logger.bind(**self.health.figures).trace("the sidecar's figures")
-            reason = judge(pong, database_away=tenure.watch.away)
-            if reason and tenure.connection.ends.opened_at is not None:
-                tenure.inbox.put(StallFound(reason=reason))
+            reason = judge(pong, database_away=leased.watch.away)
+            if reason and leased.connection.policy.opened_at is not None:
+                leased.events.put(StallFound(reason=reason))
 
-    async def _pause(self, tenure: LeasedSession, why: str, lived: float) -> None:
+    async def _pause(self, leased: LeasedSession, why: str, lived: float) -> None:
         delay = self._crashes.note(lived, random.uniform(0, JITTER_MAX_SECONDS))  # noqa: S311 - no secret
         self.health.sidecar_restarts += 1
-        tenure.connection.ends.note_gone()
-        tenure.report.error("SIDECAR_GONE", why, delay_s=round(delay, 1), in_a_row=self._crashes.in_a_row)
+        leased.connection.policy.note_gone()
+        leased.report.error("SIDECAR_GONE", why, delay_s=round(delay, 1), in_a_row=self._crashes.in_a_row)
         say = f"The part that talks to WhatsApp ended ({why}); starting it again."
         if self._crashes.looping:
             say = f"The part that talks to WhatsApp keeps ending ({why}). Look at the log; next attempt in 5 minutes."
         at = datetime.now(UTC) + timedelta(seconds=delay)
-        tenure.report.show(View(status="disconnected", state="crashing", say=say, next_attempt_at=at))
+        leased.report.show(View(status="disconnected", state="crashing", say=say, next_attempt_at=at))
         with self._stop.interrupts():
             await anyio.sleep(delay)
 

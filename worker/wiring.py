@@ -1,7 +1,7 @@
-"""How the parts of one tenure fit together: from a lease that we hold to a running sidecar.
+"""Makes the parts of a leased session and connects them to each other. Decides nothing.
 
-Constructs; decides nothing. A tenure lasts as long as the lease; a sidecar's life is shorter, a connection's shorter
-still.
+A leased session lasts as long as the lease. Several sidecars may live in it one after the other, and several
+connections in each of them.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ from typing import Any
 from loguru import logger
 
 from worker.bridge.peer import Handler, Peer
+from worker.bridge.protocol import Me
 from worker.errors import CallFailed, MediaExpired, MediaUnavailable
 from worker.ingest.committer import Committer, Listeners
 from worker.ingest.rules.live import LiveWindow
 from worker.ingest.rules.normalise import Rules
-from worker.media.download import Limits, Source, open_downloader
+from worker.media.download import Downloader, Limits, Source, open_downloader
 from worker.media.jobs import MediaRunner
 from worker.media.remote import Json
-from worker.session.auth_state import State
+from worker.session.auth_state import AuthState
 from worker.session.closes import BAN_SECONDS_MAX
-from worker.session.connection import LOGGED_OUT, Connection
+from worker.session.connection import Connection, SocketOptions
 from worker.session.discovery import Discovery
-from worker.session.events import DatabaseGone, Inbox
+from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import FlagWatch, Monitored
 from worker.session.housekeeping import Housekeeping
-from worker.session.reconnect_policy import RetryState, Stay
+from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report, View
+from worker.session.requests import LOGGED_OUT, Requests
 from worker.session.version import VersionPolicy, parse_version
-from worker.settings import Settings
+from worker.settings import Settings, Version
 from worker.store import Store
 from worker.store.availability import PATIENCE_SECONDS, DatabaseWatch
 from worker.store.cipher import StateCipher
@@ -42,7 +44,7 @@ from worker.store.session import SessionStore
 from worker.web.figures import FiguresPoller
 from worker.web.health import Health
 
-LEASE_SHARE = 1 / 2  # after the renewal that failed at a third: the socket is ended before the lease can run out
+LEASE_SHARE = 1 / 2  # a renewal at a third may fail; the socket ends before the lease runs out
 NO_LONGER_THERE = (403, 404, 410)
 
 
@@ -74,101 +76,71 @@ class Phone:
 class LeasedSession:
     """Everything that lives while we hold the lease."""
 
-    store: SessionStore
     report: Report
     watch: DatabaseWatch
-    state: State
+    state: AuthState
     flags: FlagWatch
     media: MediaRunner
-    upkeep: Housekeeping
-    census: FiguresPoller
+    housekeeping: Housekeeping
+    figures: FiguresPoller
     connection: Connection
-    inbox: Inbox
+    events: EventQueue
     phone: Phone
     handlers: dict[str, Handler]
 
     def tell_database_gone(self) -> None:
-        logger.warning("the database has not answered for {:g} s: leaving WhatsApp until it does", PATIENCE_SECONDS)
-        self.inbox.put(DatabaseGone())
+        logger.warning(
+            "the database has not answered for {:g} s; disconnecting from WhatsApp until it does", PATIENCE_SECONDS
+        )
+        self.events.put(DatabaseGone())
 
 
 @asynccontextmanager
 async def open_leased_session(
     settings: Settings, store: Store, owner: str, fence: int, health: Health, on_view: Callable[[View], None]
 ) -> AsyncIterator[LeasedSession]:
-    """Wire one tenure. Reads the session's row; raises what the store raises."""
-    session_store = SessionStore(store, settings.worker_session, fence)
-    row = (await until_answered(session_store.status)).get("session") or {}
-    detail: dict[str, Any] = row.get("detail") or {}
-
-    def show(view: View) -> None:
-        health.view = view
-        on_view(view)
-
-    last_good = parse_version(detail.get("version"))
-    report = Report(
-        session_store,
-        keep={"version": list(last_good)} if last_good else {},
-        on_view=show,
-        on_audit=health.metrics.audited,
-    )
-    version = VersionPolicy(settings.wa_version, last_good, lambda good: report.keep(version=list(good)))
+    """Wire one leased session. Reads the session's row; raises what the store raises."""
+    session = SessionStore(store, settings.worker_session, fence)
+    row = (await until_answered(session.status)).get("session") or {}
+    version = parse_version((row.get("detail") or {}).get("version"))
+    report = _make_report(session, version, health, on_view)
     watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
-    seal = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
-    state = State(session_store, seal, watch)
-    inbox = Inbox()
-    monitored = Monitored()
-    flags = FlagWatch(session_store, monitored, report, inbox.put, settings.worker_poll_ms / 1000)
-    discovery = Discovery(session_store, report, flags.done)
-    window = LiveWindow(live_s=settings.worker_live_window_s, catch_up_s=settings.worker_catch_up_s)
-    phone = Phone()
-    source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
+    cipher = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
+    state = AuthState(session, cipher, watch)
+    monitored, phone, events = Monitored(), Phone(), EventQueue()
     try:
+        flags = FlagWatch(session, monitored, report, events.put, settings.worker_poll_ms / 1000)
+        source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
         async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
-            media = MediaRunner(
-                store,
-                downloader,
-                owner=owner,
-                concurrency=settings.worker_media_concurrency,
-                refresh=phone.refresh,
-                has_phone=lambda: phone.peer is not None,
-                session=settings.worker_session,
-            )
-            committer = Committer(
-                session_store,
-                seal,
-                watch,
-                rules=lambda: Rules(
-                    monitored=monitored.groups, window=window, blank_revoked=settings.worker_revoke == "blank"
-                ),
-                listeners=Listeners(error=report.error, media=media.notify, committed=health.metrics.committed),
-            )
-            connection = Connection(
-                store=session_store,
-                settings=settings,
-                state=state,
-                committer=committer,
-                discovery=discovery,
-                report=report,
-                watch=watch,
-                version=version,
-                inbox=inbox,
-                done=flags.done,
-                standing=first_retry_state(row),
-            )
+            media = _make_media(settings, store, downloader, owner, phone)
+            listeners = Listeners(error=report.error, media=media.notify, committed=health.metrics.committed)
+            committer = Committer(session, cipher, watch, _make_rules(settings, monitored), listeners)
+
+            def note_own_addresses(me: Me) -> None:
+                committer.own = (me.lid, me.id)
+
+            versions = VersionPolicy(settings.wa_version, version, lambda good: report.keep(version=list(good)))
+            policy = ReconnectPolicy(settings=settings, report=report, version=versions, retry=first_retry_state(row))
             health.metrics.away = lambda: watch.away
             health.metrics.media = media.counts
             yield LeasedSession(
-                store=session_store,
                 report=report,
                 watch=watch,
                 state=state,
                 flags=flags,
                 media=media,
-                census=FiguresPoller(store, settings.worker_session, health),
-                upkeep=Housekeeping(session_store, report, audit_seconds=settings.audit_seconds),
-                connection=connection,
-                inbox=inbox,
+                figures=FiguresPoller(store, settings.worker_session, health),
+                housekeeping=Housekeeping(session, report, audit_seconds=settings.audit_seconds),
+                connection=Connection(
+                    state=state,
+                    policy=policy,
+                    report=report,
+                    options=SocketOptions(settings, versions),
+                    events=events,
+                    requests=Requests(state, policy, report, Discovery(session, report, flags.done), flags.done),
+                    on_open=note_own_addresses,
+                ),
+                events=events,
                 phone=phone,
                 handlers={
                     "state.load": state.load,
@@ -178,21 +150,50 @@ async def open_leased_session(
                 },
             )
     finally:
-        inbox.close()
+        events.close()
+
+
+def _make_report(
+    session: SessionStore, version: Version | None, health: Health, on_view: Callable[[View], None]
+) -> Report:
+    def show(view: View) -> None:
+        health.view = view
+        on_view(view)
+
+    keep = {"version": list(version)} if version else {}
+    return Report(session, keep=keep, on_view=show, on_audit=health.metrics.audited)
+
+
+def _make_media(settings: Settings, store: Store, downloader: Downloader, owner: str, phone: Phone) -> MediaRunner:
+    return MediaRunner(
+        store,
+        downloader,
+        owner=owner,
+        concurrency=settings.worker_media_concurrency,
+        refresh=phone.refresh,
+        has_phone=lambda: phone.peer is not None,
+        session=settings.worker_session,
+    )
+
+
+def _make_rules(settings: Settings, monitored: Monitored) -> Callable[[], Rules]:
+    window = LiveWindow(live_s=settings.worker_live_window_s, catch_up_s=settings.worker_catch_up_s)
+    blank = settings.worker_revoke == "blank"
+    return lambda: Rules(monitored=monitored.groups, window=window, blank_revoked=blank)
 
 
 def first_retry_state(row: dict[str, Any]) -> RetryState:
-    """Where the session stands at the start: a logout that was asked for, and a ban for a time, outlive a restart."""
+    """The first plan, from the session's row: a logout that was asked for and a temporary ban outlive a restart."""
     detail = row.get("detail") or {}
     state, say = detail.get("state"), str(detail.get("say") or "")
     if state == "logged_out" and not row.get("has_creds"):
-        return RetryState(plan=Stay(view=View(status="disconnected", state="logged_out", say=say or LOGGED_OUT)))
+        return RetryState(plan=StayDown(view=View(status="disconnected", state="logged_out", say=say or LOGGED_OUT)))
     linked = row.get("wa_number") is not None
     until = _time(detail.get("next_attempt_at"))
     if state == "needs_you" and until:
         view = View(status="disconnected", state="needs_you", say=say, next_attempt_at=until)
         seconds = min((until - datetime.now(UTC)).total_seconds(), BAN_SECONDS_MAX)
-        return RetryState(plan=Stay(view=view, seconds=seconds), linked=linked)
+        return RetryState(plan=StayDown(view=view, seconds=seconds), linked=linked)
     return RetryState(linked=linked)
 
 

@@ -72,7 +72,7 @@ async def test_a_mute_phone_is_left_and_tried_again(tmp_path: Path, embedded: En
 async def test_a_connection_that_never_opens_escalates_from_socket_to_sidecar_to_worker(
     tmp_path: Path, embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.session.connection.OPEN_WITHIN_SECONDS", 0.5)
+    monkeypatch.setattr("worker.session.socket.OPEN_WITHIN_SECONDS", 0.5)
 
     async def no_qr(phone: VirtualPhone) -> None:
         await phone.fault("no_qr", times=-1)

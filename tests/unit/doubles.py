@@ -13,7 +13,7 @@ from typing import Any, cast
 import anyio
 
 from worker.bridge.peer import Peer
-from worker.bridge.protocol import CloseInfo, Connect, ConnectionState, Group, Groups, Me, Notification, Qr
+from worker.bridge.protocol import CloseInfo, ConnectionState, ConnectParameters, Group, Groups, Me, Notification, Qr
 from worker.errors import StoreUnavailable
 from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease
 from worker.store.session import SessionStore
@@ -153,7 +153,7 @@ class Sidecar:
     def __init__(self) -> None:
         self._told, self.notifications = anyio.create_memory_object_stream[Notification](100)
         self.calls: list[str] = []
-        self.connects: list[Connect] = []
+        self.connects: list[ConnectParameters] = []
         self.failures: dict[str, list[Exception]] = {}
         self.groups_found = [Group(id="1@g.us", subject="One", addressing_mode="lid", size=2)]
 
@@ -167,7 +167,7 @@ class Sidecar:
         if failures:
             raise failures.pop(0)
 
-    async def connect(self, params: Connect) -> None:
+    async def connect(self, params: ConnectParameters) -> None:
         await anyio.lowlevel.checkpoint()
         self._note("connect")
         self.connects.append(params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -14,17 +14,15 @@ import pytest
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
 from worker.bridge.protocol import ConnectionState, Stalled
 from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError
-from worker.ingest.committer import Committer, Listeners
-from worker.ingest.rules.normalise import Rules
-from worker.session import connection as connection_module
-from worker.session import reconnect_policy as ends
-from worker.session.auth_state import State
-from worker.session.connection import Connection
+from worker.session import reconnect_policy, socket
+from worker.session.auth_state import AuthState
+from worker.session.connection import Connection, SocketOptions
 from worker.session.discovery import Discovery
-from worker.session.events import DatabaseGone, Inbox
+from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import Ask, Request
-from worker.session.reconnect_policy import RetryState, Stay, Stuck
+from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown, Stuck
 from worker.session.report import Report
+from worker.session.requests import Requests
 from worker.session.version import VersionPolicy
 from worker.settings import Settings
 from worker.store import Flag
@@ -40,13 +38,13 @@ class Life:
     database: Database
     sidecar: Sidecar
     connection: Connection
-    inbox: Inbox
+    events: EventQueue
     watch: DatabaseWatch
     done: list[Flag] = field(default_factory=list)
     ended: BaseException | None = None
 
     def ask(self, ask: Ask, at: str = "2026-01-31T12:00:00Z", phone: str | None = None) -> None:
-        self.inbox.put(Request(ask=ask, flag=make_flag(ask.value, at), phone=phone))
+        self.events.put(Request(ask=ask, flag=make_flag(ask.value, at), phone=phone))
 
     async def state(self, name: str) -> dict[str, Any]:
         """Wait until the row says that it is in this state."""
@@ -66,35 +64,34 @@ class Life:
 
 
 @asynccontextmanager
-async def life(standing: RetryState | None = None, inbox: Inbox | None = None, **settings: Any) -> AsyncIterator[Life]:
+async def life(
+    retry: RetryState | None = None, events: EventQueue | None = None, **settings: Any
+) -> AsyncIterator[Life]:
     chosen = Settings(_env_file=None, **{"worker_backoff_base_ms": 1, "worker_backoff_max_ms": 4, **settings})  # type: ignore[call-arg]
     database, sidecar, watch = Database(), Sidecar(), DatabaseWatch()
-    own = inbox is None
-    inbox = inbox or Inbox()
+    own = events is None
+    events = events or EventQueue()
     report = Report(database.store)
     done: list[Flag] = []
 
     def finish(request: Request) -> None:
         done.append(request.flag)
 
-    seal = StateCipher("default", None)
-    connection = Connection(
-        store=database.store,
-        settings=chosen,
-        state=State(database.store, seal, watch),
-        committer=Committer(
-            database.store, seal, watch, rules=lambda: Rules(monitored=()), listeners=Listeners(error=report.error)
-        ),
-        discovery=Discovery(database.store, report, finish),
-        report=report,
-        watch=watch,
-        version=VersionPolicy(None, None, lambda _: None),
-        inbox=inbox,
-        done=finish,
-        standing=standing,
-        draw=lambda: 0.0,
+    state = AuthState(database.store, StateCipher("default", None), watch)
+    version = VersionPolicy(None, None, lambda _: None)
+    policy = ReconnectPolicy(
+        settings=chosen, report=report, version=version, retry=retry or RetryState(), draw=lambda: 0.0
     )
-    it = Life(database, sidecar, connection, inbox, watch, done)
+    connection = Connection(
+        state=state,
+        policy=policy,
+        report=report,
+        options=SocketOptions(chosen, version),
+        events=events,
+        requests=Requests(state, policy, report, Discovery(database.store, report, finish), finish),
+        on_open=lambda me: None,
+    )
+    it = Life(database, sidecar, connection, events, watch, done)
 
     async def run() -> None:
         try:
@@ -110,7 +107,7 @@ async def life(standing: RetryState | None = None, inbox: Inbox | None = None, *
             task_group.cancel_scope.cancel()
     sidecar.hang_up()
     if own:
-        inbox.close()
+        events.close()
 
 
 async def test_from_the_qr_to_open_as_the_contract_says() -> None:
@@ -192,7 +189,7 @@ async def test_a_lost_connection_is_made_again_with_growing_pauses() -> None:
 
 
 async def test_the_pauses_start_anew_after_a_connection_that_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends, "HELD_SECONDS", 0.0)
+    monkeypatch.setattr(reconnect_policy, "HELD_SECONDS", 0.0)
     async with life() as it:
         for n in range(1, 4):
             await it.connects(n)
@@ -251,30 +248,30 @@ async def test_a_restart_asked_for_after_each_opening_is_backed_off() -> None:
 @pytest.mark.parametrize("gone", [SidecarGone("ended"), CallTimeout("close")], ids=["ended", "hung"])
 @pytest.mark.parametrize("ask", [Ask.REFRESH, Ask.DISCONNECT])
 async def test_what_is_asked_for_while_the_sidecar_dies_is_done_by_the_next(ask: Ask, gone: Exception) -> None:
-    standing, inbox = RetryState(), Inbox()
-    async with life(standing, inbox=inbox) as it:
-        await it.open()
-        it.sidecar.failures["close"] = [gone]
-        it.ask(ask)
-        await until(lambda: it.ended or it.done)
-    if it.done:  # a logout that takes too long is done all the same
-        assert (ask, it.ended) == (Ask.DISCONNECT, None)
-        return
-    async with life(standing, inbox=inbox) as it:
-        await until(lambda: [flag.key for flag in it.done] == [ask.value])
-    inbox.close()
+    retry = RetryState()
+    with closing(EventQueue()) as events:
+        async with life(retry, events=events) as it:
+            await it.open()
+            it.sidecar.failures["close"] = [gone]
+            it.ask(ask)
+            await until(lambda: it.ended or it.done)
+        if it.done:  # a logout that takes too long is done all the same
+            assert (ask, it.ended) == (Ask.DISCONNECT, None)
+            return
+        async with life(retry, events=events) as it:
+            await until(lambda: [flag.key for flag in it.done] == [ask.value])
 
 
 async def test_a_ban_is_no_longer_because_the_sidecar_ended_meanwhile() -> None:
-    standing = RetryState()
-    async with life(standing) as it:
+    retry = RetryState()
+    async with life(retry) as it:
         await it.connects(1)
         it.sidecar.closes(402, "Connection Failure", "connecting", {"expire": "3600"})
         await it.state("needs_you")
-    plan = standing.plan
-    assert isinstance(plan, Stay)
-    standing.plan = replace(plan, view=replace(plan.view, next_attempt_at=datetime.now(UTC)))  # the hour is over
-    async with life(standing) as it:
+    plan = retry.plan
+    assert isinstance(plan, StayDown)
+    retry.plan = replace(plan, view=replace(plan.view, next_attempt_at=datetime.now(UTC)))  # the hour is over
+    async with life(retry) as it:
         await it.connects(1)
 
 
@@ -406,7 +403,7 @@ async def test_a_database_that_is_away_ends_the_socket_and_nothing_reconnects_be
     async with life() as it:
         await it.open()
         it.database.away = True
-        it.inbox.put(DatabaseGone())
+        it.events.put(DatabaseGone())
         await until(lambda: it.sidecar.calls[-1] == "close")
         assert len(it.sidecar.connects) == 1
         it.database.away = False
@@ -432,7 +429,7 @@ async def test_a_socket_that_is_still_open_is_ended_first() -> None:
 
 
 async def test_a_connection_that_never_opens_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "OPEN_WITHIN_SECONDS", 0.02)
+    monkeypatch.setattr(socket, "OPEN_WITHIN_SECONDS", 0.02)
     async with life() as it:
         await it.connects(2)
         await until(lambda: it.database.events("error"))
@@ -440,10 +437,10 @@ async def test_a_connection_that_never_opens_is_ended(monkeypatch: pytest.Monkey
 
 
 async def test_stalls_escalate_from_the_socket_to_the_sidecar_to_the_worker() -> None:
-    standing = RetryState()
+    retry = RetryState()
     ends: list[type[BaseException]] = []
     for _ in range(3):
-        async with life(standing) as it:
+        async with life(retry) as it:
             await it.connects(1)
             while it.ended is None:
                 connects = len(it.sidecar.connects)
@@ -451,7 +448,7 @@ async def test_stalls_escalate_from_the_socket_to_the_sidecar_to_the_worker() ->
                 await it.ends_or_connects(connects + 1)
             ends.append(type(it.ended))
     assert ends == [SidecarGone, SidecarGone, Stuck]
-    assert standing.stalls == 4
+    assert retry.stalls == 4
 
 
 async def test_an_error_that_was_nobodys_is_no_stall() -> None:
@@ -460,16 +457,16 @@ async def test_an_error_that_was_nobodys_is_no_stall() -> None:
         it.sidecar.says(Stalled(reason="unhandled", detail={"error": "Boom"}))
         it.sidecar.closes(428)
         await it.connects(2)
-        assert it.connection.standing.stalls == 0
+        assert it.connection.policy.retry.stalls == 0
 
 
 async def test_what_outlives_a_sidecar_is_kept() -> None:
-    standing = RetryState()
-    async with life(standing) as it:
+    retry = RetryState()
+    async with life(retry) as it:
         await it.open()
         it.sidecar.closes(403, "Connection Failure")
         await it.state("needs_you")
-    async with life(standing) as it:
+    async with life(retry) as it:
         row = await it.state("needs_you")
         assert row["status"] == "disconnected"
         assert it.sidecar.connects == [], "a new sidecar is no reason to try again"

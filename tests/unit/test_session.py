@@ -21,7 +21,7 @@ from worker.ingest.committer import Committer, Listeners
 from worker.ingest.refusals import unwritable, without_offenders
 from worker.ingest.rules.normalise import Rules
 from worker.session import auth_state as state_module
-from worker.session.auth_state import State
+from worker.session.auth_state import AuthState
 from worker.session.flags import Ask, FlagWatch, Monitored, Request, read_flag
 from worker.session.report import Report, View
 from worker.store import Batch, KeyChange, Store, lease
@@ -355,8 +355,8 @@ def test_a_value_that_cannot_be_opened_is_an_error(
         seal.open(type_, name, stored)
 
 
-def make_state(database: Database, key: bytes | None = None) -> State:
-    return State(database.store, StateCipher("default", key), DatabaseWatch())
+def make_state(database: Database, key: bytes | None = None) -> AuthState:
+    return AuthState(database.store, StateCipher("default", key), DatabaseWatch())
 
 
 async def test_no_credentials_are_none() -> None:

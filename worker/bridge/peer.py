@@ -24,7 +24,7 @@ from worker.bridge.protocol import (
     Close,
     Closed,
     Code,
-    Connect,
+    ConnectParameters,
     Groups,
     MediaRefresh,
     Notification,
@@ -89,7 +89,7 @@ class Peer:
 
     # Commands
 
-    async def connect(self, params: Connect) -> None:
+    async def connect(self, params: ConnectParameters) -> None:
         await self._call("connect", params, CONNECT_SECONDS)
 
     async def close(self, *, logout: bool, drain_seconds: float) -> int:

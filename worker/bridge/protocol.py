@@ -25,7 +25,7 @@ class Wire(BaseModel):
 # Worker → sidecar
 
 
-class Connect(Wire):
+class ConnectParameters(Wire):
     """Make a socket. The log of an older epoch is dropped, together with its keys."""
 
     epoch: int
@@ -210,7 +210,7 @@ Notification = Qr | ConnectionState | Offline | Stalled
 
 # Method → model of its parameters; what the fixtures in tests/wire are checked against.
 TO_SIDECAR: dict[str, type[Wire]] = {
-    "connect": Connect,
+    "connect": ConnectParameters,
     "close": Close,
     "pairing_code": PairingCode,
     "groups": Nothing,

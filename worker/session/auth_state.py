@@ -1,7 +1,8 @@
-"""Credentials and keys: handed to the sidecar as they were stored, encrypted at rest if WORKER_STATE_KEY is set.
+"""Credentials and keys: reads them for the sidecar, decrypts them if WORKER_STATE_KEY is set, deletes them.
 
-The strings are Baileys' own; nothing here looks into them beyond "is it whole". A read error is an error, and torn
-state is `StateError`: neither is ever taken for "no credentials", which would silently make a new identity.
+The strings are Baileys' own; nothing here looks into them except to see that they are whole. A failed read is an error
+and torn state is `StateError`: taking either for "no credentials" would silently make a new identity. Commits write
+the state (`worker.ingest.committer`). Source: docs/whatsapp.md, "Auth state".
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import anyio
+from loguru import logger
+
 from worker.bridge.protocol import Known, Loaded, Nothing, StanzasKnown, StateGet, Values
 from worker.errors import StateError
 from worker.store.availability import DatabaseWatch
@@ -17,19 +21,41 @@ from worker.store.cipher import CREDENTIALS, StateCipher
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 
-READ_PATIENCE_SECONDS = 15.0  # a failed read ends the socket, so a short outage is waited for
+READ_PATIENCE_SECONDS = 15.0  # a failed read ends the socket; this rides out a short outage
+COMMIT_CATCH_UP_SECONDS = 15.0  # for the commit that waited through the outage; else its messages come again
 
 T = TypeVar("T")
 
 
-class State:
+class AuthState:
     """Answers the sidecar's `state.load`, `state.get` and `stanzas.known`."""
 
-    def __init__(self, store: SessionStore, seal: StateCipher, watch: DatabaseWatch) -> None:
+    def __init__(self, store: SessionStore, cipher: StateCipher, watch: DatabaseWatch) -> None:
         self._store = store
-        self._seal = seal
+        self._cipher = cipher
         self._watch = watch
         self.trouble: StateError | None = None
+
+    @property
+    def database_away(self) -> bool:
+        """The database has not answered the last call."""
+        return self._watch.away
+
+    async def begin_epoch(self) -> int:
+        """The epoch of the next connection. Asks until the database answers."""
+        return await until_answered(lambda: self._watch.observe("state", self._store.begin_epoch()))
+
+    async def wipe(self) -> None:
+        """Delete credentials and keys. Asks until the database answers."""
+        await until_answered(lambda: self._watch.observe("state", self._store.wipe_credentials()))
+
+    async def wait_for_database(self) -> None:
+        """Return once the database answers, and the commit that waited for it had time to finish."""
+        await until_answered(lambda: self._watch.observe("state", self._store.load_state()))
+        logger.info("the database answers again")
+        with anyio.move_on_after(COMMIT_CATCH_UP_SECONDS):
+            await self._watch.back()
+        self._watch.forget()
 
     async def credentials(self) -> str | None:
         """The stored credentials; None only if there really are none.
@@ -43,7 +69,7 @@ class State:
             if stored.has_keys:
                 raise self._torn("there are keys but no credentials")
             return None
-        creds = self._unsealed(CREDENTIALS, CREDENTIALS, stored.creds)
+        creds = self._decrypted(CREDENTIALS, CREDENTIALS, stored.creds)
         try:
             whole = isinstance(json.loads(creds), dict)
         except ValueError:
@@ -58,7 +84,7 @@ class State:
     async def get(self, asked: StateGet) -> Values:
         """Some keys of one type; absent ones are left out. Raises as `credentials` does."""
         stored = await self._read(lambda: self._store.get_keys(asked.type, asked.ids))
-        return Values(values={id_: self._unsealed(asked.type, id_, value) for id_, value in stored.items()})
+        return Values(values={id_: self._decrypted(asked.type, id_, value) for id_, value in stored.items()})
 
     async def known(self, asked: StanzasKnown) -> Known:
         """Which ciphertexts were decrypted and committed before."""
@@ -67,9 +93,9 @@ class State:
     async def _read(self, call: Callable[[], Awaitable[T]]) -> T:
         return await until_answered(lambda: self._watch.observe("state", call()), READ_PATIENCE_SECONDS)
 
-    def _unsealed(self, type_: str, name: str, stored: str) -> str:
+    def _decrypted(self, type_: str, name: str, stored: str) -> str:
         try:
-            return self._seal.open(type_, name, stored)
+            return self._cipher.open(type_, name, stored)
         except StateError as trouble:
             self.trouble = trouble
             raise

@@ -1,4 +1,4 @@
-"""What can happen to a session, and the one place where it arrives."""
+"""What can happen to a session, and the queue in which all of it arrives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loguru import logger
 from worker.bridge.protocol import Notification
 from worker.session.flags import Request
 
-INBOX_MAX = 2048
+EVENTS_MAX = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,49 +22,49 @@ class DatabaseGone:
 
 @dataclass(frozen=True, kw_only=True)
 class StallFound:
-    """A watchdog has judged."""
+    """A watchdog calls the connection stalled."""
 
     reason: str
 
 
-Item = Notification | Request | DatabaseGone | StallFound
+SessionEvent = Notification | Request | DatabaseGone | StallFound
 
 
-class Inbox:
-    """Where everything arrives. Never blocks a sender; a full one drops what the sidecar merely notified."""
+class EventQueue:
+    """Events in the order of their arrival. `put` never blocks; a full queue drops the event and logs an error."""
 
     def __init__(self) -> None:
-        self._put, self._take = anyio.create_memory_object_stream[Item](INBOX_MAX)
+        self._put, self._take = anyio.create_memory_object_stream[SessionEvent](EVENTS_MAX)
 
-    def put(self, item: Item) -> None:
+    def put(self, event: SessionEvent) -> None:
         try:
-            self._put.send_nowait(item)
+            self._put.send_nowait(event)
         except anyio.WouldBlock:
-            logger.error("the session cannot keep up with what happens to it")
+            logger.error("the session's event queue is full; an event was dropped")
 
-    async def take(self) -> Item:
+    async def take(self) -> SessionEvent:
         return await self._take.receive()
 
     @contextmanager
-    def kept(self, request: Request) -> Iterator[None]:
-        """While it is being obeyed: one that the sidecar's end interrupts is there for the next sidecar."""
+    def put_back_on_failure(self, request: Request) -> Iterator[None]:
+        """For the time that a request is carried out: if the sidecar ends meanwhile, the next one gets the request."""
         try:
             yield
-        except BaseException:  # a cancellation too: the sidecar's end may come that way
+        except BaseException:  # the sidecar's end may also come as a cancellation
             self.put(request)
             raise
 
     def discard_notifications(self) -> None:
-        """Drop what an ended socket still had to say; keep the requests."""
-        kept: list[Request] = []
+        """Drop what an ended socket still said; keep the requests."""
+        requests: list[Request] = []
         while True:
             try:
-                item = self._take.receive_nowait()
+                event = self._take.receive_nowait()
             except anyio.WouldBlock:
                 break
-            if isinstance(item, Request):
-                kept.append(item)
-        for request in kept:
+            if isinstance(event, Request):
+                requests.append(event)
+        for request in requests:
             self.put(request)
 
     def close(self) -> None:

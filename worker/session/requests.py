@@ -1,0 +1,89 @@
+"""Carries out what the web app asks for: log out, find the groups, show a pairing code.
+
+`connection` and `socket` decide when; this module knows what each request takes, and marks it as done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loguru import logger
+
+from worker.bridge.peer import Peer
+from worker.errors import CallFailed, CallTimeout
+from worker.session.auth_state import AuthState
+from worker.session.discovery import Discovery
+from worker.session.flags import Request
+from worker.session.reconnect_policy import ReconnectPolicy, StayDown
+from worker.session.report import Report, View
+
+DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
+ENTER_THE_CODE = (
+    "Enter the pairing code on the phone: WhatsApp, Linked devices, Link a device, Link with phone number instead."
+)
+LOGGED_OUT = "Logged out as asked. Ask for a refresh (wa_refresh_qr_requested) to link a phone again."
+FORGOTTEN = (
+    "The credentials are forgotten as asked, but WhatsApp could not be told: there was no connection. Remove this "
+    "device on the phone as well (WhatsApp, Linked devices). Ask for a refresh (wa_refresh_qr_requested) to link again."
+)
+
+
+class Requests:
+    """The requests of one session. `done` marks a request as handled, whether carried out or turned down."""
+
+    def __init__(
+        self,
+        state: AuthState,
+        policy: ReconnectPolicy,
+        report: Report,
+        discovery: Discovery,
+        done: Callable[[Request], None],
+    ) -> None:
+        self._state = state
+        self._policy = policy
+        self._report = report
+        self.discovery = discovery
+        self._done = done
+
+    def refresh(self, request: Request) -> None:
+        """A new connection follows: mark as done, and reset the backoff."""
+        self._done(request)
+        self._policy.reset_backoff()
+
+    def turn_down(self, request: Request, why: str) -> None:
+        """Refuse a request, in the log and in the audit log."""
+        logger.warning("{} is turned down: {}", request.ask.value, why)
+        self._report.error("REQUEST_TURNED_DOWN", why, flag=request.ask.value)
+        self._done(request)
+
+    async def log_out(self, peer: Peer, request: Request, *, connected: bool) -> StayDown:
+        """Log out of WhatsApp if it can be reached, forget the credentials, stay down."""
+        told = connected or not self._policy.linked
+        try:
+            await peer.close(logout=True, drain_seconds=DRAIN_SECONDS)
+        except (CallFailed, CallTimeout) as failed:
+            logger.warning("the logout failed ({}); the credentials are deleted all the same", failed)
+            told = not self._policy.linked
+        await self.forget_account()
+        self._report.audit("disconnect", code=None, reason="asked for (wa_disconnect_requested)")
+        self._done(request)
+        self._policy.logged_out()
+        say = LOGGED_OUT if told else FORGOTTEN
+        return StayDown(view=View(status="disconnected", state="logged_out", say=say))
+
+    async def forget_account(self) -> None:
+        """Delete the credentials. Only after WhatsApp or a person has asked for it."""
+        await self._state.wipe()
+        self._policy.unlinked()
+        self.discovery.again()
+
+    async def show_pairing_code(self, peer: Peer, request: Request) -> None:
+        """Ask WhatsApp for a pairing code and show it beside the QR code."""
+        try:
+            code = await peer.pairing_code(request.phone or "")
+        except (CallFailed, CallTimeout):
+            self.turn_down(request, "WhatsApp gave no pairing code")
+            return
+        self._report.amend(pairing_code=code, say=ENTER_THE_CODE)
+        self._report.audit("pairing_code_generated")
+        self._done(request)

@@ -1,0 +1,158 @@
+"""One socket, from `connect` to its end: shows QR codes, obeys requests, and gives the plan that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import anyio
+from anyio.abc import TaskGroup
+from loguru import logger
+
+from worker.bridge.peer import Peer
+from worker.bridge.protocol import CloseInfo, ConnectionState, Me, Offline, Qr, Stalled
+from worker.session.events import DatabaseGone, EventQueue, SessionEvent, StallFound
+from worker.session.flags import Ask, Request
+from worker.session.reconnect_policy import Connect, Plan, ReconnectPolicy
+from worker.session.report import Report, View
+from worker.session.requests import ENTER_THE_CODE, Requests
+from worker.session.watchdog import OPEN_WITHIN_SECONDS
+
+SKEW_MAX_MS = 5_000.0  # more is audited; docs/architecture.md, "Live only"
+SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link a device."
+
+
+class Socket:
+    """The socket that the sidecar has just made."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        events: EventQueue,
+        policy: ReconnectPolicy,
+        report: Report,
+        requests: Requests,
+        on_open: Callable[[Me], None],
+    ) -> None:
+        self._peer = peer
+        self._events = events
+        self._policy = policy
+        self._report = report
+        self._requests = requests
+        self._on_open = on_open
+        self._deadline = policy.clock() + OPEN_WITHIN_SECONDS
+        self._open = False
+        self._waits_for_scan = False
+
+    async def run(self) -> Plan:
+        """Handle events until the socket has ended, by itself or by us; what to do next."""
+        async with anyio.create_task_group() as while_open:
+            plan = await self._handle_events(while_open)
+            while_open.cancel_scope.cancel()
+        self._policy.note_end()
+        return plan
+
+    async def _handle_events(self, while_open: TaskGroup) -> Plan:
+        while True:
+            left = float("inf") if self._open else self._deadline - self._policy.clock()
+            with anyio.move_on_after(left) as patience:
+                event = await self._events.take()
+            if patience.cancelled_caught:
+                await self._end()
+                return self._policy.stalled("the connection did not open in time")
+            plan = await self._handle(event, while_open)
+            if plan:
+                return plan
+
+    async def _handle(self, event: SessionEvent, while_open: TaskGroup) -> Plan | None:
+        match event:
+            case Qr():
+                self._show_qr(event)
+            case ConnectionState(state="close", close=CloseInfo() as info):
+                return self._policy.after_close(info)
+            case ConnectionState(state="open"):
+                self._note_open(event)
+                while_open.start_soon(self._requests.discovery.run, self._peer)
+            case ConnectionState():
+                self._note_connecting(event)
+            case Offline(count=count):
+                if count:
+                    logger.info("{} messages arrived that were sent while the worker was off-line", count)
+            case Stalled(reason="unhandled"):
+                logger.warning("unhandled error inside Baileys: {}", str(event.detail.get("error"))[:80])
+            case Stalled(reason=reason) | StallFound(reason=reason):
+                await self._end()
+                return self._policy.stalled(reason)
+            case DatabaseGone():
+                await self._end()
+                self._report.audit("disconnect", code=None, reason="the database does not answer")
+                return self._policy.database_gone()
+            case Request():
+                with self._events.put_back_on_failure(event):
+                    return await self._obey(event)
+        return None
+
+    async def _obey(self, request: Request) -> Plan | None:
+        match request.ask:
+            case Ask.REFRESH:
+                await self._end()
+                self._report.audit(
+                    "disconnect", code=None, reason="asked for a new connection (wa_refresh_qr_requested)"
+                )
+                self._requests.refresh(request)
+                return Connect()
+            case Ask.DISCONNECT:
+                return await self._requests.log_out(self._peer, request, connected=self._open)
+            case Ask.GROUPS:
+                self._requests.discovery.ask(request)
+            case Ask.PAIRING_CODE if self._waits_for_scan and request.phone is not None:
+                await self._requests.show_pairing_code(self._peer, request)
+            case Ask.PAIRING_CODE:
+                self._requests.turn_down(request, "the session does not wait for a phone to be linked")
+        return None
+
+    def _note_connecting(self, told: ConnectionState) -> None:
+        if told.is_new_login:
+            self._waits_for_scan = False
+            self._report.show(View(status="connecting", state="paired", say="A phone has linked; logging in."))
+        self._deadline = self._policy.clock() + OPEN_WITHIN_SECONDS
+
+    def _note_open(self, told: ConnectionState) -> None:
+        me = told.me or Me(id=None)
+        self._open = True
+        self._policy.note_open()
+        self._on_open(me)
+        say = "Connected. Messages of the groups that are switched on are being stored."
+        number = _number(me.id)
+        self._report.show(View(status="connected", state="connected", say=say, wa_name=me.name, wa_number=number))
+        self._report.audit("connect")
+        offset = told.server_time_offset_ms
+        if offset is not None and abs(offset) > SKEW_MAX_MS:
+            logger.warning("this machine's clock is {:.0f} s away from WhatsApp's", abs(offset) / 1000)
+            self._report.error("CLOCK_SKEW", "this machine's clock differs from WhatsApp's", offset_ms=round(offset))
+
+    def _show_qr(self, told: Qr) -> None:
+        self._waits_for_scan = True
+        ttl = told.ttl_ms / 1000
+        self._deadline = self._policy.clock() + ttl + OPEN_WITHIN_SECONDS
+        view = self._report.view
+        pairing_code = view.pairing_code if view else None  # it stays valid when the QR code beside it changes
+        self._report.show(
+            View(
+                status="connecting",
+                state="waiting_for_scan",
+                say=ENTER_THE_CODE if pairing_code else SCAN_THE_CODE,
+                qr=told.qr,
+                expires_at=datetime.now(UTC) + timedelta(seconds=ttl),
+                pairing_code=pairing_code,
+            )
+        )
+        self._report.audit("qr_generated", ttl_s=ttl)
+
+    async def _end(self) -> None:
+        """End the socket; what it says on its way out is discarded before the next one."""
+        await self._peer.close(logout=False, drain_seconds=0)
+
+
+def _number(jid: str | None) -> str | None:
+    return jid.partition("@")[0].partition(":")[0] if jid else None
