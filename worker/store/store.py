@@ -37,7 +37,7 @@ from worker.store.rows import (
     known,
 )
 
-SCHEMA_VERSION = "20261123000200"  # the newest migration that this code needs
+SCHEMA_VERSION = "20261126120000"  # the newest migration that this code needs
 DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
 

@@ -1,8 +1,20 @@
--- Groups: what WhatsApp says of them. `monitor` is the user's and is never written here.
+-- Groups of the account. `monitor` belongs to the user; the worker never writes it.
 
--- Inserts or renames groups: a JSON array of {wa_group_id, name or null, left or absent}; the last word on a group
--- wins. Without a fence check and without a lock: for callers that hold the session row.
-create function public.wa_write_groups(p_session text, p_groups jsonb) returns jsonb
+create table public.groups (
+  id bigint generated always as identity primary key,
+  session_id text not null default 'default' references public.wa_sessions (id),
+  wa_group_id text not null check (length(wa_group_id) between 1 and 256),
+  name text,
+  monitor boolean not null default false,
+  left_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  unique (session_id, wa_group_id)
+);
+
+-- Inserts or renames groups: a JSON array of {wa_group_id, name or null, left or absent}; the last entry for a group
+-- wins. Takes no lock and checks no fence: for callers that hold the session row.
+create function wa.write_groups(p_session text, p_groups jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_new record;
@@ -49,7 +61,7 @@ begin
 end
 $$;
 
--- Discovery. `p_complete`: the list holds all groups of the account, so those it lacks were left, and it is audited.
+-- Discovery. With `p_complete` the list holds all groups of the account: those it lacks were left, and it is audited.
 create function public.wa_upsert_groups(p_session text, p_fence bigint, p_groups jsonb, p_complete boolean)
 returns jsonb
 language plpgsql security invoker set search_path = '' as $$
@@ -57,8 +69,8 @@ declare
   v_result jsonb;
   v_left integer := 0;
 begin
-  perform public.wa_lock_session(p_session, p_fence);
-  v_result := public.wa_write_groups(p_session, p_groups);
+  perform wa.lock_session(p_session, p_fence);
+  v_result := wa.write_groups(p_session, p_groups);
   if p_complete then
     update public.groups
     set left_at = now(), updated_at = now()
@@ -79,8 +91,17 @@ language sql stable security invoker set search_path = '' as $$
   where g.session_id = p_session and g.monitor
 $$;
 
-revoke execute on function public.wa_write_groups, public.wa_upsert_groups, public.wa_monitored_groups
-from public, anon, authenticated;
-
-grant execute on function public.wa_write_groups, public.wa_upsert_groups, public.wa_monitored_groups
-to service_role;
+-- Switches groups (JSON array of ids) on or off for the user: the worker itself never does.
+create function public.wa_set_monitor(p_session text, p_groups jsonb, p_monitor boolean) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_changed integer;
+begin
+  update public.groups
+  set monitor = p_monitor, updated_at = now()
+  where session_id = p_session and monitor is distinct from p_monitor
+    and id = any(array(select g::bigint from jsonb_array_elements_text(p_groups) as g));
+  get diagnostics v_changed = row_count;
+  return jsonb_build_object('changed', v_changed);
+end
+$$;

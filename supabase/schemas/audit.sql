@@ -1,0 +1,33 @@
+-- The audit log.
+
+create table public.audit_log (
+  id bigint generated always as identity primary key,
+  at timestamptz not null default now(),
+  session_id text not null default 'default',
+  event text not null,
+  payload jsonb not null default '{}'
+);
+
+create index audit_log_session_at on public.audit_log (session_id, at);
+
+-- The newest error of a session, however long ago.
+create index audit_log_error on public.audit_log (session_id, at) where event = 'error';
+
+-- Appends audit entries: a JSON array of {event, payload}.
+create function wa.write_audits(p_session text, p_audits jsonb) returns void
+language sql volatile security invoker set search_path = '' as $$
+  insert into public.audit_log (session_id, event, payload)
+  select p_session, left(coalesce(a ->> 'event', 'error'), 64), coalesce(nullif(a -> 'payload', 'null'), '{}')
+  from jsonb_array_elements(coalesce(nullif(p_audits, 'null'), '[]')) with ordinality as t (a, ord)
+  order by t.ord
+$$;
+
+create function public.wa_audit(p_session text, p_event text, p_payload jsonb) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+begin
+  perform wa.write_audits(
+    p_session, jsonb_build_array(jsonb_build_object('event', p_event, 'payload', p_payload))
+  );
+  return '{}'::jsonb;
+end
+$$;

@@ -1,0 +1,381 @@
+-- Changes to messages: edits, revokes, reactions, quotes, albums.
+--
+-- A change names its target by (chat, canonical sender, id). It is applied when the target is there, and held until
+-- then. Where changes compete, their own content picks the winner, never their order of arrival: any order and any
+-- split into batches end in the same rows.
+
+-- Earlier texts of edited messages. `edit_msg_id` is the edit that wrote the text, '' for the original.
+create table public.message_edits (
+  id bigint generated always as identity primary key,
+  session_id text not null references public.wa_sessions (id),
+  message_id bigint not null references public.messages (id) on delete cascade,
+  edit_msg_id text not null check (length(edit_msg_id) <= 256),
+  text text,
+  at timestamptz not null,
+  unique (message_id, edit_msg_id)
+);
+
+create index message_edits_session_id on public.message_edits (session_id);
+
+-- Each person's newest reaction to each message. `emoji` null: removed; the row stays, so that an older reaction cannot
+-- return.
+create table public.message_reactions (
+  message_id bigint not null references public.messages (id) on delete cascade,
+  sender text not null check (length(sender) between 1 and 256),
+  session_id text not null references public.wa_sessions (id),
+  emoji text check (length(emoji) between 1 and 64),
+  at timestamptz not null,
+  wa_msg_id text not null check (length(wa_msg_id) between 1 and 256),
+  primary key (message_id, sender)
+);
+
+create index message_reactions_session_id on public.message_reactions (session_id);
+
+create index message_reactions_number on public.message_reactions (session_id, sender)
+where sender like '%@s.whatsapp.net';
+
+-- Changes whose target has not arrived. `author` and `change_id` name the message that brought the change; `message_id`
+-- is that message's row, where it has one (a quote, a child of an album).
+create table public.wa_held_changes (
+  id bigint generated always as identity primary key,
+  session_id text not null references public.wa_sessions (id),
+  chat_id text not null check (length(chat_id) between 1 and 256),
+  kind text not null check (kind in ('edit', 'sealed_edit', 'revoke', 'reaction', 'quote', 'album')),
+  target_sender text not null check (length(target_sender) between 1 and 256),
+  target_id text not null check (length(target_id) between 1 and 256),
+  author text not null check (length(author) between 1 and 256),
+  change_id text not null check (length(change_id) between 1 and 256),
+  at timestamptz not null check (at >= '1970-01-01 00:00:00+00' and at < '2200-01-01 00:00:00+00'),
+  payload jsonb not null default '{}',
+  message_id bigint references public.messages (id) on delete cascade,
+  unreadable boolean not null default false,
+  held_at timestamptz not null default now(),
+  unique (session_id, chat_id, author, change_id, kind)
+);
+
+create index wa_held_changes_target on public.wa_held_changes (session_id, chat_id, target_sender, target_id);
+
+create index wa_held_changes_held_at on public.wa_held_changes (session_id, held_at);
+
+create index wa_held_changes_target_sender on public.wa_held_changes (session_id, target_sender);
+
+create index wa_held_changes_author on public.wa_held_changes (session_id, author);
+
+create index wa_held_changes_message_id on public.wa_held_changes (message_id) where message_id is not null;
+
+create index wa_held_changes_sealed on public.wa_held_changes (session_id, id)
+where kind = 'sealed_edit' and not unreadable;
+
+-- Applies one edit: the greatest (at, id) is the message's text, all others are earlier texts, in whatever order they
+-- arrive. Of more than 100, keeps the newest and the original.
+create function wa.apply_edit(p_message bigint, p_edit_msg_id text, p_text text, p_at timestamptz) returns void
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_old public.messages;
+begin
+  select * into v_old from public.messages where id = p_message;
+  if v_old.blanked or coalesce(v_old.edit_msg_id = p_edit_msg_id, false) then
+    return;
+  end if;
+  if v_old.edited_at is null
+    or (p_at, p_edit_msg_id collate "C") > (v_old.edited_at, v_old.edit_msg_id collate "C") then
+    insert into public.message_edits (session_id, message_id, edit_msg_id, text, at)
+    values (
+      v_old.session_id, p_message, coalesce(v_old.edit_msg_id, ''), v_old.text, coalesce(v_old.edited_at, v_old.ts)
+    )
+    on conflict (message_id, edit_msg_id) do nothing;
+    update public.messages set text = p_text, edited_at = p_at, edit_msg_id = p_edit_msg_id where id = p_message;
+  else
+    insert into public.message_edits (session_id, message_id, edit_msg_id, text, at)
+    values (v_old.session_id, p_message, p_edit_msg_id, p_text, p_at)
+    on conflict (message_id, edit_msg_id) do nothing;
+  end if;
+  delete from public.message_edits
+  where id in (
+    select e.id
+    from public.message_edits as e
+    where e.message_id = p_message and e.edit_msg_id <> ''
+    order by e.at desc, e.edit_msg_id collate "C" desc
+    offset 100
+  );
+end
+$$;
+
+-- Removes the content of a message: text, payload, earlier texts, file, secret and media key. Its row stays.
+create function wa.blank_message(p_message bigint) returns void
+language plpgsql security invoker set search_path = '' as $$
+begin
+  delete from public.message_edits where message_id = p_message;
+  delete from public.message_secrets where message_id = p_message;
+  delete from public.media_jobs where message_id = p_message;
+  delete from public.wa_media_abandoned where message_id = p_message;
+  update public.messages
+  set
+    blanked = true, text = null, raw = '{}', file_name = null, mentions = null, mention_count = 0, media_id = null,
+    media_status = case when media_status is not null then 'revoked' end, edited_at = null, edit_msg_id = null
+  where id = p_message;
+end
+$$;
+
+-- Applies one revoke; of several the earliest counts. WhatsApp enforces who may revoke. Locks the message before its
+-- file's rows, as deletions do.
+create function wa.apply_revoke(p_message bigint, p_by text, p_at timestamptz, p_blank boolean)
+returns void
+language plpgsql security invoker set search_path = '' as $$
+begin
+  perform 1 from public.messages where id = p_message for no key update;
+  update public.messages
+  set revoked_at = p_at, revoked_by = p_by
+  where id = p_message
+    and (revoked_at is null or (p_at, p_by collate "C") < (revoked_at, revoked_by collate "C"));
+  if p_blank then
+    perform wa.blank_message(p_message);
+  end if;
+end
+$$;
+
+-- Applies one reaction: each person's greatest (at, id) counts. An empty emoji removes it.
+create function wa.apply_reaction(
+  p_session text, p_message bigint, p_sender text, p_emoji text, p_at timestamptz, p_wa_msg_id text
+) returns void
+language sql volatile security invoker set search_path = '' as $$
+  insert into public.message_reactions (message_id, sender, session_id, emoji, at, wa_msg_id)
+  values (p_message, p_sender, p_session, nullif(p_emoji, ''), p_at, p_wa_msg_id)
+  on conflict (message_id, sender) do update
+  set emoji = excluded.emoji, at = excluded.at, wa_msg_id = excluded.wa_msg_id
+  where (excluded.at, excluded.wa_msg_id collate "C")
+    > (public.message_reactions.at, public.message_reactions.wa_msg_id collate "C");
+$$;
+
+-- Applies one change if its target is there: 'done', 'waiting' or 'refused'. An edit, and a child of an album, must
+-- come from the target's own sender. A number and a LID with an unknown number may be one person, so those wait.
+create function wa.apply_change(p_change public.wa_held_changes) returns text
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_id bigint;
+  v_kind text;
+begin
+  select m.id, m.kind into v_id, v_kind
+  from public.messages as m
+  where m.session_id = p_change.session_id and m.chat_id = p_change.chat_id and m.sender = p_change.target_sender
+    and m.wa_msg_id = p_change.target_id;
+  if v_id is null or p_change.kind = 'sealed_edit' then
+    return 'waiting';
+  end if;
+  if p_change.kind in ('edit', 'album') then
+    if p_change.author <> p_change.target_sender then
+      return case
+        when split_part(p_change.author, '@', 2) = split_part(p_change.target_sender, '@', 2) then 'refused'
+        when exists (
+          select 1 from public.wa_identities as i
+          where i.session_id = p_change.session_id
+            and (
+              (i.lid = p_change.author and i.pn <> p_change.target_sender)
+              or (i.lid = p_change.target_sender and i.pn <> p_change.author)
+            )
+        ) then 'refused'
+        else 'waiting'
+      end;
+    end if;
+    if v_kind = 'undecryptable' then
+      return 'waiting';
+    end if;
+  end if;
+  case p_change.kind
+    when 'edit' then
+      perform wa.apply_edit(v_id, p_change.change_id, p_change.payload ->> 'text', p_change.at);
+    when 'revoke' then
+      perform wa.apply_revoke(
+        v_id, p_change.author, p_change.at, coalesce((p_change.payload -> 'blank') = 'true', false)
+      );
+    when 'reaction' then
+      perform wa.apply_reaction(
+        p_change.session_id, v_id, p_change.author, p_change.payload ->> 'emoji', p_change.at, p_change.change_id
+      );
+    when 'quote' then
+      update public.messages set quoted_id = v_id where id = p_change.message_id and id <> v_id;
+    when 'album' then
+      if v_kind <> 'album' then
+        return 'refused';
+      end if;
+      update public.messages set album_id = v_id where id = p_change.message_id and id <> v_id;
+    else
+      raise exception 'no such change' using errcode = 'invalid_parameter_value';
+  end case;
+  return 'done';
+end
+$$;
+
+-- One change of a batch: 'done', 'held' or 'dropped' (wa.take_changes).
+create function wa.take_change(p_session text, p_change jsonb) returns text
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_change public.wa_held_changes;
+  v_result text;
+begin
+  v_change := jsonb_populate_record(null::public.wa_held_changes, p_change - 'id' - 'message_id' - 'held_at');
+  v_change.session_id := p_session;
+  v_change.payload := coalesce(nullif(v_change.payload, 'null'), '{}');
+  if v_change.kind in ('quote', 'album') then
+    select m.id into v_change.message_id
+    from public.messages as m
+    where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author
+      and m.wa_msg_id = v_change.change_id;
+    if v_change.message_id is null then
+      return 'dropped';
+    end if;
+  else
+    -- The message that brings the change may have left a stub before it became readable.
+    delete from public.messages as m
+    where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author
+      and m.wa_msg_id = v_change.change_id and m.kind = 'undecryptable';
+  end if;
+  v_result := wa.apply_change(v_change);
+  if v_result = 'done' then
+    return 'done';
+  elsif v_result = 'refused' then
+    perform wa.count_discard(p_session, v_change.kind || '_by_other', 1);
+    return 'dropped';
+  end if;
+  if exists (
+    select 1 from public.wa_held_changes as h
+    where h.session_id = p_session and h.author = v_change.author
+    offset 999
+  ) then
+    perform wa.count_discard(p_session, 'change_flood', 1);
+    return 'dropped';
+  end if;
+  insert into public.wa_held_changes (
+    session_id, chat_id, kind, target_sender, target_id, author, change_id, at, payload, message_id
+  )
+  values (
+    p_session, v_change.chat_id, v_change.kind, v_change.target_sender, v_change.target_id, v_change.author,
+    v_change.change_id, v_change.at, v_change.payload, v_change.message_id
+  )
+  on conflict (session_id, chat_id, author, change_id, kind) do nothing;
+  return 'held';
+end
+$$;
+
+-- The changes of a batch: [{kind, chat_id, target_sender, target_id, author, change_id, at, payload}]. Drops those of
+-- chats that are not monitored. Of a sender with 1,000 held changes, drops and counts any more that would wait. If
+-- somebody deletes a target meanwhile, tries again, up to three times: the next attempt does not see the target.
+create function wa.take_changes(p_session text, p_changes jsonb) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_in jsonb;
+  v_result text;
+  v_done integer := 0;
+  v_held integer := 0;
+  v_code text;
+  v_reason text;
+begin
+  for v_in in
+    select c.change
+    from jsonb_array_elements(p_changes) with ordinality as c (change, ord)
+    inner join public.groups as g on g.session_id = p_session and g.wa_group_id = c.change ->> 'chat_id' and g.monitor
+    order by c.ord
+  loop
+    v_result := null;
+    for v_attempt in 1..3 loop
+      begin
+        v_result := wa.take_change(p_session, v_in);
+      exception
+        when data_exception or integrity_constraint_violation or program_limit_exceeded then
+          get stacked diagnostics v_code = returned_sqlstate, v_reason = message_text;
+      end;
+      exit when v_result is not null or v_code <> '23503';
+    end loop;
+    if v_result is null then
+      perform wa.write_refused(p_session, jsonb_build_array(jsonb_build_object(
+        'chat_id', v_in ->> 'chat_id', 'sender', v_in ->> 'author', 'wa_msg_id', v_in ->> 'change_id',
+        'code', v_code, 'reason', v_reason, 'body', v_in::text
+      )));
+    end if;
+    v_done := v_done + coalesce(v_result = 'done', false)::integer;
+    v_held := v_held + coalesce(v_result = 'held', false)::integer;
+  end loop;
+  return jsonb_build_object('changed', v_done, 'held', v_held);
+end
+$$;
+
+-- Tries held changes again and deletes those that are done or refused; returns how many were applied. If somebody
+-- deletes a target meanwhile, tries again, up to three times: the next attempt does not see the target.
+create function wa.retry_changes(p_session text, p_ids bigint[]) returns integer
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_held public.wa_held_changes;
+  v_result text;
+  v_done integer := 0;
+begin
+  for v_held in
+    select * from public.wa_held_changes as h where h.session_id = p_session and h.id = any(p_ids) order by h.id
+  loop
+    v_result := null;
+    for v_attempt in 1..3 loop
+      begin
+        v_result := wa.apply_change(v_held);
+      exception
+        when foreign_key_violation then
+          if v_attempt = 3 then
+            raise;
+          end if;
+      end;
+      exit when v_result is not null;
+    end loop;
+    continue when v_result = 'waiting';
+    delete from public.wa_held_changes where id = v_held.id;
+    if v_result = 'refused' then
+      perform wa.count_discard(p_session, v_held.kind || '_by_other', 1);
+    else
+      v_done := v_done + 1;
+    end if;
+  end loop;
+  return v_done;
+end
+$$;
+
+-- Encrypted edits that can be decrypted now, because their target and its secret are stored. With both addresses of the
+-- target's sender.
+create function public.wa_sealed_edits(p_session text, p_limit integer) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select coalesce(jsonb_agg(to_jsonb(sealed) order by sealed.id), '[]')
+  from (
+    select h.id::text, h.target_id, h.payload, s.secret, m.sender, m.sender_alt
+    from public.wa_held_changes as h
+    inner join public.messages as m
+      on
+        m.session_id = p_session and m.chat_id = h.chat_id and m.sender = h.target_sender
+        and m.wa_msg_id = h.target_id
+    inner join public.message_secrets as s on m.id = s.message_id
+    where h.session_id = p_session and h.kind = 'sealed_edit' and not h.unreadable
+    order by h.id
+    limit p_limit
+  ) as sealed
+$$;
+
+-- Takes decrypted edits: [{id, text, at}], `at` null to keep the envelope's; or [{id, unreadable: true}], which stays
+-- held and is not tried again. A decrypted edit is applied like any other.
+create function public.wa_open_edits(p_session text, p_fence bigint, p_opened jsonb) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_opened record;
+  v_ids bigint [] := '{}';
+begin
+  perform wa.lock_session(p_session, p_fence);
+  for v_opened in
+    select * from jsonb_to_recordset(p_opened) as o (id bigint, text text, at timestamptz, unreadable boolean)
+  loop
+    if v_opened.unreadable then
+      update public.wa_held_changes set unreadable = true
+      where session_id = p_session and id = v_opened.id and kind = 'sealed_edit';
+    else
+      update public.wa_held_changes
+      set kind = 'edit', payload = jsonb_build_object('text', v_opened.text), at = coalesce(v_opened.at, at)
+      where session_id = p_session and id = v_opened.id and kind = 'sealed_edit';
+      v_ids := v_ids || v_opened.id;
+    end if;
+  end loop;
+  return jsonb_build_object('changed', wa.retry_changes(p_session, v_ids));
+end
+$$;

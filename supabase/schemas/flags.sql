@@ -1,0 +1,93 @@
+-- Requests of the web app and of the command line.
+
+-- `value` is {"at": ISO}. Keys of other sessions than 'default' are prefixed with 'session:'.
+create table public.runtime_flags (
+  key text primary key,
+  value jsonb not null default '{}',
+  handled_at timestamptz,
+  handled_value jsonb
+);
+
+-- A text as a finite time; null if it is not one.
+create function wa.parse_time(p_text text) returns timestamptz
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  v_time timestamptz;
+begin
+  v_time := p_text::timestamptz;
+  return case when isfinite(v_time) then v_time end;
+exception
+  when data_exception then
+    return null;
+end
+$$;
+
+-- Flags of the web app that are newer than the last one handled. A request from a clock that runs ahead is remembered
+-- by its value, so that it neither repeats nor hides later ones. `at` is null if `value` holds no time: such a flag is
+-- reported until it is marked as handled.
+create function public.wa_pending_flags(p_session text) returns jsonb
+language sql volatile security invoker set search_path = '' as $$
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object(
+        'key', case when p_session = 'default' then f.key else substr(f.key, length(p_session) + 2) end,
+        'at', f.at, 'at_text', f.value ->> 'at', 'malformed', f.at is null, 'phone', f.value ->> 'phone',
+        'age_s', extract(epoch from (now() - f.at))
+      ) order by f.at, f.key
+    ),
+    '[]'
+  )
+  from (
+    select r.key, r.value, r.handled_at, r.handled_value, wa.parse_time(r.value ->> 'at') as at
+    from public.runtime_flags as r
+    where case when p_session = 'default' then strpos(r.key, ':') = 0 else starts_with(r.key, p_session || ':') end
+  ) as f
+  where f.value is distinct from f.handled_value and (f.at is null or f.handled_at is null or f.at > f.handled_at)
+$$;
+
+-- Marks the request that carried `p_at_text` as done; a newer one that came meanwhile stays pending.
+create function public.wa_flag_handled(p_session text, p_key text, p_at_text text) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_at timestamptz := wa.parse_time(p_at_text);
+begin
+  update public.runtime_flags
+  set
+    handled_at = case when v_at is null then handled_at else greatest(handled_at, least(v_at, now())) end,
+    handled_value = case when value ->> 'at' is not distinct from p_at_text then value else handled_value end
+  where key = case when p_session = 'default' then p_key else p_session || ':' || p_key end;
+  return jsonb_build_object('found', found);
+end
+$$;
+
+-- Raises a flag as the web app does, with the database's own clock. Pass the returned `at` to public.wa_flag_state.
+create function public.wa_raise_flag(p_session text, p_flag text, p_value jsonb default '{}') returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_at jsonb := to_jsonb(clock_timestamp());
+begin
+  insert into public.runtime_flags (key, value)
+  values (
+    case when p_session = 'default' then p_flag else p_session || ':' || p_flag end,
+    p_value || jsonb_build_object('at', v_at)
+  )
+  on conflict (key) do update set value = excluded.value;
+  return jsonb_build_object('at', v_at);
+end
+$$;
+
+-- Whether the request that carried `p_at` was handled. A request that a newer one replaced counts as handled when that
+-- one is.
+create function public.wa_flag_state(p_session text, p_flag text, p_at text) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select jsonb_build_object(
+    'handled', coalesce(
+      (
+        select r.handled_value is not distinct from r.value or r.handled_at >= wa.parse_time(p_at)
+        from public.runtime_flags as r
+        where r.key = case when p_session = 'default' then p_flag else p_session || ':' || p_flag end
+      ),
+      true
+    )
+  )
+$$;

@@ -1,0 +1,119 @@
+-- What expires, and what keeps the database fast.
+
+-- Deletes ciphertext hashes and, if asked, audit entries past their age; the newest error stays, because the status
+-- shows it. After a week deletes held changes, which are counted as `edit_unmatched` and so on, and secrets (WhatsApp
+-- accepts edits for a quarter of an hour). At most 10,000 of each a call; `more` says that there are others. Also takes
+-- one step of a merge that was too large for its commit.
+create function public.wa_prune(
+  p_session text, p_stanza_seconds double precision, p_audit_seconds double precision
+)
+returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_stanzas integer;
+  v_audits integer := 0;
+  v_changes integer;
+  v_secrets integer;
+  v_error bigint;
+  v_code text;
+  v_reason text;
+begin
+  if exists (select 1 from public.wa_merges_due as d where d.session_id = p_session) then
+    perform 1 from public.wa_sessions where id = p_session for no key update;
+    for v_attempt in 1..3 loop
+      begin
+        perform wa.merge_step(p_session, 2000);
+        v_code := null;
+      exception
+        when data_exception or integrity_constraint_violation or program_limit_exceeded then
+          get stacked diagnostics v_code = returned_sqlstate, v_reason = message_text;
+      end;
+      exit when v_code is distinct from '23503';
+    end loop;
+    if v_code is not null then
+      perform public.wa_audit(p_session, 'error', jsonb_build_object(
+        'code', 'MERGE_REFUSED', 'msg', left(v_reason, 1000), 'ctx', jsonb_build_object('sqlstate', v_code)
+      ));
+      delete from public.wa_merges_due
+      where id = (select min(d.id) from public.wa_merges_due as d where d.session_id = p_session);
+    end if;
+  end if;
+  delete from public.decrypted_stanzas
+  where session_id = p_session and hash = any(array(
+    select d.hash
+    from public.decrypted_stanzas as d
+    where d.session_id = p_session and d.at < now() - make_interval(secs => p_stanza_seconds)
+    order by d.at
+    limit 10000
+  ));
+  get diagnostics v_stanzas = row_count;
+  if p_audit_seconds is not null then
+    select a.id into v_error
+    from public.audit_log as a
+    where a.session_id = p_session and a.event = 'error'
+    order by a.at desc
+    limit 1;
+    delete from public.audit_log
+    where id = any(array(
+      select a.id
+      from public.audit_log as a
+      where a.session_id = p_session and a.at < now() - make_interval(secs => p_audit_seconds)
+        and a.id is distinct from v_error
+      order by a.at
+      limit 10000
+    ));
+    get diagnostics v_audits = row_count;
+  end if;
+  with gone as (
+    delete from public.wa_held_changes
+    where id = any(array(
+      select h.id
+      from public.wa_held_changes as h
+      where h.session_id = p_session and h.held_at < now() - interval '7 days'
+      order by h.held_at
+      limit 10000
+    ))
+    returning kind
+  ),
+
+  counted as (
+    select count(wa.count_discard(p_session, k.kind || '_unmatched', k.count))
+    from (
+      select g.kind, count(*) as count from gone as g where g.kind not in ('quote', 'album') group by g.kind
+    ) as k
+  )
+
+  select count(*) into v_changes from gone as g cross join counted;
+  delete from public.message_secrets
+  where message_id = any(array(
+    select s.message_id
+    from public.message_secrets as s
+    where s.session_id = p_session and s.at < now() - interval '7 days'
+    order by s.message_id
+    limit 10000
+  ));
+  get diagnostics v_secrets = row_count;
+  return jsonb_build_object(
+    'stanzas', v_stanzas, 'audits', v_audits, 'changes', v_changes, 'secrets', v_secrets,
+    'more', 10000 in (v_stanzas, v_audits, v_changes, v_secrets)
+    or exists (select 1 from public.wa_merges_due as d where d.session_id = p_session)
+  );
+end
+$$;
+
+-- Refreshes the planner's statistics, because the embedded Supabase has no autovacuum. Only the tables' owner may
+-- analyse them, hence `security definer`; it takes no argument and returns nothing.
+create function public.wa_analyze() returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+  analyze public.wa_session_keys, public.messages, public.media_jobs, public.media, public.decrypted_stanzas,
+    public.audit_log, public.message_edits, public.message_reactions, public.message_secrets, public.wa_held_changes;
+  return '{}'::jsonb;
+end
+$$;
+
+-- The newest migration that this worker needs. Each later migration replaces it.
+create function public.wa_schema_version() returns jsonb
+language sql immutable security invoker set search_path = '' as $$
+  select jsonb_build_object('version', '20261126120000')
+$$;

@@ -1,0 +1,417 @@
+-- Messages of monitored groups: storing them, and their parent links.
+
+-- Orders contents by the time they were stored. Each call of wa.store_messages takes one number; they are a
+-- million apart, and a message's place in its batch is added.
+create sequence public.messages_content_order increment by 1000000;
+
+-- Senders choose message ids, so a message is identified by (chat, sender, id). `content_order` is set when content is
+-- stored, also when it replaces a stub; null means a stub, or stored before this column existed, which counts as
+-- earliest.
+create table public.messages (
+  id bigint generated always as identity primary key,
+  session_id text not null default 'default' references public.wa_sessions (id),
+  group_id bigint not null references public.groups (id),
+  wa_msg_id text not null check (length(wa_msg_id) between 1 and 256),
+  chat_id text not null check (length(chat_id) between 1 and 256),
+  sender text not null check (length(sender) between 1 and 256),
+  sender_alt text,
+  push_name text,
+  from_me boolean not null default false,
+  ts timestamptz not null check (ts >= '1970-01-01 00:00:00+00' and ts < '2200-01-01 00:00:00+00'),
+  received_at timestamptz not null default now(),
+  kind text not null check (length(kind) between 1 and 64),
+  text text,
+  raw jsonb not null default '{}',
+  file_name text,
+  media_id bigint references public.media (id),
+  media_status text check (media_status ~ '^[a-z_]{1,32}$'),
+  parent_id bigint references public.messages (id) on delete set null,
+  pending boolean not null default false,
+  lost_at timestamptz,
+  edited_at timestamptz,
+  revoked_at timestamptz,
+  edit_msg_id text,
+  revoked_by text,
+  blanked boolean not null default false,
+  quoted_msg_id text,
+  quoted_sender text,
+  quoted_id bigint references public.messages (id) on delete set null,
+  album_id bigint references public.messages (id) on delete set null,
+  mentions text[],
+  mention_count integer not null default 0,
+  forwarded boolean not null default false,
+  forward_score integer not null default 0,
+  content_order bigint,
+  unique (session_id, chat_id, sender, wa_msg_id)
+);
+
+-- A message is the parent of one other at most.
+create unique index messages_parent_id on public.messages (parent_id) where parent_id is not null;
+
+-- Both walks of wa.link_parents.
+create index messages_linkable on public.messages (session_id, chat_id, sender, ts, id)
+where kind = 'text' or media_status is not null;
+
+create index messages_group_ts on public.messages (group_id, ts);
+
+create index messages_media_id on public.messages (media_id) where media_id is not null;
+
+create index messages_pending on public.messages (session_id, received_at) where pending;
+
+create index messages_quoted_id on public.messages (quoted_id) where quoted_id is not null;
+
+create index messages_album_id on public.messages (album_id) where album_id is not null;
+
+-- Where a person is still stored under the number: what wa.merge_identity looks for.
+create index messages_number on public.messages (session_id, sender) where sender like '%@s.whatsapp.net';
+
+create index messages_quoted_number on public.messages (session_id, quoted_sender)
+where quoted_sender like '%@s.whatsapp.net';
+
+create index messages_revoked_number on public.messages (session_id, revoked_by)
+where revoked_by like '%@s.whatsapp.net';
+
+-- Without a pending list: each look-up reads it whole, and for new pairs the planner preferred to scan the table.
+create index messages_mentions on public.messages using gin (mentions) with (fastupdate = false)
+where mentions is not null;
+
+-- The key that opens encrypted edits. Not in `raw`: whoever reads messages need not read keys. Written with nearly
+-- every message, so it has no foreign key and one index only; public.wa_prune deletes it after a week.
+create table public.message_secrets (
+  message_id bigint primary key,
+  session_id text not null,
+  secret text not null check (length(secret) between 1 and 64),
+  at timestamptz not null default now()
+);
+
+-- A message as the worker sends it: the columns of public.messages, its file as the object `media`, and its secret.
+create type public.wa_message_in as (
+  wa_msg_id text,
+  chat_id text,
+  sender text,
+  sender_alt text,
+  push_name text,
+  from_me boolean,
+  ts timestamptz,
+  received_at timestamptz,
+  kind text,
+  text text,
+  raw jsonb,
+  pending boolean,
+  media jsonb,
+  media_status text,
+  quoted_msg_id text,
+  quoted_sender text,
+  mentions text[],
+  mention_count integer,
+  forwarded boolean,
+  forward_score integer,
+  secret text
+);
+
+-- Parent links of one sender in one chat (docs/contract.md §7), over the messages from `p_first` on, in (ts, id) order:
+-- a text and a media message that follow each other within 90 s are a pair, and the later one points to the earlier
+-- one. Each message is in at most one pair; earlier pairs win. Messages that are neither text nor media do not count.
+--
+-- Messages before the first new one keep their links, which depend on earlier messages alone. So the walk reads one row
+-- before it, and ends after the last new message as soon as a stored link is already right.
+create function wa.link_parents(
+  p_session text, p_chat text, p_sender text,
+  p_first_ts timestamptz, p_first_id bigint, p_last_ts timestamptz, p_last_id bigint
+) returns void
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_row record;
+  v_prev_id bigint;
+  v_prev_ts timestamptz;
+  v_prev_is_text boolean;
+  v_prev_is_free boolean;
+  v_parent bigint;
+  v_changed bigint [] := '{}';
+  v_parents bigint [] := '{}';
+begin
+  select m.id, m.ts, m.kind = 'text', m.parent_id is null
+  into v_prev_id, v_prev_ts, v_prev_is_text, v_prev_is_free
+  from public.messages as m
+  where m.session_id = p_session and m.chat_id = p_chat and m.sender = p_sender
+    and (m.kind = 'text' or m.media_status is not null)
+    and (m.ts, m.id) < (p_first_ts, p_first_id)
+  order by m.ts desc, m.id desc
+  limit 1;
+
+  for v_row in
+    select m.id, m.ts, m.kind = 'text' as is_text, m.parent_id
+    from public.messages as m
+    where m.session_id = p_session and m.chat_id = p_chat and m.sender = p_sender
+      and (m.kind = 'text' or m.media_status is not null)
+      and (m.ts, m.id) >= (p_first_ts, p_first_id)
+    order by m.ts, m.id
+  loop
+    v_parent := null;
+    if v_prev_is_free and v_prev_is_text <> v_row.is_text and v_row.ts - v_prev_ts <= interval '90 seconds' then
+      v_parent := v_prev_id;
+    end if;
+    if v_parent is distinct from v_row.parent_id then
+      v_changed := v_changed || v_row.id;
+      v_parents := v_parents || v_parent;
+    elsif (v_row.ts, v_row.id) > (p_last_ts, p_last_id) then
+      exit;
+    end if;
+    v_prev_id := v_row.id;
+    v_prev_ts := v_row.ts;
+    v_prev_is_text := v_row.is_text;
+    v_prev_is_free := v_parent is null;
+  end loop;
+
+  -- Clear all links before setting any: the unique index on parent_id is checked row by row.
+  update public.messages set parent_id = null where id = any(v_changed) and parent_id is not null;
+  update public.messages as m
+  set parent_id = c.parent_id
+  from unnest(v_changed, v_parents) as c (id, parent_id)
+  where m.id = c.id and c.parent_id is not null;
+end
+$$;
+
+-- Stores messages of monitored groups, with their media jobs and parent links. A copy of a stored message changes
+-- nothing, except that content replaces an undecryptable stub. Set-based; the tables that grow are never joined.
+create function wa.store_messages(p_session text, p_messages jsonb) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_row record;
+  v_monitored bigint;
+  v_stored bigint;
+  v_upgraded bigint := 0;
+  v_jobs bigint;
+  v_id bigint;
+  v_ts timestamptz;
+  v_status text;
+  v_blanked boolean;
+  v_order bigint := nextval('public.messages_content_order');
+  v_ids bigint [];
+  v_chats text [];
+  v_senders text [];
+  v_times timestamptz [];
+begin
+  with arrived as materialized (
+    select
+      m.wa_msg_id, m.chat_id, m.sender, m.sender_alt, m.push_name, m.from_me, m.ts, m.received_at, m.kind, m.text,
+      m.raw, m.pending, m.media, m.ordinality, m.quoted_msg_id, m.quoted_sender, m.mentions, m.mention_count,
+      m.forwarded, m.forward_score, m.secret, g.id as group_id,
+      case
+        when jsonb_typeof(m.media) = 'object' then coalesce(m.media_status, 'pending') else m.media_status
+      end as media_status
+    from jsonb_populate_recordset(null::public.wa_message_in, p_messages) with ordinality as m
+    inner join public.groups as g on g.session_id = p_session and g.wa_group_id = m.chat_id and g.monitor
+  ),
+
+  stored as (
+    insert into public.messages (
+      session_id, group_id, wa_msg_id, chat_id, sender, sender_alt, push_name, from_me, ts, received_at, kind, text,
+      raw, file_name, media_status, pending, quoted_msg_id, quoted_sender, mentions, mention_count, forwarded,
+      forward_score, content_order
+    )
+    select
+      p_session, a.group_id, a.wa_msg_id, a.chat_id, a.sender, a.sender_alt, a.push_name, coalesce(a.from_me, false),
+      a.ts, coalesce(a.received_at, now()), a.kind, a.text, coalesce(nullif(a.raw, 'null'), '{}'),
+      a.media ->> 'file_name', a.media_status, a.kind = 'undecryptable' and coalesce(a.pending, true),
+      a.quoted_msg_id, a.quoted_sender, a.mentions, coalesce(a.mention_count, 0), coalesce(a.forwarded, false),
+      coalesce(a.forward_score, 0), case when a.kind <> 'undecryptable' then v_order + a.ordinality end
+    from arrived as a
+    order by a.ordinality
+    on conflict (session_id, chat_id, sender, wa_msg_id) do nothing
+    returning id, chat_id, sender, wa_msg_id, ts, kind, media_status
+  ),
+
+  jobs as (
+    insert into public.media_jobs (session_id, message_id, descriptor)
+    select p_session, s.id, coalesce(nullif(a.media -> 'descriptor', 'null'), '{}')
+    from stored as s
+    inner join (
+      select distinct on (b.chat_id, b.sender, b.wa_msg_id) b.chat_id, b.sender, b.wa_msg_id, b.media
+      from arrived as b
+      order by b.chat_id, b.sender, b.wa_msg_id, b.ordinality
+    ) as a on s.chat_id = a.chat_id and s.sender = a.sender and s.wa_msg_id = a.wa_msg_id
+    where s.media_status = 'pending' and jsonb_typeof(a.media) = 'object'
+    returning 1
+  ),
+
+  -- One JSON document with a lookup by name: joining nearly all rows with nearly all rows would be a nested loop.
+  sent as materialized (
+    select
+      jsonb_object_agg(
+        concat_ws(' ', b.chat_id, b.sender, b.wa_msg_id), b.secret order by b.ordinality desc
+      ) as by_name
+    from arrived as b
+    where b.secret is not null
+  ),
+
+  secrets as (
+    insert into public.message_secrets (message_id, session_id, secret)
+    select s.id, p_session, sent.by_name ->> concat_ws(' ', s.chat_id, s.sender, s.wa_msg_id)
+    from stored as s
+    cross join sent
+    where sent.by_name ? concat_ws(' ', s.chat_id, s.sender, s.wa_msg_id)
+  ),
+
+  linkable as (
+    select s.id, s.chat_id, s.sender, s.ts from stored as s where s.kind = 'text' or s.media_status is not null
+  )
+
+  select
+    (select count(*) from arrived), (select count(*) from stored), (select count(*) from jobs),
+    (select array_agg(l.id order by l.id) from linkable as l),
+    (select array_agg(l.chat_id order by l.id) from linkable as l),
+    (select array_agg(l.sender order by l.id) from linkable as l),
+    (select array_agg(l.ts order by l.id) from linkable as l)
+  into v_monitored, v_stored, v_jobs, v_ids, v_chats, v_senders, v_times;
+
+  -- Rare: some messages were stored before. Content replaces the stubs among them.
+  if v_stored < v_monitored then
+    for v_row in
+      select
+        m.wa_msg_id, m.chat_id, m.sender, m.sender_alt, m.push_name, m.kind, m.text, m.raw, m.media, m.quoted_msg_id,
+        m.quoted_sender, m.mentions, m.mention_count, m.forwarded, m.forward_score, m.secret, m.ordinality,
+        case
+          when jsonb_typeof(m.media) = 'object' then coalesce(m.media_status, 'pending') else m.media_status
+        end as media_status
+      from jsonb_populate_recordset(null::public.wa_message_in, p_messages) with ordinality as m
+      where m.kind <> 'undecryptable'
+      order by m.ordinality
+    loop
+      update public.messages as m
+      set
+        kind = v_row.kind, sender_alt = coalesce(v_row.sender_alt, m.sender_alt),
+        push_name = coalesce(v_row.push_name, m.push_name), pending = false, lost_at = null,
+        text = case when not m.blanked then v_row.text end,
+        raw = case when m.blanked then '{}' else coalesce(nullif(v_row.raw, 'null'), '{}') end,
+        file_name = case when not m.blanked then v_row.media ->> 'file_name' end,
+        media_status = case
+          when m.blanked and v_row.media_status is not null then 'revoked' else v_row.media_status
+        end,
+        mentions = case when not m.blanked then v_row.mentions end,
+        mention_count = case when m.blanked then 0 else coalesce(v_row.mention_count, 0) end,
+        quoted_msg_id = v_row.quoted_msg_id, quoted_sender = v_row.quoted_sender,
+        forwarded = coalesce(v_row.forwarded, false), forward_score = coalesce(v_row.forward_score, 0),
+        content_order = v_order + v_row.ordinality
+      where m.session_id = p_session and m.chat_id = v_row.chat_id and m.sender = v_row.sender
+        and m.wa_msg_id = v_row.wa_msg_id and m.kind = 'undecryptable'
+      returning m.id, m.ts, m.media_status, m.blanked into v_id, v_ts, v_status, v_blanked;
+      continue when not found;
+      v_upgraded := v_upgraded + 1;
+      if v_status = 'pending' and jsonb_typeof(v_row.media) = 'object' then
+        insert into public.media_jobs (session_id, message_id, descriptor)
+        values (p_session, v_id, coalesce(nullif(v_row.media -> 'descriptor', 'null'), '{}'));
+        v_jobs := v_jobs + 1;
+      end if;
+      if v_row.secret is not null and not v_blanked then
+        insert into public.message_secrets (message_id, session_id, secret) values (v_id, p_session, v_row.secret)
+        on conflict (message_id) do nothing;
+      end if;
+      if v_row.kind = 'text' or v_status is not null then
+        v_ids := v_ids || v_id;
+        v_chats := v_chats || v_row.chat_id;
+        v_senders := v_senders || v_row.sender;
+        v_times := v_times || v_ts;
+      end if;
+    end loop;
+  end if;
+
+  for v_row in
+    select
+      n.chat_id, n.sender,
+      min(n.ts) as first_ts, (array_agg(n.id order by n.ts, n.id))[1] as first_id,
+      max(n.ts) as last_ts, (array_agg(n.id order by n.ts desc, n.id desc))[1] as last_id
+    from unnest(v_ids, v_chats, v_senders, v_times) as n (id, chat_id, sender, ts)
+    group by n.chat_id, n.sender
+  loop
+    perform wa.link_parents(
+      p_session, v_row.chat_id, v_row.sender, v_row.first_ts, v_row.first_id, v_row.last_ts, v_row.last_id
+    );
+  end loop;
+
+  return jsonb_build_object(
+    'stored', v_stored, 'upgraded', v_upgraded, 'duplicates', v_monitored - v_stored - v_upgraded,
+    'skipped', jsonb_array_length(p_messages) - v_monitored, 'jobs', v_jobs, 'refused', 0
+  );
+end
+$$;
+
+-- Calls wa.store_messages; if Postgres refuses the batch, halves it until the offender stands alone, which
+-- becomes a refused row. If somebody deletes a referenced row meanwhile (a parent, the group), tries again, up to three
+-- times: the next attempt does not see the row.
+create function wa.store_messages_or_refuse(p_session text, p_messages jsonb) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_code text;
+  v_reason text;
+  v_half integer := jsonb_array_length(p_messages) / 2;
+  v_first jsonb;
+  v_second jsonb;
+begin
+  if jsonb_array_length(p_messages) = 0 then
+    return '{"stored": 0, "upgraded": 0, "duplicates": 0, "skipped": 0, "jobs": 0, "refused": 0}'::jsonb;
+  end if;
+  for v_attempt in 1..3 loop
+    begin
+      return wa.store_messages(p_session, p_messages);
+    exception
+      when data_exception or integrity_constraint_violation or program_limit_exceeded then
+        get stacked diagnostics v_code = returned_sqlstate, v_reason = message_text;
+    end;
+    exit when v_code <> '23503';
+  end loop;
+
+  if v_half = 0 then
+    perform wa.write_refused(p_session, jsonb_build_array(jsonb_build_object(
+      'chat_id', p_messages -> 0 ->> 'chat_id', 'sender', p_messages -> 0 ->> 'sender',
+      'wa_msg_id', p_messages -> 0 ->> 'wa_msg_id', 'code', v_code, 'reason', v_reason, 'body', p_messages ->> 0
+    )));
+    return '{"stored": 0, "upgraded": 0, "duplicates": 0, "skipped": 0, "jobs": 0, "refused": 1}'::jsonb;
+  end if;
+
+  select jsonb_agg(m order by ord) filter (where ord <= v_half), jsonb_agg(m order by ord) filter (where ord > v_half)
+  into v_first, v_second
+  from jsonb_array_elements(p_messages) with ordinality as t (m, ord);
+  v_first := wa.store_messages_or_refuse(p_session, v_first);
+  v_second := wa.store_messages_or_refuse(p_session, v_second);
+  return (
+    select jsonb_object_agg(f.key, f.value::bigint + (v_second ->> f.key)::bigint)
+    from jsonb_each_text(v_first) as f
+  );
+end
+$$;
+
+-- Gives up stubs whose good copy did not arrive in time: marks the row and audits it. At most 500 a call.
+create function public.wa_mark_lost(p_session text, p_older_than_seconds double precision) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_lost integer;
+begin
+  with lost as (
+    update public.messages
+    set pending = false, lost_at = now()
+    where id = any(array(
+      select m.id
+      from public.messages as m
+      where m.session_id = p_session and m.pending
+        and m.received_at <= now() - make_interval(secs => p_older_than_seconds)
+      order by m.received_at
+      limit 500
+      for update skip locked
+    ))
+    returning wa_msg_id, chat_id
+  ),
+
+  audited as (
+    insert into public.audit_log (session_id, event, payload)
+    select p_session, 'error', jsonb_build_object(
+      'code', 'MESSAGE_LOST', 'msg', 'never became readable', 'wa_msg_id', l.wa_msg_id,
+      'ctx', jsonb_build_object('wa_msg_id', l.wa_msg_id, 'chat_id', l.chat_id)
+    )
+    from lost as l
+  )
+
+  select count(*) into v_lost from lost;
+  return jsonb_build_object('lost', v_lost);
+end
+$$;
