@@ -695,7 +695,7 @@ create type public.wa_message_in as (
   media_status text,
   quoted_msg_id text,
   quoted_sender text,
-  mentions text[],
+  mentions text [],
   mention_count integer,
   forwarded boolean,
   forward_score integer,

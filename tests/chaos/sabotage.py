@@ -1,7 +1,7 @@
 """What `--sabotage` breaks: exactly one thing each, from outside, so that a check can be seen to fail.
 
 Three places: the sidecar (hooks/sidecar.mjs), the worker (entry.py), the database (an additional migration, made here
-from the real ones).
+from the schema files).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from testkit.processes import ROOT
 
 MIGRATIONS = ROOT / "supabase" / "migrations"
+SCHEMAS = ROOT / "supabase" / "schemas"
 LAST = "29991231235959_sabotage.sql"
 
 
@@ -64,10 +65,10 @@ def migrations_for(sabotage: str, folder: Path) -> Path | None:
 
 
 def _take_batches_twice() -> str:
-    commit = _changed("wa_commit", r"if v_seq <= v_row\.seq then.*?end if;", "")
+    commit = _changed("public.wa_commit", r"if v_seq <= v_row\.seq then.*?end if;", "")
     commit = re.sub(r"if v_seq is distinct from v_row\.seq \+ 1 then.*?end if;", "", commit, flags=re.DOTALL)
     store = _changed(
-        "wa_store_messages",
+        "wa.store_messages",
         r"on conflict \(session_id, chat_id, sender, wa_msg_id\) do nothing\s+returning",
         "returning",
     )
@@ -76,11 +77,13 @@ def _take_batches_twice() -> str:
 
 
 def _lease_for_everybody() -> str:
-    return _changed("wa_lease_acquire", r"v_row\.lease_owner is null or v_row\.lease_expires_at <= v_now", "true")
+    return _changed(
+        "public.wa_lease_acquire", r"v_row\.lease_owner is null or v_row\.lease_expires_at <= v_now", "true"
+    )
 
 
 def _monitor_everything() -> str:
-    return _changed("wa_store_messages", r"and g\.monitor", "")
+    return _changed("wa.store_messages", r"and g\.monitor", "")
 
 
 _SQL: dict[str, Callable[[], str]] = {
@@ -91,11 +94,11 @@ _SQL: dict[str, Callable[[], str]] = {
 
 
 def _changed(function: str, pattern: str, instead: str) -> str:
-    """The newest definition of a function with one change."""
-    text = "\n".join(path.read_text() for path in sorted(MIGRATIONS.glob("*.sql")))
-    found = re.findall(rf"create (?:or replace )?(function public\.{function}\(.*?\n\$\$;)", text, flags=re.DOTALL)
-    definition = f"create or replace {found[-1]}"
+    """The definition of a function with one change."""
+    text = "\n".join(path.read_text() for path in sorted(SCHEMAS.glob("*.sql")))
+    (found,) = re.findall(rf"create (function {re.escape(function)}\(.*?\n\$\$;)", text, flags=re.DOTALL)
+    definition = f"create or replace {found}"
     changed, count = re.subn(pattern, instead, definition, flags=re.DOTALL)
     if count == 0:
-        raise AssertionError(f"public.{function} has changed: tests/chaos/sabotage.py must follow")
+        raise AssertionError(f"{function} has changed: tests/chaos/sabotage.py must follow")
     return changed

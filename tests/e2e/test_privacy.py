@@ -15,9 +15,9 @@ from tests.e2e.town import Town
 
 pytestmark = pytest.mark.anyio
 
-MIGRATIONS = Path(__file__).resolve().parents[2] / "supabase" / "migrations"
+SCHEMAS = Path(__file__).resolve().parents[2] / "supabase" / "schemas"
 TABLES = sorted(
-    {name for path in MIGRATIONS.glob("*.sql") for name in re.findall(r"create table public\.(\w+)", path.read_text())}
+    {name for path in SCHEMAS.glob("*.sql") for name in re.findall(r"create table public\.(\w+)", path.read_text())}
 )
 SECRET_CHARACTERS = 16  # shorter strings in the credentials are names, platforms, registration ids
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,53 +16,54 @@ from psycopg import sql
 from worker.store.embedded import MIGRATIONS, ROOT
 
 CONFIG = ROOT / "supabase" / "config.toml"
-SCHEMAS = "('public'::regnamespace, 'wa'::regnamespace)"
+FIRST = Path(__file__).with_name("first_migrations.tar.xz")  # the fifteen that the base replaced
+OURS = "(select oid from pg_namespace where nspname in ('public', 'wa'))"
 
-# One query a kind of object: the object's name, and all that can differ.
+# One query a kind of object, without OURS: the object's name, and all that can differ.
 QUERIES = {
     "schema": """
         select nspname, coalesce(nspacl, acldefault('n', nspowner))::text from pg_namespace
         where nspname in ('public', 'wa')""",
-    "relation": f"""
+    "relation": """
         select oid::regclass::text, concat_ws(' | ', relkind, relrowsecurity, relforcerowsecurity, relpersistence,
           reloptions, coalesce(relacl, acldefault(case relkind when 'S' then 'S' else 'r' end::"char", relowner))::text)
-        from pg_class where relnamespace in {SCHEMAS}""",
-    "column": f"""
+        from pg_class where relnamespace in OURS""",
+    "column": """
         select concat(a.attrelid::regclass, ' ', a.attnum), concat_ws(' | ', a.attname,
           format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated, a.attstorage,
           a.attcollation::regcollation, a.attacl, pg_get_expr(d.adbin, d.adrelid))
         from pg_attribute as a
         join pg_class as c on a.attrelid = c.oid
         left join pg_attrdef as d on d.adrelid = a.attrelid and d.adnum = a.attnum
-        where c.relnamespace in {SCHEMAS} and a.attnum > 0 and not a.attisdropped""",
-    "constraint": f"""
+        where c.relnamespace in OURS and a.attnum > 0 and not a.attisdropped""",
+    "constraint": """
         select concat(conrelid::regclass, ' ', conname), concat_ws(' | ', pg_get_constraintdef(oid), convalidated)
-        from pg_constraint where connamespace in {SCHEMAS}""",
-    "index": f"""
+        from pg_constraint where connamespace in OURS""",
+    "index": """
         select indexrelid::regclass::text, concat_ws(' | ', pg_get_indexdef(indexrelid), indisvalid)
-        from pg_index join pg_class as c on c.oid = indexrelid where c.relnamespace in {SCHEMAS}""",
-    "sequence": f"""
+        from pg_index join pg_class as c on c.oid = indexrelid where c.relnamespace in OURS""",
+    "sequence": """
         select seqrelid::regclass::text, concat_ws(' | ', seqtypid::regtype, seqstart, seqincrement, seqmin, seqmax,
           seqcache, seqcycle)
-        from pg_sequence join pg_class as c on c.oid = seqrelid where c.relnamespace in {SCHEMAS}""",
-    "function": f"""
+        from pg_sequence join pg_class as c on c.oid = seqrelid where c.relnamespace in OURS""",
+    "function": """
         select concat(pronamespace::regnamespace, '.', proname, '(', pg_get_function_identity_arguments(oid), ')'),
           concat_ws(' | ', coalesce(proacl, acldefault('f', proowner))::text, pg_get_functiondef(oid))
-        from pg_proc where pronamespace in {SCHEMAS} and prokind in ('f', 'p')""",
-    "type": f"""
+        from pg_proc where pronamespace in OURS and prokind in ('f', 'p')""",
+    "type": """
         select oid::regtype::text, concat_ws(' | ', typtype, typacl)
-        from pg_type where typnamespace in {SCHEMAS} and typelem = 0""",
-    "trigger": f"""
+        from pg_type where typnamespace in OURS and typelem = 0""",
+    "trigger": """
         select concat(tgrelid::regclass, ' ', tgname), pg_get_triggerdef(t.oid)
         from pg_trigger as t join pg_class as c on c.oid = tgrelid
-        where c.relnamespace in {SCHEMAS} and not tgisinternal""",
+        where c.relnamespace in OURS and not tgisinternal""",
     "policy": "select concat(schemaname, '.', tablename, ' ', policyname), to_jsonb(p)::text from pg_policies as p",
-    "comment": f"""
+    "comment": """
         select pg_describe_object(classoid, objoid, objsubid), description
         from pg_description where objoid in (
-          select oid from pg_class where relnamespace in {SCHEMAS}
-          union all select oid from pg_proc where pronamespace in {SCHEMAS}
-          union all select oid from pg_type where typnamespace in {SCHEMAS}
+          select oid from pg_class where relnamespace in OURS
+          union all select oid from pg_proc where pronamespace in OURS
+          union all select oid from pg_type where typnamespace in OURS
         )""",
     "default rights": """
         select concat(defaclrole::regrole, ' ', defaclnamespace::regnamespace, ' ', defaclobjtype), defaclacl::text
@@ -77,6 +79,14 @@ def schema_files() -> list[Path]:
 
 def migration_files() -> list[Path]:
     return sorted(MIGRATIONS.glob("*.sql"))
+
+
+def unpack_first_migrations(folder: Path) -> Path:
+    """The folder, with the fifteen migrations that were there before the base."""
+    with tarfile.open(FIRST) as archive:
+        archive.extractall(folder, filter="data")
+    assert len(list(folder.glob("*.sql"))) == 15
+    return folder
 
 
 @contextmanager
@@ -107,7 +117,7 @@ def catalogue(connection: psycopg.Connection) -> dict[str, str]:
     return {
         f"{kind} {name}": _plain(definition)
         for kind, query in QUERIES.items()
-        for name, definition in connection.execute(query.encode()).fetchall()
+        for name, definition in connection.execute(query.replace("OURS", OURS).encode()).fetchall()
     }
 
 

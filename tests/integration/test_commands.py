@@ -17,7 +17,7 @@ from testkit.commands import Commands, served
 from testkit.processes import PYTHON, Child
 from testkit.waiting import until
 from testkit.worker import environment
-from tests.integration.database import GROUP, OTHER_GROUP, Writer, message, photo, rows, table, writer
+from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
 from worker.commands import export, terminal
 from worker.errors import SettingsError, StoreRefused, StoreUnavailable
 from worker.store import Flag, MediaFile, Store, connect_store
@@ -361,7 +361,8 @@ async def test_a_revoked_message_leaves_no_media_key_behind(store: Store, sessio
     (job,) = (await store.media_claim("w", 5, 60, session)).jobs
     await store.media_abandon(job.id, "w", "failed", "MEDIA_UNAVAILABLE", "")
     assert len(await rows(store, "wa_media_abandoned", session, "at")) == 1
-    await store._call("wa_blank_message", {"p_message": str(job.message_id)})
+    revoke = {"kind": "revoke", "chat_id": GROUP, "target_sender": "ana@lid", "target_id": "P1", "author": "ana@lid"}
+    await held.commit(changes=[{**revoke, "change_id": "R1", "at": at(5), "payload": {"blank": True}}])
     assert await rows(store, "wa_media_abandoned", session, "at") == []
 
 
@@ -439,7 +440,7 @@ async def test_an_interrupted_prune_is_finished_by_the_next_and_no_row_points_to
     media = file("c")
     await store_photo(store, held, media, photo("P1") | {"ts": "2020-01-01T00:00:00Z"}, b"again")
     await store.console.delete_messages(session, datetime(2021, 1, 1, tzinfo=UTC), 10)
-    assert media.sha256 in await store.console.doom_media(100)  # and here the power went off
+    assert media.sha256 in await store.console.list_media_to_delete(100)  # and here the power went off
 
     await held.commit(messages=[photo("P2") | {"ts": datetime.now(UTC).isoformat()}])
     (job,) = (await store.media_claim("w", 1, 60, session)).jobs

@@ -18,6 +18,8 @@ import anyio
 import pytest
 
 from testkit.waiting import until
+from tests.integration.catalogue import unpack_first_migrations
+from tests.integration.database import message, rows, writer
 from worker.errors import SettingsError, StoreError, StoreUnavailable
 from worker.store import Timeouts, connect_store
 from worker.store.embedded import Embedded, Endpoint, embedded_supabase, read_endpoint
@@ -90,6 +92,29 @@ async def test_it_starts_migrated_and_starts_again_on_the_same_data(folder: Path
         assert (second.url, second.key) == (first.url, first.key)
         assert await audit_count(second, session) == 2
     assert not any("applied" in line for line in lines)
+
+
+async def test_a_folder_with_the_first_migrations_goes_on_with_its_session(
+    tmp_path: Path, node: Path, session: str
+) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    old = Embedded(data_dir=tmp_path / "data", node=node, migrations=unpack_first_migrations(first))
+    async with embedded_supabase(old) as endpoint, connect_store(endpoint.url, endpoint.key) as store:
+        held = await writer(store, session)
+        await held.commit(creds="the-credentials", messages=[message("M1")])
+
+    lines: list[str] = []
+    new = Embedded(data_dir=tmp_path / "data", node=node, report=lines.append)
+    async with embedded_supabase(new) as endpoint, connect_store(endpoint.url, endpoint.key) as store:
+        assert [line for line in lines if "applied" in line] == [
+            "embedded Supabase: applied 20261126120000_internal_schema"
+        ]
+        await store.check()
+        assert (await store.load_state(session, held.fence)).creds == "the-credentials"
+        held.store = store
+        assert (await held.commit(messages=[message("M1"), message("M2", 5)])).stored == 1
+        assert [row["wa_msg_id"] for row in await rows(store, "messages", session)] == ["M1", "M2"]
 
 
 async def test_its_secrets_are_for_the_owner_alone_and_not_shown(folder: Path, node: Path) -> None:

@@ -20,7 +20,7 @@ __all__ = ["connect", "session"]  # fixtures
 
 LID, NUMBER = "880@lid", "4988@s.whatsapp.net"
 ROWS = 20_000
-MERGED_AT_ONCE = 2000  # public.wa_write_identities
+MERGED_AT_ONCE = 2000  # wa.write_identities
 
 
 @pytest.fixture
@@ -106,10 +106,10 @@ def test_a_merge_in_steps_ends_like_one_at_once(connect: Callable[[], Connection
     at_once, in_steps = "t-merge-at-once", "t-merge-in-steps"
     for name in (at_once, in_steps):
         prepare(mine, name)
-    call(mine, "wa_merge_identity", at_once, LID, NUMBER)
+    call(mine, "wa.merge_identity", at_once, LID, NUMBER)
     mine.execute("insert into public.wa_merges_due (session_id, lid, pn) values (%s, %s, %s)", (in_steps, LID, NUMBER))
     for _ in range(200):
-        call(mine, "wa_merge_step", in_steps, 3)
+        call(mine, "wa.merge_step", in_steps, 3)
     assert mine.execute("select count(*) from public.wa_merges_due where session_id = %s", (in_steps,)).fetchone() == (
         0,
     )

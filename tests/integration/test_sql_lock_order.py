@@ -41,7 +41,7 @@ def test_a_file_is_given_up_while_a_commit_holds_the_session(
     """A row that names a session asks for the session's row; a commit has it, and may come to edit the same message."""
     mine = connect()
     (job,) = claimed(mine, session, "A1")
-    call(mine, "wa_lock_session", session, 1)  # where a commit stands while it stores keys
+    call(mine, "wa.lock_session", session, 1)  # where a commit stands while it stores keys
     abandoning = beside.start("wa_media_abandon", job["id"], "m", "expired", "GONE", "no more")
     assert abandoning.result(5) == {"gone": False}, "it need not wait for the commit"
     mine.commit()
@@ -53,7 +53,7 @@ def test_a_message_is_blanked_while_its_file_is_being_linked(
     """Both take the message first and the job second, as a deletion does; the other way round is a deadlock."""
     mine = connect()
     (job,) = claimed(mine, session, "A1")
-    call(mine, "wa_lock_message_of", job["id"])  # where wa_media_done begins
+    call(mine, "wa.lock_message_of_job", job["id"])  # where wa_media_done begins
     revoking = beside.start("wa_commit", session, batch(2, changes=[revoke("A1")]))
     beside.wait_until_blocked(revoking)
     mine.execute("set local lock_timeout = '500ms'")

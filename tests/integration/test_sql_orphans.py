@@ -42,7 +42,9 @@ def media_rows(connection: Connection, sha256: str) -> list[str]:
 
 def doomed(connection: Connection, sha256: str) -> list[str]:
     """One turn of retention's second step: the object that it lists for this content."""
-    return [o["storage_path"] for o in call(connection, "wa_doom_media", 1000)["objects"] if o["sha256"] == sha256]
+    return [
+        o["storage_path"] for o in call(connection, "wa_list_media_to_delete", 1000)["objects"] if o["sha256"] == sha256
+    ]
 
 
 def delete(connection: Connection, session: str) -> None:
@@ -68,7 +70,7 @@ def test_an_object_whose_message_went_during_its_upload_is_found_by_retention(
     linked = "select count(*) from public.messages where session_id = %s and media_id is not null"
     assert one(mine, linked, session) == 0
     assert doomed(mine, sha256) == [f"{sha256}/original.jpg"]
-    call(mine, "wa_objects_deleted", json.dumps([sha256]))
+    call(mine, "wa_mark_media_deleted", json.dumps([sha256]))
     assert (doomed(mine, sha256), media_rows(mine, sha256)) == ([], [])
 
 
@@ -126,17 +128,17 @@ def test_an_object_that_came_back_while_retention_removed_it_is_removed_again(
     delete(mine, session)
     assert doomed(mine, sha256) == [f"{sha256}/original.jpg"]  # and now it is taken out of the bucket
     if removed:
-        call(mine, "wa_objects_deleted", json.dumps([sha256]))
+        call(mine, "wa_mark_media_deleted", json.dumps([sha256]))
     for _ in range(2):
         assert call(mine, "wa_media_done", second["id"], "m", file(sha256))["gone"]
     if not removed:
         for _ in range(2):
-            call(mine, "wa_objects_deleted", json.dumps([sha256]))
+            call(mine, "wa_mark_media_deleted", json.dumps([sha256]))
     assert media_rows(mine, sha256) == [], "a row would point to an object that is about to go"
     for _ in range(2):
         assert doomed(mine, sha256) == [f"{sha256}/original.jpg"]
     for _ in range(2):
-        call(mine, "wa_objects_deleted", json.dumps([sha256]))
+        call(mine, "wa_mark_media_deleted", json.dumps([sha256]))
     assert doomed(mine, sha256) == []
 
 
@@ -151,9 +153,9 @@ def test_one_content_under_two_extensions_leaves_neither_object_behind(
     assert doomed(mine, sha256) == [f"{sha256}/original.jpg"]
     call(mine, "wa_media_done", second["id"], "m", file(sha256, "bin"))
     assert doomed(mine, sha256) == [f"{sha256}/original.jpg"], "the one that is on its way out is not forgotten"
-    call(mine, "wa_objects_deleted", json.dumps([sha256]))
+    call(mine, "wa_mark_media_deleted", json.dumps([sha256]))
     assert doomed(mine, sha256) == [f"{sha256}/original.bin"]
-    call(mine, "wa_objects_deleted", json.dumps([sha256]))
+    call(mine, "wa_mark_media_deleted", json.dumps([sha256]))
     assert doomed(mine, sha256) == []
 
 

@@ -22,8 +22,10 @@ Connection = psycopg.Connection[Any]
 
 
 def call(connection: Connection, function: str, *args: object) -> Any:
+    """The answer of a function; of one in the schema `wa` if the name says so, else in `public`."""
     marks = ", ".join(["%s"] * len(args))
-    row = connection.execute(f"select public.{function}({marks})", args).fetchone()
+    schema = "" if function.startswith("wa.") else "public."
+    row = connection.execute(f"select {schema}{function}({marks})", args).fetchone()
     assert row is not None
     return row[0]
 

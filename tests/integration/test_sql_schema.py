@@ -33,7 +33,7 @@ TABLES = {
     "wa_session_keys",
     "wa_sessions",
 }
-OURS = "pronamespace = 'public'::regnamespace"
+OURS = "pronamespace in ('public'::regnamespace, 'wa'::regnamespace)"
 
 
 def test_migrations_are_named_as_the_supabase_cli_wants_them() -> None:
@@ -126,6 +126,16 @@ async def test_the_publishable_key_calls_no_function(
         answer = await http.post(f"{embedded.url}/rest/v1/rpc/{function}", json=args)
     assert answer.status_code in {401, 403}
     assert answer.json()["code"] == "42501"
+
+
+async def test_the_data_api_does_not_expose_internal_functions(embedded: Endpoint) -> None:
+    headers = {"apikey": embedded.key, "authorization": f"Bearer {embedded.key}"}
+    async with httpx.AsyncClient(headers=headers, trust_env=False) as http:
+        for profile in ({}, {"content-profile": "wa"}):
+            answer = await http.post(
+                f"{embedded.url}/rest/v1/rpc/parse_time", json={"p_text": "2026-11-26"}, headers=profile
+            )
+            assert answer.status_code in {404, 406}, answer.text
 
 
 @pytest.mark.parametrize("table", sorted(TABLES))

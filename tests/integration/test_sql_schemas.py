@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.integration.catalogue import catalogue, database, migration_files, schema_files
+from tests.integration.catalogue import catalogue, database, migration_files, schema_files, unpack_first_migrations
 from worker.store.embedded import ROOT
 
-FIRST = Path(__file__).with_name("first_migrations.tar.xz")  # the fifteen that the base replaced
 BASE = "20261123000200_base.sql"
 
 
 @pytest.fixture(scope="session")
 def first_migrations(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("first")
-    with tarfile.open(FIRST) as archive:
-        archive.extractall(folder, filter="data")
-    files = sorted(folder.glob("*.sql"))
-    assert len(files) == 15
-    return files
+    return sorted(unpack_first_migrations(tmp_path_factory.mktemp("first")).glob("*.sql"))
 
 
 def test_the_migrations_make_what_the_schema_files_say(postgres: str) -> None:
@@ -40,11 +34,8 @@ def test_a_database_with_the_first_fifteen_migrations_ends_in_the_same_schema(
 
 
 def test_the_base_makes_what_the_first_fifteen_migrations_made(postgres: str, first_migrations: list[Path]) -> None:
-    both = "create schema wa"  # the queries name it; the base does not have it yet
     base = migration_files()[0]
     with database(postgres, first_migrations) as wanted, database(postgres, [base]) as made:
-        wanted.execute(both)
-        made.execute(both)
         assert catalogue(made) == catalogue(wanted)
 
 
@@ -73,7 +64,7 @@ def test_the_base_makes_what_the_first_fifteen_migrations_made(postgres: str, fi
         "execute function suppress_redundant_updates_trigger()",
     ],
 )
-def test_the_comparison_sees(postgres: str, changed: psycopg.Connection, change: str) -> None:
+def test_the_comparison_sees(changed: psycopg.Connection, change: str) -> None:
     before = catalogue(changed)
     with changed.transaction(force_rollback=True):
         changed.execute(change.encode())
@@ -81,7 +72,7 @@ def test_the_comparison_sees(postgres: str, changed: psycopg.Connection, change:
 
 
 @pytest.fixture(scope="module")
-def changed(postgres: str):  # type: ignore[no-untyped-def]
+def changed(postgres: str) -> Iterator[psycopg.Connection]:
     with database(postgres, migration_files()) as connection:
         yield connection
 

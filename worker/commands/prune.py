@@ -64,9 +64,9 @@ async def delete_objects(store: Store, expected: int) -> int:
     """Objects deleted; their rows went first, in the same step that wrote them down as on their way out."""
     count = 0
     with bar("files", expected) as advance:
-        while objects := await store.console.doom_media(OBJECTS_AT_ONCE):
+        while objects := await store.console.list_media_to_delete(OBJECTS_AT_ONCE):
             await store.bucket.remove(list(objects.values()))
-            await store.console.objects_deleted(list(objects))
+            await store.console.mark_media_deleted(list(objects))
             count += len(objects)
             advance.update(advance.task_ids[0], completed=count)
     return count

@@ -152,13 +152,13 @@ class Console:
         args = {"p_session": session, "p_before": before.isoformat(), "p_limit": limit}
         return Deleted(**known(Deleted, await self._call("wa_delete_messages", args)))
 
-    async def doom_media(self, limit: int) -> dict[str, str]:
+    async def list_media_to_delete(self, limit: int) -> dict[str, str]:
         """Paths of objects that nothing refers to any more, by sha256; empty when none is left."""
-        row = await self._call("wa_doom_media", {"p_limit": limit})
+        row = await self._call("wa_list_media_to_delete", {"p_limit": limit})
         return {one["sha256"]: one["storage_path"] for one in row["objects"]}
 
-    async def objects_deleted(self, sha256: Sequence[str]) -> None:
-        await self._call("wa_objects_deleted", {"p_sha256": list(sha256)})
+    async def mark_media_deleted(self, sha256: Sequence[str]) -> None:
+        await self._call("wa_mark_media_deleted", {"p_sha256": list(sha256)})
 
     async def export_messages(self, session: str, group: int, after: int, limit: int) -> list[Row]:
         args = {"p_session": session, "p_group": str(group), "p_after": str(after), "p_limit": limit}
