@@ -265,6 +265,22 @@ class VirtualPhone:
         items: list[Json] = (await self.post("/notification", {"type": kind, **more}))["items"]
         return [item["id"] for item in items]
 
+    async def passkey(self) -> Json:
+        """The last attempt at the passkey gate: its stage, the code on the phone's screen, problems, options."""
+        return await self.get("/passkey")
+
+    async def passkey_variant(self, **variant: str) -> Json:
+        """How the next attempts at the passkey gate go; without arguments as they should."""
+        return await self.post("/passkey", dict(variant))
+
+    async def passkey_assert(self, options: Json | None = None, **lies: object) -> Json:
+        """What the owner's browser answers to a WebAuthn request; without `options`, to the present one."""
+        return await self.post("/passkey/assert", {"lies": lies, **({} if options is None else {"options": options})})
+
+    async def passkey_confirm(self) -> None:
+        """A person has seen the same code twice."""
+        await self.post("/passkey/confirm", {})
+
     # The two verbs
 
     async def get(self, path: str, **query: int) -> Json:

@@ -25,6 +25,7 @@ export class Companion {
     this.identity = Buffer.from(data.eIdent ?? [])
     /** @type {import('./device.js').Bundle['signedPreKey']} */
     this.signedPreKey = { keyId: toNumber(data.eSkeyId), publicKey: Buffer.from(data.eSkeyVal ?? []), signature: Buffer.from(data.eSkeySig ?? []) }
+    this.deviceType = data.deviceProps ? proto.DeviceProps.decode(data.deviceProps).platformType ?? 0 : 0
     this.platform = data.deviceProps ? proto.DeviceProps.decode(data.deviceProps).os ?? '' : ''
   }
 

@@ -35,6 +35,8 @@ export class Connection {
   /** secrets of QR codes that count no longer @type {Set<string>} */
   retiredSecrets = new Set()
   offlineSent = 0
+  /** @type {import('./passkey.js').Gate | null} */
+  gate = null
   /** windows of the backlog that the client may still have */
   windows = 0
   delivering = false

@@ -8,6 +8,7 @@ import { ControlError } from './errors.js'
 import { addMembers, createGroup, describe, leaveGroup, removeMembers, renameGroup } from './groups.js'
 import { sendHistory } from './history.js'
 import { notify, sendNewsletter } from './notifications.js'
+import { gateOf, setPasskeyVariant } from './passkey.js'
 import { pairByCode, refreshCode, scan } from './pairing.js'
 import { enqueue, release, send, sendPeer } from './send.js'
 import { node } from './stanza.js'
@@ -27,6 +28,10 @@ const ROUTES = {
   'POST /scan': scan,
   'POST /pair_code': pairByCode,
   'POST /pair_code/refresh': refreshCode,
+  'GET /passkey': (phone) => gateOf(phone),
+  'POST /passkey': setPasskeyVariant,
+  'POST /passkey/assert': (phone, { options, lies }) => phone.passkey.assert(options ?? gateOf(phone).options, lies),
+  'POST /passkey/confirm': (phone) => Object.assign(gateOf(phone), { confirmed: true }),
   'GET /realism': (phone) => phone.realism.switches,
   'POST /realism': (phone, body) => phone.realism.set(body),
   'POST /notification': notify,
@@ -106,11 +111,11 @@ function reply(response, status, answer) {
 }
 
 /** @param {Phone} phone @param {any} request */
-async function waitFor(phone, { for: what, count = 1, timeout_ms = DEFAULT_WAIT_MS }) {
+async function waitFor(phone, { for: what, count = 1, stage = 'compare', timeout_ms = DEFAULT_WAIT_MS }) {
   /** @type {Record<string, () => boolean>} */
   const conditions = {
     connected: () => phone.live, disconnected: () => !phone.online, paired: () => Boolean(phone.companion?.jid),
-    qr_waiting: () => phone.state().qr_waiting, queue_empty: () => phone.queue.size === 0, logins: () => phone.logins >= count, prekeys: () => (phone.companion?.preKeys.size ?? 0) >= count
+    qr_waiting: () => phone.state().qr_waiting, queue_empty: () => phone.queue.size === 0, logins: () => phone.logins >= count, passkey: () => phone.gate?.stage === stage || Boolean(stage === 'problem' && phone.gate?.problems.length), prekeys: () => (phone.companion?.preKeys.size ?? 0) >= count
   }
   const met = conditions[what]
   if (!met) throw new ControlError(400, `cannot wait for ${what}`)

@@ -1,5 +1,6 @@
 /** The bytes on the WebSocket: the client's intro once, then frames of a 3-byte length and a body. */
 
+const DICTIONARY = 3 // of the tokens in stanzas; Baileys 6.x still has 2
 const INTRO_BYTES = 4 // "WA", protocol 6, dictionary 3
 const ROUTING_HEAD_BYTES = 7 // "ED" 0 1, then a 3-byte length of the routing info
 
@@ -39,6 +40,7 @@ export class FrameReader {
     if (bytes.length < start + INTRO_BYTES) return false
     this.intro = bytes.subarray(start, start + INTRO_BYTES)
     if (this.intro.subarray(0, 2).toString('latin1') !== 'WA') throw new Error('not a WhatsApp client')
+    if (this.intro[3] !== DICTIONARY) throw new Error(`the client speaks dictionary ${this.intro[3]}, this server ${DICTIONARY} only`)
     this.#buffered = bytes.subarray(start + INTRO_BYTES)
     return true
   }

@@ -7,6 +7,7 @@ import { createCipheriv, createDecipheriv, createHmac, hkdfSync, pbkdf2Sync, ran
 import { Curve, proto } from 'baileys'
 import { makeSigningKey } from './curve.js'
 import { ControlError } from './errors.js'
+import { Gate } from './passkey.js'
 import { bytesOf, child, node, SERVER } from './stanza.js'
 
 /** @typedef {import('./connection.js').Connection} Connection */
@@ -37,7 +38,7 @@ export async function scan(phone, { qr, tamper, timeout_ms = 10_000 }) {
   if (connection.candidate?.identity.toString('base64') !== identity) throw new ControlError(400, 'the QR names another identity than the client registered')
   if (phone.faults.take('refresh_at_scan')) retireQr(phone, { qr })
   if (connection.retiredSecrets.has(advSecret)) throw new ControlError(409, 'the device could not be linked: its QR was retired')
-  return link(phone, connection, Buffer.from(advSecret, 'base64'), timeout_ms, tamper)
+  return linkOrGate(phone, connection, Buffer.from(advSecret, 'base64'), timeout_ms, tamper)
 }
 
 /**
@@ -84,6 +85,15 @@ function readQr(phone, qr = '') {
   const connection = [...phone.connections].find((one) => one.state === 'qr' && one.refs.includes(ref))
   if (!connection?.candidate) throw new ControlError(404, 'no client is showing this QR')
   return { connection, identity, advSecret, ref }
+}
+
+/** @param {Phone} phone @param {Connection} connection @param {Buffer} advSecret @param {number} timeoutMs @param {string} [tamper] @returns {Promise<object>} */
+function linkOrGate(phone, connection, advSecret, timeoutMs, tamper) {
+  if (!phone.realism.switches.passkey) return link(phone, connection, advSecret, timeoutMs, tamper)
+  const gate = new Gate(connection, advSecret, phone.passkeyVariant, (secret) => link(phone, connection, secret, timeoutMs, tamper))
+  connection.gate = phone.gate = gate
+  gate.request()
+  return Promise.resolve({ passkey: gate })
 }
 
 /**
@@ -171,7 +181,7 @@ export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
     ])
   ]))
   if (!(await phone.until(() => request.bundle.length > 0, timeout_ms))) throw new ControlError(504, 'the client did not finish')
-  return link(phone, connection, openBundle(phone, connection), timeout_ms)
+  return linkOrGate(phone, connection, openBundle(phone, connection), timeout_ms)
 }
 
 /** What the server takes as `companion_platform_display`: a known browser on a known system. */

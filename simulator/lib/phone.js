@@ -4,6 +4,7 @@
  * Owns: the account, the linked device, the offline queue, the record of what the client did, the present connection.
  */
 import { EventEmitter, once } from 'node:events'
+import { Authenticator } from './authenticator.js'
 import { makeSigningKey } from './curve.js'
 import { ControlError } from './errors.js'
 import { Faults } from './faults.js'
@@ -46,6 +47,11 @@ export class Phone {
   holdBacklog = false
   historyAuto = true
   business = true
+  passkey = new Authenticator()
+  /** @type {Record<string, string>} how the next attempt at the passkey gate goes */
+  passkeyVariant = {}
+  /** @type {import('./passkey.js').Gate | null} */
+  gate = null
   /** the account is restricted until then, Unix milliseconds; each try to link meanwhile doubles what is left */
   restrictedUntil = 0
   /** @type {number[]} monotonic times of the logins of the last minute */

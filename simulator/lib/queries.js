@@ -8,8 +8,9 @@ import { bytesOf, child, children, node, SERVER } from './stanza.js'
 
 /** @typedef {import('./connection.js').Connection} Connection */
 /** @typedef {import('./stanza.js').Node} Node */
-/** @typedef {(connection: Connection, query: Node) => Node[] | {error: number, text: string}} Answer */
+/** @typedef {(connection: Connection, query: Node) => Node[] | {error: number, text: string} | null} Answer - null: silence */
 
+const PASSKEY_STEPS = ['passkey_request_options', 'ref', 'passkey_prologue', 'companion_nonce', 'encrypted_pairing_request']
 const NO_SUCH = { error: 404, text: 'item-not-found' }
 
 /** @type {Record<string, Answer>} */
@@ -35,6 +36,7 @@ export function answerQuery(connection, query) {
   if (phone.faults.take('iq_silence', (fault) => fault.xmlns === xmlns)) return
   const broken = phone.faults.take('iq_error', (fault) => fault.xmlns === xmlns)
   const answer = !allowed ? { error: 429, text: 'rate-overlimit' } : broken ? { error: Number(broken.code ?? 500), text: 'internal-server-error' } : (ANSWERS[xmlns] ?? (() => []))(connection, query)
+  if (!answer) return
   const from = query.attrs.to ?? SERVER
   if (Array.isArray(answer)) connection.send(node('iq', { from, type: 'result', id }, answer))
   else connection.send(node('iq', { from, type: 'error', id }, [node('error', { code: String(answer.error), text: answer.text })]))
@@ -146,6 +148,7 @@ function userFacts(phone, tag, person) {
 function multiDevice(connection, query) {
   const { phone } = connection
   const [first] = children(query)
+  if (first && PASSKEY_STEPS.includes(first.tag)) return connection.gate ? connection.gate.answer(first) : NO_SUCH
   if (first?.tag === 'remove-companion-device') {
     phone.log.add('logout', { connection: connection.number, jid: first.attrs.jid, reason: first.attrs.reason })
     phone.companion = null

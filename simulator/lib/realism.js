@@ -13,6 +13,7 @@ export const TIMES = {
   code_ms: 180_000, // life of a pairing code
   first_ref_ms: 60_000, // life of the first QR reference
   next_ref_ms: 20_000, // and of each one after it
+  passkey_ms: 600_000, // life of a passkey's challenge
   minute_ms: MINUTE_MS // of the two limits per minute
 }
 
@@ -26,6 +27,7 @@ export const KIND = {
   code_expires: false,
   check_display: false, // companion_platform_display must be "Browser (OS)", else 400
   min_version: '', // e.g. "2.3000.1030000000": an older client gets its QR, and the scan fails in silence
+  passkey: false, // after the scan or the code the owner must sign a challenge
   queries_per_minute: 0, // above it 429; 0: no limit
   logins_per_minute: 0, // above it the login is refused with 503
   time_scale: 1

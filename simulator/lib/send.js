@@ -15,7 +15,7 @@ import { node, SERVER } from './stanza.js'
 /** @typedef {import('./phone.js').Phone} Phone */
 /** @typedef {import('./stanza.js').Node} Node */
 /** @typedef {import('./device.js').Device} Device */
-/** @typedef {{duplicate?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean}} MessageFault */
+/** @typedef {{duplicate?: boolean, whole_blocks?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean}} MessageFault */
 
 /**
  * @typedef {object} SentMessage
@@ -131,7 +131,7 @@ function prepare(phone, request) {
 /** @param {Phone} phone @param {SentMessage} message @returns {Promise<Node>} */
 async function encrypt(phone, message) {
   const { group, device, fault, mediatype } = message
-  const damaged = { corrupt: fault.corrupt, tamper: fault.tamper_signature }
+  const damaged = { corrupt: fault.corrupt, wholeBlocks: fault.whole_blocks, tamper: fault.tamper_signature }
   if (fault.unavailable) return node(message.tag, message.attrs, [node('unavailable', { type: 'unknown' })])
   if (!group) {
     const { type, ciphertext } = await encryptPairwise(phone, device, message.message)

@@ -30,14 +30,17 @@ export class SenderKey {
   /**
    * Encrypts with the next iteration.
    * @param {Uint8Array} padded - the padded message
-   * @param {{corrupt?: boolean, tamper?: boolean}} [damage] - cannot be decrypted, but well signed · falsely signed
+   * @param {{corrupt?: boolean, wholeBlocks?: boolean, tamper?: boolean}} [damage] - cannot be decrypted, but well signed · and of a good length · falsely signed
    */
   encrypt(padded, damage = {}) {
     const seed = derive(this.#chainKey, 1)
     const keys = Buffer.from(hkdfSync('sha256', seed, Buffer.alloc(32), 'WhisperGroup', 64))
     const cipher = createCipheriv('aes-256-cbc', keys.subarray(16, 48), keys.subarray(0, 16))
-    let ciphertext = Buffer.concat([cipher.update(padded), cipher.final()])
-    if (damage.corrupt) ciphertext = ciphertext.subarray(0, -1) // no whole block: fails always, not 255 times in 256
+    const blocks = damage.corrupt && damage.wholeBlocks
+    if (blocks) cipher.setAutoPadding(false)
+    const plain = blocks ? Buffer.concat([padded, Buffer.alloc(16 - (padded.length % 16))]) : padded // zeros are no padding
+    let ciphertext = Buffer.concat([cipher.update(plain), cipher.final()])
+    if (damage.corrupt && !blocks) ciphertext = ciphertext.subarray(0, -1) // no whole block: fails always, not 255 times in 256
     const body = proto.SenderKeyMessage.encode({ id: this.#id, iteration: this.#iteration, ciphertext }).finish()
     const signed = Buffer.concat([Buffer.from([VERSION]), body])
     const signature = this.#signing.sign(signed)

@@ -69,6 +69,10 @@ test('frames are found whatever the chunks', () => {
   }
 })
 
+test('a client of another dictionary is refused by name', () => {
+  assert.throws(() => [...new FrameReader().read(Buffer.from([87, 65, 6, 2, 0, 0, 0]))], /dictionary 2/)
+})
+
 test('stanzas survive the wire, whatever the size of their contents', () => {
   const sizes = [0, 1, 255, 256, 20_000, 3_000_000, 16_384]
   const stanza = node('message', { from: '12@g.us', id: 'A', participant: '7:3@lid' }, sizes.map((size) => node('enc', { v: '2' }, randomBytes(size))))
