@@ -18,9 +18,10 @@ from loguru import logger
 from testkit.database import Database, Row
 from testkit.phone import Group, Sent, VirtualPhone
 from testkit.waiting import until
+from worker.errors import unwrapped
 from worker.settings import Settings
 from worker.store.embedded import Endpoint
-from worker.supervisor import Supervisor, unwrapped
+from worker.supervisor import Supervisor
 
 SEEN_SECONDS = 30.0
 MEMBERS = ("Ana", "Ben")

@@ -17,16 +17,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from worker.commands import LazyCommands
-from worker.errors import SettingsError, StateError, StoreError, WorkerError
+from worker.errors import ExitCode, WorkerError
 
 if TYPE_CHECKING:
     from worker.session.report import View
-
-EXIT_FAULT = 1
-EXIT_SETTINGS = 2
-EXIT_STATE = 3
-EXIT_STORE = 4
-EXIT_STUCK = 5
 
 app = typer.Typer(
     cls=LazyCommands,
@@ -92,29 +86,12 @@ def start(on_view: Callable[[View], None]) -> None:
             logger.warning("{}", misspelt(name))
         anyio.run(Supervisor(settings, on_view).run)
     except WorkerError as error:
-        fail(redact(str(error)), exit_code(error))
+        fail(redact(str(error)), error.exit_code)
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail("interrupted", ExitCode.INTERRUPTED)
     except Exception:
         logger.exception("a fault of the worker itself; please report it")
-        sys.exit(EXIT_FAULT)
-
-
-def exit_code(error: WorkerError) -> int:
-    """The exit code for what stopped the worker."""
-    from worker.session.reconnect_policy import Stuck
-
-    match error:
-        case SettingsError():
-            return EXIT_SETTINGS
-        case StateError():
-            return EXIT_STATE
-        case StoreError():
-            return EXIT_STORE
-        case Stuck():
-            return EXIT_STUCK
-        case _:
-            return EXIT_FAULT
+        sys.exit(ExitCode.FAULT)
 
 
 def fail(text: str, code: int) -> NoReturn:

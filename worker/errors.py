@@ -9,6 +9,7 @@
     │   ├── StaleEpoch           a newer connection of this worker exists: the batch belongs to an old one
     │   └── SequenceGap          a batch is missing before this one: a broken invariant
     ├── StateError               credentials are there but cannot be read (torn, or the wrong WORKER_STATE_KEY)
+    ├── Stuck                    the connection keeps stalling
     ├── BridgeError              the sidecar
     │   ├── SidecarGone          its process ended, or broke the protocol
     │   ├── CallTimeout          a call was not answered in time
@@ -23,17 +24,43 @@
 Branch on the type or on an attribute, never on the text. Errors of libraries are translated at the edge, with `from`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """Every exit code of `wa-worker`. An error class names its own."""
+
+    STOPPED = 0  # as asked
+    FAULT = 1  # of ours; a command: what was asked for failed
+    SETTINGS = 2  # a setting or an argument is missing or wrong
+    STATE = 3  # the stored account state cannot be read
+    STORE = 4  # Supabase does not answer, or refuses for good
+    STUCK = 5  # the connection keeps stalling
+    TOO_SLOW = 6  # the end took more than ten seconds
+    INTERRUPTED = 130  # Ctrl-C, or a second signal
+
 
 class WorkerError(Exception):
     """The base of all errors that this project raises."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAULT
 
 
 class SettingsError(WorkerError):
     """A setting is missing or wrong; the text names it and says what to do."""
 
+    exit_code = ExitCode.SETTINGS
+
 
 class StoreError(WorkerError):
     """Supabase did not do what it was asked."""
+
+    exit_code = ExitCode.STORE
 
 
 class StoreUnavailable(StoreError):
@@ -66,6 +93,14 @@ class SequenceGap(StoreError):
 
 class StateError(WorkerError):
     """The stored account state is present but unreadable; it must never be taken for absent."""
+
+    exit_code = ExitCode.STATE
+
+
+class Stuck(WorkerError):
+    """The connection keeps stalling: neither a new socket nor a new sidecar helped. The process must be restarted."""
+
+    exit_code = ExitCode.STUCK
 
 
 class BridgeError(WorkerError):
@@ -116,3 +151,25 @@ class MediaRefused(MediaError):
 
 class MediaCorrupt(MediaError):
     """A hash, the MAC, the length or the padding of the file is wrong."""
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise the cause of a task group's exception group instead of the group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise cause(group) from None
+
+
+def cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception to report: the first that is more than the end of a sidecar, which may only follow from it."""
+
+    def leaves(error: BaseException) -> Iterator[BaseException]:
+        if isinstance(error, BaseExceptionGroup):
+            for inner in error.exceptions:
+                yield from leaves(inner)
+        else:
+            yield error
+
+    return min(leaves(group), key=lambda error: isinstance(error, BridgeError))

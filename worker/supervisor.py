@@ -19,11 +19,20 @@ from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
 from worker.bridge.process import check_node, kill_at_once, make_environment, run_sidecar, sidecar_folder
-from worker.errors import BridgeError, SettingsError, StaleFence, StateError, StoreError, StoreUnavailable
+from worker.errors import (
+    BridgeError,
+    ExitCode,
+    SettingsError,
+    StaleFence,
+    StateError,
+    StoreError,
+    StoreUnavailable,
+    Stuck,
+    unwrapped,
+)
 from worker.log import hide
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import StallFound
-from worker.session.reconnect_policy import Stuck
 from worker.session.report import View
 from worker.session.watchdog import PING_EVERY_SECONDS, judge
 from worker.settings import Settings
@@ -42,10 +51,6 @@ SKEW_MAX_SECONDS = 5.0  # a larger one is audited (docs/architecture.md, "Live o
 
 FAILED = "The worker has ended itself and must be started again: {}"
 STOPPED = View(status="disconnected", state="stopped", say="The worker is stopped.")
-
-EXIT_OK = 0
-EXIT_FORCED = 130  # a second signal
-EXIT_TOO_SLOW = 6  # the end took more than ten seconds
 
 
 class Stop:
@@ -296,39 +301,17 @@ class Supervisor:
             async with anyio.create_task_group() as task_group:
                 async for number in signals:
                     if self._stop.asked:
-                        self._end_at_once(EXIT_FORCED, "a second signal: ending at once")
+                        self._end_at_once(ExitCode.INTERRUPTED, "a second signal: ending at once")
                     logger.info("{}: stopping", signal.Signals(number).name)
                     self._stop.ask()
                     task_group.start_soon(self._bound_the_end)
 
     async def _bound_the_end(self) -> None:
         await anyio.sleep(STOP_SECONDS)
-        self._end_at_once(EXIT_TOO_SLOW, "the end took too long: ending at once")
+        self._end_at_once(ExitCode.TOO_SLOW, "the end took too long: ending at once")
 
     def _end_at_once(self, code: int, why: str) -> None:
         logger.warning("{}", why)
         if self.health.sidecar_pid is not None:
             kill_at_once(self.health.sidecar_pid)
         os._exit(code)
-
-
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Turn a task group's exception group into the one exception that matters most."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        raise weightiest(group) from None
-
-
-def weightiest(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception to report: a fault of ours or of the settings before the mere end of a sidecar."""
-
-    def leaves(error: BaseException) -> Iterator[BaseException]:
-        if isinstance(error, BaseExceptionGroup):
-            for inner in error.exceptions:
-                yield from leaves(inner)
-        else:
-            yield error
-
-    return min(leaves(group), key=lambda error: isinstance(error, BridgeError))

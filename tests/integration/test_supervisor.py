@@ -27,9 +27,9 @@ from typer.testing import CliRunner
 
 from testkit.embedded import seed
 from worker.cli import app
+from worker.errors import ExitCode
 from worker.store import Store
 from worker.store.embedded import Endpoint
-from worker.supervisor import EXIT_FORCED
 
 BOUND = 60.0
 PYTHON = sys.executable
@@ -287,7 +287,7 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path, embedded: Endpoint, 
         await worker.until("the first one to be heard", lambda: "SIGTERM: stopping" in worker.log.read_text())
         started = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
-        assert await worker.ends() == EXIT_FORCED
+        assert await worker.ends() == ExitCode.INTERRUPTED
         assert time.monotonic() - started < 2.0
 
 

@@ -16,7 +16,7 @@ import pytest
 from testkit.inside import inside
 from testkit.phone import VirtualPhone
 from testkit.processes import alive
-from worker.session.reconnect_policy import Stuck
+from worker.errors import Stuck
 from worker.store.embedded import Endpoint
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 
 from worker.session.closes import (
+    DECISIONS,
+    METRIC_LABELS,
     Close,
+    CloseCode,
     Decision,
     FetchVersion,
     Halt,
@@ -16,6 +19,7 @@ from worker.session.closes import (
     Relogin,
     decide,
 )
+from worker.web.metrics import CODES
 
 TABLE: list[tuple[int | None, str, Phase, type[Any], str]] = [
     (401, "Connection Failure", "connecting", Relogin, "the phone unlinked us while we were away"),
@@ -184,3 +188,9 @@ def test_restarts_without_end_are_slowed_down_and_alerted() -> None:
 def test_a_refusal_for_once_is_told_as_one() -> None:
     say = decide(Close(code=401, message="something new", phase="open")).say
     assert say == "WhatsApp refused the connection once; trying again."
+
+
+def test_every_named_code_has_a_decision_and_a_metric_label() -> None:
+    assert list(DECISIONS) == list(CloseCode)
+    assert set(METRIC_LABELS) == {str(code.value) for code in CloseCode}
+    assert set(METRIC_LABELS) <= set(CODES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
@@ -13,14 +14,14 @@ import pytest
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
 from worker.bridge.protocol import ConnectionState, Stalled
-from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError
+from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, Stuck, cause
 from worker.session import reconnect_policy, socket
 from worker.session.auth_state import AuthState
 from worker.session.connection import Connection, SocketOptions
 from worker.session.discovery import Discovery
 from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import Ask, Request
-from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown, Stuck
+from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report
 from worker.session.requests import Requests
 from worker.session.version import VersionPolicy
@@ -28,7 +29,6 @@ from worker.settings import Settings
 from worker.store import Flag
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import StateCipher
-from worker.supervisor import weightiest
 
 
 @dataclass
@@ -97,7 +97,7 @@ async def life(
         try:
             await connection.run(sidecar.peer)
         except* Exception as group:
-            it.ended = weightiest(group)
+            it.ended = cause(group)
 
     with anyio.fail_after(BOUND):
         async with anyio.create_task_group() as task_group:
@@ -169,7 +169,10 @@ async def test_codes_that_ran_out_are_renewed_after_a_pause_if_that_is_set() -> 
     async with life(worker_qr_again_s=1) as it:
         await it.connects(1)
         it.sidecar.closes(408, "QR refs attempts ended", "pairing")
+        await it.state("idle")
+        idle_since = time.monotonic()
         await it.connects(2)
+        assert time.monotonic() - idle_since > 0.9
 
 
 async def test_a_lost_connection_is_made_again_with_growing_pauses() -> None:
@@ -289,8 +292,12 @@ async def test_a_pairing_code_that_never_comes_is_turned_down() -> None:
 async def test_a_temporary_ban_is_waited_out() -> None:
     async with life() as it:
         await it.connects(1)
-        it.sidecar.closes(402, "Connection Failure", "connecting", {"expire": "0.05"})
+        it.sidecar.closes(402, "Connection Failure", "connecting", {"expire": "0.5"})
+        row = await it.state("needs_you")
+        over = datetime.fromisoformat(row["detail"]["next_attempt_at"])
+        assert over > datetime.now(UTC)
         await it.connects(2)
+        assert datetime.now(UTC) >= over
 
 
 async def test_a_refresh_ends_the_socket_and_makes_a_new_one() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.cli import EXIT_SETTINGS, EXIT_STATE
+from worker.errors import ExitCode
 from worker.settings import Settings
 from worker.supervisor import STOP_SECONDS
 
@@ -88,7 +88,7 @@ def test_whoever_stops_the_worker_waits_longer_than_it_needs(file: str, pattern:
 def test_systemd_does_not_restart_what_a_restart_cannot_cure() -> None:
     found = re.search(r"^RestartPreventExitStatus=(.*)$", read("deploy/wa-worker.service"), re.MULTILINE)
     assert found
-    assert {int(code) for code in found[1].split()} == {EXIT_SETTINGS, EXIT_STATE}
+    assert {int(code) for code in found[1].split()} == {ExitCode.SETTINGS, ExitCode.STATE}
 
 
 def tool(folder: Path, name: str, document: object) -> None:

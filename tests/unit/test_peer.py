@@ -182,6 +182,42 @@ async def test_requests_are_answered_side_by_side() -> None:
         assert {"jsonrpc": "2.0", "id": 1, "result": {"creds": None}} in answers
 
 
+async def test_an_answer_arrives_while_more_requests_than_run_at_once_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_module, "REQUESTS_AT_ONCE", 1)
+    database, asked = anyio.Event(), []
+
+    async def get(state: StateGet) -> Values:
+        asked.append(state.ids[0])
+        await database.wait()
+        return Values(values={})
+
+    async with link({"state.get": get}) as (peer, far):
+        for n in range(3):
+            await far.says(id=n, method="state.get", params={"type": "session", "ids": [str(n)]})
+        async with anyio.create_task_group() as calls:
+            calls.start_soon(peer.ping)
+            await far.says(id=(await far.hears())["id"], result=PONG)
+        assert asked == ["0"], "the others wait for their turn"
+        database.set()
+        assert [(await far.hears())["id"] for _ in range(3)] == [0, 1, 2]
+        assert asked == ["0", "1", "2"], "in order"
+
+
+async def test_a_flood_of_requests_does_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_module, "REQUESTS_WAITING", 5)
+
+    async def load(_: Nothing) -> Loaded:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with link({"state.load": load}) as (peer, far):
+        for n in range(6):
+            await far.says(id=n, method="state.load", params={})
+        assert [each async for each in peer.notifications] == []
+        with pytest.raises(SidecarGone, match="floods"):
+            await peer.ping()
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "because"),
     [

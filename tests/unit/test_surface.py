@@ -14,17 +14,15 @@ import pytest
 from rich.console import Console
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
-from worker import cli
 from worker.bridge.protocol import Commit, Group, GroupEvent
 from worker.commands.terminal import Terminal, draw_qr
-from worker.errors import CallFailed, CallTimeout, SettingsError, StateError, StoreUnavailable, WorkerError
+from worker.errors import CallFailed, CallTimeout, SettingsError, StateError, StoreUnavailable, Stuck, WorkerError
 from worker.ingest.rules.batch import ingest
 from worker.ingest.rules.normalise import Rules
 from worker.session import discovery as discovery_module
 from worker.session.discovery import Discovery, as_change
 from worker.session.flags import Ask, Request
 from worker.session.housekeeping import Housekeeping
-from worker.session.reconnect_policy import Stuck
 from worker.session.report import Report, View
 from worker.store import Flag
 from worker.store.session import SessionStore
@@ -289,4 +287,4 @@ async def test_discards_are_summed_up_in_the_audit_log_by_reason_and_only_the_ne
     ],
 )
 def test_each_kind_of_end_has_its_exit_code(error: WorkerError, code: int) -> None:
-    assert cli.exit_code(error) == code
+    assert error.exit_code == code

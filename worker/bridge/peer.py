@@ -1,6 +1,7 @@
 """JSON-RPC 2.0 over the sidecar's pipes: ids, time-outs, answers, notifications in order.
 
-Owns who waits for what. Knows the methods' names and shapes only through the tables it is given.
+The reading loop never waits: each request runs in a task of its own, so answers arrive while handlers are busy. Knows
+names and shapes of the methods only from `protocol`.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ from worker.bridge.protocol import (
     Refreshed,
     Wire,
 )
-from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, StoreError, StoreUnavailable
+from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, StoreError, StoreUnavailable, unwrapped
 
-CONNECT_SECONDS = 75.0  # state.load may wait through 20 s of a slow database, more than once; then the module loads
+CONNECT_SECONDS = 75.0  # state.load may wait 15 s for the database, more than once; then Baileys loads
 CLOSE_EXTRA_SECONDS = 5.0  # beyond the drain: a logout is one query, and ending a socket is immediate
 LOGOUT_EXTRA_SECONDS = 15.0  # the logout stanza goes to WhatsApp and back; a phone off-line is not waited for
 PAIRING_CODE_SECONDS = 30.0  # one query that WhatsApp answers in a second
-GROUPS_SECONDS = 70.0  # Baileys gives a query up after 60 s; then it is its error that we want
+GROUPS_SECONDS = 70.0  # Baileys ends a query after 60 s with an error that says more than our time-out
 MEDIA_REFRESH_SECONDS = 60.0  # the phone must be awake; Baileys itself would wait for ever
 PING_SECONDS = 10.0  # an event loop that lags longer is a hang
-REQUESTS_AT_ONCE = 256  # the sidecar has one commit in flight and a few reads; more than this is back-pressure
-NOTIFICATIONS_AT_ONCE = 1024  # a handful an hour is usual; a full queue means that one side has gone mad
+REQUESTS_AT_ONCE = 256  # the sidecar has one commit in flight and a few reads; further requests wait their turn
+REQUESTS_WAITING = 4096  # with those in work; a sidecar that sends more has failed
+NOTIFICATIONS_AT_ONCE = 1024  # a handful an hour is usual; a full queue means that one side has failed
 
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
@@ -77,7 +79,8 @@ class Peer:
         self._waiting: dict[int, _Waiter] = {}
         self._last_id = 0
         self._gone: str | None = None
-        self._limit = anyio.Semaphore(REQUESTS_AT_ONCE)
+        self._limit = anyio.Semaphore(REQUESTS_AT_ONCE)  # first come, first served: commits keep their order
+        self._unanswered = 0
         self._told, self.notifications = anyio.create_memory_object_stream[Notification](NOTIFICATIONS_AT_ONCE)
 
     def __enter__(self) -> Peer:
@@ -122,17 +125,13 @@ class Peer:
         """
         reason = "the sidecar closed its end of the wire"
         try:
-            async with anyio.create_task_group() as task_group:
-                async for document in self._lines:
-                    await self._receive(document, task_group)
-                task_group.cancel_scope.cancel()
+            with unwrapped():
+                async with anyio.create_task_group() as task_group:
+                    async for document in self._lines:
+                        self._receive(document, task_group)
+                    task_group.cancel_scope.cancel()
         except SidecarGone as gone:
             reason = str(gone)
-        except BaseExceptionGroup as group:
-            raised = _single(group)
-            if not isinstance(raised, SidecarGone):
-                raise raised from None
-            reason = str(raised)
         finally:
             self._end(reason)
         raise SidecarGone(reason)
@@ -143,12 +142,14 @@ class Peer:
             waiter.done.set()
         self._told.close()
 
-    async def _receive(self, document: dict[str, Any], task_group: TaskGroup) -> None:
+    def _receive(self, document: dict[str, Any], task_group: TaskGroup) -> None:
         method = document.get("method")
         if not isinstance(method, str):
             self._take_answer(document)
         elif "id" in document:
-            await self._limit.acquire()
+            if self._unanswered == REQUESTS_WAITING:
+                raise SidecarGone("the sidecar floods the worker with requests")
+            self._unanswered += 1
             task_group.start_soon(self._answer, document["id"], method, document.get("params") or {})
         else:
             self._take_notification(method, document.get("params") or {})
@@ -160,7 +161,7 @@ class Peer:
             waiter.answer = document
             waiter.done.set()
         elif "result" in document or "error" in document:
-            logger.debug("an answer came too late or to nobody")
+            logger.debug("the sidecar answered a call that nobody waits for any more")
         else:
             raise SidecarGone("the sidecar wrote a JSON object that is no JSON-RPC")
 
@@ -180,9 +181,10 @@ class Peer:
 
     async def _answer(self, number: Any, method: str, params: dict[str, Any]) -> None:
         try:
-            answer = await self._dispatch(method, params)
+            async with self._limit:
+                answer = await self._dispatch(method, params)
         finally:
-            self._limit.release()
+            self._unanswered -= 1
         await self._writer.send({"jsonrpc": "2.0", "id": number, **answer})
 
     async def _dispatch(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -255,8 +257,3 @@ def _where(wrong: ValidationError) -> str:
     """Which fields are wrong and how, without their values: those may be a message or a key."""
     first = wrong.errors(include_input=False, include_url=False, include_context=False)[:3]
     return "; ".join(f"{'.'.join(str(part)[:40] for part in error['loc'])} {error['type']}" for error in first)
-
-
-def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    inner = group.exceptions[0]
-    return _single(inner) if isinstance(inner, BaseExceptionGroup) else inner

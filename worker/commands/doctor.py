@@ -21,9 +21,9 @@ from anyio.abc import AsyncResource
 from rich.text import Text
 
 from worker.bridge.process import check_node, sidecar_folder
-from worker.commands.runtime import EXIT_NOT_DONE, EXIT_SETTINGS, end, find, run
+from worker.commands.runtime import end, find, run
 from worker.commands.show import number_of, out, plain, print_json
-from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable
+from worker.errors import ExitCode, SettingsError, StoreError, StoreRefused, StoreUnavailable
 from worker.settings import Settings, load_settings, misspelt, unknown_names
 from worker.store import BUCKET, SCHEMA_VERSION, Store, Timeouts, connect_store
 
@@ -68,7 +68,7 @@ def doctor(
         settings = load_settings()
     except SettingsError as wrong:
         _print(Finding(name="Settings", grade="fail", text=str(wrong)), json_)
-        end("the settings cannot be read; nothing else was looked at", EXIT_SETTINGS)
+        end("the settings cannot be read; nothing else was looked at", ExitCode.SETTINGS)
 
     async def work(_: Settings) -> int:
         findings = []
@@ -85,7 +85,7 @@ def doctor(
             notes = sum(finding.grade == "note" for finding in findings)
             but = f", with {number_of(notes, 'note')}" if notes else ""
             out().print(f"\nAll is well{but}.", style="bold")
-        return EXIT_NOT_DONE if failed else 0
+        return ExitCode.FAULT if failed else 0
 
     run(work)
 

@@ -24,9 +24,9 @@ import typer
 
 from worker.commands.groups import label, resolve
 from worker.commands.prune import bar
-from worker.commands.runtime import EXIT_NOT_DONE, WrongArgument, perform
+from worker.commands.runtime import WrongArgument, perform
 from worker.commands.show import err, number_of, out, plain, print_json
-from worker.errors import StoreRefused
+from worker.errors import ExitCode, StoreRefused
 from worker.settings import Settings
 from worker.store import Store
 
@@ -79,7 +79,7 @@ def export(
         else:
             new = f"{number_of(counts.messages, 'message')} and {number_of(counts.files, 'file')}"
             out().print(f"{label(chosen)}: {new} new, in {folder}", markup=False)
-        return EXIT_NOT_DONE if counts.missing else 0
+        return ExitCode.FAULT if counts.missing else 0
 
     perform(work)
 

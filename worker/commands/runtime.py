@@ -8,39 +8,36 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
 import httpx
 import typer
 
-from worker.errors import SettingsError, StoreError, StoreRefused, StoreUnavailable, WorkerError
+from worker.errors import ExitCode, SettingsError, StoreRefused, StoreUnavailable, WorkerError, cause
 from worker.log import hide, redact, set_up_log
 from worker.settings import Settings, load_settings
 from worker.store import Store, connect_store
 from worker.store.embedded import read_endpoint
 
-EXIT_NOT_DONE = 1
-EXIT_SETTINGS = 2
-EXIT_STORE = 4
-EXIT_INTERRUPTED = 130
-
 ANSWER_SECONDS = 5.0  # on this machine
 
 
 class NotDone(WorkerError):
-    """What was asked for failed, and nothing is broken; the text says why (exit code 1)."""
+    """What was asked for failed, and nothing is broken; the text says why."""
 
 
 class WrongArgument(WorkerError):
-    """An argument names nothing, or more than one thing (exit code 2)."""
+    """An argument names nothing, or more than one thing."""
+
+    exit_code = ExitCode.SETTINGS
 
 
 Work = Callable[[Settings, Store], Awaitable[int | None]]
 
 
-def perform(work: Work, *, interrupted: int = EXIT_INTERRUPTED) -> None:
+def perform(work: Work, *, interrupted: int = ExitCode.INTERRUPTED) -> None:
     """Run a command to its end. `interrupted` is the exit code of Ctrl-C."""
 
     async def connected(settings: Settings) -> int | None:
@@ -50,7 +47,7 @@ def perform(work: Work, *, interrupted: int = EXIT_INTERRUPTED) -> None:
     run(connected, interrupted=interrupted)
 
 
-def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int = EXIT_INTERRUPTED) -> None:
+def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int = ExitCode.INTERRUPTED) -> None:
     """The same for a command that connects by itself."""
     try:
         settings = load_settings()
@@ -63,30 +60,22 @@ def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int =
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except WorkerError as error:
-        end(explain(error), exit_code(error))
+        end(explain(error), error.exit_code)
     except typer.Exit:
         raise
     except ExceptionGroup as group:
         ours = group.subgroup(WorkerError)
         if ours is None:
             raise
-        first = next(leaves(ours))
-        end(explain(first), exit_code(first))
+        first = cause(ours)
+        assert isinstance(first, WorkerError)
+        end(explain(first), first.exit_code)
     except Exception as fault:
         if os.environ.get("LOG_LEVEL", "").lower() in ("trace", "debug"):
             raise
         end(f"a fault of wa-worker itself ({type(fault).__name__}); LOG_LEVEL=debug shows where. Please report it.", 1)
     if code:
         raise typer.Exit(code)
-
-
-def leaves(group: ExceptionGroup[WorkerError]) -> Iterator[WorkerError]:
-    """What is in a task group's exception group."""
-    for inner in group.exceptions:
-        if isinstance(inner, ExceptionGroup):
-            yield from leaves(inner)
-        else:
-            yield inner
 
 
 def end(text: str, code: int) -> None:
@@ -98,17 +87,6 @@ def end(text: str, code: int) -> None:
     for line in redact(text).splitlines():
         print(f"wa-worker: {line}", file=sys.stderr)
     raise typer.Exit(code) from None
-
-
-def exit_code(error: WorkerError) -> int:
-    """The exit code for what ended a command."""
-    match error:
-        case SettingsError() | WrongArgument():
-            return EXIT_SETTINGS
-        case StoreError():
-            return EXIT_STORE
-        case _:
-            return EXIT_NOT_DONE
 
 
 def explain(error: WorkerError) -> str:

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from worker.commands.groups import as_json as groups_as_json
 from worker.commands.groups import groups_table
-from worker.commands.runtime import EXIT_NOT_DONE, perform
+from worker.commands.runtime import perform
 from worker.commands.show import ago, number_of, out, plain, print_json, span
+from worker.errors import ExitCode
 from worker.settings import Settings
 from worker.store import Store
 from worker.store.console import Figures, ListedGroup
@@ -65,7 +66,7 @@ def status(
             print_json(document(overview))
         else:
             out().print(render(overview))
-        return EXIT_NOT_DONE if check and not overview.storing else 0
+        return ExitCode.FAULT if check and not overview.storing else 0
 
     perform(work)
 

@@ -1,17 +1,20 @@
-"""What the end of a connection means, and what to do about it: one rule over FACTS §2 and §13.
+"""What the end of a connection means, and what to do about it.
 
-Pure. The code and the message decide together; the sidecar reports them as Baileys gave them. Every decision carries
-the plain words that a person reads in `wa_sessions.detail`.
+Pure. Code and message decide together; the sidecar reports them as Baileys gave them. Every decision carries the
+sentence that a person reads in `wa_sessions.detail`. To add a code: a name in `CloseCode`, a line in `DECISIONS`.
+Source: docs/whatsapp.md, "Closes" and "The server's side".
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal
 
 Phase = Literal["connecting", "pairing", "open"]
-IMMEDIATE_MAX = 3  # 515 comes once after a pairing; more of them in a row are a fault and are backed off
-BAN_SECONDS_MAX = 14 * 86_400.0  # WhatsApp's own bans last hours or days; a longer figure is a mistake in reading it
+IMMEDIATE_MAX = 3  # RESTART_REQUIRED comes once after a pairing; more in a row are a fault and are backed off
+BAN_SECONDS_MAX = 14 * 86_400.0  # WhatsApp's own bans last hours or days; we misread a longer figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class FetchVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class Relogin:
-    """The link is gone: forget the credentials, ask for a new QR code."""
+    """The phone no longer lists this device: delete the credentials, ask for a new QR code."""
 
     say: str
 
@@ -71,70 +74,90 @@ class Halt:
 
 Decision = Reconnect | ReconnectNow | FetchVersion | Relogin | Idle | Halt
 
+
+class CloseCode(IntEnum):
+    """Every code that is known, with its name. The metrics count them under their number."""
+
+    GENERIC_FAILURE = 400
+    LOGGED_OUT = 401
+    TEMPORARY_BAN = 402
+    ACCOUNT_LOCKED = 403
+    CLIENT_OUTDATED = 405
+    BANNED = 406
+    LOST_OR_TIMED_OUT = 408
+    BAD_USER_AGENT = 409
+    MUST_RELINK = 411
+    TOKEN_EXPIRED = 413
+    TOKEN_INVALID = 414
+    TOKEN_UNKNOWN = 415
+    CLIENT_UNKNOWN = 418
+    CONNECTION_CLOSED = 428
+    REPLACED = 440
+    STREAM_ERROR = 500
+    EXPERIMENTAL = 501
+    SERVER_RESTART = 503
+    RESTART_REQUIRED = 515
+
+
 _ASK_AGAIN = "then ask for a refresh (wa_refresh_qr_requested)"
 _UNLINKED = ("Connection Failure", "Stream Errored")  # only these two say that the phone unlinked us
 _CODES_RAN_OUT = "QR refs attempts ended"
 _UNTRUSTED = ("invalid signature", "signature invalid", "account signature", "certificat")
+# Baileys gives these to an untrusted peer; 500 is also its default for an error without a code. The text says more.
+_UNTRUSTED_CODES = (None, CloseCode.GENERIC_FAILURE, CloseCode.STREAM_ERROR)
 
 
 def decide(close: Close, immediate_before: int = 0) -> Decision:
-    """What to do after `close`; `immediate_before` = reconnects at once since the last connection that held.
+    """What to do after `close`; `immediate_before` = reconnects at once since a connection last held.
 
-    Source: FACTS §2 and §13. An unknown code is backed off and reported: it is never a reason to forget credentials.
+    An unknown code is backed off and reported: it is never a reason to delete credentials.
     """
-    match close.code:
-        # Baileys gives these 400 or, for want of a code, 500: here the text says more than the number.
-        case None | 400 | 500 if any(word in close.message.lower() for word in _UNTRUSTED):
-            return _untrusted(close.phase)
-        case 401 if close.message.startswith(_UNLINKED):
-            return Relogin(say="The phone has unlinked this device. Scan the new QR code to link it again.")
-        case 401:
-            return Reconnect(say="WhatsApp refused the connection once; trying again.", alert=True)
-        case 402:
-            return _banned_for_a_time(close.data)
-        case 403:
-            return Halt(say=f"WhatsApp has locked this account, or its phone is gone. Look at the phone, {_ASK_AGAIN}.")
-        case 405:
-            return FetchVersion(say="WhatsApp no longer accepts this client version; looking for the present one.")
-        case 406:
-            return Halt(say="WhatsApp has banned this account. Appeal on the phone; the worker will not connect again.")
-        case 408 if _CODES_RAN_OUT in close.message:
-            return Idle(
-                say="Nobody scanned the QR codes in time. Ask for a refresh (wa_refresh_qr_requested) for new ones."
-            )
-        case 408 if close.phase == "open":
-            return Reconnect(say="The connection to WhatsApp was lost; trying again.")
-        case 408:
-            return Reconnect(say="WhatsApp could not be reached; trying again. Is this machine on the Internet?")
-        case 400 | 409 | 501:
-            return Reconnect(say=f"WhatsApp refused the connection (code {close.code}); trying again.", alert=True)
-        case 411:
-            return Relogin(say="WhatsApp asks to link this device anew. Scan the new QR code.")
-        case 413 | 414 | 415 | 418:
-            say = (
-                f"WhatsApp refuses this device's credentials (code {close.code}). Unlink it on the phone, {_ASK_AGAIN}."
-            )
-            return Halt(say=say)
-        case 428:
-            return Reconnect(say="WhatsApp closed the connection; trying again.")
-        case 440:
-            return Halt(say=f"Another program has taken over this linked device. Stop that program, {_ASK_AGAIN}.")
-        case 500 if "(ack)" in close.message:
-            return Reconnect(say="WhatsApp rejected a receipt and closed the connection; trying again.", counter="ack")
-        case 500:
-            return Reconnect(say="WhatsApp reported an error and closed the connection; trying again.")
-        case 503:
-            return Reconnect(say="WhatsApp's server is restarting; trying again.")
-        case 515 if immediate_before < IMMEDIATE_MAX:
-            return ReconnectNow(say="WhatsApp asks for a new connection; connecting again at once.")
-        case 515:
-            return Reconnect(say="WhatsApp keeps asking for new connections; trying again more slowly.", alert=True)
-        case None:
-            return Reconnect(say="The connection could not be made; trying again.")
-        case _:
-            return Reconnect(
-                say=f"WhatsApp closed the connection with an unknown code {close.code}; trying again.", alert=True
-            )
+    if close.code in _UNTRUSTED_CODES and any(word in close.message.lower() for word in _UNTRUSTED):
+        return _untrusted(close.phase)
+    if close.code is None:
+        return Reconnect(say="The connection could not be made; trying again.")
+    rule = DECISIONS.get(close.code)
+    if rule is None:
+        say = f"WhatsApp closed the connection with an unknown code {close.code}; trying again."
+        return Reconnect(say=say, alert=True)
+    return rule(close, immediate_before) if callable(rule) else rule
+
+
+def _logged_out(close: Close, _: int) -> Decision:
+    if close.message.startswith(_UNLINKED):
+        return Relogin(say="The phone has unlinked this device. Scan the new QR code to link it again.")
+    return Reconnect(say="WhatsApp refused the connection once; trying again.", alert=True)
+
+
+def _lost_or_timed_out(close: Close, _: int) -> Decision:
+    if _CODES_RAN_OUT in close.message:
+        return Idle(
+            say="Nobody scanned the QR codes in time. Ask for a refresh (wa_refresh_qr_requested) for new ones."
+        )
+    if close.phase == "open":
+        return Reconnect(say="The connection to WhatsApp was lost; trying again.")
+    return Reconnect(say="WhatsApp could not be reached; trying again. Is this machine on the Internet?")
+
+
+def _refused(close: Close, _: int) -> Decision:
+    return Reconnect(say=f"WhatsApp refused the connection (code {close.code}); trying again.", alert=True)
+
+
+def _credentials_refused(close: Close, _: int) -> Decision:
+    say = f"WhatsApp refuses this device's credentials (code {close.code}). Unlink it on the phone, {_ASK_AGAIN}."
+    return Halt(say=say)
+
+
+def _stream_error(close: Close, _: int) -> Decision:
+    if "(ack)" in close.message:
+        return Reconnect(say="WhatsApp rejected a receipt and closed the connection; trying again.", counter="ack")
+    return Reconnect(say="WhatsApp reported an error and closed the connection; trying again.")
+
+
+def _restart_required(_: Close, immediate_before: int) -> Decision:
+    if immediate_before < IMMEDIATE_MAX:
+        return ReconnectNow(say="WhatsApp asks for a new connection; connecting again at once.")
+    return Reconnect(say="WhatsApp keeps asking for new connections; trying again more slowly.", alert=True)
 
 
 def _untrusted(phase: Phase) -> Halt:
@@ -148,8 +171,8 @@ def _untrusted(phase: Phase) -> Halt:
     )
 
 
-def _banned_for_a_time(data: object) -> Halt:
-    seconds = _ban_seconds(data)
+def _banned_for_a_time(close: Close, _: int) -> Halt:
+    seconds = _ban_seconds(close.data)
     if seconds is None:
         return Halt(
             say=f"WhatsApp has banned this account for a time. Wait until the phone says it is over, {_ASK_AGAIN}."
@@ -175,3 +198,36 @@ def _in_words(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.0f} hours"
+
+
+# What to do after each code: the decision, or what makes it of the close and of `immediate_before`.
+DECISIONS: Mapping[int, Decision | Callable[[Close, int], Decision]] = {
+    CloseCode.GENERIC_FAILURE: _refused,
+    CloseCode.LOGGED_OUT: _logged_out,
+    CloseCode.TEMPORARY_BAN: _banned_for_a_time,
+    CloseCode.ACCOUNT_LOCKED: Halt(
+        say=f"WhatsApp has locked this account, or its phone is gone. Look at the phone, {_ASK_AGAIN}."
+    ),
+    CloseCode.CLIENT_OUTDATED: FetchVersion(
+        say="WhatsApp no longer accepts this client version; looking for the present one."
+    ),
+    CloseCode.BANNED: Halt(
+        say="WhatsApp has banned this account. Appeal on the phone; the worker will not connect again."
+    ),
+    CloseCode.LOST_OR_TIMED_OUT: _lost_or_timed_out,
+    CloseCode.BAD_USER_AGENT: _refused,
+    CloseCode.MUST_RELINK: Relogin(say="WhatsApp asks to link this device anew. Scan the new QR code."),
+    CloseCode.TOKEN_EXPIRED: _credentials_refused,
+    CloseCode.TOKEN_INVALID: _credentials_refused,
+    CloseCode.TOKEN_UNKNOWN: _credentials_refused,
+    CloseCode.CLIENT_UNKNOWN: _credentials_refused,
+    CloseCode.CONNECTION_CLOSED: Reconnect(say="WhatsApp closed the connection; trying again."),
+    CloseCode.REPLACED: Halt(
+        say=f"Another program has taken over this linked device. Stop that program, {_ASK_AGAIN}."
+    ),
+    CloseCode.STREAM_ERROR: _stream_error,
+    CloseCode.EXPERIMENTAL: _refused,
+    CloseCode.SERVER_RESTART: Reconnect(say="WhatsApp's server is restarting; trying again."),
+    CloseCode.RESTART_REQUIRED: _restart_required,
+}
+METRIC_LABELS = tuple(str(int(code)) for code in DECISIONS)  # of `wa_disconnects` and `wa_reconnects`

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
 from worker.bridge.protocol import CloseInfo
-from worker.errors import SidecarGone, WorkerError
+from worker.errors import SidecarGone, Stuck
 from worker.session.backoff import JITTER_MAX_SECONDS, next_delay
 from worker.session.closes import Close, Decision, FetchVersion, Halt, Idle, Reconnect, ReconnectNow, Relogin, decide
 from worker.session.report import Report, View
@@ -51,10 +51,6 @@ class Relink:
 
 
 Plan = Connect | StayDown | AwaitDatabase | Relink
-
-
-class Stuck(WorkerError):
-    """Neither a new socket nor a new sidecar helped; the process must be restarted (exit code 5)."""
 
 
 @dataclass

@@ -31,7 +31,7 @@ import anyio
 import httpx
 from anyio.abc import ByteReceiveStream, Process, TaskStatus
 
-from worker.errors import SettingsError, StoreUnavailable
+from worker.errors import SettingsError, StoreUnavailable, cause
 from worker.store.endpoint import (
     Endpoint,
     free_port,
@@ -199,7 +199,7 @@ class _Server:
                 group.cancel_scope.cancel()
         except ExceptionGroup as errors:
             await self._stop()
-            raise errors.exceptions[0] from None
+            raise cause(errors) from None
         except BaseException:
             await self._stop()
             raise

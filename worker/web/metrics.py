@@ -14,6 +14,7 @@ import anyio
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 
 from worker.bridge.protocol import Commit
+from worker.session.closes import METRIC_LABELS
 from worker.store import Batch, Committed
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 OUTCOMES = ("stored", "upgraded", "duplicate", "skipped", "refused")
 REASONS = ("unmonitored", "not_a_group", "too_old", "malformed", "protocol", "key_share", "history")
-CODES = ("401", "402", "403", "405", "406", "408", "409", "411", "428", "440", "500", "503", "515", "none")
+CODES = (*METRIC_LABELS, "none")
 ABANDONED = ("expired", "too_large", "refused", "corrupt", "failed")
 OTHER = "other"
 COMMIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # 0.05 s at rest; 10 s is the call's time-out
