@@ -77,7 +77,7 @@ function withFiles(phone, value, blobs) {
 /** @param {Blob} blob @param {Record<string, any>} media */
 function fileFields({ kind, mediaKey, fileSha256, fileEncSha256, fileLength, directPath }, media) {
   return {
-    url: `${MEDIA_HOST}${directPath}`, directPath, mediaKey, fileSha256, fileEncSha256, fileLength, mimetype: media.mime ?? MIME[kind],
+    url: `${media.host ? `https://${media.host}` : MEDIA_HOST}${directPath}`, directPath: media.no_direct_path ? undefined : directPath, mediaKey, fileSha256, fileEncSha256, fileLength, mimetype: media.mime ?? MIME[kind],
     mediaKeyTimestamp: Math.floor(Date.now() / 1000)
   }
 }

@@ -5,9 +5,10 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { room } from './backlog.js'
 import { conflict, makeFault, makeMediaFault } from './control-faults.js'
 import { ControlError } from './errors.js'
-import { addMembers, createGroup, describe, leaveGroup, removeMembers, renameGroup } from './groups.js'
+import { addMembers, changeAddressing, changeAdmins, createGroup, describe, leaveGroup, removeMembers, renameGroup } from './groups.js'
 import { sendHistory } from './history.js'
 import { notify, sendNewsletter } from './notifications.js'
+import { call, revoke, sendBotMessage } from './other-stanzas.js'
 import { gateOf, setPasskeyVariant } from './passkey.js'
 import { pairByCode, refreshCode, scan } from './pairing.js'
 import { enqueue, release, send, sendPeer } from './send.js'
@@ -49,6 +50,12 @@ const ROUTES = {
   'POST /groups/leave': leaveGroup,
   'POST /groups/add': addMembers,
   'POST /groups/remove': removeMembers,
+  'POST /groups/admins': changeAdmins,
+  'POST /groups/addressing': changeAddressing,
+  'POST /media/hosts': (phone, { hosts }) => ({ hosts: (phone.mediaHosts = hosts.map(String)) }),
+  'POST /call': call,
+  'POST /bot': sendBotMessage,
+  'POST /revoke': revoke,
   'POST /send': send,
   'POST /send_many': sendMany,
   'POST /burst': burst,

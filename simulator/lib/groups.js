@@ -7,14 +7,14 @@ import { node } from './stanza.js'
 /** @typedef {import('./people.js').Group} Group */
 /** @typedef {import('./phone.js').Phone} Phone */
 
-/** @param {Phone} phone @param {{subject?: string, participants?: string[], addressing_mode?: string, notify?: boolean, id?: string}} request */
-export async function createGroup(phone, { subject, participants = [], addressing_mode = 'lid', notify = true, id = newGroupId() }) {
+/** @param {Phone} phone @param {{subject?: string, participants?: string[], addressing_mode?: string, notify?: boolean, id?: string, community?: string | null}} request */
+export async function createGroup(phone, { subject, community = null, participants = [], addressing_mode = 'lid', notify = true, id = newGroupId() }) {
   if (!subject) throw new ControlError(400, 'a group needs a subject')
   if (addressing_mode !== 'lid' && addressing_mode !== 'pn') throw new ControlError(400, 'addressing_mode is lid or pn')
   const others = participants.filter((name) => name !== 'me').map((name) => phone.people.get(name))
   const now = Math.floor(Date.now() / 1000)
   /** @type {Group} */
-  const group = { id, subject, mode: addressing_mode, members: [phone.owner, ...others], creator: others[0] ?? phone.owner, created: now, renamed: now }
+  const group = { id, subject, mode: addressing_mode, members: [phone.owner, ...others], creator: others[0] ?? phone.owner, admins: [], community, created: now, renamed: now }
   phone.groups.set(id, group)
   if (notify) await tell(phone, group, group.creator, node('create', { type: 'new', key: randomBytes(8).toString('hex') }, [groupNode(group)]))
   return describe(phone, group)
@@ -65,6 +65,26 @@ export async function removeMembers(phone, { id, participants = [] }) {
   return describe(phone, group)
 }
 
+/** @param {Phone} phone @param {{id: string, promote?: string[], demote?: string[]}} request */
+export async function changeAdmins(phone, { id, promote = [], demote = [] }) {
+  const group = phone.group(id)
+  const [up, down] = [promote, demote].map((names) => names.map((name) => phone.people.get(name)))
+  group.admins = [...new Set([...group.admins, ...(up ?? [])])].filter((person) => !down?.includes(person))
+  for (const [tag, people] of /** @type {const} */ ([['promote', up], ['demote', down]])) {
+    if (people?.length) await tell(phone, group, group.creator, node(tag, {}, people.map((person) => participantNode(group, person))))
+  }
+  return { ...describe(phone, group), admins: group.admins.map(({ name }) => name) }
+}
+
+/** The members are named by the other kind of address from now on; those who write make new keys. @param {Phone} phone @param {{id: string, addressing_mode: string}} request */
+export async function changeAddressing(phone, { id, addressing_mode }) {
+  if (addressing_mode !== 'lid' && addressing_mode !== 'pn') throw new ControlError(400, 'addressing_mode is lid or pn')
+  const group = phone.group(id)
+  group.mode = addressing_mode
+  forget(group, [])
+  return describe(phone, group)
+}
+
 /** Those who stay write with new keys. @param {Group} group @param {import('./people.js').Person[]} gone */
 function forget(group, gone) {
   group.members = group.members.filter((member) => !gone.includes(member))
@@ -82,7 +102,7 @@ function tell(phone, group, author, content) {
 
 /** @param {Group} group @param {import('./people.js').Person} person */
 function participantNode(group, person) {
-  const type = person === group.creator ? 'superadmin' : undefined
+  const type = person === group.creator ? 'superadmin' : group.admins.includes(person) ? 'admin' : undefined
   return group.mode === 'lid'
     ? node('participant', { jid: person.jid('lid'), phone_number: person.jid('pn'), type })
     : node('participant', { jid: person.jid('pn'), lid: person.jid('lid'), type })
@@ -94,5 +114,5 @@ export function groupNode(group) {
   return node('group', {
     id: id.split('@')[0], subject, s_t: String(group.renamed), s_o: creator.jid(mode), creation: String(group.created), creator: creator.jid(mode),
     creator_pn: mode === 'lid' ? creator.jid('pn') : undefined, addressing_mode: mode, size: String(members.length)
-  }, members.map((person) => participantNode(group, person)))
+  }, [...(group.community ? [node('linked_parent', { jid: group.community })] : []), ...members.map((person) => participantNode(group, person))])
 }

@@ -1,4 +1,5 @@
 /** The history that a phone shares after pairing. A client that waits for it holds its events back until one has come. */
+import { randomBytes } from 'node:crypto'
 import { deflateSync } from 'node:zlib'
 import { proto } from 'baileys'
 import { encryptMedia } from './media-crypto.js'
@@ -12,9 +13,10 @@ const { Type } = proto.Message.ProtocolMessage
 
 /**
  * @param {Phone} phone
- * @param {{sync_type?: string, inline?: boolean, progress?: number, messages?: {from: string, to: string, text: string, t: number, id: string}[]}} request
+ * @param {{sync_type?: string, inline?: boolean, progress?: number, messages?: {from: string, to: string, text: string, t: number, id: string}[], generate?: {people: number, messages: number, to: string}}} request - `generate`: so many strangers, who have written so many messages
  */
-export function sendHistory(phone, { sync_type = 'INITIAL_BOOTSTRAP', inline = true, progress = 100, messages = [] }) {
+export function sendHistory(phone, { sync_type = 'INITIAL_BOOTSTRAP', inline = true, progress = 100, messages = [], generate }) {
+  if (generate) messages = [...messages, ...invent(phone, generate)]
   const syncType = HistorySyncType[/** @type {keyof typeof HistorySyncType} */ (sync_type)]
   if (syncType === undefined) throw new ControlError(400, `no history of type ${sync_type}`)
   const people = [phone.owner, ...phone.people.all]
@@ -25,6 +27,13 @@ export function sendHistory(phone, { sync_type = 'INITIAL_BOOTSTRAP', inline = t
   }).finish())
   const historySyncNotification = { syncType, progress, chunkOrder: 1, fileLength: packed.length, ...(inline ? { initialHistBootstrapInlinePayload: packed } : upload(phone, packed)) }
   return sendPeer(phone, { protocolMessage: { type: Type.HISTORY_SYNC_NOTIFICATION, historySyncNotification } }, { queued: false })
+}
+
+/** @param {Phone} phone @param {{people: number, messages: number, to: string}} wanted */
+function invent(phone, { people, messages, to }) {
+  const names = Array.from({ length: people }, (_, i) => phone.people.get(`Stranger ${i}`).name)
+  const now = Math.floor(Date.now() / 1000)
+  return Array.from({ length: messages }, (_, i) => ({ from: names[i % people] ?? 'me', to, text: `old ${i}`, t: now - messages + i, id: randomBytes(8).toString('hex').toUpperCase() }))
 }
 
 /** @param {Phone} phone @param {Buffer} packed */

@@ -81,6 +81,8 @@ export class People {
  * @property {'lid' | 'pn'} mode
  * @property {Person[]} members - the owner among them, unless he left
  * @property {Person} creator
+ * @property {Person[]} admins - besides the creator
+ * @property {string | null} community - the id of the one it belongs to
  * @property {number} created - Unix seconds
  * @property {number} renamed - Unix seconds
  */

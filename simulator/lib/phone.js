@@ -47,6 +47,8 @@ export class Phone {
   holdBacklog = false
   historyAuto = true
   business = true
+  /** names of the media hosts that the client is told, best first */
+  mediaHosts = ['mmg.whatsapp.net']
   passkey = new Authenticator()
   /** @type {Record<string, string>} how the next attempt at the passkey gate goes */
   passkeyVariant = {}

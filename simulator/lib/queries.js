@@ -20,7 +20,7 @@ const ANSWERS = {
   abt: () => [node('props', { protocol: '1', hash: 'sim1' })], w: () => [node('props', { protocol: '2', hash: 'sim1' })], 'w:get': () => [node('props', { protocol: '2', hash: 'sim1' })],
   blocklist: () => [node('list', { dhash: 'none' })],
   privacy: (_connection, query) => (child(query, 'privacy') ? [node('privacy', {}, [node('category', { name: 'readreceipts', value: 'all' })])] : []),
-  'w:m': () => [node('media_conn', { auth: 'sim', ttl: '300', auth_ttl: '21600', max_buckets: '12' }, [node('host', { hostname: 'mmg.whatsapp.net', maxContentLengthBytes: '104857600' })])],
+  'w:m': ({ phone }) => [node('media_conn', { auth: 'sim', ttl: '300', auth_ttl: '21600', max_buckets: '12' }, phone.mediaHosts.map((hostname) => node('host', { hostname, maxContentLengthBytes: '104857600' })))],
   'w:sync:app:state': appState
 }
 

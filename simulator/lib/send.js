@@ -194,5 +194,11 @@ export function sendPeer(phone, message, { queued = true } = {}) {
   })
 }
 
-/** The earlier message that a receipt names. @param {Phone} phone @param {string} chat @param {string | undefined} participant @param {string} id */
-export const findSent = (phone, chat, participant, id) => phone.sent.get(sentKey(chat, participant, id))
+/** The earlier message that a receipt names, by either of its sender's addresses. @param {Phone} phone @param {string} chat @param {string | undefined} participant @param {string} id */
+export function findSent(phone, chat, participant, id) {
+  const exact = phone.sent.get(sentKey(chat, participant, id))
+  const person = exact ? undefined : phone.people.byJid(participant ?? chat)
+  if (!person) return exact
+  const key = (/** @type {'lid' | 'pn'} */ mode) => (participant ? sentKey(chat, person.jid(mode), id) : sentKey(person.jid(mode), undefined, id))
+  return phone.sent.get(key('lid')) ?? phone.sent.get(key('pn'))
+}
