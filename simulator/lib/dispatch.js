@@ -50,7 +50,7 @@ function refuseLogin(connection, reason, attrs) {
 function register(connection, data, clientStatic) {
   const { phone } = connection
   connection.candidate = new Companion(phone.pairings + 1, clientStatic, data)
-  phone.log.add('registration', { connection: connection.number, platform: connection.candidate.platform })
+  phone.log.add('registration', { connection: connection.number, platform: connection.candidate.platform, device_type: connection.candidate.deviceType })
   connection.become('qr')
   if (!phone.faults.take('no_qr')) offerQr(connection)
   if (phone.faults.take('success_before_pairing')) connection.send(successNode('1000@lid'))

@@ -152,7 +152,8 @@ export function rememberCodeRequest(connection, request) {
     wrapped: bytesOf(child(request, 'link_code_pairing_wrapped_companion_ephemeral_pub')),
     at: performance.now(), ref: randomBytes(16), shared: Buffer.alloc(0), bundle: Buffer.alloc(0)
   }
-  connection.phone.log.add('code_requested', { connection: connection.number, phone: connection.codeRequest.phone })
+  const [platform, display] = ['companion_platform_id', 'companion_platform_display'].map((tag) => bytesOf(child(request, tag)).toString())
+  connection.phone.log.add('code_requested', { connection: connection.number, phone: connection.codeRequest.phone, platform, display })
   return connection.codeRequest.ref
 }
 

@@ -44,7 +44,7 @@ const REAL = {
 /** @type {Record<string, Partial<Switches>>} */
 export const PROFILES = {
   kind: KIND,
-  default: { strict_acks: true, code_expires: true },
+  default: { strict_acks: true, code_expires: true, check_display: true },
   real: REAL
 }
 

@@ -13,7 +13,17 @@ from typing import Any, cast
 import anyio
 
 from worker.bridge.peer import Peer
-from worker.bridge.protocol import CloseInfo, ConnectionState, ConnectParameters, Group, Groups, Me, Notification, Qr
+from worker.bridge.protocol import (
+    CloseInfo,
+    Code,
+    ConnectionState,
+    ConnectParameters,
+    Group,
+    Groups,
+    Me,
+    Notification,
+    Qr,
+)
 from worker.errors import StoreUnavailable
 from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease
 from worker.store.session import SessionStore
@@ -155,6 +165,7 @@ class Sidecar:
         self.calls: list[str] = []
         self.connects: list[ConnectParameters] = []
         self.failures: dict[str, list[Exception]] = {}
+        self.code_ttl_ms = 180_000
         self.groups_found = [Group(id="1@g.us", subject="One", addressing_mode="lid", size=2)]
 
     @property
@@ -182,15 +193,15 @@ class Sidecar:
         self._note("groups")
         return Groups(groups=self.groups_found)
 
-    async def pairing_code(self, phone: str) -> str:
+    async def pairing_code(self, phone: str) -> Code:
         await anyio.lowlevel.checkpoint()
         self._note(f"pairing_code {phone}")
-        return "ABCD1234"
+        return Code(code="ABCD1234", ttl_ms=self.code_ttl_ms)
 
     def says(self, notification: Notification) -> None:
         self._told.send_nowait(notification)
 
-    def shows_qr(self, text: str = "2@qr", ttl_ms: int = 60_000) -> None:
+    def shows_qr(self, text: str | None = "2@qr", ttl_ms: int = 60_000) -> None:
         self.says(Qr(qr=text, ttl_ms=ttl_ms))
 
     def opens(self) -> None:

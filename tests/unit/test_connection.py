@@ -278,6 +278,51 @@ async def test_a_ban_is_no_longer_because_the_sidecar_ended_meanwhile() -> None:
         await it.connects(1)
 
 
+@pytest.mark.parametrize(
+    ("status", "why"), [(400, "check the number"), (429, "too many"), (503, "(503)"), (None, "connection failed")]
+)
+async def test_a_pairing_code_that_whatsapp_refuses_is_no_code_and_says_why(status: int | None, why: str) -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.shows_qr()
+        await it.state("waiting_for_scan")
+        it.sidecar.failures["pairing_code"] = [CallFailed("bad-request", -32000, {"status": status})]
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        await until(lambda: it.done and it.database.events("error"))
+        assert why in it.database.events("error")[0]["msg"]
+        assert "pairing_code" not in it.database.row["detail"]
+
+
+async def test_a_pairing_code_stands_alone_when_the_last_qr_has_run_out() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.shows_qr("2@last")
+        await it.state("waiting_for_scan")
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        await until(lambda: it.database.row["detail"].get("pairing_code"))
+        expires_at = it.database.row["detail"]["pairing_code_expires_at"]
+        it.sidecar.shows_qr(None, 20_000)
+        await until(lambda: "qr" not in it.database.row["detail"])
+        detail = it.database.row["detail"]
+        assert "expiresAt" not in detail, "that is the QR code's"
+        assert (detail["pairing_code"], detail["pairing_code_expires_at"]) == ("ABCD1234", expires_at)
+        assert len(it.database.events("qr_generated")) == 1
+
+
+async def test_a_pairing_code_that_has_run_out_is_not_shown_beside_the_next_qr() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.code_ttl_ms = 1
+        it.sidecar.shows_qr("2@one")
+        await it.state("waiting_for_scan")
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        await until(lambda: it.database.row["detail"].get("pairing_code"))
+        it.sidecar.shows_qr("2@two")
+        await until(lambda: it.database.row["detail"].get("qr") == "2@two")
+        assert "pairing_code" not in it.database.row["detail"]
+        assert "Scan" in it.database.row["detail"]["say"]
+
+
 async def test_a_pairing_code_that_never_comes_is_turned_down() -> None:
     async with life() as it:
         await it.connects(1)

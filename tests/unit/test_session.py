@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -48,6 +49,43 @@ def test_a_flag_without_a_time_is_explained() -> None:
     fault = read_flag(make_flag("fetch_groups_requested", None))
     assert isinstance(fault, str)
     assert "no valid time" in fault
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "491511234567",
+        "+491511234567",
+        "+49 (0)151 1234567",
+        "0049 151 1234567",
+        "0049 (0)151/123-4567",
+        " +49.151.1234567 ",
+    ],
+)
+def test_a_phone_number_is_put_right(written: str) -> None:
+    request = read_flag(replace(make_flag("wa_pairing_code_requested"), phone=written))
+    assert isinstance(request, Request), request
+    assert request.phone == "491511234567"
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("0151 1234567", "no country code"),
+        ("(0)151 1234567", "no country code"),
+        ("+0151 1234567", "no country code"),
+        ("", "7 to 15 digits"),
+        ("49151", "7 to 15 digits"),
+        ("4915112345678901", "7 to 15 digits"),
+        ("+49 151 CALL", "7 to 15 digits"),
+        ("٤٩١٥١١٢٣٤٥٦٧", "7 to 15 digits"),
+    ],
+)
+def test_a_number_that_cannot_be_put_right_is_refused_with_a_sentence(written: str, why: str) -> None:
+    fault = read_flag(replace(make_flag("wa_pairing_code_requested"), phone=written))
+    assert isinstance(fault, str)
+    assert why in fault
+    assert '"phone": "491511234567"' in fault
 
 
 class Watching:

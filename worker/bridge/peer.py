@@ -101,8 +101,8 @@ class Peer:
         params = Close(logout=logout, drain_ms=math.ceil(drain_seconds * 1000))
         return (await self._ask("close", params, Closed, drain_seconds + extra)).pending
 
-    async def pairing_code(self, phone: str) -> str:
-        return (await self._ask("pairing_code", PairingCode(phone=phone), Code, PAIRING_CODE_SECONDS)).code
+    async def pairing_code(self, phone: str) -> Code:
+        return await self._ask("pairing_code", PairingCode(phone=phone), Code, PAIRING_CODE_SECONDS)
 
     async def groups(self) -> Groups:
         return await self._ask("groups", None, Groups, GROUPS_SECONDS)

@@ -63,7 +63,10 @@ class Closed(Wire):
 
 
 class Code(Wire):
+    """A pairing code that WhatsApp has agreed to, and how long it can be typed."""
+
     code: str
+    ttl_ms: int
 
 
 class Group(Wire):
@@ -170,7 +173,9 @@ class Commit(Wire):
 
 
 class Qr(Wire):
-    qr: str
+    """A code to scan; None: the last has run out, and a pairing code alone is good for `ttl_ms`."""
+
+    qr: str | None
     ttl_ms: int
 
 

@@ -132,7 +132,8 @@ def _logged_out(close: Close, _: int) -> Decision:
 def _lost_or_timed_out(close: Close, _: int) -> Decision:
     if _CODES_RAN_OUT in close.message:
         return Idle(
-            say="Nobody scanned the QR codes in time. Ask for a refresh (wa_refresh_qr_requested) for new ones."
+            say="Nobody scanned the QR code or typed a pairing code in time. "
+            "Ask for a refresh (wa_refresh_qr_requested)."
         )
     if close.phase == "open":
         return Reconnect(say="The connection to WhatsApp was lost; trying again.")

@@ -29,7 +29,9 @@ from worker.settings import Settings
 
 OFFLINE_HOLD_MS = 10_000  # WhatsApp sends a backlog at some 1000 messages/s; docs/architecture.md, "The frame gate", 8
 LOG_BYTES_MAX = 64 * 1024 * 1024  # then the sidecar pauses the socket; docs/architecture.md, "The frame gate", 4
-BROWSER = ["wa-worker", "Desktop", "1.0"]  # shown on the phone under linked devices; fixed at pairing
+# Shown on the phone under linked devices; fixed at pairing. The second must be a browser that WhatsApp knows: it gives
+# no pairing code to "Desktop" (docs/whatsapp.md, "The real server in 2026").
+BROWSER = ["wa-worker", "Chrome", "1.0"]
 
 
 class SocketOptions:

@@ -19,7 +19,8 @@ from worker.session.report import Report
 from worker.store import Flag
 from worker.store.session import SessionStore
 
-PHONE = re.compile(r"[0-9]{6,15}")  # E.164 without the plus
+PHONE = re.compile(r"[1-9][0-9]{6,14}")  # E.164 without the plus; no country code begins with 0
+EXAMPLE = 'write {"at": …, "phone": "491511234567"}'
 
 
 class Ask(Enum):
@@ -60,10 +61,22 @@ def read_flag(flag: Flag) -> Request | str | None:
         return f'the flag {flag.key} has no valid time; write {{"at": "2026-01-31T12:00:00Z"}}'
     if ask is not Ask.PAIRING_CODE:
         return Request(ask=ask, flag=flag)
-    phone = re.sub(r"[ +()/-]", "", flag.phone or "")
+    phone = international(flag.phone or "")
+    if phone.startswith("0"):
+        return f"the phone number of the flag {flag.key} has no country code; {EXAMPLE}"
     if not PHONE.fullmatch(phone):
-        return f'the flag {flag.key} has no phone number; write {{"at": …, "phone": "491511234567"}}'
+        return f"the flag {flag.key} has no phone number of 7 to 15 digits; {EXAMPLE}"
     return Request(ask=ask, flag=flag, phone=phone)
+
+
+def international(written: str) -> str:
+    """A number without what people write around its digits: `+49 (0)151 1234567`, `0049…` → `491511234567`.
+
+    The zero in brackets is only dialled without the country code. Nothing else is guessed: a number without a country
+    code stays one, and begins with 0 as it was written.
+    """
+    digits = re.sub(r"[\s()/.-]", "", re.sub(r"^(\s*(?:\+|00).*?)\(0\)", r"\1", written))
+    return re.sub(r"^(?:\+|00)", "", digits)
 
 
 class FlagWatch:

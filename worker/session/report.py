@@ -39,6 +39,7 @@ class View:
     qr: str | None = None
     expires_at: datetime | None = None
     pairing_code: str | None = None
+    pairing_code_expires_at: datetime | None = None
     next_attempt_at: datetime | None = None
     wa_name: str | None = None
     wa_number: str | None = None
@@ -50,6 +51,8 @@ class View:
             detail["qr"] = self.qr
         if self.pairing_code is not None:
             detail["pairing_code"] = self.pairing_code
+        if self.pairing_code_expires_at is not None:
+            detail["pairing_code_expires_at"] = _iso(self.pairing_code_expires_at)
         if self.expires_at is not None:
             detail["expiresAt"] = _iso(self.expires_at)
         if self.next_attempt_at is not None:

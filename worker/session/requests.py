@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 from loguru import logger
 
@@ -77,13 +78,32 @@ class Requests:
         self._policy.unlinked()
         self.discovery.again()
 
-    async def show_pairing_code(self, peer: Peer, request: Request) -> None:
-        """Ask WhatsApp for a pairing code and show it beside the QR code."""
+    async def show_pairing_code(self, peer: Peer, request: Request) -> float:
+        """Ask WhatsApp for a pairing code and show it beside the QR code; how many seconds it is good for, or 0."""
         try:
-            code = await peer.pairing_code(request.phone or "")
-        except (CallFailed, CallTimeout):
-            self.turn_down(request, "WhatsApp gave no pairing code")
-            return
-        self._report.amend(pairing_code=code, say=ENTER_THE_CODE)
-        self._report.audit("pairing_code_generated")
+            told = await peer.pairing_code(request.phone or "")
+        except CallFailed as failed:
+            self.turn_down(request, _no_code(failed))
+            return 0.0
+        except CallTimeout:
+            self.turn_down(request, "WhatsApp did not answer the request for a pairing code; ask again")
+            return 0.0
+        ttl = told.ttl_ms / 1000
+        expires_at = datetime.now(UTC) + timedelta(seconds=ttl)
+        self._report.amend(pairing_code=told.code, pairing_code_expires_at=expires_at, say=ENTER_THE_CODE)
+        self._report.audit("pairing_code_generated", ttl_s=ttl)
         self._done(request)
+        return ttl
+
+
+def _no_code(failed: CallFailed) -> str:
+    """Why there is no pairing code, for people."""
+    match failed.data.get("status") if isinstance(failed.data, dict) else None:
+        case 400:
+            return "WhatsApp refused to give a pairing code (400): check the number, or scan the QR code"
+        case 429:
+            return "WhatsApp refused to give a pairing code (429): too many were asked for; wait, or scan the QR code"
+        case int(status):
+            return f"WhatsApp refused to give a pairing code ({status}); scan the QR code, or ask again later"
+        case _:
+            return "there is no pairing code: the connection failed meanwhile; ask again"

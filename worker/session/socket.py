@@ -106,7 +106,7 @@ class Socket:
             case Ask.GROUPS:
                 self._requests.discovery.ask(request)
             case Ask.PAIRING_CODE if self._waits_for_scan and request.phone is not None:
-                await self._requests.show_pairing_code(self._peer, request)
+                self._stay_for(await self._requests.show_pairing_code(self._peer, request))
             case Ask.PAIRING_CODE:
                 self._requests.turn_down(request, "the session does not wait for a phone to be linked")
         return None
@@ -134,20 +134,28 @@ class Socket:
     def _show_qr(self, told: Qr) -> None:
         self._waits_for_scan = True
         ttl = told.ttl_ms / 1000
-        self._deadline = self._policy.clock() + ttl + OPEN_WITHIN_SECONDS
-        view = self._report.view
-        pairing_code = view.pairing_code if view else None  # it stays valid when the QR code beside it changes
+        self._stay_for(ttl)
+        now = datetime.now(UTC)
+        view = self._report.view  # a pairing code stays valid when the QR code beside it changes
+        code_expires_at = view.pairing_code_expires_at if view else None
+        typed = view if view and code_expires_at and code_expires_at > now else None
         self._report.show(
             View(
                 status="connecting",
                 state="waiting_for_scan",
-                say=ENTER_THE_CODE if pairing_code else SCAN_THE_CODE,
+                say=ENTER_THE_CODE if typed else SCAN_THE_CODE,
                 qr=told.qr,
-                expires_at=datetime.now(UTC) + timedelta(seconds=ttl),
-                pairing_code=pairing_code,
+                expires_at=now + timedelta(seconds=ttl) if told.qr else None,
+                pairing_code=typed.pairing_code if typed else None,
+                pairing_code_expires_at=code_expires_at if typed else None,
             )
         )
-        self._report.audit("qr_generated", ttl_s=ttl)
+        if told.qr:
+            self._report.audit("qr_generated", ttl_s=ttl)
+
+    def _stay_for(self, seconds: float) -> None:
+        """Whatever is shown is good for so long; only then is the socket late."""
+        self._deadline = max(self._deadline, self._policy.clock() + seconds + OPEN_WITHIN_SECONDS)
 
     async def _end(self) -> None:
         """End the socket; what it says on its way out is discarded before the next one."""

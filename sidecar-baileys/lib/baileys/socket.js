@@ -17,7 +17,7 @@ import { toWireClose } from './close.js'
 import { toWireEvents } from './events.js'
 import { checkSocket, RETRY_CACHES, STANZA } from './internals.js'
 import { socketOptions } from './options.js'
-import { Qr } from './qr.js'
+import { Pairing } from './pairing.js'
 import { receiptFor } from './receipt.js'
 import { Sections } from './sections.js'
 import { revive, reviveCreds, serialise, serialiseCreds } from './serial.js'
@@ -29,6 +29,8 @@ import { watchLogger } from './watched_logger.js'
 
 /** A notification: the secret in the QR code on show is no longer valid. Baileys does not know it (Baileys #2737). */
 const QR_RETIRED = 'companion_reg_refresh'
+/** A notification: somebody has typed the pairing code on the phone. */
+const CODE_TYPED = 'link_code_companion_reg'
 /** What an event takes in the log, roughly. */
 const EVENT_BYTES = 200
 
@@ -47,8 +49,8 @@ export class Connection {
   #transport = null
   /** @type {Throttle} */
   #throttle
-  /** @type {Qr} */
-  #qr
+  /** @type {Pairing} */
+  #link
   /** @type {Sections} */
   #sections
   #transactions = new Transactions((data) => this.keys.set(data))
@@ -81,7 +83,10 @@ export class Connection {
     this.creds = creds === null ? initAuthCreds() : reviveCreds(creds)
     // A pairing code that nobody typed leaves `me` behind, and with it Baileys would log in instead of registering.
     if (!this.creds.account) Object.assign(this.creds, { me: undefined, registered: false })
-    this.#qr = new Qr({ ttlMs: params.qr_timeout_ms, notify: hooks.notify })
+    this.#link = new Pairing({
+      creds: this.creds, browser: params.browser, ttlMs: params.qr_timeout_ms, notify: hooks.notify,
+      end: (error) => void this.sock.end(error),
+    })
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve))
     this.gate = new Gate({
       commit: (batch) => hooks.commit(batch),
@@ -151,6 +156,11 @@ export class Connection {
     await this.closed
   }
 
+  /** A code to type on the phone instead of a scan. @param {string} phone digits */
+  requestCode(phone) {
+    return this.#link.requestCode(this.sock, phone)
+  }
+
   /** Read nothing more: WhatsApp keeps what is on its way. */
   stopReceiving() {
     this.inbox.close()
@@ -214,6 +224,7 @@ export class Connection {
           this.#arrive(node)
           return true
         case STANZA.notification:
+          if (node.attrs.type === CODE_TYPED) this.#link.codeTyped()
           if (node.attrs.type !== QR_RETIRED || this.creds.account) break
           this.#renewSecret(node)
           return true
@@ -223,7 +234,9 @@ export class Connection {
           break
         case STANZA.pairDevice:
           this.#handshaking = false
-          break
+          this.#acknowledge({ tag: 'iq', attrs: { to: S_WHATSAPP_NET, type: 'result', id: node.attrs.id } })
+          this.#link.offer(node)
+          return true
         case STANZA.offlineDone:
           this.#backlogComplete(node)
           break
@@ -305,10 +318,9 @@ export class Connection {
     if (update.isOnline !== undefined) this.#activeReceipts = update.isOnline
     if (update.isNewLogin) {
       this.#pairing = true
+      this.#link.stop()
       notify('connection', { state: 'connecting', is_new_login: true })
     }
-    // Baileys' QR timer outlives the pairing (docs/whatsapp.md, "Closes").
-    if (update.qr && !this.#pairing) this.#qr.show(update.qr, this.creds.advSecretKey)
     if (update.connection === 'connecting') notify('connection', { state: 'connecting' })
     if (update.connection === 'open') {
       this.#opened = true
@@ -327,16 +339,22 @@ export class Connection {
    * @param {import('baileys').BinaryNode} node
    */
   #renewSecret({ attrs: { id, from, type } }) {
-    this.sock.sendNode({ tag: 'ack', attrs: { id, to: from, class: 'notification', type } }).catch((error) =>
-      this.hooks.logger.debug({ err: error }, 'a notification could not be acknowledged'))
+    this.#acknowledge({ tag: 'ack', attrs: { id, to: from, class: 'notification', type } })
     if (this.#pairing || this.creds.registered) return
     this.sock.ev.emit('creds.update', { advSecretKey: randomBytes(32).toString('base64') })
-    this.#qr.renew(this.creds.advSecretKey)
+    this.#link.renew()
+  }
+
+  /** @param {import('baileys').BinaryNode} answer */
+  #acknowledge(answer) {
+    this.sock.sendNode(answer).catch((error) =>
+      this.hooks.logger.debug({ err: error }, 'a stanza could not be acknowledged'))
   }
 
   /** @param {any} error */
   #onClose(error) {
     this.inbox.close()
+    this.#link.stop()
     this.#throttle.stop()
     this.#transport?.terminate()
     this.ended = true
@@ -350,6 +368,6 @@ export class Connection {
   /** How far the connection has come. */
   get #phase() {
     if (this.#opened) return 'open'
-    return this.#qr.count > 0 || this.#pairing ? 'pairing' : 'connecting'
+    return this.#link.count > 0 || this.#pairing ? 'pairing' : 'connecting'
   }
 }

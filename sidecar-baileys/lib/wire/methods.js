@@ -11,6 +11,9 @@ import { PARAMS, RESULTS } from './types.js'
 /** Pause before the same batch is sent again. The worker retries by itself before it says `unavailable`. */
 const COMMIT_PAUSE_MS = 1_000
 
+/** The server's code for a query that it refused, or Baileys' own. @param {any} error @returns {number | null} */
+const refusedWith = (error) => error?.data ?? error?.output?.statusCode ?? null
+
 /**
  * @param {import('./peer.js').Peer} peer
  * @param {import('pino').Logger} logger
@@ -89,7 +92,14 @@ export function registerMethods(peer, logger) {
     return { pending: gate.items }
   })
 
-  answer('pairing_code', async ({ phone }) => ({ code: await open().sock.requestPairingCode(phone) }))
+  answer('pairing_code', async ({ phone }) => {
+    try {
+      return await open().requestCode(phone)
+    } catch (error) {
+      if (error?.code === NOT_CONNECTED) throw error
+      throw rpcError(error.message, FAILED, { status: refusedWith(error) })
+    }
+  })
 
   answer('groups', async () => {
     try {
@@ -100,7 +110,7 @@ export function registerMethods(peer, logger) {
       }
     } catch (error) {
       if (error?.code === NOT_CONNECTED) throw error
-      throw rpcError(error.message, FAILED, { status: error?.data ?? error?.output?.statusCode ?? null })
+      throw rpcError(error.message, FAILED, { status: refusedWith(error) })
     }
   })
 

@@ -87,7 +87,7 @@ export const PARAMS = {
     stanzas: listOf(isStanza),
     events: listOf(isEvent),
   }),
-  qr: shape({ qr: isString, ttl_ms: isCount }),
+  qr: shape({ qr: orNull(isString), ttl_ms: isCount }),
   connection: (value) =>
     shape({ state: oneOf('connecting', 'open', 'close') })(value) &&
     (value.state !== 'open' || shape({ me: isMe, server_time_offset_ms: orNull(isNumber) })(value)) &&
@@ -109,7 +109,7 @@ const FIGURES = [
 export const RESULTS = {
   connect: exactly({}),
   close: shape({ pending: isCount }),
-  pairing_code: shape({ code: isString }),
+  pairing_code: shape({ code: isString, ttl_ms: isCount }),
   groups: shape({ groups: listOf(isGroup) }),
   media_refresh: shape({ content: isObject }),
   ping: shape({

@@ -1,0 +1,172 @@
+/**
+ * Linking a phone: the QR codes in turn, and the eight-character code that is typed instead of a scan.
+ *
+ * Baileys' own clock ends the socket when the last QR reference has run out, although a code that was asked for is
+ * good for longer, and its own request for a code does not wait for the server's answer. So both are done here.
+ */
+import { randomBytes } from 'node:crypto'
+import { Boom } from '@hapi/boom'
+import {
+  aesEncryptCTR, buildPairingQRData, bytesToCrockford, derivePairingCodeKey, getBinaryNodeChild,
+  getBinaryNodeChildren, getCompanionPlatformId, jidEncode, S_WHATSAPP_NET,
+} from 'baileys'
+
+/** WhatsApp takes the first QR code for a minute, later ones for twenty seconds (docs/whatsapp.md, "Closes"). */
+const FIRST_MS = 60_000
+const FOLLOWING_MS = 20_000
+/** How long a typed code is good (docs/whatsapp.md, "The passkey gate"). */
+const CODE_MS = 180_000
+/** From the typed code to `pair-success`; the same page. */
+const FINISH_MS = 60_000
+/** The server answers in a second; the worker gives up after 30. */
+const ANSWER_MS = 20_000
+/**
+ * What the server takes for a real system; with our own name for the system it answers 400. The browser before it and
+ * the platform id say the same as the QR code and the registration.
+ */
+const DISPLAY_OS = 'Linux'
+
+export class Pairing {
+  /** @type {string[]} */
+  #refs = []
+  #ref = ''
+  #goodUntil = 0
+  /** Until when somebody may still be linking by code, milliseconds; 0 if no code is out. */
+  #codeUntil = 0
+  /** @type {NodeJS.Timeout | undefined} */
+  #timer
+  /** How many QR codes were shown. */
+  count = 0
+
+  /**
+   * @param {object} options
+   * @param {import('baileys').AuthenticationCreds} options.creds the live object
+   * @param {[string, string, string]} options.browser
+   * @param {number | null} options.ttlMs of every QR code, instead of WhatsApp's own lifetimes
+   * @param {(method: string, params: object) => void} options.notify
+   * @param {(error: Error) => void} options.end
+   */
+  constructor({ creds, browser, ttlMs, notify, end }) {
+    this.creds = creds
+    this.browser = browser
+    this.ttlMs = ttlMs
+    this.notify = notify
+    this.end = end
+  }
+
+  /** The server offers references, each for one QR code. @param {import('baileys').BinaryNode} node `pair-device` in its iq */
+  offer(node) {
+    this.#refs = getBinaryNodeChildren(getBinaryNodeChild(node, 'pair-device'), 'ref')
+      .map(({ content }) => Buffer.from(/** @type {Uint8Array} */ (content)).toString())
+    this.#next()
+  }
+
+  /** Show the same reference with the account's present secret, for the rest of its time. */
+  renew() {
+    if (this.#goodUntil > Date.now()) this.#tell()
+  }
+
+  /** Nothing is shown any more: the phone has linked, or the socket has ended. */
+  stop() {
+    clearTimeout(this.#timer)
+    this.#refs = []
+    this.#goodUntil = 0
+  }
+
+  /** Somebody has typed the code: what follows has its own time. */
+  codeTyped() {
+    if (this.#codeUntil) this.#codeUntil = Math.max(this.#codeUntil, Date.now() + FINISH_MS)
+  }
+
+  /**
+   * Ask for a code to type on the phone. Resolves when the server has agreed to it.
+   * @param {any} sock
+   * @param {string} phone digits with the country code
+   * @returns {Promise<{code: string, ttl_ms: number}>}
+   * @throws {Boom} as Baileys' `query` does; a refusal has the server's code as `data`
+   */
+  async requestCode(sock, phone) {
+    const { creds } = this
+    const { me, pairingCode } = creds
+    const before = this.#codeUntil
+    const code = bytesToCrockford(randomBytes(5))
+    // Baileys reads both when the phone's half arrives, which may be at once.
+    const jid = jidEncode(phone, 's.whatsapp.net')
+    Object.assign(creds, { pairingCode: code, me: { id: jid, name: '~' } })
+    const askedAt = Date.now()
+    this.#codeUntil = Math.max(before, askedAt + ANSWER_MS) // the last QR code may run out meanwhile
+    try {
+      const answer = await sock.query(await this.#hello(sock.generateMessageTag(), jid, code), ANSWER_MS)
+      const registration = getBinaryNodeChild(answer, 'link_code_companion_reg')
+      if (!getBinaryNodeChild(registration, 'link_code_pairing_ref')) throw new Boom('the answer has no reference')
+    } catch (error) {
+      Object.assign(creds, { me, pairingCode })
+      this.#codeUntil = before
+      throw error
+    }
+    sock.ev.emit('creds.update', { me: creds.me, pairingCode: code })
+    this.#codeUntil = askedAt + CODE_MS
+    return { code, ttl_ms: this.#codeUntil - Date.now() }
+  }
+
+  /** @param {string} id @param {string} jid @param {string} code @returns {Promise<import('baileys').BinaryNode>} */
+  async #hello(id, jid, code) {
+    const { creds, browser } = this
+    const [salt, iv] = [randomBytes(32), randomBytes(16)]
+    const key = await derivePairingCodeKey(code, salt)
+    const sealed = aesEncryptCTR(creds.pairingEphemeralKeyPair.public, key, iv)
+    const leaf = (/** @type {string} */ tag, /** @type {Uint8Array | string} */ content) => ({ tag, attrs: {}, content })
+    return {
+      tag: 'iq',
+      attrs: { to: S_WHATSAPP_NET, type: 'set', id, xmlns: 'md' },
+      content: [{
+        tag: 'link_code_companion_reg',
+        attrs: { jid, stage: 'companion_hello', should_show_push_notification: 'true' },
+        content: [
+          leaf('link_code_pairing_wrapped_companion_ephemeral_pub', Buffer.concat([salt, iv, sealed])),
+          leaf('companion_server_auth_key_pub', creds.noiseKey.public),
+          leaf('companion_platform_id', getCompanionPlatformId(browser)),
+          leaf('companion_platform_display', `${browser[1]} (${DISPLAY_OS})`),
+          leaf('link_code_pairing_nonce', Buffer.of(0)),
+        ],
+      }],
+    }
+  }
+
+  #next() {
+    clearTimeout(this.#timer)
+    const ref = this.#refs.shift()
+    if (ref === undefined) return this.#ranOut()
+    this.count += 1
+    const ttl = this.ttlMs ?? (this.count === 1 ? FIRST_MS : FOLLOWING_MS)
+    this.#ref = ref
+    this.#goodUntil = Date.now() + ttl
+    this.#tell()
+    this.#wait(ttl)
+  }
+
+  /** A code that is out lives on without a QR code beside it. */
+  #ranOut() {
+    const left = this.#codeUntil - Date.now()
+    if (left <= 0) return this.end(new Boom('QR refs attempts ended', { statusCode: 408 }))
+    if (this.#goodUntil) this.notify('qr', { qr: null, ttl_ms: left })
+    this.#goodUntil = 0
+    this.#wait(left)
+  }
+
+  /** @param {number} ms */
+  #wait(ms) {
+    this.#timer = setTimeout(() => this.#next(), ms)
+  }
+
+  #tell() {
+    const { noiseKey, signedIdentityKey, advSecretKey } = this.creds
+    const qr = buildPairingQRData(
+      this.#ref, base64(noiseKey.public), base64(signedIdentityKey.public), advSecretKey, /** @type {any} */ (this.browser),
+    )
+    this.notify('qr', { qr, ttl_ms: this.#goodUntil - Date.now() })
+  }
+}
+
+/** @param {Uint8Array} bytes */
+const base64 = (bytes) => Buffer.from(bytes).toString('base64')
