@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from worker.commands.groups import groups_table
+from worker.commands.groups_table import GroupsTable
 from worker.commands.status import SessionOverview, render
 from worker.store.console import Figures, ListedGroup
 
@@ -76,7 +76,7 @@ def draw(name: str, command: str, picture: RenderableType) -> None:
 
 def main() -> None:
     draw("status.svg", "wa-worker status", render(STANDING))
-    draw("groups-list.svg", "wa-worker groups list", groups_table(GROUPS, NOW))
+    draw("groups-list.svg", "wa-worker groups list", GroupsTable(GROUPS, NOW))
 
 
 if __name__ == "__main__":

@@ -6,19 +6,16 @@ The switch is the user's: this is the one place of the program that writes `grou
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
+from worker.commands.groups_table import GroupsTable
 from worker.commands.runtime import WrongArgument, perform
-from worker.commands.show import ago, author, content, number_of, out, plain, print_json, safe, utc_now
+from worker.commands.show import number_of, out, plain, print_json, safe, utc_now
 from worker.settings import Settings
 from worker.store import Store
 from worker.store.console import ListedGroup
-
-PREVIEW_CHARS = 40
 
 app = typer.Typer(
     help="List the groups, and choose which are stored.",
@@ -40,7 +37,7 @@ def list_(json_: Json = False) -> None:
         if json_:
             print_json(as_json(found))
         elif found:
-            out().print(groups_table(found, utc_now()))
+            out().print(GroupsTable(found, utc_now()))
         else:
             out().print("No groups yet: they appear when a phone is linked (`wa-worker status` says how far it is).")
 
@@ -103,27 +100,6 @@ def resolve(name: str, known: Iterable[ListedGroup]) -> ListedGroup:
 def label(group: ListedGroup) -> str:
     """Its name, or what else it is known by."""
     return plain(group.name or group.wa_group_id, 60)
-
-
-def groups_table(groups: Iterable[ListedGroup], now: datetime) -> Table:
-    """The table of `status` and `groups list`."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("id", "group", "stored"):
-        table.add_column(heading, no_wrap=heading != "group")
-    table.add_column("24 h", justify="right", no_wrap=True)
-    table.add_column("last message", no_wrap=True)
-    table.add_column("", overflow="ellipsis", no_wrap=True)
-    for group in groups:
-        last = group.last
-        table.add_row(
-            str(group.id),
-            safe(label(group), style="" if group.monitor else "dim"),
-            "left" if group.left_at else "[green]yes[/green]" if group.monitor else "[dim]no[/dim]",
-            str(group.today) if group.today else "",
-            ago(last["ts"], now) if last else "",
-            safe(f"{author(last)}: {content(last, PREVIEW_CHARS)}") if last else "",
-        )
-    return table
 
 
 def as_json(groups: Iterable[ListedGroup]) -> list[dict[str, Any]]:

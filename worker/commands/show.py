@@ -18,12 +18,16 @@ from rich.text import Text
 # C0, C1 and DEL (escape sequences begin with them); bidi controls and line separators reorder what is read.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]+")
 UNITS = ("B", "kB", "MB", "GB", "TB")
+PIPE_WIDTH = 10_000  # rich takes 80, or COLUMNS, where there is no terminal
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
 def out() -> Console:
-    """For results. Made at each call: tests and pipes replace stdout."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    """For results. Made at each call: tests and pipes replace stdout. A pipe has no width."""
+    at_terminal = sys.stdout.isatty()
+    return Console(
+        file=sys.stdout, highlight=False, soft_wrap=not at_terminal, width=None if at_terminal else PIPE_WIDTH
+    )
 
 
 def err() -> Console:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.commands.groups import as_json as groups_as_json
-from worker.commands.groups import groups_table
+from worker.commands.groups_table import GroupsTable
 from worker.commands.runtime import perform
 from worker.commands.show import ago, number_of, out, plain, print_json, span
 from worker.errors import ExitCode
@@ -107,7 +107,7 @@ def render(overview: SessionOverview) -> Group:
         facts.add_row(label, text)
     if not overview.groups:
         return Group(facts, Text("\nNo groups yet: they appear when a phone is linked."))
-    return Group(facts, Text(""), groups_table(overview.groups, overview.now))
+    return Group(facts, Text(""), GroupsTable(overview.groups, overview.now))
 
 
 def describe(overview: SessionOverview) -> list[tuple[str, Text]]:
