@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from demo.screen import Screen, alone
-
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+from worker.errors import ExitCode
 
 
 async def run_until_interrupted(screen: Screen, work: Callable[[], Awaitable[int]]) -> int:
     """The exit code of `work`; 130 if a signal ended it, after its scopes have stopped every process."""
-    outcome = INTERRUPTED
+    outcome: int = ExitCode.INTERRUPTED
     async with alone(), anyio.create_task_group() as tasks:
 
         async def listen() -> None:

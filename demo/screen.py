@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from worker.errors import unwrapped
+
 PATIENCE_SECONDS = 2.0  # what takes longer says so
 REMINDER_SECONDS = 5.0
 MARGIN = " " * 2
@@ -89,10 +91,8 @@ class Screen:
 @asynccontextmanager
 async def alone() -> AsyncIterator[None]:
     """Around a task group in which one thing can fail: that failure itself, not a group of one."""
-    try:
+    with unwrapped():
         yield
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
 
 
 def shortened(text: str, width: int = 48) -> str:

@@ -85,7 +85,7 @@ async def _until_signalled(scope: anyio.CancelScope) -> None:
 
 def _log_counts(counts: MediaCounts) -> None:
     logger.info(
-        "stopped: {} stored, {} known before, {} put off, {} given up, {} left to the phone",
+        "stopped: {} stored, {} known before, {} put off, {} abandoned, {} left to the phone",
         counts.stored,
         counts.forwarded,
         counts.postponed,

@@ -38,7 +38,7 @@ def qr(
         bool, typer.Option("--refresh", help="Ask for a new code first, if the worker has stopped asking.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=1, help="Give up after so many seconds (exit code 1).")
+        float | None, typer.Option("--timeout", min=1, help="Stop waiting after so many seconds (exit code 1).")
     ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Print the present code as JSON and end (exit code 1 if there is none).")
@@ -88,9 +88,9 @@ async def _follow(session: str, store: Store, *, hint: bool) -> None:
 async def _view(session: str, store: Store) -> Mapping[str, Any]:
     view = await store.console.pairing_view(session)
     if view is None:
-        raise NotDone(f"no worker has ever served the session {session!r}: start one (`wa-worker run`)")
+        raise NotDone(f"no worker has ever served the session {session!r}: start one with `wa-worker up`")
     if not view["lease_held"]:
-        raise NotDone("no worker is running, so no code is current: start one (`wa-worker run`)")
+        raise NotDone("no worker is running, so no code is current: start one with `wa-worker up`")
     return view
 
 

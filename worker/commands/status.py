@@ -165,9 +165,9 @@ def _files(figures: Figures, row: Mapping[str, Any]) -> Text:
         text.append(
             f", {open_} to come ({figures.running} running, {figures.due} due, {figures.waiting} waiting; oldest {age})"
         )
-    given_up = ", ".join(f"{count} {status}" for status, count in sorted(figures.abandoned.items()))
-    if given_up:
-        text.append(f"\ngiven up: {given_up}; `wa-worker media retry` tries again", FAULTS)
+    abandoned = ", ".join(f"{count} {status}" for status, count in sorted(figures.abandoned.items()))
+    if abandoned:
+        text.append(f"\nabandoned: {abandoned}; `wa-worker media retry` tries again", FAULTS)
     return text
 
 

@@ -48,7 +48,7 @@ class Tail:
 
 @dataclass(frozen=True, kw_only=True)
 class Requeued:
-    """Files that are jobs again; `without`: given up too, but nothing was kept to start from."""
+    """Files that are jobs again; `without`: abandoned too, but nothing was kept to start from."""
 
     requeued: int
     without: int

@@ -139,7 +139,13 @@ READINGS: tuple[Reading, ...] = (
     ),
     Reading("gauge", "wa_media_jobs", "Files to be fetched, by state", _jobs, label="state"),
     Reading("gauge", "wa_media_oldest_job_seconds", "Age of the oldest of them, 0 without any", _oldest),
-    Reading("gauge", "wa_media_abandoned", "Files that were given up and could be retried", _abandoned, label="status"),
+    Reading(
+        "gauge",
+        "wa_media_abandoned",
+        "Abandoned downloads that `wa-worker media retry` could try again",
+        _abandoned,
+        label="status",
+    ),
     Reading("counter", "wa_media_files", "What became of attempts at files", _media, label="result"),
     Reading(
         "counter",
