@@ -61,7 +61,7 @@ export class Client {
       auth: /** @type {any} */ (this.auth), waWebSocketUrl: this.server.socket_url, logger: /** @type {any} */ (logger), markOnlineOnConnect: false, syncFullHistory: false, ...this.options
     })
     const { ev } = this.sock
-    this.sock.ws.on('CB:message', ({ attrs }) => void this.stanzas.push(attrs))
+    this.sock.ws.on('CB:message', ({ attrs }) => this.#note(() => this.stanzas.push(attrs)))
     ev.on('creds.update', (update) => void Object.assign(this.auth.creds, update))
     ev.on('messages.upsert', ({ messages, type }) => this.#note(() => this.upserts.push(...messages.map((message) => ({ ...message, upsertType: type })))))
     ev.on('groups.update', (updates) => this.#note(() => this.groupUpdates.push(...updates)))
