@@ -1,6 +1,6 @@
 """The log: lines for people on a terminal, JSON lines everywhere else, and never a secret in either.
 
-Owns the format, the redaction, and how often a line may repeat itself. Every record passes `redact` on its way out,
+Owns the format, the redaction, and what counts as the same line. Every record passes `redact` on its way out,
 whoever wrote it (libraries that use `logging` included), at every level. Message text is never given to the log in the
 first place; the patterns here are the second fence, not the first.
 
@@ -13,14 +13,12 @@ import json
 import logging
 import re
 import sys
-import time
 import traceback
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
+
+from worker.log_limits import Repeats
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -50,9 +48,6 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 _LONG = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")  # 32 bytes in base64 are 43 characters and a `=`
 _planted: set[str] = set()
 
-REPEAT_SECONDS = 60.0
-REPEATS_WRITTEN = 5  # of one line in that time: enough to see that it repeats
-LINES_REMEMBERED = 1000
 LIMITED_FROM = logging.INFO  # whoever asks for debug wants all of it; loguru's numbers are those of `logging`
 # What would move the cursor, end a line or turn text around: a message's id is its sender's choice.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -93,41 +88,6 @@ def redact_value(name: str, value: Any, depth: int = 0) -> Any:
 def printable(text: str) -> str:
     """One line for a terminal that cannot play tricks on it, escaped as in JSON, which itself escapes too little."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-@dataclass
-class _Line:
-    since: float
-    written: int = 0
-    left_out: int = 0
-
-
-class Repeats:
-    """Which of many equal lines are written. What is left out is counted, and told by the next that is written."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lines: OrderedDict[Hashable, _Line] = OrderedDict()
-
-    def take(self, line: Hashable) -> dict[str, int] | None:
-        """The fields that tell of repeats, empty as a rule; None: leave this one out."""
-        now = self._clock()
-        known = self._lines.get(line)
-        told: dict[str, int] = {}
-        if known is None or now - known.since >= REPEAT_SECONDS:
-            if known and known.left_out:
-                told["left_out"] = known.left_out
-            known = self._lines[line] = _Line(since=now)
-            self._lines.move_to_end(line)
-            if len(self._lines) > LINES_REMEMBERED:
-                self._lines.popitem(last=False)
-        if known.written == REPEATS_WRITTEN:
-            known.left_out += 1
-            return None
-        known.written += 1
-        if known.written == REPEATS_WRITTEN:
-            told["more_in_s"] = round(REPEAT_SECONDS - (now - known.since))
-        return told
 
 
 class _Libraries(logging.Handler):

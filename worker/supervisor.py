@@ -1,7 +1,7 @@
-"""Keeps everything running, and ends it: boot order, restarts, signals, exit.
+"""Starts the parts in order, restarts the sidecar, and stops on a signal.
 
-Boot: HTTP first, then Supabase, then the lease, then the sidecar. Each waits for the one before it with a line that a
-person understands. The end runs the other way, within ten seconds; a second signal ends at once.
+Order: HTTP, Supabase, the lease, the sidecar; whatever waits logs what it waits for. A stop runs the other way within
+ten seconds; a second signal exits at once.
 """
 
 from __future__ import annotations
@@ -43,18 +43,17 @@ from worker.web.health import Health
 from worker.wiring import LeasedSession, open_leased_session, open_supabase
 
 STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
-FAREWELL_SECONDS = 5.0  # drain, release, close
-LAST_WORDS_SECONDS = 1.5  # the final status; a database that is away must not hold up the end
+SHUT_DOWN_SECONDS = 5.0  # drain, release, close
+LAST_STATUS_SECONDS = 1.5  # a database that is away must not delay the stop
 RELEASE_SECONDS = 1.5  # giving the lease back
 ASK_SUPABASE_SECONDS = 1.0
 SKEW_MAX_SECONDS = 5.0  # a larger one is audited (docs/architecture.md, "Live only")
 
-FAILED = "The worker has ended itself and must be started again: {}"
 STOPPED = View(status="disconnected", state="stopped", say="The worker is stopped.")
 
 
 class Stop:
-    """The wish to end, and what it interrupts."""
+    """The request to stop, and the blocks that it cancels."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -66,12 +65,12 @@ class Stop:
             scope.cancel()
 
     def release(self, scope: anyio.CancelScope) -> None:
-        """From here on, what runs in `scope` ends by itself."""
+        """A stop no longer cancels `scope`."""
         self._scopes.discard(scope)
 
     @contextmanager
     def interrupts(self) -> Iterator[anyio.CancelScope]:
-        """A block that a stop cancels; what follows it is the graceful part."""
+        """A block that a stop cancels; shut down gracefully after it."""
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:
@@ -145,22 +144,21 @@ class Supervisor:
             SettingsError: it refuses the key, or lacks our tables.
             StoreUnavailable: nobody answered in time; whoever restarts us may try again.
         """
-        deadline = time.monotonic() + self._settings.worker_boot_wait_s
-        said = False
-        while True:
-            try:
-                return await store.check()
-            except StoreUnavailable:
-                if time.monotonic() >= deadline:
-                    raise StoreUnavailable(
-                        f"SUPABASE_URL: nobody answers at {url}; is it right, and is Supabase running? "
-                        f"(waited {self._settings.worker_boot_wait_s} s, WORKER_BOOT_WAIT_S)"
-                    ) from None
-            if not said:
+        said = "does not answer yet; waiting for it"
+
+        def waiting() -> None:
+            if self.health.supabase != said:
                 logger.warning("Supabase at {} does not answer yet; waiting for it", url)
-                self.health.supabase = "does not answer yet; waiting for it"
-                said = True
-            await anyio.sleep(ASK_SUPABASE_SECONDS)
+                self.health.supabase = said
+
+        seconds = self._settings.worker_boot_wait_s
+        try:
+            await until_answered(store.check, float(seconds), pause_max=ASK_SUPABASE_SECONDS, waiting=waiting)
+        except StoreUnavailable:
+            raise StoreUnavailable(
+                f"SUPABASE_URL: nobody answers at {url}; is it right, and is Supabase running? "
+                f"(waited {seconds} s, WORKER_BOOT_WAIT_S)"
+            ) from None
 
     # The lease
 
@@ -183,7 +181,7 @@ class Supervisor:
                 try:
                     await store.lease_release(session, self._owner, held.fence)
                 except (StoreError, SettingsError):  # never in place of what ended the session
-                    logger.warning("the lease could not be given back; it ends by itself")
+                    logger.warning("the lease could not be released; it expires by itself")
 
     def _wait_for_lease(self, reason: str) -> None:
         logger.info("{}", reason)
@@ -207,9 +205,9 @@ class Supervisor:
                 )
             with self._stop.interrupts():
                 try:
-                    await until_answered(leased.state.credentials)  # torn state stops us before anything is touched
+                    await until_answered(leased.state.credentials)  # raises before anything is changed
                 except StateError as fault:
-                    await self._say_last(leased, View(status="disconnected", state="failed", say=FAILED.format(fault)))
+                    await self._write_last_status(leased, _failed(fault))
                     raise
                 await until_answered(leased.flags.poll)
             task_group.start_soon(leased.flags.run)
@@ -219,15 +217,15 @@ class Supervisor:
             try:
                 await self._run_sidecars(leased)
             except (Stuck, StateError) as fault:
-                await self._say_last(leased, View(status="disconnected", state="failed", say=FAILED.format(fault)))
+                await self._write_last_status(leased, _failed(fault))
                 raise
-            await self._say_last(leased, leased.connection.resting_view() or STOPPED)
+            await self._write_last_status(leased, leased.connection.resting_view() or STOPPED)
             task_group.cancel_scope.cancel()
 
-    async def _say_last(self, leased: LeasedSession, view: View) -> None:
-        """The last status and the last count of discards, if the database takes them soon."""
+    async def _write_last_status(self, leased: LeasedSession, view: View) -> None:
+        """Write the last status and the last count of discards, if the database answers soon."""
         leased.report.show(view)
-        with anyio.move_on_after(LAST_WORDS_SECONDS):
+        with anyio.move_on_after(LAST_STATUS_SECONDS):
             with suppress(StoreError):
                 await leased.housekeeping.account_for_discards()
             await leased.report.flushed()
@@ -235,7 +233,7 @@ class Supervisor:
     # The sidecar
 
     async def _run_sidecars(self, leased: LeasedSession) -> None:
-        """One sidecar after the other, until told to stop."""
+        """Run one sidecar after the other until told to stop."""
         while not self._stop.asked:
             started = time.monotonic()
             try:
@@ -248,7 +246,7 @@ class Supervisor:
             finally:
                 self.health.sidecar_pid = None
                 leased.phone.peer = None
-                leased.watch.withdraw("commit", "state")  # whoever asked for the sidecar has ended with it
+                leased.watch.withdraw("commit", "state")  # the calls of this sidecar ended with it
 
     async def _run_sidecar(self, leased: LeasedSession) -> None:
         settings = self._settings
@@ -266,12 +264,12 @@ class Supervisor:
             task_group.start_soon(self._watch_over, leased, peer)
             with self._stop.interrupts():
                 await leased.connection.run(peer)
-            with anyio.move_on_after(FAREWELL_SECONDS):
+            with anyio.move_on_after(SHUT_DOWN_SECONDS):
                 await leased.connection.shut_down(peer)
             task_group.cancel_scope.cancel()
 
     async def _watch_over(self, leased: LeasedSession, peer: Peer) -> None:
-        """Ask the sidecar how it is; one that does not answer is ended (CallTimeout)."""
+        """Ping the sidecar and judge its figures. One that does not answer raises CallTimeout."""
         while True:
             await anyio.sleep(PING_EVERY_SECONDS)
             pong = await peer.ping()
@@ -301,17 +299,22 @@ class Supervisor:
             async with anyio.create_task_group() as task_group:
                 async for number in signals:
                     if self._stop.asked:
-                        self._end_at_once(ExitCode.INTERRUPTED, "a second signal: ending at once")
+                        self._end_at_once(ExitCode.INTERRUPTED, "second signal: exiting at once")
                     logger.info("{}: stopping", signal.Signals(number).name)
                     self._stop.ask()
                     task_group.start_soon(self._bound_the_end)
 
     async def _bound_the_end(self) -> None:
         await anyio.sleep(STOP_SECONDS)
-        self._end_at_once(ExitCode.TOO_SLOW, "the end took too long: ending at once")
+        self._end_at_once(ExitCode.TOO_SLOW, "the stop took too long: exiting at once")
 
     def _end_at_once(self, code: int, why: str) -> None:
         logger.warning("{}", why)
         if self.health.sidecar_pid is not None:
             kill_at_once(self.health.sidecar_pid)
         os._exit(code)
+
+
+def _failed(fault: Stuck | StateError) -> View:
+    say = f"The worker has ended itself and must be started again: {fault}"
+    return View(status="disconnected", state="failed", say=say)

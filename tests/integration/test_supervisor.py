@@ -427,7 +427,7 @@ async def test_a_supabase_that_is_late_is_waited_for_and_one_that_is_away_does_n
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.ends() == 0
         assert time.monotonic() - started < 10.0
-        assert "it ends by itself" in worker.log.read_text(), "the lease"
+        assert "it expires by itself" in worker.log.read_text(), "the lease"
 
 
 async def forward(port: int, target: int) -> None:

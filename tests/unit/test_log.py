@@ -12,7 +12,8 @@ from loguru import logger
 
 from worker import log
 from worker.bridge.stderr import relay_stderr
-from worker.log import REPEAT_SECONDS, REPEATS_WRITTEN, Repeats, redact, set_up_log
+from worker.log import redact, set_up_log
+from worker.log_limits import LINES_REMEMBERED, REPEAT_SECONDS, REPEATS_WRITTEN, Repeats
 
 BASE64_KEY = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA="
 
@@ -195,7 +196,7 @@ def test_many_different_lines_cost_no_memory() -> None:
     repeats = Repeats(lambda: 0.0)
     for number in range(5000):
         assert repeats.take(number) == {}
-    assert len(repeats._lines) == log.LINES_REMEMBERED
+    assert len(repeats._lines) == LINES_REMEMBERED
 
 
 def test_repeats_are_of_one_message_and_only_from_level_info() -> None:

@@ -1,7 +1,6 @@
 """Bytes to lines and back: one UTF-8 JSON document a line, bounded in both directions.
 
-Knows nothing of JSON-RPC. Whatever breaks the framing ends the link: a stream that was cut in the wrong place cannot be
-trusted again.
+Knows nothing of JSON-RPC. Whatever breaks the framing ends the link: the place of the next line is then unknown.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The sidecar as a process: started with a clean environment, listened to, and ended for certain.
+"""The sidecar as a process: started with a clean environment, always ended.
 
-Owns the child, its process group and its stderr. Knows nothing of what is said on the wire.
+Owns the child, its process group and its stderr. Knows nothing of the wire.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from worker.errors import SettingsError, SidecarGone
 
 PINO_LEVELS = {"warning": "warn"}
 
-NODE_MAJOR_MIN = 22  # Node 20 lacks what the sidecar and the embedded Supabase need (FACTS §11)
+NODE_MAJOR_MIN = (
+    22  # Node 20 lacks what the sidecar and the embedded Supabase need (docs/supabase.md, "The embedded Supabase")
+)
 NODE_ASK_SECONDS = 10.0  # `node --version` takes 40 ms; a cold disk may take seconds
 STDIN_GRACE_SECONDS = 2.0  # a healthy sidecar leaves within 100 ms of the end of its stdin
 TERM_GRACE_SECONDS = 1.0  # only a hung one gets here; the whole stop has ten seconds
-KILL_GRACE_SECONDS = 2.0  # the kernel's part; longer means uninterruptible sleep, and nothing helps
+KILL_GRACE_SECONDS = 2.0  # for the kernel; longer means uninterruptible sleep
 
 # What the sidecar may see of our environment. Never the service key, never the state key.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
@@ -108,7 +110,7 @@ class Sidecar:
         """The shutdown ladder: close stdin, wait, SIGTERM to the group, wait, SIGKILL. Bounded, never cancelled."""
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as task_group:
-                task_group.start_soon(_drain, self.stdout)  # a child that blocks on a full pipe cannot leave
+                task_group.start_soon(_drain, self.stdout)  # a child blocked on a full pipe would not exit
                 await self._descend()
                 task_group.cancel_scope.cancel()
 
@@ -132,7 +134,7 @@ class Sidecar:
 async def run_sidecar(
     command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None = None
 ) -> AsyncIterator[Sidecar]:
-    """Start the child; on leaving, by whatever way, it has ended.
+    """Start the child. It has ended when the block is left, in whatever way.
 
     Raises:
         SidecarGone: it could not be started.
@@ -173,13 +175,13 @@ async def _collect_end_of_stdin(process: Process) -> None:
 
 
 async def _drain(stream: ByteReceiveStream) -> None:
-    # RuntimeError is asyncio's word for: the peer is still reading, so there is no need to.
+    # RuntimeError: the peer is still reading the stream, so it needs no draining.
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, RuntimeError):
         while True:
             await stream.receive()
 
 
 def kill_at_once(pid: int) -> None:
-    """The end without ceremony, for a second Ctrl-C."""
+    """SIGKILL for the child and its group, for a second Ctrl-C."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)

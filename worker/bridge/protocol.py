@@ -1,4 +1,4 @@
-"""The nouns of the wire, exactly as docs/protocol.md has them.
+"""The messages of the wire, exactly as in docs/protocol.md.
 
 Unknown fields are refused: both sides live in one repository, and the fixtures in tests/wire hold them together.
 """
@@ -186,7 +186,7 @@ class Me(Wire):
 
 
 class CloseInfo(Wire):
-    """Why a socket ended: the code and the message decide together (FACTS §2)."""
+    """Why a socket ended: the code and the message decide together (docs/whatsapp.md, "Closes")."""
 
     code: int | None
     message: str

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-JITTER_MAX_SECONDS = 0.5  # contract §5
-LIVED_SECONDS = 60.0  # one that lived this long ended for a new reason
-LOOP_AFTER = 6  # so many in a row are a loop, and a person should look
+JITTER_MAX_SECONDS = 0.5  # docs/contract.md §5
+LIVED_SECONDS = 60.0  # a sidecar that lived this long resets the count
+LOOP_AFTER = 6  # this many ends in a row need a person
 LOOP_SECONDS = 300.0
-_EXPONENT_MAX = 62  # beyond it only the cap speaks, and a float would overflow
+_EXPONENT_MAX = 62  # the cap applies long before; more would overflow a float
 
 
 def next_delay(attempt: int, jitter: float, base: float, cap: float) -> float:
     """Seconds to wait before reconnect number `attempt`, counted from 0.
 
     `min(cap, base * 2**attempt) + jitter`; `jitter` is 0 to 0.5 s, drawn by the caller.
-    Source: contract §5, Reconnect.
+    Source: docs/contract.md §5, Reconnect.
 
     Raises:
         ValueError: if `attempt` is negative.
     """
     if attempt < 0:
-        raise ValueError("attempts are counted from 0")
+        raise ValueError(f"attempt must be 0 or more, not {attempt}")
     return min(cap, base * 2.0 ** min(attempt, _EXPONENT_MAX)) + jitter
 
 
@@ -36,7 +36,7 @@ class Crashes:
         return self.in_a_row >= LOOP_AFTER
 
     def note(self, lived_seconds: float, jitter: float) -> float:
-        """Seconds to wait before the next start, after one that lived so long."""
+        """Count one end; the seconds to wait before the next start. `lived_seconds`: how long the sidecar lived."""
         self.in_a_row = 1 if lived_seconds >= LIVED_SECONDS else self.in_a_row + 1
         if self.looping:
             return LOOP_SECONDS + jitter

@@ -1,6 +1,6 @@
-"""Which groups the account is in: one query at a time, spaced, and slower when WhatsApp says so.
+"""Asks WhatsApp which groups the account is in: one query at a time, with pauses, longer ones after a 429.
 
-Writes names; the choice of groups (`monitor`) is the user's and is never touched.
+Writes the groups' names. Never changes `monitor`: which groups are stored is the user's choice.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 from worker.text import clean_name
 
-SPACING_SECONDS = 3.0  # asking for all groups often gives 429 (FACTS §10); a person clicks twice, a program does not
+SPACING_SECONDS = 3.0  # frequent queries give 429 (docs/whatsapp.md, "Groups"); people click twice
 PAUSE_FIRST_SECONDS = 60.0  # after a 429
 PAUSE_MAX_SECONDS = 900.0
-FAILURES_MAX = 3  # other failures: a flag is then turned down rather than tried for ever
+FAILURES_MAX = 3  # other failures: then the request counts as done
 TOO_MANY = 429
 
 
 class Discovery:
-    """Runs queries that were asked for, while a connection is open."""
+    """Runs the queries that are due while a connection is open."""
 
     def __init__(
         self,
@@ -50,16 +50,16 @@ class Discovery:
         self._asked = anyio.Event()
 
     def ask(self, request: Request) -> None:
-        """A flag asks for it; carried out at once if connected, else at the next connection."""
+        """Query because of a flag: now if connected, else at the next connection."""
         self._wanted.append(request)
         self._asked.set()
 
     def again(self) -> None:
-        """Another account may follow: discover at its first connection as well."""
+        """Query at the next connection too: another account may follow."""
         self._at_connect = True
 
     async def run(self, peer: Peer) -> None:
-        """Serve while a connection is open: once at the first, then as asked for. Ends by cancellation."""
+        """Query once at the first connection, then on request, until cancelled."""
         while True:
             if not self._at_connect and not self._wanted:
                 self._asked = anyio.Event()
@@ -106,5 +106,5 @@ class Discovery:
 
 
 def as_change(group: Group) -> GroupChange:
-    """A group of the account, named as the events of `ingest.commit` name it: two forms would rename for ever."""
+    """The group with its name cleaned as ingest cleans it: two forms would rename it again and again."""
     return GroupChange(wa_group_id=group.id, name=clean_name(group.subject))

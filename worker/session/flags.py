@@ -1,7 +1,7 @@
-"""The web app's requests (`runtime_flags`) and its choice of groups, looked at every WORKER_POLL_MS.
+"""Polls the web app's requests (`runtime_flags`) and its choice of groups every WORKER_POLL_MS.
 
-Turns a flag into a request, once. Does nothing about it: the connection obeys, and says when it is done. What was
-handled is stored, so that a restart neither repeats nor misses one.
+Turns each flag into one request; the connection carries it out and says when it is done. `handled_at` is stored, so a
+restart neither repeats nor misses a request.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-import anyio
 from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.session.report import Report
 from worker.store import Flag
+from worker.store.retry import repeat
 from worker.store.session import SessionStore
 
 PHONE = re.compile(r"[1-9][0-9]{6,14}")  # E.164 without the plus; no country code begins with 0
@@ -42,7 +42,7 @@ class Request:
 
 
 class Monitored:
-    """The groups that are switched on, as of the last poll."""
+    """The groups that were switched on at the last poll."""
 
     def __init__(self) -> None:
         self.groups: frozenset[str] = frozenset()
@@ -52,7 +52,7 @@ class Monitored:
 
 
 def read_flag(flag: Flag) -> Request | str | None:
-    """The request behind a flag; a text that says what is wrong with it; None if it is not for us."""
+    """The request that a flag makes; a sentence if the flag is malformed; None if it is not for the worker."""
     try:
         ask = Ask(flag.key)
     except ValueError:
@@ -80,7 +80,7 @@ def international(written: str) -> str:
 
 
 class FlagWatch:
-    """Polls; hands each request to `send` once; refreshes the monitored groups."""
+    """Polls the flags, hands each request to `send` once, and refreshes the monitored groups."""
 
     def __init__(
         self,
@@ -100,21 +100,22 @@ class FlagWatch:
         self._away = False
 
     async def run(self) -> None:
-        """Poll for ever; a database that is away, or a flag that makes no sense, does not stop it."""
-        while True:
-            try:
-                await self.poll()
-                self._away = False
-            except StoreUnavailable:
-                if not self._away:
-                    logger.warning("the database does not answer; flags are looked at again when it does")
-                self._away = True
-            except StoreRefused as refused:
-                logger.error("the flags cannot be read (code {})", refused.code)
-            await anyio.sleep(self._poll_seconds)
+        """Poll until cancelled. Neither an outage of the database nor a malformed flag ends it."""
+        await repeat(self._poll_seconds, self._poll_and_recover, self._failed)
+
+    async def _poll_and_recover(self) -> None:
+        await self.poll()
+        self._away = False
+
+    def _failed(self, error: StoreUnavailable | StoreRefused) -> None:
+        if isinstance(error, StoreRefused):
+            logger.error("the flags cannot be read (code {})", error.code)
+        elif not self._away:
+            logger.warning("the database does not answer; flags are read again when it does")
+            self._away = True
 
     async def poll(self) -> None:
-        """Look once.
+        """Poll once.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -136,7 +137,7 @@ class FlagWatch:
         await self._mark_done()
 
     def done(self, request: Request) -> None:
-        """The request was carried out (or turned down): never again. Written at the next poll, at the latest."""
+        """Mark a request as handled, whether carried out or turned down. Stored at the next poll."""
         self._done.append(request.flag)
 
     async def _mark_done(self) -> None:

@@ -1,6 +1,6 @@
-"""Housekeeping of a session: what expires, and the account of what was discarded.
+"""Housekeeping of a session: deletes what expires, reports what was discarded.
 
-Each task is small, bounded and may fail: the next turn comes.
+Each task is small and bounded. One that fails is tried again at its next turn.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from loguru import logger
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.ingest.rules.live import RETRY_WINDOW_S
 from worker.session.report import Report
-from worker.store.retry import until_answered
+from worker.store.retry import repeat, until_answered
 from worker.store.session import SessionStore
 
 LOST_EVERY_SECONDS = 300.0
-PRUNE_EVERY_SECONDS = 300.0  # large merges wait for it, and with them that person's edits and revokes
+PRUNE_EVERY_SECONDS = 300.0  # large merges of identities wait for it, and with them that person's edits and revokes
 ANALYZE_EVERY_SECONDS = 6 * 3600.0
 DISCARDS_EVERY_SECONDS = 3600.0
-FIRST_AFTER_SECONDS = 30.0  # not in the way of the start
+FIRST_AFTER_SECONDS = 30.0  # leaves the database to the start
 KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
 
 
 class Housekeeping:
-    """Runs the housekeeping of one session. `audit_seconds`: how long the audit log is kept; None: for ever."""
+    """The housekeeping of one session. `audit_seconds`: how long the audit log is kept; None: for ever."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Housekeeping:
         self._discards: Mapping[str, int] | None = None
 
     async def run(self) -> None:
-        """Turn for ever. No turn waits for another: the database may answer the one and not the next."""
+        """Run all tasks until cancelled. None waits for another: the database may answer one and not the next."""
         turns: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
@@ -59,33 +59,26 @@ class Housekeeping:
         try:
             self._discards = await until_answered(self._count_discards)
         except StoreRefused as refused:
-            logger.warning("discards are accounted for from later on (code {})", refused.code)
+            logger.warning("the first count of discards was refused (code {}); counting starts later", refused.code)
         await self._turn(DISCARDS_EVERY_SECONDS, self.account_for_discards)
 
     async def _turn(self, every: float, turn: Callable[[], Awaitable[None]]) -> None:
         await anyio.sleep(FIRST_AFTER_SECONDS)
-        while True:
-            try:
-                await turn()
-            except StoreUnavailable:
-                logger.debug("housekeeping is put off: the database does not answer")
-            except StoreRefused as refused:
-                logger.warning("housekeeping was refused (code {})", refused.code)
-            await anyio.sleep(every)
+        await repeat(every, turn, _log_failure)
 
     async def mark_lost(self) -> None:
-        """Stubs whose good copy did not come within the time in which it would still be taken."""
+        """Mark undecryptable messages as lost once a good copy would come too late to be stored."""
         await self._store.mark_lost(float(RETRY_WINDOW_S))
 
     async def prune(self) -> None:
-        """Hashes that nothing will be recognised by any more, and old entries of the audit log; 10,000 a call."""
+        """Delete hashes of stanzas too old to come again, and old audit entries; 10,000 a call."""
         more = True
         while more:
             pruned = await self._store.prune(stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds)
             more = pruned.more
 
     async def account_for_discards(self) -> None:
-        """Say in the audit log how many messages were dropped on purpose since the last time, by reason."""
+        """Write to the audit log how many messages were discarded since the last entry, by reason."""
         now = await self._count_discards()
         before = self._discards if self._discards is not None else now
         fresh = {
@@ -98,3 +91,10 @@ class Housekeeping:
     async def _count_discards(self) -> Mapping[str, int]:
         status = await self._store.status()
         return {reason: int(count) for reason, count in status["discards"].items()}
+
+
+def _log_failure(error: StoreUnavailable | StoreRefused) -> None:
+    if isinstance(error, StoreRefused):
+        logger.warning("the database refused a housekeeping task (code {})", error.code)
+    else:
+        logger.debug("the database does not answer; housekeeping waits for its next turn")

@@ -1,7 +1,6 @@
-"""What people see of the session: the `wa_sessions` row and the audit log, written behind the events.
+"""What people see of the session: the `wa_sessions` row and the audit log. Takes them at once, writes them later.
 
-The latest status wins; audit entries keep their order and are not lost while the database is away (up to a bound). Owns
-no decision: it is told what to show.
+The latest status wins. Audit entries keep their order and survive an outage of the database, up to AUDITS_MAX.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.store import Audit
+from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 
-AUDITS_MAX = 1000  # a day's worth; a database that is away longer must not cost memory without end
-RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+AUDITS_MAX = 1000  # a day's worth; bounds the memory during a longer outage
 
 Status = Literal["connecting", "connected", "disconnected"]
 State = Literal[
@@ -31,7 +30,7 @@ State = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One state of the session, as a person should see it."""
+    """One state of the session, in words for people."""
 
     status: Status
     state: State
@@ -45,7 +44,7 @@ class View:
     wa_number: str | None = None
 
     def patch(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """The row's columns. A name or number that is not known yet leaves the old one alone."""
+        """The columns of the row to change. An unknown name or number keeps the old value."""
         detail: dict[str, Any] = {"state": self.state, "say": self.say, **extra}
         if self.qr is not None:
             detail["qr"] = self.qr
@@ -62,7 +61,7 @@ class View:
 
 
 class Report:
-    """Takes what is to be shown at once and writes it as soon as the database takes it."""
+    """Collects status and audit entries; `run` writes them as soon as the database answers."""
 
     def __init__(
         self,
@@ -88,7 +87,7 @@ class Report:
         return self._view
 
     def show(self, view: View) -> None:
-        """From now on this is the session's state; a QR code that it does not carry is cleared."""
+        """Make `view` the session's state. A view without a QR code removes the one shown before."""
         if self._view is None or (view.state, view.say) != (self._view.state, self._view.say):
             logger.info("{}", view.say)
         self._view = view
@@ -97,12 +96,12 @@ class Report:
         self._wake()
 
     def amend(self, **changes: Any) -> None:
-        """The same state with other fields."""
+        """Change fields of the present view."""
         if self._view:
             self.show(replace(self._view, **changes))
 
     def keep(self, **fields: Any) -> None:
-        """Fields that stay in `detail` whatever the state, such as the client version."""
+        """Set fields that stay in `detail` in every state, such as the client version."""
         self._kept.update(fields)
         self._dirty = self._view is not None
         self._wake()
@@ -118,25 +117,18 @@ class Report:
         self.audit("error", code=code, msg=msg[:300], **({"ctx": ctx} if ctx else {}))
 
     async def run(self) -> None:
-        """Write for ever.
+        """Write until cancelled.
 
         Raises:
             StaleFence: another worker holds the lease.
         """
-        failures = 0
         while True:
             await self._news.wait()
             self._news = anyio.Event()
-            try:
-                await self._write()
-                failures = 0
-            except StoreUnavailable:
-                self._news.set()
-                await anyio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
-                failures += 1
+            await until_answered(self._write)
 
     async def flushed(self) -> None:
-        """Wait until nothing is left to write."""
+        """Wait until everything is written."""
         while not self._written.is_set():
             await self._written.wait()
 
@@ -155,7 +147,7 @@ class Report:
             except StoreUnavailable:
                 self._dirty = self._dirty or bool(patch)
                 raise
-            except StoreRefused as refused:  # a fault of ours in one entry must not stop the worker
+            except StoreRefused as refused:  # our own bug in one entry must not stop the worker
                 logger.error("the database refused a status or audit entry (code {})", refused.code)
             for _ in audits:
                 self._audits.popleft()

@@ -1,6 +1,6 @@
-"""Which version of WhatsApp Web we claim to be: the operator's, the last that worked, a fetched one, the bundled one.
+"""Which version of WhatsApp Web the worker claims to be: WA_VERSION, else fetched, else last good, else bundled.
 
-Asks WhatsApp only after it refused a version (405), never at every connect (FACTS §2).
+Fetches only after WhatsApp refused a version (405), not at every connect. Source: docs/whatsapp.md, "Closes".
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from worker.settings import Version
 
 SOURCE = "https://web.whatsapp.com/sw.js"
 REVISION = re.compile(rb'"?client_revision\\?"?\s*:\s*(\d{6,12})')
-FETCH_SECONDS = 30.0  # the whole of it; nobody is connected meanwhile
-SCRIPT_BYTES_MAX = 4 * 1024 * 1024  # far above what the script has; a page without end must not fill the memory
+FETCH_SECONDS = 30.0  # in all; the connection waits for it
+SCRIPT_BYTES_MAX = 4 * 1024 * 1024  # far more than the script has; bounds the memory
 
 
 class VersionPolicy:
-    """`present()` is what to connect with; None = the version that Baileys brings."""
+    """`present()` is the version to connect with; None: the one bundled with Baileys."""
 
     def __init__(self, pin: Version | None, last_good: Version | None, keep: Callable[[Version], None]) -> None:
         self._pin = pin
@@ -34,7 +34,7 @@ class VersionPolicy:
         return self._pin or self._fetched or self._last_good
 
     def outdated(self) -> None:
-        """WhatsApp refused it: fetch before the next attempt, and do not go back to the stored one."""
+        """WhatsApp refused the version: fetch one before the next attempt, and drop the stored one."""
         if self._pin:
             logger.error("WhatsApp refuses the version that WA_VERSION names; remove the setting, or name a newer one")
             return
@@ -42,24 +42,24 @@ class VersionPolicy:
         self.wanted = True
 
     async def refresh(self, fetch: Callable[[], Awaitable[Version | None]]) -> None:
-        """Fetch if WhatsApp asked for it; a failure leaves the bundled one."""
+        """Fetch a version if the last one was refused; if that fails, the bundled one is used."""
         if self.wanted:
             self._fetched = await fetch()
             self.wanted = False
 
     def worked(self) -> None:
-        """A connection opened with it: remember it."""
+        """A connection opened: keep a fetched version."""
         if self._fetched and not self._pin:
             self._last_good = self._fetched
             self._keep(self._fetched)
 
     def forget(self) -> None:
-        """A new account starts afresh."""
+        """Drop the fetched version: another account may follow."""
         self._fetched = None
 
 
 async def fetch_version(client: httpx.AsyncClient | None = None) -> Version | None:
-    """The version that WhatsApp Web has today; None if it cannot be had. Bounded in time and size."""
+    """Today's version of WhatsApp Web, or None. Bounded in time and size."""
     script = b""
     headers = {"sec-fetch-site": "none", "user-agent": "Mozilla/5.0", "accept-encoding": "identity"}
     try:
@@ -76,13 +76,13 @@ async def fetch_version(client: httpx.AsyncClient | None = None) -> Version | No
     except (httpx.HTTPError, TimeoutError):
         found = None
     if not found:
-        logger.warning("the present version of WhatsApp Web could not be fetched; the bundled one is used")
+        logger.warning("fetching the version of WhatsApp Web failed; using the bundled one")
         return None
     return (2, 3000, int(found[1]))
 
 
 def parse_version(value: object) -> Version | None:
-    """A version as it was stored in `detail.version`."""
+    """The version stored in `detail.version`, or None."""
     if isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) for part in value):
         return (value[0], value[1], value[2])
     return None

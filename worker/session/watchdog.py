@@ -1,6 +1,6 @@
-"""When a connection that looks alive is not (FACTS §8), judged from the sidecar's own figures.
+"""Detects a stalled connection from the sidecar's figures. Pure.
 
-Pure. Silence in a quiet group is no stall: only work that was begun and does not end is one.
+Silence in a quiet group is no stall; only work that began and does not end is. Source: docs/whatsapp.md, "Stalls".
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 from worker.bridge.protocol import Pong
 
 PING_EVERY_SECONDS = 10.0
-OPEN_WITHIN_SECONDS = 75.0  # Baileys itself gives a connect up after 20 s, a query after 60 s
-STANZA_STUCK_MS = 150_000  # longer than two queries' time-outs of 60 s that one decryption may await
-LOOP_LAG_MS = 5_000  # a loop that is this late on average does nothing else
+OPEN_WITHIN_SECONDS = 75.0  # Baileys ends a connect after 20 s and a query after 60 s
+STANZA_STUCK_MS = 150_000  # one decryption may await two queries of up to 60 s each
+LOOP_LAG_MS = 5_000  # the mean delay of an event loop that is stuck
 HELD_SECONDS = 30.0  # a connection that was open this long resets the backoff
-SETTLED_SECONDS = 300.0  # … and this long, the count of stalls
-STALLS_BEFORE_RESTART = 2  # end the socket; the second time in a row, the sidecar
-STALLS_BEFORE_EXIT = 4  # then the worker: whoever restarts it gives it a new machine, perhaps
+SETTLED_SECONDS = 300.0  # one that was open this long resets the count of stalls
+STALLS_BEFORE_RESTART = 2  # the first stall ends the socket, this one the sidecar
+STALLS_BEFORE_EXIT = 4  # this one ends the worker; the platform may start it elsewhere
 
 
 def judge(pong: Pong, *, database_away: bool) -> str | None:
     """Why the connection counts as stalled; None if it does not.
 
-    While the database is away everything waits behind the gate, and that has its own rule (DESIGN rule 6).
+    While the database is away everything waits behind the gate: docs/architecture.md, "The frame gate", 6.
     """
     if database_away:
         return None

@@ -1,7 +1,7 @@
 """Whether the database answers, and since when it does not.
 
-The callers report; after `patience` seconds without an answer to one of them, the connection is told, once. An outage
-of the database is not a network fault: it ends the socket for a stated reason, and nothing reconnects before its end.
+Callers report each call. After `patience` seconds without an answer to one of them, the connection is told once. It
+then ends the socket with that reason, and reconnects only when the database answers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import anyio
 
 from worker.errors import StoreUnavailable
 
-PATIENCE_SECONDS = (
-    20.0  # pings are frames and queue up behind the gate; WhatsApp gives up after about 30 s (DESIGN rule 6)
-)
+# Pings wait behind the gate too, and WhatsApp drops a silent client after about 30 s.
+# docs/architecture.md, "The frame gate", 6
+PATIENCE_SECONDS = 20.0
 LOOK_SECONDS = 0.25
 
 Source = Literal["commit", "state", "lease"]
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class DatabaseWatch:
-    """Who has been waiting for the database, since when."""
+    """Which callers wait for the database, and since when."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class DatabaseWatch:
         self._back = anyio.Event()
 
     async def observe(self, source: Source, call: Awaitable[T]) -> T:
-        """Await one database call and note how it ended.
+        """Await one database call and note whether the database answered.
 
         Raises:
             StoreUnavailable: as the call did, like everything else that it raises.
@@ -62,21 +62,21 @@ class DatabaseWatch:
 
     @property
     def away(self) -> bool:
-        """At least one caller is without an answer."""
+        """At least one caller has no answer."""
         return bool(self._since)
 
     @property
     def gone(self) -> bool:
-        """A caller has been without an answer for longer than the patience."""
+        """A caller has had no answer for longer than its patience."""
         return any(self._clock() - since > self._patience[source] for source, since in self._since.items())
 
     def forget(self) -> None:
-        """The database was seen to answer: callers that gave up meanwhile no longer count."""
+        """The database answers again: forget callers that gave up meanwhile."""
         for source in list(self._since):
             self.answered(source)
 
     def withdraw(self, *sources: Source) -> None:
-        """These callers have ended without an answer, and ask no more."""
+        """Forget these callers: they ended without an answer."""
         for source in sources:
             self.answered(source)
 
@@ -86,7 +86,7 @@ class DatabaseWatch:
             await self._back.wait()
 
     async def run(self, tell: Callable[[], None]) -> None:
-        """Call `tell` each time that the patience is at its end."""
+        """Call `tell` each time that the patience ends."""
         while True:
             while not self.gone:  # noqa: ASYNC110 - no event says that time has passed
                 await anyio.sleep(LOOK_SECONDS)

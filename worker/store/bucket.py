@@ -22,7 +22,7 @@ class Bucket:
         self._timeouts = timeouts
 
     async def ensure(self) -> bool:
-        """Makes the bucket, private, if it is missing; True if it was."""
+        """Create the private bucket if it is missing; True if it was."""
         with translated("bucket", self._timeouts.call):
             try:
                 await self._client.storage.create_bucket(BUCKET, options={"public": False})
@@ -33,7 +33,7 @@ class Bucket:
             return True
 
     async def upload(self, path: str, content: bytes | Path, mime: str) -> None:
-        """Stores an object; one that is there already, perhaps half, is replaced. A path does not grow the process."""
+        """Store an object, replacing one that a crash may have left half written. A `Path` is streamed."""
         with translated("upload", max(self._timeouts.transfer, _size(content) / SLOWEST_BYTES_PER_S)):
             await self._client.storage.from_(BUCKET).upload(
                 path, content, {"content-type": mime, "upsert": "true", "cache-control": "3600"}
@@ -49,7 +49,7 @@ class Bucket:
             return bytes(await self._client.storage.from_(BUCKET).download(path))
 
     async def remove(self, paths: Sequence[str]) -> None:
-        """Deletes objects; one that is not there is none."""
+        """Delete objects. Missing ones are no error."""
         with translated("remove", self._timeouts.transfer):
             await self._client.storage.from_(BUCKET).remove(list(paths))
 

@@ -36,7 +36,7 @@ class StateCipher:
         return MARK + base64.b64encode(VERSION + nonce + sealed).decode()
 
     def open(self, type_: str, name: str, stored: str) -> str:
-        """What was stored. A value from before the key was set is taken as it is.
+        """The value that was stored. One stored before the key was set is returned as it is.
 
         Raises:
             StateError: it is encrypted and the key is missing or wrong, or it was tampered with, or is torn.
@@ -44,15 +44,11 @@ class StateCipher:
         if not stored.startswith(MARK):
             return stored
         if not self._cipher:
-            raise StateError(
-                "WORKER_STATE_KEY: is not set, but the stored credentials are encrypted; set the key that they had"
-            )
+            raise StateError("WORKER_STATE_KEY: is not set, but the stored credentials are encrypted; set their key")
         try:
             raw = base64.b64decode(stored[len(MARK) :], validate=True)
             if raw[:1] != VERSION:
-                raise StateError(
-                    f"the stored {type_} has a form that this version does not know; use a newer wa-worker"
-                )
+                raise StateError(f"the stored {type_} has an unknown format; use a newer wa-worker")
             nonce, sealed = raw[1 : 1 + NONCE_BYTES], raw[1 + NONCE_BYTES :]
         except (binascii.Error, ValueError):
             raise StateError(f"the stored {type_} is torn; restore it from a backup") from None

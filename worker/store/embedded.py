@@ -1,16 +1,16 @@
 """The embedded Supabase: `@supabase/lite` as a child process, for when SUPABASE_URL is not set.
 
-One folder has one server: two of them destroy it (FACTS 11). So a lock file beside the folder is held by whoever serves
-it, and handed to the server itself, whose death alone frees it. Others find the running server through the endpoint
-file, and take over when the lock becomes free. Layout below the data folder:
+Two servers on one folder destroy it (docs/supabase.md, "The embedded Supabase"). So the process that starts the server
+locks a file beside the folder and hands the lock to the server: only the server's death frees it. Other processes find
+the server through the endpoint file, and take over once the lock is free. Layout below the data folder:
 
     embedded/               the server's folder: supabase/config.toml, migrations, database, objects
     embedded.lock           locked as long as a server lives
     embedded.keys.json      mode 0600: the generated keys, made once
     embedded.endpoint.json  mode 0600: URL, key and process id of the running server
 
-The server prints failed statements with whole rows and keys: what it prints is never logged, except the names of
-migrations. It ends when its stdin does, so a worker that is killed leaves no orphan behind.
+The server prints failed statements with whole rows and keys, so only the names of migrations are logged. It ends when
+its stdin does: a worker that is killed leaves no orphan.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ FOLLOW_PARENT: Final = Path(__file__).with_name("follow_parent.mjs")
 READY_SECONDS: Final = 60.0  # 1.5 s at rest; a loaded machine with two cores has taken 20
 MIGRATE_SECONDS: Final = 180.0  # 6 s at rest
 STOP_SECONDS: Final = 10.0  # it closes its database on SIGTERM
-QUIET_SECONDS: Final = 2.0  # a start shorter than this needs no words
-PORT_SECONDS: Final = 3.0  # a dying server can let go of the lock a moment before it lets go of its port
+QUIET_SECONDS: Final = 2.0  # a shorter start is not announced
+PORT_SECONDS: Final = 3.0  # a dying server may free its lock before its port
 POLL_SECONDS: Final = 0.05
 TAKE_OVER_POLL_SECONDS: Final = 0.5
 RESTART_DELAY_SECONDS: Final = 0.5
@@ -157,7 +157,7 @@ class Embedded:
 
 @asynccontextmanager
 async def embedded_supabase(place: Embedded) -> AsyncIterator[Endpoint]:
-    """`Embedded.run` for the length of a block; an error of the start comes out as it is, not in a group."""
+    """`Embedded.run` for the length of a block. An error of the start is raised as it is, not in a group."""
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
         try:

@@ -1,7 +1,7 @@
 """The lease: one worker at a time serves a session.
 
-Acquires it (and waits while another worker holds it), renews it, and says when it can no longer be relied on. The
-fence that comes with it is what the database checks; the lease only keeps two workers from logging in at once.
+Acquires it, waits while another worker holds it, renews it, and raises when it is lost. The database checks the fence
+that comes with it; the lease only keeps two workers from logging in at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RENEWALS_PER_LEASE = 3  # two renewals may fail before it runs out
 
 
 def make_owner() -> str:
-    """A name for this process that no other has, and that tells a person where it runs."""
+    """A unique name for this process that tells people where it runs."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -46,7 +46,7 @@ async def acquire(store: Store, session: str, owner: str, seconds: float, waitin
 
 
 async def keep(store: Store, session: str, owner: str, seconds: float, fence: int, watch: DatabaseWatch) -> None:
-    """Renew for ever; tell `watch` how it goes.
+    """Renew until cancelled, and report each call to `watch`.
 
     Raises:
         StaleFence: another worker took it.
@@ -63,7 +63,7 @@ async def keep(store: Store, session: str, owner: str, seconds: float, fence: in
 
 
 async def _renew(store: Store, session: str, owner: str, seconds: float) -> Lease:
-    """One renewal; it must not take so long that the lease runs out while nobody looks."""
+    """One renewal, ended before the lease can run out."""
     with anyio.move_on_after(seconds / RENEWALS_PER_LEASE):
         return await store.lease_acquire(session, owner, seconds)
     raise StoreUnavailable("the lease could not be renewed in time")

@@ -1,13 +1,14 @@
-"""Asking the database again: jittered, bounded or not, and only where the answer may change."""
+"""Asks the database again where the answer may change: until it answers, or at a steady pace."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import anyio
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, stop_never, wait_random_exponential
 
-from worker.errors import StoreUnavailable
+from worker.errors import StoreRefused, StoreUnavailable
 
 PAUSE_FIRST_SECONDS = 0.1
 PAUSE_MAX_SECONDS = 5.0
@@ -15,19 +16,43 @@ PAUSE_MAX_SECONDS = 5.0
 T = TypeVar("T")
 
 
-async def until_answered(call: Callable[[], Awaitable[T]], patience: float | None = None) -> T:
-    """Call until the database answers, for `patience` seconds or for ever. The call must be safe to repeat.
+async def until_answered(
+    call: Callable[[], Awaitable[T]],
+    patience: float | None = None,
+    *,
+    pause_max: float = PAUSE_MAX_SECONDS,
+    waiting: Callable[[], None] = lambda: None,
+) -> T:
+    """Call until the database answers, with growing random pauses. The call must be safe to repeat.
+
+    Args:
+        patience: seconds after which to give up; None: never.
+        pause_max: the longest pause in seconds.
+        waiting: called before each pause.
 
     Raises:
-        StoreUnavailable: the patience is at its end.
+        StoreUnavailable: the database did not answer within `patience`.
     """
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(StoreUnavailable),
-        wait=wait_random_exponential(multiplier=PAUSE_FIRST_SECONDS, max=PAUSE_MAX_SECONDS),
+        wait=wait_random_exponential(multiplier=PAUSE_FIRST_SECONDS, max=pause_max),
         stop=stop_never if patience is None else stop_after_delay(patience),
+        before_sleep=lambda _: waiting(),
         reraise=True,
     )
     async for attempt in retrying:
         with attempt:
             return await call()
     raise AssertionError("unreachable")
+
+
+async def repeat(
+    every: float, call: Callable[[], Awaitable[None]], failed: Callable[[StoreUnavailable | StoreRefused], None]
+) -> None:
+    """Call every `every` seconds until cancelled. `failed` is told of an error; the next turn comes all the same."""
+    while True:
+        try:
+            await call()
+        except (StoreUnavailable, StoreRefused) as error:
+            failed(error)
+        await anyio.sleep(every)

@@ -1,4 +1,4 @@
-"""What the database is told and what it answers: plain values, no I/O.
+"""Arguments and answers of the SQL functions: plain values, no I/O.
 
 64-bit integers travel as strings (the embedded Supabase passes JSON numbers through JavaScript); here they are ints.
 """
@@ -14,7 +14,7 @@ Json = Mapping[str, Any]
 
 
 def known(shape: type[Any], row: Json) -> dict[str, Any]:
-    """The fields of `row` that `shape` has. A newer schema may answer more: an older worker goes on beside it."""
+    """The fields of `row` that `shape` has. A newer schema may answer more than an older worker knows."""
     return {f.name: row[f.name] for f in fields(shape) if f.name in row}
 
 

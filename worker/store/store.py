@@ -53,7 +53,7 @@ class Store:
         self.console = Console(self._call)
 
     async def check(self) -> None:
-        """Returns only if Supabase is there, takes the key and has our schema.
+        """Return only if Supabase answers, takes the key and has our schema.
 
         Raises:
             SettingsError: the key is refused, migrations are missing, or it is no Supabase that answers.
@@ -70,7 +70,7 @@ class Store:
         return str((await self._call("wa_schema_version", {}))["version"])
 
     async def select_nothing(self, table: str, columns: str) -> None:
-        """Reads no row: whether there is such a table with such columns (StoreRefused)."""
+        """Read no row; StoreRefused if the table or a column is missing."""
         with translated(table, self._timeouts.call):
             await self._database.table(table).select(columns).limit(0).execute()
 
@@ -88,7 +88,7 @@ class Store:
         )
 
     async def lease_release(self, session: str, owner: str, fence: int) -> bool:
-        """True if it was ours to give."""
+        """True if the lease was ours."""
         args = {"p_session": session, "p_owner": owner, "p_fence": str(fence)}
         return bool((await self._call("wa_lease_release", args))["released"])
 
@@ -131,7 +131,7 @@ class Store:
         await self._call("wa_set_session", args)
 
     async def wipe_credentials(self, session: str, fence: int) -> int:
-        """Forgets the account; returns the new epoch, which no batch in flight can have."""
+        """Delete the credentials; the new epoch, which no batch in flight has."""
         return int((await self._call("wa_wipe_credentials", _held(session, fence)))["epoch"])
 
     # Groups, flags, audit.
@@ -160,7 +160,7 @@ class Store:
         ]
 
     async def flag_handled(self, session: str, flag: Flag) -> None:
-        """This request is done; a newer one that came meanwhile stays pending."""
+        """Mark this request as handled; a newer one stays pending."""
         args = {"p_session": session, "p_key": flag.key, "p_at_text": flag.at_text}
         await self._call("wa_flag_handled", args)
 
@@ -225,7 +225,7 @@ class Store:
         await self._call("wa_media_retry", _job(job_id, owner) | args)
 
     async def media_ask_phone(self, job_id: int, owner: str, error: str) -> None:
-        """Gives the job to whoever has the phone."""
+        """Leave the job to the process that has the phone."""
         await self._call("wa_media_ask_phone", _job(job_id, owner) | {"p_error": error})
 
     async def media_abandon(self, job_id: int, owner: str, status: str, code: str, error: str) -> None:
@@ -233,7 +233,7 @@ class Store:
         args = {"p_status": status, "p_code": code, "p_error": error}
         await self._call("wa_media_abandon", _job(job_id, owner) | args)
 
-    # Upkeep.
+    # Housekeeping.
 
     async def mark_lost(self, session: str, older_than_seconds: float) -> int:
         args = {"p_session": session, "p_older_than_seconds": older_than_seconds}
@@ -252,7 +252,7 @@ class Store:
     async def _call(self, function: str, args: Mapping[str, Any]) -> Any:
         with translated(function, self._timeouts.call):
             answer: Any = await self._database.rpc(function, dict(args)).execute()
-        if isinstance(answer.data, str):  # supabase-py's way to hand on what is no JSON: some gateway's page
+        if isinstance(answer.data, str):  # how supabase-py returns what is not JSON, such as a gateway's page
             raise StoreUnavailable(f"{function}: the answer is no JSON")
         return answer.data
 

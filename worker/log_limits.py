@@ -1,0 +1,69 @@
+"""How much is logged: of equal lines (`Repeats`) and of one noisy source (`Allowance`). The rest is counted."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+REPEAT_SECONDS = 60.0
+REPEATS_WRITTEN = 5  # of one line in that time: enough to see that it repeats
+LINES_REMEMBERED = 1000
+LINES_PER_SECOND = 200.0  # more than a person can read
+LINES_AT_ONCE = 500.0  # the burst of a start at level trace
+
+
+@dataclass
+class _Line:
+    since: float
+    written: int = 0
+    left_out: int = 0
+
+
+class Repeats:
+    """Lets REPEATS_WRITTEN equal lines through in REPEAT_SECONDS; the next after that tells the count left out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lines: OrderedDict[Hashable, _Line] = OrderedDict()
+
+    def take(self, line: Hashable) -> dict[str, int] | None:
+        """The fields that tell of repeats, empty as a rule; None: leave this one out."""
+        now = self._clock()
+        known = self._lines.get(line)
+        told: dict[str, int] = {}
+        if known is None or now - known.since >= REPEAT_SECONDS:
+            if known and known.left_out:
+                told["left_out"] = known.left_out
+            known = self._lines[line] = _Line(since=now)
+            self._lines.move_to_end(line)
+            if len(self._lines) > LINES_REMEMBERED:
+                self._lines.popitem(last=False)
+        if known.written == REPEATS_WRITTEN:
+            known.left_out += 1
+            return None
+        known.written += 1
+        if known.written == REPEATS_WRITTEN:
+            told["more_in_s"] = round(REPEAT_SECONDS - (now - known.since))
+        return told
+
+
+class Allowance:
+    """LINES_AT_ONCE lines at once, then LINES_PER_SECOND; the rest is counted, not written."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left = LINES_AT_ONCE
+        self._at = clock()
+        self.dropped = 0
+
+    def take(self) -> bool:
+        now = self._clock()
+        self._left = min(LINES_AT_ONCE, self._left + (now - self._at) * LINES_PER_SECOND)
+        self._at = now
+        if self._left < 1:
+            self.dropped += 1
+            return False
+        self._left -= 1
+        return True
