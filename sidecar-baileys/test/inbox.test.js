@@ -8,19 +8,22 @@ const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}`
   return /** @type {any} */ ({ id, offline, parts, author, arrivedAt: 1, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
 }
 
-/** @param {{known?: string[], holdMs?: number}} [options] */
-function makeInbox({ known = [], holdMs = 60_000 } = {}) {
+/** @param {{known?: string[], holdMs?: number, busy?: () => boolean}} [options] */
+function makeInbox({ known = [], holdMs = 60_000, busy = () => false } = {}) {
   /** @type {any[]} */
   const delivered = []
   /** @type {string[]} */
   const swallowed = []
+  let asked = 0
   const inbox = new Inbox({
+    askForMore: () => { asked += 1 },
+    busy,
     known: async (hashes) => hashes.filter((hash) => known.includes(hash)),
     deliver: (s) => delivered.push(s),
     swallow: (s) => swallowed.push(/** @type {any} */ (s).id),
     holdMs,
   })
-  return { inbox, delivered, swallowed, ids: () => delivered.map(({ id }) => id) }
+  return { inbox, delivered, swallowed, asked: () => asked, ids: () => delivered.map(({ id }) => id) }
 }
 const turn = () => new Promise(setImmediate)
 
@@ -53,6 +56,54 @@ test('a backlog that never ends holds live stanzas for a bounded time only', asy
   inbox.arrive(stanza('live'))
   while (ids().length === 0) await turn()
   assert.deepEqual(ids(), ['live'])
+  inbox.close()
+})
+
+test('live stanzas that keep arriving do not prolong the wait for a backlog that never ends', async () => {
+  const { inbox, ids } = makeInbox({ holdMs: 20 })
+  let n = 0
+  while (ids().length === 0 && n < 100_000) {
+    inbox.arrive(stanza(`live${n++}`))
+    await turn()
+  }
+  assert.equal(ids()[0], 'live0')
+  inbox.close()
+})
+
+test('an offline stanza that never settles holds live stanzas for a bounded time only', async () => {
+  const { inbox, ids } = makeInbox({ holdMs: 1 })
+  inbox.arrive(stanza('old', { offline: true }))
+  inbox.backlogComplete()
+  inbox.arrive(stanza('live'))
+  while (ids().length < 2) await turn()
+  assert.deepEqual(ids(), ['old', 'live'])
+  inbox.close()
+})
+
+test('while our own database or pause holds the socket, no patience runs out', async () => {
+  let busy = true
+  let looks = 0
+  const { inbox, ids } = makeInbox({ holdMs: 1, busy: () => { looks += 1; return busy } })
+  inbox.arrive(stanza('live'))
+  while (looks < 5) await turn()
+  assert.deepEqual(ids(), [])
+  busy = false
+  while (ids().length === 0) await turn()
+  assert.deepEqual(ids(), ['live'])
+  inbox.close()
+})
+
+test('the next window is asked for before the present one is over, and not after the end', async () => {
+  const { inbox, asked } = makeInbox()
+  for (let n = 0; n < 49; n++) inbox.arrive(stanza(`old${n}`, { offline: true }))
+  assert.equal(asked(), 0)
+  inbox.arrive(stanza('old49', { offline: true }))
+  assert.equal(asked(), 1)
+  for (let n = 50; n < 250; n++) inbox.arrive(stanza(`old${n}`, { offline: true }))
+  assert.equal(asked(), 3)
+  inbox.backlogComplete()
+  for (let n = 250; n < 500; n++) inbox.arrive(stanza(`old${n}`, { offline: true }))
+  assert.equal(asked(), 3)
   inbox.close()
 })
 
@@ -90,7 +141,7 @@ test('of a part-decrypted stanza the spent part is taken out and the good rest g
 test('when the worker cannot say what is known, nothing more is delivered', async () => {
   /** @type {any[]} */
   const delivered = []
-  const inbox = new Inbox({ known: async () => { throw new Error('no answer') }, deliver: (s) => delivered.push(s), swallow: () => {}, holdMs: 1_000 })
+  const inbox = new Inbox({ known: async () => { throw new Error('no answer') }, deliver: (s) => delivered.push(s), swallow: () => {}, askForMore: () => {}, busy: () => false, holdMs: 1_000 })
   inbox.arrive(stanza('a', { offline: true }))
   await turn()
   assert.equal(inbox.closed, true)

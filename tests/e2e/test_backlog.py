@@ -108,6 +108,26 @@ async def test_a_long_backlog_is_taken_in_once_in_few_commits_and_bounded_memory
             assert max(most.values()) <= MOST_BYTES
 
 
+async def test_a_backlog_in_windows_is_asked_for_until_its_end_and_live_messages_follow(
+    tmp_path: Path, supabase: EmbeddedSupabase
+) -> None:
+    settings = {"WORKER_CATCH_UP_S": "86400"}
+    async with found_town(tmp_path, supabase, session="windows", settings=settings) as town:
+        await town.stored("Ana", town.market, "before")
+        await town.worker.child.stop()
+        await town.phone.wait_for("disconnected")
+        await town.phone.realism(windows=True, window=20)
+        burst = await town.phone.burst(["Ana", "Ben"], [town.market.id], 250, text_prefix="w")
+        chosen = {**supabase.worker_env, "WORKER_SESSION": "windows", **settings}
+        async with Worker.start(tmp_path / "second", phone=town.phone, settings=chosen, name="second") as second:
+            await second.ready()
+            await wait_for_an_empty_queue(town, 60)
+            live = await town.phone.send("Ana", town.market.id, "and live again")
+            await town.database.wait_message(live.id, tell=second.child.tail)
+            stored = Counter(row["text"] for row in await town.database.messages())
+            assert stored == Counter([*(item["text"] for item in burst["items"]), "before", "and live again"])
+
+
 async def figures(worker: Worker) -> int | None:
     """The largest size that the sidecar's log had, once it has told it after the backlog."""
     told = [line for line in worker.log_lines() if line["msg"] == "the sidecar's figures"]

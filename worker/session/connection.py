@@ -27,7 +27,7 @@ from worker.session.socket import Socket
 from worker.session.version import VersionPolicy, fetch_version
 from worker.settings import Settings
 
-OFFLINE_HOLD_MS = 10_000  # WhatsApp sends a backlog at some 1000 messages/s; docs/architecture.md, "The frame gate", 8
+OFFLINE_HOLD_MS = 60_000  # as WhatsApp Web; docs/architecture.md, "The frame gate", 8
 LOG_BYTES_MAX = 64 * 1024 * 1024  # then the sidecar pauses the socket; docs/architecture.md, "The frame gate", 4
 # Shown on the phone under linked devices; fixed at pairing. The second must be a browser that WhatsApp knows: it gives
 # no pairing code to "Desktop" (docs/whatsapp.md, "The real server in 2026").

@@ -31,6 +31,8 @@ import { watchLogger } from './watched_logger.js'
 const QR_RETIRED = 'companion_reg_refresh'
 /** A notification: somebody has typed the pairing code on the phone. */
 const CODE_TYPED = 'link_code_companion_reg'
+/** Stanzas of the offline backlog in one window, as Baileys asks for them. */
+const WINDOW = '100'
 /** What an event takes in the log, roughly. */
 const EVENT_BYTES = 200
 
@@ -129,6 +131,8 @@ export class Connection {
       }),
       deliver: (stanza) => this.#deliver(stanza),
       swallow: (stanza) => this.#swallow(stanza),
+      askForMore: () => this.#askForMore(),
+      busy: () => this.#throttle.paused || this.gate.items > 0,
       holdMs: params.offline_hold_ms,
     })
     this.sock = this.#makeSocket()
@@ -254,6 +258,13 @@ export class Connection {
     const offline = children.find((/** @type {any} */ child) => child.tag === 'offline')
     this.hooks.notify('offline', { count: Number(offline?.attrs.count) || 0 })
     this.inbox.backlogComplete()
+  }
+
+  /** The next window of the backlog. Baileys asks for the first one only, when it reads the preview. */
+  #askForMore() {
+    const content = [{ tag: 'offline_batch', attrs: { count: WINDOW } }]
+    this.sock.sendNode({ tag: 'ib', attrs: {}, content }).catch((error) =>
+      this.hooks.logger.debug({ err: error }, 'the backlog could not be asked for'))
   }
 
   /** @param {import('baileys').BinaryNode} node */

@@ -10,6 +10,8 @@
  *    messages, sent three at a time by 60 new people, 34 were refused.
  */
 
+import { Backlog } from './backlog.js'
+
 /** Hashes decrypted by this process. A redelivery within one connection comes soon or never. */
 const RECENT_HASHES = 20_000
 /** Stanzas that are looked up together. */
@@ -32,6 +34,8 @@ const BATCH = 100
  *   rejects, it shuts the gate
  * @property {(stanza: any) => void} deliver to be decrypted
  * @property {(stanza: any) => void} swallow receipt only
+ * @property {() => void} askForMore for the next window of the backlog
+ * @property {() => boolean} busy what arrived is not durable yet, or nothing is read: WhatsApp's silence says nothing
  * @property {number} holdMs how long live stanzas wait while the backlog makes no progress
  */
 
@@ -39,10 +43,8 @@ export class Inbox {
   /** @type {Arrival[]} */
   #queue = []
   #busy = false
-  #backlogDone = false
   /** @type {Set<Arrival>} */
   #unsettled = new Set()
-  #offlineUnsettled = 0
   /** @type {Set<string>} */
   #recent = new Set()
   /**
@@ -50,12 +52,18 @@ export class Inbox {
    * @type {Map<string, [Arrival, Set<string>][]>}
    */
   #lanes = new Map()
-  /** @type {NodeJS.Timeout | undefined} */
-  #timer
+  /** @type {Backlog} */
+  #backlog
 
   /** @param {InboxHooks} hooks */
   constructor(hooks) {
     this.hooks = hooks
+    this.#backlog = new Backlog({
+      ask: () => hooks.askForMore(),
+      busy: () => hooks.busy(),
+      released: () => void this.#drain(),
+      holdMs: hooks.holdMs,
+    })
     this.swallowed = 0
     this.closed = false
   }
@@ -71,15 +79,15 @@ export class Inbox {
   /** @param {Arrival} stanza */
   arrive(stanza) {
     this.#unsettled.add(stanza)
-    if (stanza.offline) this.#offlineUnsettled += 1
     this.#queue.push(stanza)
-    this.#patience()
+    if (stanza.offline) this.#backlog.arrived()
+    else this.#backlog.liveWaits()
     void this.#drain()
   }
 
   /** The server says that it has sent the whole backlog. */
   backlogComplete() {
-    this.#backlogDone = true
+    this.#backlog.complete()
     void this.#drain()
   }
 
@@ -95,30 +103,16 @@ export class Inbox {
       this.#recent.delete(oldest)
     }
     if (!this.#unsettled.delete(stanza)) return
-    if (stanza.offline) this.#offlineUnsettled -= 1
-    this.#patience()
+    if (stanza.offline) this.#backlog.settled()
     this.#next(stanza.author)
     if (this.#queue.length > 0) void this.#drain()
   }
 
   close() {
     this.closed = true
-    clearTimeout(this.#timer)
+    this.#backlog.close()
     this.#queue = []
     this.#lanes.clear()
-  }
-
-  get #holdingLive() { return !this.#backlogDone || this.#offlineUnsettled > 0 }
-
-  #patience() {
-    clearTimeout(this.#timer)
-    if (this.closed || !this.#holdingLive) return
-    this.#timer = setTimeout(() => {
-      this.#backlogDone = true
-      this.#offlineUnsettled = 0
-      void this.#drain()
-    }, this.hooks.holdMs)
-    this.#timer.unref()
   }
 
   async #drain() {
@@ -140,7 +134,7 @@ export class Inbox {
     if (this.closed) return []
     // The backlog first, even when a live stanza arrived in its middle; within each kind in order of arrival.
     const backlog = this.#queue.filter((stanza) => stanza.offline).slice(0, BATCH)
-    const batch = backlog.length > 0 ? backlog : this.#holdingLive ? [] : this.#queue.slice(0, BATCH)
+    const batch = backlog.length > 0 ? backlog : this.#backlog.holding ? [] : this.#queue.slice(0, BATCH)
     const taken = new Set(batch)
     if (taken.size > 0) this.#queue = this.#queue.filter((stanza) => !taken.has(stanza))
     return batch
