@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     # For a local server only
     wa_socket_url: str | None = None
     wa_root_key: str | None = None
+    wa_version_url: str | None = None
     wa_media_origin: str | None = None
     wa_media_ca: Path | None = None
     wa_qr_timeout_ms: int | None = Field(None, ge=100, le=600_000)
@@ -107,6 +108,11 @@ class Settings(BaseSettings):
     @classmethod
     def _socket_address(cls, value: str | None) -> str | None:
         return value and _checked_url(value, ("ws", "wss"))
+
+    @field_validator("wa_version_url")
+    @classmethod
+    def _page(cls, value: str | None) -> str | None:
+        return value and _checked_url(value, ("http", "https"))
 
     @field_validator("wa_media_origin")
     @classmethod
@@ -196,7 +202,7 @@ class Settings(BaseSettings):
 
     def local_server(self) -> list[str]:
         """Names of the settings in force that only make sense against a local server; each deserves a warning."""
-        names = ("wa_socket_url", "wa_root_key", "wa_media_origin", "wa_media_ca")
+        names = ("wa_socket_url", "wa_root_key", "wa_version_url", "wa_media_origin", "wa_media_ca")
         chosen = [name.upper() for name in names if getattr(self, name) is not None]
         return chosen if self.wa_strict_certs else [*chosen, "WA_STRICT_CERTS"]
 

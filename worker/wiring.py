@@ -33,8 +33,8 @@ from worker.session.housekeeping import Housekeeping
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report, View
 from worker.session.requests import LOGGED_OUT, Requests
-from worker.session.version import VersionPolicy, parse_version
-from worker.settings import Settings, Version
+from worker.session.version import Claim, VersionPolicy, parse_kept
+from worker.settings import Settings
 from worker.store import Store
 from worker.store.availability import PATIENCE_SECONDS, DatabaseWatch
 from worker.store.cipher import StateCipher
@@ -102,7 +102,7 @@ async def open_leased_session(
     """Wire one leased session. Reads the session's row; raises what the store raises."""
     session = SessionStore(store, settings.worker_session, fence)
     row = (await until_answered(session.status)).get("session") or {}
-    version = parse_version((row.get("detail") or {}).get("version"))
+    version = parse_kept(row.get("detail") or {})
     report = _make_report(session, version, health, on_view)
     watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
     cipher = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
@@ -119,7 +119,12 @@ async def open_leased_session(
             def note_own_addresses(me: Me) -> None:
                 committer.own = (me.lid, me.id)
 
-            versions = VersionPolicy(settings.wa_version, version, lambda good: report.keep(version=list(good)))
+            versions = VersionPolicy(
+                settings.wa_version,
+                version,
+                lambda good: report.keep(**_kept(good)),
+                unasked=settings.wa_socket_url is None or settings.wa_version_url is not None,
+            )
             policy = ReconnectPolicy(settings=settings, report=report, version=versions, retry=first_retry_state(row))
             health.metrics.away = lambda: watch.away
             health.metrics.media = media.counts
@@ -154,14 +159,18 @@ async def open_leased_session(
 
 
 def _make_report(
-    session: SessionStore, version: Version | None, health: Health, on_view: Callable[[View], None]
+    session: SessionStore, version: Claim | None, health: Health, on_view: Callable[[View], None]
 ) -> Report:
     def show(view: View) -> None:
         health.view = view
         on_view(view)
 
-    keep = {"version": list(version)} if version else {}
-    return Report(session, keep=keep, on_view=show, on_audit=health.metrics.audited)
+    return Report(session, keep=_kept(version) if version else {}, on_view=show, on_audit=health.metrics.audited)
+
+
+def _kept(good: Claim) -> dict[str, Any]:
+    """What of a version that worked is stored in the session's row."""
+    return {"version": list(good.version or ()), "version_at": good.facts()["at"]}
 
 
 def _make_media(settings: Settings, store: Store, downloader: Downloader, owner: str, phone: Phone) -> MediaRunner:

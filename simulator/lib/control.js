@@ -33,6 +33,7 @@ const ROUTES = {
   'POST /passkey': setPasskeyVariant,
   'POST /passkey/assert': (phone, { options, lies }) => phone.passkey.assert(options ?? gateOf(phone).options, lies),
   'POST /passkey/confirm': (phone) => Object.assign(gateOf(phone), { confirmed: true }),
+  'GET /sw.js': presentVersion,
   'GET /realism': (phone) => phone.realism.switches,
   'POST /realism': (phone, body) => phone.realism.set(body),
   'POST /notification': notify,
@@ -115,6 +116,12 @@ async function readJson(request) {
 function reply(response, status, answer) {
   const text = Buffer.from(JSON.stringify(answer ?? {}))
   response.writeHead(status, { 'content-type': 'application/json', 'content-length': text.length }).end(text)
+}
+
+/** As web.whatsapp.com/sw.js has it, somewhere in a script. @param {Phone} phone */
+function presentVersion({ realism: { switches: { web_version: version } } }) {
+  if (!version) throw new ControlError(404, 'web_version is not set')
+  return { client_revision: Number(version.split('.').at(-1)) }
 }
 
 /** @param {Phone} phone @param {any} request */

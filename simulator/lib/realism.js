@@ -28,6 +28,7 @@ export const KIND = {
   check_display: false, // companion_platform_display must be "Browser (OS)", else 400
   min_version: '', // e.g. "2.3000.1030000000": an older client gets its QR, and the scan fails in silence
   passkey: false, // after the scan or the code the owner must sign a challenge
+  web_version: '', // e.g. "2.3000.1040000000": what /sw.js of the control API says is today's
   queries_per_minute: 0, // above it 429; 0: no limit
   logins_per_minute: 0, // above it the login is refused with 503
   time_scale: 1

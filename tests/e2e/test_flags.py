@@ -60,6 +60,32 @@ async def test_a_qr_code_that_whatsapp_retires_is_replaced_by_one_that_links(
         await database.wait_status("connected", tell=worker.child.tail)
 
 
+async def test_the_present_version_is_fetched_so_that_the_scan_does_not_fail_on_the_phone(
+    tmp_path: Path, supabase: EmbeddedSupabase
+) -> None:
+    present = "2.3000.1999999999"
+    async with (
+        await VirtualPhone.start(tmp_path) as phone,
+        await Database.connect(supabase.url, supabase.service_key, "version") as database,
+    ):
+        await phone.realism(min_version=present, web_version=present)
+        settings = {
+            **supabase.worker_env,
+            "WORKER_SESSION": "version",
+            "WA_VERSION_URL": f"{phone.control_url}/sw.js",
+        }
+        async with Worker.start(tmp_path / "worker", phone=phone, settings=settings) as worker:
+            await worker.ready()
+            await link(phone, worker, database)
+            detail = await database.detail()
+            assert detail["claims"]["version"] == present
+            assert detail["claims"]["source"] == "fetched"
+            assert detail["version"] == [2, 3000, 1999999999], "kept: it worked"
+            assert detail["version_at"] == detail["claims"]["at"]
+            connects = [event["payload"] for event in await database.events() if event["event"] == "connect"]
+            assert connects[-1]["claims"] == detail["claims"]
+
+
 async def test_a_phone_is_linked_by_its_number_and_a_code_instead_of_a_qr(
     tmp_path: Path, supabase: EmbeddedSupabase
 ) -> None:

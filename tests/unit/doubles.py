@@ -16,6 +16,7 @@ from worker.bridge.peer import Peer
 from worker.bridge.protocol import (
     CloseInfo,
     Code,
+    Connected,
     ConnectionState,
     ConnectParameters,
     Group,
@@ -178,10 +179,11 @@ class Sidecar:
         if failures:
             raise failures.pop(0)
 
-    async def connect(self, params: ConnectParameters) -> None:
+    async def connect(self, params: ConnectParameters) -> Connected:
         await anyio.lowlevel.checkpoint()
         self._note("connect")
         self.connects.append(params)
+        return Connected(version=params.version or [2, 3000, 1])
 
     async def close(self, *, logout: bool, drain_seconds: float) -> int:
         await anyio.lowlevel.checkpoint()

@@ -78,7 +78,7 @@ async def life(
         done.append(request.flag)
 
     state = AuthState(database.store, StateCipher("default", None), watch)
-    version = VersionPolicy(None, None, lambda _: None)
+    version = VersionPolicy(None, None, lambda _: None, unasked=False)
     policy = ReconnectPolicy(
         settings=chosen, report=report, version=version, retry=retry or RetryState(), draw=lambda: 0.0
     )
@@ -129,7 +129,8 @@ async def test_from_the_qr_to_open_as_the_contract_says() -> None:
         it.sidecar.opens()
         row = await it.state("connected")
         assert (row["status"], row["wa_name"], row["wa_number"]) == ("connected", "Ana's worker", "491511234567")
-        assert set(row["detail"]) == {"state", "say"}
+        assert set(row["detail"]) == {"state", "say", "claims"}
+        assert row["detail"]["claims"] == {"version": "2.3000.1", "source": "bundled", "at": None}
         await until(lambda: "connect" in it.database.events())
         assert it.database.events() == ["qr_generated", "disconnect", "reconnect", "connect"]
         assert [each.epoch for each in it.sidecar.connects] == [1, 2], "each connection has its own epoch"
@@ -149,7 +150,9 @@ async def test_each_further_code_replaces_the_one_before() -> None:
         it.sidecar.shows_qr("2@first")
         it.sidecar.shows_qr("2@second", ttl_ms=20_000)
         await until(lambda: it.database.row.get("detail", {}).get("qr") == "2@second")
-        await until(lambda: it.database.events("qr_generated") == [{"ttl_s": 60.0}, {"ttl_s": 20.0}])
+        await until(lambda: len(it.database.events("qr_generated")) == 2)
+        assert [event["ttl_s"] for event in it.database.events("qr_generated")] == [60.0, 20.0]
+        assert it.database.events("qr_generated")[0]["claims"]["version"] == "2.3000.1"
 
 
 async def test_codes_that_ran_out_are_not_renewed_until_somebody_asks() -> None:

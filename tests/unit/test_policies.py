@@ -1,6 +1,8 @@
 """Small pure rules: the backoff, the sidecar's crashes, the watchdog's verdict, the client version."""
 
+import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from worker.bridge.protocol import Pong
 from worker.session.backoff import LOOP_AFTER, LOOP_SECONDS, Crashes, next_delay
-from worker.session.version import SCRIPT_BYTES_MAX, VersionPolicy, fetch_version, parse_version
+from worker.session.version import SCRIPT_BYTES_MAX, Claim, VersionPolicy, fetch_version, parse_kept
 from worker.session.watchdog import LOOP_LAG_MS, STANZA_STUCK_MS, judge
 from worker.settings import Version
 
@@ -96,31 +98,99 @@ async def unfetchable() -> Version | None:
     return None
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_policy(
+    pin: Version | None = None, last_good: Claim | None = None, *, unasked: bool = True, clock: Clock | None = None
+) -> tuple[VersionPolicy, list[Claim]]:
+    kept: list[Claim] = []
+    return VersionPolicy(pin, last_good, kept.append, unasked=unasked, clock=clock or Clock()), kept
+
+
+def good(days: float) -> Claim:
+    return Claim(version=GOOD, source="kept", at=datetime.now(UTC) - timedelta(days=days))
+
+
 async def test_the_operators_version_wins_over_all() -> None:
-    policy = VersionPolicy(PINNED, GOOD, lambda _: None)
+    policy, _ = make_policy(PINNED, good(1))
     policy.outdated()
-    await policy.refresh(fetched)
+    await policy.refresh(fetched, linked=False)
     assert policy.present() == PINNED
+    assert policy.claim.source == "WA_VERSION"
+    assert policy.doubt() is None
 
 
-async def test_the_last_good_version_is_used_until_whatsapp_refuses_it() -> None:
-    kept: list[Version] = []
-    policy = VersionPolicy(None, GOOD, kept.append)
-    await policy.refresh(fetched)
-    assert policy.present() == GOOD, "nothing is fetched without need"
-    policy.outdated()
-    await policy.refresh(fetched)
+async def test_while_no_account_is_linked_the_present_version_is_fetched_and_kept_once_it_has_worked() -> None:
+    policy, kept = make_policy(None, good(1))
+    await policy.refresh(fetched, linked=False)
     assert policy.present() == FETCHED
     assert kept == []
     policy.worked()
-    assert kept == [FETCHED], "it is kept once it has worked"
+    assert [(claim.version, claim.source) for claim in kept] == [(FETCHED, "kept")]
+    assert kept[0].at == policy.claim.at
+
+
+async def test_a_linked_account_keeps_its_version_until_whatsapp_refuses_it() -> None:
+    policy, _ = make_policy(None, good(400))
+    await policy.refresh(fetched, linked=True)
+    assert policy.present() == GOOD
+    policy.outdated()
+    await policy.refresh(fetched, linked=True)
+    assert policy.present() == FETCHED
+
+
+async def test_a_local_server_is_not_a_reason_to_ask_whatsapp() -> None:
+    policy, _ = make_policy(unasked=False)
+    await policy.refresh(fetched, linked=False)
+    assert policy.present() is None
+
+
+async def test_the_version_is_fetched_once_an_hour_and_after_a_failure_once_a_minute() -> None:
+    clock, answers = Clock(), [None, FETCHED, FETCHED]
+
+    async def fetch() -> Version | None:
+        return answers.pop(0)
+
+    policy, _ = make_policy(clock=clock)
+    for seconds, left in [(0, 2), (59, 2), (2, 1), (3590, 1), (20, 0)]:
+        clock.now += seconds
+        await policy.refresh(fetch, linked=False)
+        assert len(answers) == left, f"after {seconds} s"
 
 
 async def test_a_version_that_cannot_be_fetched_leaves_the_bundled_one() -> None:
-    policy = VersionPolicy(None, GOOD, lambda _: None)
+    policy, _ = make_policy(None, good(1))
     policy.outdated()
-    await policy.refresh(unfetchable)
+    await policy.refresh(unfetchable, linked=True)
     assert policy.present() is None
+    policy.connected_with(GOOD)
+    assert policy.present() is None
+    assert policy.claim.facts() == {"version": ".".join(map(str, GOOD)), "source": "bundled", "at": None}
+
+
+@pytest.mark.parametrize(
+    ("last_good", "doubtful", "because"),
+    [
+        (None, True, "the bundled one may be of any age"),
+        (good(31), True, "months old"),
+        (good(29), False, "it worked this month"),
+        (Claim(version=GOOD, source="kept"), True, "of unknown age"),
+    ],
+)
+async def test_a_version_that_may_be_stale_is_said_when_no_other_could_be_fetched(
+    last_good: Claim | None, doubtful: bool, because: str
+) -> None:
+    policy, _ = make_policy(None, last_good)
+    assert policy.doubt() is None, "nothing has failed yet"
+    await policy.refresh(unfetchable, linked=False)
+    assert (policy.doubt() is not None) == doubtful, because
 
 
 @pytest.mark.parametrize(
@@ -136,7 +206,7 @@ async def test_the_present_version_is_read_from_whatsapps_script(
     status: int, body: str, expected: Version | None, because: str
 ) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, text=body))
-    assert await fetch_version(httpx.AsyncClient(transport=transport)) == expected, because
+    assert await fetch_version(client=httpx.AsyncClient(transport=transport)) == expected, because
 
 
 async def test_a_script_without_end_is_not_read_to_its_end() -> None:
@@ -149,7 +219,7 @@ async def test_a_script_without_end_is_not_read_to_its_end() -> None:
             yield PAGE
 
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=endless()))
-    assert await fetch_version(httpx.AsyncClient(transport=transport)) is None
+    assert await fetch_version(client=httpx.AsyncClient(transport=transport)) is None
     assert read <= SCRIPT_BYTES_MAX + len(PAGE)
 
 
@@ -157,9 +227,28 @@ async def test_a_network_that_is_down_gives_no_version() -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
-    assert await fetch_version(httpx.AsyncClient(transport=httpx.MockTransport(refuse))) is None
+    assert await fetch_version(client=httpx.AsyncClient(transport=httpx.MockTransport(refuse))) is None
+
+
+async def test_whatsapp_is_asked_as_a_browser_asks() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, text='{"client_revision":1023223821}')
+
+    await fetch_version(client=httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+    assert str(seen[0].url) == "https://web.whatsapp.com/sw.js"
+    assert re.fullmatch(
+        r"Mozilla/5\.0 \(.+\) AppleWebKit/.+ Chrome/[\d.]+ Safari/[\d.]+", seen[0].headers["user-agent"]
+    )
 
 
 @pytest.mark.parametrize("stored", [None, "2.3000.1", [2, 3000], [2, 3000, "1"], {}, 5])
 def test_a_stored_version_that_makes_no_sense_is_none(stored: object) -> None:
-    assert parse_version(stored) is None
+    assert parse_kept({"version": stored, "version_at": "2026-01-31T12:00:00+00:00"}) is None
+
+
+@pytest.mark.parametrize("at", [None, "yesterday", "2026-01-31T12:00:00", 5])
+def test_a_stored_version_without_a_time_is_of_unknown_age(at: object) -> None:
+    assert parse_kept({"version": list(GOOD), "version_at": at}) == Claim(version=GOOD, source="kept")

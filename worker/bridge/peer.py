@@ -25,6 +25,7 @@ from worker.bridge.protocol import (
     Close,
     Closed,
     Code,
+    Connected,
     ConnectParameters,
     Groups,
     MediaRefresh,
@@ -92,8 +93,8 @@ class Peer:
 
     # Commands
 
-    async def connect(self, params: ConnectParameters) -> None:
-        await self._call("connect", params, CONNECT_SECONDS)
+    async def connect(self, params: ConnectParameters) -> Connected:
+        return await self._ask("connect", params, Connected, CONNECT_SECONDS)
 
     async def close(self, *, logout: bool, drain_seconds: float) -> int:
         """End the socket, let the log drain; the number of items that are left in it."""

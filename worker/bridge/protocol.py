@@ -58,6 +58,12 @@ class Nothing(Wire):
     """No parameters, or no result."""
 
 
+class Connected(Wire):
+    """The socket exists; `version` is the one of WhatsApp Web that it claims."""
+
+    version: Annotated[list[int], Field(min_length=3, max_length=3)]
+
+
 class Closed(Wire):
     pending: int
 
@@ -223,7 +229,7 @@ TO_SIDECAR: dict[str, type[Wire]] = {
     "ping": Nothing,
 }
 RESULTS_OF_SIDECAR: dict[str, type[Wire]] = {
-    "connect": Nothing,
+    "connect": Connected,
     "close": Closed,
     "pairing_code": Code,
     "groups": Groups,

@@ -7,7 +7,7 @@ import json
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -23,7 +23,9 @@ from rich.text import Text
 from worker.bridge.process import check_node, sidecar_folder
 from worker.commands.runtime import end, find, run
 from worker.commands.show import number_of, out, plain, print_json
+from worker.commands.status import claimed
 from worker.errors import ExitCode, SettingsError, StoreError, StoreRefused, StoreUnavailable
+from worker.session.version import FRESH
 from worker.settings import Settings, load_settings, misspelt, unknown_names
 from worker.store import BUCKET, SCHEMA_VERSION, Store, Timeouts, connect_store
 
@@ -192,6 +194,9 @@ async def _examine_database(settings: Settings, store: Store, url: str, key: str
     yield await check_bucket(url, key)
     if usable:
         yield await _check_session(settings.worker_session, store)
+        claims = ((await store.status(settings.worker_session)).get("session") or {}).get("detail", {}).get("claims")
+        if claims:
+            yield check_version(claims, datetime.now(UTC))
 
 
 async def check_reachable(url: str) -> Finding:
@@ -321,6 +326,20 @@ async def _check_session(session: str, store: Store) -> Finding:
         return Finding(name="Session", grade="note", text=f"{session}: no worker is running")
     return Finding(
         name="Session", grade="ok", text=f"{session}: {row['status']}, served by {plain(row['lease_owner'])}"
+    )
+
+
+def check_version(claims: Mapping[str, Any], now: datetime) -> Finding:
+    """The version of WhatsApp Web that the worker claims; an old one can no longer link a phone."""
+    at = datetime.fromisoformat(claims["at"]) if claims.get("at") else None
+    fresh = claims.get("source") == "WA_VERSION" or (at is not None and now - at < FRESH)
+    text = claimed(claims, now)
+    if fresh:
+        return Finding(name="Client version", grade="ok", text=text)
+    return Finding(
+        name="Client version",
+        grade="note",
+        text=f"{text}: perhaps too old to link a phone; let the worker reach web.whatsapp.com, or set WA_VERSION",
     )
 
 

@@ -118,8 +118,23 @@ def describe(overview: SessionOverview) -> list[tuple[str, Text]]:
         last = ago(row["last_message_at"], now)
         about = "" if row.get("messages_exact", True) else "about "
         lines.append(("Messages", Text(f"{about}{number_of(row['messages'], 'message')} stored, the last {last}")))
+    if claims := (overview.account.get("detail") or {}).get("claims"):
+        lines.append(("Client", Text(f"WhatsApp Web {claimed(claims, now)}")))
     lines += [("Files", _files(overview.figures, row)), *_troubles(overview)]
     return lines
+
+
+def claimed(claims: Mapping[str, Any], now: datetime) -> str:
+    """Which version the worker claims, where it is from, how old."""
+    source, at = str(claims.get("source")), claims.get("at")
+    words = {
+        "WA_VERSION": "set by WA_VERSION",
+        "fetched": "fetched",
+        "kept": "worked before, fetched",
+        "bundled": "the one that came with Baileys, of unknown age",
+    }
+    since = f" {ago(at, now)}" if at else ""
+    return plain(f"{claims.get('version') or 'unknown'}, {words.get(source, source)}{since}")
 
 
 def _session(overview: SessionOverview) -> Text:

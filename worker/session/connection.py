@@ -14,7 +14,7 @@ import anyio
 from loguru import logger
 
 from worker.bridge.peer import Peer
-from worker.bridge.protocol import SOCKET_OPEN, ConnectParameters, Me
+from worker.bridge.protocol import SOCKET_OPEN, Connected, ConnectParameters, Me
 from worker.errors import CallFailed, StateError
 from worker.session.auth_state import AuthState
 from worker.session.closes import Reconnect
@@ -24,7 +24,7 @@ from worker.session.reconnect_policy import AwaitDatabase, Connect, Plan, Reconn
 from worker.session.report import Report, View
 from worker.session.requests import DRAIN_SECONDS, Requests
 from worker.session.socket import Socket
-from worker.session.version import VersionPolicy, fetch_version
+from worker.session.version import SOURCE, VersionPolicy, fetch_version
 from worker.settings import Settings
 
 OFFLINE_HOLD_MS = 60_000  # as WhatsApp Web; docs/architecture.md, "The frame gate", 8
@@ -41,9 +41,9 @@ class SocketOptions:
         self._settings = settings
         self._version = version
 
-    async def parameters(self, begin_epoch: Callable[[], Awaitable[int]]) -> ConnectParameters:
-        """The parameters of the next `connect`; fetches WhatsApp's version first if it refused the last one."""
-        await self._version.refresh(fetch_version)
+    async def parameters(self, begin_epoch: Callable[[], Awaitable[int]], *, linked: bool) -> ConnectParameters:
+        """The parameters of the next `connect`; fetches WhatsApp's version first if that is due."""
+        await self._version.refresh(lambda: fetch_version(self._settings.wa_version_url or SOURCE), linked=linked)
         version, settings = self._version.present(), self._settings
         return ConnectParameters(
             epoch=await begin_epoch(),
@@ -57,6 +57,11 @@ class SocketOptions:
             qr_timeout_ms=settings.wa_qr_timeout_ms,
             keep_alive_ms=settings.wa_keep_alive_ms,
         )
+
+    def connected_with(self, made: Connected) -> None:
+        """The sidecar has made the socket."""
+        first, second, third = made.version
+        self._version.connected_with((first, second, third))
 
 
 class Connection:
@@ -160,12 +165,13 @@ class Connection:
         left = await peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
         if left:
             logger.warning("{} items of the old connection's log are dropped; WhatsApp will send them again", left)
-        parameters = await self._options.parameters(self._state.begin_epoch)
+        parameters = await self._options.parameters(self._state.begin_epoch, linked=self.policy.linked)
         self._events.discard_notifications()
         try:
-            await peer.connect(parameters)
+            self._options.connected_with(await peer.connect(parameters))
         except CallFailed as failed:
             return await self._not_connected(peer, failed)
+        self._report.keep(claims=self.policy.claims())
         return await Socket(peer, self._events, self.policy, self._report, self._requests, self._on_open).run()
 
     async def _not_connected(self, peer: Peer, failed: CallFailed) -> Plan:

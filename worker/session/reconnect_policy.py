@@ -114,6 +114,14 @@ class ReconnectPolicy:
             self.retry.stalls = 0
         self.opened_at = None
 
+    def claims(self) -> dict[str, str | None]:
+        """The version that is claimed, where it is from, and when it was fetched."""
+        return self._version.claim.facts()
+
+    def doubt(self) -> str | None:
+        """What to say before a code is shown, if the version may be too old to link a phone."""
+        return self._version.doubt()
+
     @property
     def linked(self) -> bool:
         """A phone lists this device, as far as we know."""
@@ -168,6 +176,7 @@ class ReconnectPolicy:
                 self._report.show(View(status="disconnected", state="unlinked", say=say))
                 return Relink()
             case Idle(say=say):
+                say = " ".join(filter(None, (say, self.doubt())))
                 again = self._settings.worker_qr_again_s
                 return StayDown(
                     view=View(status="disconnected", state="idle", say=say), seconds=float(again) if again else None

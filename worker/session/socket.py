@@ -125,7 +125,7 @@ class Socket:
         say = "Connected. Messages of the groups that are switched on are being stored."
         number = _number(me.id)
         self._report.show(View(status="connected", state="connected", say=say, wa_name=me.name, wa_number=number))
-        self._report.audit("connect")
+        self._report.audit("connect", claims=self._policy.claims())
         offset = told.server_time_offset_ms
         if offset is not None and abs(offset) > SKEW_MAX_MS:
             logger.warning("this machine's clock is {:.0f} s away from WhatsApp's", abs(offset) / 1000)
@@ -143,7 +143,7 @@ class Socket:
             View(
                 status="connecting",
                 state="waiting_for_scan",
-                say=ENTER_THE_CODE if typed else SCAN_THE_CODE,
+                say=" ".join(filter(None, (ENTER_THE_CODE if typed else SCAN_THE_CODE, self._policy.doubt()))),
                 qr=told.qr,
                 expires_at=now + timedelta(seconds=ttl) if told.qr else None,
                 pairing_code=typed.pairing_code if typed else None,
@@ -151,7 +151,7 @@ class Socket:
             )
         )
         if told.qr:
-            self._report.audit("qr_generated", ttl_s=ttl)
+            self._report.audit("qr_generated", ttl_s=ttl, claims=self._policy.claims())
 
     def _stay_for(self, seconds: float) -> None:
         """Whatever is shown is good for so long; only then is the socket late."""

@@ -1,12 +1,18 @@
 """Which version of WhatsApp Web the worker claims to be: WA_VERSION, else fetched, else last good, else bundled.
 
-Fetches only after WhatsApp refused a version (405), not at every connect. Source: docs/whatsapp.md, "Closes".
+WhatsApp gives an old version its QR code and lets the scan fail on the phone alone (docs/whatsapp.md, "The real server
+in 2026"), so the present one is fetched whenever no account is linked, and when WhatsApp refuses one (405). A linked
+account keeps the version that worked.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import anyio
 import httpx
@@ -16,57 +22,129 @@ from worker.settings import Version
 
 SOURCE = "https://web.whatsapp.com/sw.js"
 REVISION = re.compile(rb'"?client_revision\\?"?\s*:\s*(\d{6,12})')
-FETCH_SECONDS = 30.0  # in all; the connection waits for it
+FETCH_SECONDS = 10.0  # in all; the connection waits for it
 SCRIPT_BYTES_MAX = 4 * 1024 * 1024  # far more than the script has; bounds the memory
+FETCH_AGAIN_SECONDS = 3600.0  # a version is refused after months
+RETRY_SECONDS = 60.0  # the reconnect that follows a scan must not wait for a second failure
+FRESH = timedelta(days=30)
+# WhatsApp answers other clients with another page (docs/whatsapp.md, "The real server in 2026").
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
+HEADERS = {
+    "user-agent": BROWSER,
+    "accept": "*/*",
+    "accept-language": "en-US,en;q=0.9",
+    "accept-encoding": "identity",
+    "sec-fetch-site": "none",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A version, where it is from, and when it was fetched. `version` None: the bundled one, not known yet."""
+
+    version: Version | None
+    source: Literal["WA_VERSION", "fetched", "kept", "bundled"]
+    at: datetime | None = None
+
+    def facts(self) -> dict[str, str | None]:
+        """As it is stored in `detail.claims` and in audit entries."""
+        number = ".".join(str(part) for part in self.version) if self.version else None
+        at = self.at.isoformat(timespec="seconds") if self.at else None
+        return {"version": number, "source": self.source, "at": at}
 
 
 class VersionPolicy:
-    """`present()` is the version to connect with; None: the one bundled with Baileys."""
+    """`present()` is the version to connect with; None: the one bundled with Baileys.
 
-    def __init__(self, pin: Version | None, last_good: Version | None, keep: Callable[[Version], None]) -> None:
+    `unasked`: fetch whenever no account is linked, not only after a refusal. A local server wants none of it.
+    """
+
+    def __init__(
+        self,
+        pin: Version | None,
+        last_good: Claim | None,
+        keep: Callable[[Claim], None],
+        *,
+        unasked: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pin = pin
         self._last_good = last_good
-        self._fetched: Version | None = None
         self._keep = keep
-        self.wanted = False
+        self._unasked = unasked
+        self._clock = clock
+        self._fetched: Claim | None = None
+        self._bundled = Claim(version=None, source="bundled")
+        self._refused = False
+        self._failed = False
+        self._not_before = clock()
+
+    @property
+    def claim(self) -> Claim:
+        """What is claimed now."""
+        if self._pin:
+            return Claim(version=self._pin, source="WA_VERSION")
+        return self._fetched or self._last_good or self._bundled
 
     def present(self) -> Version | None:
-        return self._pin or self._fetched or self._last_good
+        claim = self.claim
+        return None if claim.source == "bundled" else claim.version
+
+    def connected_with(self, version: Version) -> None:
+        """The sidecar says what it claims: the only way to know the bundled one."""
+        self._bundled = Claim(version=version, source="bundled") if self.claim.source == "bundled" else self._bundled
 
     def outdated(self) -> None:
         """WhatsApp refused the version: fetch one before the next attempt, and drop the stored one."""
         if self._pin:
             logger.error("WhatsApp refuses the version that WA_VERSION names; remove the setting, or name a newer one")
             return
-        self._last_good = None
-        self.wanted = True
+        self._fetched = self._last_good = None
+        self._refused = True
 
-    async def refresh(self, fetch: Callable[[], Awaitable[Version | None]]) -> None:
-        """Fetch a version if the last one was refused; if that fails, the bundled one is used."""
-        if self.wanted:
-            self._fetched = await fetch()
-            self.wanted = False
+    async def refresh(self, fetch: Callable[[], Awaitable[Version | None]], *, linked: bool) -> None:
+        """Fetch if it is time to. A failure leaves what is known, and `doubt` says so."""
+        due = self._unasked and not linked and self._clock() >= self._not_before
+        if self._pin or not (self._refused or due):
+            return
+        version = await fetch()
+        self._refused = False
+        self._failed = version is None
+        self._not_before = self._clock() + (RETRY_SECONDS if version is None else FETCH_AGAIN_SECONDS)
+        if version:
+            self._fetched = Claim(version=version, source="fetched", at=datetime.now(UTC))
+
+    def doubt(self) -> str | None:
+        """What to say before a code is shown: the version may be too old to link a phone, and a newer was not found."""
+        claim = self.claim
+        fresh = claim.at is not None and datetime.now(UTC) - claim.at < FRESH
+        if self._pin or fresh or not self._failed:
+            return None
+        return (
+            "The present version of WhatsApp Web could not be fetched, and the one in use may be too old: if the phone "
+            "says that it could not link the device, let this machine reach web.whatsapp.com, or set WA_VERSION."
+        )
 
     def worked(self) -> None:
         """A connection opened: keep a fetched version."""
         if self._fetched and not self._pin:
-            self._last_good = self._fetched
-            self._keep(self._fetched)
+            self._last_good = Claim(version=self._fetched.version, source="kept", at=self._fetched.at)
+            self._keep(self._last_good)
 
     def forget(self) -> None:
         """Drop the fetched version: another account may follow."""
         self._fetched = None
+        self._not_before = self._clock()
 
 
-async def fetch_version(client: httpx.AsyncClient | None = None) -> Version | None:
+async def fetch_version(url: str = SOURCE, client: httpx.AsyncClient | None = None) -> Version | None:
     """Today's version of WhatsApp Web, or None. Bounded in time and size."""
     script = b""
-    headers = {"sec-fetch-site": "none", "user-agent": "Mozilla/5.0", "accept-encoding": "identity"}
     try:
         with anyio.fail_after(FETCH_SECONDS):
             async with (
                 client or httpx.AsyncClient(timeout=FETCH_SECONDS, follow_redirects=False) as http,
-                http.stream("GET", SOURCE, headers=headers) as answer,
+                http.stream("GET", url, headers=HEADERS) as answer,
             ):
                 async for chunk in answer.aiter_bytes():
                     script += chunk
@@ -76,13 +154,18 @@ async def fetch_version(client: httpx.AsyncClient | None = None) -> Version | No
     except (httpx.HTTPError, TimeoutError):
         found = None
     if not found:
-        logger.warning("fetching the version of WhatsApp Web failed; using the bundled one")
+        logger.warning("fetching the version of WhatsApp Web failed")
         return None
     return (2, 3000, int(found[1]))
 
 
-def parse_version(value: object) -> Version | None:
-    """The version stored in `detail.version`, or None."""
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) for part in value):
-        return (value[0], value[1], value[2])
-    return None
+def parse_kept(detail: dict[str, object]) -> Claim | None:
+    """The version that worked, as it was stored in `detail.version` and `detail.version_at`."""
+    value, at = detail.get("version"), detail.get("version_at")
+    if not (isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) for part in value)):
+        return None
+    try:
+        since = datetime.fromisoformat(at) if isinstance(at, str) else None
+    except ValueError:
+        since = None
+    return Claim(version=(value[0], value[1], value[2]), source="kept", at=since if since and since.tzinfo else None)

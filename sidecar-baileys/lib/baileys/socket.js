@@ -376,6 +376,11 @@ export class Connection {
     this.#resolveClosed()
   }
 
+  /** Of WhatsApp Web, as it is claimed. */
+  get version() {
+    return this.params.version ?? DEFAULT_CONNECTION_CONFIG.version
+  }
+
   /** How far the connection has come. */
   get #phase() {
     if (this.#opened) return 'open'

@@ -76,7 +76,7 @@ export function registerMethods(peer, logger) {
       for (const line of error.lines) logger.error(line)
       throw rpcError(error.message, FAILED)
     }
-    return {}
+    return { version: connection.version }
   })
 
   answer('close', async ({ logout, drain_ms }) => {

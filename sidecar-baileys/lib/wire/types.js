@@ -107,7 +107,7 @@ const FIGURES = [
 
 /** Results of every request, in both directions. @type {Record<string, Check>} */
 export const RESULTS = {
-  connect: exactly({}),
+  connect: exactly({ version: listOf(isCount, 3) }),
   close: shape({ pending: isCount }),
   pairing_code: shape({ code: isString, ttl_ms: isCount }),
   groups: shape({ groups: listOf(isGroup) }),
