@@ -10,6 +10,7 @@ stalling; 6 the end took more than ten seconds; 130 ended at once by a second si
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -18,6 +19,7 @@ import typer
 
 from worker.commands import LazyCommands
 from worker.errors import ExitCode, WorkerError
+from worker.stdio import version as installed_version
 
 if TYPE_CHECKING:
     from worker.session.report import View
@@ -39,11 +41,16 @@ app = typer.Typer(
 def default(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    env_file: Annotated[
+        str | None, typer.Option("--env-file", metavar="FILE", help="Read settings from FILE instead of .env.")
+    ] = None,
 ) -> None:
     """Without a command: `run`. Settings come from the environment and .env; see .env.example."""
     if version:
         print_version()
         raise typer.Exit
+    if env_file is not None:
+        os.environ["WORKER_ENV_FILE"] = env_file
     if context.invoked_subcommand is None:
         run()
 
@@ -65,9 +72,7 @@ def up() -> None:
 @app.command("version")
 def print_version() -> None:
     """Print the version."""
-    import importlib.metadata
-
-    typer.echo(f"wa-worker {importlib.metadata.version('wa-worker')}")
+    typer.echo(f"wa-worker {installed_version()}")
 
 
 def start(on_view: Callable[[View], None]) -> None:

@@ -1,8 +1,8 @@
-"""The log: lines for people on a terminal, JSON lines everywhere else, and never a secret in either.
+"""The log: lines for people on a terminal, JSON lines everywhere else, and no secrets in either. Times are UTC.
 
-Owns the format, the redaction, and what counts as the same line. Every record passes `redact` on its way out,
-whoever wrote it (libraries that use `logging` included), at every level. Message text is never given to the log in the
-first place; the patterns here are the second fence, not the first.
+Owns the format, the redaction, and what counts as the same line. Every record passes `redact` on its way out, at every
+level, whoever wrote it (libraries that use `logging` included). No caller logs message text; the patterns here only
+catch what slips through.
 
 Fields that mean the same everywhere: `session`, `wa_msg_id`, `group` (its JID), `part` (`sidecar`).
 """
@@ -14,6 +14,7 @@ import logging
 import re
 import sys
 import traceback
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
@@ -49,7 +50,7 @@ _LONG = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")  # 32 bytes in base64 are 43 c
 _planted: set[str] = set()
 
 LIMITED_FROM = logging.INFO  # whoever asks for debug wants all of it; loguru's numbers are those of `logging`
-# What would move the cursor, end a line or turn text around: a message's id is its sender's choice.
+# Would move the cursor, end the line or reverse text. Senders choose the ids of their messages.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 OWN_FIELDS = ("error", "line", "fields")  # of the format, not of the record
 
@@ -91,7 +92,7 @@ def printable(text: str) -> str:
 
 
 class _Libraries(logging.Handler):
-    """What libraries say through `logging`: theirs would go to stderr as it is."""
+    """Sends what libraries log through `logging` into our log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = record.levelname if record.levelname in ("WARNING", "ERROR", "CRITICAL") else record.levelno
@@ -156,13 +157,17 @@ def _human_format(record: Record) -> str:
     if "error" in extra:
         extra["error"] = "\n".join(f"  {printable(line)}" for line in extra["error"].splitlines())
     trailer = "\n<red>{extra[error]}</red>" if "error" in extra else ""
-    return "<dim>{time:HH:mm:ss}</dim> <level>{level: <7}</level> {message}<dim>{extra[fields]}</dim>" + trailer + "\n"
+    return (
+        "<dim>{time:HH:mm:ss!UTC}Z</dim> <level>{level: <7}</level> {message}<dim>{extra[fields]}</dim>"
+        + trailer
+        + "\n"
+    )
 
 
 def _json_format(record: Record) -> str:
     extra = record["extra"]
     entry = {
-        "at": record["time"].astimezone().isoformat(timespec="milliseconds"),
+        "at": record["time"].astimezone(UTC).isoformat(timespec="milliseconds"),
         "level": record["level"].name.lower(),
         "from": record["name"],
         "msg": record["message"],

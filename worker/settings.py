@@ -26,7 +26,8 @@ from worker.errors import SettingsError
 KEY_BYTES = 32  # AES-256 and Curve25519 keys alike
 MIB = 1024 * 1024
 DAY_SECONDS = 86_400.0
-ENV_FILE = Path(".env")  # in the folder from which the program is started
+ENV_FILE = ".env"  # in the folder from which the program is started
+ENV_FILE_NAME = "WORKER_ENV_FILE"  # another file; `wa-worker --env-file` sets it
 API_PATH = re.compile(r"/(rest|storage|auth|realtime|functions)(/v1)?(/|$)")  # supabase-py adds these by itself
 HOSTED = ("supabase.co", "supabase.com")
 LIKE_OURS = 0.9  # WA_VERSON; below it are other programs' names: SUPABASE_DB_URL has 0.89
@@ -47,7 +48,6 @@ class Settings(BaseSettings):
     """One field for each environment variable, of the same name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE,
         env_file_encoding="utf-8",
         env_ignore_empty=True,
         extra="ignore",
@@ -103,6 +103,13 @@ class Settings(BaseSettings):
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
         return value and _project(_checked_url(value, ("http", "https"))).rstrip("/")
+
+    @field_validator("supabase_service_key")
+    @classmethod
+    def _not_publishable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and value.get_secret_value().startswith("sb_publishable_"):
+            raise ValueError("is the publishable key, which may do nothing here; set the secret key (sb_secret_…)")
+        return value
 
     @field_validator("wa_socket_url")
     @classmethod
@@ -215,12 +222,19 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     """
     try:
         _check_env_file()
-        return Settings(**dict(overrides or {}))  # type: ignore[arg-type]
+        return Settings(**{"_env_file": env_file(), **dict(overrides or {})})  # type: ignore[arg-type]
     except ValidationError as wrong:
         lines = [_line(str(error["loc"][0]) if error["loc"] else "", error) for error in wrong.errors()]
         raise SettingsError("\n".join([*lines, *map(misspelt, unknown_names())])) from None
     except (OSError, UnicodeDecodeError) as unreadable:
-        raise SettingsError(f".env: cannot be read ({unreadable.__class__.__name__}); make it readable UTF-8") from None
+        raise SettingsError(
+            f"{env_file()}: cannot be read ({unreadable.__class__.__name__}); make it readable UTF-8"
+        ) from None
+
+
+def env_file() -> Path:
+    """The file that settings are read from, beside the environment. `.env` may be missing."""
+    return Path(os.environ.get(ENV_FILE_NAME) or ENV_FILE)
 
 
 def unknown_names(environment: Mapping[str, str] | None = None) -> list[str]:
@@ -237,7 +251,10 @@ def misspelt(name: str) -> str:
 
 
 def _known_names() -> set[str]:
-    return {name.upper() for name in Settings.model_fields} | {"WORKER_ROOT"}  # where the image keeps the sidecar
+    return {name.upper() for name in Settings.model_fields} | {
+        "WORKER_ROOT",
+        ENV_FILE_NAME,
+    }  # the first: where the image keeps the sidecar
 
 
 def _nearest(name: str, cutoff: float) -> str | None:
@@ -248,22 +265,26 @@ def _check_env_file() -> None:
     """A line that is passed over would be a setting that silently does not hold: the embedded Supabase, not yours.
 
     Raises:
-        SettingsError: `.env` has such a line, or is no file.
+        SettingsError: the file has such a line, is a folder, or was named and is not there.
     """
-    if ENV_FILE.is_dir():
-        raise SettingsError(".env: is a folder; make it a file with one NAME=value a line, or remove it")
+    path = env_file()
+    if path.is_dir():
+        raise SettingsError(f"{path}: is a folder; make it a file with one NAME=value a line, or remove it")
+    if os.environ.get(ENV_FILE_NAME) and not path.exists():
+        raise SettingsError(f"{path}: there is no such file; --env-file needs one with NAME=value lines")
     ours = _known_names()
     for line in _env_file():
         if line.error or (line.value is None and (line.key or "").upper() in ours):
             text = line.original.string
             number = line.original.line + text[: len(text) - len(text.lstrip())].count("\n")  # blank lines belong to it
-            raise SettingsError(f".env: line {number} cannot be read; write NAME=value, with both quotes or none")
+            raise SettingsError(f"{path}: line {number} cannot be read; write NAME=value, with both quotes or none")
 
 
 def _env_file() -> list[Binding]:
-    if not ENV_FILE.is_file():
+    path = env_file()
+    if not path.is_file():
         return []
-    with ENV_FILE.open(encoding="utf-8") as text:
+    with path.open(encoding="utf-8") as text:
         return list(parse_stream(text))
 
 

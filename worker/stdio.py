@@ -1,4 +1,4 @@
-"""Force UTF-8 output; exit cleanly on Ctrl-C during imports.
+"""Force UTF-8 output; exit cleanly on Ctrl-C during imports; the version.
 
 Imports only the standard library, so that it runs before anything slow is loaded.
 """
@@ -10,6 +10,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def version() -> str:
+    """Of the installed distribution."""
+    import importlib.metadata
+
+    return importlib.metadata.version("wa-worker")
 
 
 def force_utf8() -> None:

@@ -101,9 +101,14 @@ async def test_a_supabase_that_is_away_is_one_line_and_exit_code_4(wa: Commands)
 
 
 async def test_a_refused_key_is_one_line_and_exit_code_2(wa: Commands, embedded: Endpoint) -> None:
-    ran = await wa("groups", "list", SUPABASE_SERVICE_KEY=embedded.publishable_key)
+    other = "sb_secret_of_another_project"
+    ran = await wa("groups", "list", SUPABASE_SERVICE_KEY=other)
     assert ran.code == 2
     assert "SUPABASE_SERVICE_KEY is refused" in ran.err
+    assert other not in ran.err
+    ran = await wa("groups", "list", SUPABASE_SERVICE_KEY=embedded.publishable_key)
+    assert ran.code == 2
+    assert ran.err.startswith("wa-worker: SUPABASE_SERVICE_KEY: is the publishable key")
     assert embedded.publishable_key not in ran.err
 
 
@@ -190,8 +195,8 @@ async def test_doctor_finds_nothing_wrong(wa: Commands, store: Store, session: s
 
 
 async def test_doctor_names_the_wrong_key(wa: Commands, embedded: Endpoint) -> None:
-    ran = await wa("doctor", "--json", SUPABASE_SERVICE_KEY=embedded.publishable_key)
-    assert (ran.code, grades(ran)["Key"]) == (1, "fail")
+    ran = await wa("doctor", SUPABASE_SERVICE_KEY=embedded.publishable_key)
+    assert (ran.code, ran.out[:65]) == (2, "FAIL Settings: SUPABASE_SERVICE_KEY: is the publishable key, whic")
     ran = await wa("doctor", "--json", SUPABASE_SERVICE_KEY="sb_secret_of_another_project")
     assert (ran.code, grades(ran)["Key"]) == (1, "fail")
 

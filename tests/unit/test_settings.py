@@ -172,6 +172,30 @@ def test_an_env_file_that_is_a_folder_is_named(tmp_path: Path) -> None:
         load_settings()
 
 
+def test_another_env_file_takes_the_place_of_the_one_in_this_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("WORKER_POLL_MS=500\n", "utf-8")
+    other = tmp_path / "wa-worker.env"
+    other.write_text("WORKER_HTTP_PORT=4000\nWORKER_POL_MS=1\n", "utf-8")
+    monkeypatch.setenv("WORKER_ENV_FILE", str(other))
+    settings = load_settings()
+    assert (settings.worker_poll_ms, settings.worker_http_port) == (2000, 4000)
+    assert unknown_names() == ["WORKER_POL_MS"]
+    other.unlink()
+    with pytest.raises(SettingsError, match=r"wa-worker\.env: there is no such file; --env-file needs one"):
+        load_settings()
+
+
+def test_the_publishable_key_is_recognised_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sb_publishable_0123456789"
+    for name, value in {**PAIR, "SUPABASE_SERVICE_KEY": key}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=r"^SUPABASE_SERVICE_KEY: is the publishable key") as wrong:
+        load_settings()
+    assert key not in str(wrong.value)
+
+
 def test_quotes_comments_and_line_ends_of_windows_are_no_part_of_a_value(tmp_path: Path) -> None:
     lines = [
         "# Mine",

@@ -103,6 +103,17 @@ def test_a_taken_port_is_named() -> None:
             bind("127.0.0.1", port)
 
 
+async def test_a_port_that_another_worker_has_is_said_to_be_its() -> None:
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as task_group:
+            await task_group.start(serve, Health(), listener)
+            with pytest.raises(SettingsError, match=f"port {port} is taken by another wa-worker; stop it, or set"):
+                await anyio.to_thread.run_sync(bind, "127.0.0.1", port)
+            task_group.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("host", ["203.0.113.7", "ü" * 70 + ".example"], ids=["of another machine", "no name at all"])
 def test_an_address_that_is_not_ours_is_named(host: str) -> None:
     with pytest.raises(SettingsError, match="WORKER_HTTP_HOST"):
@@ -142,7 +153,9 @@ def test_a_code_that_does_not_fit_into_the_window_is_not_broken_up_and_the_remed
     )
     Terminal(console).show(View(status="connecting", state="waiting_for_scan", say="Scan it.", qr="2@abc"))
     assert draw_qr("2@abc").strip() in out.getvalue()
-    assert ("window is too small" in " ".join(out.getvalue().split())) is said
+    before, after = (" ".join(part.split()) for part in out.getvalue().split(draw_qr("2@abc").strip()))
+    assert ("window is too small" in before) is said
+    assert ("window is too small" in after) is said, "the first has scrolled away"
 
 
 def test_the_terminal_shows_a_pairing_code() -> None:

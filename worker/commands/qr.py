@@ -114,7 +114,10 @@ def _show(pairing: Pairing, *, hint: bool) -> None:
         return
     lives = max(0.0, (pairing.expires_at.timestamp() - time.time()) if pairing.expires_at else 0.0)
     drawn = draw_qr(pairing.code)
+    too_small = window_too_small(drawn, out())
+    if too_small:
+        err().print(too_small, markup=False)
     print(drawn, flush=True)
     out().print(f"Scan it: WhatsApp, Linked devices, Link a device. A new one comes in {lives:.0f} s.", markup=False)
-    if too_small := window_too_small(drawn, out()):
+    if too_small:  # the first has left the window
         err().print(too_small, markup=False)

@@ -85,16 +85,19 @@ def number_of(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def clock(when: str) -> str:
-    """The time of day of an ISO time, in this machine's zone."""
-    return datetime.fromisoformat(when).astimezone().strftime("%H:%M:%S")
+def local_time(when: str) -> str:
+    """Date and time of an ISO time, in this machine's zone."""
+    return datetime.fromisoformat(when).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def author(message: Mapping[str, Any]) -> str:
     """Whom to name as the sender."""
     if message.get("from_me"):
         return "me"
-    return plain(message.get("push_name") or str(message.get("sender", "")).partition("@")[0], 24)
+    sender, _, server = str(message.get("sender", "")).partition("@")
+    if server == "g.us":  # what happened to a group, by nobody that WhatsApp names
+        return "the group"
+    return plain(message.get("push_name") or sender, 24)
 
 
 def content(message: Mapping[str, Any], limit: int = 0) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from worker.commands.groups import resolve
 from worker.commands.runtime import perform
-from worker.commands.show import author, clock, content, err, out, plain, print_json
+from worker.commands.show import author, content, err, local_time, out, plain, print_json
 from worker.errors import StoreUnavailable
 from worker.settings import Settings
 from worker.store import Store
@@ -71,8 +71,8 @@ def show(messages: list[dict[str, Any]], *, json_: bool, with_group: bool) -> No
 
 
 def line(message: Mapping[str, Any], *, with_group: bool) -> Text:
-    """`12:00:03  Family  Ana: hello`."""
-    text = Text(f"{clock(message['ts'])}  ", style="dim")
+    """`2026-11-22 12:00:03  Family  Ana: hello`."""
+    text = Text(f"{local_time(message['ts'])}  ", style="dim")
     if with_group:
         text.append(f"{plain(message.get('group_name') or '?', 24)}  ", style="cyan not dim")
     text.append(f"{author(message)}: ", style="bold not dim")

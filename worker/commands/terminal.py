@@ -12,6 +12,13 @@ from rich.panel import Panel
 from worker.session.report import View
 from worker.text import clean_name
 
+CONNECTED = """\
+In another terminal:
+  wa-worker groups list               shows your groups
+  wa-worker groups monitor "NAME"     stores the messages of one
+  wa-worker tail                      shows messages as they are stored
+Ctrl-C stops the worker."""
+
 
 class Terminal:
     """Draws on stdout; the log goes to stderr."""
@@ -31,15 +38,22 @@ class Terminal:
             self._console.print(Panel(f"[bold]{view.pairing_code}[/bold]\n{say}", title="Pairing code"))
         elif view.qr:
             drawn = draw_qr(view.qr)
+            too_small = window_too_small(drawn, self._console)
+            warning = f"[bold yellow]{too_small}[/bold yellow]" if too_small else ""
+            if warning:
+                self._console.print(warning)
             self._console.print(drawn, highlight=False, markup=False, soft_wrap=True)
             self._console.print(f"[bold]{say}[/bold]")
-            if too_small := window_too_small(drawn, self._console):
-                self._console.print(f"[bold yellow]{too_small}[/bold yellow]")
+            if warning:  # the first has left the window
+                self._console.print(warning)
         elif view.state == "connected":
             who = escape(clean_name(view.wa_name) or view.wa_number or "this account")
             self._console.print(f"[bold green]Connected[/bold green] as {who}")
-            self._console.print("Switch groups on in the table [bold]groups[/bold] (monitor = true); Ctrl-C stops.")
-        elif view.state in ("needs_you", "idle", "logged_out", "crashing", "database_away"):
+            self._console.print(CONNECTED, highlight=False, markup=False, soft_wrap=True)
+        elif view.state == "idle":
+            self._console.print(f"[bold yellow]{say}[/bold yellow]")
+            self._console.print("`wa-worker qr --refresh` in another terminal asks for a new code.", markup=False)
+        elif view.state in ("needs_you", "logged_out", "crashing", "database_away"):
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
 
 

@@ -29,6 +29,7 @@ from worker.web.readings import render
 
 BACKLOG = 64
 CONNECTIONS_MAX = 64  # a health check and a few scrapers need three; descriptors are for messages and files
+PROBE_SECONDS, PROBE_BYTES = 1.0, 8192  # for the question who has our port
 GRACE_SECONDS = 1  # to finish an answer being written
 
 
@@ -66,14 +67,31 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         number = getattr(refused, "errno", None)
         if number == errno.EADDRINUSE:
-            raise SettingsError(
-                f"WORKER_HTTP_PORT: port {port} is taken; stop what uses it, or set another one"
-            ) from None
+            holder = " by another wa-worker; stop it" if serves_us(host, port) else "; stop what uses it"
+            raise SettingsError(f"WORKER_HTTP_PORT: port {port} is taken{holder}, or set another one") from None
         if number == errno.EACCES:
             raise SettingsError(f"WORKER_HTTP_PORT: port {port} is not allowed; set one above 1023") from None
         raise SettingsError(f"WORKER_HTTP_HOST: cannot listen on {host}; set an address of this machine") from None
     listener.setblocking(False)
     return listener
+
+
+def serves_us(host: str, port: int) -> bool:
+    """Whether a wa-worker of this machine answers on that port, within a second."""
+    anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens here
+    answer, deadline = b"", time.monotonic() + PROBE_SECONDS
+    try:
+        with socket.create_connection((anywhere.get(host, host), port), timeout=PROBE_SECONDS) as other:
+            other.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+            while len(answer) < PROBE_BYTES and (left := deadline - time.monotonic()) > 0:
+                other.settimeout(left)
+                chunk = other.recv(PROBE_BYTES)
+                if not chunk:
+                    break
+                answer += chunk
+    except OSError:
+        return False
+    return b'"sidecar":' in answer and b'"reasons":' in answer
 
 
 class _Bounded(H11Protocol):
