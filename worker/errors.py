@@ -4,6 +4,8 @@
     ├── SettingsError            a setting is missing or wrong; the text names it (exit code 2)
     ├── StoreError               Supabase
     │   ├── StoreUnavailable     no answer, or an answer that a retry may change; the outcome is unknown
+    │   │   └── OddAnswer        not one of Supabase's own: a gateway's page, an empty body; one such is no verdict
+    │   │       └── KeyRefused   401 or 403, which a good key gets now and then, too
     │   ├── StoreRefused         it answered no, and would again (`code` is Postgres' or PostgREST's)
     │   ├── StaleFence           another worker holds the lease: this one may write nothing more
     │   ├── StaleEpoch           a newer connection of this worker exists: the batch belongs to an old one
@@ -65,6 +67,22 @@ class StoreError(WorkerError):
 
 class StoreUnavailable(StoreError):
     """No answer, or one that a retry may change. The statement may have been committed all the same."""
+
+
+class OddAnswer(StoreUnavailable):
+    """An answer that a gateway, a reload or a wrong setting gives. A good setting gets one now and then: ask again.
+
+    Attributes:
+        remedy: what the operator should do if it never answers otherwise; None if no setting can be at fault.
+    """
+
+    def __init__(self, message: str, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class KeyRefused(OddAnswer):
+    """401 or 403. Believed at the start after a second look; later only after minutes of nothing else."""
 
 
 class StoreRefused(StoreError):

@@ -22,12 +22,13 @@ from worker.bridge.process import check_node, kill_at_once, make_environment, ru
 from worker.errors import (
     BridgeError,
     ExitCode,
+    KeyRefused,
+    OddAnswer,
     SettingsError,
     StaleFence,
-    StateError,
     StoreError,
     StoreUnavailable,
-    Stuck,
+    WorkerError,
     unwrapped,
 )
 from worker.log import hide
@@ -47,6 +48,7 @@ SHUT_DOWN_SECONDS = 5.0  # drain, release, close
 LAST_STATUS_SECONDS = 1.5  # a database that is away must not delay the stop
 RELEASE_SECONDS = 1.5  # giving the lease back
 ASK_SUPABASE_SECONDS = 1.0
+KEY_LOOKS = 3  # a good key is refused now and then, seldom twice in a row
 SKEW_MAX_SECONDS = 5.0  # a larger one is audited (docs/architecture.md, "Live only")
 
 STOPPED = View(status="disconnected", state="stopped", say="The worker is stopped.")
@@ -133,32 +135,50 @@ class Supervisor:
             await self._reach(store, url)
             self.health.supabase, self.health.supabase_ok = place, True
             logger.info("Supabase: {}", place)
-            await until_answered(store.bucket.ensure)
+            await self._look_at_bucket(store)
         while not self._stop.asked:
             await self._hold_lease(store)
+
+    async def _look_at_bucket(self, store: Store) -> None:
+        """Make the bucket if it is missing. Messages do not wait for it; the figures' poll looks again."""
+        try:
+            await store.bucket.ensure()
+        except StoreError as error:
+            logger.warning("the bucket for media does not answer ({}); files wait until it does", error)
+            self.health.bucket_trouble = f"does not answer ({error})"
 
     async def _reach(self, store: Store, url: str) -> None:
         """Wait for Supabase, within bounds.
 
         Raises:
-            SettingsError: it refuses the key, or lacks our tables.
+            SettingsError: it keeps refusing the key, or lacks our tables.
             StoreUnavailable: nobody answered in time; whoever restarts us may try again.
         """
-        said = "does not answer yet; waiting for it"
+        deadline = time.monotonic() + self._settings.worker_boot_wait_s
+        refusals, said = 0, ""
+        while True:
+            try:
+                return await store.check()
+            except StoreUnavailable as error:
+                refusals = refusals + 1 if isinstance(error, KeyRefused) else 0
+                if refusals >= KEY_LOOKS or time.monotonic() >= deadline:
+                    raise self._unreachable(url, error) from None
+                reason = f"answers oddly ({error})" if isinstance(error, OddAnswer) else "does not answer yet"
+            if said != reason:
+                logger.warning("Supabase at {} {}; waiting for it", url, reason)
+                self.health.supabase = f"{reason}; waiting for it"
+                said = reason
+            await anyio.sleep(ASK_SUPABASE_SECONDS)
 
-        def waiting() -> None:
-            if self.health.supabase != said:
-                logger.warning("Supabase at {} does not answer yet; waiting for it", url)
-                self.health.supabase = said
-
-        seconds = self._settings.worker_boot_wait_s
-        try:
-            await until_answered(store.check, float(seconds), pause_max=ASK_SUPABASE_SECONDS, waiting=waiting)
-        except StoreUnavailable:
-            raise StoreUnavailable(
-                f"SUPABASE_URL: nobody answers at {url}; is it right, and is Supabase running? "
-                f"(waited {seconds} s, WORKER_BOOT_WAIT_S)"
-            ) from None
+    def _unreachable(self, url: str, error: StoreUnavailable) -> WorkerError:
+        waited = f"(waited {self._settings.worker_boot_wait_s} s, WORKER_BOOT_WAIT_S)"
+        if isinstance(error, OddAnswer) and error.remedy:
+            return SettingsError(error.remedy)
+        if isinstance(error, OddAnswer):
+            return StoreUnavailable(f"SUPABASE_URL: {url} answers, but not as it should: {error} {waited}")
+        return StoreUnavailable(
+            f"SUPABASE_URL: nobody answers at {url}; is it right, and is Supabase running? {waited}"
+        )
 
     # The lease
 
@@ -180,7 +200,7 @@ class Supervisor:
             with anyio.move_on_after(RELEASE_SECONDS, shield=True):
                 try:
                     await store.lease_release(session, self._owner, held.fence)
-                except (StoreError, SettingsError):  # never in place of what ended the session
+                except StoreError:  # never in place of what ended the session
                     logger.warning("the lease could not be released; it expires by itself")
 
     def _wait_for_lease(self, reason: str) -> None:
@@ -198,25 +218,24 @@ class Supervisor:
             task_group.start_soon(lease.keep, store, session, self._owner, seconds, fence, leased.watch)
             task_group.start_soon(leased.report.run)
             task_group.start_soon(leased.watch.run, leased.tell_database_gone)
+            task_group.start_soon(store.key.run, store.schema_version, leased.tell_key)
             if abs(skew) > SKEW_MAX_SECONDS:
                 logger.warning("this machine's clock is {:.0f} s away from the database's", abs(skew))
                 leased.report.error(
                     "CLOCK_SKEW", "this machine's clock differs from the database's", skew_s=round(skew)
                 )
-            with self._stop.interrupts():
-                try:
-                    await until_answered(leased.state.credentials)  # raises before anything is changed
-                except StateError as fault:
-                    await self._write_last_status(leased, _failed(fault))
-                    raise
-                await until_answered(leased.flags.poll)
-            task_group.start_soon(leased.flags.run)
-            task_group.start_soon(leased.media.run)
-            task_group.start_soon(leased.housekeeping.run)
-            task_group.start_soon(leased.figures.run)
             try:
+                with self._stop.interrupts():
+                    await until_answered(leased.state.credentials)  # raises before anything is changed
+                    await until_answered(leased.flags.poll)
+                task_group.start_soon(leased.flags.run)
+                task_group.start_soon(leased.media.run)
+                task_group.start_soon(leased.housekeeping.run)
+                task_group.start_soon(leased.figures.run)
                 await self._run_sidecars(leased)
-            except (Stuck, StateError) as fault:
+            except StaleFence:
+                raise
+            except WorkerError as fault:
                 await self._write_last_status(leased, _failed(fault))
                 raise
             await self._write_last_status(leased, leased.connection.resting_view() or STOPPED)
@@ -315,6 +334,6 @@ class Supervisor:
         os._exit(code)
 
 
-def _failed(fault: Stuck | StateError) -> View:
+def _failed(fault: WorkerError) -> View:
     say = f"The worker has ended itself and must be started again: {fault}"
     return View(status="disconnected", state="failed", say=say)

@@ -87,12 +87,26 @@ class LeasedSession:
     events: EventQueue
     phone: Phone
     handlers: dict[str, Handler]
+    _before_refusal: View | None = None
 
     def tell_database_gone(self) -> None:
         logger.warning(
-            "the database has not answered for {:g} s; disconnecting from WhatsApp until it does", PATIENCE_SECONDS
+            "the database has not answered for {:g} s ({}); disconnecting from WhatsApp until it does",
+            PATIENCE_SECONDS,
+            self.watch.reason,
         )
-        self.events.put(DatabaseGone())
+        self.events.put(DatabaseGone(reason=self.watch.reason))
+
+    def tell_key(self, refused: str | None) -> None:
+        """Show that the key is refused; with None, show again what was shown before."""
+        if refused is None:
+            if self._before_refusal is not None:
+                self.report.show(self._before_refusal)
+            self._before_refusal = None
+            return
+        self._before_refusal = self.report.view
+        say = f"{refused}. Supabase has given no other answer for minutes; it is asked once a minute."
+        self.report.show(View(status="disconnected", state="needs_you", say=say))
 
 
 @asynccontextmanager

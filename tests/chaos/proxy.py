@@ -30,7 +30,10 @@ HANG_SECONDS_MAX = 30.0  # longer than any time-out of the worker; then the conn
 # Held back between the database's answer and its way on: a receipt that does not wait for it comes visibly too early.
 LATENCY_MS = (10.0, 25.0)
 
-Kind = Literal["error_500", "error_503", "hang", "late", "lost_answer", "reset", "storage_error", "storage_cut"]
+Kind = Literal[
+    "error_500", "error_503", "gateway", "hang", "late", "lost_answer", "reset", "storage_error", "storage_cut",
+    "storage_gateway",
+]  # fmt: skip
 RPC = "/rest/v1/rpc/"
 OBJECT = "/storage/v1/object/"
 
@@ -44,6 +47,8 @@ class Rule:
         times: after so many hits it is over; None: only `ends` counts.
         ends: `time.monotonic()` at which it is over.
         on_hit: called in the middle of it (`storage_cut`: when half of the object has been passed on).
+        status, content: what a gateway answers in Supabase's place, without asking it.
+        mark: only requests whose body holds these bytes.
     """
 
     kind: Kind
@@ -51,6 +56,9 @@ class Rule:
     times: int | None = None
     ends: float = float("inf")
     seconds: float = 0.0
+    status: int = 404
+    content: bytes = b""
+    mark: bytes = b""
     on_hit: Callable[[], None] = lambda: None
     hits: int = 0
     functions: Counter[str] = field(default_factory=Counter)
@@ -60,8 +68,10 @@ class Rule:
         return time.monotonic() > self.ends or (self.times is not None and self.hits >= self.times)
 
     def matches(self, request: Request) -> bool:
-        if self.over:
+        if self.over or self.mark not in request.body:
             return False
+        if self.kind == "storage_gateway":
+            return request.is_storage
         if self.kind.startswith("storage"):
             return request.is_upload
         return not request.is_storage and self.function in (None, request.function)
@@ -237,6 +247,10 @@ class FaultProxy:
                 return _error(500, b'{"code":"57P01","message":"terminating connection","details":null,"hint":null}')
             case "error_503":
                 return _error(503, b"<html><h1>503 Service Unavailable</h1></html>", b"text/html")
+            case "gateway" | "storage_gateway":
+                return _error(
+                    rule.status, rule.content, b"text/html" if rule.content[:1] == b"<" else b"application/json"
+                )
             case "storage_error":
                 return _error(503, b'{"statusCode":"503","error":"Unavailable","message":"try again"}')
             case "hang":

@@ -12,6 +12,8 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from worker.errors import (
+    KeyRefused,
+    OddAnswer,
     SequenceGap,
     SettingsError,
     StaleEpoch,
@@ -79,17 +81,32 @@ def postgres(code: str, message: str = SECRET) -> str:
         (405, postgres("25006"), StoreUnavailable, None, "read-only: its disk is full, or a replica for a while"),
         (503, postgres("PGRST002"), StoreUnavailable, None, "PostgREST has no schema yet"),
         (504, postgres("PGRST003"), StoreUnavailable, None, "no connection in the pool"),
-        (404, postgres("PGRST202"), SettingsError, None, "the migrations are missing"),
+        (404, postgres("PGRST202"), OddAnswer, None, "the migrations are missing, or the schema cache reloads"),
         (500, postgres("SUP", "error: new row violates"), StoreRefused, "SUP", "the embedded one, of Postgres"),
         (500, postgres("SUP", "Error: PGlite is closed"), StoreUnavailable, None, "the embedded one, of itself"),
-        (401, '{"message": "Invalid API key"}', SettingsError, None, "Kong, without a code"),
-        (403, postgres("42501"), SettingsError, None, "the key is not the service role's"),
+        (401, '{"message": "Invalid API key"}', KeyRefused, None, "Kong, without a code"),
+        (401, postgres("PGRST303", "JWT issued at future"), KeyRefused, None, "a good key gets one now and then"),
+        (403, "<html>Just a moment…</html>", KeyRefused, None, "Cloudflare's page for a text that it dislikes"),
+        (401, "", KeyRefused, None, "a gateway without words"),
+        (403, postgres("42501"), KeyRefused, None, "the key is not the service role's, or a grant is missing"),
+        (500, postgres("XX000"), OddAnswer, None, "an internal error may be gone the next time"),
+        (301, "", OddAnswer, None, "a redirect, which nobody follows"),
+        (307, "<html>moved</html>", OddAnswer, None, "a redirect, which nobody follows"),
+        (200, "", OddAnswer, None, "an answer that lost its body"),
+        (204, "", OddAnswer, None, "an answer that lost its body"),
+        (200, "{}", OddAnswer, None, "JSON, but not the function's"),
+        (200, "[]", OddAnswer, None, "JSON, but not the function's"),
+        (200, "null", OddAnswer, None, "JSON, but not the function's"),
+        (402, '{"message": "exceed_egress_quota"}', OddAnswer, None, "a quota"),
+        (413, "<html>Request Entity Too Large</html>", OddAnswer, None, "nginx' limit"),
+        (540, "paused", OddAnswer, None, "a project that is paused"),
+        (404, '{"error": "requested path is invalid"}', OddAnswer, None, "a path in SUPABASE_URL"),
         (429, "slow down", StoreUnavailable, None, "a rate limit"),
         (502, "<html>Bad Gateway</html>", StoreUnavailable, None, "a gateway"),
         (522, "<html>cloudflare</html>", StoreUnavailable, None, "Cloudflare's own"),
-        (500, "<html>oops</html>", StoreUnavailable, None, "whoever it was"),
-        (404, "<html>nothing here</html>", StoreRefused, "404", "no Supabase at this address"),
-        (200, "<html>back soon</html>", StoreUnavailable, None, "a page of maintenance"),
+        (500, "<html>oops</html>", OddAnswer, None, "whoever it was"),
+        (404, "<html>nothing here</html>", OddAnswer, None, "no Supabase at this address, or a gateway that restarts"),
+        (200, "<html>back soon</html>", OddAnswer, None, "a page of maintenance"),
         (None, "", StoreUnavailable, None, "closed in mid-answer: it may have been done"),
     ],
 )
@@ -114,8 +131,13 @@ async def test_answers_are_told_apart(
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [
-        (400, '{"statusCode": "403", "error": "Unauthorized", "message": "Invalid Compact JWS"}', SettingsError),
+        (400, '{"statusCode": "403", "error": "Unauthorized", "message": "Invalid Compact JWS"}', KeyRefused),
+        (403, "<html>Just a moment…</html>", KeyRefused),
         (400, '{"statusCode": "413", "error": "Payload too large", "message": "too large"}', StoreRefused),
+        (413, "<html>Request Entity Too Large</html>", StoreRefused),
+        (200, "", OddAnswer),
+        (200, "<html>back soon</html>", OddAnswer),
+        (301, "", OddAnswer),
         (500, '{"statusCode": "500", "error": "InternalError", "message": "x"}', StoreUnavailable),
         (504, "<html>gateway</html>", StoreUnavailable),
         (None, "", StoreUnavailable),
@@ -132,11 +154,56 @@ async def test_answers_of_the_bucket_are_told_apart(
         assert type(raised.value) is error
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (402, "", "quota"),
+        (413, "", "too large"),
+        (540, "", "paused"),
+        (404, '{"error": "requested path is invalid"}', "requested path is invalid"),
+        (401, postgres("42501", "permission denied for function wa_commit"), "execute on function wa_commit"),
+        (
+            403,
+            postgres("42501", "permission denied for table messages"),
+            "insert, update, delete on table mess",
+        ),
+        (301, "", "HTTP 301"),
+        (204, "", "HTTP 204 with an empty body"),
+        (403, "<html>", "HTTP 403 with an HTML page"),
+    ],
+)
+async def test_an_odd_answer_is_put_into_words(
+    answering: tuple[Answering, Store], status: int, body: str, words: str
+) -> None:
+    server, store = answering
+    server.status, server.body = status, body
+    with pytest.raises(OddAnswer, match=re.escape(words)) as raised:
+        await store.commit("default", Batch(fence=1, epoch=1, seq=1))
+    assert str(raised.value).startswith("wa_commit: ")
+
+
+@pytest.mark.parametrize("body", ["{}", "null", "7", '{"groups": []}'])
+async def test_json_of_another_shape_is_never_taken_for_no_groups(
+    answering: tuple[Answering, Store], body: str
+) -> None:
+    server, store = answering
+    server.body = body
+    with pytest.raises(OddAnswer):
+        await store.monitored_groups("default")
+
+
+async def test_an_object_that_is_there_under_its_hash_is_stored(answering: tuple[Answering, Store]) -> None:
+    server, store = answering
+    server.status, server.body = 400, '{"statusCode": "409", "error": "Duplicate", "message": "exists"}'
+    await store.bucket.upload("ab/abcd.txt", b"x", "text/plain")
+
+
 async def test_the_check_says_when_it_is_no_supabase_that_answers(answering: tuple[Answering, Store]) -> None:
     server, store = answering
     server.status, server.body = 404, "<html>nothing here</html>"
-    with pytest.raises(SettingsError, match="SUPABASE_URL"):
+    with pytest.raises(OddAnswer) as raised:
         await store.check()
+    assert "SUPABASE_URL is no Supabase" in (raised.value.remedy or "")
     server.status, server.body = 200, '{"version": "20200101000000"}'
     with pytest.raises(SettingsError, match="migrations"):
         await store.check()

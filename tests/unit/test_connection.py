@@ -458,13 +458,15 @@ async def test_a_database_that_is_away_ends_the_socket_and_nothing_reconnects_be
     async with life() as it:
         await it.open()
         it.database.away = True
-        it.events.put(DatabaseGone())
+        it.events.put(DatabaseGone(reason="wa_commit: HTTP 404 with an HTML page"))
         await until(lambda: it.sidecar.calls[-1] == "close")
         assert len(it.sidecar.connects) == 1
         it.database.away = False
         await it.connects(2)
         await until(lambda: len(it.database.events("disconnect")) == 1)
-        assert it.database.events("disconnect")[0]["reason"] == "the database does not answer"
+        assert it.database.events("disconnect")[0]["reason"] == (
+            "the database does not answer (wa_commit: HTTP 404 with an HTML page)"
+        )
         assert not it.database.events("reconnect"), "it is no network fault"
 
 

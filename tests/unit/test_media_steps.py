@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from worker.errors import (
+    KeyRefused,
     MediaCorrupt,
     MediaExpired,
     MediaRefused,
@@ -53,8 +54,16 @@ EXPIRED = Abandon(status="expired", code="MEDIA_EXPIRED")
         (MediaCorrupt(), CORRUPT_ATTEMPTS, None, Abandon(status="corrupt", code="MEDIA_CORRUPT"), "or the sender lies"),
         (StoreUnavailable(), 1, None, Later(seconds=30, code="STORE_UNAVAILABLE"), "the database may come back"),
         (StoreUnavailable(), OUTAGE_ATTEMPTS, None, Abandon(status="failed", code="STORE_UNAVAILABLE"), "or not"),
-        (StoreRefused("x", "413"), 1, None, Later(seconds=30, code="STORE_REFUSED"), "a limit may be lifted"),
-        (StoreRefused("x", "413"), BROKEN_ATTEMPTS, None, Abandon(status="failed", code="STORE_REFUSED"), "or not"),
+        (StoreRefused("x", "400"), 1, None, Later(seconds=30, code="STORE_REFUSED"), "it may be mended"),
+        (StoreRefused("x", "400"), BROKEN_ATTEMPTS, None, Abandon(status="failed", code="STORE_REFUSED"), "or not"),
+        (
+            StoreRefused("x", "413"),
+            1,
+            None,
+            Abandon(status="too_large", code="MEDIA_TOO_LARGE"),
+            "Storage's limit",
+        ),
+        (KeyRefused("x"), 1, None, Later(seconds=30, code="STORE_UNAVAILABLE"), "a stray 403 is that job's alone"),
         (StoreRefused("x", "object_doomed"), 9, None, Later(seconds=7680, code="STORE_REFUSED"), "retention goes on"),
         (StoreRefused("x", "stale_job"), 1, None, LetGo(), "another worker has it"),
         (StoreRefused("x", "stale_job"), 99, None, LetGo(), "whatever the attempt"),

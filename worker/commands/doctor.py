@@ -24,7 +24,7 @@ from worker.bridge.process import check_node, sidecar_folder
 from worker.commands.runtime import end, find, run
 from worker.commands.show import number_of, out, plain, print_json
 from worker.commands.status import claimed
-from worker.errors import ExitCode, SettingsError, StoreError, StoreRefused, StoreUnavailable
+from worker.errors import ExitCode, KeyRefused, OddAnswer, SettingsError, StoreError, StoreRefused, StoreUnavailable
 from worker.session.version import FRESH
 from worker.settings import Settings, load_settings, misspelt, unknown_names
 from worker.store import BUCKET, SCHEMA_VERSION, Store, Timeouts, connect_store
@@ -168,8 +168,10 @@ async def _examine_supabase(settings: Settings, url: str, key: str) -> AsyncIter
         try:
             async for finding in _examine_database(settings, store, url, key):
                 yield finding
-        except SettingsError as refused:
-            yield Finding(name="Key", grade="fail", text=str(refused))
+        except KeyRefused as refused:
+            yield Finding(name="Key", grade="fail", text=refused.remedy or str(refused))
+        except OddAnswer as odd:
+            yield Finding(name="Database", grade="fail", text=odd.remedy or f"answers oddly ({odd})")
         except StoreUnavailable as away:
             yield Finding(
                 name="Database", grade="fail", text=f"does not answer ({away}); see the project's status page"
@@ -261,7 +263,7 @@ async def inspect_table(store: Store, table: str, columns: str) -> Presence:
 async def _version(store: Store) -> str | None:
     try:
         return await store.schema_version()
-    except (StoreRefused, SettingsError):
+    except (StoreRefused, OddAnswer):
         return None
 
 

@@ -15,7 +15,7 @@ import anyio
 import httpx
 import typer
 
-from worker.errors import ExitCode, SettingsError, StoreRefused, StoreUnavailable, WorkerError, cause
+from worker.errors import ExitCode, OddAnswer, SettingsError, StoreRefused, StoreUnavailable, WorkerError, cause
 from worker.log import hide, redact, set_up_log
 from worker.settings import Settings, load_settings
 from worker.store import Store, connect_store
@@ -60,7 +60,7 @@ def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int =
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except WorkerError as error:
-        end(explain(error), error.exit_code)
+        end(explain(error), exit_code(error))
     except typer.Exit:
         raise
     except ExceptionGroup as group:
@@ -69,7 +69,7 @@ def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int =
             raise
         first = cause(ours)
         assert isinstance(first, WorkerError)
-        end(explain(first), first.exit_code)
+        end(explain(first), exit_code(first))
     except Exception as fault:
         if os.environ.get("LOG_LEVEL", "").lower() in ("trace", "debug"):
             raise
@@ -89,9 +89,16 @@ def end(text: str, code: int) -> None:
     raise typer.Exit(code) from None
 
 
+def exit_code(error: WorkerError) -> ExitCode:
+    """The exit code of a command that ended with this: a setting's, too, when an answer says that one is wrong."""
+    return ExitCode.SETTINGS if isinstance(error, OddAnswer) and error.remedy else error.exit_code
+
+
 def explain(error: WorkerError) -> str:
     """The line for the operator."""
     match error:
+        case OddAnswer() if error.remedy:
+            return error.remedy
         case StoreUnavailable():
             return f"Supabase does not answer ({error}); `wa-worker doctor` looks into it"
         case StoreRefused(code=code):

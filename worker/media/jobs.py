@@ -23,7 +23,6 @@ from worker.errors import (
     MediaExpired,
     MediaRefused,
     MediaUnavailable,
-    SettingsError,
     StoreRefused,
     StoreUnavailable,
     WorkerError,
@@ -109,11 +108,7 @@ class MediaRunner:
         self._woken.set()
 
     async def run(self, *, until_empty: bool = False) -> None:
-        """Claim and work, for ever; or until nothing is left that could be claimed now.
-
-        Raises:
-            SettingsError: the database refuses the key.
-        """
+        """Claim and work, for ever; or until nothing is left that could be claimed now."""
         async with anyio.create_task_group() as transfers:
             while True:
                 self._woken = anyio.Event()
@@ -194,8 +189,6 @@ class MediaRunner:
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(GIVE_BACK_SECONDS, shield=True):
                 await self._settle(self._store.media_retry(job.id, self.owner, "stopped", 0.0))
-            raise
-        except SettingsError:
             raise
         except Exception as error:
             await self._settle(self._conclude(job, file, answer, error))

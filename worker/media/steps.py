@@ -101,6 +101,8 @@ def next_step(
             return bounded(OUTAGE_ATTEMPTS, "failed", "MEDIA_UNAVAILABLE")
         case StoreUnavailable():
             return bounded(OUTAGE_ATTEMPTS, "failed", "STORE_UNAVAILABLE")
+        case StoreRefused(code="413"):  # Storage's limit, or its bucket's, is below WORKER_MAX_MEDIA_MB
+            return Abandon(status="too_large", code="MEDIA_TOO_LARGE")
         case StoreRefused(code="stale_job"):
             return LetGo()
         case StoreRefused(code="object_doomed"):  # retention removes this very content; one interrupted may take a day

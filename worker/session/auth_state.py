@@ -41,6 +41,11 @@ class AuthState:
         """The database has not answered the last call."""
         return self._watch.away
 
+    @property
+    def away_reason(self) -> str:
+        """How the last call that failed did."""
+        return self._watch.reason
+
     async def begin_epoch(self) -> int:
         """The epoch of the next connection. Asks until the database answers."""
         return await until_answered(lambda: self._watch.observe("state", self._store.begin_epoch()))

@@ -181,7 +181,7 @@ class Connection:
         if failed.code == SOCKET_OPEN:
             await peer.close(logout=False, drain_seconds=0)
         if self._state.database_away:
-            return self.policy.database_gone()
+            return self.policy.database_gone(self._state.away_reason)
         return self.policy.after(Reconnect(say="The connection could not be made; trying again."))
 
 

@@ -17,7 +17,9 @@ EVENTS_MAX = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseGone:
-    """The database has not answered for longer than its patience."""
+    """The database has not answered for longer than its patience. `reason`: how the last call failed."""
+
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,9 +189,10 @@ class ReconnectPolicy:
             case unknown:
                 assert_never(unknown)
 
-    def database_gone(self) -> Plan:
-        """The plan while the database is away."""
-        say = "The database does not answer. Disconnected from WhatsApp, which keeps the messages until it does."
+    def database_gone(self, reason: str) -> Plan:
+        """The plan while the database is away. `reason`: how the last call failed."""
+        why = f" ({reason})" if reason else ""
+        say = f"The database does not answer{why}. Disconnected from WhatsApp, which keeps the messages until it does."
         self._report.show(View(status="disconnected", state="database_away", say=say))
         return AwaitDatabase()
 

@@ -83,10 +83,10 @@ class Socket:
             case Stalled(reason=reason) | StallFound(reason=reason):
                 await self._end()
                 return self._policy.stalled(reason)
-            case DatabaseGone():
+            case DatabaseGone(reason=reason):
                 await self._end()
-                self._report.audit("disconnect", code=None, reason="the database does not answer")
-                return self._policy.database_gone()
+                self._report.audit("disconnect", code=None, reason=f"the database does not answer ({reason})")
+                return self._policy.database_gone(reason)
             case Request():
                 with self._events.put_back_on_failure(event):
                     return await self._obey(event)

@@ -35,6 +35,7 @@ class DatabaseWatch:
         self._patience: dict[Source, float] = {"commit": patience, "state": patience, "lease": lease_patience}
         self._clock = clock
         self._since: dict[Source, float] = {}
+        self.reason = ""  # why the last call that failed did, for people
         self._back = anyio.Event()
 
     async def observe(self, source: Source, call: Awaitable[T]) -> T:
@@ -46,7 +47,8 @@ class DatabaseWatch:
         started = self._clock()
         try:
             result = await call
-        except StoreUnavailable:
+        except StoreUnavailable as error:
+            self.reason = str(error)
             self._since.setdefault(source, started)
             raise
         except Exception:

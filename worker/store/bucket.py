@@ -35,9 +35,13 @@ class Bucket:
     async def upload(self, path: str, content: bytes | Path, mime: str) -> None:
         """Store an object, replacing one that a crash may have left half written. A `Path` is streamed."""
         with translated("upload", max(self._timeouts.transfer, _size(content) / SLOWEST_BYTES_PER_S)):
-            await self._client.storage.from_(BUCKET).upload(
-                path, content, {"content-type": mime, "upsert": "true", "cache-control": "3600"}
-            )
+            try:
+                await self._client.storage.from_(BUCKET).upload(
+                    path, content, {"content-type": mime, "upsert": "true", "cache-control": "3600"}
+                )
+            except StorageApiError as error:
+                if str(error.status) != "409":  # it is there, under the hash of its content
+                    raise
 
     async def download(self, path: str) -> bytes:
         """The whole object, for checks and tests.

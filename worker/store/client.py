@@ -2,13 +2,17 @@
 
 Two, so that media transfers cannot starve commits. Every call is bounded in time; none is retried here: whether to try
 again is the caller's decision. Bodies are never logged or quoted: an error of Postgres can hold a whole row.
+What each answer leads to: docs/durability.md, "What the outside answers".
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import httpx
@@ -17,6 +21,8 @@ from storage3.exceptions import StorageApiError
 from supabase import AsyncClient, AsyncClientOptions
 
 from worker.errors import (
+    KeyRefused,
+    OddAnswer,
     SequenceGap,
     SettingsError,
     StaleEpoch,
@@ -27,15 +33,29 @@ from worker.errors import (
 )
 
 KEY_WORDS = "SUPABASE_SERVICE_KEY is refused ({}): it must be the secret key of the service role"
-# Classes of SQLSTATE that say nothing about the statement: connection, resources, operator, object state, rollback.
+SCHEMA_WORDS = "the database lacks our functions: apply supabase/migrations with `supabase db push`"
+URL_WORDS = "what answers at SUPABASE_URL is no Supabase ({}): set it to the project's address, without a path"
+# SQLSTATEs that say nothing about the statement: connection, resources, operator, object state, rollback.
 TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
 # PostgREST: no connection, no pool slot, no schema cache. And 25006, read-only: hosted Supabase while its disk is full,
 # a replica until it takes over.
 TRANSIENT_CODES = frozenset({"25006", "PGRST000", "PGRST001", "PGRST002", "PGRST003"})
-KEY_REFUSED = frozenset({"401", "403"})  # Storage puts the status into the body, under HTTP 400
+# Postgres says no and means it: data, constraints, limits, a statement that is wrong, an error that a function raises.
+LASTING_CLASSES = frozenset({"21", "22", "23", "42", "54", "P0"})
+KEY_CODES = frozenset(
+    {"401", "403", "PGRST300", "PGRST301", "PGRST302", "PGRST303"}
+)  # Storage: the status, in the body
 BUSY_STATUS = frozenset({408, 425, 429, 502, 503, 504, *range(520, 531)})  # gateways; PostgREST without its database
 # The embedded Supabase has one code for all that it does not know: Postgres' other errors, and troubles of its own.
 EMBEDDED_REFUSALS = ("error: ", "RangeError: ")
+IN_WORDS = {
+    402: "a quota of the project is used up, or a bill is open; see its dashboard",
+    413: "the request is too large for the gateway before Supabase",
+    540: "the project is paused; resume it in its dashboard",
+}
+# A table needs more than `execute`; PostgREST answers 42501 as 401 or 403.
+DENIED = re.compile(r"permission denied for (function|table|view|sequence|schema) ([\w.\"$]{1,128})")
+GRANTS = {"function": "execute", "schema": "usage", "sequence": "usage"}
 CONFLICTS: dict[str, type[StoreError]] = {
     "stale_fence": StaleFence,
     "stale_epoch": StaleEpoch,
@@ -76,11 +96,63 @@ async def make_client(
 
 
 async def judge_status(response: httpx.Response) -> None:
-    """What the status alone tells. Gateways answer without a code, and supabase-py's errors do not keep the status."""
-    if response.status_code in {401, 403}:
-        raise SettingsError(KEY_WORDS.format(response.status_code))
-    if response.status_code in BUSY_STATUS:
-        raise StoreUnavailable(f"HTTP {response.status_code}")
+    """Raise for what is not an answer of Supabase itself. supabase-py's errors do not keep the status."""
+    status, storage = response.status_code, "/storage/" in response.url.path
+    reads = response.request.method in {"GET", "HEAD"}
+    if reads and (status < 300 or (storage and status in {400, 404})):
+        return  # an object, as large as it may be; or there is none, which storage3 reads from an empty body, too
+    await response.aread()
+    error = judge(status, response.content, storage=storage)
+    if error:
+        raise error
+
+
+def judge(status: int, body: bytes, *, storage: bool = False) -> StoreError | None:
+    """The error that this status and body stand for; None: the body is one of Supabase's, and tells more."""
+    if status < 300:
+        return OddAnswer(f"HTTP {status} with {_kind(body)}") if _kind(body) != "JSON" else None
+    if status in BUSY_STATUS:
+        return StoreUnavailable(f"HTTP {status}")
+    told = _document(body)
+    code = str(told.get("statusCode") if storage else told.get("code"))
+    if (
+        re.fullmatch(r"[0-9]{3}" if storage else r"SUP|PGRST[0-9]{3}|PGRSTX00|[0-9A-Z]{5}", code)
+        and status not in IN_WORDS
+    ):
+        return None
+    if status in {401, 403}:
+        return KeyRefused(f"HTTP {status} with {_kind(body)}", KEY_WORDS.format(status))
+    if "requested path is invalid" in str(told.get("error", "")) + str(told.get("message", "")):
+        return OddAnswer(f"HTTP {status}, requested path is invalid", URL_WORDS.format("requested path is invalid"))
+    if storage and status == 413:
+        return StoreRefused("HTTP 413: the file is larger than Storage or its bucket allows", "413")
+    if status in IN_WORDS:
+        return OddAnswer(f"HTTP {status}: {IN_WORDS[status]}")
+    if status < 400 or status == 404:
+        return OddAnswer(f"HTTP {status} with {_kind(body)}", URL_WORDS.format(f"HTTP {status}"))
+    return OddAnswer(f"HTTP {status} with {_kind(body)}")
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _code(told: dict[str, Any]) -> str:
+    return str(told.get("code"))
+
+
+def _kind(body: bytes) -> str:
+    """What a body looks like, without looking into it."""
+    start = body.lstrip()[:1]
+    if not start:
+        return "an empty body"
+    if start == b"<":
+        return "an HTML page"
+    return "JSON" if start in b'{["-0123456789tfn' else "a body that is no JSON"
 
 
 @contextmanager
@@ -89,7 +161,7 @@ def translated(what: str, seconds: float) -> Iterator[None]:
 
     Raises:
         StoreUnavailable: no answer, or one that a retry may change. It may have been done all the same.
-        SettingsError: the key is refused.
+        OddAnswer: an answer that is not Supabase's own, or that a healthy one gives now and then. As above.
         StaleFence, StaleEpoch, SequenceGap: the database holds another state than the caller.
         StoreRefused: no, and it would be no again; `code` "stale_job": another process holds this media job.
     """
@@ -100,6 +172,10 @@ def translated(what: str, seconds: float) -> Iterator[None]:
         raise StoreUnavailable(f"{what}: no answer within {seconds:g} s") from error
     except httpx.HTTPError as error:
         raise StoreUnavailable(f"{what}: {type(error).__name__}") from error
+    except OddAnswer as error:  # `judge_status` does not know the call
+        raise type(error)(f"{what}: {error}", error.remedy) from None
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{what}: {error}") from None
     except APIError as error:
         raise refusal(what, error.code or "", error.message or "") from None
     except StorageApiError as error:
@@ -108,21 +184,38 @@ def translated(what: str, seconds: float) -> Iterator[None]:
         raise StoreRefused(f"{what}: cannot be written as JSON", "client") from error
 
 
-def refusal(what: str, code: str, message: str) -> StoreError | SettingsError:
+def refusal(what: str, code: str, message: str) -> StoreError:
     """The error that an answer with this code stands for; `message` is looked at only where the code does not tell."""
     if code == "PT409" and message in CONFLICTS:
         return CONFLICTS[message](what)
     if code == "PT409":
         return StoreRefused(f"{what}: {message}", message)
-    if code in KEY_REFUSED:
-        return SettingsError(KEY_WORDS.format(code))
+    if code in KEY_CODES:
+        return KeyRefused(f"{what}: {code}", KEY_WORDS.format(code))
+    if code == "42501":
+        return KeyRefused(f"{what}: 42501, {_denied(message)}", _denied(message))
     if code == "PGRST202":
-        return SettingsError("the database lacks our functions: apply supabase/migrations with `supabase db push`")
+        return OddAnswer(f"{what}: {code}, no such function in the schema cache", SCHEMA_WORDS)
     if code == "SUP" and message.startswith(EMBEDDED_REFUSALS):
         return StoreRefused(f"{what}: {code}", code)
+    if code in TRANSIENT_CODES or (len(code) == 5 and code[:2] in TRANSIENT_CLASSES) or code in {"", "SUP"}:
+        return StoreUnavailable(f"{what}: {code or 'an answer without a code'}")
     is_status = len(code) == 3 and code.isdigit()
     if is_status and (code in {"408", "425", "429"} or code >= "500"):
         return StoreUnavailable(f"{what}: HTTP {code}")
-    if code in TRANSIENT_CODES or (len(code) == 5 and code[:2] in TRANSIENT_CLASSES) or code in {"", "SUP"}:
-        return StoreUnavailable(f"{what}: {code or 'an answer without a code'}")
-    return StoreRefused(f"{what}: {code}", code)
+    if is_status or code.startswith("PGRST") or (len(code) == 5 and code[:2] in LASTING_CLASSES):
+        return StoreRefused(f"{what}: {code}", code)
+    return OddAnswer(f"{what}: {code}")
+
+
+def _denied(message: str) -> str:
+    """Which object, and which grant it lacks. The message of 42501 names objects of ours, never a value."""
+    found = DENIED.match(message)
+    if not found:
+        return KEY_WORDS.format("42501")
+    kind, name = found.groups()
+    grant = GRANTS.get(kind, "select, insert, update, delete")
+    return (
+        f"SUPABASE_SERVICE_KEY is refused (permission denied for {kind} {name}): it must be the secret key of the "
+        f"service role; if it is, run `grant {grant} on {kind} {name} to service_role`"
+    )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import anyio
 from loguru import logger
 
-from worker.errors import StaleFence, StoreUnavailable
+from worker.errors import OddAnswer, StaleFence, StoreRefused, StoreUnavailable
 from worker.store import Lease, Store
 from worker.store.availability import DatabaseWatch
 
@@ -33,6 +33,8 @@ async def acquire(store: Store, session: str, owner: str, seconds: float, waitin
     while True:
         try:
             lease = await store.lease_acquire(session, owner, seconds)
+        except (StoreRefused, OddAnswer) as odd:
+            reason = f"Supabase answers oddly ({odd}); waiting"
         except StoreUnavailable:
             reason = "Supabase does not answer yet; waiting for it"
         else:
@@ -56,6 +58,9 @@ async def keep(store: Store, session: str, owner: str, seconds: float, fence: in
         try:
             lease = await watch.observe("lease", _renew(store, session, owner, seconds))
         except StoreUnavailable:
+            continue
+        except StoreRefused as refused:  # if it stays so, the lease runs out, and the commits know
+            logger.warning("the lease could not be renewed ({})", refused)
             continue
         if not lease.acquired or lease.fence != fence:
             logger.warning("the lease went to another worker ({})", _place(lease.holder))

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, stop_never, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
 from worker.errors import StoreRefused, StoreUnavailable
 
 PAUSE_FIRST_SECONDS = 0.1
 PAUSE_MAX_SECONDS = 5.0
+REFUSALS_BELIEVED = 3  # one in a row may be anybody's: a gateway's, or a database's that is being migrated
 
 T = TypeVar("T")
 
@@ -32,9 +33,17 @@ async def until_answered(
 
     Raises:
         StoreUnavailable: the database did not answer within `patience`.
+        StoreRefused: several times in a row.
     """
+    refusals = 0
+
+    def may_change(error: BaseException) -> bool:
+        nonlocal refusals
+        refusals = refusals + 1 if isinstance(error, StoreRefused) else 0
+        return isinstance(error, StoreUnavailable) or 0 < refusals < REFUSALS_BELIEVED
+
     retrying = AsyncRetrying(
-        retry=retry_if_exception_type(StoreUnavailable),
+        retry=retry_if_exception(may_change),
         wait=wait_random_exponential(multiplier=PAUSE_FIRST_SECONDS, max=pause_max),
         stop=stop_never if patience is None else stop_after_delay(patience),
         before_sleep=lambda _: waiting(),

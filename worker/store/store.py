@@ -13,10 +13,11 @@ from typing import Any
 
 from supabase import AsyncClient
 
-from worker.errors import SettingsError, StoreRefused, StoreUnavailable
+from worker.errors import KeyRefused, OddAnswer, SettingsError, StoreError, StoreRefused
 from worker.store.bucket import Bucket
 from worker.store.client import Timeouts, make_client, translated
 from worker.store.console import Console
+from worker.store.key import KeyWatch
 from worker.store.rows import (
     AccountState,
     Audit,
@@ -40,6 +41,19 @@ from worker.store.rows import (
 SCHEMA_VERSION = "20261126120000"  # the newest migration that this code needs
 DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
+CHEAPEST = "wa_schema_version"  # reads no table
+# What the functions answer, unless a JSON object.
+LISTS = frozenset(
+    {
+        "wa_export_messages",
+        "wa_known_stanzas",
+        "wa_list_groups",
+        "wa_monitored_groups",
+        "wa_pending_flags",
+        "wa_sealed_edits",
+    }
+)
+NULLABLE = frozenset({"wa_media_known", "wa_pairing_view"})
 
 
 class Store:
@@ -51,23 +65,22 @@ class Store:
         self._timeouts = timeouts
         self.bucket = Bucket(media, timeouts)
         self.console = Console(self._call)
+        self.key = KeyWatch()
 
     async def check(self) -> None:
         """Return only if Supabase answers, takes the key and has our schema.
 
         Raises:
-            SettingsError: the key is refused, migrations are missing, or it is no Supabase that answers.
+            SettingsError: migrations are missing.
+            OddAnswer: the key is refused, or it is no Supabase of ours that answers; `remedy` says so. Look twice.
             StoreUnavailable: nobody answers at this address, or nothing sensible.
         """
-        try:
-            version = await self.schema_version()
-        except StoreRefused as error:
-            raise SettingsError(f"what answers at SUPABASE_URL is no Supabase ({error.code})") from error
+        version = await self.schema_version()
         if version < SCHEMA_VERSION:
             raise SettingsError(f"the database lacks migrations after {version}: apply them with `supabase db push`")
 
     async def schema_version(self) -> str:
-        return str((await self._call("wa_schema_version", {}))["version"])
+        return str((await self._call(CHEAPEST, {}))["version"])
 
     async def select_nothing(self, table: str, columns: str) -> None:
         """Read no row; StoreRefused if the table or a column is missing."""
@@ -250,11 +263,40 @@ class Store:
         return dict(await self._call("wa_status", {"p_session": session}))
 
     async def _call(self, function: str, args: Mapping[str, Any]) -> Any:
+        """One call.
+
+        The key watch is told how it ended, and stops it while the key counts as refused; but never the cheapest one.
+        """
+        if self.key.refused is not None and function != CHEAPEST:
+            raise KeyRefused(f"{function}: not asked, {self.key.refused}", self.key.refused.remedy)
+        try:
+            data = await self._ask(function, args)
+        except StoreError as error:
+            self.key.note(error)
+            raise
+        self.key.note(None)
+        return data
+
+    async def _ask(self, function: str, args: Mapping[str, Any]) -> Any:
         with translated(function, self._timeouts.call):
             answer: Any = await self._database.rpc(function, dict(args)).execute()
-        if isinstance(answer.data, str):  # how supabase-py returns what is not JSON, such as a gateway's page
-            raise StoreUnavailable(f"{function}: the answer is no JSON")
-        return answer.data
+        shape = list if function in LISTS else dict
+        if answer.data is None and function in NULLABLE:
+            return None
+        if not isinstance(answer.data, shape):  # a gateway's; supabase-py hands on as text what is no JSON
+            raise OddAnswer(f"{function}: the answer is not the function's")
+        return _Row(function, answer.data) if isinstance(answer.data, dict) else answer.data
+
+
+class _Row(dict[str, Any]):
+    """A function's answer; a field that it lacks says that somebody else has answered."""
+
+    def __init__(self, function: str, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self._function = function
+
+    def __missing__(self, name: str) -> Any:
+        raise OddAnswer(f"{self._function}: the answer is not the function's, it lacks {name}")
 
 
 @asynccontextmanager
