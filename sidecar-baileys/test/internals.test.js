@@ -75,6 +75,8 @@ const OTHER_PACKAGES = /** @type {[string, any, string][]} */ ([
   ['the noise handler in another file', noNoise, 'noise-handler'],
   ['messages under another event', otherSource('messages-recv', 'CB:message'), 'CB:message'],
   ['the end of the backlog under another event', otherSource('socket', 'CB:ib,,offline'), 'CB:ib,,offline'],
+  ['stanzas of any tag under another event', otherSource('socket', "emit('frame', frame)"), 'the event "frame"'],
+  ['no buildAckStanza', otherBaileys({ buildAckStanza: undefined }), 'buildAckStanza'],
   ['another cache option', otherSource('messages-recv', 'config.msgRetryCounterCache'), 'msgRetryCounterCache'],
   ['another event for a file', otherSource('messages-send', 'messages.media-update'), 'messages.media-update'],
 ])

@@ -352,6 +352,31 @@ test('with a cold key cache and a slow database a burst of several senders is de
   await sidecar.stop()
 })
 
+test('a status and a stanza of an unknown tag leave no debt: each gets its one answer, and nothing of it is stored', async () => {
+  const { sidecar, database } = await loggedIn()
+  const since = (await phone.get('/log')).next
+  await phone.post('/realism', { strict_acks: true })
+  const { id: status } = await phone.post('/send', { from: 'Ana', to: 'status', text: 'good morning' })
+  const { id: newsletter } = await phone.post('/newsletter', { text: 'extra', as: 'status' })
+  const from = 'status@broadcast'
+  const unknown = { id: 'UNKNOWN-1', from, participant: '100000000000001@lid', recipient: '100000000000002@lid', type: 'media' }
+  await phone.post('/stanza', { node: { tag: 'novelty', attrs: { from } } })
+  await phone.post('/stanza', { node: { tag: 'novelty', attrs: { id: 'UNKNOWN-2' } } })
+  await phone.post('/stanza', { node: { tag: 'novelty', attrs: unknown } })
+  const [nack] = (await phone.post('/receipts/wait', { ids: [unknown.id], kinds: ['nack'], timeout_ms: 10_000 })).items
+  await phone.post('/receipts/wait', { ids: [status, newsletter], kinds: ['ack'], timeout_ms: 10_000 })
+  await phone.post('/wait', { for: 'queue_empty', timeout_ms: 10_000 })
+  const { to, participant, recipient, type, error } = nack
+  assert.deepEqual([nack.class, to, participant, recipient, type, error], ['novelty', from, unknown.participant, unknown.recipient, 'media', '488'])
+  const answers = (await phone.all('/receipts')).filter((/** @type {any} */ one) => [status, newsletter, 'UNKNOWN-1', 'UNKNOWN-2'].includes(one.id))
+  assert.deepEqual(answers.map((/** @type {any} */ one) => one.id).sort(), [status, newsletter, 'UNKNOWN-1'].sort(), 'one answer each')
+  const wrong = (await phone.get(`/log?since=${since}`)).items.filter((/** @type {any} */ one) => one.kind === 'bad_ack')
+  assert.deepEqual(wrong, [])
+  const stored = database.stanzas.map((each) => each.attrs.id).filter((id) => [status, newsletter, 'UNKNOWN-1', 'UNKNOWN-2'].includes(id))
+  assert.deepEqual(stored, [])
+  await sidecar.stop()
+})
+
 test('logging out unlinks the device', async () => {
   const { sidecar } = await loggedIn()
   await sidecar.call('close', { logout: true, drain_ms: 5_000 })

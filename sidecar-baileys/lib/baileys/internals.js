@@ -22,6 +22,18 @@ export const STANZA = Object.freeze({
   offlineDone: 'CB:ib,,offline',
 })
 
+/** Baileys emits every stanza, whatever its tag, under this name first. */
+export const ANY_STANZA = 'frame'
+
+/**
+ * The tags that Baileys answers itself or that expect no ack. WhatsApp sends others (`<status>`, since July 2026), and
+ * Baileys drops them without a word.
+ */
+export const TAGS_OF_BAILEYS = new Set([
+  'message', 'receipt', 'notification', 'call', 'ack', 'iq', 'ib', 'presence', 'chatstate', 'success', 'failure',
+  'stream:error', 'stream:features', 'xmlstreamend',
+])
+
 /** What Baileys logs, with the stanza's XML as `node`, when it gives a message up. */
 export const LOG_GAVE_UP = 'error in handling message'
 
@@ -118,6 +130,16 @@ export const IN_PACKAGES = [
     found: ({ source }) =>
       Object.values(STANZA).every((event) =>
         ['Socket/socket.js', 'Socket/messages-recv.js'].some((file) => source(file).includes(`ws.on('${event}'`))),
+  },
+  {
+    name: `the event "${ANY_STANZA}" for every stanza`,
+    use: 'stanzas that Baileys does not know are answered',
+    found: ({ source }) => source('Socket/socket.js').includes(`ws.emit('${ANY_STANZA}', frame)`),
+  },
+  {
+    name: 'buildAckStanza',
+    use: 'answers them, with the attributes that WhatsApp wants back',
+    found: ({ baileys }) => hasMethods(baileys, 'buildAckStanza'),
   },
   {
     name: `the cache options ${Object.keys(CACHE_OPTIONS).join(', ')}`,

@@ -7,7 +7,8 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
 import {
-  areJidsSameUser, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, S_WHATSAPP_NET, WA_CERT_DETAILS,
+  areJidsSameUser, buildAckStanza, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, S_WHATSAPP_NET,
+  WA_CERT_DETAILS,
 } from 'baileys'
 import { Gate } from '../log/gate.js'
 import { Inbox } from '../log/inbox.js'
@@ -15,7 +16,7 @@ import { KeyStore } from '../log/keys.js'
 import { Throttle } from '../log/throttle.js'
 import { toWireClose } from './close.js'
 import { toWireEvents } from './events.js'
-import { checkSocket, RETRY_CACHES, STANZA } from './internals.js'
+import { ANY_STANZA, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_BAILEYS } from './internals.js'
 import { socketOptions } from './options.js'
 import { Pairing } from './pairing.js'
 import { receiptFor } from './receipt.js'
@@ -33,6 +34,10 @@ const QR_RETIRED = 'companion_reg_refresh'
 const CODE_TYPED = 'link_code_companion_reg'
 /** Stanzas of the offline backlog in one window, as Baileys asks for them. */
 const WINDOW = '100'
+/** A stanza of its own since July 2026: somebody's status. */
+const STATUS = 'status'
+/** The nack of WhatsApp's own client for a stanza that it does not know. */
+const UNRECOGNISED_STANZA = 488
 /** What an event takes in the log, roughly. */
 const EVENT_BYTES = 200
 
@@ -224,6 +229,9 @@ export class Connection {
     sock.ws.emit = (/** @type {string} */ event, /** @type {any[]} */ ...args) => {
       const [node] = args
       switch (event) {
+        case ANY_STANZA:
+          this.#answerUnknown(node)
+          break
         case STANZA.message:
           this.#arrive(node)
           return true
@@ -349,11 +357,22 @@ export class Connection {
    * pairing code) the secret stays: the phone has agreed to it.
    * @param {import('baileys').BinaryNode} node
    */
-  #renewSecret({ attrs: { id, from, type } }) {
-    this.#acknowledge({ tag: 'ack', attrs: { id, to: from, class: 'notification', type } })
+  #renewSecret(node) {
+    this.#acknowledge(buildAckStanza(node))
     if (this.#pairing || this.creds.registered) return
     this.sock.ev.emit('creds.update', { advSecretKey: randomBytes(32).toString('base64') })
     this.#link.renew()
+  }
+
+  /**
+   * Answer what Baileys does not know: an unanswered stanza comes again at each login and ends the stream every 50
+   * minutes (`docs/whatsapp.md`, "The real server in 2026").
+   * @param {import('baileys').BinaryNode | Uint8Array} node bytes before the handshake has ended
+   */
+  #answerUnknown(node) {
+    if (node instanceof Uint8Array || TAGS_OF_BAILEYS.has(node.tag)) return
+    if (!node.attrs.id || !node.attrs.from) return
+    this.#acknowledge(buildAckStanza(node, node.tag === STATUS ? undefined : UNRECOGNISED_STANZA))
   }
 
   /** @param {import('baileys').BinaryNode} answer */
