@@ -2,10 +2,6 @@
 
 An operator's mistake is one line on stderr and an exit code, never a stack trace. What the worker needs is imported
 when it starts: `--help`, `--version` and completion load none of it.
-
-Exit codes: 0 stopped as asked; 1 a fault of ours; 2 a setting is missing or wrong; 3 the stored account state
-cannot be read; 4 Supabase did not answer at the start, or refused something for good; 5 the connection keeps
-stalling; 6 the end took more than ten seconds; 130 ended at once by a second signal.
 """
 
 from __future__ import annotations
@@ -27,9 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=LazyCommands,
     help="Writes the live messages of chosen WhatsApp groups into your Supabase, exactly once.",
-    epilog="Exit codes: 0 stopped as asked · 1 a fault of ours · 2 a setting is missing or wrong · 3 the stored "
-    "account state cannot be read · 4 Supabase did not answer or refused for good · 5 the connection keeps stalling · "
-    "6 the end took more than ten seconds · 130 ended by a second signal",
+    epilog="Exit codes: " + " · ".join(f"{code} {code.meaning}" for code in ExitCode),
     no_args_is_help=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

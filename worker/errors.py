@@ -35,16 +35,24 @@ from typing import ClassVar
 
 
 class ExitCode(IntEnum):
-    """Every exit code of `wa-worker`. An error class names its own."""
+    """Every exit code of `wa-worker` with its meaning, as the help prints it. An error class names its own."""
 
-    STOPPED = 0  # as asked
-    FAULT = 1  # of ours; a command: what was asked for failed
-    SETTINGS = 2  # a setting or an argument is missing or wrong
-    STATE = 3  # the stored account state cannot be read
-    STORE = 4  # Supabase does not answer, or refuses for good
-    STUCK = 5  # the connection keeps stalling
-    TOO_SLOW = 6  # the end took more than ten seconds
-    INTERRUPTED = 130  # Ctrl-C, or a second signal
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> ExitCode:
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    STOPPED = 0, "stopped as asked"
+    FAULT = 1, "a fault of ours; a command: it failed"
+    SETTINGS = 2, "a setting or an argument is missing or wrong"
+    STATE = 3, "the stored account state cannot be read"
+    STORE = 4, "Supabase does not answer, or refuses for good"
+    STUCK = 5, "the connection keeps stalling"
+    TOO_SLOW = 6, "the end took more than ten seconds"
+    INTERRUPTED = 130, "Ctrl-C during a command, or a second signal"
 
 
 class WorkerError(Exception):

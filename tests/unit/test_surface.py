@@ -15,8 +15,18 @@ from rich.console import Console
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
 from worker.bridge.protocol import Commit, Group, GroupEvent
+from worker.cli import app
 from worker.commands.terminal import Terminal, draw_qr
-from worker.errors import CallFailed, CallTimeout, SettingsError, StateError, StoreUnavailable, Stuck, WorkerError
+from worker.errors import (
+    CallFailed,
+    CallTimeout,
+    ExitCode,
+    SettingsError,
+    StateError,
+    StoreUnavailable,
+    Stuck,
+    WorkerError,
+)
 from worker.ingest.rules.batch import ingest
 from worker.ingest.rules.normalise import Rules
 from worker.session import discovery as discovery_module
@@ -226,7 +236,7 @@ async def test_a_request_that_keeps_failing_is_turned_down_and_not_tried_for_eve
     monkeypatch.setattr(discovery_module, "SPACING_SECONDS", 0.0)
     it = Discovering(*(CallTimeout("no answer") for _ in range(3)))
     it.discovery.ask(REQUEST)
-    await it.until(lambda: it.done)
+    await it.until(lambda: it.done and len(it.database.audits) == 3)  # the audit is written behind the events
     assert it.done == [REQUEST.flag]
     assert [entry["code"] for entry in it.database.events("error")] == ["GROUPS_FAILED"] * 3
 
@@ -301,3 +311,10 @@ async def test_discards_are_summed_up_in_the_audit_log_by_reason_and_only_the_ne
 )
 def test_each_kind_of_end_has_its_exit_code(error: WorkerError, code: int) -> None:
     assert error.exit_code == code
+
+
+def test_the_help_names_every_exit_code_and_the_page_for_operators_too() -> None:
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8").partition("## Exit codes")[2]
+    for code in ExitCode:
+        assert f"{code.value} {code.meaning}" in str(app.info.epilog)
+        assert f"\n| {code.value} |" in page.partition("\n## ")[0]
