@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 
 from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.bridge.protocol import Commit, Nothing, StanzasKnown, StateGet
-from worker.errors import SequenceGap, StaleFence, StateError, StoreRefused, StoreUnavailable
+from worker.errors import (
+    KeyRefused,
+    OddAnswer,
+    SequenceGap,
+    StaleFence,
+    StateError,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
 from worker.ingest.committer import Committer, Listeners
 from worker.ingest.refusals import unwritable, without_offenders
 from worker.ingest.rules.normalise import Rules
@@ -557,6 +566,30 @@ async def test_a_batch_that_comes_too_late_is_not_tried_again(error: Exception) 
     database = Database(refuse=lambda batch: error)
     with pytest.raises(type(error)):
         await make_committer(database).commit(make_commit(make_stanza(1)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [OddAnswer("XX000"), OddAnswer("HTTP 404 with an HTML page"), KeyRefused("HTTP 403"), StoreRefused("no", "22P05")],
+    ids=lambda answer: str(answer),
+)
+async def test_a_message_is_not_set_aside_for_one_bad_answer(answer: StoreError) -> None:
+    answers = [answer]
+    database = Database(refuse=lambda batch: answers.pop() if answers else None)
+    await make_committer(database).commit(make_commit(make_stanza(1), make_stanza(2)))
+    (batch,) = database.commits
+    assert (len(batch.messages), list(batch.refused)) == (2, [])
+
+
+async def test_only_the_whole_batch_is_asked_for_again_when_it_is_refused() -> None:
+    asked: list[int] = []
+
+    def refuse(batch: Batch) -> Exception | None:
+        asked.append(len(batch.messages))
+        return StoreRefused("no", "22P05") if batch.messages else None
+
+    await make_committer(Database(refuse=refuse)).commit(make_commit(*map(make_stanza, range(4))))
+    assert asked == [4, 4, 4, 3, 3, 3, 3, 0]
 
 
 async def test_the_one_message_that_the_database_refuses_is_kept_as_refused_and_the_rest_is_stored() -> None:

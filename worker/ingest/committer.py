@@ -25,7 +25,7 @@ from worker.store import Batch, KeyChange
 from worker.store import Committed as Stored
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import CREDENTIALS, StateCipher
-from worker.store.retry import until_answered
+from worker.store.retry import REFUSALS_BELIEVED, until_answered
 from worker.store.session import SessionStore
 
 
@@ -92,7 +92,8 @@ class Committer:
         batch = await self._batch(commit)
         for attempt in without_offenders(batch):
             try:
-                stored = await self._write(attempt)
+                # The whole batch is asked for again before a message is set aside; its versions are not.
+                stored = await self._write(attempt, REFUSALS_BELIEVED if attempt is batch else 1)
             except StoreRefused as refused:
                 logger.warning(
                     "the database refused a batch of {} messages (code {})", len(batch.messages), refused.code
@@ -117,8 +118,10 @@ class Committer:
         )
         raise last
 
-    async def _write(self, batch: Batch) -> Stored:
-        return await until_answered(lambda: self._watch.observe("commit", self._store.commit(batch)))
+    async def _write(self, batch: Batch, refusals_believed: int) -> Stored:
+        return await until_answered(
+            lambda: self._watch.observe("commit", self._store.commit(batch)), refusals_believed=refusals_believed
+        )
 
     async def _batch(self, commit: Commit) -> Batch:
         rules = self._rules()

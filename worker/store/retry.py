@@ -22,6 +22,7 @@ async def until_answered(
     patience: float | None = None,
     *,
     pause_max: float = PAUSE_MAX_SECONDS,
+    refusals_believed: int = REFUSALS_BELIEVED,
     waiting: Callable[[], None] = lambda: None,
 ) -> T:
     """Call until the database answers, with growing random pauses. The call must be safe to repeat.
@@ -29,6 +30,7 @@ async def until_answered(
     Args:
         patience: seconds after which to give up; None: never.
         pause_max: the longest pause in seconds.
+        refusals_believed: how many refusals in a row are believed.
         waiting: called before each pause.
 
     Raises:
@@ -40,7 +42,7 @@ async def until_answered(
     def may_change(error: BaseException) -> bool:
         nonlocal refusals
         refusals = refusals + 1 if isinstance(error, StoreRefused) else 0
-        return isinstance(error, StoreUnavailable) or 0 < refusals < REFUSALS_BELIEVED
+        return isinstance(error, StoreUnavailable) or 0 < refusals < refusals_believed
 
     retrying = AsyncRetrying(
         retry=retry_if_exception(may_change),
