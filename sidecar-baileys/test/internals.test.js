@@ -66,6 +66,7 @@ const noNoise = { ...installed, source: (/** @type {string} */ name) => installe
 const OTHER_PACKAGES = /** @type {[string, any, string][]} */ ([
   ['libsignal signs elsewhere', { ...installed, curve: without(curve, 'verifySignature') }, 'verifySignature'],
   ['Curve cannot be changed', otherBaileys({ Curve: frozen }), 'Curve.verify'],
+  ['the certificates are read elsewhere', otherBaileys({ proto: {} }), 'CertChain'],
   ['another name for the root key', otherBaileys({ WA_CERT_DETAILS: {} }), 'WA_CERT_DETAILS'],
   ['no default signal repository', otherBaileys({ DEFAULT_CONNECTION_CONFIG: {} }), 'makeSignalRepository'],
   ['no decodeMessageNode', otherBaileys({ decodeMessageNode: undefined }), 'decodeMessageNode'],

@@ -190,6 +190,18 @@ test('a failed read of the state shuts the gate: no NACK leaves, and the message
   await sidecar.stop()
 })
 
+for (const kind of ['replayed_chain', 'expired_chain', 'future_chain', 'foreign_leaf', 'wrong_serial']) {
+  test(`a server with this chain is refused: ${kind}`, async () => {
+    const sidecar = start(new Database())
+    await phone.post('/faults', { kind })
+    await sidecar.connect(phone)
+    const { close } = await sidecar.connection('close')
+    assert.equal(close.code, 400)
+    assert.match(close.message, /certificate/)
+    await sidecar.stop()
+  })
+}
+
 test('a server whose certificates have another root is refused by name; the check can be turned off', async () => {
   const { sidecar } = await loggedIn()
   await sidecar.call('close', { logout: false, drain_ms: 5_000 })

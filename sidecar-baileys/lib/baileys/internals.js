@@ -87,9 +87,15 @@ export const IN_PACKAGES = [
     found: ({ curve }) => hasMethods(curve, 'verifySignature') && isWritable(curve, 'verifySignature'),
   },
   {
-    name: 'Curve.verify',
-    use: 'lets the handshake of a local server pass (WA_STRICT_CERTS=false)',
-    found: ({ baileys }) => hasMethods(baileys.Curve, 'verify') && isWritable(baileys.Curve, 'verify'),
+    name: 'Curve.verify, Curve.sharedKey',
+    use: "let the handshake of a local server pass (WA_STRICT_CERTS=false), and see the server's static key",
+    found: ({ baileys: { Curve } }) => hasMethods(Curve, 'verify', 'sharedKey')
+      && isWritable(Curve, 'verify') && isWritable(Curve, 'sharedKey'),
+  },
+  {
+    name: 'proto.CertChain.decode',
+    use: "sees the server's certificate chain in the handshake",
+    found: ({ baileys }) => isWritable(baileys.proto?.CertChain, 'decode'),
   },
   {
     name: 'WA_CERT_DETAILS.PUBLIC_KEY',
@@ -122,7 +128,12 @@ export const IN_PACKAGES = [
   {
     name: `the module ${NOISE_MODULE}.js`,
     use: 'in the stack of an unhandled error: a frame could not be read, and the socket is ended',
-    found: ({ source }) => /decodeFrame/.test(source(`Utils/${NOISE_MODULE}.js`)),
+    found: ({ source }) => {
+      const text = source(`Utils/${NOISE_MODULE}.js`)
+      // The chain must be decoded right after the server's static key was used: `certificates.js` relies on the order.
+      return /decodeFrame/.test(text)
+        && /sharedKey\(privateKey, decStaticContent\)[\s\S]{0,200}CertChain\.decode/.test(text)
+    },
   },
   {
     name: `the stanza events ${Object.values(STANZA).join(', ')}`,

@@ -14,6 +14,7 @@ import { Gate } from '../log/gate.js'
 import { Inbox } from '../log/inbox.js'
 import { KeyStore } from '../log/keys.js'
 import { Throttle } from '../log/throttle.js'
+import { checkChains } from './certificates.js'
 import { toWireClose } from './close.js'
 import { toWireEvents } from './events.js'
 import { ANY_STANZA, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_BAILEYS } from './internals.js'
@@ -179,6 +180,7 @@ export class Connection {
   #makeSocket() {
     const { params, hooks } = this
     if (params.root_key) WA_CERT_DETAILS.PUBLIC_KEY = Buffer.from(params.root_key, 'base64')
+    checkChains(params.strict_certs)
     if (!params.strict_certs) this.#relaxCertificates()
     const sock = makeWASocket({
       ...socketOptions(params),
