@@ -18,7 +18,7 @@ from worker.bridge.peer import Handler, Peer
 from worker.bridge.protocol import Me
 from worker.errors import CallFailed, MediaExpired, MediaUnavailable
 from worker.ingest.committer import Committer, Listeners
-from worker.ingest.rules.live import LiveWindow
+from worker.ingest.rules.live import RETRY_WINDOW_S, LiveWindow
 from worker.ingest.rules.normalise import Rules
 from worker.media.download import Downloader, Limits, Source, open_downloader
 from worker.media.jobs import MediaRunner
@@ -149,7 +149,9 @@ async def open_leased_session(
                 flags=flags,
                 media=media,
                 figures=FiguresPoller(store, settings.worker_session, health),
-                housekeeping=Housekeeping(session, report, audit_seconds=settings.audit_seconds),
+                housekeeping=Housekeeping(
+                    session, report, lost_seconds=float(RETRY_WINDOW_S), audit_seconds=settings.audit_seconds
+                ),
                 connection=Connection(
                     state=state,
                     policy=policy,

@@ -102,7 +102,7 @@ async def test_a_sidecar_that_hangs_is_replaced(
     tmp_path: Path, embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.supervisor.PING_EVERY_SECONDS", 0.2)
-    monkeypatch.setattr("worker.bridge.peer.PING_SECONDS", 2.0)
+    # PING_SECONDS stays: on a busy machine a sidecar that loads Baileys does not answer for seconds.
     async with inside(tmp_path, embedded, session) as it:
         await it.link()
         hanging = it.sidecar_pid

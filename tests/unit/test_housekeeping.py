@@ -49,7 +49,7 @@ class Housekept:
 
 def housekeeping_of(store: Housekept, audit_seconds: float | None = None) -> Housekeeping:
     report = Report(Database().store)
-    return Housekeeping(cast(SessionStore, store), report, audit_seconds=audit_seconds)
+    return Housekeeping(cast(SessionStore, store), report, lost_seconds=60.0, audit_seconds=audit_seconds)
 
 
 @pytest.mark.parametrize(

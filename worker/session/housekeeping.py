@@ -12,7 +12,6 @@ import anyio
 from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
-from worker.ingest.rules.live import RETRY_WINDOW_S
 from worker.session.report import Report
 from worker.store.retry import repeat, until_answered
 from worker.store.session import SessionStore
@@ -26,7 +25,11 @@ KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
 
 
 class Housekeeping:
-    """The housekeeping of one session. `audit_seconds`: how long the audit log is kept; None: for ever."""
+    """The housekeeping of one session.
+
+    `lost_seconds`: how long an undecryptable message may still get its content. `audit_seconds`: how long the audit log
+    is kept; None: for ever.
+    """
 
     def __init__(
         self,
@@ -34,11 +37,13 @@ class Housekeeping:
         report: Report,
         clock: Callable[[], float] = time.monotonic,
         *,
+        lost_seconds: float,
         audit_seconds: float | None = None,
     ) -> None:
         self._store = store
         self._report = report
         self._clock = clock
+        self._lost_seconds = lost_seconds
         self._audit_seconds = audit_seconds
         self._discards: Mapping[str, int] | None = None
 
@@ -68,7 +73,7 @@ class Housekeeping:
 
     async def mark_lost(self) -> None:
         """Mark undecryptable messages as lost once a good copy would come too late to be stored."""
-        await self._store.mark_lost(float(RETRY_WINDOW_S))
+        await self._store.mark_lost(self._lost_seconds)
 
     async def prune(self) -> None:
         """Delete hashes of stanzas too old to come again, and old audit entries; 10,000 a call."""
