@@ -1,5 +1,6 @@
 # The daily commands. Everything that they need is installed by the two stamps below, from package registries alone.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -15,23 +16,25 @@ E2E_real := acceptance
 
 PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
-MUTANTS_STAMP := .make/mutants/.installed
-AUDIT_STAMP := .make/audit/.installed
-DOCS_STAMP := .make/docs/.installed
-MERMAID := 11.12.0
+MERMAID := .make/docs/mermaid-11.12.0.tgz
 
-.PHONY: help setup demo unit fuzz test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs baileys
+.PHONY: help setup demo unit fuzz test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs baileys lock
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(PYTHON_STAMP) $(NODE_STAMP) ## install what is missing (instant when nothing changed)
 
-$(PYTHON_STAMP): pyproject.toml constraints.txt scripts/require-python.sh
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Of pip's output: the large downloads as they come, and the steps; a failure's reason goes to stderr, unfiltered.
+TELL := sed -u -nE 's/^ *(Downloading|Using cached) ([^ ]+) (\([0-9.]+ MB\)).*/setup:   \2 \3/p; s/^Installing collected.*/setup:   unpacking/p'
+$(PYTHON_STAMP): pyproject.toml requirements-dev.lock scripts/require-python.sh
 	@bash scripts/require-python.sh $(PYTHON)
-	@echo "setup: Python packages into $(VENV) (a minute or two the first time)"
+	@echo "setup: Python packages into $(VENV), each checked by its hash (a minute or two the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) install --require-hashes --requirement requirements-dev.lock | $(TELL)
+	@echo "setup: the worker itself into $(VENV)"
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python scripts/link_node.py
 	@touch $@
 
@@ -82,38 +85,33 @@ bench: setup ## what the frame gate costs
 image: ## the container image, with docker or else buildah; prints its size
 	@bash scripts/image.sh
 
-audit: setup $(AUDIT_STAMP) ## known vulnerabilities in what we build on
+audit: setup ## known vulnerabilities in what we build on
 	@$(BIN)/python scripts/supply_chain.py audit
 
-sbom: setup $(AUDIT_STAMP) ## a bill of materials into .make/sbom, and docs/licenses.md
+sbom: setup ## a bill of materials into .make/sbom, and docs/licenses.md
 	@$(BIN)/python scripts/supply_chain.py sbom
 
-mutants: setup $(MUTANTS_STAMP) ## MINUTES=20: change the named rules in a thousand small ways; a test must notice each
+mutants: setup ## MINUTES=20: change the named rules in a thousand small ways; a test must notice each
 	@MINUTES=$(or $(MINUTES),20) bash scripts/mutants.sh
 
-$(MUTANTS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
-	@echo "setup: the mutation tester into .make/mutants"
-	@$(BIN)/python scripts/extra.py mutants | $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --upgrade --target .make/mutants --requirement /dev/stdin
-	@touch $@
-
-$(AUDIT_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
-	@echo "setup: the audit tools into .make/audit"
-	@test -x .make/audit/bin/python || $(PYTHON) -m venv .make/audit
-	@$(BIN)/python scripts/extra.py audit | .make/audit/bin/pip install --quiet --quiet --disable-pip-version-check --requirement /dev/stdin
-	@touch $@
-
-docs: $(DOCS_STAMP) ## the documentation site, into .make/site; a broken link is an error
-	@NO_MKDOCS_2_WARNING=1 .make/docs/bin/mkdocs build --strict
+docs: setup $(MERMAID) ## the documentation site, into .make/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "docs: open .make/site/index.html"
 
 # Mermaid draws the pictures in the reader's browser. It comes with the site: nothing is fetched from elsewhere.
-$(DOCS_STAMP): pyproject.toml scripts/extra.py | $(PYTHON_STAMP)
-	@echo "setup: the site's generator into .make/docs"
-	@test -x .make/docs/bin/python || $(PYTHON) -m venv .make/docs
-	@$(BIN)/python scripts/extra.py docs | .make/docs/bin/pip install --quiet --quiet --disable-pip-version-check --requirement /dev/stdin
-	@cd .make/docs && $(CURDIR)/$(BIN)/npm pack --silent mermaid@$(MERMAID) >/dev/null
-	@tar -xzf .make/docs/mermaid-$(MERMAID).tgz -C .make/docs --strip-components=2 package/dist/mermaid.min.js
-	@touch $@
+$(MERMAID): | $(PYTHON_STAMP)
+	@mkdir -p $(@D)
+	@cd $(@D) && $(CURDIR)/$(BIN)/npm pack --silent $(subst -1,@1,$(basename $(@F))) >/dev/null
+	@tar -xzf $@ -C $(@D) --strip-components=2 package/dist/mermaid.min.js
+
+COMPILE := $(BIN)/uv pip compile --quiet pyproject.toml --generate-hashes --python-version 3.11 \
+  --no-annotate --no-header --no-emit-index-url --native-tls $(LOCK_OPTIONS)
+lock: $(PYTHON_STAMP) ## after a change of pyproject.toml: both Python locks; LOCK_OPTIONS=--upgrade takes newer versions
+	@$(COMPILE) --universal --extra dev --output-file requirements-dev.lock >/dev/null
+	@sed -i '1i # Every Python package of `make setup`. Made by `make lock`; do not edit.' requirements-dev.lock
+	@echo 'setuptools>=77' | $(COMPILE) - --python-platform linux --constraint requirements-dev.lock --output-file requirements.lock >/dev/null
+	@sed -i "1i # The image's part of requirements-dev.lock. Made by \`make lock\`; do not edit." requirements.lock
+	@grep -c == requirements-dev.lock requirements.lock
 
 LOCK_ONLY := --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
 WORKSPACES := --workspace sidecar-baileys --workspace simulator

@@ -4,7 +4,6 @@
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 minutes="${MINUTES:-20}"
-tools="$root/.make/mutants"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
@@ -14,7 +13,6 @@ cp -r "$root/seeds/media" "$work/seeds/"
 cp "$root/node_modules/baileys/WAProto/WAProto.proto" "$work/node_modules/baileys/WAProto/"
 cp "$root/scripts/mutants.toml" "$work/pyproject.toml"
 cd "$work"
-export PYTHONPATH="$tools"
 timeout "${minutes}m" "$root/.venv/bin/python" -m mutmut run --max-children 2 > run.log 2>&1 || tail -c 2000 run.log
 "$root/.venv/bin/python" -m mutmut results | awk '/survived|timeout|suspicious/ {sub(/:.*/, "", $1); print $1}' | while read -r name; do
   echo "== $name"

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = Path(os.environ.get("AUDIT_TOOLS", ROOT / ".make" / "audit")) / "bin"
+TOOLS = Path(os.environ.get("AUDIT_TOOLS", ROOT / ".venv")) / "bin"
 LOCK = ROOT / "requirements.lock"
 SBOM = ROOT / ".make" / "sbom"
 LICENSES = ROOT / "docs" / "licenses.md"
@@ -170,7 +170,7 @@ def python_packages() -> list[Package]:
     run = subprocess.run([*command, "--packages", *names], stdout=subprocess.PIPE, check=True)
     found = json.loads(run.stdout)
     if len(found) != len(names):
-        raise SystemExit("sbom: .venv and requirements.lock differ: run `make setup` and scripts/lock_runtime.sh")
+        raise SystemExit("sbom: .venv and requirements.lock differ: run `make lock` and `make setup`")
     return sorted(Package(name=each["Name"], version=each["Version"], license=short(each["License"])) for each in found)
 
 

@@ -33,20 +33,22 @@ def pins(text: str) -> dict[str, str]:
     return {name.lower().replace("_", "-"): version for name, version in found}
 
 
-def test_the_lock_of_the_image_has_the_versions_of_the_constraints() -> None:
-    locked, wanted = pins(read("requirements.lock")), pins(read("constraints.txt"))
-    del locked["setuptools"]  # it only builds
-    assert locked == {name: wanted.get(name) for name in locked}, "run scripts/lock_runtime.sh"
+def test_the_lock_of_the_image_is_a_part_of_the_whole_lock() -> None:
+    locked, wanted = pins(read("requirements.lock")), pins(read("requirements-dev.lock"))
+    assert locked == {name: wanted.get(name) for name in locked}, "run `make lock`"
 
 
-def test_the_lock_of_the_image_has_every_direct_dependency() -> None:
-    direct = tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]
+@pytest.mark.parametrize(("lock", "extras"), [("requirements.lock", []), ("requirements-dev.lock", ["dev"])])
+def test_a_lock_has_every_direct_dependency(lock: str, extras: list[str]) -> None:
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    direct = project["dependencies"] + [line for each in extras for line in project["optional-dependencies"][each]]
     names = {re.split(r"[<>=~!\[; ]", line)[0].lower().replace("_", "-") for line in direct}
-    assert names <= pins(read("requirements.lock")).keys(), "run scripts/lock_runtime.sh"
+    assert names <= pins(read(lock)).keys(), "run `make lock`"
 
 
-def test_every_package_of_the_lock_has_a_hash_and_no_address() -> None:
-    text = read("requirements.lock")
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_every_package_of_a_lock_has_a_hash_and_no_address(lock: str) -> None:
+    text = read(lock)
     entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert entries
     assert all("--hash=sha256:" in entry for entry in entries)
