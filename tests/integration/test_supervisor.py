@@ -26,6 +26,7 @@ from supabase import AsyncClient, AsyncClientOptions
 from typer.testing import CliRunner
 
 from testkit.embedded import seed
+from testkit.waiting import until
 from worker.cli import app
 from worker.errors import ExitCode
 from worker.store import Store
@@ -195,15 +196,15 @@ async def test_a_worker_connects_reports_and_stops_with_code_0(
 
 MISBEHAVIOUR = [  # what each sidecar does once it is connected, and what the audit log then says of it
     [
-        ("setTimeout(() => process.exit(1), 100)", "the sidecar closed its end of the wire"),
-        ("setTimeout(() => console.log('hello'), 100)", "not JSON"),
-        ("setTimeout(() => tell('qr', {}), 100)", "malformed"),
+        ("process.exit(1)", "the sidecar closed its end of the wire"),
+        ("console.log('hello')", "not JSON"),
+        ("tell('qr', {})", "malformed"),
     ],
     [
-        ("setTimeout(() => process.kill(process.pid, 'SIGKILL'), 100)", "the sidecar closed its end of the wire"),
-        ("setTimeout(() => process.stdout.write('x'.repeat(34e6)), 100)", "a line of more than"),
+        ("process.kill(process.pid, 'SIGKILL')", "the sidecar closed its end of the wire"),
+        ("process.stdout.write('x'.repeat(34e6))", "a line of more than"),
         (
-            "for (let n = 0; n < 50; n++) process.stderr.write('y'.repeat(1e6)); setTimeout(() => process.exit(1), 1)",
+            "for (let n = 0; n < 50; n++) process.stderr.write('y'.repeat(1e6)); process.exit(1)",
             "the sidecar closed its end of the wire",
         ),
     ],
@@ -463,17 +464,20 @@ async def test_the_embedded_supabase_leaves_with_a_killed_worker(tmp_path: Path)
         "WORKER_DATA_DIR": str(tmp_path / "data"),
     }
     with launched(tmp_path, OPENS, settings) as (process, log):
-        deadline = time.monotonic() + BOUND
         endpoint = tmp_path / "data" / "embedded.endpoint.json"
-        while "Connected." not in log.read_text():
-            assert time.monotonic() < deadline, log.read_text()
+
+        async def connected() -> bool:
             assert process.poll() is None, log.read_text()
-            await anyio.sleep(0.05)
+            return "Connected." in log.read_text()
+
+        await until("the worker to be connected", connected, seconds=BOUND, tell=log.read_text)
         pid = json.loads(endpoint.read_text())["pid"]
         process.kill()
-        while exists(pid):
-            assert time.monotonic() < deadline, "an orphan"
-            await anyio.sleep(0.05)
+
+        async def gone() -> bool:
+            return not exists(pid)
+
+        await until("the embedded Supabase to end", gone, seconds=BOUND)
 
 
 async def test_a_stop_while_the_embedded_supabase_starts_is_a_clean_one(tmp_path: Path) -> None:
@@ -484,14 +488,17 @@ async def test_a_stop_while_the_embedded_supabase_starts_is_a_clean_one(tmp_path
         "WORKER_DATA_DIR": str(tmp_path / "data"),
     }
     with launched(tmp_path, OPENS, settings) as (process, log):
-        deadline = time.monotonic() + BOUND
-        while not (tmp_path / "data" / "embedded" / "supabase").exists():  # it is being prepared
-            assert time.monotonic() < deadline, log.read_text()
-            await anyio.sleep(0.02)
+
+        async def prepared() -> bool:
+            return (tmp_path / "data" / "embedded" / "supabase").exists()
+
+        await until("the embedded Supabase to be prepared", prepared, seconds=BOUND, tell=log.read_text)
         process.send_signal(signal.SIGTERM)
-        while process.poll() is None:
-            assert time.monotonic() < deadline, log.read_text()
-            await anyio.sleep(0.02)
+
+        async def ended() -> bool:
+            return process.poll() is not None
+
+        await until("the end of the worker", ended, seconds=BOUND, tell=log.read_text)
         assert process.returncode == 0, log.read_text()
 
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from testkit.encrypted_edits import edit_message, encrypted_edit, field
+from testkit.encrypted_edits import encrypted_edit, field
 from testkit.processes import NODE, ROOT
 from testkit.stanzas import ANA, ANA_PHONE, BEN, GROUP, NOW_MS, NOW_S
 from testkit.waproto import PROTO
@@ -120,20 +118,6 @@ def test_an_edit_of_nothing_but_fields_costs_no_time() -> None:
         read_edit(many)
     with pytest.raises(ValueError, match="so many fields"):
         read_edit(field(12, many + field(14, field(1, "hi"))))
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_an_edit_or_a_value_error(data: bytes) -> None:
-    try:
-        found = read_edit(data)
-    except ValueError:
-        return
-    assert found is None or isinstance(found.text, str)
-
-
-@given(st.text(max_size=50), st.integers(0, 2**63 - 1))
-def test_what_was_written_is_read(text: str, stamp: int) -> None:
-    assert read_edit(edit_message(text, stamp)) == Opened(text=text, timestamp_ms=stamp)
 
 
 @pytest.mark.parametrize(

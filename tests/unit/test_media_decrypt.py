@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from testkit.blobs import MEDIA_KEY, Sealed, seal
 from worker.errors import MediaCorrupt
@@ -68,17 +65,6 @@ def test_a_file_of_any_length_in_any_pieces_is_opened_and_proven(length: int, pi
     plain, proof = opened(sealed.blob, claims_of(sealed), piece)
     assert plain == sealed.plain
     assert proof == Proof(sha256=sealed.sha256, enc_sha256=sealed.enc_sha256, length=length)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=200), st.lists(st.integers(0, 300), max_size=20))
-def test_it_does_not_matter_where_the_pieces_end(plain: bytes, cuts: list[int]) -> None:
-    sealed = seal(plain)
-    bounds = [0, *sorted(min(cut, len(sealed.blob)) for cut in cuts), len(sealed.blob)]
-    opener = Opener(KEYS, claims_of(sealed))
-    out = b"".join(opener.update(sealed.blob[a:b]) for a, b in pairwise(bounds))
-    rest, _ = opener.finish()
-    assert out + rest == plain
 
 
 def test_claims_that_are_missing_are_not_held_against_a_file() -> None:
