@@ -32,7 +32,7 @@ $(PYTHON_STAMP): pyproject.toml requirements-dev.lock scripts/require-python.sh
 	@bash scripts/require-python.sh $(PYTHON)
 	@echo "setup: Python packages into $(VENV), each checked by its hash (a minute or two the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install --require-hashes --requirement requirements-dev.lock | $(TELL)
+	@$(PIP) install --require-hashes --requirement requirements-dev.lock 2> >(grep -v ^WARNING >&2) | $(TELL)
 	@echo "setup: the worker itself into $(VENV)"
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python scripts/link_node.py
