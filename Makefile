@@ -18,7 +18,8 @@ PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
-.PHONY: help setup demo unit fuzz test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs baileys lock
+.PHONY: help setup demo unit fuzz test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs \
+  baileys lock
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,15 +27,16 @@ help: ## what can be done here
 setup: $(PYTHON_STAMP) $(NODE_STAMP) ## install what is missing (instant when nothing changed)
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Of pip's output: the large downloads as they come, and the steps; a failure's reason goes to stderr, unfiltered.
-TELL := sed -u -nE 's/^ *(Downloading|Using cached) ([^ ]+) (\([0-9.]+ MB\)).*/setup:   \2 \3/p; s/^Installing collected.*/setup:   unpacking/p'
+# Of pip's output: the large downloads as they come, and the steps. What goes wrong is on stderr.
+TELL := sed -u -nE -e 's/^ *(Downloading|Using cached) ([^ ]+) (\([0-9.]+ MB\)).*/setup:   \2 \3/p' \
+  -e 's/^Installing collected.*/setup:   unpacking (half a minute)/p'
 $(PYTHON_STAMP): pyproject.toml requirements-dev.lock scripts/require-python.sh
 	@bash scripts/require-python.sh $(PYTHON)
 	@echo "setup: Python packages into $(VENV), each checked by its hash (a minute or two the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install --require-hashes --requirement requirements-dev.lock 2> >(grep -v ^WARNING >&2) | $(TELL)
 	@echo "setup: the worker itself into $(VENV)"
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install --quiet --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/python scripts/link_node.py
 	@touch $@
 
@@ -105,12 +107,12 @@ $(MERMAID): | $(PYTHON_STAMP)
 	@tar -xzf $@ -C $(@D) --strip-components=2 package/dist/mermaid.min.js
 
 COMPILE := $(BIN)/uv pip compile --quiet pyproject.toml --generate-hashes --python-version 3.11 \
-  --no-annotate --no-header --no-emit-index-url --native-tls $(LOCK_OPTIONS)
-lock: $(PYTHON_STAMP) ## after a change of pyproject.toml: both Python locks; LOCK_OPTIONS=--upgrade takes newer versions
+  --no-annotate --custom-compile-command "make lock" --no-emit-index-url --native-tls $(LOCK_OPTIONS)
+# requirements-dev.lock is everything; requirements.lock is the part of it that runs, for the image and the audit.
+lock: $(PYTHON_STAMP) ## after a change of pyproject.toml: both Python locks; newer versions with LOCK_OPTIONS=--upgrade
 	@$(COMPILE) --universal --extra dev --output-file requirements-dev.lock >/dev/null
-	@sed -i '1i # Every Python package of `make setup`. Made by `make lock`; do not edit.' requirements-dev.lock
-	@echo 'setuptools>=77' | $(COMPILE) - --python-platform linux --constraint requirements-dev.lock --output-file requirements.lock >/dev/null
-	@sed -i "1i # The image's part of requirements-dev.lock. Made by \`make lock\`; do not edit." requirements.lock
+	@echo 'setuptools>=77' | $(COMPILE) - --python-platform linux --constraint requirements-dev.lock \
+	  --output-file requirements.lock >/dev/null
 	@grep -c == requirements-dev.lock requirements.lock
 
 LOCK_ONLY := --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error

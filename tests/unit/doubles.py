@@ -60,7 +60,7 @@ class Database:
     wipes: int = 0
     refuse: Callable[[Batch], Exception | None] = lambda batch: None
     session: str = "default"
-    asked: int = 0  # how often; grows while it is away too
+    tries: int = 0  # calls of any kind; grows while it is away too
 
     @property
     def store(self) -> SessionStore:
@@ -82,7 +82,7 @@ class Database:
         return [a.event if name is None else dict(a.payload) for a in self.audits if name in (None, a.event)]
 
     async def _answer(self) -> None:
-        self.asked += 1
+        self.tries += 1
         await anyio.lowlevel.checkpoint()
         if self.away:
             raise StoreUnavailable("away")

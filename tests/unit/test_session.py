@@ -147,7 +147,7 @@ async def test_the_poll_goes_on_when_the_database_comes_back() -> None:
     with anyio.fail_after(BOUND):
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(it.watch.run)
-            await until(lambda: it.database.asked >= 2)
+            await until(lambda: it.database.tries >= 2)
             it.database.monitored = frozenset({"1@g.us"})
             it.database.away = False
             await until(lambda: "1@g.us" in it.monitored)
@@ -168,7 +168,7 @@ async def test_a_worker_waits_for_the_lease_and_says_so_once() -> None:
                 assert held.fence == 1
 
             task_group.start_soon(acquire)
-            await until(lambda: said and database.asked >= 3)
+            await until(lambda: said and database.tries >= 3)
             database.holder = None
     assert said == ["another worker (elsewhere:77) serves this session; waiting until it stops"]
 
@@ -281,7 +281,7 @@ async def reporting(database: Database, act: Callable[[Report], Any]) -> None:
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(report.run)
             act(report)
-            await until(lambda: database.asked)
+            await until(lambda: database.tries)
             database.away = False
             await report.flushed()
             task_group.cancel_scope.cancel()
@@ -543,7 +543,7 @@ async def test_a_database_that_is_away_is_asked_again_under_the_same_number() ->
     with anyio.fail_after(BOUND):
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(make_committer(database).commit, make_commit(make_stanza(1)))
-            await until(lambda: database.asked >= 2)
+            await until(lambda: database.tries >= 2)
             database.away = False
     assert [batch.seq for batch in database.commits] == [1]
 
