@@ -47,7 +47,10 @@ const pong = {
   open_sections: 0, loop_lag_ms: 0, stanzas_in: 0, stanzas_out: 0, oldest_stanza_ms: null, last_stanza_at_ms: null,
   swallowed: 0,
 }
-const answers = { connect: () => ({}), close: () => ({ pending: 0 }), groups: () => ({ groups: [] }), ping: () => pong }
+const answers = {
+  connect: () => ({ version: [2, 3000, 1] }), close: () => ({ pending: 0 }), groups: () => ({ groups: [] }),
+  ping: () => pong,
+}
 const on = {}
 const lines = createInterface({ input: process.stdin })
 lines.on('line', (line) => {
