@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -252,8 +253,25 @@ async def test_a_file_of_no_bytes_is_stored_as_other(desk: Desk) -> None:
     assert (media["bytes"], await desk.state()) == (0, ("stored", True))
 
 
+FALSE_CLAIMS: dict[str, dict[str, Any]] = {
+    "longer than it is": {"fileLength": "161099"},
+    "no bytes, as some clients say of stickers": {"fileLength": "0"},
+    "over the limit": {"fileLength": str(2**33)},
+    "another file's hash": {"fileSha256": base64.b64encode(b"\x07" * 32).decode()},
+}
+
+
+@pytest.mark.parametrize("claims", FALSE_CLAIMS.values(), ids=FALSE_CLAIMS.keys())
+async def test_a_good_file_with_a_false_claim_is_stored_as_what_it_is(desk: Desk, claims: dict[str, Any]) -> None:
+    sealed = photo()
+    desk.cdn.routes["/A1"] = serving(sealed.blob)
+    await desk.send(sealed, **claims)
+    await desk.work()
+    (media,) = await desk.media(sealed.sha256)
+    assert (media["bytes"], await desk.state(), await desk.errors()) == (len(sealed.plain), ("stored", True), [])
+
+
 REFUSED: dict[str, tuple[Sealed, dict[str, Any], str, str]] = {
-    "too large by its own announcement": (photo(), {"fileLength": str(MAX_BYTES + 1)}, "too_large", "MEDIA_TOO_LARGE"),
     "too large although it claims to be small": (
         seal(bytes(MAX_BYTES * 2)),
         {"fileLength": "7"},

@@ -23,7 +23,7 @@ def descriptor_of(**changes: Any) -> dict[str, Any]:
 def test_what_the_ingest_writes_the_runner_reads() -> None:
     file = parse_remote(descriptor_of())
     assert (file.media_type, file.media_key, file.file_length) == ("video", b"\x02" * 32, 46706)
-    assert (file.claims.sha256, file.claims.enc_sha256) == ("01" * 32, "03" * 32)
+    assert (file.file_sha256, file.claims.enc_sha256) == ("01" * 32, "03" * 32)
 
 
 def test_a_descriptor_survives_the_way_there_and_back() -> None:

@@ -24,16 +24,19 @@ MAX_OVERHEAD_BYTES = MAC_BYTES + BLOCK_BYTES  # how much longer than the file it
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claims:
-    """What the message says of its file; None: it does not say, and the MAC alone proves it. Hashes are hex."""
+    """What the message says of its file; None: it does not say. Hashes are hex.
 
-    sha256: str | None = None
+    Only `enc_sha256` is held against the file. Senders name a wrong `length`, or another file's plaintext hash, for
+    files that are good (docs/whatsapp.md, "Media"): `length` only gives a large file more time.
+    """
+
     enc_sha256: str | None = None
     length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
-    """What the file was found to be."""
+    """What the file was found to be, from its bytes."""
 
     sha256: str
     enc_sha256: str
@@ -70,7 +73,7 @@ class Opener:
         """The rest of the plaintext, and the proof that all of it is the file that the message means.
 
         Raises:
-            MediaCorrupt: MAC, hash, length or padding is wrong, or the blob is too short to be one.
+            MediaCorrupt: the MAC, the ciphertext's hash or the padding is wrong, or the blob is too short to be one.
         """
         if len(self._tail) < MAC_BYTES or not self._cipher_bytes or self._cipher_bytes % BLOCK_BYTES:
             raise MediaCorrupt("not a whole number of cipher blocks and a MAC")
@@ -80,12 +83,7 @@ class Opener:
         if not hmac.compare_digest(self._mac.digest()[:MAC_BYTES], self._tail):
             raise MediaCorrupt("the MAC is wrong")
         rest = self._emit(_unpadded(self._last))
-        if self._claims.length not in (None, self._length):
-            raise MediaCorrupt("the length is not the message's")
-        sha256 = self._plain_hash.hexdigest()
-        if self._claims.sha256 not in (None, sha256):
-            raise MediaCorrupt("the file's hash is not the message's")
-        return rest, Proof(sha256=sha256, enc_sha256=enc_sha256, length=self._length)
+        return rest, Proof(sha256=self._plain_hash.hexdigest(), enc_sha256=enc_sha256, length=self._length)
 
     def _emit(self, plain: bytes) -> bytes:
         self._plain_hash.update(plain)

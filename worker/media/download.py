@@ -45,8 +45,8 @@ class Limits:
     total_s: float = 180.0  # an endless slow body ends here
 
     def seconds_for(self, length: int | None) -> float:
-        """How long a file may take that says it has `length` bytes, not more than `max_bytes`."""
-        return max(self.total_s, (length or 0) / SLOWEST_BYTES_PER_S)
+        """How long a file may take that says it has `length` bytes; a claim above `max_bytes` gives no more."""
+        return max(self.total_s, min(length or 0, self.max_bytes) / SLOWEST_BYTES_PER_S)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,13 +118,11 @@ class Downloader:
         Raises:
             MediaRefused: its address is not one that we fetch from, or it redirects.
             MediaExpired: WhatsApp no longer has it.
-            MediaTooLarge: more bytes came than the limit allows, or were announced.
+            MediaTooLarge: more bytes came than the limit allows, or the server announces more.
             MediaUnavailable: network or server trouble, or not in time.
             MediaCorrupt: what came is not what the message means.
         """
         address = media_address(direct_path, url, self._source.origin)
-        if claims.length is not None and claims.length > self._limits.max_bytes:
-            raise MediaTooLarge(f"{claims.length} bytes are announced, {self._limits.max_bytes} are allowed")
         with tempfile.TemporaryFile(prefix="wa-media-") as spool:
             seconds = self._limits.seconds_for(claims.length)
             with _translated(seconds):

@@ -45,7 +45,7 @@ class RemoteFile:
 
     @property
     def claims(self) -> Claims:
-        return Claims(sha256=self.file_sha256, enc_sha256=self.file_enc_sha256, length=self.file_length)
+        return Claims(enc_sha256=self.file_enc_sha256, length=self.file_length)
 
     @property
     def media_key_sha256(self) -> str:
