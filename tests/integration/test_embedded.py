@@ -20,7 +20,7 @@ import pytest
 from testkit.waiting import until
 from tests.integration.catalogue import unpack_first_migrations
 from tests.integration.database import message, rows, writer
-from worker.errors import SettingsError, StoreError, StoreUnavailable
+from worker.errors import KeyRefused, OddAnswer, SettingsError, StoreError, StoreUnavailable
 from worker.store import Timeouts, connect_store
 from worker.store.embedded import Embedded, Endpoint, embedded_supabase, read_endpoint
 from worker.store.endpoint import free_port, is_free
@@ -251,10 +251,11 @@ async def test_a_wrong_key_and_an_unreachable_address_are_told_apart(embedded: E
         return failed.value
 
     wrong = await error_of(embedded.url, "sb_secret_wrong")
-    assert isinstance(wrong, SettingsError)
-    assert "SUPABASE_SERVICE_KEY" in str(wrong)
+    assert isinstance(wrong, KeyRefused)
+    assert "SUPABASE_SERVICE_KEY" in str(wrong.remedy)
     public = await error_of(embedded.url, embedded.publishable_key)
-    assert isinstance(public, SettingsError)
+    assert isinstance(public, OddAnswer)
+    assert public.remedy
     nobody = await error_of(f"http://127.0.0.1:{free_port()}", embedded.key)
     assert isinstance(nobody, StoreUnavailable)
 

@@ -75,7 +75,7 @@ async def test_a_version_that_whatsapp_refuses_is_looked_up_and_the_one_that_wor
 
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - that rule thinks of Django
-    monkeypatch.setattr("worker.session.version.SOURCE", f"http://127.0.0.1:{port}/sw.js")
+    monkeypatch.setattr("worker.session.connection.SOURCE", f"http://127.0.0.1:{port}/sw.js")
     async with listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, serve)
         async with inside(tmp_path, embedded, session) as it:
