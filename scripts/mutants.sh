@@ -8,7 +8,7 @@ work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
 mkdir -p "$work/node_modules/baileys/WAProto" "$work/seeds"
-cp -r "$root/worker" "$root/tests" "$root/docs" "$work/"
+cp -r "$root/worker" "$root/tests" "$root/testkit" "$root/docs" "$work/"
 cp -r "$root/seeds/media" "$work/seeds/"
 cp "$root/node_modules/baileys/WAProto/WAProto.proto" "$work/node_modules/baileys/WAProto/"
 cp "$root/scripts/mutants.toml" "$work/pyproject.toml"
