@@ -25,6 +25,7 @@ const ASK_AGAIN_MAX_MS = 300_000
 export class Backlog {
   /** The server has told the end. */
   #done = false
+  #closed = false
   /** We have waited long enough. */
   #released = false
   #arrived = 0
@@ -71,7 +72,7 @@ export class Backlog {
   }
 
   close() {
-    this.#done = true
+    this.#done = this.#closed = true
     clearTimeout(this.#hold)
     clearTimeout(this.#again)
   }
@@ -84,6 +85,7 @@ export class Backlog {
   #progress() {
     clearTimeout(this.#hold)
     this.#hold = undefined
+    if (this.#closed) return // what settles after the end must not hold the connection in a timer
     this.#againMs = ASK_AGAIN_MS
     if (this.holding) this.#startHold()
     this.#watchForMore()
