@@ -5,7 +5,7 @@ import { Inbox } from '../lib/log/inbox.js'
 /** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string}} [options] */
 const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}` } = {}) => {
   const parts = hashes.map((hash) => ({ content: Buffer.from(hash), hash }))
-  return /** @type {any} */ ({ id, offline, parts, author, arrivedAt: 1, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
+  return /** @type {any} */ ({ id, offline, parts, author, arrivedAt: 1, expectedBytes: 100, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
 }
 
 /** @param {{known?: string[], holdMs?: number, busy?: () => boolean}} [options] */

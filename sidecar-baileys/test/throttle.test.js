@@ -6,7 +6,7 @@ const MAX = 1_000
 
 /** @param {Partial<import('../lib/log/throttle.js').Load>} initial */
 function makeThrottle(initial = {}) {
-  const load = { bytes: 0, waiting: 0, openSections: 0, settled: 0, ...initial }
+  const load = { bytes: 0, waiting: 0, waitingBytes: 0, openSections: 0, settled: 0, ...initial }
   /** @type {string[]} */
   const done = []
   const throttle = new Throttle({ load: () => ({ ...load }), pause: () => done.push('pause'), resume: () => done.push('resume'), maxBytes: MAX })
@@ -29,6 +29,18 @@ test('too many stanzas in Baileys\' own queue pause it as well', () => {
   const { throttle, done } = makeThrottle({ waiting: STANZAS_IN_FLIGHT + 1 })
   throttle.regulate()
   assert.deepEqual(done, ['pause'])
+  throttle.stop()
+})
+
+test('what waits for decryption counts like what is in the log', () => {
+  const { throttle, load, done } = makeThrottle({ bytes: MAX * 0.6, waiting: 9, waitingBytes: MAX * 0.6 })
+  throttle.regulate()
+  load.waitingBytes = 0
+  throttle.regulate()
+  assert.deepEqual(done, ['pause'])
+  load.bytes = MAX * 0.4
+  throttle.regulate()
+  assert.deepEqual(done, ['pause', 'resume'])
   throttle.stop()
 })
 

@@ -117,6 +117,7 @@ export class Connection {
       load: () => ({
         bytes: this.gate.bytes,
         waiting: this.inbox.waiting,
+        waitingBytes: this.inbox.waitingBytes,
         openSections: this.gate.openSections,
         settled: this.stanzasOut,
       }),

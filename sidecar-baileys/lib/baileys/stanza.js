@@ -9,6 +9,10 @@ const DECRYPTABLE = new Set(['skmsg', 'pkmsg', 'msg'])
 const JSON_BYTES_MAX = 24 * 1024 * 1024
 /** Bytes of plaintext from which the JSON is measured. It grows up to 50-fold: a byte of an enum becomes a name. */
 const MEASURED_FROM = 256 * 1024
+/** What a stanza takes in the log besides its content: attributes, key, hashes. */
+const FRAME_BYTES = 1_000
+/** Bytes in the log for a byte of content: base64 and field names. */
+const GROWTH = 3
 /** Highest retry count that is reported. Phones give up after five, but the sender may write anything. */
 const RETRIES_MAX = 1_000
 
@@ -38,6 +42,8 @@ export class Stanza {
     this.arrivedAt = arrivedAt
     this.offset = offset
     this.offline = Boolean(node.attrs.offline)
+    /** What it will take in the log, roughly. */
+    this.expectedBytes = FRAME_BYTES
     /** @type {import('../log/gate.js').Section | undefined} */
     this.section = undefined
     /** @type {import('baileys').WAMessageKey | null} */
@@ -61,6 +67,7 @@ export class Stanza {
     // Baileys refuses the whole stanza, undecrypted, if its first part is of this type.
     if (children.find((child) => child.tag === 'enc')?.attrs.type === 'msmsg') this.parts = []
     this.#waiting = this.parts.length
+    this.expectedBytes += GROWTH * this.parts.reduce((sum, { content }) => sum + content.length, 0)
     if (this.parts.length === 0 && !this.#message && !this.unavailable) this.#failure ||= NOTHING_TO_DECRYPT
   }
 
@@ -165,10 +172,10 @@ export class Stanza {
       retry_count: this.#retryCount(),
       unavailable: this.unavailable,
     }
-    const item = { stanza, events: this.#events, bytes: 1_000 + 3 * this.#bytes } // base64 and field names
+    const item = { stanza, events: this.#events, bytes: FRAME_BYTES + GROWTH * this.#bytes }
     if (this.#bytes > MEASURED_FROM) item.bytes = jsonBytes(item)
     if (item.bytes <= JSON_BYTES_MAX) return item
-    return { stanza: { ...stanza, content: null, failure: 'content too large for the wire' }, events: [], bytes: 1_000 }
+    return { stanza: { ...stanza, content: null, failure: 'content too large for the wire' }, events: [], bytes: FRAME_BYTES }
   }
 
   #retryCount() {

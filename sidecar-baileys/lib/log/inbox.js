@@ -26,6 +26,7 @@ const BATCH = 100
  * @property {boolean} offline from the offline backlog
  * @property {string} author
  * @property {number} arrivedAt milliseconds
+ * @property {number} expectedBytes what it will take in the log, roughly
  * @property {Part[]} [parts]
  * @property {(spent: Part[]) => void} forget take these parts out
  *
@@ -64,6 +65,8 @@ export class Inbox {
       released: () => void this.#drain(),
       holdMs: hooks.holdMs,
     })
+    /** What the unsettled stanzas will take in the log, roughly. */
+    this.waitingBytes = 0
     this.swallowed = 0
     this.closed = false
   }
@@ -79,6 +82,7 @@ export class Inbox {
   /** @param {Arrival} stanza */
   arrive(stanza) {
     this.#unsettled.add(stanza)
+    this.waitingBytes += stanza.expectedBytes
     this.#queue.push(stanza)
     if (stanza.offline) this.#backlog.arrived()
     else this.#backlog.liveWaits()
@@ -103,6 +107,7 @@ export class Inbox {
       this.#recent.delete(oldest)
     }
     if (!this.#unsettled.delete(stanza)) return
+    this.waitingBytes -= stanza.expectedBytes
     if (stanza.offline) this.#backlog.settled()
     this.#next(stanza.author)
     if (this.#queue.length > 0) void this.#drain()

@@ -5,8 +5,8 @@
  * settles for a moment although something is in work, the socket is read once more.
  */
 
-/** Stanzas in work at which reading pauses: Baileys' own queue has no bound. */
-export const STANZAS_IN_FLIGHT = 2_000
+/** Stanzas in work at which reading pauses: Baileys' own queue has no bound. More than several windows of a backlog. */
+export const STANZAS_IN_FLIGHT = 400
 /** Decrypting takes a millisecond or two. A stanza that takes this long awaits an answer. */
 const STANDSTILL_MS = 100
 
@@ -14,6 +14,7 @@ const STANDSTILL_MS = 100
  * @typedef {object} Load
  * @property {number} bytes in the log
  * @property {number} waiting stanzas that have arrived and are not in the log
+ * @property {number} waitingBytes what those will take in the log, roughly
  * @property {number} openSections
  * @property {number} settled stanzas that have entered the log since the start
  *
@@ -38,10 +39,12 @@ export class Throttle {
 
   /** The load has changed: pause, resume, or watch for a standstill. */
   regulate() {
-    const { bytes, waiting } = this.hooks.load()
+    const { bytes, waitingBytes, waiting } = this.hooks.load()
     const { maxBytes } = this.hooks
-    if (!this.#paused && (bytes > maxBytes || waiting > STANZAS_IN_FLIGHT)) this.#set(true)
-    else if (this.#paused && bytes < maxBytes / 2 && waiting < STANZAS_IN_FLIGHT / 2) this.#set(false)
+    // A busy machine reads faster than it decrypts: what waits will be in the log soon.
+    const expected = bytes + waitingBytes
+    if (!this.#paused && (expected > maxBytes || waiting > STANZAS_IN_FLIGHT)) this.#set(true)
+    else if (this.#paused && expected < maxBytes / 2 && waiting < STANZAS_IN_FLIGHT / 2) this.#set(false)
     if (this.#paused && !this.#look) this.#watch()
   }
 
