@@ -55,6 +55,25 @@ test('a frame that is sent within a transaction of the keys waits for what the t
   assert.ok(story.indexOf('pre-key/7') < story.indexOf('the retry receipt'), story.join(' → '))
 })
 
+test('an event that Baileys would buffer is read at once, and does not fill its buffer', async () => {
+  const { connection, sock } = connect()
+  /** @type {string[]} */
+  const released = []
+  sock.ev.process((/** @type {object} */ events) => released.push(...Object.keys(events)))
+  /** @type {object[]} */
+  const events = []
+  const { commit } = connection.gate.hooks
+  connection.gate.hooks.commit = (batch) => (events.push(...batch.events), commit(batch))
+  const message = { key: { remoteJid: '1@g.us', id: 'A', participant: '2@lid' } }
+  sock.ev.buffer()
+  sock.ev.emit('messages.upsert', { type: 'notify', messages: [{ ...message, messageStubType: 21 }] })
+  sock.ev.emit('call', [])
+  await connection.gate.settled()
+  sock.ev.flush()
+  assert.deepEqual(events.map((/** @type {any} */ { type, stub_type: stub }) => [type, stub]), [['system', 'GROUP_CHANGE_SUBJECT']])
+  assert.ok(released.includes('call') && !released.includes('messages.upsert'), released.join(' '))
+})
+
 test('what runs on in the name of a transaction that has ended brings no old key back', async () => {
   const { connection, sock } = connect()
   const { keys } = sock.authState

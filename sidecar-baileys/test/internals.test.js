@@ -62,6 +62,10 @@ const frozen = Object.freeze({ ...baileys.Curve })
 const otherBaileys = (changes) => ({ ...installed, baileys: { ...baileys, ...changes } })
 const noNoise = { ...installed, source: (/** @type {string} */ name) => installed.source(name.replace('noise', '…')) }
 
+/** @param {string} name */
+const listening = (name) =>
+  installed.source(name) + (name === 'Socket/chats.js' ? "ev.on('messages.upsert', () => {})" : '')
+
 /** What a new version may change → a word of the sentence that says so. */
 const OTHER_PACKAGES = /** @type {[string, any, string][]} */ ([
   ['libsignal signs elsewhere', { ...installed, curve: without(curve, 'verifySignature') }, 'verifySignature'],
@@ -79,6 +83,7 @@ const OTHER_PACKAGES = /** @type {[string, any, string][]} */ ([
   ['stanzas of any tag under another event', otherSource('socket', "emit('frame', frame)"), 'the event "frame"'],
   ['no buildAckStanza', otherBaileys({ buildAckStanza: undefined }), 'buildAckStanza'],
   ['another cache option', otherSource('messages-recv', 'config.msgRetryCounterCache'), 'msgRetryCounterCache'],
+  ['a listener to a buffered event', { ...installed, source: listening }, 'the buffered events'],
   ['another event for a file', otherSource('messages-send', 'messages.media-update'), 'messages.media-update'],
 ])
 

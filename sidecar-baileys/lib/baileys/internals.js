@@ -46,6 +46,19 @@ export const NOISE_MODULE = 'noise-handler'
 /** Baileys waits for this event, without end, after it asked the phone to upload a file again. */
 export const MEDIA_UPDATE = 'messages.media-update'
 
+/**
+ * Events that Baileys buffers while it works on stanzas. It looks through the whole buffer at each new one, and neither
+ * it nor the sidecar listens to what comes out.
+ */
+export const BUFFERED_EVENTS = new Set([
+  'messaging-history.set', 'chats.upsert', 'chats.update', 'chats.delete', 'contacts.upsert', 'contacts.update',
+  'messages.upsert', 'messages.update', 'messages.delete', 'messages.reaction', 'message-receipt.update',
+  'groups.update',
+])
+
+/** Files of Baileys that listen to events. */
+const LISTENERS = ['socket', 'chats', 'groups', 'communities', 'messages-recv', 'messages-send', 'newsletter', 'business']
+
 /** Socket options that take a cache, with Baileys' own lifetimes in seconds (its `DEFAULT_CACHE_TTLS`). */
 export const CACHE_OPTIONS = Object.freeze({
   msgRetryCounterCache: 3_600,
@@ -158,6 +171,16 @@ export const IN_PACKAGES = [
     found: ({ source }) => {
       const text = ['chats', 'messages-recv', 'messages-send'].map((file) => source(`Socket/${file}.js`)).join('')
       return Object.keys(CACHE_OPTIONS).every((option) => text.includes(`config.${option}`))
+    },
+  },
+  {
+    name: 'the buffered events, to which Baileys does not listen itself',
+    use: 'read when they are emitted, and kept out of a buffer that costs more the fuller it is',
+    found: ({ source }) => {
+      const buffer = source('Utils/event-buffer.js').split('const BUFFERABLE_EVENT_SET')[0]
+      const sockets = LISTENERS.map((file) => source(`Socket/${file}.js`)).join('')
+      return [...BUFFERED_EVENTS].every((event) =>
+        buffer.includes(`'${event}'`) && !sockets.includes(`ev.on('${event}'`)) && !sockets.includes('ev.process(')
     },
   },
   {

@@ -17,7 +17,7 @@ import { Throttle } from '../log/throttle.js'
 import { checkChains } from './certificates.js'
 import { toWireClose } from './close.js'
 import { toWireEvents } from './events.js'
-import { ANY_STANZA, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_BAILEYS } from './internals.js'
+import { ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_BAILEYS } from './internals.js'
 import { socketOptions } from './options.js'
 import { Pairing } from './pairing.js'
 import { receiptFor } from './receipt.js'
@@ -312,7 +312,7 @@ export class Connection {
       if (event === 'connection.update') this.#onConnection(data)
       const events = toWireEvents(event, data, (jid) => this.#isMe(jid))
       if (events.length > 0) this.gate.append({ events, bytes: EVENT_BYTES * events.length })
-      return emit(event, data)
+      return BUFFERED_EVENTS.has(event) || emit(event, data)
     }
   }
 
