@@ -2,10 +2,11 @@
 /**
  * The sidecar: Baileys behind JSON-RPC on stdio. The worker starts it, and it ends with the worker.
  *
- * Order matters here: console and signature check are replaced before anything of Baileys loads.
+ * Order matters here: console, signature check and key types are replaced before anything of Baileys loads.
  */
 import { checkPackages, installedPackages } from './lib/baileys/internals.js'
 import { installStrictSignatures } from './lib/baileys/curve.js'
+import { installKeyObjects } from './lib/baileys/key_objects.js'
 import { captureConsole, makeLogger } from './lib/logger.js'
 
 if (process.argv.includes('--help') || process.stdin.isTTY) {
@@ -16,6 +17,7 @@ if (process.argv.includes('--help') || process.stdin.isTTY) {
 
 const logger = makeLogger(process.env.LOG_LEVEL ?? 'info')
 captureConsole(logger)
+installKeyObjects()
 const signatures = installStrictSignatures()
 if (!signatures.native) {
   logger.warn({ reason: signatures.reason }, 'signatures are checked strictly, but slowly, by libsignal itself')
