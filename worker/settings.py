@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     worker_http_host: str = Field("0.0.0.0", min_length=1)  # noqa: S104 - the contract says so: a health check from outside
     worker_http_port: int = Field(3001, ge=0, le=65_535)
     worker_revoke: Literal["keep", "blank"] = "keep"  # what a revoke does to what was stored
+    worker_max_document_mb: int | None = Field(None, ge=1, le=2048)  # unset: no limit of their own
     worker_media_concurrency: int = Field(4, ge=1, le=32)
     worker_lease_s: int = Field(30, ge=2, le=600)
     worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
@@ -190,6 +191,11 @@ class Settings(BaseSettings):
     @property
     def max_media_bytes(self) -> int:
         return self.worker_max_media_mb * MIB
+
+    @property
+    def max_document_bytes(self) -> int | None:
+        """Up to which size office files, archives and texts are stored; None: as large as any file."""
+        return None if self.worker_max_document_mb is None else self.worker_max_document_mb * MIB
 
     @property
     def audit_seconds(self) -> float | None:

@@ -198,6 +198,7 @@ def _make_media(settings: Settings, store: Store, downloader: Downloader, owner:
         refresh=phone.refresh,
         has_phone=lambda: phone.peer is not None,
         session=settings.worker_session,
+        document_max_bytes=settings.max_document_bytes,
     )
 
 

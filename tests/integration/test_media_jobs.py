@@ -18,14 +18,15 @@ from testkit.cdn import Cdn, Exchange, Handler, cdn_on_loopback, first, serving,
 from testkit.stanzas import b64, make_key, make_rules, make_stanza
 from testkit.waiting import until
 from tests.integration.database import GROUP, Writer, rows, table, writer
+from tests.unit.media_corpus import CORPUS, Sample
 from worker.bridge.protocol import Commit
 from worker.commands.prune import delete_objects
 from worker.errors import CallTimeout, MediaExpired, MediaUnavailable, StoreUnavailable
 from worker.ingest.rules.batch import ingest
 from worker.media.download import Downloader, Limits, Source, open_downloader
+from worker.media.file_types import OTHER_MAX_BYTES
 from worker.media.jobs import MediaRunner
 from worker.media.remote import Json
-from worker.media.sniff import OTHER_MAX_BYTES
 from worker.store import Store
 
 MAX_BYTES = 2 * 1024 * 1024
@@ -269,6 +270,53 @@ async def test_a_good_file_with_a_false_claim_is_stored_as_what_it_is(desk: Desk
     await desk.work()
     (media,) = await desk.media(sealed.sha256)
     assert (media["bytes"], await desk.state(), await desk.errors()) == (len(sealed.plain), ("stored", True), [])
+
+
+LARGE = [
+    sample
+    for sample in CORPUS
+    if sample.name
+    in {
+        "QuickTime, moov first",
+        "QuickTime, wide first",
+        "FLV",
+        "MPEG-TS",
+        "AIFF",
+        "PSD",
+        "SVG",
+        "RAR 5",
+        "7z",
+        "CSV",
+        "3GP with sound alone",
+        "MP4 in an audio message",
+    }
+]
+
+
+def large_document(sample: Sample) -> Sealed:
+    """A file of 1.3 MB that begins like the sample and ends as no other does."""
+    media_type = "Audio" if sample.media_type == "audio" else "Document"
+    return seal(sample.head + b" " * 1_300_000 + uuid4().hex.encode(), media_type)
+
+
+@pytest.mark.parametrize("sample", LARGE, ids=lambda sample: sample.name)
+async def test_a_large_file_of_a_known_type_is_stored_with_its_type(desk: Desk, sample: Sample) -> None:
+    sealed = large_document(sample)
+    desk.cdn.routes["/A1"] = serving(sealed.blob)
+    kind = "audioMessage" if sample.media_type == "audio" else "documentMessage"
+    await desk.send(sealed, kind=kind, mimetype=sample.hint)
+    await desk.work()
+    (media,) = await desk.media(sealed.sha256)
+    assert (media["mime"], await desk.state()) == (sample.mime, ("stored", True))
+
+
+async def test_a_document_above_its_own_limit_is_refused_and_a_film_is_not(desk: Desk) -> None:
+    samples = {sample.name: large_document(sample) for sample in LARGE if sample.name in ("CSV", "FLV")}
+    for name, sealed in samples.items():
+        desk.cdn.routes[f"/{name}"] = serving(sealed.blob)
+        await desk.send(sealed, wa_msg_id=name, kind="documentMessage", mimetype=None)
+    await desk.work(desk.runner(document_max_bytes=1_000_000))
+    assert (await desk.state("CSV"), await desk.state("FLV")) == (("refused", False), ("stored", True))
 
 
 REFUSED: dict[str, tuple[Sealed, dict[str, Any], str, str]] = {

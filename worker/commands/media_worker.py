@@ -65,6 +65,7 @@ async def fetch(settings: Settings, store: Store, session: str | None, lease: fl
             owner=owner,
             concurrency=settings.worker_media_concurrency,
             session=session,
+            document_max_bytes=settings.max_document_bytes,
             lease_seconds=lease,
         )
         logger.info("fetching files of {} as {}", f"session {session}" if session else "all sessions", owner)

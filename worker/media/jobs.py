@@ -28,9 +28,10 @@ from worker.errors import (
     WorkerError,
 )
 from worker.media.download import Downloader, Fetched
+from worker.media.file_types import may_be_stored
 from worker.media.paths import storage_path
 from worker.media.remote import Json, RemoteFile, make_descriptor, parse_remote
-from worker.media.sniff import may_be_stored, sniff
+from worker.media.sniff import sniff
 from worker.media.steps import Abandon, Answer, AskPhone, Later, LetGo, PassOn, next_step
 from worker.store import Claim, MediaFile, MediaJob, Store
 
@@ -84,6 +85,7 @@ class MediaRunner:
         refresh: Refresh | None = None,
         has_phone: Callable[[], bool] = lambda: True,
         session: str | None = None,
+        document_max_bytes: int | None = None,
         lease_seconds: float = LEASE_SECONDS,
         sleep: Sleep = anyio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -98,6 +100,7 @@ class MediaRunner:
         self._refresh = refresh
         self._has_phone = has_phone
         self._session = session
+        self._document_max_bytes = document_max_bytes
         self._lease_seconds = lease_seconds
         self._sleep = sleep
         self._jitter = jitter
@@ -205,7 +208,7 @@ class MediaRunner:
                     self._downloader.fetch(file.direct_path, file.url, file.keys, file.claims)
                 )
             )
-            stored = _media_file(file, fetched)
+            stored = _media_file(file, fetched, self._document_max_bytes)
             await self._once_more(lambda: self._store.bucket.upload(stored.storage_path, fetched.content, stored.mime))
         try:
             linked = await self._once_more(lambda: self._store.media_done(job.id, self.owner, stored))
@@ -311,15 +314,15 @@ class MediaRunner:
         return await retrying(attempt)
 
 
-def _media_file(file: RemoteFile, fetched: Fetched) -> MediaFile:
+def _media_file(file: RemoteFile, fetched: Fetched, document_max_bytes: int | None) -> MediaFile:
     """What is stored of a proven file. Type and hash are its own, dimensions and duration the sender's word.
 
     Raises:
         MediaRefused: the contract does not let in a file of this type and size.
     """
-    sniffed = sniff(fetched.head, file.mime)
-    if not may_be_stored(sniffed.mime, fetched.proof.length):
-        raise MediaRefused(f"a file of unknown type with {fetched.proof.length} bytes")
+    sniffed = sniff(fetched.head, file.mime, file.media_type)
+    if not may_be_stored(sniffed.mime, fetched.proof.length, document_max_bytes):
+        raise MediaRefused(f"{sniffed.mime} with {fetched.proof.length} bytes")
     return MediaFile(
         sha256=fetched.proof.sha256,
         mime=sniffed.mime,

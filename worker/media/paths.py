@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from worker.media.sniff import EXTENSIONS
+from worker.media.file_types import EXTENSIONS
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _KNOWN = frozenset(EXTENSIONS.values())

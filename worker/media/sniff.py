@@ -1,86 +1,90 @@
 """A file's type, told by its bytes.
 
-Owns the table of signatures, the allow-list of docs/contract.md §7 and the extension of each type. The sender's MIME
-type is a hint that decides only between types with the same signature. puremagic was tried and is not used: it calls
-every zip a Word document, 3GP MP4, and gives M4A no type at all.
+Owns the table of signatures. The sender's type is a hint: it decides only between types that the bytes cannot tell
+apart, and where it says nothing the message's kind does. The libraries that were tried over one corpus, and what each
+got wrong: docs/kinds.md, "How a file's type is told".
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-OTHER = "application/octet-stream"
-OTHER_EXTENSION = "bin"
-# "other if small" (docs/contract.md §7): a text, a card, a spreadsheet's export; no disk image
-OTHER_MAX_BYTES = 1024 * 1024
+from worker.media.file_types import EXTENSIONS, OTHER, ZIP_FAMILY
 
-# The only extensions there are. Never one from a file name.
-EXTENSIONS = {
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/webp": "webp",
-    "image/gif": "gif",
-    "image/heic": "heic",
-    "image/avif": "avif",
-    "image/bmp": "bmp",
-    "image/tiff": "tiff",
-    "video/mp4": "mp4",
-    "video/3gpp": "3gp",
-    "video/quicktime": "mov",
-    "video/webm": "webm",
-    "video/x-matroska": "mkv",
-    "video/x-msvideo": "avi",
-    "audio/ogg": "ogg",
-    "audio/mpeg": "mp3",
-    "audio/mp4": "m4a",
-    "audio/aac": "aac",
-    "audio/amr": "amr",
-    "audio/wav": "wav",
-    "audio/flac": "flac",
-    "application/pdf": "pdf",
-    "application/zip": "zip",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
-    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
-    "application/vnd.oasis.opendocument.text": "odt",
-    "application/vnd.oasis.opendocument.spreadsheet": "ods",
-    "application/vnd.oasis.opendocument.presentation": "odp",
-    "application/epub+zip": "epub",
-    "application/gzip": "gz",
-    OTHER: OTHER_EXTENSION,
-}
+TEXT_START_CHARS = 512  # what must look like text before a file is called one
+LEAST_ASCII = 0.7  # of a text in an old code page: German or French has 0.95, random bytes 0.4
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
-    (b"II*\x00", "image/tiff"),
-    (b"MM\x00*", "image/tiff"),
-    (b"OggS", "audio/ogg"),
+    (b"\xff\x0a", "image/jxl"),
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "image/jxl"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "image/jp2"),
+    (b"\x00\x00\x01\x00\x01\x00", "image/x-icon"),
+    (b"8BPS\x00", "image/vnd.adobe.photoshop"),
+    (b"FUJIFILMCCD-RAW", "image/x-fuji-raf"),
+    (b"FLV\x01", "video/x-flv"),
+    (b"\x00\x00\x01\xba", "video/mpeg"),
+    (b"\x00\x00\x01\xb3", "video/mpeg"),
     (b"ID3", "audio/mpeg"),
+    (b"#!AMR-WB\n", "audio/amr-wb"),
     (b"#!AMR", "audio/amr"),
     (b"fLaC", "audio/flac"),
+    (b"caff\x00\x01", "audio/x-caf"),
+    (b".snd\x00\x00", "audio/basic"),
+    (b"MThd\x00\x00\x00\x06", "audio/midi"),
     (b"%PDF-", "application/pdf"),
     (b"\x1f\x8b\x08", "application/gzip"),
+    (b"Rar!\x1a\x07", "application/vnd.rar"),
+    (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
+    *((b"BZh%d1AY&SY" % level, "application/x-bzip2") for level in range(1, 10)),
+    (b"\xfd7zXZ\x00", "application/x-xz"),
+    (b"\x28\xb5\x2f\xfd", "application/zstd"),
+    (b"{\\rtf", "application/rtf"),
 )
-_RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
+_FORMS = {  # what RIFF and IFF files hold, at byte 8
+    (b"RIFF", b"WEBP"): "image/webp",
+    (b"RIFF", b"WAVE"): "audio/wav",
+    (b"RF64", b"WAVE"): "audio/wav",
+    (b"RIFF", b"AVI "): "video/x-msvideo",
+    (b"FORM", b"AIFF"): "audio/aiff",
+    (b"FORM", b"AIFC"): "audio/aiff",
+}
+# Source: ISO/IEC 23008-12 for HEIF, AVIF's specification, mp4ra.org. 3GPP's begin with 3gp and 3g2.
 _BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "image/heic"),
+    b"mif1": "image/heic",
+    b"msf1": "image/heic",
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+    b"crx ": "image/x-canon-cr3",
     b"M4A ": "audio/mp4",
     b"M4B ": "audio/mp4",
+    b"M4P ": "audio/mp4",
     b"qt  ": "video/quicktime",
-    b"heic": "image/heic",
-    b"heix": "image/heic",
-    b"mif1": "image/heic",
-    b"avif": "image/avif",
 }
+_OLD_QUICKTIME = (b"moov", b"wide", b"mdat", b"pnot")  # the first box of a film from before `ftyp`
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_VIDEO = bytes.fromhex("c0ef19bc4d5bcf11a8fd00805f5c442b")
+_ASF_AUDIO = bytes.fromhex("409e69f84d5bcf11a8fd00805f5c442b")
+_OLE = bytes.fromhex("d0cf11e0a1b11ae1")
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
-# Types that are a zip inside: the signature cannot tell them apart, so here, and only here, the sender's word counts.
-_ZIP_FAMILY = frozenset(
-    mime
-    for mime in EXTENSIONS
-    if mime.startswith(("application/vnd.", "application/epub")) or mime == "application/zip"
-)
+
+# Types with one signature: the sender's type counts if it is in the family.
+_HEIF_FAMILY = {"image/heic": "image/heic", "image/heif": "image/heic", "image/avif": "image/avif"}
+_TIFF_FAMILY = {"image/x-adobe-dng", "image/x-nikon-nef", "image/x-sony-arw"}
+_OLE_FAMILY = frozenset(mime for mime in EXTENSIONS if mime.startswith("application/vnd.ms-")) | {"application/msword"}
+_TEXT_FAMILY = {
+    "text/csv": "text/csv",
+    "text/comma-separated-values": "text/csv",
+    "application/csv": "text/csv",
+    "application/json": "application/json",
+}
+_TEXT_STARTS = {"BEGIN:VCARD": "text/vcard", "BEGIN:VCALENDAR": "text/calendar"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,40 +95,102 @@ class Sniffed:
     extension: str
 
 
-def sniff(head: bytes, hint: str | None = None) -> Sniffed:
-    """The type of a file that begins with `head`; `OTHER` if it is none that we know."""
-    mime = _by_bytes(head, hint) or OTHER
+def sniff(head: bytes, hint: str | None = None, media_type: str | None = None) -> Sniffed:
+    """The type of a file that begins with `head`, at best 4 KiB of it; `OTHER` if it is none that we know.
+
+    `hint` is the type that the sender names, `media_type` the message's: image, video, audio or document.
+    """
+    plain = (hint or "").partition(";")[0].strip().lower()
+    mime = _by_bytes(head, plain, media_type) or OTHER
     return Sniffed(mime=mime, extension=EXTENSIONS[mime])
 
 
-def may_be_stored(mime: str, length: int) -> bool:
-    """Whether the contract lets a file of this type and size in: what we recognise always, the rest if it is small."""
-    return mime != OTHER or length <= OTHER_MAX_BYTES
-
-
-def _by_bytes(head: bytes, hint: str | None) -> str | None:
+def _by_bytes(head: bytes, hint: str, media_type: str | None) -> str | None:
     for signature, mime in _SIGNATURES:
         if head.startswith(signature):
             return mime
-    if head[:4] == b"RIFF":
-        return _RIFF.get(head[8:12])
+    if (form := _FORMS.get((head[:4], head[8:12]))) is not None:
+        return form
+    if (container := _CONTAINERS.get(head[:4])) is not None:
+        return container(head, hint, media_type)
     if head[4:8] == b"ftyp":
-        return _by_brand(head[8:12], hint)
+        return _iso_media(head, hint, media_type)
+    if head[4:8] in _OLD_QUICKTIME and head[0] < 0x20:  # a box of over 512 MB, or a text
+        return "video/quicktime"
     if head.startswith(_ZIP_STARTS):
-        return hint if hint in _ZIP_FAMILY else "application/zip"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "video/webm" if b"webm" in head[:64] else "video/x-matroska"
+        return hint if hint in ZIP_FAMILY else "application/zip"
+    if head.startswith(_OLE):
+        return hint if hint in _OLE_FAMILY else "application/x-ole-storage"
+    if head[257:262] == b"ustar":
+        return "application/x-tar"
     if head.startswith(b"BM") and len(head) >= 26 and head[6:10] == bytes(4):
         return "image/bmp"
-    return _mpeg_audio(head)
+    return _transport_stream(head) or _mpeg_audio(head) or _text(head, hint)
 
 
-def _by_brand(brand: bytes, hint: str | None) -> str:
+def _is_sound(hint: str, media_type: str | None) -> bool:
+    """For a container that may hold sound alone or a film: the sender's type, then the message's kind."""
+    return hint.startswith("audio/") if hint.startswith(("audio/", "video/")) else media_type == "audio"
+
+
+def _iso_media(head: bytes, hint: str, media_type: str | None) -> str:
+    size, brand = int.from_bytes(head[:4], "big"), head[8:12]
+    if brand in (b"mif1", b"msf1") and (b"avif" in head[16:size] or b"avis" in head[16:size]):
+        return "image/avif"  # a general brand first, the codec's among the compatible ones
+    if brand in _BRANDS:
+        return _BRANDS[brand]
     if brand.startswith((b"3gp", b"3g2")):
-        return "video/3gpp"
-    mime = _BRANDS.get(brand, "video/mp4")
-    # Android records voice as plain MP4 without a picture: there the sender knows better.
-    return "audio/mp4" if mime == "video/mp4" and hint in ("audio/mp4", "audio/x-m4a", "audio/aac") else mime
+        return "audio/3gpp" if _is_sound(hint, media_type) else "video/3gpp"
+    if hint in _HEIF_FAMILY:
+        return _HEIF_FAMILY[hint]
+    return "audio/mp4" if _is_sound(hint, media_type) else "video/mp4"  # Android records voice as plain MP4
+
+
+def _matroska(head: bytes, hint: str, media_type: str | None) -> str:
+    family = "audio/" if _is_sound(hint, media_type) else "video/"
+    return family + ("webm" if b"webm" in head[:64] else "x-matroska")
+
+
+def _ogg(head: bytes, hint: str, media_type: str | None) -> str:
+    """Every stream's first packet lies at the beginning, with its codec's name."""
+    if b"\x80theora" in head:
+        return "video/ogg"
+    if any(codec in head for codec in (b"OpusHead", b"\x01vorbis", b"Speex   ", b"\x7fFLAC")):
+        return "audio/ogg"
+    return "video/ogg" if hint == "video/ogg" or media_type == "video" else "audio/ogg"
+
+
+def _windows_media(head: bytes, hint: str, media_type: str | None) -> str | None:
+    if not head.startswith(_ASF):
+        return None
+    if _ASF_VIDEO in head:
+        return "video/x-ms-wmv"
+    return "audio/x-ms-wma" if _ASF_AUDIO in head or _is_sound(hint, media_type) else "video/x-ms-wmv"
+
+
+def _tiff(head: bytes, hint: str, _media_type: str | None) -> str:
+    """TIFF, and the cameras' own formats, which are TIFF inside."""
+    if head[8:10] == b"CR":
+        return "image/x-canon-cr2"
+    return hint if hint in _TIFF_FAMILY else "image/tiff"
+
+
+_CONTAINERS: dict[bytes, Callable[[bytes, str, str | None], str | None]] = {
+    b"OggS": _ogg,
+    _MATROSKA: _matroska,
+    _ASF[:4]: _windows_media,
+    b"II*\x00": _tiff,
+    b"MM\x00*": _tiff,
+}
+
+
+def _transport_stream(head: bytes) -> str | None:
+    """MPEG-TS: packets of 188 bytes that begin with 0x47; a camcorder puts four bytes of time before each."""
+    for first, step in ((0, 188), (4, 192)):
+        marks = head[first::step][:5]
+        if len(marks) == 5 and set(marks) == {0x47}:
+            return "video/mp2t"
+    return None
 
 
 def _mpeg_audio(head: bytes) -> str | None:
@@ -136,3 +202,55 @@ def _mpeg_audio(head: bytes) -> str | None:
     layer, bitrate, rate = head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
     # Layer I (3) is left out: nobody uses it, and a text in UTF-16 begins like it.
     return "audio/mpeg" if layer in (1, 2) and 0 < bitrate < 15 and rate != 3 else None
+
+
+def _text(head: bytes, hint: str) -> str | None:
+    """A drawing by its root, a card or a calendar by its first line, else a text of the sender's sort.
+
+    A web page becomes a plain text, which no browser runs.
+    """
+    text = _decoded(head)
+    if text is None:
+        return None
+    if _root(text) == "svg":
+        return "image/svg+xml"
+    first_line = text.lstrip().partition("\n")[0].strip().upper()
+    return _TEXT_STARTS.get(first_line) or _TEXT_FAMILY.get(hint, "text/plain")
+
+
+def _decoded(head: bytes) -> str | None:
+    """The beginning as text; None if it is empty or holds what no text does."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = head[: len(head) // 2 * 2].decode("utf-16", "replace")
+    else:
+        text = _utf8(head) or _code_page(head)
+    start = text.removeprefix("\ufeff")[:TEXT_START_CHARS]
+    unlikely = any(character < " " and character not in "\t\n\r\f" for character in start) or "\ufffd" in start
+    return text.removeprefix("\ufeff") if start.strip() and not unlikely else None
+
+
+def _utf8(head: bytes) -> str:
+    """The beginning of a text in UTF-8, whose last character may be cut; empty if it is none."""
+    try:
+        return head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        cut = error.start > TEXT_START_CHARS and len(head) - error.start < 4
+        return head[: error.start].decode("utf-8") if cut else ""
+
+
+def _code_page(head: bytes) -> str:
+    """A text in an old code page of Western Europe, such as a table that Excel has saved; empty if it is none."""
+    ascii_bytes = sum(byte < 0x80 for byte in head)
+    return head.decode("cp1252", "replace") if head and ascii_bytes >= LEAST_ASCII * len(head) else ""
+
+
+def _root(text: str) -> str | None:
+    """The name of an XML document's first element."""
+    at = text.lstrip()
+    while at.startswith(("<?", "<!")):
+        closing = "?>" if at.startswith("<?") else "-->" if at.startswith("<!--") else ">"
+        if closing == ">" and "[" in at.partition(">")[0]:
+            closing = "]>"  # a document type with definitions of its own
+        at = at.partition(closing)[2].lstrip()
+    name = at[1:65].replace("/", " ").replace(">", " ").split()
+    return name[0].rpartition(":")[2] if at.startswith("<") and name else None
