@@ -60,6 +60,18 @@ async def test_an_edit_changes_the_text_and_keeps_the_former_one(town: Town) -> 
     assert sorted(each["text"] for each in former) == ["too late", "two crates"]
 
 
+async def test_an_edit_that_takes_a_caption_away_is_applied(town: Town) -> None:
+    sent = await town.phone.send("Ana", town.market.id, media=photo(caption="to be removed"))
+    await town.row(sent)
+    removal = edit(own(sent, town.market), "", now_ms() + 1)
+    removal["protocolMessage"]["editedMessage"] = {"imageMessage": {}}
+    await tell(town, "Ana", town.market, removal)
+    row = await town.row(sent)
+    assert (row["text"] or None, row["edited_at"] is not None) == (None, True)
+    (former,) = await town.database.rows("message_edits", message_id=row["id"])
+    assert former["text"] == "to be removed"
+
+
 async def test_nobody_edits_anothers_message(town: Town) -> None:
     sent = await town.phone.send("Ana", town.market.id, "Ana's words")
     await town.row(sent)

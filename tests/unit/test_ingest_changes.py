@@ -70,6 +70,10 @@ def about(target: str, **more: Any) -> dict[str, Any]:
             about(ANA, kind="edit", payload={"text": "c\ufffd"}),
             "a caption, made safe",
         ),
+        *(
+            (edit(editedMessage={field: {}}), about(ANA, kind="edit", payload={"text": ""}), "a caption taken away")
+            for field in ("imageMessage", "videoMessage", "ptvMessage", "documentMessage")
+        ),
         (revoke(OWN), about(ANA, kind="revoke", payload={"blank": False}), "one's own"),
         (revoke(BENS), about(BEN, kind="revoke", payload={"blank": False}), "an admin another's"),
         (revoke({"id": "T1"}), about(ANA, kind="revoke", payload={"blank": False}), "nobody named"),
@@ -107,6 +111,8 @@ def test_an_encrypted_edit_is_handed_on_sealed() -> None:
     ("content", "kind", "why"),
     [
         (edit(editedMessage={"hologramMessage": {}}), "edit", "no text that we know"),
+        (edit(editedMessage={"audioMessage": {}}), "edit", "sound has no caption"),
+        (edit(editedMessage={"extendedTextMessage": {}}), "edit", "a text without a text"),
         (edit({"id": ""}), "edit", "of what?"),
         ({"protocolMessage": {"type": "MESSAGE_EDIT", "editedMessage": {"conversation": "x"}}}, "edit", "no key"),
         (react("👍", {"participant": BEN}), "reaction", "to what?"),

@@ -157,11 +157,15 @@ def _protocol(body: Json) -> Content | Discarded:
 
 
 def _edited_text(body: Json) -> str | None:
+    """The new text; empty if the edit takes a file's caption away. None: there is no text in it that we know."""
     edited = body.get("editedMessage")
     field, inner, _ = unwrap(edited) if isinstance(edited, Mapping) else (None, NOTHING, ())
     if field == "conversation":
         return _string(inner.get(field))
-    return _text(CONTENT[field], inner[field]) if field in CONTENT else None
+    if field not in CONTENT:
+        return None
+    text = _text(CONTENT[field], inner[field])
+    return "" if text is None and CONTENT[field].may_have_caption else text
 
 
 def _comment(body: Json) -> Content | None:

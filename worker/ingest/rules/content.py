@@ -36,6 +36,11 @@ class Rule:
     within: tuple[str, ...] = ()
     target: str | None = None
 
+    @property
+    def may_have_caption(self) -> bool:
+        """For a file of its own that people write a text to: without one its text is empty, not unreadable."""
+        return self.media is not None and self.text != ()
+
 
 def _first(*paths: str) -> tuple[tuple[str, ...], ...]:
     return tuple((path,) for path in paths)

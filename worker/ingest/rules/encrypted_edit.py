@@ -33,7 +33,8 @@ MAX_FIELDS = 1000  # of one message; WAProto's largest has about a hundred, and 
 # Field numbers of WAProto; a test compares them with the .proto that Baileys brings.
 PROTOCOL_MESSAGE, EDITED_MESSAGE, TIMESTAMP_MS = 12, 14, 15  # in Message, ProtocolMessage, ProtocolMessage
 CONVERSATION = 1
-TEXTS = {6: 1, 3: 3, 9: 7, 66: 7, 7: 20}  # extendedText.text, then captions: image, video, ptv, document
+EXTENDED_TEXT = 6
+TEXTS = {EXTENDED_TEXT: 1, 3: 3, 9: 7, 66: 7, 7: 20}  # extendedText.text, then captions: image, video, ptv, document
 WRAPPERS = (58, 53, 40)  # editedMessage, documentWithCaption, ephemeral; each has its Message in field 1
 
 
@@ -86,7 +87,9 @@ def _text(message: bytes, depth: int) -> str | None:
         body = found.get(field)
         if isinstance(body, bytes):
             text = _last(body, inner)
-            return text.decode() if isinstance(text, bytes) else None
+            if isinstance(text, bytes):
+                return text.decode()
+            return None if field == EXTENDED_TEXT else ""  # a file whose caption was taken away
     for field in WRAPPERS:
         wrapped = found.get(field)
         message_in = _last(wrapped, 1) if isinstance(wrapped, bytes) else None
