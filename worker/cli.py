@@ -51,16 +51,23 @@ def default(
 
 @app.command()
 def run() -> None:
-    """Work until stopped (Ctrl-C or SIGTERM). The QR code is in wa_sessions.detail."""
+    """Work until stopped (Ctrl-C or SIGTERM). The QR code is in wa_sessions.detail.
+
+    Unless WORKER_CATCH_UP_S is set, messages that waited with WhatsApp while no worker ran are dropped.
+    """
     start(lambda view: None)
 
 
 @app.command()
 def up() -> None:
-    """The same, for a person at a terminal: draws the QR code to scan."""
+    """The same, for a person at a terminal: draws the QR code to scan.
+
+    Unless WORKER_CATCH_UP_S is set, messages that waited with WhatsApp while no worker ran are stored if they are no
+    older than a day.
+    """
     from worker.commands.terminal import Terminal
 
-    start(Terminal().show)
+    start(Terminal().show, catching_up=True)
 
 
 @app.command("version")
@@ -69,7 +76,7 @@ def print_version() -> None:
     typer.echo(f"wa-worker {installed_version()}")
 
 
-def start(on_view: Callable[[View], None]) -> None:
+def start(on_view: Callable[[View], None], *, catching_up: bool = False) -> None:
     """Run a worker to its end, and turn what stopped it into a line and an exit code."""
     import anyio
     from loguru import logger
@@ -80,6 +87,8 @@ def start(on_view: Callable[[View], None]) -> None:
 
     try:
         settings = load_settings()
+        if catching_up:
+            settings = settings.catching_up()
         set_up_log(settings.log_level, session=settings.worker_session)
         for name in unknown_names():
             logger.warning("{}", misspelt(name))

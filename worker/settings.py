@@ -183,6 +183,12 @@ class Settings(BaseSettings):
             raise ValueError("WORKER_BACKOFF_MAX_MS: is below WORKER_BACKOFF_BASE_MS; make it at least as large")
         return self
 
+    def catching_up(self) -> Settings:
+        """The same, with a day as WORKER_CATCH_UP_S unless that is set: what `wa-worker up` works with."""
+        if "worker_catch_up_s" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"worker_catch_up_s": int(DAY_SECONDS)})
+
     @property
     def embedded(self) -> bool:
         """Whether the worker brings its own Supabase."""

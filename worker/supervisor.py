@@ -231,6 +231,7 @@ class Supervisor:
                 task_group.start_soon(leased.flags.run)
                 task_group.start_soon(leased.media.run)
                 task_group.start_soon(leased.housekeeping.run)
+                task_group.start_soon(leased.drops.run)
                 task_group.start_soon(leased.figures.run)
                 await self._run_sidecars(leased)
             except StaleFence:

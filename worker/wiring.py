@@ -27,6 +27,7 @@ from worker.session.auth_state import AuthState
 from worker.session.closes import BAN_SECONDS_MAX
 from worker.session.connection import Connection, SocketOptions
 from worker.session.discovery import Discovery
+from worker.session.drops import Drops
 from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import FlagWatch, Monitored
 from worker.session.housekeeping import Housekeeping
@@ -82,6 +83,7 @@ class LeasedSession:
     flags: FlagWatch
     media: MediaRunner
     housekeeping: Housekeeping
+    drops: Drops
     figures: FiguresPoller
     connection: Connection
     events: EventQueue
@@ -127,7 +129,10 @@ async def open_leased_session(
         source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
         async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
             media = _make_media(settings, store, downloader, owner, phone)
-            listeners = Listeners(error=report.error, media=media.notify, committed=health.metrics.committed)
+            drops = Drops(settings.worker_catch_up_s)
+            listeners = Listeners(
+                error=report.error, media=media.notify, committed=(health.metrics.committed, drops.committed)
+            )
             committer = Committer(session, cipher, watch, _make_rules(settings, monitored), listeners)
 
             def note_own_addresses(me: Me) -> None:
@@ -148,6 +153,7 @@ async def open_leased_session(
                 state=state,
                 flags=flags,
                 media=media,
+                drops=drops,
                 figures=FiguresPoller(store, settings.worker_session, health),
                 housekeeping=Housekeeping(
                     session, report, lost_seconds=float(RETRY_WINDOW_S), audit_seconds=settings.audit_seconds

@@ -63,6 +63,11 @@ class Evidence:
     peak_bytes: Mapping[str, int]
     unsettled: list[str]
 
+    @property
+    def too_old(self) -> int:
+        """Messages that were discarded for their age, live or after they had waited."""
+        return sum(self.discards.get(reason, 0) for reason in ("too_old", "waited_too_long"))
+
     def delivered(self) -> dict[Identity, float]:
         """When the server read the first receipt of each group message."""
         first: dict[Identity, float] = {}
@@ -119,7 +124,7 @@ def accounted(evidence: Evidence) -> Iterator[str]:
     delivered, rows = evidence.delivered(), evidence.rows()
     expected = evidence.ledger.stored(["defaults"])
     missing = [entry for identity, entry in expected.items() if identity in delivered and identity not in rows]
-    counted = evidence.discards.get("too_old", 0)
+    counted = evidence.too_old
     if len(missing) != counted:
         yield f"{len(missing)} messages were receipted and not stored, {counted} were counted as discarded"
     for entry in missing:

@@ -247,7 +247,7 @@ def _fill(result: Result, rig: Rig, ledger: Ledger, evidence: Evidence) -> None:
     result.peak_bytes = rig.peak_bytes
     result.cold_reads = rig.proxy.calls["wa_get_keys"]
     result.supabase_calls = sum(rig.proxy.calls.values())
-    result.discarded = evidence.discards.get("too_old", 0)
+    result.discarded = evidence.too_old
 
 
 async def _progress(rig: Rig, ledger: Ledger, tell: Callable[[str], None]) -> None:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from testkit.embedded import EmbeddedSupabase
 from testkit.phone import Sent
+from testkit.waiting import until
 from tests.e2e.town import Town, found_town
 
 pytestmark = pytest.mark.anyio
 
 LIVE_SECONDS = 30  # the contract's guard
 OLD_TEXT = "said long before anybody listened"
-TOO_OLD = "too_old"
+DROPPED = "waited_too_long"
 
 
 @pytest.fixture(scope="module")
 async def listener(tmp_path_factory: pytest.TempPathFactory, supabase: EmbeddedSupabase) -> AsyncIterator[Town]:
-    """A linked worker on the default settings."""
+    """A linked `wa-worker run` on the default settings: the contract's."""
     async with found_town(tmp_path_factory.mktemp("live"), supabase, session="live") as town:
+        yield town
+
+
+@pytest.fixture(scope="module")
+async def keeper(tmp_path_factory: pytest.TempPathFactory, supabase: EmbeddedSupabase) -> AsyncIterator[Town]:
+    """A linked `wa-worker up` on the default settings."""
+    async with found_town(tmp_path_factory.mktemp("up"), supabase, session="up", command="up") as town:
         yield town
 
 
@@ -47,13 +55,47 @@ async def discarded(town: Town) -> dict[str, int]:
 async def test_a_redelivered_message_is_discarded_and_counted_if_it_is_older_than_the_live_window(
     listener: Town,
 ) -> None:
-    before = (await discarded(listener)).get(TOO_OLD, 0)
+    before = (await discarded(listener)).get(DROPPED, 0)
 
     sent = await while_away(listener, **{OLD_TEXT: LIVE_SECONDS + 30, "just missed": 0})
 
     assert (await listener.row(sent["just missed"]))["text"] == "just missed"
     assert await listener.database.message(sent[OLD_TEXT].id) is None
-    assert (await discarded(listener))[TOO_OLD] == before + 1
+    assert (await discarded(listener))[DROPPED] == before + 1
+
+
+async def test_a_drop_is_a_warning_that_names_the_setting(listener: Town) -> None:
+    await while_away(listener, **{f"too late {number}": LIVE_SECONDS + 60 for number in range(3)})
+
+    async def told() -> list[str]:
+        warnings = [line["msg"] for line in listener.worker.log_lines() if line["level"] == "warning"]
+        return [text for text in warnings if "WORKER_CATCH_UP_S" in text]
+
+    # The first sum may be of an earlier test; these three can come a minute after it, as one line.
+    await until("three or more said to be dropped", told_of(told, 3), seconds=120, tell=listener.worker.child.tail)
+    assert not any("too late" in line for line in await told())
+
+
+def told_of(lines: Callable[[], Awaitable[list[str]]], count: int) -> Callable[[], Awaitable[bool]]:
+    async def enough() -> bool:
+        return sum(int(line.split()[0]) for line in await lines()) >= count
+
+    return enough
+
+
+async def test_up_takes_what_waited_up_to_a_day_and_run_does_not(keeper: Town) -> None:
+    """The first test says what `run` does."""
+    sent = await while_away(keeper, **{"this morning": 6 * 3600, "the day before": 2 * 86_400})
+
+    assert (await keeper.row(sent["this morning"]))["text"] == "this morning"
+    assert await keeper.database.message(sent["the day before"].id) is None
+    assert (await discarded(keeper))[DROPPED] == 1
+
+
+async def test_a_live_message_has_the_guard_of_30_s_under_up_too(keeper: Town) -> None:
+    sent = await keeper.phone.send("Ana", keeper.market.id, "slow", t=int(time.time()) - LIVE_SECONDS - 30)
+    await keeper.phone.wait_receipts([sent])
+    assert await keeper.database.message(sent.id) is None
 
 
 async def test_with_a_window_to_catch_up_it_is_stored_with_its_own_time(town: Town) -> None:
@@ -71,7 +113,9 @@ async def test_a_live_message_that_is_too_old_is_discarded_whatever_the_window_t
     assert await town.database.message(sent.id) is None
 
 
-async def test_history_is_never_stored(listener: Town) -> None:
+@pytest.mark.parametrize("command", ["listener", "keeper"])
+async def test_history_is_never_stored(request: pytest.FixtureRequest, command: str) -> None:
+    listener: Town = request.getfixturevalue(command)
     now = int(time.time())
     history = [
         {
@@ -109,7 +153,7 @@ async def test_the_account_never_shows_as_online_and_unread_counts_stay(listener
 async def test_what_was_discarded_is_summed_up_in_the_audit_log_without_content(listener: Town) -> None:
     """The last test of this worker: it is told to stop."""
     counts = await discarded(listener)
-    assert counts[TOO_OLD] > 0
+    assert counts[DROPPED] > 0
 
     assert await listener.worker.child.stop() == 0
 

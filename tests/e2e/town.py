@@ -66,6 +66,7 @@ async def found_town(
     *,
     session: str = "default",
     settings: Mapping[str, str] | None = None,
+    command: str = "run",
 ) -> AsyncIterator[Town]:
     """Start a phone and a worker, link them, make the groups and switch two of them on."""
     chosen = {**supabase.worker_env, "WORKER_SESSION": session, **(settings or {})}
@@ -77,7 +78,7 @@ async def found_town(
         market = await phone.group("Market", MEMBERS, "lid")
         crew = await phone.group("Crew", MEMBERS, "pn")
         family = await phone.group("Family", MEMBERS, "lid")
-        async with Worker.start(folder / "worker", phone=phone, settings=chosen) as worker:
+        async with Worker.start(folder / "worker", phone=phone, settings=chosen, command=command) as worker:
             linking = await link(phone, worker, database)
             await database.wait_groups([market.id, crew.id, family.id], tell=worker.child.tail)
             await database.monitor([market.id, crew.id])

@@ -68,7 +68,7 @@ DISCARDS: dict[str, tuple[Stanza, str]] = {
     "an id that is a number": (make_stanza(key=make_key(id=7)), "malformed"),
     "an arrival before WhatsApp was founded": (make_stanza(arrived_at_ms=0), "malformed"),
     "too old": (make_stanza(attrs={"t": str(NOW_S - 31)}), "too_old"),
-    "too old in the offline queue": (make_stanza(attrs={"t": str(NOW_S - 31), "offline": "0"}), "too_old"),
+    "too old in the offline queue": (make_stanza(attrs={"t": str(NOW_S - 31), "offline": "0"}), "waited_too_long"),
     "too old by WhatsApp's clock, which is ahead of ours": (
         make_stanza(attrs={"t": str(NOW_S - 20)}, server_time_offset_ms=11_000.0),
         "too_old",

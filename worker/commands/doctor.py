@@ -123,6 +123,10 @@ def check_settings(settings: Settings) -> Finding:
     """Those that were read are valid; what remains are slips and risks."""
     remarks = [misspelt(name) for name in unknown_names()]
     remarks += [f"{name} is set: for a local server only" for name in settings.local_server()]
+    if "worker_catch_up_s" not in settings.model_fields_set:
+        remarks.append("WORKER_CATCH_UP_S is not set: `up` takes messages that waited up to a day, `run` drops them")
+    elif not settings.worker_catch_up_s:
+        remarks.append("WORKER_CATCH_UP_S is 0: messages that are sent while no worker runs are dropped")
     if settings.worker_state_key is None:
         remarks.append("WORKER_STATE_KEY is not set: the account's credentials are stored as they are")
     return Finding(name="Settings", grade="note" if remarks else "ok", text="; ".join(remarks) or "valid")
@@ -195,10 +199,13 @@ async def _examine_database(settings: Settings, store: Store, url: str, key: str
         yield check_clock(caller.now, datetime.fromtimestamp(middle, UTC))
     yield await check_bucket(url, key)
     if usable:
-        yield await _check_session(settings.worker_session, store)
-        claims = ((await store.status(settings.worker_session)).get("session") or {}).get("detail", {}).get("claims")
-        if claims:
+        answer = await store.status(settings.worker_session)
+        row = answer.get("session") or {}
+        yield check_session(settings.worker_session, row)
+        if claims := row.get("detail", {}).get("claims"):
             yield check_version(claims, datetime.now(UTC))
+        if dropped := int(answer.get("discards", {}).get("waited_too_long", 0)):
+            yield check_drops(dropped)
 
 
 async def check_reachable(url: str) -> Finding:
@@ -320,8 +327,8 @@ async def check_bucket(url: str, key: str) -> Finding:
     return Finding(name="Bucket", grade="fail", text=f"the Storage API answers {answer.status_code}")
 
 
-async def _check_session(session: str, store: Store) -> Finding:
-    row = (await store.status(session)).get("session")
+def check_session(session: str, row: Mapping[str, Any]) -> Finding:
+    """Whether a worker serves it."""
     if not row:
         return Finding(name="Session", grade="note", text=f"{session}: no worker has served it yet")
     if not row["lease_held"]:
@@ -329,6 +336,12 @@ async def _check_session(session: str, store: Store) -> Finding:
     return Finding(
         name="Session", grade="ok", text=f"{session}: {row['status']}, served by {plain(row['lease_owner'])}"
     )
+
+
+def check_drops(count: int) -> Finding:
+    """Messages that waited with WhatsApp and were too old for this session's worker."""
+    text = f"{number_of(count, 'message')} so far, which had waited longer than the worker's WORKER_CATCH_UP_S"
+    return Finding(name="Dropped", grade="note", text=f"{text}; 86400 keeps those of a day")
 
 
 def check_version(claims: Mapping[str, Any], now: datetime) -> Finding:

@@ -23,6 +23,16 @@ from worker.store.console import Figures, ListedGroup
 
 FAULTS = "yellow"
 GOOD = "green"
+# What the counts of `wa_discards` are about, after the number.
+LEFT_OUT = {
+    "unmonitored": "from groups that are not switched on",
+    "not_a_group": "from direct messages, statuses and channels",
+    "too_old": "that were delivered too late",
+    "key_share": "with keys only",
+    "history": "with history",
+    "protocol": "between the account's own devices",
+    "malformed": "that made no sense",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +196,20 @@ def _files(figures: Figures, row: Mapping[str, Any]) -> Text:
     return text
 
 
+def left_out(discards: Mapping[str, Any]) -> list[tuple[str, Text]]:
+    """What was not stored: on purpose, and because of a setting that somebody may want to change."""
+    lines = []
+    if waited := int(discards.get("waited_too_long", 0)):
+        what = f"{number_of(waited, 'message')} so far, which had waited longer than WORKER_CATCH_UP_S"
+        lines.append(("Dropped", Text(f"{what}; 86400 keeps those of a day", FAULTS)))
+    why = [
+        f"{int(count):,} {LEFT_OUT.get(reason, plain(reason))}"
+        for reason, count in sorted(discards.items())
+        if reason != "waited_too_long"
+    ]
+    return [*lines, ("Left out", Text(", ".join(why)))] if why else lines
+
+
 def _troubles(overview: SessionOverview) -> list[tuple[str, Text]]:
     row, figures = overview.row, overview.figures
     lines: list[tuple[str, Text]] = []
@@ -193,9 +217,7 @@ def _troubles(overview: SessionOverview) -> list[tuple[str, Text]]:
         lines.append(("Unreadable", Text(f"{number_of(figures.pending_stubs, 'message')} asked for again", FAULTS)))
     if figures.refused:
         lines.append(("Refused", Text(f"{number_of(figures.refused, 'message')} kept in wa_refused_stanzas", FAULTS)))
-    if row.get("discards"):
-        why = ", ".join(f"{count} {plain(reason)}" for reason, count in sorted(row["discards"].items()))
-        lines.append(("Left out", Text(why)))
+    lines += left_out(row.get("discards") or {})
     if error := row.get("last_error"):
         payload = error.get("payload") or {}
         what = plain(f"{payload.get('code', 'error')}: {payload.get('msg', '')}", 160)

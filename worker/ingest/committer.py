@@ -8,7 +8,7 @@ batch goes on. Why: docs/architecture.md, "The frame gate".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -46,12 +46,13 @@ class Listeners:
     Attributes:
         error: a batch or a message was refused, or a batch is missing.
         media: the database made at least one media job.
-        committed: a batch was stored, as it was sent and as the database answered, within so many seconds.
+        committed: each is told that a batch was stored, as it was sent and as the database answered, within so many
+            seconds.
     """
 
     error: OnError
     media: Callable[[], None] = _ignore
-    committed: Callable[[Commit, Batch, Stored, float], None] = _ignore
+    committed: Sequence[Callable[[Commit, Batch, Stored, float], None]] = ()
 
 
 class Committer:
@@ -107,7 +108,8 @@ class Committer:
                 )
                 raise
             self._report(attempt, stored)
-            self._listeners.committed(commit, attempt, stored, time.monotonic() - started)
+            for tell in self._listeners.committed:
+                tell(commit, attempt, stored, time.monotonic() - started)
             if stored.jobs:
                 self._listeners.media()
             if stored.sealed:

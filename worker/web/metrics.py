@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from worker.store.console import Figures
 
 OUTCOMES = ("stored", "upgraded", "duplicate", "skipped", "refused")
-REASONS = ("unmonitored", "not_a_group", "too_old", "malformed", "protocol", "key_share", "history")
+REASONS = ("unmonitored", "not_a_group", "too_old", "waited_too_long", "malformed", "protocol", "key_share", "history")
 CODES = (*METRIC_LABELS, "none")
 ABANDONED = ("expired", "too_large", "refused", "corrupt", "failed")
 OTHER = "other"

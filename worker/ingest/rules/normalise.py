@@ -20,7 +20,9 @@ from worker.ingest.rules.live import Arrival, LiveWindow, clock_at, is_live, iso
 from worker.ingest.rules.raw import prune
 from worker.text import bounded_id, clean_name, message_text
 
-Reason = Literal["malformed", "not_a_group", "unmonitored", "too_old", "key_share", "history", "protocol"]
+Reason = Literal[
+    "malformed", "not_a_group", "unmonitored", "too_old", "waited_too_long", "key_share", "history", "protocol",
+]  # fmt: skip
 
 MAX_FAILURE_CHARS = 300
 # Of the stanza's attributes, what the columns do not have.
@@ -211,7 +213,7 @@ def _open(
         return Discard(reason="malformed")
     sent = sent_at(attrs.get("t"), arrival.clock_s)
     if not is_live(sent, arrival, rules.window):
-        return Discard(reason="too_old")
+        return Discard(reason="waited_too_long" if arrival.offline else "too_old")
     return _Envelope(
         key=key,
         chat_id=str(chat),
