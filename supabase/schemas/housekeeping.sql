@@ -112,8 +112,9 @@ begin
 end
 $$;
 
--- The newest migration that this worker needs. Each later migration replaces it.
+-- The number of the newest migration. Each migration replaces this function and gives its own number; this file need
+-- not follow.
 create function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select jsonb_build_object('version', '20261126120000')
+  select jsonb_build_object('version', 'number of the newest migration')
 $$;

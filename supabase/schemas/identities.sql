@@ -288,7 +288,6 @@ declare
   v_gone public.messages;
   v_source public.messages;
   v_other public.messages;
-  v_first_text text;
   v_edits jsonb;
   v_job bigint;
   v_row record;
@@ -304,9 +303,9 @@ begin
     v_source := v_gone;
     v_other := v_kept;
   end if;
-  v_first_text := v_source.text;
+  v_source.push_name := coalesce(v_source.push_name, v_other.push_name);
   if v_source.edited_at is not null then
-    select e.text into v_first_text
+    select e.text into v_source.text
     from public.message_edits as e
     where e.message_id = v_source.id and e.edit_msg_id = '';
   end if;
@@ -360,18 +359,12 @@ begin
   delete from public.message_edits where message_id = p_kept;
   delete from public.message_secrets where message_id = p_gone;
   delete from public.messages where id = p_gone;
+  perform wa.replace_content(p_kept, v_source);
   update public.messages
   set
-    sender = p_sender, sender_alt = p_alt, kind = v_source.kind, text = v_first_text, raw = v_source.raw,
-    file_name = v_source.file_name, media_id = v_source.media_id, media_status = v_source.media_status,
-    push_name = coalesce(v_source.push_name, v_other.push_name), quoted_msg_id = v_source.quoted_msg_id,
-    quoted_sender = v_source.quoted_sender,
+    sender = p_sender, sender_alt = p_alt, edited_at = null, edit_msg_id = null,
     quoted_id = case when v_source.quoted_id not in (p_kept, p_gone) then v_source.quoted_id end,
-    album_id = case when v_source.album_id not in (p_kept, p_gone) then v_source.album_id end,
-    mentions = v_source.mentions,
-    mention_count = v_source.mention_count, forwarded = v_source.forwarded, forward_score = v_source.forward_score,
-    pending = v_source.pending, lost_at = v_source.lost_at, content_order = v_source.content_order, edited_at = null,
-    edit_msg_id = null
+    album_id = case when v_source.album_id not in (p_kept, p_gone) then v_source.album_id end
   where id = p_kept;
 
   if v_gone.revoked_at is not null then

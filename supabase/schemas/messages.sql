@@ -84,31 +84,6 @@ create table public.message_secrets (
   at timestamptz not null default now()
 );
 
--- A message as the worker sends it: the columns of public.messages, its file as the object `media`, and its secret.
-create type public.wa_message_in as (
-  wa_msg_id text,
-  chat_id text,
-  sender text,
-  sender_alt text,
-  push_name text,
-  from_me boolean,
-  ts timestamptz,
-  received_at timestamptz,
-  kind text,
-  text text,
-  raw jsonb,
-  pending boolean,
-  media jsonb,
-  media_status text,
-  quoted_msg_id text,
-  quoted_sender text,
-  mentions text [],
-  mention_count integer,
-  forwarded boolean,
-  forward_score integer,
-  secret text
-);
-
 -- Parent links of one sender in one chat (docs/contract.md §7), over the messages from `p_first` on, in (ts, id) order:
 -- a text and a media message that follow each other within 90 s are a pair, and the later one points to the earlier
 -- one. Each message is in at most one pair; earlier pairs win. Messages that are neither text nor media do not count.
@@ -172,20 +147,56 @@ begin
 end
 $$;
 
+-- The row of a message as the worker sends it: an object whose keys are columns, with its file as `media` and with
+-- `secret`, which are stored elsewhere (docs/schema.md). `p_order` counts for content only.
+create function wa.message_row(p_session text, p_group bigint, p_message jsonb, p_order bigint)
+returns public.messages
+language sql stable security invoker set search_path = '' as $$
+  select jsonb_populate_record(
+    null::public.messages,
+    jsonb_build_object(
+      'received_at', now(), 'from_me', false, 'mention_count', 0, 'forwarded', false, 'forward_score', 0
+    ) || p_message || jsonb_build_object(
+      'session_id', p_session, 'group_id', p_group, 'blanked', false,
+      'raw', coalesce(nullif(p_message -> 'raw', 'null'), '{}'),
+      'file_name', p_message -> 'media' ->> 'file_name',
+      'media_status', case
+        when jsonb_typeof(p_message -> 'media') = 'object' then coalesce(p_message ->> 'media_status', 'pending')
+        else p_message ->> 'media_status'
+      end,
+      'pending', p_message ->> 'kind' = 'undecryptable' and coalesce((p_message ->> 'pending')::boolean, true),
+      'content_order', case when p_message ->> 'kind' <> 'undecryptable' then p_order end
+    )
+  )
+$$;
+
+-- Gives a stored message the content of another row: every column that a sender fills, but not who sent it, where and
+-- when. Names that the other row lacks stay.
+create function wa.replace_content(p_message bigint, p_from public.messages) returns void
+language sql volatile security invoker set search_path = '' as $$
+  update public.messages as m
+  set
+    kind = p_from.kind, text = p_from.text, raw = p_from.raw, file_name = p_from.file_name,
+    media_id = p_from.media_id, media_status = p_from.media_status,
+    sender_alt = coalesce(p_from.sender_alt, m.sender_alt), push_name = coalesce(p_from.push_name, m.push_name),
+    quoted_msg_id = p_from.quoted_msg_id, quoted_sender = p_from.quoted_sender, mentions = p_from.mentions,
+    mention_count = p_from.mention_count, forwarded = p_from.forwarded, forward_score = p_from.forward_score,
+    pending = p_from.pending, lost_at = p_from.lost_at, content_order = p_from.content_order
+  where m.id = p_message;
+$$;
+
 -- Stores messages of monitored groups, with their media jobs and parent links. A copy of a stored message changes
 -- nothing, except that content replaces an undecryptable stub. Set-based; the tables that grow are never joined.
 create function wa.store_messages(p_session text, p_messages jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_row record;
+  v_new public.messages;
+  v_stub public.messages;
   v_monitored bigint;
   v_stored bigint;
   v_upgraded bigint := 0;
   v_jobs bigint;
-  v_id bigint;
-  v_ts timestamptz;
-  v_status text;
-  v_blanked boolean;
   v_order bigint := nextval('public.messages_content_order');
   v_ids bigint [];
   v_chats text [];
@@ -193,31 +204,15 @@ declare
   v_times timestamptz [];
 begin
   with arrived as materialized (
-    select
-      m.wa_msg_id, m.chat_id, m.sender, m.sender_alt, m.push_name, m.from_me, m.ts, m.received_at, m.kind, m.text,
-      m.raw, m.pending, m.media, m.ordinality, m.quoted_msg_id, m.quoted_sender, m.mentions, m.mention_count,
-      m.forwarded, m.forward_score, m.secret, g.id as group_id,
-      case
-        when jsonb_typeof(m.media) = 'object' then coalesce(m.media_status, 'pending') else m.media_status
-      end as media_status
-    from jsonb_populate_recordset(null::public.wa_message_in, p_messages) with ordinality as m
-    inner join public.groups as g on g.session_id = p_session and g.wa_group_id = m.chat_id and g.monitor
+    select e.body, e.place, wa.message_row(p_session, g.id, e.body, v_order + e.place) as new
+    from jsonb_array_elements(p_messages) with ordinality as e (body, place)
+    inner join public.groups as g
+      on g.session_id = p_session and g.wa_group_id = e.body ->> 'chat_id' and g.monitor
   ),
 
   stored as (
-    insert into public.messages (
-      session_id, group_id, wa_msg_id, chat_id, sender, sender_alt, push_name, from_me, ts, received_at, kind, text,
-      raw, file_name, media_status, pending, quoted_msg_id, quoted_sender, mentions, mention_count, forwarded,
-      forward_score, content_order
-    )
-    select
-      p_session, a.group_id, a.wa_msg_id, a.chat_id, a.sender, a.sender_alt, a.push_name, coalesce(a.from_me, false),
-      a.ts, coalesce(a.received_at, now()), a.kind, a.text, coalesce(nullif(a.raw, 'null'), '{}'),
-      a.media ->> 'file_name', a.media_status, a.kind = 'undecryptable' and coalesce(a.pending, true),
-      a.quoted_msg_id, a.quoted_sender, a.mentions, coalesce(a.mention_count, 0), coalesce(a.forwarded, false),
-      coalesce(a.forward_score, 0), case when a.kind <> 'undecryptable' then v_order + a.ordinality end
-    from arrived as a
-    order by a.ordinality
+    insert into public.messages overriding user value
+    select (a.new).* from arrived as a order by a.place
     on conflict (session_id, chat_id, sender, wa_msg_id) do nothing
     returning id, chat_id, sender, wa_msg_id, ts, kind, media_status
   ),
@@ -227,9 +222,10 @@ begin
     select p_session, s.id, coalesce(nullif(a.media -> 'descriptor', 'null'), '{}')
     from stored as s
     inner join (
-      select distinct on (b.chat_id, b.sender, b.wa_msg_id) b.chat_id, b.sender, b.wa_msg_id, b.media
+      select distinct on (chat_id, sender, wa_msg_id)
+        (b.new).chat_id as chat_id, (b.new).sender as sender, (b.new).wa_msg_id as wa_msg_id, b.body -> 'media' as media
       from arrived as b
-      order by b.chat_id, b.sender, b.wa_msg_id, b.ordinality
+      order by chat_id, sender, wa_msg_id, b.place
     ) as a on s.chat_id = a.chat_id and s.sender = a.sender and s.wa_msg_id = a.wa_msg_id
     where s.media_status = 'pending' and jsonb_typeof(a.media) = 'object'
     returning 1
@@ -239,10 +235,10 @@ begin
   sent as materialized (
     select
       jsonb_object_agg(
-        concat_ws(' ', b.chat_id, b.sender, b.wa_msg_id), b.secret order by b.ordinality desc
+        concat_ws(' ', (b.new).chat_id, (b.new).sender, (b.new).wa_msg_id), b.body -> 'secret' order by b.place desc
       ) as by_name
     from arrived as b
-    where b.secret is not null
+    where b.body ->> 'secret' is not null
   ),
 
   secrets as (
@@ -268,50 +264,37 @@ begin
   -- Rare: some messages were stored before. Content replaces the stubs among them.
   if v_stored < v_monitored then
     for v_row in
-      select
-        m.wa_msg_id, m.chat_id, m.sender, m.sender_alt, m.push_name, m.kind, m.text, m.raw, m.media, m.quoted_msg_id,
-        m.quoted_sender, m.mentions, m.mention_count, m.forwarded, m.forward_score, m.secret, m.ordinality,
-        case
-          when jsonb_typeof(m.media) = 'object' then coalesce(m.media_status, 'pending') else m.media_status
-        end as media_status
-      from jsonb_populate_recordset(null::public.wa_message_in, p_messages) with ordinality as m
-      where m.kind <> 'undecryptable'
-      order by m.ordinality
+      select e.body, e.place
+      from jsonb_array_elements(p_messages) with ordinality as e (body, place)
+      where e.body ->> 'kind' <> 'undecryptable'
+      order by e.place
     loop
-      update public.messages as m
-      set
-        kind = v_row.kind, sender_alt = coalesce(v_row.sender_alt, m.sender_alt),
-        push_name = coalesce(v_row.push_name, m.push_name), pending = false, lost_at = null,
-        text = case when not m.blanked then v_row.text end,
-        raw = case when m.blanked then '{}' else coalesce(nullif(v_row.raw, 'null'), '{}') end,
-        file_name = case when not m.blanked then v_row.media ->> 'file_name' end,
-        media_status = case
-          when m.blanked and v_row.media_status is not null then 'revoked' else v_row.media_status
-        end,
-        mentions = case when not m.blanked then v_row.mentions end,
-        mention_count = case when m.blanked then 0 else coalesce(v_row.mention_count, 0) end,
-        quoted_msg_id = v_row.quoted_msg_id, quoted_sender = v_row.quoted_sender,
-        forwarded = coalesce(v_row.forwarded, false), forward_score = coalesce(v_row.forward_score, 0),
-        content_order = v_order + v_row.ordinality
-      where m.session_id = p_session and m.chat_id = v_row.chat_id and m.sender = v_row.sender
-        and m.wa_msg_id = v_row.wa_msg_id and m.kind = 'undecryptable'
-      returning m.id, m.ts, m.media_status, m.blanked into v_id, v_ts, v_status, v_blanked;
+      v_new := wa.message_row(p_session, null, v_row.body, v_order + v_row.place);
+      select * into v_stub
+      from public.messages as m
+      where m.session_id = p_session and m.chat_id = v_new.chat_id and m.sender = v_new.sender
+        and m.wa_msg_id = v_new.wa_msg_id and m.kind = 'undecryptable'
+      for no key update;
       continue when not found;
       v_upgraded := v_upgraded + 1;
-      if v_status = 'pending' and jsonb_typeof(v_row.media) = 'object' then
-        insert into public.media_jobs (session_id, message_id, descriptor)
-        values (p_session, v_id, coalesce(nullif(v_row.media -> 'descriptor', 'null'), '{}'));
-        v_jobs := v_jobs + 1;
-      end if;
-      if v_row.secret is not null and not v_blanked then
-        insert into public.message_secrets (message_id, session_id, secret) values (v_id, p_session, v_row.secret)
+      perform wa.replace_content(v_stub.id, v_new);
+      if v_stub.blanked then
+        perform wa.blank_message(v_stub.id);
+      else
+        if v_new.media_status = 'pending' and jsonb_typeof(v_row.body -> 'media') = 'object' then
+          insert into public.media_jobs (session_id, message_id, descriptor)
+          values (p_session, v_stub.id, coalesce(nullif(v_row.body -> 'media' -> 'descriptor', 'null'), '{}'));
+          v_jobs := v_jobs + 1;
+        end if;
+        insert into public.message_secrets (message_id, session_id, secret)
+        select v_stub.id, p_session, v_row.body ->> 'secret' where v_row.body ->> 'secret' is not null
         on conflict (message_id) do nothing;
       end if;
-      if v_row.kind = 'text' or v_status is not null then
-        v_ids := v_ids || v_id;
-        v_chats := v_chats || v_row.chat_id;
-        v_senders := v_senders || v_row.sender;
-        v_times := v_times || v_ts;
+      if v_new.kind = 'text' or v_new.media_status is not null then
+        v_ids := v_ids || v_stub.id;
+        v_chats := v_chats || v_stub.chat_id;
+        v_senders := v_senders || v_stub.sender;
+        v_times := v_times || v_stub.ts;
       end if;
     end loop;
   end if;

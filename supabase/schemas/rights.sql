@@ -1,5 +1,5 @@
--- All rights: row level security on every table and no policies, so that only the service role reads and writes; and
--- only the service role executes functions.
+-- All rights: row level security on every table and no policies, so that only the service role reads and writes; only
+-- the service role executes functions and draws numbers from sequences.
 
 revoke all on schema wa from public, anon, authenticated;
 grant usage on schema wa to service_role;
@@ -39,7 +39,11 @@ public.wa_media_abandoned, public.message_edits, public.message_reactions, publi
 public.wa_identities, public.wa_merges_due, public.decrypted_stanzas, public.wa_refused_stanzas, public.wa_discards
 to service_role;
 
-revoke all on sequence public.messages_content_order from anon, authenticated;
+revoke all on sequence
+public.audit_log_id_seq, public.groups_id_seq, public.media_id_seq, public.media_jobs_id_seq,
+public.message_edits_id_seq, public.messages_content_order, public.messages_id_seq, public.wa_held_changes_id_seq,
+public.wa_merges_due_id_seq, public.wa_refused_stanzas_id_seq
+from anon, authenticated;
 grant usage on sequence public.messages_content_order to service_role;
 
 revoke execute on function
@@ -55,9 +59,9 @@ public.wa_schema_version, public.wa_sealed_edits, public.wa_set_monitor, public.
 public.wa_tail, public.wa_upsert_groups, public.wa_whoami, public.wa_wipe_credentials, wa.apply_change, wa.apply_edit,
 wa.apply_reaction, wa.apply_revoke, wa.blank_message, wa.count_discard, wa.count_messages, wa.link_parents,
 wa.lock_job, wa.lock_message_of_job, wa.lock_session, wa.merge_cost, wa.merge_identity,
-wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step, wa.parse_time, wa.retry_changes, wa.store_messages,
-wa.store_messages_or_refuse, wa.take_change, wa.take_changes, wa.write_audits, wa.write_groups,
-wa.write_hashes_and_discards, wa.write_identities, wa.write_keys, wa.write_refused
+wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step, wa.message_row, wa.parse_time, wa.replace_content,
+wa.retry_changes, wa.store_messages, wa.store_messages_or_refuse, wa.take_change, wa.take_changes, wa.write_audits,
+wa.write_groups, wa.write_hashes_and_discards, wa.write_identities, wa.write_keys, wa.write_refused
 from public, anon, authenticated;
 
 grant execute on function
@@ -73,7 +77,7 @@ public.wa_schema_version, public.wa_sealed_edits, public.wa_set_monitor, public.
 public.wa_tail, public.wa_upsert_groups, public.wa_whoami, public.wa_wipe_credentials, wa.apply_change, wa.apply_edit,
 wa.apply_reaction, wa.apply_revoke, wa.blank_message, wa.count_discard, wa.count_messages, wa.link_parents,
 wa.lock_job, wa.lock_message_of_job, wa.lock_session, wa.merge_cost, wa.merge_identity,
-wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step, wa.parse_time, wa.retry_changes, wa.store_messages,
-wa.store_messages_or_refuse, wa.take_change, wa.take_changes, wa.write_audits, wa.write_groups,
-wa.write_hashes_and_discards, wa.write_identities, wa.write_keys, wa.write_refused
+wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step, wa.message_row, wa.parse_time, wa.replace_content,
+wa.retry_changes, wa.store_messages, wa.store_messages_or_refuse, wa.take_change, wa.take_changes, wa.write_audits,
+wa.write_groups, wa.write_hashes_and_discards, wa.write_identities, wa.write_keys, wa.write_refused
 to service_role;

@@ -42,7 +42,10 @@ def test_migrations_are_named_as_the_supabase_cli_wants_them() -> None:
     assert len({name[:14] for name in names}) == len(names)
 
 
-def test_the_schema_version_is_that_of_the_newest_migration() -> None:
+def test_the_database_answers_with_the_newest_migration_which_the_worker_asks_for(postgres: str) -> None:
+    with psycopg.connect(postgres) as connection:
+        found = connection.execute("select public.wa_schema_version() ->> 'version'").fetchone()
+    assert found == (SCHEMA_VERSION,)
     assert max(path.name for path in MIGRATIONS.iterdir()).startswith(SCHEMA_VERSION)
 
 

@@ -58,7 +58,8 @@ def test_the_base_makes_what_the_first_fifteen_migrations_made(postgres: str, fi
         "grant usage on schema wa to anon",
         "alter table public.messages disable row level security",
         "create policy everyone on public.messages for select using (true)",
-        "alter type public.wa_message_in add attribute one_more text",
+        "create type public.one_more as (text text)",
+        "grant usage on sequence public.messages_id_seq to anon",
         "comment on table public.messages is 'said'",
         "create trigger t before update on public.messages for each row "
         "execute function suppress_redundant_updates_trigger()",
@@ -75,6 +76,21 @@ def test_the_comparison_sees(changed: psycopg.Connection, change: str) -> None:
 def changed(postgres: str) -> Iterator[psycopg.Connection]:
     with database(postgres, migration_files()) as connection:
         yield connection
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated"])
+def test_what_a_hosted_project_grants_by_default_is_taken_back(changed: psycopg.Connection, role: str) -> None:
+    found = changed.execute(
+        """
+        select oid::regclass::text from pg_class where relkind in ('r', 'v', 'S') and relnamespace::regnamespace::text
+          in ('public', 'wa') and relacl::text ~ ('[{,]"?' || %(role)s || '"?=')
+        union all
+        select oid::regprocedure::text from pg_proc where pronamespace::regnamespace::text
+          in ('public', 'wa') and (proacl is null or proacl::text ~ ('[{,]"?' || %(role)s || '"?='))
+        """,
+        {"role": role},
+    ).fetchall()
+    assert found == []
 
 
 def test_every_schema_file_is_named_in_the_configuration() -> None:

@@ -8,23 +8,60 @@ from typing import Any
 
 import pytest
 
-from tests.integration.database import GROUP, OTHER_GROUP, START, message, photo, rows, stub, switch, table, writer
+from tests.integration.database import GROUP, OTHER_GROUP, START, at, message, photo, rows, stub, switch, table, writer
 from worker.errors import StoreRefused
+from worker.ingest.rules.normalise import MessageRow
 from worker.store import Audit, Batch, KeyChange, Refused, Store
 
+# A message that has every field which the worker sends, none of them empty or as by default.
+FULL = photo("A1", 5) | {
+    "from_me": True,
+    "text": "a caption",
+    "quoted_msg_id": "Q1",
+    "quoted_sender": "ben@lid",
+    "mentions": ["ben@lid"],
+    "mention_count": 2,
+    "forwarded": True,
+    "forward_score": 3,
+    "secret": "c2VjcmV0",
+    "target": {"chat_id": GROUP, "sender": "ben@lid", "wa_msg_id": "T1"},
+}
+# What a stub has already.
+KNOWN_OF_A_STUB = {"wa_msg_id", "chat_id", "sender", "sender_alt", "push_name", "from_me", "ts", "received_at"}
+ELSEWHERE = {"media", "secret", "target"}  # which are no columns of `messages`
 
-async def test_a_message_is_stored_with_all_its_columns(store: Store, session: str) -> None:
+
+async def test_every_field_of_a_message_is_stored_in_the_column_of_its_name(store: Store, session: str) -> None:
+    bare = MessageRow(
+        wa_msg_id="A1", chat_id=GROUP, sender="ana@lid", sender_alt=None, push_name=None, from_me=False,
+        ts=at(0), received_at=at(0), kind="text", text=None, raw={},
+    )  # fmt: skip
+    assert FULL.keys() == bare.as_json().keys(), "give the new field a value"
     me = await writer(store, session)
-    done = await me.commit(messages=[message("A1", 5)])
-    assert (done.stored, done.skipped, done.duplicates, done.jobs) == (1, 0, 0, 0)
-    (row,) = await rows(store, "messages", session)
+    done = await me.commit(messages=[FULL, stub("A2", 9)])
+    assert (done.stored, done.skipped, done.duplicates, done.jobs) == (2, 0, 0, 1)
+    row, stubbed = await rows(store, "messages", session)
     (group, _) = await rows(store, "groups", session)
+    for column in FULL.keys() - ELSEWHERE - {"ts", "received_at"}:
+        assert row[column] == FULL[column], column
+    for column in FULL.keys() - ELSEWHERE - KNOWN_OF_A_STUB:
+        assert row[column] != stubbed[column], f"{column} has its default in the sample"
     assert datetime.fromisoformat(row["ts"]) == START + timedelta(seconds=5)
-    expected = message("A1", 5)
-    for column in ("wa_msg_id", "chat_id", "sender", "sender_alt", "push_name", "from_me", "kind", "text", "raw"):
-        assert row[column] == expected[column], column
-    assert row["group_id"] == group["id"]
-    assert (row["media_id"], row["media_status"], row["parent_id"], row["pending"]) == (None, None, None, False)
+    assert datetime.fromisoformat(row["received_at"]) == START + timedelta(seconds=6)
+    assert (row["group_id"], row["media_id"], row["parent_id"]) == (group["id"], None, None)
+    assert (stubbed["pending"], stubbed["content_order"]) == (True, None)
+
+
+async def test_content_that_replaces_a_stub_fills_every_column_of_the_content(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    await me.commit(messages=[stub("A2", 9)])
+    await me.commit(messages=[FULL, FULL | {"wa_msg_id": "A2"}])
+    upgraded, stored = await rows(store, "messages", session)
+    for column in stored.keys() - KNOWN_OF_A_STUB - {"id", "parent_id", "content_order"}:
+        assert upgraded[column] == stored[column], column
+    assert upgraded["content_order"] == stored["content_order"] + 1
+    secrets = await rows(store, "message_secrets", session, "message_id")
+    assert [row["secret"] for row in secrets] == ["c2VjcmV0", "c2VjcmV0"]
 
 
 async def test_a_replayed_message_is_stored_once_and_changes_nothing(store: Store, session: str) -> None:

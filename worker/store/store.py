@@ -17,6 +17,7 @@ from worker.errors import KeyRefused, OddAnswer, SettingsError, StoreError, Stor
 from worker.store.bucket import Bucket
 from worker.store.client import Timeouts, make_client, translated
 from worker.store.console import Console
+from worker.store.embedded import MIGRATIONS
 from worker.store.key import KeyWatch
 from worker.store.rows import (
     AccountState,
@@ -38,7 +39,7 @@ from worker.store.rows import (
     known,
 )
 
-SCHEMA_VERSION = "20261126120000"  # the newest migration that this code needs
+SCHEMA_VERSION = max(file.name for file in MIGRATIONS.glob("*.sql"))[:14]  # the newest migration, which we need
 DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
 CHEAPEST = "wa_schema_version"  # reads no table
