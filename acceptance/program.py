@@ -174,6 +174,7 @@ class AcceptanceRun:
             if row.get("status") == "connected":  # a row that a killed worker left says so too
                 metrics = await worker.get("/metrics")
                 return metrics is not None and CONNECTED in metrics.text.splitlines()
+            await self._stop_if_refused(worker)
             detail = row.get("detail") or {}
             if detail.get("qr") and detail.get("expiresAt") and (last is None or last[0] != detail["qr"]):
                 last = detail["qr"], row, datetime.now(UTC)
@@ -184,6 +185,18 @@ class AcceptanceRun:
         row = await database.session_row() or {}
         self.screen.say(f"Connected as {row.get('wa_name') or 'this account'}.")
         return last[1:] if last else None
+
+    async def _stop_if_refused(self, worker: Worker) -> None:
+        """When the worker waits for a person, as at the passkey gate, no code comes; its own words are the verdict.
+
+        Raises:
+            AssertionError: it does.
+        """
+        answer = await worker.get("/readyz")  # the session's row may be one that an earlier worker left
+        session = (answer.json()["session"] if answer is not None else None) or {}
+        if session.get("state") == "needs_you":
+            self._note([passed_if(False, 1, f"the phone was not linked: {session['say']}")])
+            raise AssertionError(f"the phone was not linked: {session['say']}")
 
     async def _choose(self, worker: Worker, database: Database) -> Scene:
         self.screen.title("3  The groups")

@@ -135,7 +135,7 @@ function onAck(connection, stanza) {
   const { phone } = connection
   const { attrs } = stanza
   phone.receipts.add(attrs.error ? 'nack' : 'ack', { id: attrs.id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: attrs.error ?? null, class: attrs.class ?? null })
-  if (attrs.class === 'notification') connection.gate?.acks.push(attrs.error ? `${attrs.type} ${attrs.error}` : attrs.type ?? '')
+  if (attrs.class === 'notification') connection.gate?.noteAck(attrs)
   const wrong = phone.realism.switches.strict_acks ? wrongAck(phone, attrs) : null
   if (wrong) return void phone.log.add('bad_ack', { connection: connection.number, id: attrs.id, class: attrs.class ?? null, wrong })
   if (attrs.error) phone.queue.settleNack(stanza, { sticks: Boolean(phone.faults.has('nack_sticks')) })

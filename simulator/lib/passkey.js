@@ -34,7 +34,7 @@ export class Gate {
   proof = 'unknown'
   /** @type {string[]} */
   problems = []
-  /** @type {string[]} types of the notifications that the client acked */
+  /** @type {string[]} types of the gate's notifications that the client acked, with the error that it named */
   acks = []
   confirmed = false
   challenge = randomBytes(KEY_BYTES).toString('base64url')
@@ -76,6 +76,11 @@ export class Gate {
   /** @param {string} type @param {Node[]} content */
   #notify(type, content, from = SERVER) {
     this.connection.send(node('notification', { from, type, id: randomBytes(8).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, content))
+  }
+
+  /** @param {Record<string, string>} ack */
+  noteAck({ type = '', error }) {
+    if (type === 'passkey_prologue_request' || type === 'crsc_continuation') this.acks.push(error ? `${type} ${error}` : type)
   }
 
   /** Step 6: the phone shows its ephemeral key and its nonce. */

@@ -149,6 +149,20 @@ async def test_every_line_passes_with_a_tester_who_does_as_told_and_the_next_run
         }
 
 
+async def test_an_account_behind_the_passkey_gate_is_a_verdict_of_its_own(tmp_path: Path, acceptance: Accept) -> None:
+    async with await VirtualPhone.start(tmp_path) as phone:
+        await phone.realism(passkey=True)
+        tester = Script(phone)
+        run = acceptance(phone, tester)
+
+        assert await run.run() == EXIT_FAILED
+
+        assert tester.scans == 1
+        assert verdicts(run)[1] is State.FAILED
+        assert run.report is not None
+        assert "the phone was not linked: WhatsApp asks for this account's passkey" in run.report.read_text()
+
+
 async def test_a_linked_account_can_be_unlinked_and_scanned_once_more(tmp_path: Path, acceptance: Accept) -> None:
     everything = [step.name for step in STEPS]
     async with await VirtualPhone.start(tmp_path) as phone:

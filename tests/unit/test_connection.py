@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
-from worker.bridge.protocol import ConnectionState, Stalled
+from worker.bridge.protocol import ConnectionState, PasskeyRequested, Stalled
 from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, Stuck, cause
 from worker.session import reconnect_policy, socket
 from worker.session.auth_state import AuthState
@@ -310,6 +310,18 @@ async def test_a_pairing_code_stands_alone_when_the_last_qr_has_run_out() -> Non
         assert "expiresAt" not in detail, "that is the QR code's"
         assert (detail["pairing_code"], detail["pairing_code_expires_at"]) == ("ABCD1234", expires_at)
         assert len(it.database.events("qr_generated")) == 1
+
+
+async def test_the_passkey_gate_needs_a_person_and_is_not_tried_again_by_itself() -> None:
+    async with life(worker_qr_again_s=1) as it:
+        await it.connects(1)
+        it.sidecar.shows_qr()
+        it.sidecar.says(PasskeyRequested(options=None))
+        row = await it.state("needs_you")
+        assert "passkey" in row["detail"]["say"]
+        assert it.sidecar.calls[-1] == "close"
+        it.ask(Ask.REFRESH)
+        await it.connects(2)
 
 
 async def test_a_pairing_code_that_has_run_out_is_not_shown_beside_the_next_qr() -> None:

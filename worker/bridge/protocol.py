@@ -185,6 +185,12 @@ class Qr(Wire):
     ttl_ms: int
 
 
+class PasskeyRequested(Wire):
+    """WhatsApp asks for the account's passkey before it links. `options`: WebAuthn's, as they came; None: none did."""
+
+    options: dict[str, Any] | None
+
+
 class Me(Wire):
     id: str | None
     lid: str | None = None
@@ -217,7 +223,7 @@ class Stalled(Wire):
     detail: dict[str, Any]
 
 
-Notification = Qr | ConnectionState | Offline | Stalled
+Notification = Qr | PasskeyRequested | ConnectionState | Offline | Stalled
 
 # Method → model of its parameters; what the fixtures in tests/wire are checked against.
 TO_SIDECAR: dict[str, type[Wire]] = {
@@ -244,6 +250,7 @@ TO_WORKER: dict[str, type[Wire]] = {
 }
 NOTIFICATIONS: dict[str, type[Wire]] = {
     "qr": Qr,
+    "passkey_requested": PasskeyRequested,
     "connection": ConnectionState,
     "offline": Offline,
     "stalled": Stalled,

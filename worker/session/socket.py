@@ -10,16 +10,23 @@ from anyio.abc import TaskGroup
 from loguru import logger
 
 from worker.bridge.peer import Peer
-from worker.bridge.protocol import CloseInfo, ConnectionState, Me, Offline, Qr, Stalled
+from worker.bridge.protocol import CloseInfo, ConnectionState, Me, Offline, PasskeyRequested, Qr, Stalled
+from worker.session.closes import Halt
 from worker.session.events import DatabaseGone, EventQueue, SessionEvent, StallFound
 from worker.session.flags import Ask, Request
 from worker.session.reconnect_policy import Connect, Plan, ReconnectPolicy
 from worker.session.report import Report, View
-from worker.session.requests import ENTER_THE_CODE, Requests
+from worker.session.requests import DRAIN_SECONDS, ENTER_THE_CODE, Requests
 from worker.session.watchdog import OPEN_WITHIN_SECONDS
 
 SKEW_MAX_MS = 5_000.0  # more is audited; docs/architecture.md, "Live only"
 SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link a device."
+
+PASSKEY_NEEDED = (
+    "WhatsApp asks for this account's passkey before it links a device, and wa-worker does not do that yet: this "
+    "account cannot be linked now. The request on the phone can be closed. To try again, or with another account, ask "
+    "for a refresh (wa_refresh_qr_requested)."
+)
 
 
 class Socket:
@@ -68,6 +75,10 @@ class Socket:
         match event:
             case Qr():
                 self._show_qr(event)
+            case PasskeyRequested():
+                await self._peer.close(logout=False, drain_seconds=DRAIN_SECONDS)  # the ack of the request waits there
+                self._report.audit("disconnect", code=None, reason="WhatsApp asks for the account's passkey")
+                return self._policy.after(Halt(say=PASSKEY_NEEDED))
             case ConnectionState(state="close", close=CloseInfo() as info):
                 return self._policy.after_close(info)
             case ConnectionState(state="open"):

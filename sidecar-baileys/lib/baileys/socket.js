@@ -20,6 +20,7 @@ import { toWireEvents } from './events.js'
 import { ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_BAILEYS } from './internals.js'
 import { socketOptions } from './options.js'
 import { Pairing } from './pairing.js'
+import { Passkey, PASSKEY_NOTIFICATIONS } from './passkey.js'
 import { receiptFor } from './receipt.js'
 import { Sections } from './sections.js'
 import { revive, reviveCreds, serialise, serialiseCreds } from './serial.js'
@@ -59,6 +60,8 @@ export class Connection {
   #throttle
   /** @type {Pairing} */
   #link
+  /** @type {Passkey} */
+  #passkey
   /** @type {Sections} */
   #sections
   #transactions = new Transactions((data) => this.keys.set(data))
@@ -95,6 +98,7 @@ export class Connection {
       creds: this.creds, browser: params.browser, ttlMs: params.qr_timeout_ms, notify: hooks.notify,
       end: (error) => void this.sock.end(error),
     })
+    this.#passkey = new Passkey(hooks.notify)
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve))
     this.gate = new Gate({
       commit: (batch) => hooks.commit(batch),
@@ -239,6 +243,10 @@ export class Connection {
           this.#arrive(node)
           return true
         case STANZA.notification:
+          if (!this.creds.account && PASSKEY_NOTIFICATIONS.has(node.attrs.type)) {
+            this.#acknowledge(buildAckStanza(node, this.#passkey.take(node)))
+            return true
+          }
           if (node.attrs.type === CODE_TYPED) this.#link.codeTyped()
           if (node.attrs.type !== QR_RETIRED || this.creds.account) break
           this.#renewSecret(node)

@@ -88,6 +88,7 @@ export const PARAMS = {
     events: listOf(isEvent),
   }),
   qr: shape({ qr: orNull(isString), ttl_ms: isCount }),
+  passkey_requested: shape({ options: orNull(isObject) }),
   connection: (value) =>
     shape({ state: oneOf('connecting', 'open', 'close') })(value) &&
     (value.state !== 'open' || shape({ me: isMe, server_time_offset_ms: orNull(isNumber) })(value)) &&
