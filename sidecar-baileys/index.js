@@ -29,6 +29,8 @@ try {
   process.exit(1)
 }
 
+const { boundKeySteps } = await import('./lib/baileys/key_steps.js')
+boundKeySteps()
 const { makePeer } = await import('./lib/wire/peer.js')
 const { registerMethods } = await import('./lib/wire/methods.js')
 

@@ -55,6 +55,10 @@ const otherSource = (file, text) => ({
   source: (/** @type {string} */ name) =>
     name === `Socket/${file}.js` ? installed.source(name).replaceAll(text, '…') : installed.source(name),
 })
+/** One file is not the one that was read. @param {string} file */
+const otherFile = (file) => ({
+  ...installed, hash: (/** @type {string} */ name) => (name === file ? 'another' : installed.hash(name)),
+})
 const { baileys, curve } = installed
 const frozen = Object.freeze({ ...baileys.Curve })
 
@@ -69,6 +73,9 @@ const listening = (name) =>
 /** What a new version may change → a word of the sentence that says so. */
 const OTHER_PACKAGES = /** @type {[string, any, string][]} */ ([
   ['libsignal signs elsewhere', { ...installed, curve: without(curve, 'verifySignature') }, 'verifySignature'],
+  ['another session cipher', otherFile('libsignal/src/session_cipher.js'), 'libsignal/src/session_cipher.js'],
+  ['another session record', otherFile('libsignal/src/session_record.js'), 'libsignal/src/session_record.js'],
+  ['another group cipher', otherFile('baileys/lib/Signal/Group/group_cipher.js'), 'group_cipher.js'],
   ['Curve cannot be changed', otherBaileys({ Curve: frozen }), 'Curve.verify'],
   ['the certificates are read elsewhere', otherBaileys({ proto: {} }), 'CertChain'],
   ['another name for the root key', otherBaileys({ WA_CERT_DETAILS: {} }), 'WA_CERT_DETAILS'],

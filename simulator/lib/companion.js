@@ -34,10 +34,10 @@ export class Companion {
     return Number(this.jid.split('@')[0]?.split(':')[1] ?? 0)
   }
 
-  /** What a sender is given to start a session. @returns {import('./device.js').Bundle} */
-  takeBundle() {
+  /** What a sender is given to start a session. @param {{oneTime?: boolean}} [options] @returns {import('./device.js').Bundle} */
+  takeBundle({ oneTime = true } = {}) {
     if (!this.identity.length) throw new ControlError(409, 'the client has no identity yet')
-    const [first] = this.preKeys
+    const [first] = oneTime ? this.preKeys : []
     if (first) this.preKeys.delete(first[0])
     return {
       registrationId: this.registrationId, identity: this.identity, signedPreKey: this.signedPreKey,

@@ -8,6 +8,7 @@ import { Curve, proto } from 'baileys'
 import * as libsignal from 'libsignal'
 // @ts-ignore no types
 import whisper from 'libsignal/src/protobufs.js'
+import { advance } from './attacker.js'
 import { makeSigningKey, withTypePrefix } from './curve.js'
 import { SenderKey } from './sender-key.js'
 
@@ -69,6 +70,14 @@ export class Device {
     const cipher = new libsignal.SessionCipher(this.#storage(), this.#address(generation))
     const { type, body } = await cipher.encrypt(Buffer.from(padded))
     return { type: type === 3 ? 'pkmsg' : 'msg', ciphertext: Buffer.from(/** @type {any} */ (body)) }
+  }
+
+  /** The next message to the client has a number that is so much higher. @param {number} generation @param {number} steps */
+  skip(generation, steps) {
+    const session = this.#sessions.get(this.#address(generation).toString())?.getOpenSession()
+    const { chainKey } = session.getChain(session.currentRatchet.ephemeralKeyPair.pubKey)
+    chainKey.key = advance(chainKey.key, steps)
+    chainKey.counter += steps
   }
 
   /** What the client wrote to this device. @param {number} generation @param {string} type @param {Uint8Array} ciphertext */

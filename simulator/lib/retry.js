@@ -23,7 +23,7 @@ export function answerRetry({ phone }, receipt) {
   void phone.inOrder(async () => {
     const count = child(receipt, 'retry')?.attrs.count ?? '1'
     const content = message.group ? { ...message.message, ...distribution(message) } : message.message
-    const { type, ciphertext } = await encryptPairwise(phone, message.device, content, bundleIn(receipt))
+    const { type, ciphertext } = await encryptPairwise(phone, message.device, content, { bundle: bundleIn(receipt) })
     const bad = Number(count) < Number(message.fault.retries ?? 1)
     const enc = node('enc', { v: '2', type, count, mediatype: message.mediatype }, bad ? spoil(type, ciphertext) : ciphertext)
     if (message.group && !bad) message.device.senderKey(message.group).sharedWith = phone.companion?.generation ?? 0

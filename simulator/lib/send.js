@@ -5,6 +5,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { proto } from 'baileys'
+import { forgedMessage, garbage } from './attacker.js'
 import { padMessage, spoil } from './device.js'
 import { ControlError } from './errors.js'
 import { nowMs } from './journal.js'
@@ -15,7 +16,7 @@ import { node, SERVER } from './stanza.js'
 /** @typedef {import('./phone.js').Phone} Phone */
 /** @typedef {import('./stanza.js').Node} Node */
 /** @typedef {import('./device.js').Device} Device */
-/** @typedef {{duplicate?: boolean, whole_blocks?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean}} MessageFault */
+/** @typedef {{duplicate?: boolean, whole_blocks?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean, new_session?: boolean, skip?: number, forged?: {counter?: number, previous_counter?: number}, garbage?: number}} MessageFault */
 
 /**
  * @typedef {object} SentMessage
@@ -133,8 +134,13 @@ async function encrypt(phone, message) {
   const { group, device, fault, mediatype } = message
   const damaged = { corrupt: fault.corrupt, wholeBlocks: fault.whole_blocks, tamper: fault.tamper_signature }
   if (fault.unavailable) return node(message.tag, message.attrs, [node('unavailable', { type: 'unknown' })])
+  if (fault.forged || fault.garbage) {
+    const ciphertext = fault.forged ? forgedMessage(fault.forged) : garbage(fault.garbage ?? 0)
+    return node(message.tag, message.attrs, [node('enc', { v: '2', type: fault.garbage && group ? 'skmsg' : 'msg', mediatype }, ciphertext)])
+  }
   if (!group) {
-    const { type, ciphertext } = await encryptPairwise(phone, device, message.message)
+    const bundle = fault.new_session ? phone.companion?.takeBundle({ oneTime: false }) : undefined
+    const { type, ciphertext } = await encryptPairwise(phone, device, message.message, { bundle, skip: fault.skip })
     return node(message.tag, message.attrs, [node('enc', { v: '2', type, mediatype }, fault.corrupt ? spoil(type, ciphertext) : ciphertext)])
   }
   const generation = phone.companion?.generation ?? 0
@@ -145,6 +151,7 @@ async function encrypt(phone, message) {
     parts.push(node('enc', { v: '2', type }, ciphertext))
     key.sharedWith = generation
   }
+  if (fault.skip) key.skip(fault.skip)
   parts.push(node('enc', { v: '2', type: 'skmsg', mediatype }, key.encrypt(padMessage(message.message), damaged)))
   return node(message.tag, message.attrs, parts)
 }
@@ -157,15 +164,16 @@ export function distribution({ group, device }) {
 
 /**
  * @param {Phone} phone @param {Device} device @param {proto.IMessage} message
- * @param {import('./device.js').Bundle} [bundle] - start a new session with these keys
+ * @param {{bundle?: import('./device.js').Bundle, skip?: number}} [options] - start a new session with these keys · leave out so many keys
  */
-export async function encryptPairwise(phone, device, message, bundle) {
+export async function encryptPairwise(phone, device, message, { bundle, skip } = {}) {
   const { companion } = phone
   if (!companion) throw new ControlError(409, 'no device is linked')
   if (bundle || !device.hasSession(companion.generation)) {
     await device.startSession(companion.generation, bundle ?? companion.takeBundle())
     if (companion.preKeys.size === LOW_PREKEYS - 1) tellLowPreKeys(phone)
   }
+  if (skip) device.skip(companion.generation, skip)
   return device.encrypt(companion.generation, padMessage(message))
 }
 

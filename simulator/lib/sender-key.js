@@ -4,6 +4,7 @@
  */
 import { createCipheriv, createHmac, hkdfSync, randomBytes, randomInt } from 'node:crypto'
 import { proto } from 'baileys'
+import { advance } from './attacker.js'
 import { makeSigningKey, withTypePrefix } from './curve.js'
 
 const VERSION = 0x33 // this version and the oldest one understood: both 3
@@ -25,6 +26,12 @@ export class SenderKey {
       id: this.#id, iteration: this.#iteration, chainKey: this.#chainKey, signingKey: withTypePrefix(this.#signing.public)
     }).finish()
     return Buffer.concat([Buffer.from([VERSION]), body])
+  }
+
+  /** The next message has a number that is so much higher. @param {number} steps */
+  skip(steps) {
+    this.#chainKey = advance(this.#chainKey, steps)
+    this.#iteration += steps
   }
 
   /**

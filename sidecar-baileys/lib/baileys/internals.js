@@ -5,6 +5,7 @@
  * throws an error that names what is missing. `test/internals.test.js` runs both against the installed packages.
  * This module imports neither package: signatures must be replaced before Baileys loads.
  */
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
@@ -12,6 +13,13 @@ import { createRequire } from 'node:module'
 export const LIBSIGNAL_VERSION = '6.0.0'
 /** sha256 of that file: notices a release that was patched under the same number. */
 export const LIBSIGNAL_CURVE_SHA256 = 'a45c682103f1ab047a24497db2175dec5605495d8c0f4c11354b347d31950f6a'
+
+/** sha256 of the files whose methods `key_steps.js` replaces. */
+const CIPHERS = Object.freeze({
+  'libsignal/src/session_cipher.js': '031b3282489ffec6a0cab23520bdf956a5bf4d15c57cb868e89fa6643255cd2b',
+  'libsignal/src/session_record.js': '604d6d8ded9d316f7e8367c45759f6449be743c5aabe142db3412eff4e89ab35',
+  'baileys/lib/Signal/Group/group_cipher.js': 'd05f353e5cf2aa698ed73d59d7c6fcef6d3b7067052722fcd3b9e172d811c6ee',
+})
 
 /** Baileys emits each incoming stanza on `sock.ws` under these names. */
 export const STANZA = Object.freeze({
@@ -77,6 +85,7 @@ export const RETRY_CACHES = /** @type {const} */ ([
  * @property {Record<string, any>} baileys the module
  * @property {Record<string, any>} curve libsignal's `src/curve.js`
  * @property {(file: string) => string} source the text of a file below Baileys' `lib/`; '' if there is none
+ * @property {(file: string) => string} hash sha256 of a package's file; '' if there is none
  *
  * @typedef {object} Internal
  * @property {string} name
@@ -99,6 +108,11 @@ export const IN_PACKAGES = [
     use: 'replaced by a strict, native check before Baileys copies it',
     found: ({ curve }) => hasMethods(curve, 'verifySignature') && isWritable(curve, 'verifySignature'),
   },
+  ...Object.entries(CIPHERS).map(([file, known]) => ({
+    name: `${file} as it was read`,
+    use: 'its methods are replaced, to bound what one stanza may cost',
+    found: (/** @type {Packages} */ { hash }) => hash(file) === known,
+  })),
   {
     name: 'Curve.verify, Curve.sharedKey',
     use: "let the handshake of a local server pass (WA_STRICT_CERTS=false), and see the server's static key",
@@ -261,6 +275,13 @@ export async function installedPackages() {
     source: (file) => {
       try {
         return readFileSync(new URL(file, lib), 'utf8')
+      } catch {
+        return ''
+      }
+    },
+    hash: (file) => {
+      try {
+        return createHash('sha256').update(readFileSync(require.resolve(file))).digest('hex')
       } catch {
         return ''
       }

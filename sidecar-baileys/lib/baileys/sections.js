@@ -7,6 +7,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn } from 'node:timers/promises'
 import { binaryNodeToString } from 'baileys'
+import { withinBudget } from './key_steps.js'
 
 /**
  * @typedef {import('../log/gate.js').KeyChanges} KeyChanges
@@ -102,7 +103,7 @@ export class Sections {
     this.#current = stanza
     this.hooks.onOpen()
     try {
-      const plaintext = await this.#context.run(stanza, run)
+      const plaintext = await this.#context.run(stanza, () => withinBudget(stanza.keySteps, run))
       stanza.decrypted(ciphertext, plaintext)
       return plaintext
     } catch (error) {

@@ -1,5 +1,6 @@
 /** Credentials, keys and messages as text, and back. */
 import { BufferJSON, proto } from 'baileys'
+import { trimSenderKeys, trimSession } from './key_records.js'
 
 /**
  * @param {string} type Baileys' key type
@@ -7,7 +8,8 @@ import { BufferJSON, proto } from 'baileys'
  * @returns {string}
  */
 export function serialise(type, value) {
-  return JSON.stringify(type === 'sender-key' ? repairSenderKey(value) : value, BufferJSON.replacer)
+  const kept = type === 'session' ? trimSession(value) : type === 'sender-key' ? repairSenderKey(value) : value
+  return JSON.stringify(kept, BufferJSON.replacer)
 }
 
 /**
@@ -29,7 +31,9 @@ export function revive(type, text) {
  */
 function repairSenderKey(value) {
   if (!(value instanceof Uint8Array)) return value
-  return Buffer.from(JSON.stringify(JSON.parse(Buffer.from(value).toString('utf8')), BufferJSON.replacer))
+  const states = JSON.parse(Buffer.from(value).toString('utf8'))
+  const kept = Array.isArray(states) ? trimSenderKeys(states) : states
+  return Buffer.from(JSON.stringify(kept, BufferJSON.replacer))
 }
 
 /** @param {any} creds */

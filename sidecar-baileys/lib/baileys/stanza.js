@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto'
 import { decodeMessageNode, proto, unpadRandomMax16 } from 'baileys'
 import { NOTHING_TO_DECRYPT } from './internals.js'
+import { KeySteps } from './key_steps.js'
 import { messageToJson } from './serial.js'
 
 const DECRYPTABLE = new Set(['skmsg', 'pkmsg', 'msg'])
@@ -46,6 +47,7 @@ export class Stanza {
     this.expectedBytes = FRAME_BYTES
     /** @type {import('../log/gate.js').Section | undefined} */
     this.section = undefined
+    this.keySteps = new KeySteps()
     /** @type {import('baileys').WAMessageKey | null} */
     this.key = null
     try {

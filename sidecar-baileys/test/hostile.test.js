@@ -1,0 +1,76 @@
+/** What a stranger's modified client may cost us: real sidecar, real Baileys, the virtual phone as the attacker. */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { Database, pair, Sidecar, startPhone } from './support/worker.js'
+
+/** libsignal keeps so many sessions of one device. */
+const SESSIONS = 41
+const FORGED = 20
+/** Longest gap that libsignal bridges. */
+const GAP = 2_000
+/** A record with 2,000 skipped keys and 41 sessions. */
+const RECORD_LONGEST = 300_000
+
+/** @type {any} */
+let phone
+/** @type {Sidecar} */
+let sidecar
+const database = new Database()
+let group = ''
+
+before(async () => {
+  phone = await startPhone()
+  sidecar = new Sidecar(database, { LOG_LEVEL: 'info' })
+  await pair(sidecar, phone)
+  group = (await phone.post('/groups', { subject: 'A group', participants: ['Ana', 'Mallory'] })).id
+})
+after(async () => {
+  sidecar.child.kill('SIGKILL')
+  phone.stop()
+})
+
+/** Send, and wait until the sidecar has committed it. @param {object} body @returns {Promise<any>} its stanza */
+async function stanzaOf(body) {
+  const { id } = await phone.post('/send', body)
+  return sidecar.until(() => database.stanzas.find((/** @type {any} */ s) => s.attrs.id === id), `the stanza ${id}`)
+}
+
+/** @param {any} stanza */
+const textOf = ({ content }) => content?.conversation ?? null
+
+/** @param {string} type @returns {number} characters of the longest record */
+const longest = (type) =>
+  Math.max(...[...database.keys].map(([key, value]) => (key.startsWith(`${type}/`) ? value.length : 0)))
+
+test('forty-one sessions of one device and forged messages: each is given up, and others go on', async () => {
+  for (let i = 0; i < SESSIONS; i++) {
+    const sent = { from: 'Mallory', to: 'direct', text: `session ${i}`, fault: { new_session: true } }
+    assert.equal(textOf(await stanzaOf(sent)), `session ${i}`)
+  }
+  for (let i = 0; i < FORGED; i++) {
+    const fault = { forged: { counter: 1999, previous_counter: 1999 }, never: true }
+    const stanza = await stanzaOf({ from: 'Mallory', to: 'direct', text: '', fault })
+    assert.match(stanza.failure, /too many message keys/)
+  }
+  assert.equal(textOf(await stanzaOf({ from: 'Ana', to: group, text: 'still here' })), 'still here')
+  const next = await stanzaOf({ from: 'Mallory', to: 'direct', text: 'a good one' })
+  assert.equal(textOf(next), 'a good one', 'forged messages spoil no session')
+})
+
+test('a gap of two thousand messages opens, in a direct chat and in a group', async () => {
+  await stanzaOf({ from: 'Ana', to: 'direct', text: 'the first' })
+  const far = await stanzaOf({ from: 'Ana', to: 'direct', text: 'far on', fault: { skip: GAP - 1 } })
+  assert.equal(textOf(far), 'far on')
+  const farInGroup = await stanzaOf({ from: 'Ana', to: group, text: 'far on in a group', fault: { skip: GAP } })
+  assert.equal(textOf(farInGroup), 'far on in a group')
+})
+
+test('sessions that each skip two thousand keys leave a record of bounded size', async () => {
+  for (let i = 0; i < 10; i++) {
+    const fault = { new_session: i % 3 === 0, skip: GAP - 1 }
+    assert.equal(textOf(await stanzaOf({ from: 'Mallory', to: 'direct', text: `${i}`, fault })), `${i}`)
+    assert.equal(textOf(await stanzaOf({ from: 'Mallory', to: group, text: `${i}`, fault: { skip: GAP - 1 } })), `${i}`)
+  }
+  assert.ok(longest('session') < RECORD_LONGEST, `${longest('session')} characters`)
+  assert.ok(longest('sender-key') < RECORD_LONGEST, `${longest('sender-key')} characters`)
+})
