@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { mock, test } from 'node:test'
 import fc from 'fast-check'
-import { BATCH_BYTES, BATCH_STANZAS, Gate } from '../lib/log/gate.js'
+import { BATCH_BYTES, BATCH_STANZAS, GATHER_MS, GATHER_STEP_MS, Gate } from '../lib/log/gate.js'
 
-/** A gate whose commits are answered by hand. */
-function makeGate() {
+/** A gate whose commits are answered by hand. @param {() => number} [inWork] */
+function makeGate(inWork) {
   /** @type {{batch: import('../lib/log/gate.js').Batch, resolve: () => void, reject: (e: Error) => void}[]} */
   const commits = []
   /** @type {string[]} */
@@ -19,6 +19,8 @@ function makeGate() {
     }),
     write: (frame) => written.push(Buffer.from(frame).toString()),
     onFailure: (error) => failures.push(error),
+    inWork,
+    now: () => Date.now(),
   })
   const nextCommit = async () => {
     while (commits.length === 0) await new Promise((resolve) => { announce = () => resolve(undefined) })
@@ -80,6 +82,65 @@ test('while one commit runs, everything else gathers into the next one', async (
   assert.equal(second.batch.seq, 2)
   second.resolve()
 })
+
+/** @param {(clock: (ms: number) => Promise<void>) => Promise<void>} body its clock goes on only when told */
+async function withClock(body) {
+  mock.timers.enable({ apis: ['setTimeout', 'Date'] })
+  const turn = () => new Promise(setImmediate)
+  try {
+    await body(async (ms) => {
+      await turn()
+      mock.timers.tick(ms)
+      await turn()
+    })
+  } finally {
+    mock.timers.reset()
+  }
+}
+
+test('while stanzas are being decrypted a commit waits for the next one, and not when nothing more comes', () =>
+  withClock(async (pass) => {
+    let inWork = 2
+    const { gate, commits } = makeGate(() => inWork)
+    gate.append(stanza('a'))
+    await pass(GATHER_STEP_MS - 1)
+    inWork = 1
+    gate.append(stanza('b'))
+    await pass(GATHER_STEP_MS - 1)
+    assert.equal(commits.length, 0)
+    inWork = 0
+    gate.append(stanza('c'))
+    await pass(0)
+    assert.deepEqual(commits.map(({ batch }) => batch.stanzas.length), [3])
+  }))
+
+test('a stanza that takes long keeps no other from its commit', () =>
+  withClock(async (pass) => {
+    const { gate, commits } = makeGate(() => 1)
+    gate.append(stanza('a'))
+    await pass(GATHER_STEP_MS)
+    assert.equal(commits.length, 1)
+  }))
+
+test('a stream without an end is committed in parts', () =>
+  withClock(async (pass) => {
+    const { gate, commits } = makeGate(() => 1)
+    for (let ms = 0; ms <= 2 * GATHER_MS; ms += GATHER_STEP_MS - 1) {
+      gate.append(stanza(String(ms)))
+      await pass(GATHER_STEP_MS - 1)
+    }
+    assert.equal(commits.length, 1)
+  }))
+
+test('a gate that has failed commits nothing that it was gathering', () =>
+  withClock(async (pass) => {
+    const { gate, commits } = makeGate(() => 1)
+    gate.append(stanza('a'))
+    await pass(1)
+    gate.fail(new Error('another holder'))
+    await pass(GATHER_MS)
+    assert.equal(commits.length, 0)
+  }))
 
 test('a batch ends at its bounds, and one item over the bound travels alone', async () => {
   const { gate, nextCommit } = makeGate()

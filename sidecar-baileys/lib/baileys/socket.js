@@ -105,6 +105,7 @@ export class Connection {
       write: (frame) => this.#transport?.write(frame),
       onDurable: (number) => this.keys.durable(number),
       onFailure: (error) => this.end(error),
+      inWork: /** @returns {number} */ () => this.inbox.waiting,
       onDepth: () => this.#throttle.regulate(),
     })
     this.#sections = new Sections({

@@ -21,6 +21,16 @@
 export const BATCH_STANZAS = 500
 /** Bytes at which a batch is full; a larger item travels alone. */
 export const BATCH_BYTES = 1_000_000
+/**
+ * A commit costs nearly the same whatever it carries. So while stanzas are being decrypted, it waits for the next one
+ * this long, in milliseconds: a machine that decrypts a hundred a second gathers, one that waits for an answer of
+ * WhatsApp does not.
+ */
+export const GATHER_STEP_MS = 10
+/** Longest wait of the first item of a batch, milliseconds. */
+export const GATHER_MS = 250
+/** Items that are enough for a commit. */
+const GATHER_ITEMS = 400
 
 /**
  * @typedef {Record<string, Record<string, string | null>>} KeyChanges type → id → serialised value, null = deleted
@@ -44,6 +54,7 @@ export const BATCH_BYTES = 1_000_000
  * @property {(frame: Uint8Array) => void} write puts one frame on the socket
  * @property {(number: number) => void} [onDurable] everything up to this number is durable
  * @property {(error: Error) => void} [onFailure] the gate has shut for good; nothing leaves any more
+ * @property {() => number} [inWork] stanzas that have arrived and will enter the log
  * @property {() => void} [onDepth] the log has grown or shrunk: look at `bytes`
  * @property {() => number} [now] milliseconds; measures the longest hold
  */
@@ -93,6 +104,10 @@ export class Gate {
   #durable = 0
   #seq = 0
   #committing = false
+  /** When the oldest item that waits for others was looked at, milliseconds. */
+  #gatheringSince = NaN
+  /** @type {NodeJS.Timeout | undefined} */
+  #gatherStep
   /** @type {Set<Section>} */
   #sections = new Set()
   /** @type {(() => void)[]} */
@@ -171,6 +186,7 @@ export class Gate {
   fail(error) {
     if (this.#failure) return
     this.#failure = error
+    clearTimeout(this.#gatherStep)
     this.#log = []
     this.#frames = []
     this.#sections.clear()
@@ -208,11 +224,30 @@ export class Gate {
   #pump() {
     if (this.#committing || this.#failure || this.#log.length === 0) return
     this.#committing = true
+    clearTimeout(this.#gatherStep)
     // Wait one tick: everything of this turn shares the batch.
-    setImmediate(() => void this.#commitNext())
+    setImmediate(() => {
+      if (this.#gathers()) this.#committing = false
+      else void this.#commitNext()
+    })
+  }
+
+  /** @returns {boolean} the batch waits for what is in work; the next item or the end of the step looks again */
+  #gathers() {
+    const now = this.#now()
+    if (Number.isNaN(this.#gatheringSince)) this.#gatheringSince = now
+    const enough = this.#log.length >= GATHER_ITEMS || this.bytes >= BATCH_BYTES
+    if (this.#failure || enough || now - this.#gatheringSince >= GATHER_MS || !this.hooks.inWork?.()) return false
+    this.#gatherStep = setTimeout(() => {
+      if (this.#committing || this.#failure || this.#log.length === 0) return
+      this.#committing = true
+      void this.#commitNext()
+    }, GATHER_STEP_MS)
+    return true
   }
 
   async #commitNext() {
+    this.#gatheringSince = NaN
     const entries = this.#takeBatch()
     try {
       if (entries.length > 0) await this.hooks.commit(merge(entries.map(({ item }) => item), ++this.#seq))
