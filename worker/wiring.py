@@ -21,8 +21,10 @@ from worker.ingest.committer import Committer, Listeners
 from worker.ingest.rules.live import RETRY_WINDOW_S, LiveWindow
 from worker.ingest.rules.normalise import Rules
 from worker.media.download import Downloader, Limits, Source, open_downloader
-from worker.media.jobs import MediaRunner
+from worker.media.jobs import ClaimOptions, MediaRunner
 from worker.media.remote import Json
+from worker.media.reupload import Reuploads
+from worker.media.transfer import Transfers
 from worker.session.auth_state import AuthState
 from worker.session.closes import BAN_SECONDS_MAX
 from worker.session.connection import Connection, SocketOptions
@@ -196,16 +198,11 @@ def _kept(good: Claim) -> dict[str, Any]:
 
 
 def _make_media(settings: Settings, store: Store, downloader: Downloader, owner: str, phone: Phone) -> MediaRunner:
-    return MediaRunner(
-        store,
-        downloader,
-        owner=owner,
-        concurrency=settings.worker_media_concurrency,
-        refresh=phone.refresh,
-        has_phone=lambda: phone.peer is not None,
-        session=settings.worker_session,
-        document_max_bytes=settings.max_document_bytes,
-    )
+    most = settings.worker_media_concurrency
+    options = ClaimOptions(owner=owner, concurrency=most, session=settings.worker_session)
+    transfers = Transfers(store, downloader, settings.max_document_bytes)
+    reuploads = Reuploads(phone.refresh, limit=max(1, most // 2), has_phone=lambda: phone.peer is not None)
+    return MediaRunner(store, transfers, options, reuploads)
 
 
 def _make_rules(settings: Settings, monitored: Monitored) -> Callable[[], Rules]:

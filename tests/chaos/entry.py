@@ -120,7 +120,7 @@ def hurry() -> None:
     steps.BACKOFF_FIRST_SECONDS = 1.0
     steps.BACKOFF_MAX_SECONDS = 3.0
     crashes.LOOP_AFTER = 1_000_000  # a sidecar that is killed all the time is no news here
-    _default(jobs.MediaRunner, lease_seconds=5.0)
+    _default(jobs.ClaimOptions, lease_seconds=5.0)
     _default(Limits, read_s=2.0)
 
 

@@ -11,7 +11,7 @@ from testkit.blobs import MEDIA_KEY, seal
 from testkit.encrypted_edits import edit_message
 from worker.ingest.refusals import without_offenders
 from worker.ingest.rules.encrypted_edit import Opened, read_edit
-from worker.media.decrypt import Claims, Opener
+from worker.media.decrypt import BlobDecryptor, Claims
 from worker.media.keys import derive_keys
 from worker.session.backoff import next_delay
 from worker.store import Batch, KeyChange
@@ -55,9 +55,9 @@ def test_it_does_not_matter_where_the_pieces_end(plain: bytes, cuts: list[int]) 
     sealed = seal(plain)
     claims = Claims(enc_sha256=sealed.enc_sha256, length=len(plain))
     bounds = [0, *sorted(min(cut, len(sealed.blob)) for cut in cuts), len(sealed.blob)]
-    opener = Opener(derive_keys(MEDIA_KEY, "image"), claims)
-    out = b"".join(opener.update(sealed.blob[a:b]) for a, b in pairwise(bounds))
-    rest, _ = opener.finish()
+    decryptor = BlobDecryptor(derive_keys(MEDIA_KEY, "image"), claims)
+    out = b"".join(decryptor.update(sealed.blob[a:b]) for a, b in pairwise(bounds))
+    rest, _ = decryptor.finish()
     assert out + rest == plain
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,8 +25,10 @@ from worker.errors import CallTimeout, MediaExpired, MediaUnavailable, StoreUnav
 from worker.ingest.rules.batch import ingest
 from worker.media.download import Downloader, Limits, Source, open_downloader
 from worker.media.file_types import OTHER_MAX_BYTES
-from worker.media.jobs import MediaRunner
+from worker.media.jobs import ClaimOptions, MediaRunner
 from worker.media.remote import Json
+from worker.media.reupload import Reuploads
+from worker.media.transfer import Transfers
 from worker.store import Store
 
 MAX_BYTES = 2 * 1024 * 1024
@@ -80,19 +82,19 @@ class Desk:
         await self.me.commit(**ingest(commit, make_rules(monitored={GROUP}), stanza.arrived_at_ms))
 
     def runner(
-        self, refresh: Callable[[Json, Json], Awaitable[Json]] | None = None, store: Any = None, **options: Any
+        self,
+        refresh: Callable[[Json, Json], Awaitable[Json]] | None = None,
+        store: Any = None,
+        document_max_bytes: int | None = None,
+        **changed: Any,
     ) -> MediaRunner:
         async def pause(seconds: float) -> None:
             self.pauses.append(seconds)
 
-        settings: dict[str, Any] = {
-            "owner": f"m-{uuid4().hex[:6]}",
-            "concurrency": 4,
-            "session": self.me.session,
-            "sleep": pause,
-            "jitter": lambda: 0.0,
-        }
-        return MediaRunner(store or self.store, self.downloader, refresh=refresh, **{**settings, **options})
+        options = replace(ClaimOptions(owner=f"m-{uuid4().hex[:6]}", concurrency=4, session=self.me.session), **changed)
+        transfers = Transfers(store or self.store, self.downloader, document_max_bytes, sleep=pause)
+        reuploads = Reuploads(refresh, limit=max(1, options.concurrency // 2)) if refresh else None
+        return MediaRunner(store or self.store, transfers, options, reuploads, jitter=lambda: 0.0)
 
     async def work(self, runner: MediaRunner | None = None) -> None:
         """One attempt at every job that is due."""
@@ -459,11 +461,11 @@ async def test_a_worker_without_a_phone_leaves_an_expired_file_to_one_that_has_i
 
     await desk.work(without)
     assert await desk.state() == ("stored", True)
-    assert (without.counts.passed_on, phone.counts.renewed, without.counts.stored) == (1, 1, 1)
+    assert (without.counts.handed_over, phone.counts.renewed, without.counts.stored) == (1, 1, 1)
     assert await desk.errors() == []
 
 
-async def test_a_file_that_was_passed_on_and_that_the_phone_no_longer_has_has_expired(desk: Desk) -> None:
+async def test_a_file_that_was_handed_over_and_that_the_phone_no_longer_has_has_expired(desk: Desk) -> None:
     await desk.send(photo())
     await desk.work(desk.runner(refresh=None))
 
@@ -476,7 +478,7 @@ async def test_a_file_that_was_passed_on_and_that_the_phone_no_longer_has_has_ex
     assert await desk.errors() == ["MEDIA_EXPIRED"]
 
 
-async def test_a_phone_that_does_not_answer_keeps_a_passed_on_file_for_itself(desk: Desk) -> None:
+async def test_a_phone_that_does_not_answer_keeps_a_handed_over_file_for_itself(desk: Desk) -> None:
     await desk.send(photo())
     await desk.work(desk.runner(refresh=None))
 

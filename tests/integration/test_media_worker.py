@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -20,8 +19,10 @@ from tests.integration.database import GROUP, Writer, rows, writer
 from worker.bridge.protocol import Commit
 from worker.ingest.rules.batch import ingest
 from worker.media.download import Limits, Source, open_downloader
-from worker.media.jobs import MediaRunner
+from worker.media.jobs import ClaimOptions, MediaRunner
 from worker.media.remote import Json
+from worker.media.reupload import Reuploads
+from worker.media.transfer import Transfers
 from worker.store import Store
 from worker.store.embedded import Endpoint
 
@@ -146,16 +147,17 @@ async def test_an_expired_file_goes_to_the_phones_worker_and_back(
         return {"stickerMessage": {"directPath": "/again"}}
 
     async with open_downloader(Source(origin=cdn.origin, ca=cdn.ca), Limits(max_bytes=1_000_000)) as downloader:
-        options: Any = {"owner": "with-a-phone", "concurrency": 1, "session": session}
-        linked = MediaRunner(store, downloader, refresh=refresh, has_phone=lambda: bool(begun), **options)
+        options = ClaimOptions(owner="with-a-phone", concurrency=1, session=session)
+        reuploads = Reuploads(refresh, limit=1, has_phone=lambda: bool(begun))
+        linked = MediaRunner(store, Transfers(store, downloader), options, reuploads)
         begun: list[str] = []
         away = media_worker(tmp_path, embedded, cdn, session)
         try:
 
-            async def passed_on() -> bool:
+            async def handed_over() -> bool:
                 return any(job["wants_phone_at"] for job in await rows(store, "media_jobs", session))
 
-            await until("the job in the phone's hands", passed_on, seconds=60, tell=away.tail)
+            await until("the job in the phone's hands", handed_over, seconds=60, tell=away.tail)
             begun.append("the phone is there")
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(linked.run)

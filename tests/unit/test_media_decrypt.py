@@ -8,7 +8,7 @@ import pytest
 
 from testkit.blobs import MEDIA_KEY, Sealed, seal
 from worker.errors import MediaCorrupt
-from worker.media.decrypt import Claims, Opener, Proof
+from worker.media.decrypt import BlobDecryptor, Claims, Proof
 from worker.media.keys import derive_keys
 
 # Made by Baileys' own `getMediaKeys` and Node's cipher, key 00 01 … 1f.
@@ -40,9 +40,9 @@ KEYS = derive_keys(MEDIA_KEY, "image")
 def opened(
     blob: bytes, claims: Claims | None = None, piece: int = 65_536, media_type: str = "image"
 ) -> tuple[bytes, Proof]:
-    opener = Opener(derive_keys(MEDIA_KEY, media_type), claims or Claims())
-    plain = b"".join(opener.update(blob[start : start + piece]) for start in range(0, len(blob), piece))
-    rest, proof = opener.finish()
+    decryptor = BlobDecryptor(derive_keys(MEDIA_KEY, media_type), claims or Claims())
+    plain = b"".join(decryptor.update(blob[start : start + piece]) for start in range(0, len(blob), piece))
+    rest, proof = decryptor.finish()
     return plain + rest, proof
 
 
@@ -122,9 +122,9 @@ def test_a_flipped_bit_anywhere_is_found_by_the_mac_alone(position: int) -> None
 
 def test_what_has_been_given_out_before_the_end_never_holds_padding() -> None:
     sealed = seal(b"x" * 100)
-    opener = Opener(KEYS, Claims())
-    assert opener.update(sealed.blob) == b"x" * 96
-    assert opener.finish()[0] == b"x" * 4
+    decryptor = BlobDecryptor(KEYS, Claims())
+    assert decryptor.update(sealed.blob) == b"x" * 96
+    assert decryptor.finish()[0] == b"x" * 4
 
 
 @pytest.mark.parametrize(("key", "media_type"), [(b"short", "image"), (MEDIA_KEY, "hologram"), (b"", "audio")])

@@ -22,9 +22,9 @@ from worker.media.steps import (
     Abandon,
     Answer,
     AskPhone,
-    Later,
-    LetGo,
-    PassOn,
+    HandOver,
+    JobLost,
+    RetryLater,
     Step,
     backoff_seconds,
     next_step,
@@ -36,25 +36,25 @@ EXPIRED = Abandon(status="expired", code="MEDIA_EXPIRED")
 @pytest.mark.parametrize(
     ("error", "attempt", "answer", "expected", "why"),
     [
-        (MediaUnavailable(), 1, None, Later(seconds=30, code="MEDIA_UNAVAILABLE"), "the network may come back"),
-        (MediaUnavailable(), 3, None, Later(seconds=120, code="MEDIA_UNAVAILABLE"), "ever more slowly"),
+        (MediaUnavailable(), 1, None, RetryLater(seconds=30, code="MEDIA_UNAVAILABLE"), "the network may come back"),
+        (MediaUnavailable(), 3, None, RetryLater(seconds=120, code="MEDIA_UNAVAILABLE"), "ever more slowly"),
         (MediaUnavailable(), OUTAGE_ATTEMPTS, None, Abandon(status="failed", code="MEDIA_UNAVAILABLE"), "18 days"),
         (MediaExpired(), 1, None, AskPhone(), "the phone may still have it"),
-        (MediaExpired(), 1, "renewed", Later(seconds=30, code="MEDIA_EXPIRED"), "uploaded, and not there yet"),
-        (MediaExpired(), 2, "unanswered", Later(seconds=60, code="MEDIA_EXPIRED"), "the phone is off"),
+        (MediaExpired(), 1, "renewed", RetryLater(seconds=30, code="MEDIA_EXPIRED"), "uploaded, and not there yet"),
+        (MediaExpired(), 2, "unanswered", RetryLater(seconds=60, code="MEDIA_EXPIRED"), "the phone is off"),
         (MediaExpired(), EXPIRED_ATTEMPTS, "unanswered", EXPIRED, "the phone was off for days"),
-        (MediaExpired(), 1, "nobody", PassOn(), "another process has the phone"),
-        (MediaExpired(), EXPIRED_ATTEMPTS - 1, "nobody", PassOn(), "and was asked before"),
+        (MediaExpired(), 1, "nobody", HandOver(), "another process has the phone"),
+        (MediaExpired(), EXPIRED_ATTEMPTS - 1, "nobody", HandOver(), "and was asked before"),
         (MediaExpired(), EXPIRED_ATTEMPTS, "nobody", EXPIRED, "to and fro has an end"),
-        (MediaExpired(), 99, "busy", PassOn(), "it was not asked: whatever the attempt, it waits for its turn"),
+        (MediaExpired(), 99, "busy", HandOver(), "it was not asked: whatever the attempt, it waits for its turn"),
         (MediaExpired(), 1, "refused", EXPIRED, "the phone no longer has it"),
         (MediaTooLarge(), 1, None, Abandon(status="too_large", code="MEDIA_TOO_LARGE"), "it will not shrink"),
         (MediaRefused(), 1, None, Abandon(status="refused", code="MEDIA_REFUSED"), "a rule will not change"),
-        (MediaCorrupt(), 1, None, Later(seconds=30, code="MEDIA_CORRUPT"), "a cache may be at fault"),
+        (MediaCorrupt(), 1, None, RetryLater(seconds=30, code="MEDIA_CORRUPT"), "a cache may be at fault"),
         (MediaCorrupt(), CORRUPT_ATTEMPTS, None, Abandon(status="corrupt", code="MEDIA_CORRUPT"), "or the sender lies"),
-        (StoreUnavailable(), 1, None, Later(seconds=30, code="STORE_UNAVAILABLE"), "the database may come back"),
+        (StoreUnavailable(), 1, None, RetryLater(seconds=30, code="STORE_UNAVAILABLE"), "the database may come back"),
         (StoreUnavailable(), OUTAGE_ATTEMPTS, None, Abandon(status="failed", code="STORE_UNAVAILABLE"), "or not"),
-        (StoreRefused("x", "400"), 1, None, Later(seconds=30, code="STORE_REFUSED"), "it may be mended"),
+        (StoreRefused("x", "400"), 1, None, RetryLater(seconds=30, code="STORE_REFUSED"), "it may be mended"),
         (StoreRefused("x", "400"), BROKEN_ATTEMPTS, None, Abandon(status="failed", code="STORE_REFUSED"), "or not"),
         (
             StoreRefused("x", "413"),
@@ -63,12 +63,24 @@ EXPIRED = Abandon(status="expired", code="MEDIA_EXPIRED")
             Abandon(status="too_large", code="MEDIA_TOO_LARGE"),
             "Storage's limit",
         ),
-        (KeyRefused("x"), 1, None, Later(seconds=30, code="STORE_UNAVAILABLE"), "a stray 403 is that job's alone"),
-        (StoreRefused("x", "object_doomed"), 9, None, Later(seconds=7680, code="STORE_REFUSED"), "retention goes on"),
-        (StoreRefused("x", "stale_job"), 1, None, LetGo(), "another worker has it"),
-        (StoreRefused("x", "stale_job"), 99, None, LetGo(), "whatever the attempt"),
-        (OSError(28), 1, None, Later(seconds=30, code="MEDIA_INTERNAL"), "the disk is full: it can be mended"),
-        (OSError(28), 9, None, Later(seconds=7680, code="MEDIA_INTERNAL"), "and may take longer than five attempts"),
+        (KeyRefused("x"), 1, None, RetryLater(seconds=30, code="STORE_UNAVAILABLE"), "a stray 403 is that job's alone"),
+        (
+            StoreRefused("x", "object_doomed"),
+            9,
+            None,
+            RetryLater(seconds=7680, code="STORE_REFUSED"),
+            "retention is on it",
+        ),
+        (StoreRefused("x", "stale_job"), 1, None, JobLost(), "another worker has it"),
+        (StoreRefused("x", "stale_job"), 99, None, JobLost(), "whatever the attempt"),
+        (OSError(28), 1, None, RetryLater(seconds=30, code="MEDIA_INTERNAL"), "the disk is full: it can be mended"),
+        (
+            OSError(28),
+            9,
+            None,
+            RetryLater(seconds=7680, code="MEDIA_INTERNAL"),
+            "that may take more than five attempts",
+        ),
         (OSError(28), OUTAGE_ATTEMPTS, None, Abandon(status="failed", code="MEDIA_INTERNAL"), "or it never is"),
         (KeyError(), BROKEN_ATTEMPTS, None, Abandon(status="failed", code="MEDIA_INTERNAL"), "never silence"),
     ],
@@ -85,7 +97,7 @@ def test_a_file_that_was_corrupt_once_is_not_given_up_for_attempts_that_died_wit
 ) -> None:
     step = next_step(MediaCorrupt(), CORRUPT_ATTEMPTS + 1, None, jitter=0.0, before=before)
 
-    assert step == Later(seconds=backoff_seconds(CORRUPT_ATTEMPTS + 1, 0.0), code="MEDIA_CORRUPT")
+    assert step == RetryLater(seconds=backoff_seconds(CORRUPT_ATTEMPTS + 1, 0.0), code="MEDIA_CORRUPT")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from loguru import logger
 from worker.commands.runtime import open_store, run
 from worker.log import set_up_log
 from worker.media.download import Limits, Source, open_downloader
-from worker.media.jobs import LEASE_SECONDS, MediaCounts, MediaRunner
+from worker.media.jobs import LEASE_SECONDS, ClaimOptions, MediaCounts, MediaRunner
+from worker.media.transfer import Transfers
 from worker.settings import Settings
 from worker.store import Store
 from worker.store.retry import until_answered
@@ -55,19 +56,14 @@ def work(
 
 
 async def fetch(settings: Settings, store: Store, session: str | None, lease: float, until_empty: bool) -> None:
-    """Work on the jobs of a session (None: of all) until SIGTERM or Ctrl-C; what was begun is given back."""
+    """Work on the jobs of a session (None: of all) until SIGTERM or Ctrl-C; unfinished jobs are given back."""
     owner = f"media-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
     async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
-        runner = MediaRunner(
-            store,
-            downloader,
-            owner=owner,
-            concurrency=settings.worker_media_concurrency,
-            session=session,
-            document_max_bytes=settings.max_document_bytes,
-            lease_seconds=lease,
+        options = ClaimOptions(
+            owner=owner, concurrency=settings.worker_media_concurrency, session=session, lease_seconds=lease
         )
+        runner = MediaRunner(store, Transfers(store, downloader, settings.max_document_bytes), options)
         logger.info("fetching files of {} as {}", f"session {session}" if session else "all sessions", owner)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_until_signalled, tasks.cancel_scope)
@@ -91,5 +87,5 @@ def _log_counts(counts: MediaCounts) -> None:
         counts.forwarded,
         counts.postponed,
         counts.abandoned,
-        counts.passed_on,
+        counts.handed_over,
     )

@@ -1,4 +1,4 @@
-"""Files: claimed as jobs, fetched from WhatsApp's servers, proven, typed by their bytes, stored under their hash.
+"""Files: claimed as jobs, fetched from WhatsApp's servers, verified, typed by their bytes, stored under their hash.
 
-`jobs.MediaRunner` is the way in; text never waits for it.
+Start reading at `jobs.MediaRunner`. Messages never wait for their files.
 """

@@ -1,7 +1,7 @@
-"""A file's ciphertext, opened piece by piece and proven at the end.
+"""Decrypts a file piece by piece and verifies it at the end.
 
-Holds one piece and a few bytes more, however large the file is. What `update` returns is unproven: nobody may use it
-before `finish` has returned.
+Holds one piece and a few bytes in memory, however large the file is. What `update` returns is not verified: do not use
+it before `finish` has returned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_OVERHEAD_BYTES = MAC_BYTES + BLOCK_BYTES  # how much longer than the file it
 class Claims:
     """What the message says of its file; None: it does not say. Hashes are hex.
 
-    Only `enc_sha256` is held against the file. Senders name a wrong `length`, or another file's plaintext hash, for
+    Only `enc_sha256` is checked. Senders name a wrong `length`, or another file's plaintext hash, for
     files that are good (docs/whatsapp.md, "Media"): `length` only gives a large file more time.
     """
 
@@ -36,14 +36,14 @@ class Claims:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
-    """What the file was found to be, from its bytes."""
+    """What a verified file is, from its bytes."""
 
     sha256: str
     enc_sha256: str
     length: int
 
 
-class Opener:
+class BlobDecryptor:
     """Decrypts one blob: `update` with each piece, then `finish` once."""
 
     def __init__(self, keys: MediaKeys, claims: Claims) -> None:
@@ -58,7 +58,7 @@ class Opener:
         self._last = b""  # the last block decrypted: it may hold padding
 
     def update(self, piece: bytes) -> bytes:
-        """The plaintext that is certain to be no padding. Unproven."""
+        """The plaintext that cannot be padding. Not verified yet."""
         self._blob_hash.update(piece)
         held = self._tail + piece
         ciphertext, self._tail = held[:-MAC_BYTES], held[-MAC_BYTES:]
@@ -70,7 +70,7 @@ class Opener:
         return self._emit(plain[:keep])
 
     def finish(self) -> tuple[bytes, Proof]:
-        """The rest of the plaintext, and the proof that all of it is the file that the message means.
+        """The rest of the plaintext, and what the verified file is.
 
         Raises:
             MediaCorrupt: the MAC, the ciphertext's hash or the padding is wrong, or the blob is too short to be one.
@@ -92,7 +92,7 @@ class Opener:
 
 
 def _unpadded(block: bytes) -> bytes:
-    """PKCS7, checked byte by byte; it is behind the MAC, so that a wrong one says nothing to a sender."""
+    """Remove PKCS7 padding. The MAC was checked before, so a sender learns nothing from this error."""
     count = block[-1]
     if not 1 <= count <= BLOCK_BYTES or block[-count:] != bytes([count]) * count:
         raise MediaCorrupt("the padding is wrong")

@@ -1,12 +1,12 @@
-"""One file from WhatsApp's servers into a nameless temporary file, decrypted and proven on the way.
+"""Downloads a file from WhatsApp's servers into a nameless temporary file; decrypts and verifies it on the way.
 
-The address comes from a stranger: it is fetched only from the hosts below, over TLS, without redirects, proxies or
-cookies, with a cap on the bytes that really come and a deadline for the whole.
+The sender chooses the address, so only the hosts below are asked, over TLS, without redirects, proxies or cookies; the
+bytes that arrive are limited, and so is the time.
 
 The object's path is its hash, which is known only after the last byte. So the plaintext is spooled: each piece of the
-response (64 KiB at most) is decrypted and written to the temporary file before the next is read, and the upload reads
-it from there in pieces again. A transfer holds two or three pieces in memory, never the file; the file on disk has no
-name, so a crash leaves nothing of it behind.
+response (at most 64 KiB) is decrypted and written to the temporary file before the next is read, and the upload reads
+the file in pieces. A transfer holds two or three pieces in memory, never the whole file. The file on disk has no name,
+so a crash leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ import anyio
 import httpx
 
 from worker.errors import MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
-from worker.media.decrypt import MAX_OVERHEAD_BYTES, Claims, Opener, Proof
+from worker.media.decrypt import MAX_OVERHEAD_BYTES, BlobDecryptor, Claims, Proof
 from worker.media.keys import MediaKeys
 
 DEFAULT_HOST = "mmg.whatsapp.net"  # serves every directPath
 _HOST = re.compile(rb"([a-z0-9-]+\.)+whatsapp\.net")
 EXPIRED = frozenset({403, 404, 410})  # docs/whatsapp.md, "Media"
-SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line will not carry a group's videos
-HEAD_BYTES = 4096  # what the type is told by; signatures lie in the first few hundred
+SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line cannot keep up with a group's videos
+HEAD_BYTES = 4096  # enough to tell the type: signatures are in the first few hundred bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Seconds and bytes of one transfer. A file so large that `total_s` would not do has `seconds_for` it."""
+    """Seconds and bytes of one download. A file too large for `total_s` gets more time: `seconds_for`."""
 
     max_bytes: int
     connect_s: float = 10.0
-    read_s: float = 20.0  # between two pieces
+    read_s: float = 20.0  # without a byte
     total_s: float = 180.0  # an endless slow body ends here
 
     def seconds_for(self, length: int | None) -> float:
-        """How long a file may take that says it has `length` bytes; a claim above `max_bytes` gives no more."""
+        """The time limit for a file that claims `length` bytes. A claim above `max_bytes` counts as `max_bytes`."""
         return max(self.total_s, min(length or 0, self.max_bytes) / SLOWEST_BYTES_PER_S)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where files may come from: WhatsApp's hosts, or just one other origin (WA_MEDIA_ORIGIN, for a local server)."""
+    """Where files may come from: WhatsApp's hosts, or one other origin instead (WA_MEDIA_ORIGIN, a local server)."""
 
     origin: str | None = None
     ca: Path | None = None
@@ -59,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """A proven file. `content` is a path to the open, nameless file: good until the `with` block of `fetch` ends."""
+    """A verified file. `content` is a path to the open, nameless file, valid until the `with` block of `fetch` ends."""
 
     proof: Proof
     head: bytes
@@ -96,13 +96,13 @@ def _allowed(text: str, origin: str | None) -> httpx.URL:
         return url
     if url.scheme != "https" or url.port is not None:
         raise MediaRefused("the address is not plain https")
-    if _HOST.fullmatch(url.raw_host) is None:  # what is connected to; `host` would decode it, and can fail
+    if _HOST.fullmatch(url.raw_host) is None:  # what is connected to; `host` decodes it, which can fail
         raise MediaRefused("the host is not WhatsApp's")
     return url
 
 
 class Downloader:
-    """Fetches files; shared by all transfers. Make it with `open_downloader`."""
+    """Downloads files; shared by all transfers. Make it with `open_downloader`."""
 
     def __init__(self, client: httpx.AsyncClient, source: Source, limits: Limits) -> None:
         self._client = client
@@ -113,21 +113,21 @@ class Downloader:
     async def fetch(
         self, direct_path: str | None, url: str | None, keys: MediaKeys, claims: Claims
     ) -> AsyncIterator[Fetched]:
-        """The file, open as long as the block lasts.
+        """The file, verified, and open until the block ends.
 
         Raises:
             MediaRefused: its address is not one that we fetch from, or it redirects.
             MediaExpired: WhatsApp no longer has it.
             MediaTooLarge: more bytes came than the limit allows, or the server announces more.
             MediaUnavailable: network or server trouble, or not in time.
-            MediaCorrupt: what came is not what the message means.
+            MediaCorrupt: the bytes are not the file that the message means.
         """
         address = media_address(direct_path, url, self._source.origin)
         with tempfile.TemporaryFile(prefix="wa-media-") as spool:
             seconds = self._limits.seconds_for(claims.length)
             with _translated(seconds):
                 with anyio.fail_after(seconds):
-                    proof = await self._transfer(address, Opener(keys, claims), spool)
+                    proof = await self._transfer(address, BlobDecryptor(keys, claims), spool)
             if proof.length > self._limits.max_bytes:
                 raise MediaTooLarge(f"{proof.length} bytes, {self._limits.max_bytes} are allowed")
             spool.flush()
@@ -136,7 +136,7 @@ class Downloader:
             spool.seek(0)
             yield Fetched(proof=proof, head=head, content=Path(f"/dev/fd/{spool.fileno()}"))
 
-    async def _transfer(self, address: httpx.URL, opener: Opener, spool: IO[bytes]) -> Proof:
+    async def _transfer(self, address: httpx.URL, decryptor: BlobDecryptor, spool: IO[bytes]) -> Proof:
         cap = self._limits.max_bytes + MAX_OVERHEAD_BYTES
         async with self._client.stream("GET", address, headers={"accept-encoding": "identity"}) as response:
             _check_peer(response, self._source)
@@ -146,15 +146,15 @@ class Downloader:
                 came += len(piece)
                 if came > cap:
                     raise MediaTooLarge(f"more than {self._limits.max_bytes} bytes came")
-                spool.write(opener.update(piece))
-        rest, proof = opener.finish()
+                spool.write(decryptor.update(piece))
+        rest, proof = decryptor.finish()
         spool.write(rest)
         return proof
 
 
 @asynccontextmanager
 async def open_downloader(source: Source, limits: Limits) -> AsyncIterator[Downloader]:
-    """A downloader with connections of its own, none of the environment's proxies or credentials."""
+    """A downloader with its own connections; it ignores proxies and credentials of the environment."""
     context = ssl.create_default_context(cafile=str(source.ca) if source.ca else None)
     timeout = httpx.Timeout(limits.read_s, connect=limits.connect_s)
     async with httpx.AsyncClient(
@@ -164,7 +164,7 @@ async def open_downloader(source: Source, limits: Limits) -> AsyncIterator[Downl
 
 
 def _check_peer(response: httpx.Response, source: Source) -> None:
-    """WhatsApp's names must not lead into a private network, whatever the resolver says. The body is not read yet."""
+    """Refuse a host that resolves to a private address, before its answer is read."""
     if source.origin is not None:
         return
     stream = response.extensions.get("network_stream")
@@ -190,7 +190,7 @@ def _check_answer(response: httpx.Response, cap: int) -> None:
 
 @contextmanager
 def _translated(total_s: float) -> Iterator[None]:
-    """The library's errors as ours. Their texts may hold addresses, so only the type's name is kept, and no cause."""
+    """Turn the library's errors into ours. Their texts may hold addresses, so only the type's name is kept."""
     try:
         yield
     except TimeoutError:

@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 MEDIA_KEY_BYTES = 32
-EXPANDED_BYTES = 112  # iv 16, cipher key 32, MAC key 32, reference key 32 (for thumbnails: not ours)
+EXPANDED_BYTES = 112  # iv 16, cipher key 32, MAC key 32, and a key of 32 for thumbnails, which we do not use
 
-# HKDF's info per kind of file. A sticker is an image, a round video a video.
+# HKDF's info for each type of file. A sticker counts as an image, a round video as a video.
 INFO = {
     "image": b"WhatsApp Image Keys",
     "video": b"WhatsApp Video Keys",
@@ -21,7 +21,7 @@ INFO = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaKeys:
-    """The three that a download needs; never shown."""
+    """The three that a download needs. Their values stay out of `repr`."""
 
     iv: bytes = field(repr=False)
     cipher_key: bytes = field(repr=False)
@@ -32,7 +32,7 @@ def derive_keys(media_key: bytes, media_type: str) -> MediaKeys:
     """HKDF-SHA256 without a salt.
 
     Raises:
-        ValueError: the key has not 32 bytes, or the type is not one of `INFO`.
+        ValueError: the key is not 32 bytes long, or the type is not in `INFO`.
     """
     if len(media_key) != MEDIA_KEY_BYTES:
         raise ValueError("a media key has 32 bytes")

@@ -1,4 +1,4 @@
-"""Where an object lies in the bucket: under the hash of its content, so that equal files are one object.
+"""The path of an object in the bucket: the hash of its content, so that equal files are one object.
 
 Source: docs/contract.md §7.
 """

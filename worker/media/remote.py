@@ -1,4 +1,4 @@
-"""A file as its job describes it: read from `media_jobs.descriptor`, shown to the phone when it must upload anew."""
+"""A file as its job describes it: read from `media_jobs.descriptor`, and sent to the phone to ask for a re-upload."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """What is needed to fetch and prove one file. `worker.ingest.rules.descriptor` writes it, `parse_remote` reads it.
+    """What is needed to fetch and verify a file. `worker.ingest.rules.descriptor` writes it, `parse_remote` reads it.
 
     Attributes:
-        content_field: the field of WAProto's `Message`, which a request for a re-upload must rebuild.
+        content_field: the field of WAProto's `Message`; a request for a re-upload contains it.
         key: the message's key as Baileys made it, for the same request.
     """
 
@@ -49,11 +49,11 @@ class RemoteFile:
 
     @property
     def media_key_sha256(self) -> str:
-        """How a key is recognised without being kept."""
+        """By this a key is recognised later, without storing it."""
         return hashlib.sha256(self.media_key).hexdigest()
 
     def as_message(self) -> dict[str, Any]:
-        """The message's content as WAProto JSON, as far as a re-upload needs it."""
+        """The message's content as WAProto JSON: the fields that a re-upload needs."""
         body = {
             "mediaKey": base64.b64encode(self.media_key).decode(),
             "directPath": self.direct_path,
@@ -66,10 +66,10 @@ class RemoteFile:
         return {self.content_field: {name: value for name, value in body.items() if value is not None}}
 
     def renewed(self, content: Json) -> RemoteFile:
-        """The same file at the address that the phone has uploaded it to.
+        """The same file at the address where the phone has uploaded it.
 
         Raises:
-            MediaRefused: the answer names none.
+            MediaRefused: the answer names no address.
         """
         body = content.get(self.content_field)
         path = body.get("directPath") if isinstance(body, Mapping) else None
@@ -82,7 +82,7 @@ def parse_remote(descriptor: Json) -> RemoteFile:
     """The file of a job.
 
     Raises:
-        MediaRefused: the descriptor is not one that this version wrote.
+        MediaRefused: the descriptor does not have the expected fields.
     """
     try:
         media_key = base64.b64decode(descriptor["media_key"], validate=True)
