@@ -132,8 +132,11 @@ async def open_leased_session(
         async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
             media = _make_media(settings, store, downloader, owner, phone)
             drops = Drops(settings.worker_catch_up_s)
+            discovery = Discovery(session, report, flags.done)
             listeners = Listeners(
-                error=report.error, media=media.notify, committed=(health.metrics.committed, drops.committed)
+                error=report.error,
+                media=media.notify,
+                committed=(health.metrics.committed, drops.committed, discovery.committed),
             )
             committer = Committer(session, cipher, watch, _make_rules(settings, monitored), listeners)
 
@@ -166,7 +169,7 @@ async def open_leased_session(
                     report=report,
                     options=SocketOptions(settings, versions),
                     events=events,
-                    requests=Requests(state, policy, report, Discovery(session, report, flags.done), flags.done),
+                    requests=Requests(state, policy, report, discovery, flags.done),
                     on_open=note_own_addresses,
                 ),
                 events=events,

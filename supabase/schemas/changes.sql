@@ -117,15 +117,81 @@ begin
 end
 $$;
 
--- Applies one revoke; of several the earliest counts. WhatsApp enforces who may revoke. Locks the message before its
--- file's rows, as deletions do.
+-- Whether two different addresses are certainly of two people: both of one kind, or one's other address is known.
+create function wa.are_two_people(p_session text, p_one text, p_other text) returns boolean
+language sql stable security invoker set search_path = '' as $$
+  select
+    split_part(p_one, '@', 2) = split_part(p_other, '@', 2)
+    or exists (
+      select 1 from public.wa_identities as i
+      where i.session_id = p_session
+        and ((i.lid = p_one and i.pn <> p_other) or (i.lid = p_other and i.pn <> p_one))
+    )
+$$;
+
+-- Whether somebody may revoke this message: 'allowed', 'refused' or 'unknown'. WhatsApp's server forwards a revoke by
+-- anybody, and `by_admin` is what the revoking client claims, so it counts only for an admin of the group.
+create function wa.may_revoke(p_change public.wa_held_changes) returns text
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  v_admins text [];
+  v_forms text [];
+begin
+  if p_change.author = p_change.target_sender then
+    return 'allowed';
+  end if;
+  if coalesce((p_change.payload -> 'by_admin') = 'true', false) then
+    select g.admins into v_admins
+    from public.groups as g
+    where g.session_id = p_change.session_id and g.wa_group_id = p_change.chat_id;
+    if v_admins is null then
+      return 'unknown';
+    end if;
+    v_forms := array(
+      select p_change.author
+      union
+      select i.pn from public.wa_identities as i
+      where i.session_id = p_change.session_id and i.lid = p_change.author
+      union
+      select i.lid from public.wa_identities as i
+      where i.session_id = p_change.session_id and i.pn = p_change.author
+    );
+    if v_admins && v_forms then
+      return 'allowed';
+    end if;
+    -- The admins may be named by the other kind of address.
+    if cardinality(v_forms) = 1 and v_admins <> '{}' and not exists (
+      select 1 from unnest(v_admins) as a (jid)
+      where split_part(a.jid, '@', 2) = split_part(p_change.author, '@', 2)
+    ) then
+      return 'unknown';
+    end if;
+  end if;
+  return case
+    when wa.are_two_people(p_change.session_id, p_change.author, p_change.target_sender) then 'refused'
+    else 'unknown'
+  end;
+end
+$$;
+
+-- Marks a message that somebody revoked who perhaps may not. Of several the earliest counts.
+create function wa.claim_revoke(p_message bigint, p_by text, p_at timestamptz) returns void
+language sql volatile security invoker set search_path = '' as $$
+  update public.messages
+  set revoke_claimed_at = p_at, revoke_claimed_by = p_by
+  where id = p_message and revoked_at is null
+    and (revoke_claimed_at is null or (p_at, p_by collate "C") < (revoke_claimed_at, revoke_claimed_by collate "C"))
+$$;
+
+-- Applies one revoke that is allowed; of several the earliest counts. Locks the message before its file's rows, as
+-- deletions do.
 create function wa.apply_revoke(p_message bigint, p_by text, p_at timestamptz, p_blank boolean)
 returns void
 language plpgsql security invoker set search_path = '' as $$
 begin
   perform 1 from public.messages where id = p_message for no key update;
   update public.messages
-  set revoked_at = p_at, revoked_by = p_by
+  set revoked_at = p_at, revoked_by = p_by, revoke_claimed_at = null, revoke_claimed_by = null
   where id = p_message
     and (revoked_at is null or (p_at, p_by collate "C") < (revoked_at, revoked_by collate "C"));
   if p_blank then
@@ -148,7 +214,8 @@ language sql volatile security invoker set search_path = '' as $$
 $$;
 
 -- Applies one change if its target is there: 'done', 'waiting' or 'refused'. An edit, and a child of an album, must
--- come from the target's own sender. A number and a LID with an unknown number may be one person, so those wait.
+-- come from the target's own sender, a revoke also from an admin. A number and a LID with an unknown number may be one
+-- person, so those wait.
 create function wa.apply_change(p_change public.wa_held_changes) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -165,15 +232,7 @@ begin
   if p_change.kind in ('edit', 'album') then
     if p_change.author <> p_change.target_sender then
       return case
-        when split_part(p_change.author, '@', 2) = split_part(p_change.target_sender, '@', 2) then 'refused'
-        when exists (
-          select 1 from public.wa_identities as i
-          where i.session_id = p_change.session_id
-            and (
-              (i.lid = p_change.author and i.pn <> p_change.target_sender)
-              or (i.lid = p_change.target_sender and i.pn <> p_change.author)
-            )
-        ) then 'refused'
+        when wa.are_two_people(p_change.session_id, p_change.author, p_change.target_sender) then 'refused'
         else 'waiting'
       end;
     end if;
@@ -185,6 +244,17 @@ begin
     when 'edit' then
       perform wa.apply_edit(v_id, p_change.change_id, p_change.payload ->> 'text', p_change.at);
     when 'revoke' then
+      case wa.may_revoke(p_change)
+        when 'refused' then
+          update public.messages set revoke_claimed_at = null, revoke_claimed_by = null
+          where id = v_id and revoke_claimed_at is not null;
+          return 'refused';
+        when 'unknown' then
+          perform wa.claim_revoke(v_id, p_change.author, p_change.at);
+          return 'waiting';
+        else
+          null;
+      end case;
       perform wa.apply_revoke(
         v_id, p_change.author, p_change.at, coalesce((p_change.payload -> 'blank') = 'true', false)
       );
@@ -203,6 +273,25 @@ begin
       raise exception 'no such change' using errcode = 'invalid_parameter_value';
   end case;
   return 'done';
+end
+$$;
+
+-- Notes that a change was refused, because it is not its author's to make: a count, and for revokes an audit, one an
+-- hour for each author.
+create function wa.note_refusal(p_change public.wa_held_changes) returns void
+language plpgsql security invoker set search_path = '' as $$
+begin
+  perform wa.count_discard(p_change.session_id, p_change.kind || '_by_other', 1);
+  if p_change.kind = 'revoke' and not exists (
+    select 1 from public.audit_log as a
+    where a.session_id = p_change.session_id and a.at > now() - interval '1 hour' and a.event = 'revoke_by_other'
+      and a.payload ->> 'by' = p_change.author
+  ) then
+    perform public.wa_audit(p_change.session_id, 'revoke_by_other', jsonb_build_object(
+      'chat_id', p_change.chat_id, 'wa_msg_id', p_change.target_id, 'sender', p_change.target_sender,
+      'by', p_change.author
+    ));
+  end if;
 end
 $$;
 
@@ -234,7 +323,7 @@ begin
   if v_result = 'done' then
     return 'done';
   elsif v_result = 'refused' then
-    perform wa.count_discard(p_session, v_change.kind || '_by_other', 1);
+    perform wa.note_refusal(v_change);
     return 'dropped';
   end if;
   if exists (
@@ -326,7 +415,7 @@ begin
     continue when v_result = 'waiting';
     delete from public.wa_held_changes where id = v_held.id;
     if v_result = 'refused' then
-      perform wa.count_discard(p_session, v_held.kind || '_by_other', 1);
+      perform wa.note_refusal(v_held);
     else
       v_done := v_done + 1;
     end if;

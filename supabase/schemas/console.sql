@@ -137,7 +137,7 @@ language sql stable security invoker set search_path = '' as $$
     select jsonb_build_object(
       'id', m.id::text, 'ts', m.ts, 'received_at', m.received_at, 'sender', m.sender, 'push_name', m.push_name,
       'from_me', m.from_me, 'kind', m.kind, 'text', left(m.text, 200), 'media_status', m.media_status,
-      'revoked_at', m.revoked_at
+      'revoked_at', m.revoked_at, 'revoke_claimed_at', m.revoke_claimed_at
     ) as message
     from public.messages as m
     where m.group_id = g.id
@@ -199,7 +199,7 @@ begin
             'ts', m.ts, 'received_at', m.received_at, 'sender', m.sender, 'push_name', m.push_name,
             'from_me', m.from_me, 'kind', m.kind, 'text', m.text, 'file_name', m.file_name,
             'media_status', m.media_status, 'mime', f.mime, 'bytes', f.bytes::text, 'edited_at', m.edited_at,
-            'revoked_at', m.revoked_at
+            'revoked_at', m.revoked_at, 'revoke_claimed_at', m.revoke_claimed_at
           ) order by case when p_after is null then m.ts end, m.id
         ),
         '[]'

@@ -1,4 +1,5 @@
--- Groups of the account. `monitor` belongs to the user; the worker never writes it.
+-- Groups of the account. `monitor` belongs to the user; the worker never writes it. `admins` holds every known address
+-- of each admin, null until WhatsApp has told them.
 
 create table public.groups (
   id bigint generated always as identity primary key,
@@ -9,11 +10,53 @@ create table public.groups (
   left_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
+  admins text[],
   unique (session_id, wa_group_id)
 );
 
--- Inserts or renames groups: a JSON array of {wa_group_id, name or null, left or absent}; the last entry for a group
--- wins. Takes no lock and checks no fence: for callers that hold the session row.
+-- Who the admins are: [{wa_group_id, admins?, promoted?, demoted?}]. A list replaces the former one; then some are
+-- added and some taken away, which says nothing while the list is unknown. Revokes that waited are tried again.
+create function wa.write_admins(p_session text, p_groups jsonb) returns void
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_new record;
+begin
+  for v_new in
+    select
+      g ->> 'wa_group_id' as wa_group_id, coalesce(nullif(g -> 'admins', 'null'), '[]') as admins,
+      coalesce(nullif(g -> 'promoted', 'null'), '[]') as promoted,
+      coalesce(nullif(g -> 'demoted', 'null'), '[]') as demoted,
+      coalesce(jsonb_typeof(g -> 'admins') = 'array', false) as complete
+    from jsonb_array_elements(coalesce(nullif(p_groups, 'null'), '[]')) with ordinality as t (g, ord)
+    order by t.ord
+  loop
+    continue when not v_new.complete and v_new.promoted = '[]' and v_new.demoted = '[]';
+    update public.groups as g
+    set admins = array(
+      select a.jid
+      from (
+        select unnest(case when v_new.complete then array[]::text [] else g.admins end) as jid
+        union
+        select jsonb_array_elements_text(v_new.admins || v_new.promoted)
+        except
+        select jsonb_array_elements_text(v_new.demoted)
+      ) as a
+      where length(a.jid) between 1 and 256
+      order by a.jid
+      limit 10000
+    )
+    where g.session_id = p_session and g.wa_group_id = v_new.wa_group_id and (v_new.complete or g.admins is not null);
+    perform wa.retry_changes(p_session, array(
+      select h.id from public.wa_held_changes as h
+      where h.session_id = p_session and h.chat_id = v_new.wa_group_id and h.kind = 'revoke'
+    ));
+  end loop;
+end
+$$;
+
+-- Inserts or renames groups: a JSON array of {wa_group_id, name or null, left or absent}, and their admins as for
+-- wa.write_admins; the last entry for a group wins. Takes no lock and checks no fence: for callers that hold the
+-- session row.
 create function wa.write_groups(p_session text, p_groups jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -57,6 +100,7 @@ begin
       where id = v_old.id;
     end if;
   end loop;
+  perform wa.write_admins(p_session, p_groups);
   return jsonb_build_object('added', v_added, 'renamed', v_renamed);
 end
 $$;

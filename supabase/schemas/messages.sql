@@ -6,7 +6,7 @@ create sequence public.messages_content_order increment by 1000000;
 
 -- Senders choose message ids, so a message is identified by (chat, sender, id). `content_order` is set when content is
 -- stored, also when it replaces a stub; null means a stub, or stored before this column existed, which counts as
--- earliest.
+-- earliest. `revoke_claimed_at`: somebody revoked it of whom it is not known yet whether they may.
 create table public.messages (
   id bigint generated always as identity primary key,
   session_id text not null default 'default' references public.wa_sessions (id),
@@ -42,6 +42,8 @@ create table public.messages (
   forwarded boolean not null default false,
   forward_score integer not null default 0,
   content_order bigint,
+  revoke_claimed_at timestamptz,
+  revoke_claimed_by text,
   unique (session_id, chat_id, sender, wa_msg_id)
 );
 

@@ -57,11 +57,12 @@ public.wa_media_requeue, public.wa_media_retry, public.wa_monitored_groups, publ
 public.wa_pairing_view, public.wa_pending_flags, public.wa_prune, public.wa_raise_flag, public.wa_retention,
 public.wa_schema_version, public.wa_sealed_edits, public.wa_set_monitor, public.wa_set_session, public.wa_status,
 public.wa_tail, public.wa_upsert_groups, public.wa_whoami, public.wa_wipe_credentials, wa.apply_change, wa.apply_edit,
-wa.apply_reaction, wa.apply_revoke, wa.blank_message, wa.count_discard, wa.count_messages, wa.link_parents,
-wa.lock_job, wa.lock_message_of_job, wa.lock_session, wa.merge_cost, wa.merge_identity,
-wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step, wa.message_row, wa.parse_time, wa.replace_content,
-wa.retry_changes, wa.store_messages, wa.store_messages_or_refuse, wa.take_change, wa.take_changes, wa.write_audits,
-wa.write_groups, wa.write_hashes_and_discards, wa.write_identities, wa.write_keys, wa.write_refused
+wa.apply_reaction, wa.apply_revoke, wa.are_two_people, wa.blank_message, wa.claim_revoke, wa.count_discard,
+wa.count_messages, wa.link_parents, wa.lock_job, wa.lock_message_of_job, wa.lock_session, wa.may_revoke,
+wa.merge_cost, wa.merge_identity, wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step, wa.message_row,
+wa.note_refusal, wa.parse_time, wa.replace_content, wa.retry_changes, wa.store_messages,
+wa.store_messages_or_refuse, wa.take_change, wa.take_changes, wa.write_admins, wa.write_audits, wa.write_groups,
+wa.write_hashes_and_discards, wa.write_identities, wa.write_keys, wa.write_refused
 from public, anon, authenticated;
 
 grant execute on function
@@ -75,9 +76,10 @@ public.wa_media_requeue, public.wa_media_retry, public.wa_monitored_groups, publ
 public.wa_pairing_view, public.wa_pending_flags, public.wa_prune, public.wa_raise_flag, public.wa_retention,
 public.wa_schema_version, public.wa_sealed_edits, public.wa_set_monitor, public.wa_set_session, public.wa_status,
 public.wa_tail, public.wa_upsert_groups, public.wa_whoami, public.wa_wipe_credentials, wa.apply_change, wa.apply_edit,
-wa.apply_reaction, wa.apply_revoke, wa.blank_message, wa.count_discard, wa.count_messages, wa.link_parents,
-wa.lock_job, wa.lock_message_of_job, wa.lock_session, wa.merge_cost, wa.merge_identity,
-wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step, wa.message_row, wa.parse_time, wa.replace_content,
-wa.retry_changes, wa.store_messages, wa.store_messages_or_refuse, wa.take_change, wa.take_changes, wa.write_audits,
-wa.write_groups, wa.write_hashes_and_discards, wa.write_identities, wa.write_keys, wa.write_refused
+wa.apply_reaction, wa.apply_revoke, wa.are_two_people, wa.blank_message, wa.claim_revoke, wa.count_discard,
+wa.count_messages, wa.link_parents, wa.lock_job, wa.lock_message_of_job, wa.lock_session, wa.may_revoke,
+wa.merge_cost, wa.merge_identity, wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step, wa.message_row,
+wa.note_refusal, wa.parse_time, wa.replace_content, wa.retry_changes, wa.store_messages,
+wa.store_messages_or_refuse, wa.take_change, wa.take_changes, wa.write_admins, wa.write_audits, wa.write_groups,
+wa.write_hashes_and_discards, wa.write_identities, wa.write_keys, wa.write_refused
 to service_role;

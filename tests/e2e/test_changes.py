@@ -95,15 +95,39 @@ async def test_an_encrypted_edit_is_opened_with_the_originals_secret(town: Town)
     await town.database.until("the edit's text", opened)
 
 
+async def revoke(town: Town, who: str, sent: Sent, edit: str | None = None) -> Row:
+    """Take a message back as the phone does, and return its row when that is durable."""
+    body = {"from": who, "to": town.market.id, "id": sent.id} | ({} if edit is None else {"edit": edit})
+    answer = await town.phone.post("/revoke", body)
+    await town.phone.wait_receipts([answer["id"]])
+    return await town.row(sent)
+
+
 async def test_a_revoke_by_the_sender_and_by_an_admin(town: Town) -> None:
-    for who, key in (("Ana", own), ("Dora", theirs)):
-        sent = await town.phone.send("Ana", town.market.id, f"revoked by {who}")
+    for who in ("Ben", "Ana"):  # Ana made the group
+        sent = await town.phone.send("Ben", town.market.id, f"revoked by {who}")
         await town.row(sent)
-        await tell(town, who, town.market, {"protocolMessage": {"type": 0, "key": key(sent, town.market)}})
-        row = await town.row(sent)
+        row = await revoke(town, who, sent)
         assert row["revoked_at"] is not None
         assert row["revoked_by"] == town.people[who].lid
         assert row["text"] == f"revoked by {who}", "WORKER_REVOKE=keep"
+
+
+async def test_a_revoke_by_anybody_else_changes_nothing_until_they_are_an_admin(town: Town) -> None:
+    sent = await town.phone.send("Ben", town.market.id, "stays")
+    await town.row(sent)
+    for edit_attr in ("7", "8"):
+        row = await revoke(town, "Dora", sent, edit_attr)
+        assert (row["revoked_at"], row["revoke_claimed_at"], row["text"]) == (None, None, "stays")
+    (counted,) = await town.database.rows("wa_discards", session_id=town.database.session, reason="revoke_by_other")
+    assert counted["count"] == 2
+
+    await town.phone.post("/groups/admins", {"id": town.market.id, "promote": ["Dora"]})
+    assert (await revoke(town, "Dora", sent))["revoked_by"] == town.people["Dora"].lid
+    await town.phone.post("/groups/admins", {"id": town.market.id, "demote": ["Dora"]})
+    other = await town.phone.send("Ben", town.market.id, "stays too")
+    await town.row(other)
+    assert (await revoke(town, "Dora", other))["revoked_at"] is None
 
 
 async def test_reactions_are_replaced_and_taken_back(town: Town) -> None:

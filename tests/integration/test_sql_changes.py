@@ -7,7 +7,7 @@ person's two addresses mixed until they are learned to be one: it must end in th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,7 @@ BEN, BEN_PN = "1002@lid", "4912@s.whatsapp.net"
 ADDRESSES = [ANA, ANA_PN, BEN, BEN_PN]
 SECRET = {"secret": "c2VjcmV0"}
 PAIRS = {ANA_PN: ANA, BEN_PN: BEN}
+ADMINS = (BEN, BEN_PN)
 Name = tuple[str, str]  # sender, message id
 
 
@@ -61,6 +62,10 @@ class Change:
     seconds: int
     word: str = ""
     blank: bool = False
+    by_admin: bool = False
+
+    def allowed(self, author: str, sender: str) -> bool:
+        return author == sender or (self.kind == "revoke" and self.by_admin and author in ADMINS)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ def events(senders: list[str], ids: list[str], numbers: list[str]) -> st.SearchS
         seconds=st.integers(100, 103),
         word=st.sampled_from(["", "a", "b"]),
         blank=st.sampled_from([False, False, True]),
+        by_admin=st.booleans(),
     )
     some: list[st.SearchStrategy[Event]] = [texts, texts, changes, changes]
     if numbers:
@@ -140,7 +146,7 @@ def reference(events: list[Event], everybody: dict[str, str]) -> dict[Name, Row]
         _edit(row, [e for e in about if e.kind == "edit" and who(e.author) == sender])
         for e in sorted((e for e in about if e.kind == "reaction"), key=lambda e: (e.seconds, e.id)):
             row.reactions[who(e.author)] = e.word or None
-        revokes = [e for e in about if e.kind == "revoke"]
+        revokes = [e for e in about if e.kind == "revoke" and e.allowed(who(e.author), sender)]
         row.revoked = min(((e.seconds, who(e.author)) for e in revokes), default=None)
         if any(e.blank for e in revokes):
             row.text, row.edited, row.former, row.mentions = None, None, set(), None
@@ -173,6 +179,11 @@ class Talk(Session):
     def __init__(self, database: psycopg.Connection[Any]) -> None:
         super().__init__(database)
         self.known: dict[str, str] = {}
+        self.tell_admins(ADMINS)
+
+    def tell_admins(self, admins: Sequence[str]) -> None:
+        groups = [{"wa_group_id": GROUP, "admins": list(admins)}]
+        self._call("wa_upsert_groups(%s, 1, %s, false)", self.id, json.dumps(groups))
 
     def tell(self, events: list[Event]) -> Any:
         self.known |= {e.pn: PAIRS[e.pn] for e in events if isinstance(e, Learned)}
@@ -208,7 +219,8 @@ class Talk(Session):
         author = self._who(event.author if isinstance(event, Change) else event.sender)
         common = {"chat_id": GROUP, "author": author, "change_id": event.id, "at": at(event.seconds)}
         if isinstance(event, Change):
-            payload = {"text": event.word, "emoji": event.word, "blank": event.blank}
+            payload: dict[str, Any] = {"text": event.word, "emoji": event.word, "blank": event.blank}
+            payload["by_admin"] = event.by_admin
             target = {"target_sender": self._who(event.target[0]), "target_id": event.target[1]}
             yield common | target | {"kind": event.kind, "payload": payload}
         elif event.readable:
@@ -264,12 +276,12 @@ def _without_order(row: Row) -> dict[str, Any]:
 
 
 def must_wait(events: list[Event], everybody: dict[str, str], rows: dict[Name, Row]) -> set[tuple[str, str]]:
-    """Changes whose target is not there, or not readable yet, or perhaps not their author's."""
+    """Changes whose target is not there, or not readable yet, or perhaps not theirs to make."""
     waiting = set()
     for e in (e for e in events if isinstance(e, Change)):
         author, sender = everybody.get(e.author, e.author), everybody.get(e.target[0], e.target[0])
         row = rows.get((sender, e.target[1]))
-        foreign = e.kind == "edit" and author != sender
+        foreign = e.kind in ("edit", "revoke") and not e.allowed(author, sender)
         number_known = not {author, sender}.isdisjoint(everybody.values())
         perhaps = foreign and author.split("@")[1] != sender.split("@")[1] and not number_known
         if row is None or perhaps or (e.kind == "edit" and not foreign and row.kind == "undecryptable"):
@@ -389,7 +401,13 @@ MERGES: dict[str, list[Event]] = {
         Learned(ANA_PN),
         Learned(BEN_PN),
     ],
-    "who revoked it is learned": [TWIN, Change("revoke", BEN_PN, (ANA, "m1"), "c1", 100), Learned(BEN_PN)],
+    "who revoked it is learned": [
+        TWIN,
+        Change("revoke", BEN_PN, (ANA, "m1"), "c1", 100, by_admin=True),
+        Learned(BEN_PN),
+    ],
+    "whose revoke it was is learned": [TWIN, Change("revoke", ANA_PN, (ANA, "m1"), "c1", 100), Learned(ANA_PN)],
+    "whose revoke it was not is learned": [TWIN, Change("revoke", BEN_PN, (ANA, "m1"), "c1", 100), Learned(BEN_PN)],
     "whose edit it was is learned": [TWIN, Change("edit", ANA_PN, (ANA, "m1"), "c1", 100, "new"), Learned(ANA_PN)],
     "whose edit it was not is learned": [TWIN, Change("edit", BEN_PN, (ANA, "m1"), "c1", 100, "x"), Learned(BEN_PN)],
 }

@@ -169,7 +169,7 @@ class Sidecar:
         self.connects: list[ConnectParameters] = []
         self.failures: dict[str, list[Exception]] = {}
         self.code_ttl_ms = 180_000
-        self.groups_found = [Group(id="1@g.us", subject="One", addressing_mode="lid", size=2)]
+        self.groups_found = [Group(id="1@g.us", subject="One", addressing_mode="lid", size=2, admins=["1001@lid"])]
 
     @property
     def peer(self) -> Peer:

@@ -27,6 +27,7 @@ from worker.ingest.rules.changes import MAX_EMOJI_CHARS, millisecond_time
 NOW = "2026-09-21T14:13:20.000Z"
 LATER = "2026-09-21T14:13:20.123Z"
 OWN = {"remoteJid": GROUP, "id": "T1", "fromMe": True}
+MARK = {"blank": False, "by_admin": False}
 BENS = {"remoteJid": GROUP, "id": "T1", "participant": "1002:3@lid"}
 
 
@@ -74,10 +75,10 @@ def about(target: str, **more: Any) -> dict[str, Any]:
             (edit(editedMessage={field: {}}), about(ANA, kind="edit", payload={"text": ""}), "a caption taken away")
             for field in ("imageMessage", "videoMessage", "ptvMessage", "documentMessage")
         ),
-        (revoke(OWN), about(ANA, kind="revoke", payload={"blank": False}), "one's own"),
-        (revoke(BENS), about(BEN, kind="revoke", payload={"blank": False}), "an admin another's"),
-        (revoke({"id": "T1"}), about(ANA, kind="revoke", payload={"blank": False}), "nobody named"),
-        (revoke({**BENS, "remoteJid": OTHER_GROUP}), about(BEN, kind="revoke", payload={"blank": False}), "this chat"),
+        (revoke(OWN), about(ANA, kind="revoke", payload=MARK), "one's own"),
+        (revoke(BENS), about(BEN, kind="revoke", payload=MARK), "another's; SQL refuses it"),
+        (revoke({"id": "T1"}), about(ANA, kind="revoke", payload=MARK), "nobody named"),
+        (revoke({**BENS, "remoteJid": OTHER_GROUP}), about(BEN, kind="revoke", payload=MARK), "this chat"),
         (react("👍"), about(BEN, kind="reaction", payload={"emoji": "👍"}), "a reaction"),
         (react(""), about(BEN, kind="reaction", payload={"emoji": ""}), "taken back"),
         (
@@ -97,7 +98,14 @@ def test_a_message_about_another_is_a_change(content: dict[str, Any], expected: 
 
 
 def test_blanking_is_said_with_each_revoke() -> None:
-    assert the_change(revoke(OWN), blank_revoked=True)["payload"] == {"blank": True}
+    assert the_change(revoke(OWN), blank_revoked=True)["payload"] == MARK | {"blank": True}
+
+
+@pytest.mark.parametrize(("edit", "by_admin"), [("8", True), ("7", False), ("", False), (None, False), ("08", False)])
+def test_who_revokes_as_an_admin_says_so_in_the_stanza(edit: str | None, by_admin: bool) -> None:
+    attrs = make_stanza().attrs | ({} if edit is None else {"edit": edit})
+    (change,) = ingested([make_stanza(revoke(BENS), attrs=attrs)])["changes"]
+    assert change["payload"] == MARK | {"by_admin": by_admin}
 
 
 def test_an_encrypted_edit_is_handed_on_sealed() -> None:

@@ -34,7 +34,7 @@ from worker.session.discovery import Discovery, as_change
 from worker.session.flags import Ask, Request
 from worker.session.housekeeping import Housekeeping
 from worker.session.report import Report, View
-from worker.store import Flag
+from worker.store import Batch, Committed, Flag
 from worker.store.session import SessionStore
 from worker.web.app import CONNECTIONS_MAX, bind, make_app, serve
 from worker.web.health import Health
@@ -248,6 +248,26 @@ async def test_a_request_that_came_while_down_is_carried_out_at_the_next_connect
     assert it.sidecar.calls == ["groups"], "one query serves both"
 
 
+async def test_a_revoke_that_waits_asks_for_the_admins_every_ten_minutes_at_most() -> None:
+    now = 1000.0
+    it = Discovering()
+    it.discovery = Discovery(it.database.store, it.report, lambda _: None, clock=lambda: now)
+    await it.until(lambda: it.database.groups)
+    batch = Batch(fence=1, epoch=1, seq=1, changes=[{"kind": "revoke"}])
+    other = Batch(fence=1, epoch=1, seq=1, changes=[{"kind": "edit"}])
+    waits, done = Committed(seq=1, duplicate=False, held=1), Committed(seq=1, duplicate=False)
+    commit = Commit(epoch=1, seq=1, stanzas=[], events=[])
+    queries = []
+    for passed, told, answer in ((0, other, waits), (0, batch, done), (10, batch, waits), (300, batch, waits)):
+        now += passed
+        it.discovery.committed(commit, told, answer, 0.1)
+        queries.append(it.discovery.due)
+    it.discovery.due = False
+    now += 600
+    it.discovery.committed(commit, batch, waits, 0.1)
+    assert [*queries, it.discovery.due] == [False, False, True, True, True]
+
+
 @pytest.mark.parametrize(
     ("subject", "name", "because"),
     [
@@ -262,7 +282,7 @@ async def test_a_request_that_came_while_down_is_carried_out_at_the_next_connect
 def test_a_groups_name_is_the_same_whether_discovery_or_an_event_brings_it(
     subject: str, name: str | None, because: str
 ) -> None:
-    group = Group(id="1@g.us", subject=subject, addressing_mode=None, size=None)
+    group = Group(id="1@g.us", subject=subject, addressing_mode=None, size=None, admins=[])
     event = GroupEvent(type="group", id="1@g.us", subject=subject, left=False)
     told = ingest(Commit(epoch=1, seq=1, stanzas=[], events=[event]), Rules(monitored=()), 0.0)["groups"]
     assert [as_change(group).name, *(each.name for each in told)] == [name, name], because

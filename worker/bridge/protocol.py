@@ -76,10 +76,13 @@ class Code(Wire):
 
 
 class Group(Wire):
+    """`admins`: every address of each admin that the group's metadata tells."""
+
     id: str
     subject: str
     addressing_mode: str | None
     size: int | None
+    admins: list[str]
 
 
 class Groups(Wire):
@@ -140,6 +143,16 @@ class GroupEvent(Wire):
     id: str
     subject: str | None = None
     left: bool
+    admins: list[str] | None = None
+
+
+class AdminsEvent(Wire):
+    """Some were made admins of a group, or are none any more; every address of each."""
+
+    type: Literal["admins"]
+    id: str
+    promoted: list[str]
+    demoted: list[str]
 
 
 class IdentityEvent(Wire):
@@ -164,7 +177,7 @@ class SystemEvent(Wire):
     t: str
 
 
-Event = Annotated[GroupEvent | IdentityEvent | ResendEvent | SystemEvent, Field(discriminator="type")]
+Event = Annotated[GroupEvent | AdminsEvent | IdentityEvent | ResendEvent | SystemEvent, Field(discriminator="type")]
 
 
 class Commit(Wire):

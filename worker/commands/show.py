@@ -105,6 +105,8 @@ def content(message: Mapping[str, Any], limit: int = 0) -> str:
     if message.get("revoked_at"):
         return "[revoked]"
     words = plain(message.get("text") or "", limit)
+    if message.get("revoke_claimed_at"):
+        words = f"{words} [revoke, author not verified]".lstrip()
     if message["kind"] == "text":
         return words
     state = message.get("media_status")

@@ -12,11 +12,12 @@ import anyio
 from loguru import logger
 
 from worker.bridge.peer import Peer
-from worker.bridge.protocol import Group
+from worker.bridge.protocol import Commit, Group
 from worker.errors import CallFailed, CallTimeout, StoreRefused
+from worker.ingest.rules.batch import addresses
 from worker.session.flags import Request
 from worker.session.report import Report
-from worker.store import GroupChange
+from worker.store import Batch, Committed, GroupChange
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 from worker.text import clean_name
@@ -26,6 +27,7 @@ PAUSE_FIRST_SECONDS = 60.0  # after a 429
 PAUSE_MAX_SECONDS = 900.0
 FAILURES_MAX = 3  # other failures: then the request counts as done
 TOO_MANY = 429
+ADMINS_SPACING_SECONDS = 600.0  # anybody can send a revoke that we cannot judge
 
 
 class Discovery:
@@ -43,10 +45,11 @@ class Discovery:
         self._done = done
         self._clock = clock
         self._wanted: list[Request] = []
-        self._at_connect = True
+        self.due = True  # whether anybody asked or not
         self._not_before = 0.0
         self._pause = PAUSE_FIRST_SECONDS
         self._failures = 0
+        self._admins_not_before = 0.0
         self._asked = anyio.Event()
 
     def ask(self, request: Request) -> None:
@@ -56,25 +59,33 @@ class Discovery:
 
     def again(self) -> None:
         """Query at the next connection too: another account may follow."""
-        self._at_connect = True
+        self.due = True
+
+    def committed(self, _commit: Commit, batch: Batch, stored: Committed, _seconds: float) -> None:
+        """Query, every ten minutes at most, if a revoke waits: perhaps for the group's admins."""
+        waits = stored.held > 0 and any(change.get("kind") == "revoke" for change in batch.changes)
+        if waits and self._clock() >= self._admins_not_before:
+            self._admins_not_before = self._clock() + ADMINS_SPACING_SECONDS
+            self.due = True
+            self._asked.set()
 
     async def run(self, peer: Peer) -> None:
         """Query once at the first connection, then on request, until cancelled."""
         while True:
-            if not self._at_connect and not self._wanted:
+            if not self.due and not self._wanted:
                 self._asked = anyio.Event()
                 await self._asked.wait()
             await anyio.sleep(max(0.0, self._not_before - self._clock()))
             served = list(self._wanted)
             if await self._discover(peer):
-                self._at_connect = False
+                self.due = False
                 self._failures = 0
             elif self._failures < FAILURES_MAX:
                 continue
             for request in served:
                 self._wanted.remove(request)
                 self._done(request)
-            self._at_connect = False
+            self.due = False
             self._failures = 0
 
     async def _discover(self, peer: Peer) -> bool:
@@ -107,4 +118,4 @@ class Discovery:
 
 def as_change(group: Group) -> GroupChange:
     """The group with its name cleaned as ingest cleans it: two forms would rename it again and again."""
-    return GroupChange(wa_group_id=group.id, name=clean_name(group.subject))
+    return GroupChange(wa_group_id=group.id, name=clean_name(group.subject), admins=addresses(group.admins))

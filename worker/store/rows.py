@@ -70,11 +70,17 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupChange:
-    """A group that is there (`name` None: unchanged), or that the account left."""
+    """A group that is there (`name` None: unchanged), or that the account left.
+
+    `admins`: every known address of each admin, None: not told; then `promoted` come and `demoted` go.
+    """
 
     wa_group_id: str
     name: str | None = None
     left: bool = False
+    admins: tuple[str, ...] | None = None
+    promoted: tuple[str, ...] = ()
+    demoted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ export function toWireEvents(name, data, isMe) {
   switch (name) {
     case 'groups.upsert':
     case 'groups.update':
-      return data.flatMap((/** @type {any} */ group) =>
-        typeof group.subject === 'string' ? [{ type: 'group', id: group.id, subject: group.subject, left: false }] : [])
+      return data.flatMap((/** @type {any} */ group) => (typeof group.subject === 'string'
+        ? [{ type: 'group', id: group.id, subject: group.subject, left: false, ...knownAdmins(group) }] : []))
     case 'group-participants.update':
       return participants(data, isMe)
     case 'lid-mapping.update':
@@ -26,6 +26,19 @@ export function toWireEvents(name, data, isMe) {
   }
 }
 
+/** @param {any} group of Baileys; the update of a name has no participants */
+const knownAdmins = (group) => (Array.isArray(group.participants) ? { admins: adminsOf(group) } : {})
+
+/** Every address of each admin. @param {any} group of Baileys, with its participants @returns {string[]} */
+export const adminsOf = ({ participants: people = [] }) =>
+  people.filter((/** @type {any} */ { admin }) => admin).flatMap(addressesOf)
+
+/** @param {any} person a participant of Baileys @returns {string[]} */
+const addressesOf = ({ id, lid, phoneNumber }) => [id, lid, phoneNumber].filter(Boolean)
+
+/** What becomes of whoever is named, by Baileys' name of what happened. @type {Record<string, string>} */
+const RANKS = { promote: 'promoted', demote: 'demoted', remove: 'demoted', leave: 'demoted' }
+
 /** @param {any} update @param {(jid: string) => boolean} isMe */
 function participants(update, isMe) {
   const people = (update.participants ?? []).map((/** @type {any} */ person) =>
@@ -35,6 +48,8 @@ function participants(update, isMe) {
     const pn = person.phoneNumber ?? (person.id?.endsWith('@s.whatsapp.net') ? person.id : undefined)
     return lid && pn ? [{ type: 'identity', lid, pn }] : []
   })
+  const rank = RANKS[update.action]
+  if (rank) events.push({ type: 'admins', id: update.id, promoted: [], demoted: [], [rank]: people.flatMap(addressesOf) })
   const me = people.some((/** @type {any} */ { id, lid, phoneNumber }) =>
     [id, lid, phoneNumber].some((jid) => jid && isMe(jid)))
   if (me && update.action === 'remove') events.push({ type: 'group', id: update.id, left: true })

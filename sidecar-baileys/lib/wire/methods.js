@@ -5,6 +5,7 @@ import { Boom } from '@hapi/boom'
 import { ALREADY_CONNECTED, FAILED, INVALID_PARAMS, NOT_CONNECTED, rpcError } from './peer.js'
 import { MissingInternals, NOISE_MODULE } from '../baileys/internals.js'
 import { reupload } from '../baileys/reupload.js'
+import { adminsOf } from '../baileys/events.js'
 import { Connection } from '../baileys/socket.js'
 import { PARAMS, RESULTS } from './types.js'
 
@@ -105,8 +106,10 @@ export function registerMethods(peer, logger) {
     try {
       const groups = await open().sock.groupFetchAllParticipating()
       return {
-        groups: Object.values(groups).map(({ id, subject, addressingMode, size }) => (
-          { id, subject, addressing_mode: addressingMode ?? null, size: size ?? null })),
+        groups: Object.values(groups).map((group) => ({
+          id: group.id, subject: group.subject, addressing_mode: group.addressingMode ?? null, size: group.size ?? null,
+          admins: adminsOf(group),
+        })),
       }
     } catch (error) {
       if (error?.code === NOT_CONNECTED) throw error

@@ -49,7 +49,8 @@ const isStanza = shape({
 
 /** @type {Record<string, Check>} */
 const EVENTS = {
-  group: shape({ id: isString, subject: optional(isString), left: isBool }),
+  group: shape({ id: isString, subject: optional(isString), left: isBool, admins: optional(listOf(isString)) }),
+  admins: shape({ id: isString, promoted: listOf(isString), demoted: listOf(isString) }),
   identity: shape({ lid: isString, pn: isString }),
   resend: shape({ key: isObject, content: isObject, t: isString, push_name: orNull(isString) }),
   system: shape({ key: isObject, stub_type: isString, stub_parameters: listOf(isString), t: isString }),
@@ -98,7 +99,7 @@ export const PARAMS = {
 }
 
 const isGroup = shape({
-  id: isString, subject: isString, addressing_mode: orNull(isString), size: orNull(isCount),
+  id: isString, subject: isString, addressing_mode: orNull(isString), size: orNull(isCount), admins: listOf(isString),
 })
 
 const FIGURES = [

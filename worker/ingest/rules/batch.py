@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, Stanza, SystemEvent
+from worker.bridge.protocol import (
+    AdminsEvent,
+    Commit,
+    Event,
+    GroupEvent,
+    IdentityEvent,
+    ResendEvent,
+    Stanza,
+    SystemEvent,
+)
 from worker.ingest.rules.changes import Change, change_of, links_of
 from worker.ingest.rules.jids import GROUP_SERVER, LID_SERVER, PHONE_SERVER, parse_jid
 from worker.ingest.rules.normalise import Discard, MessageRow, Rules, normalise, normalise_resend, normalise_system
@@ -77,7 +86,7 @@ def _event_row(event: Event, rules: Rules, received_at_ms: float) -> MessageRow 
             return normalise_resend(event, received_at_ms, rules)
         case SystemEvent():
             return normalise_system(event, received_at_ms, rules)
-        case GroupEvent() | IdentityEvent():
+        case GroupEvent() | AdminsEvent() | IdentityEvent():
             return None
 
 
@@ -118,16 +127,37 @@ def _pair(lid: object, pn: object) -> tuple[str, str] | None:
 
 
 def _groups(events: Iterable[Event]) -> list[GroupChange]:
-    """The latest change of each group in this batch."""
+    """What became of each group in this batch."""
     last: dict[str, GroupChange] = {}
     for event in events:
-        jid = parse_jid(event.id) if isinstance(event, GroupEvent) else None
-        if jid is None or jid.server != GROUP_SERVER or not isinstance(event, GroupEvent):
+        jid = parse_jid(event.id) if isinstance(event, GroupEvent | AdminsEvent) else None
+        if jid is None or jid.server != GROUP_SERVER or not isinstance(event, GroupEvent | AdminsEvent):
             continue
-        former = last.get(str(jid))
-        name = clean_name(event.subject) or (former.name if former else None)
-        last[str(jid)] = GroupChange(wa_group_id=str(jid), name=name, left=event.left)
+        former = last.get(str(jid), GroupChange(wa_group_id=str(jid)))
+        last[str(jid)] = _told(former, event) if isinstance(event, GroupEvent) else _promoted(former, event)
     return list(last.values())
+
+
+def _told(former: GroupChange, event: GroupEvent) -> GroupChange:
+    name = clean_name(event.subject) or former.name
+    if event.admins is None:
+        return replace(former, name=name, left=event.left)
+    return GroupChange(wa_group_id=former.wa_group_id, name=name, left=event.left, admins=addresses(event.admins))
+
+
+def _promoted(former: GroupChange, event: AdminsEvent) -> GroupChange:
+    up, down = addresses(event.promoted), addresses(event.demoted)
+    return replace(
+        former,
+        promoted=tuple(jid for jid in dict.fromkeys((*former.promoted, *up)) if jid not in down),
+        demoted=tuple(jid for jid in dict.fromkeys((*former.demoted, *down)) if jid not in up),
+    )
+
+
+def addresses(jids: Iterable[str]) -> tuple[str, ...]:
+    """People's addresses in the form that `messages.sender` has."""
+    parsed = (parse_jid(jid) for jid in jids)
+    return tuple(dict.fromkeys(str(jid) for jid in parsed if jid is not None and jid.server != GROUP_SERVER))
 
 
 def _unfetchable(row: MessageRow) -> Audit:

@@ -26,6 +26,7 @@ MAX_EMOJI_CHARS = 64  # the longest family emoji has about 30
 MAX_ENCRYPTED_BYTES = 256 * 1024  # WhatsApp's longest text is 65,536 characters
 IV_BYTES = 12
 MESSAGE_EDIT = ("MESSAGE_EDIT", 2)
+EDIT_BY_ADMIN = "8"  # the stanza's `edit`; 7: by the sender (docs/whatsapp.md, "The real server in 2026")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,13 +80,14 @@ class EncryptedEdit(Change):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Revoke(Change):
-    """`blank`: what the message said is to be removed (WORKER_REVOKE)."""
+    """`blank`: what the message said is to be removed (WORKER_REVOKE). `by_admin`: what the revoking client claims."""
 
     blank: bool
+    by_admin: bool
 
     @property
     def payload(self) -> dict[str, Any]:
-        return {"blank": self.blank}
+        return {"blank": self.blank, "by_admin": self.by_admin}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +124,9 @@ def change_of(row: MessageRow, message: Json, rules: Rules) -> Change | None:
         case "edit", "secretEncryptedMessage":
             return _encrypted(body, row, named)
         case "revoke", "protocolMessage":
-            return Revoke(kind="revoke", at=row.ts, blank=rules.blank_revoked, **named)
+            return Revoke(
+                kind="revoke", at=row.ts, blank=rules.blank_revoked, by_admin=_claims_to_be_admin(row), **named
+            )
         case "reaction", "reactionMessage":
             emoji = clean_text(row.text or "")[:MAX_EMOJI_CHARS]
             return Reaction(kind="reaction", at=_at(body.get("senderTimestampMs"), row), emoji=emoji, **named)
@@ -144,6 +148,11 @@ def links_of(row: MessageRow) -> Iterator[Change]:
                 change_id=row.wa_msg_id,
                 at=row.ts,
             )
+
+
+def _claims_to_be_admin(row: MessageRow) -> bool:
+    """By the stanza's `edit` attribute. What the owner's phone repeats comes without one."""
+    return bool(row.raw.get("resend")) or row.raw.get("attrs", {}).get("edit") == EDIT_BY_ADMIN
 
 
 def _target(key: object, row: MessageRow, rules: Rules) -> Reference | None:
