@@ -18,7 +18,7 @@ PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
-.PHONY: help setup demo unit fuzz test e2e up check chaos chaosshort soak bench clean image audit sbom mutants docs \
+.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench clean image audit sbom mutants docs \
   baileys lock
 
 help: ## what can be done here
@@ -64,6 +64,10 @@ chaosshort: setup ## what CI runs of it: every kind of fault once, and a sabotag
 
 e2e: setup ## the end-to-end tests with the virtual phone; PHONE=real: the acceptance list with yours
 	@$(BIN)/python -m $(or $(E2E_$(PHONE)),$(error PHONE is virtual or real))
+
+# Where reports of the real server conflict, both are played.
+e2ematrix: setup ## the end-to-end tests on a kind virtual phone, and on one as unkind as the real server is reported to be
+	@for realism in kind default; do WA_PHONE_REALISM=$$realism $(BIN)/python -m pytest tests/e2e || exit 1; done
 
 up: setup ## the real thing: scan the QR in the terminal with your phone
 	@$(BIN)/wa-worker up

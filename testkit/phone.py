@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from testkit.processes import NODE, ROOT, Child
 READY_SECONDS = 30.0  # Node, Baileys and fresh keys on a busy machine
 STACK = "--stack-size=3900"  # kB: it must be able to write messages that nest deeper than their receiver can read
 CALL_SECONDS = 90.0  # above the longest `timeout_ms` that tests ask for
+REALISM = "WA_PHONE_REALISM"  # in the environment of the tests: how unkind the server is (`make e2ematrix`)
 
 Json = dict[str, Any]
 
@@ -106,9 +108,10 @@ class VirtualPhone:
     @classmethod
     async def start(cls, folder: Path) -> Self:
         """Start one whose log and certificate authority lie in `folder`."""
+        profile = os.environ.get(REALISM, "default")
         child = Child.start(
             "virtual phone",
-            [NODE, STACK, ROOT / "simulator" / "index.js", "--exit-with-stdin"],
+            [NODE, STACK, ROOT / "simulator" / "index.js", "--exit-with-stdin", "--realism", profile],
             log=folder / "phone.log",
             pipe_stdout=True,
             hold_stdin=True,

@@ -98,9 +98,10 @@ export async function room(connection) {
 /** @param {Connection} connection */
 function finish(connection) {
   const { phone } = connection
-  if (connection.state !== 'backlog') return
+  if (connection.state !== 'backlog' || connection.endWithheld) return
   const unsaid = phone.faults.take('no_offline_end')
-  if (unsaid?.live === false) return
+  connection.endWithheld = unsaid?.live === false
+  if (connection.endWithheld) return
   if (!unsaid) connection.send(node('ib', { from: SERVER }, [node('offline', { count: String(connection.offlineSent) })]))
   connection.become('live')
   phone.log.add('offline_sent', { connection: connection.number, count: connection.offlineSent })

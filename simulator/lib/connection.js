@@ -40,6 +40,8 @@ export class Connection {
   /** windows of the backlog that the client may still have */
   windows = 0
   delivering = false
+  /** this client never hears the end of its backlog, and nothing after it */
+  endWithheld = false
   /** what a deaf connection does not hear, until it is made anew @type {'' | 'all' | 'groups'} */
   deaf = ''
   /** WhatsApp Web's version that the client claims */

@@ -1,6 +1,6 @@
 /**
- * What the client owes: an answer to every stanza that was written to it. The server's patience is about 50 minutes; then the
- * stream ends with `<stream:error><ack …/>`, and the stanza comes again at the next login.
+ * What the client owes: an answer to every stanza that was written to it. The server's patience is about 50 minutes (`debt_s`);
+ * then the stream ends with `<stream:error><ack …/>`, and the stanza comes again at the next login.
  */
 import { node } from './stanza.js'
 
@@ -13,7 +13,7 @@ const MIN_LOOK_MS = 10
 /** Looks for overdue answers while this connection lives. @param {import('./connection.js').Connection} connection */
 export function collectDebts(connection) {
   const { phone } = connection
-  const every = () => Math.max(MIN_LOOK_MS, Math.min(MAX_LOOK_MS, phone.realism.ms('debt_ms') / LOOKS_PER_TERM))
+  const every = () => Math.max(MIN_LOOK_MS, Math.min(MAX_LOOK_MS, phone.realism.patienceMs / LOOKS_PER_TERM))
   const look = () => {
     if (connection.state === 'closed' || phone.online !== connection) return
     const due = overdue(phone)
@@ -26,7 +26,7 @@ export function collectDebts(connection) {
 /** @param {Phone} phone */
 function overdue(phone) {
   if (!phone.realism.switches.debts) return undefined
-  const before = performance.now() - phone.realism.ms('debt_ms')
+  const before = performance.now() - phone.realism.patienceMs
   return [...phone.queue.entries()].find(({ sent, sentAt, forgiven }) => sent && !forgiven && sentAt <= before)
 }
 

@@ -1,7 +1,8 @@
 /**
  * How unkind the server is: switches for what the real server is reported to do. README.md gives each one's source and certainty.
  *
- * Two profiles name a whole set. `kind` is the server that lets every client through; `real` is the server as it is reported.
+ * Three profiles name a whole set. `kind` is the server that lets every client through; `real` is the server as it is reported;
+ * `default` is `real` with a patience of one minute instead of fifty, so that a forgotten ack ends the stream while a test runs.
  */
 import { ControlError } from './errors.js'
 
@@ -9,7 +10,6 @@ const MINUTE_MS = 60_000
 
 /** Times of the real server in milliseconds; `time_scale` divides them all, so that tests need not wait for hours. */
 export const TIMES = {
-  debt_ms: 50 * MINUTE_MS, // until an unanswered stanza ends the stream
   code_ms: 180_000, // life of a pairing code
   first_ref_ms: 60_000, // life of the first QR reference
   next_ref_ms: 20_000, // and of each one after it
@@ -19,6 +19,7 @@ export const TIMES = {
 
 export const KIND = {
   debts: false, // a stanza that is not answered in time ends the stream
+  debt_s: 3000, // that time, in seconds
   strict_acks: false, // an ack with a wrong class, to, participant, type or recipient settles nothing
   windows: false, // the backlog comes in windows; the next one when the client asks
   window: 100, // stanzas
@@ -45,7 +46,7 @@ const REAL = {
 /** @type {Record<string, Partial<Switches>>} */
 export const PROFILES = {
   kind: KIND,
-  default: { strict_acks: true, code_expires: true, check_display: true },
+  default: { ...REAL, debt_s: 60 },
   real: REAL
 }
 
@@ -66,6 +67,11 @@ export class Realism {
   /** A time of the real server as this one keeps it. @param {keyof typeof TIMES} name @returns {number} milliseconds */
   ms(name) {
     return TIMES[name] / this.#switches.time_scale
+  }
+
+  /** How long an answer may take, milliseconds. */
+  get patienceMs() {
+    return this.#switches.debt_s * 1000 / this.#switches.time_scale
   }
 
   /** @param {Record<string, unknown>} request - `profile` first, then single switches @returns {Switches} */

@@ -43,7 +43,7 @@ const logged = async (kind, since = 0) => (await phone.get(`/log?since=${since}`
 const now = async () => (await phone.get('/log')).next
 
 test('a status that gets no ack ends the stream, and comes again at the next login', async () => {
-  await phone.post('/realism', { debts: true, time_scale: 10_000 }) // 300 ms of patience
+  await phone.post('/realism', { debts: true, debt_s: 0.3 })
   const { id } = await phone.post('/send', { from: 'Ana', to: 'status', text: 'good morning' })
   const close = await client.closed()
   assert.match(close.message, /ack/)
@@ -65,7 +65,7 @@ test('a status that gets no ack ends the stream, and comes again at the next log
 
 test('with every debt paid no stream ends: messages, and a notification of every type', async () => {
   const since = await now()
-  await phone.post('/realism', { debts: true, time_scale: 3000 }) // one second of patience
+  await phone.post('/realism', { debts: true, debt_s: 1 })
   const sent = await phone.post('/send', { from: 'Ana', to: group, text: 'receipted' })
   const { items } = await phone.post('/notification', { type: 'all' })
   assert.equal(items.length, 15)

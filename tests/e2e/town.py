@@ -96,6 +96,13 @@ async def found_town(
                 family=family,
                 linking=linking,
             )
+            await owes_nothing(phone)
+
+
+async def owes_nothing(phone: VirtualPhone) -> None:
+    """Fail if any answer to WhatsApp was a wrong one, or so late that the stream was ended for it."""
+    faults = [line for line in await phone.log() if line["kind"] in ("debt", "bad_ack")]
+    assert faults == []
 
 
 async def link(phone: VirtualPhone, worker: Worker, database: Database) -> Linking:
