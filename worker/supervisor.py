@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import anyio
 from loguru import logger
@@ -37,7 +38,7 @@ from worker.session.events import StallFound
 from worker.session.report import View
 from worker.session.watchdog import PING_EVERY_SECONDS, judge
 from worker.settings import Settings
-from worker.store import Lease, Store, connect_store, lease
+from worker.store import Lease, Store, connect_store, holder_file, lease
 from worker.store.retry import until_answered
 from worker.web.app import bind, serve
 from worker.web.health import Health
@@ -136,8 +137,9 @@ class Supervisor:
             self.health.supabase, self.health.supabase_ok = place, True
             logger.info("Supabase: {}", place)
             await self._look_at_bucket(store)
-        while not self._stop.asked:
-            await self._hold_lease(store)
+        with holder_file.held(self._settings.worker_data_dir.resolve(), self._owner):
+            while not self._stop.asked:
+                await self._hold_lease(store)
 
     async def _look_at_bucket(self, store: Store) -> None:
         """Make the bucket if it is missing. Messages do not wait for it; the figures' poll looks again."""
@@ -184,11 +186,15 @@ class Supervisor:
 
     async def _hold_lease(self, store: Store) -> None:
         session, seconds = self._settings.worker_session, float(self._settings.worker_lease_s)
+        folder = self._settings.worker_data_dir.resolve()
         held: Lease | None = None
         with self._stop.interrupts():
-            held = await lease.acquire(store, session, self._owner, seconds, self._wait_for_lease)
+            held = await lease.acquire(
+                store, session, self._owner, seconds, self._wait_for_lease, partial(holder_file.is_dead, folder)
+            )
         if held is None:
             return
+        holder_file.sweep(folder)
         self.health.lease, self.health.lease_ok = "held", True
         try:
             with unwrapped():

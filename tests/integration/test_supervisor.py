@@ -340,6 +340,19 @@ async def test_no_sidecar_outlives_a_killed_worker_and_a_second_one_takes_over_w
             assert time.monotonic() - killed < 15.0
 
 
+async def test_a_worker_on_the_same_data_folder_does_not_wait_for_the_lease_of_a_dead_one(
+    tmp_path: Path, embedded: Endpoint, store: Store
+) -> None:
+    settings = {"WORKER_SESSION": "inherited", "WORKER_LEASE_S": "600", "WORKER_DATA_DIR": str(tmp_path / "data")}
+    async with running(tmp_path / "one", embedded, store, OPENS, settings) as first:
+        await first.state("connected")
+        async with running(tmp_path / "two", embedded, store, OPENS, settings) as second:
+            await second.until("it to wait", lambda: "serves this session; waiting" in second.log.read_text())
+            first.process.kill()
+            await second.until("it to be ready", lambda: second.process.poll() is None and answered(second))
+            assert "has died; taking over" in second.log.read_text()
+
+
 async def answered(worker: Running) -> bool:
     try:
         return await ready(worker)

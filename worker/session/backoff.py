@@ -36,8 +36,13 @@ class Crashes:
         return self.in_a_row >= LOOP_AFTER
 
     def note(self, lived_seconds: float, jitter: float) -> float:
-        """Count one end; the seconds to wait before the next start. `lived_seconds`: how long the sidecar lived."""
+        """Count one end; the seconds to wait before the next start. `lived_seconds`: how long the sidecar lived.
+
+        After a long life there is no wait: one crash says nothing about the next start.
+        """
         self.in_a_row = 1 if lived_seconds >= LIVED_SECONDS else self.in_a_row + 1
         if self.looping:
             return LOOP_SECONDS + jitter
-        return next_delay(self.in_a_row - 1, jitter, self._base, self._cap)
+        if self.in_a_row == 1:
+            return 0.0
+        return next_delay(self.in_a_row - 2, jitter, self._base, self._cap)

@@ -10,6 +10,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 from loguru import logger
@@ -27,8 +28,15 @@ def make_owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
-async def acquire(store: Store, session: str, owner: str, seconds: float, waiting: Callable[[str], None]) -> Lease:
-    """Wait for the lease. `waiting` is told once for each reason to wait."""
+async def acquire(
+    store: Store,
+    session: str,
+    owner: str,
+    seconds: float,
+    waiting: Callable[[str], None],
+    dead: Callable[[str], bool] = lambda holder: False,
+) -> Lease:
+    """Wait for the lease, or take that of a holder who is proven `dead`. `waiting` is told once for each reason."""
     said = ""
     while True:
         try:
@@ -40,11 +48,21 @@ async def acquire(store: Store, session: str, owner: str, seconds: float, waitin
         else:
             if lease.acquired:
                 return lease
+            if dead(lease.holder):
+                logger.info("the worker that held the lease ({}) has died; taking over", _place(lease.holder))
+                await _release_for(store, session, lease)
+                continue
             reason = f"another worker ({_place(lease.holder)}) serves this session; waiting until it stops"
         if reason != said:
             waiting(reason)
             said = reason
         await anyio.sleep(min(ASK_AGAIN_SECONDS, seconds / RENEWALS_PER_LEASE))
+
+
+async def _release_for(store: Store, session: str, lease: Lease) -> None:
+    """Give back a dead holder's lease. If that fails, it runs out by itself: the proof is used up."""
+    with suppress(StoreUnavailable, StoreRefused):
+        await store.lease_release(session, lease.holder, lease.fence)
 
 
 async def keep(store: Store, session: str, owner: str, seconds: float, fence: int, watch: DatabaseWatch) -> None:
