@@ -36,7 +36,7 @@ from worker.log import hide
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import StallFound
 from worker.session.report import View
-from worker.session.watchdog import PING_EVERY_SECONDS, judge
+from worker.session.watchdog import PING_EVERY_SECONDS, judge, settled
 from worker.settings import Settings
 from worker.store import Lease, Store, connect_store, holder_file, lease
 from worker.store.retry import until_answered
@@ -296,12 +296,14 @@ class Supervisor:
 
     async def _watch_over(self, leased: LeasedSession, peer: Peer) -> None:
         """Ping the sidecar and judge its figures. One that does not answer raises CallTimeout."""
+        before: int | None = None
         while True:
             await anyio.sleep(PING_EVERY_SECONDS)
             pong = await peer.ping()
             self.health.figures = pong.model_dump()
             logger.bind(**self.health.figures).trace("the sidecar's figures")
-            reason = judge(pong, database_away=leased.watch.away)
+            reason = judge(pong, database_away=leased.watch.away, settled_before=before)
+            before = settled(pong)
             if reason and leased.connection.policy.opened_at is not None:
                 leased.events.put(StallFound(reason=reason))
 

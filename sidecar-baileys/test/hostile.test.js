@@ -74,3 +74,24 @@ test('sessions that each skip two thousand keys leave a record of bounded size',
   assert.ok(longest('session') < RECORD_LONGEST, `${longest('session')} characters`)
   assert.ok(longest('sender-key') < RECORD_LONGEST, `${longest('sender-key')} characters`)
 })
+
+test('a flood of garbage in direct chats: nobody is asked for it, and it is acknowledged', async () => {
+  const before = (await phone.all('/receipts')).length
+  const bodies = Array.from({ length: 60 }, (_, n) =>
+    ({ from: `Stranger ${n % 20}`, to: 'direct', text: '', fault: n % 2 ? { garbage: 80 } : { unavailable: true } }))
+  const { items } = await phone.post('/send_many', { items: bodies })
+  const ids = new Set(items.map((/** @type {any} */ { id }) => id))
+  const { id } = await phone.post('/send', { from: 'Ana', to: group, text: 'in the midst of it' })
+  await sidecar.until(() => database.texts(id).length > 0, 'the message of a member')
+  await phone.post('/wait', { for: 'queue_empty', timeout_ms: 30_000 })
+  const answers = (await phone.all('/receipts')).slice(before).filter((/** @type {any} */ r) => ids.has(r.id))
+  assert.deepEqual(new Set(answers.map((/** @type {any} */ { kind }) => kind)).has('retry'), false)
+  const log = await phone.all('/log')
+  assert.deepEqual(log.filter((/** @type {any} */ { kind }) => kind === 'peer_request'), [])
+})
+
+test('garbage in a group is asked for, within a budget', async () => {
+  const { id } = await phone.post('/send', { from: 'Ana', to: group, text: '', fault: { garbage: 80, never: true } })
+  const asked = await phone.post('/receipts/wait', { ids: [id], kinds: ['retry'], timeout_ms: 30_000 })
+  assert.equal(asked.done, true)
+})

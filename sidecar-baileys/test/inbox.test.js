@@ -2,10 +2,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Inbox } from '../lib/log/inbox.js'
 
-/** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string}} [options] */
-const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}` } = {}) => {
+/** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string, stored?: boolean}} [options] */
+const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}`, stored = true } = {}) => {
   const parts = hashes.map((hash) => ({ content: Buffer.from(hash), hash }))
-  return /** @type {any} */ ({ id, offline, parts, author, arrivedAt: 1, expectedBytes: 100, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
+  return /** @type {any} */ ({ id, offline, stored, parts, author, arrivedAt: 1, expectedBytes: 100, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
 }
 
 /** @param {{known?: string[], holdMs?: number, busy?: () => boolean}} [options] */
@@ -186,5 +186,47 @@ test('many swallowed copies of one author are no recursion, and the next good on
   while (ids().length === 0) await turn()
   assert.equal(swallowed.length, 20_000)
   assert.deepEqual(ids(), ['fresh'])
+  inbox.close()
+})
+
+test('a flood of direct messages stands before no group message, and goes on behind it, few at a time', async () => {
+  const { inbox, delivered, ids } = makeInbox()
+  inbox.backlogComplete()
+  for (let n = 0; n < 900; n++) inbox.arrive(stanza(`direct${n}`, { stored: false }))
+  await turn()
+  assert.deepEqual(ids(), ['direct0', 'direct1', 'direct2', 'direct3'])
+  inbox.arrive(stanza('group'))
+  await turn()
+  assert.equal(ids()[4], 'group')
+  for (let n = 0; n < delivered.length; n++) {
+    inbox.settled(delivered[n], [])
+    await turn()
+  }
+  assert.equal(delivered.length, 901)
+  inbox.close()
+})
+
+test('a direct message goes first if its author has a group message behind it', async () => {
+  const { inbox, delivered, ids } = makeInbox()
+  inbox.backlogComplete()
+  for (let n = 0; n < 10; n++) inbox.arrive(stanza(`direct${n}`, { stored: false }))
+  inbox.arrive(stanza('keys', { stored: false, author: 'Ana' }))
+  inbox.arrive(stanza('group', { author: 'Ana' }))
+  await turn()
+  assert.deepEqual([ids().includes('keys'), ids().includes('group')], [true, false])
+  inbox.settled(delivered.find(({ id }) => id === 'keys'), [])
+  await turn()
+  assert.equal(ids().at(-1), 'group')
+  inbox.close()
+})
+
+test('no live stanza waits for direct messages of the backlog', async () => {
+  const { inbox, ids } = makeInbox()
+  for (let n = 0; n < 50; n++) inbox.arrive(stanza(`direct${n}`, { offline: true, stored: false }))
+  inbox.backlogComplete()
+  inbox.arrive(stanza('live'))
+  await turn()
+  assert.ok(ids().includes('live'))
+  assert.ok(ids().length <= 5)
   inbox.close()
 })

@@ -263,11 +263,11 @@ test('with the log full the socket is paused, and everything arrives when the wo
   await sidecar.stop()
 })
 
-test('groups are listed by name, without their members', async () => {
+test('groups are listed by name, without their members except admins', async () => {
   const { sidecar } = await loggedIn()
   const { groups } = await sidecar.call('groups')
   assert.ok(groups.length > 0)
-  assert.deepEqual(Object.keys(groups[0]).sort(), ['addressing_mode', 'id', 'size', 'subject'])
+  assert.deepEqual(Object.keys(groups[0]).sort(), ['addressing_mode', 'admins', 'id', 'size', 'subject'])
   await sidecar.stop()
 })
 

@@ -13,12 +13,14 @@ from testkit.embedded import EmbeddedSupabase
 from testkit.phone import Sent
 from tests.e2e.town import Town, found_town
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 Json = dict[str, Any]
 REPLACED = "\ufffd"
 DEEP = 20_000  # levels
 FLOOD = 400
+DIRECT_FLOOD = 900
+FLOOD_DRAIN_SECONDS = 120.0
 FLOOD_PATIENCE_SECONDS = 30.0  # for another's message in the midst of it
 
 
@@ -181,3 +183,25 @@ async def test_a_flood_from_one_sender_does_not_hold_up_another(own_town: Town) 
     await town.phone.wait_receipts(flood["ids"], seconds=60)
     texts = [row["text"] for row in await town.database.messages(sender=town.people["Chika"].lid)]
     assert sorted(texts) == sorted(item["text"] for item in flood["items"])
+
+
+async def test_a_flood_of_undecryptable_direct_messages_makes_no_message_of_a_member_too_old(own_town: Town) -> None:
+    town = own_town
+    before = await _counted(town, "too_old")
+    answers = len(await town.phone.receipts())
+    garbage: Json = {"to": "direct", "text": "", "fault": {"garbage": 120, "never": True}}
+    flood = [{**garbage, "from": f"Stranger {n % 50}"} for n in range(DIRECT_FLOOD)]
+    between: list[Sent] = []
+    for first in range(0, DIRECT_FLOOD, DIRECT_FLOOD // 6):
+        await town.phone.post("/send_many", {"items": flood[first : first + DIRECT_FLOOD // 6]})
+        between.append(await town.phone.send("Ben", town.market.id, f"beside {first}"))
+    for message in between:
+        await town.row(message)
+    assert await _counted(town, "too_old") == before
+    await town.phone.wait_for("queue_empty", FLOOD_DRAIN_SECONDS)
+    kinds = {entry["kind"] for entry in (await town.phone.receipts())[answers:]}
+    assert "retry" not in kinds, "nobody is asked for what would not be stored"
+
+
+async def _counted(town: Town, reason: str) -> int:
+    return sum(row["count"] for row in await town.database.rows("wa_discards", session_id="hostile", reason=reason))

@@ -10,7 +10,7 @@ import pytest
 from worker.bridge.protocol import Pong
 from worker.session.backoff import LOOP_AFTER, LOOP_SECONDS, Crashes, next_delay
 from worker.session.version import SCRIPT_BYTES_MAX, Claim, VersionPolicy, fetch_version, parse_kept
-from worker.session.watchdog import LOOP_LAG_MS, STANZA_STUCK_MS, judge
+from worker.session.watchdog import LOOP_LAG_MS, STANZA_STUCK_MS, judge, settled
 from worker.settings import Version
 
 PAGE = b" " * 65_536
@@ -74,6 +74,12 @@ def pong(**changes: float | None) -> Pong:
 )
 def test_a_stall_is(figures: dict[str, float], away: bool, stalled: bool, because: str) -> None:
     assert (judge(pong(**figures), database_away=away) is not None) is stalled, because
+
+
+def test_an_old_stanza_is_no_stall_while_others_are_settled() -> None:
+    late = pong(oldest_stanza_ms=STANZA_STUCK_MS + 1)
+    assert judge(late, database_away=False, settled_before=settled(late) - 1) is None
+    assert judge(late, database_away=False, settled_before=settled(late)) is not None
 
 
 PINNED, GOOD, FETCHED = (2, 1, 1), (2, 2, 2), (2, 3000, 333333333)

@@ -17,15 +17,21 @@ STALLS_BEFORE_RESTART = 2  # the first stall ends the socket, this one the sidec
 STALLS_BEFORE_EXIT = 4  # this one ends the worker; the platform may start it elsewhere
 
 
-def judge(pong: Pong, *, database_away: bool) -> str | None:
+def judge(pong: Pong, *, database_away: bool, settled_before: int | None = None) -> str | None:
     """Why the connection counts as stalled; None if it does not.
 
+    `settled_before`: how many stanzas were settled at the last look. While more are, an old one only waits its turn.
     While the database is away everything waits behind the gate: docs/architecture.md, "The frame gate", 6.
     """
     if database_away:
         return None
-    if (pong.oldest_stanza_ms or 0) > STANZA_STUCK_MS:
+    if (pong.oldest_stanza_ms or 0) > STANZA_STUCK_MS and settled_before in (None, settled(pong)):
         return "a message has been in work for too long"
     if pong.loop_lag_ms > LOOP_LAG_MS:
         return "the sidecar is too busy to do anything"
     return None
+
+
+def settled(pong: Pong) -> int:
+    """Stanzas of this connection that are in the log, or were swallowed."""
+    return pong.stanzas_out + pong.swallowed

@@ -230,8 +230,9 @@ export const IN_SOCKET = [
   },
   {
     name: `sock.messageRetryManager (${RETRY_CACHES.join(', ')})`,
-    use: 'emptied at the end of a connection',
-    found: (sock) => RETRY_CACHES.every((cache) => hasMethods(sock.messageRetryManager?.[cache], 'clear')),
+    use: 'emptied at the end of a connection; asked before each retry receipt',
+    found: (sock) => hasMethods(sock.messageRetryManager, 'hasExceededMaxRetries')
+      && RETRY_CACHES.every((cache) => hasMethods(sock.messageRetryManager[cache], 'clear')),
   },
   {
     name: 'sock.sendReceipt, sock.sendNode, sock.generateMessageTag',

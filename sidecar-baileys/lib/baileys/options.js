@@ -27,6 +27,7 @@ export const socketOptions = (params) => ({
   browser: params.browser,
   ...sharedCaches,
   markOnlineOnConnect: false,
+  retryRequestDelayMs: 0, // Baileys would wait with all messages behind an undecryptable one
   syncFullHistory: false,
   // The first chunk of history carries the LID mappings. The worker stores no history.
   shouldSyncHistoryMessage: ({ syncType }) => syncType === INITIAL_BOOTSTRAP,

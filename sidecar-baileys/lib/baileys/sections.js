@@ -27,6 +27,9 @@ export class Sections {
   /** The stanza that Baileys is decrypting; it takes one at a time. @type {Stanza | null} */
   #current = null
 
+  /** The last stanza with a part that could not be decrypted. @type {Stanza | null} */
+  lastFailed = null
+
   /** @param {SectionHooks} hooks */
   constructor(hooks) {
     this.hooks = hooks
@@ -108,6 +111,7 @@ export class Sections {
       return plaintext
     } catch (error) {
       stanza.failed(error)
+      this.lastFailed = stanza
       throw error
     } finally {
       this.#closeIfComplete(stanza)

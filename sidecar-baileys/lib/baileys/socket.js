@@ -22,6 +22,7 @@ import { socketOptions } from './options.js'
 import { Pairing } from './pairing.js'
 import { Passkey, PASSKEY_NOTIFICATIONS } from './passkey.js'
 import { receiptFor } from './receipt.js'
+import { RetryBudget } from './retry_budget.js'
 import { Sections } from './sections.js'
 import { revive, reviveCreds, serialise, serialiseCreds } from './serial.js'
 import { ServerClock } from './server_clock.js'
@@ -65,6 +66,7 @@ export class Connection {
   /** @type {Sections} */
   #sections
   #transactions = new Transactions((data) => this.keys.set(data))
+  #retries = new RetryBudget()
   #clock = new ServerClock()
   #activeReceipts = false
   #pairing = false
@@ -202,6 +204,7 @@ export class Connection {
       throw error
     }
     this.#transactions.watch(sock.authState.keys)
+    this.#boundRetries(sock.messageRetryManager)
     this.#transport = new Transport(/** @type {any} */ (sock.ws).socket, {
       onFrame: (frame) => this.#send(frame),
       onRefused: (status) => void sock.end(new Boom(`HTTP ${status} at the upgrade`, { statusCode: 503 })),
@@ -216,6 +219,15 @@ export class Connection {
     const strict = Curve.verify
     Curve.verify = (key, message, signature) => this.#handshaking || strict(key, message, signature)
     void this.closed.then(() => { Curve.verify = strict })
+  }
+
+  /** Baileys asks here before each retry receipt. @param {any} manager */
+  #boundRetries(manager) {
+    const exceeded = manager.hasExceededMaxRetries.bind(manager)
+    manager.hasExceededMaxRetries = (/** @type {string} */ id) => {
+      const stanza = this.#sections.lastFailed // Baileys takes one message at a time
+      return exceeded(id) || (stanza?.node.attrs.id === id && !this.#retries.allows(stanza))
+    }
   }
 
   // ── out ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -300,6 +312,7 @@ export class Connection {
   /** @param {Stanza} stanza */
   #deliver(stanza) {
     this.#sections.expect(stanza)
+    if (stanza.absent && !this.#retries.allows(stanza)) return this.#acknowledge(buildAckStanza(stanza.node))
     this.#emitStanza(STANZA.message, stanza.node)
   }
 

@@ -82,6 +82,22 @@ export class Stanza {
     return address.replace(/[:@].*/, '')
   }
 
+  /**
+   * Of a chat that may be stored: a group's, or the account's own devices, which bring keys. Direct messages and
+   * statuses of others never are (docs/architecture.md, "Monitored only").
+   */
+  get stored() {
+    const { from, category } = this.node.attrs
+    return Boolean(from?.endsWith('@g.us') || category === 'peer' || this.key?.fromMe)
+  }
+
+  /** It came without a ciphertext: Baileys would ask the owner's phone for it. */
+  get absent() {
+    const children = Array.isArray(this.node.content) ? this.node.content : []
+    return this.parts?.length === 0 && !this.#message && this.unavailable !== 'view_once'
+      && !children.some(({ tag }) => tag === 'enc')
+  }
+
   /** Hashes of the ciphertexts that were decrypted so far. */
   get hashes() { return this.#hashes }
 
