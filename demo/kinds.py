@@ -21,13 +21,14 @@ MAX_SHOWN = 60  # characters of a value in a difference
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """Columns of one row. `file` names a file of seeds/media; None: `media_id` is null."""
+    """Columns of one row. `file`: of seeds/media, None: `media_id` is null. `content` None: not compared."""
 
     kind: str
     text: str | None = None
     file: str | None = None
     file_name: str | None = None
     media_status: str | None = None
+    content: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +177,7 @@ def _columns(players: Players, example: Example, row: Row, media: Row | None) ->
         "bytes": stored and stored.bytes,
         "mime": stored and stored.mime,
         "storage_path": stored and stored.path,
+        **({} if expect.content is None else {"content": expect.content}),
     }
     found = {**{name: (media or {}).get(name) for name in ("sha256", "bytes", "mime", "storage_path")}, **row}
     wrong = [

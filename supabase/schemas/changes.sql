@@ -67,8 +67,9 @@ create index wa_held_changes_sealed on public.wa_held_changes (session_id, id)
 where kind = 'sealed_edit' and not unreadable;
 
 -- Applies one edit: the greatest (at, id) is the message's text, all others are earlier texts, in whatever order they
--- arrive. Of more than 100, keeps the newest and the original.
-create function wa.apply_edit(p_message bigint, p_edit_msg_id text, p_text text, p_at timestamptz) returns void
+-- arrive. An empty one took a caption away. Of more than 100, keeps the newest and the original.
+create function wa.apply_edit(p_message bigint, p_edit_msg_id text, p_text text, p_at timestamptz)
+returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_old public.messages;
@@ -84,10 +85,11 @@ begin
       v_old.session_id, p_message, coalesce(v_old.edit_msg_id, ''), v_old.text, coalesce(v_old.edited_at, v_old.ts)
     )
     on conflict (message_id, edit_msg_id) do nothing;
-    update public.messages set text = p_text, edited_at = p_at, edit_msg_id = p_edit_msg_id where id = p_message;
+    update public.messages set text = nullif(p_text, ''), edited_at = p_at, edit_msg_id = p_edit_msg_id
+    where id = p_message;
   else
     insert into public.message_edits (session_id, message_id, edit_msg_id, text, at)
-    values (v_old.session_id, p_message, p_edit_msg_id, p_text, p_at)
+    values (v_old.session_id, p_message, p_edit_msg_id, nullif(p_text, ''), p_at)
     on conflict (message_id, edit_msg_id) do nothing;
   end if;
   delete from public.message_edits
@@ -101,7 +103,7 @@ begin
 end
 $$;
 
--- Removes the content of a message: text, payload, earlier texts, file, secret and media key. Its row stays.
+-- Removes the content of a message: text, payload, facts, earlier texts, file, secret and media key. Its row stays.
 create function wa.blank_message(p_message bigint) returns void
 language plpgsql security invoker set search_path = '' as $$
 begin
@@ -111,7 +113,8 @@ begin
   delete from public.wa_media_abandoned where message_id = p_message;
   update public.messages
   set
-    blanked = true, text = null, raw = '{}', file_name = null, mentions = null, mention_count = 0, media_id = null,
+    blanked = true, text = null, raw = '{}', content = null, file_name = null, mentions = null, mention_count = 0,
+    media_id = null,
     media_status = case when media_status is not null then 'revoked' end, edited_at = null, edit_msg_id = null
   where id = p_message;
 end

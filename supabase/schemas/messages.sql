@@ -44,6 +44,7 @@ create table public.messages (
   content_order bigint,
   revoke_claimed_at timestamptz,
   revoke_claimed_by text,
+  content jsonb check (jsonb_typeof(content) = 'object'),
   unique (session_id, chat_id, sender, wa_msg_id)
 );
 
@@ -178,8 +179,8 @@ create function wa.replace_content(p_message bigint, p_from public.messages) ret
 language sql volatile security invoker set search_path = '' as $$
   update public.messages as m
   set
-    kind = p_from.kind, text = p_from.text, raw = p_from.raw, file_name = p_from.file_name,
-    media_id = p_from.media_id, media_status = p_from.media_status,
+    kind = p_from.kind, text = p_from.text, raw = p_from.raw, content = p_from.content,
+    file_name = p_from.file_name, media_id = p_from.media_id, media_status = p_from.media_status,
     sender_alt = coalesce(p_from.sender_alt, m.sender_alt), push_name = coalesce(p_from.push_name, m.push_name),
     quoted_msg_id = p_from.quoted_msg_id, quoted_sender = p_from.quoted_sender, mentions = p_from.mentions,
     mention_count = p_from.mention_count, forwarded = p_from.forwarded, forward_score = p_from.forward_score,

@@ -202,7 +202,11 @@ async def test_an_albums_children_find_it_in_any_order(town: Town) -> None:
 @pytest.mark.parametrize(
     ("message", "kind", "text"),
     [
-        ({"locationMessage": {"degreesLatitude": 6.5, "degreesLongitude": 3.4, "name": "Jetty"}}, "location", "Jetty"),
+        (
+            {"locationMessage": {"degreesLatitude": 6.5, "degreesLongitude": 3.4, "name": "Jetty"}},
+            "location",
+            "Jetty\n6.500000, 3.400000",
+        ),
         ({"contactMessage": {"displayName": "Emeka", "vcard": "BEGIN:VCARD\nEND:VCARD"}}, "contact", "Emeka"),
         (
             {

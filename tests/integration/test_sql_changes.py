@@ -163,7 +163,7 @@ def _edit(row: Row, edits: list[Change]) -> None:
     if row.kind == "undecryptable" or not edits:
         return
     versions: list[tuple[str, str | None]] = [("", row.text)]
-    versions += [(e.id, e.word) for e in sorted(edits, key=lambda e: (e.seconds, e.id))]
+    versions += [(e.id, e.word or None) for e in sorted(edits, key=lambda e: (e.seconds, e.id))]
     row.edited = max(e.seconds for e in edits)
     row.text = versions[-1][1]
     row.former = set(versions[:-1])
@@ -212,7 +212,7 @@ class Talk(Session):
         if text.quoted:
             columns |= {"quoted_sender": self._who(text.quoted[0]), "quoted_msg_id": text.quoted[1]}
         if text.kind == "image":
-            return photo(text.id, text.seconds, **columns)
+            return photo(text.id, text.seconds, content={"title": "a photo"}, **columns)
         return message(text.id, text.seconds, kind=text.kind, **columns | {"text": said(text)})
 
     def _changes(self, event: Text | Change) -> Iterator[dict[str, Any]]:
@@ -488,10 +488,10 @@ def test_a_blanking_revoke_leaves_nothing_of_a_file_in_either_order(
     for event in events[::order]:
         talk.tell([event])
     (row,) = talk.all(
-        "select text, raw, media_id, media_status, file_name, mentions, mention_count from public.messages "
+        "select text, raw, content, media_id, media_status, file_name, mentions, mention_count from public.messages "
         "where session_id = %(session)s"
     )
-    assert row == (None, {}, None, "revoked", None, None, 0)
+    assert row == (None, {}, None, None, "revoked", None, None, 0)
     for table in ("media_jobs", "message_secrets"):
         assert talk.all(f"select 1 from public.{table} where session_id = %(session)s") == []  # noqa: S608
 

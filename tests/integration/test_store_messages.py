@@ -17,6 +17,7 @@ from worker.store import Audit, Batch, KeyChange, Refused, Store
 FULL = photo("A1", 5) | {
     "from_me": True,
     "text": "a caption",
+    "content": {"contacts": [{"name": "Ana"}]},
     "quoted_msg_id": "Q1",
     "quoted_sender": "ben@lid",
     "mentions": ["ben@lid"],

@@ -7,11 +7,13 @@ Pure, and total: whatever JSON comes in, something comes out, `unknown` if nothi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worker.ingest.rules import content as table
 from worker.ingest.rules.content import CONTENT, MEDIA_FIELDS, Discarded, MediaType, Rule
+from worker.ingest.rules.facts import facts_of, lines_of
+from worker.ingest.rules.fields import Facts
 
 Json = Mapping[str, Any]
 
@@ -36,6 +38,7 @@ class Content:
     Attributes:
         text: as the sender wrote it, not yet cleaned.
         target: the key of the message that this one is about (reaction, edit, revoke, vote, pin).
+        facts: `messages.content`: what it says beyond its text.
         withheld: a view-once: neither text nor payload is to be kept.
     """
 
@@ -43,6 +46,7 @@ class Content:
     text: str | None = None
     media: Media | None = None
     target: Json | None = None
+    facts: Facts | None = None
     withheld: bool = False
 
 
@@ -122,8 +126,18 @@ def _refine(field: str, rule: Rule, body: Json, wrappers: tuple[str, ...]) -> Co
         return Content(kind=table.VIEW_ONCE, withheld=True)
     inner = _comment(body) if field == "commentMessage" else None
     if inner is not None:
-        return Content(kind=kind, text=inner.text, media=inner.media, target=_target(rule, body))
-    return Content(kind=kind, text=_text(rule, body), media=_media(field, rule, body), target=_target(rule, body))
+        return replace(inner, kind=kind, target=_target(rule, body))
+    return replace(_said(field, rule, body), kind=kind, target=_target(rule, body))
+
+
+def _said(field: str, rule: Rule, body: Json) -> Content:
+    facts = facts_of(field, body)
+    text = _text(rule, body)
+    lines = [] if facts is None else lines_of(facts)
+    if lines:
+        names_first = rule.kind in table.CONTACT_KINDS  # each of their lines begins with the name
+        text = "\n".join([*([text] if text and not names_first else []), *lines])
+    return Content(kind=rule.kind, text=text, media=_media(field, rule, body), facts=facts)
 
 
 def _kind(field: str, rule: Rule, body: Json) -> str:
@@ -175,8 +189,7 @@ def _comment(body: Json) -> Content | None:
         return Content(kind="text", text=_string(inner.get(field)))
     if field not in CONTENT or field == "commentMessage":  # a comment on a comment on …: no recursion for strangers
         return None
-    rule = CONTENT[field]
-    return Content(kind=rule.kind, text=_text(rule, inner[field]), media=_media(field, rule, inner[field]))
+    return _said(field, CONTENT[field], inner[field])
 
 
 def _target(rule: Rule, body: Json) -> Json | None:

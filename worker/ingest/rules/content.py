@@ -16,6 +16,7 @@ UNKNOWN = "unknown"
 UNDECRYPTABLE = "undecryptable"
 VIEW_ONCE = "view_once"
 SYSTEM = "system"
+CONTACT_KINDS = frozenset({"contact", "contacts"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

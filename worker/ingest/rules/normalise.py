@@ -17,7 +17,7 @@ from worker.ingest.rules.context import Context, Reference, read_context
 from worker.ingest.rules.descriptor import describe
 from worker.ingest.rules.jids import Person, canonical, parse_jid
 from worker.ingest.rules.live import Arrival, LiveWindow, clock_at, is_live, iso, sent_at
-from worker.ingest.rules.raw import prune
+from worker.ingest.rules.raw import MAX_CONTENT_BYTES, prune
 from worker.text import bounded_id, clean_name, message_text
 
 Reason = Literal[
@@ -76,6 +76,7 @@ class MessageRow:
     kind: str
     text: str | None
     raw: dict[str, Any]
+    content: dict[str, Any] | None = None
     pending: bool = False
     media: MediaPart | None = None
     media_status: str | None = None
@@ -239,6 +240,7 @@ def _stub(envelope: _Envelope, stanza: Stanza, rules: Rules) -> MessageRow:
 def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> MessageRow:
     media = None if content.media is None else describe(content.media, envelope.key)
     attrs = {name: envelope.attrs[name] for name in _KEPT_ATTRS if name in envelope.attrs}
+    target = _target(content.target, envelope, rules)
     kept = {} if content.withheld and "message" in payload else payload
     return MessageRow(
         wa_msg_id=envelope.wa_msg_id,
@@ -252,6 +254,7 @@ def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> 
         kind=content.kind,
         text=None if content.withheld else message_text(content.text),
         raw=prune({"attrs": attrs, **kept}),
+        content=None if content.withheld else _content(content, target),
         pending=content.kind == table.UNDECRYPTABLE,
         media=None
         if media is None
@@ -265,9 +268,15 @@ def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> 
             descriptor=media.descriptor,
         ),
         media_status=None if media is None else ("pending" if media.descriptor else "failed"),
-        target=_target(content.target, envelope, rules),
+        target=target,
         context=_context(payload.get("message"), envelope, rules),
     )
+
+
+def _content(content: Content, target: Target | None) -> dict[str, Any] | None:
+    about = {} if target is None else {"target": {"sender": target.sender, "wa_msg_id": target.wa_msg_id}}
+    facts = {**(content.facts or {}), **about}
+    return prune(facts, MAX_CONTENT_BYTES) if facts else None
 
 
 def _context(message: object, envelope: _Envelope, rules: Rules) -> Context:

@@ -17,6 +17,9 @@ from worker.text import clean_text
 Json = Mapping[str, Any]
 
 MAX_RAW_BYTES = 32 * 1024  # a batch has up to 500 messages: 16 MB at worst, half the wire's longest line
+MAX_CONTENT_BYTES = (
+    96 * 1024
+)  # of `messages.content`, which is cut after `raw`: 256 cards with a number each have 40 kB
 MAX_STRING_CHARS = 4096  # the whole text is in `text`; thumbnails are 1 to 10 kB and go when they are larger than this
 # Quotes of quotes. A hostile payload nests by thousands; the database answers 6,000 levels with an HTTP 500
 # (docs/supabase.md, "The embedded Supabase").
