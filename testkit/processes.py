@@ -47,17 +47,21 @@ class Child:
         pipe_stdout: bool = False,
         hold_stdin: bool = False,
         stdin: int = subprocess.DEVNULL,
+        terminal: int | None = None,
     ) -> Child:
-        """Start `command`; `hold_stdin` keeps its stdin open for as long as we live, so that it can see us end."""
+        """Start `command`; `hold_stdin` keeps its stdin open for as long as we live, so that it can see us end.
+
+        `terminal`, the far end of a pseudo-terminal, takes the place of `log` and stdin.
+        """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as sink:
             process = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=cwd,
                 env=dict(env) if env is not None else None,
-                stdin=subprocess.PIPE if hold_stdin else stdin,
-                stdout=subprocess.PIPE if pipe_stdout else sink,
-                stderr=sink,
+                stdin=subprocess.PIPE if hold_stdin else stdin if terminal is None else terminal,
+                stdout=subprocess.PIPE if pipe_stdout else sink if terminal is None else terminal,
+                stderr=sink if terminal is None else terminal,
                 start_new_session=True,  # Ctrl-C in a terminal reaches us alone; we end the others in order
             )
         return cls(process, name, log)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,7 +18,9 @@ from worker.errors import ExitCode, WorkerError
 from worker.stdio import version as installed_version
 
 if TYPE_CHECKING:
+    from worker.session.arrivals import Arrivals
     from worker.session.report import View
+    from worker.store import Store
 
 app = typer.Typer(
     cls=LazyCommands,
@@ -67,7 +69,8 @@ def up() -> None:
     """
     from worker.commands.terminal import Terminal
 
-    start(Terminal().show, catching_up=True)
+    terminal = Terminal()
+    start(terminal.show, terminal.follow if terminal.attended else None, catching_up=True)
 
 
 @app.command("version")
@@ -76,7 +79,12 @@ def print_version() -> None:
     typer.echo(f"wa-worker {installed_version()}")
 
 
-def start(on_view: Callable[[View], None], *, catching_up: bool = False) -> None:
+def start(
+    on_view: Callable[[View], None],
+    follow: Callable[[Store, str, Arrivals], Coroutine[Any, Any, None]] | None = None,
+    *,
+    catching_up: bool = False,
+) -> None:
     """Run a worker to its end, and turn what stopped it into a line and an exit code."""
     import anyio
     from loguru import logger
@@ -92,7 +100,7 @@ def start(on_view: Callable[[View], None], *, catching_up: bool = False) -> None
         set_up_log(settings.log_level, session=settings.worker_session)
         for name in unknown_names():
             logger.warning("{}", misspelt(name))
-        anyio.run(Supervisor(settings, on_view).run)
+        anyio.run(Supervisor(settings, on_view, follow).run)
     except WorkerError as error:
         fail(redact(str(error)), error.exit_code)
     except KeyboardInterrupt:

@@ -219,6 +219,12 @@ class Settings(BaseSettings):
         former = self.worker_state_key_previous
         return _decoded_key(former.get_secret_value()) if former else None
 
+    @property
+    def on_loopback(self) -> bool:
+        """Whether WhatsApp's place is taken by a server on this machine, such as the virtual phone."""
+        host = urlsplit(self.wa_socket_url or "").hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
     def local_server(self) -> list[str]:
         """Names of the settings in force that only make sense against a local server; each deserves a warning."""
         names = ("wa_socket_url", "wa_root_key", "wa_version_url", "wa_media_origin", "wa_media_ca")

@@ -10,10 +10,11 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import anyio
 from loguru import logger
@@ -33,6 +34,7 @@ from worker.errors import (
     unwrapped,
 )
 from worker.log import hide
+from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import StallFound
 from worker.session.report import View
@@ -87,9 +89,15 @@ class Stop:
 class Supervisor:
     """One worker process."""
 
-    def __init__(self, settings: Settings, on_view: Callable[[View], None] = lambda view: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_view: Callable[[View], None] = lambda view: None,
+        follow: Callable[[Store, str, Arrivals], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self._settings = settings
         self._on_view = on_view
+        self._follow = follow  # shows what arrives, while the lease is held
         self._stop = Stop()
         self._owner = lease.make_owner()
         self._crashes = Crashes(settings.worker_backoff_base_ms / 1000, settings.worker_backoff_max_ms / 1000)
@@ -128,8 +136,9 @@ class Supervisor:
         settings = self._settings
         for secret in (settings.supabase_service_key, settings.worker_state_key, settings.worker_state_key_previous):
             hide(secret.get_secret_value() if secret else None)
-        for name in settings.local_server():
-            logger.warning("{} is set: this is for a local server only", name)
+        if chosen := settings.local_server():
+            level = "INFO" if settings.on_loopback else "WARNING"
+            logger.log(level, "settings for a local server, not for WhatsApp: {}", ", ".join(chosen))
 
     async def _serve(self, store: Store, url: str, place: str) -> None:
         with self._stop.interrupts():
@@ -238,6 +247,8 @@ class Supervisor:
                 task_group.start_soon(leased.media.run)
                 task_group.start_soon(leased.housekeeping.run)
                 task_group.start_soon(leased.drops.run)
+                if self._follow:
+                    task_group.start_soon(self._follow, store, session, leased.arrivals)
                 task_group.start_soon(leased.figures.run)
                 await self._run_sidecars(leased)
             except StaleFence:

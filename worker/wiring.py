@@ -25,6 +25,7 @@ from worker.media.jobs import ClaimOptions, MediaRunner
 from worker.media.remote import Json
 from worker.media.reupload import Reuploads
 from worker.media.transfer import Transfers
+from worker.session.arrivals import Arrivals
 from worker.session.auth_state import AuthState
 from worker.session.closes import BAN_SECONDS_MAX
 from worker.session.connection import Connection, SocketOptions
@@ -86,6 +87,7 @@ class LeasedSession:
     media: MediaRunner
     housekeeping: Housekeeping
     drops: Drops
+    arrivals: Arrivals
     figures: FiguresPoller
     connection: Connection
     events: EventQueue
@@ -131,12 +133,12 @@ async def open_leased_session(
         source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
         async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
             media = _make_media(settings, store, downloader, owner, phone)
-            drops = Drops(settings.worker_catch_up_s)
+            drops, arrivals = Drops(settings.worker_catch_up_s), Arrivals()
             discovery = Discovery(session, report, flags.done)
             listeners = Listeners(
                 error=report.error,
                 media=media.notify,
-                committed=(health.metrics.committed, drops.committed, discovery.committed),
+                committed=(health.metrics.committed, drops.committed, discovery.committed, arrivals.committed),
             )
             committer = Committer(session, cipher, watch, _make_rules(settings, monitored), listeners)
 
@@ -159,6 +161,7 @@ async def open_leased_session(
                 flags=flags,
                 media=media,
                 drops=drops,
+                arrivals=arrivals,
                 figures=FiguresPoller(store, settings.worker_session, health),
                 housekeeping=Housekeeping(
                     session, report, lost_seconds=float(RETRY_WINDOW_S), audit_seconds=settings.audit_seconds

@@ -90,6 +90,7 @@ async def test_up_takes_what_waited_up_to_a_day_and_run_does_not(keeper: Town) -
     assert (await keeper.row(sent["this morning"]))["text"] == "this morning"
     assert await keeper.database.message(sent["the day before"].id) is None
     assert (await discarded(keeper))[DROPPED] == 1
+    assert "this morning" not in keeper.worker.child.text(), "without a terminal its output is a log"
 
 
 async def test_a_live_message_has_the_guard_of_30_s_under_up_too(keeper: Town) -> None:

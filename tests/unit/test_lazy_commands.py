@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from worker.cli import app
 from worker.commands import COMMANDS, load
 
 HEAVY = ("anyio", "httpx", "supabase", "loguru", "worker.store", "worker.settings", "worker.supervisor")
@@ -28,6 +32,21 @@ def test_help_and_version_import_no_part_of_the_worker(arguments: list[str]) -> 
     loaded = ran.stdout.rpartition("loaded: ")[2].split()
     assert ("typer" in loaded) is (arguments != ["--version"]), "the bare version is answered before typer loads"
     assert not set(HEAVY) & set(loaded)
+
+
+def commands_below(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    yield name, command
+    for inner, found in getattr(command, "commands", {}).items():
+        yield from commands_below(found, f"{name} {inner}".strip())
+
+
+def test_help_is_wrapped_by_the_terminal_alone() -> None:
+    top = get_command(app)
+    loaded = [*commands_below(top), *(each for name in COMMANDS for each in commands_below(load(name), name))]
+    assert len(loaded) > len(COMMANDS)
+    for name, command in loaded:
+        paragraphs = (command.help or "").split("\n\n")
+        assert [text for text in paragraphs if "\n" in text] == [], name
 
 
 @pytest.mark.parametrize("name", COMMANDS)

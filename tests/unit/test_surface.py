@@ -168,6 +168,18 @@ def test_a_code_that_does_not_fit_into_the_window_is_not_broken_up_and_the_remed
     assert ("window is too small" in after) is said, "the first has scrolled away"
 
 
+def test_a_new_code_takes_the_place_of_the_old_one_on_a_terminal_and_follows_it_in_a_file() -> None:
+    for terminal in (True, False):
+        out = io.StringIO()
+        shown = Terminal(Console(file=out, width=100, height=60, force_terminal=terminal, color_system=None))
+        for code in ("2@first", "2@second"):
+            shown.show(View(status="connecting", state="waiting_for_scan", say="Scan it.", qr=code))
+        first, cleared, second = out.getvalue().partition("\x1b[2J")
+        assert bool(cleared) is terminal
+        assert draw_qr("2@first") in first
+        assert draw_qr("2@second") in (second if terminal else first)
+
+
 def test_the_terminal_shows_a_pairing_code() -> None:
     out = io.StringIO()
     view = View(status="connecting", state="waiting_for_scan", say="Enter it.", qr="2@abc", pairing_code="ABCD1234")

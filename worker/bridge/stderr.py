@@ -21,6 +21,7 @@ TEXT_KEPT = 2000
 LEVELS = {"trace", "debug", "info", "warning", "error", "critical"}
 # Baileys' info is debugging to an operator; its errors are closes, which `session.closes` judges.
 MEANINGS = {"info": "debug", "warn": "warning", "error": "warning", "fatal": "error"}
+CLOSES = {"stream errored out"}  # each first link has one (515); what a close means is said by `session.closes`
 SILENT = {
     "text",
     "content",
@@ -85,4 +86,4 @@ def read_line(line: bytes) -> tuple[str, str, dict[str, Any]]:
         for key, value in list(entry.items())[:FIELDS_KEPT]
         if isinstance(value, str | int | float | bool) and key.lower() not in SILENT and key.isidentifier()
     }
-    return level if level in LEVELS else "debug", text, fields
+    return level if level in LEVELS and text not in CLOSES else "debug", text, fields

@@ -69,6 +69,7 @@ class LazyCommands(TyperGroup):
             self.add_command(
                 TyperCommand(name, help=entry.line, rich_help_panel=entry.panel, rich_markup_mode="rich"), name
             )
+        unwrap(self)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
@@ -86,4 +87,14 @@ def load(name: str) -> Any:
         alone.command(name)(found)
         command = get_command(alone)
     command.name = name
+    unwrap(command)
     return command
+
+
+def unwrap(command: Any) -> None:
+    """Make each paragraph of the help one line, here and in subcommands: the terminal breaks lines, the source's
+    breaks must not show."""
+    if command.help:
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in command.help.split("\n\n"))
+    for inner in getattr(command, "commands", {}).values():
+        unwrap(inner)

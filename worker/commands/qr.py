@@ -74,6 +74,7 @@ async def _print_once(session: str, store: Store) -> None:
 
 async def _follow(session: str, store: Store, *, hint: bool) -> None:
     shown: object = None
+    drawn = False
     while True:
         pairing = judge(await _view(session, store), datetime.now(UTC))
         if pairing.connected is not None:
@@ -81,7 +82,10 @@ async def _follow(session: str, store: Store, *, hint: bool) -> None:
             return
         if (pairing.code, pairing.say) != shown:
             shown = (pairing.code, pairing.say)
+            if pairing.code and drawn and out().is_terminal:
+                out().clear()  # two codes on one screen: the phone may see the old one
             _show(pairing, hint=hint)
+            drawn = drawn or pairing.code is not None
         await anyio.sleep(POLL_SECONDS)
 
 

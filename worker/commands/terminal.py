@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import io
+from functools import partial
+from typing import Any
 
+import anyio.to_thread
 import segno
+from loguru import logger
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
+from worker.commands.tail import line
+from worker.errors import StoreRefused
+from worker.session.arrivals import Arrivals
 from worker.session.report import View
+from worker.store import Store
+from worker.store.retry import until_answered
 from worker.text import clean_name
 
 CONNECTED = """\
@@ -17,7 +26,11 @@ In another terminal:
   wa-worker groups list               shows your groups
   wa-worker groups monitor "NAME"     stores the messages of one
   wa-worker tail                      shows messages as they are stored
-Ctrl-C stops the worker."""
+Messages of the groups that you switch on are shown here as they are stored. Ctrl-C stops the worker."""
+OFF = """\
+A message came from a group that is not switched on; it is not stored. In another terminal:
+  wa-worker groups monitor "NAME"     stores the messages of a group from then on"""
+PAGE = 500
 
 
 class Terminal:
@@ -26,6 +39,37 @@ class Terminal:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
         self._last: tuple[str, str | None, str | None] | None = None
+        self._drawn = False  # a code is on the screen
+
+    @property
+    def attended(self) -> bool:
+        """Whether a person sees it. In a container or a pipe, stdout is a log, and no message's text goes there."""
+        return self._console.is_terminal
+
+    async def follow(self, store: Store, session: str, arrivals: Arrivals) -> None:
+        """Show each message as it is stored, a line each, and say once that a group which is off has messages."""
+        cursor: int | None = None
+        hinted = False
+        try:
+            while True:
+                page = partial(store.console.tail, session, None, cursor, PAGE if cursor is not None else 1)
+                found = await until_answered(page)
+                hint = arrivals.unmonitored > 0 and not hinted
+                hinted = hinted or hint
+                new = found.messages if cursor is not None else []
+                # In a thread: a terminal that is stopped (Ctrl-S) must not stop the worker.
+                await anyio.to_thread.run_sync(self._print, new, hint, abandon_on_cancel=True)
+                cursor = found.cursor
+                if len(new) < PAGE:
+                    await arrivals.wait()
+        except StoreRefused as refused:
+            logger.warning("messages are stored, but cannot be shown here (code {})", refused.code)
+
+    def _print(self, messages: list[dict[str, Any]], hint: bool) -> None:
+        if hint:
+            self._console.print(OFF, highlight=False, markup=False, soft_wrap=True)
+        for message in messages:
+            self._console.print(line(message, with_group=True), soft_wrap=True)
 
     def show(self, view: View) -> None:
         """Show a state, once. Names and reasons are other people's words: never markup."""
@@ -37,6 +81,9 @@ class Terminal:
         if view.pairing_code:
             self._console.print(Panel(f"[bold]{view.pairing_code}[/bold]\n{say}", title="Pairing code"))
         elif view.qr:
+            if self._drawn and self.attended:
+                self._console.clear()  # two codes on one screen: the phone may see the old one
+            self._drawn = True
             drawn = draw_qr(view.qr)
             too_small = window_too_small(drawn, self._console)
             warning = f"[bold yellow]{too_small}[/bold yellow]" if too_small else ""
@@ -47,6 +94,7 @@ class Terminal:
             if warning:  # the first has left the window
                 self._console.print(warning)
         elif view.state == "connected":
+            self._drawn = False
             who = escape(clean_name(view.wa_name) or view.wa_number or "this account")
             self._console.print(f"[bold green]Connected[/bold green] as {who}")
             self._console.print(CONNECTED, highlight=False, markup=False, soft_wrap=True)

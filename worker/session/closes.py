@@ -99,7 +99,7 @@ class CloseCode(IntEnum):
     RESTART_REQUIRED = 515
 
 
-_ASK_AGAIN = "then ask for a refresh (wa_refresh_qr_requested)"
+_ASK_AGAIN = "then ask for a refresh (`wa-worker qr --refresh`)"
 _UNLINKED = ("Connection Failure", "Stream Errored")  # only these two say that the phone unlinked us
 _CODES_RAN_OUT = "QR refs attempts ended"
 _UNTRUSTED = ("invalid signature", "signature invalid", "account signature", "certificat")
@@ -133,7 +133,7 @@ def _lost_or_timed_out(close: Close, _: int) -> Decision:
     if _CODES_RAN_OUT in close.message:
         return Idle(
             say="Nobody scanned the QR code or typed a pairing code in time. "
-            "Ask for a refresh (wa_refresh_qr_requested)."
+            "Ask for a refresh (`wa-worker qr --refresh`)."
         )
     if close.phase == "open":
         return Reconnect(say="The connection to WhatsApp was lost; trying again.")

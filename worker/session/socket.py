@@ -25,7 +25,7 @@ SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link
 PASSKEY_NEEDED = (
     "WhatsApp asks for this account's passkey before it links a device, and wa-worker does not do that yet: this "
     "account cannot be linked now. The request on the phone can be closed. To try again, or with another account, ask "
-    "for a refresh (wa_refresh_qr_requested)."
+    "for a refresh (`wa-worker qr --refresh`)."
 )
 
 
