@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     worker_node: Path = Field(default_factory=default_node)
     wa_version: Annotated[Version | None, NoDecode] = None
     wa_strict_certs: bool = True
+    wa_nack_undecryptable: bool = False  # answer NACK 500, as stock Baileys does, where others send a plain ack
 
     # For a local server only
     wa_socket_url: str | None = None

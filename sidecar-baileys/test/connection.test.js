@@ -24,7 +24,7 @@ function connect() {
   /** @type {number[]} WhatsApp's time at the arrival of each stanza */
   const arrived = []
   const { port } = /** @type {import('node:net').AddressInfo} */ (server.address())
-  const params = /** @type {any} */ ({ epoch: 1, browser: ['a', 'b', 'c'], version: null, socket_url: `ws://127.0.0.1:${port}`, root_key: null, offline_hold_ms: 1_000, strict_certs: true, max_log_bytes: 16_000_000, qr_timeout_ms: null, keep_alive_ms: null })
+  const params = /** @type {any} */ ({ epoch: 1, browser: ['a', 'b', 'c'], version: null, socket_url: `ws://127.0.0.1:${port}`, root_key: null, offline_hold_ms: 1_000, strict_certs: true, nack_undecryptable: false, max_log_bytes: 16_000_000, qr_timeout_ms: null, keep_alive_ms: null })
   const connection = new Connection(params, null, {
     commit: async ({ keys = {}, creds, stanzas }) => {
       arrived.push(.../** @type {any[]} */ (stanzas).map((each) => each.arrived_at_ms + (each.server_time_offset_ms ?? NaN)))

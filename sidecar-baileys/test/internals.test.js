@@ -84,6 +84,7 @@ const OTHER_PACKAGES = /** @type {[string, any, string][]} */ ([
   ['another log text', otherSource('messages-recv', 'error in handling message'), 'the log text'],
   ['the log text without its stanza', otherSource('messages-recv', 'node: binaryNodeToString(node)'), 'the log text'],
   ['another failure', otherBaileys({ NO_MESSAGE_FOUND_ERROR_TEXT: 'empty' }), 'the failure'],
+  ['nacks that cannot be changed', otherBaileys({ NACK_REASONS: Object.freeze({ UnhandledError: 500 }) }), 'NACK_REASONS'],
   ['the noise handler in another file', noNoise, 'noise-handler'],
   ['messages under another event', otherSource('messages-recv', 'CB:message'), 'CB:message'],
   ['the end of the backlog under another event', otherSource('socket', 'CB:ib,,offline'), 'CB:ib,,offline'],

@@ -108,7 +108,7 @@ function onReceipt(connection, stanza) {
   const kind = attrs.type === 'retry' ? 'retry' : attrs.type === 'server-error' ? 'server_error' : 'receipt'
   const more = children(child(stanza, 'list')).map((item) => item.attrs.id)
   for (const id of [attrs.id, ...more]) {
-    phone.receipts.add(kind, { id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: null, class: null })
+    phone.receipts.add(kind, { id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: null, class: null, count: child(stanza, 'retry')?.attrs.count ?? null })
     if (kind === 'receipt' && attrs.type !== 'hist_sync') phone.queue.settle({ ...stanza, attrs: { ...attrs, id: id ?? '' } })
   }
   if (phone.companion && (attrs.type === 'hist_sync' || attrs.type === 'peer_msg')) phone.companion.historyReceipted = true

@@ -2,7 +2,8 @@
  * How unkind the server is: switches for what the real server is reported to do. README.md gives each one's source and certainty.
  *
  * Three profiles name a whole set. `kind` is the server that lets every client through; `real` is the server as it is reported;
- * `default` is `real` with a patience of one minute instead of fifty, so that a forgotten ack ends the stream while a test runs.
+ * `default` is `real` with a patience of one minute instead of fifty, so that a forgotten ack ends the stream while a test runs, and
+ * with any number of logins, because tests log in more often than an account does.
  */
 import { ControlError } from './errors.js'
 
@@ -46,7 +47,7 @@ const REAL = {
 /** @type {Record<string, Partial<Switches>>} */
 export const PROFILES = {
   kind: KIND,
-  default: { ...REAL, debt_s: 60 },
+  default: { ...REAL, debt_s: 60, logins_per_minute: 0 },
   real: REAL
 }
 

@@ -16,7 +16,7 @@ import { node, SERVER } from './stanza.js'
 /** @typedef {import('./phone.js').Phone} Phone */
 /** @typedef {import('./stanza.js').Node} Node */
 /** @typedef {import('./device.js').Device} Device */
-/** @typedef {{duplicate?: boolean, whole_blocks?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean, new_session?: boolean, skip?: number, forged?: {counter?: number, previous_counter?: number}, garbage?: number}} MessageFault */
+/** @typedef {{duplicate?: boolean, whole_blocks?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean, again?: boolean, new_session?: boolean, skip?: number, forged?: {counter?: number, previous_counter?: number}, garbage?: number}} MessageFault */
 
 /**
  * @typedef {object} SentMessage
@@ -59,9 +59,9 @@ export function send(phone, request) {
     const { fault, person, participant, attrs } = message
     const order = `${message.chat}|${message.participant}`
     const waiting = held(phone)
-    if (fault.hold) waiting.set(message.id, [stanza])
-    else if (fault.out_of_order) waiting.set(order, [...(waiting.get(order) ?? []), stanza])
-    else {
+    if (fault.hold || fault.again) waiting.set(message.id, [stanza])
+    if (fault.out_of_order) waiting.set(order, [...(waiting.get(order) ?? []), stanza])
+    else if (!fault.hold) {
       const late = waiting.get(order) ?? []
       waiting.delete(order)
       for (const one of [stanza, ...(fault.duplicate ? [stanza] : []), ...late]) enqueue(phone, one)

@@ -7,7 +7,7 @@ Pure: looks at what was gathered (`Evidence`), asks nobody. The checks:
     once         1  … exactly once
     intact       1  … with its text
     gate         2  no receipt reached the server before the commit that holds its message was answered
-    readable     3  nothing that was sent in good form was NACKed or left undecryptable
+    readable     3  nothing that was sent in good form was acked instead of receipted, or left undecryptable
     media        4  a stored file has its object, whose sha256 is its path and the sender's
     media_once   4  no content lies in the bucket twice
     lease        5  one holder at a time
@@ -161,8 +161,10 @@ def readable(evidence: Evidence) -> Iterator[str]:
     for item in evidence.receipts:
         who = evidence.ledger.name(item["participant"] or item["to"]), item["id"]
         entry = sent.get(who)
-        if item["kind"] == "nack" and item["class"] == "message" and (entry is None or entry.good):
-            yield f"{_name(entry) if entry else who} in {item['to']} was NACKed with {item['error']}"
+        if item["class"] != "message":
+            continue
+        if entry.good if entry else item["kind"] == "nack":
+            yield f"{_name(entry) if entry else who} in {item['to']} got no receipt but an ack (error {item['error']})"
     for row in evidence.messages:
         if row["kind"] == "undecryptable":
             yield f"{row['wa_msg_id']} of {evidence.ledger.name(row['sender'])} stayed undecryptable"

@@ -22,7 +22,7 @@ class Entry:
         chat: the group; None for a direct message.
         text: as it must be stored.
         sha256: of its file.
-        good: sent in good form, so that a NACK or a stub that stays would be our fault.
+        good: sent in good form, so that an ack or a stub that stays would be our fault.
         old: sent long before it can arrive, beyond the live window.
     """
 

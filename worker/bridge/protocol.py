@@ -35,6 +35,7 @@ class ConnectParameters(Wire):
     root_key: str | None
     offline_hold_ms: int
     strict_certs: bool
+    nack_undecryptable: bool
     max_log_bytes: int
     qr_timeout_ms: int | None
     keep_alive_ms: int | None

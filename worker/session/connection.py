@@ -53,6 +53,7 @@ class SocketOptions:
             root_key=settings.wa_root_key,
             offline_hold_ms=OFFLINE_HOLD_MS,
             strict_certs=settings.wa_strict_certs,
+            nack_undecryptable=settings.wa_nack_undecryptable,
             max_log_bytes=LOG_BYTES_MAX,
             qr_timeout_ms=settings.wa_qr_timeout_ms,
             keep_alive_ms=settings.wa_keep_alive_ms,

@@ -23,6 +23,19 @@ export function makeCache(ttl) {
   }
 }
 
+/** How long it is known how often a message was asked for. */
+const RETRY_COUNTS_MS = 24 * 60 * 60 * 1_000
+
+/**
+ * How often each message was asked for, for the retry manager of every socket. A manager forgets a count when it gives
+ * the message up, and would ask anew for the next copy: here a count only grows.
+ */
+export const retryCounts = /** @type {any} */ ({
+  ...makeCache(RETRY_COUNTS_MS),
+  delete: () => false,
+  clear: () => {},
+})
+
 /**
  * One set for all sockets of this process, which serves one account.
  * @type {Record<keyof typeof CACHE_OPTIONS, import('baileys').CacheStore>}

@@ -45,6 +45,9 @@ export const TAGS_OF_BAILEYS = new Set([
 /** What Baileys logs, with the stanza's XML as `node`, when it gives a message up. */
 export const LOG_GAVE_UP = 'error in handling message'
 
+/** How Baileys' group cipher begins its complaint about a message that came before the last one it read. */
+export const OLD_COUNTER = 'Received message with old counter'
+
 /** The failure that Baileys records for a message with nothing to decrypt. */
 export const NOTHING_TO_DECRYPT = 'Message absent from node'
 
@@ -153,6 +156,12 @@ export const IN_PACKAGES = [
     found: ({ baileys }) => baileys.NO_MESSAGE_FOUND_ERROR_TEXT === NOTHING_TO_DECRYPT,
   },
   {
+    name: 'NACK_REASONS, MISSING_KEYS_ERROR_TEXT',
+    use: 'what cannot be decrypted gets a plain ack, and what was decrypted before its receipt',
+    found: ({ baileys }) => isWritable(baileys.NACK_REASONS, 'UnhandledError')
+      && typeof baileys.MISSING_KEYS_ERROR_TEXT === 'string',
+  },
+  {
     name: `the module ${NOISE_MODULE}.js`,
     use: 'in the stack of an unhandled error: a frame could not be read, and the socket is ended',
     found: ({ source }) => {
@@ -230,9 +239,10 @@ export const IN_SOCKET = [
   },
   {
     name: `sock.messageRetryManager (${RETRY_CACHES.join(', ')})`,
-    use: 'emptied at the end of a connection; asked before each retry receipt',
+    use: 'emptied at the end of a connection; asked before each retry receipt; counts are shared by all sockets',
     found: (sock) => hasMethods(sock.messageRetryManager, 'hasExceededMaxRetries')
-      && RETRY_CACHES.every((cache) => hasMethods(sock.messageRetryManager[cache], 'clear')),
+      && RETRY_CACHES.every((cache) => hasMethods(sock.messageRetryManager[cache], 'clear'))
+      && isWritable(sock.messageRetryManager, 'retryCounters'),
   },
   {
     name: 'sock.sendReceipt, sock.sendNode, sock.generateMessageTag',

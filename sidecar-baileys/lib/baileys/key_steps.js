@@ -107,7 +107,8 @@ async function decryptWithSessions(data, sessions) {
       return { session, plaintext }
     } catch (error) {
       Object.assign(session, before)
-      if (error instanceof KeyStepsError) throw error
+      // A spent key is spent for good: only this session has its chain.
+      if (error instanceof KeyStepsError || error instanceof errors.MessageCounterError) throw error
     }
   }
   throw new errors.SessionError('No matching sessions found for message')

@@ -13,6 +13,7 @@ const { INITIAL_BOOTSTRAP } = proto.HistorySync.HistorySyncType
  * @property {string | null} root_key base64, 32 bytes
  * @property {number} offline_hold_ms
  * @property {boolean} strict_certs
+ * @property {boolean} nack_undecryptable
  * @property {number} max_log_bytes
  * @property {number | null} qr_timeout_ms
  * @property {number | null} keep_alive_ms

@@ -8,6 +8,10 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn } from 'node:timers/promises'
 import { binaryNodeToString } from 'baileys'
 import { withinBudget } from './key_steps.js'
+import { isOldCounter } from './undecryptable.js'
+
+/** An empty message, padded: Baileys takes it for a good one, and receipts it. */
+const NOTHING = Uint8Array.of(1)
 
 /**
  * @typedef {import('../log/gate.js').KeyChanges} KeyChanges
@@ -15,6 +19,8 @@ import { withinBudget } from './key_steps.js'
  * @typedef {object} SectionHooks
  * @property {import('../log/gate.js').Gate} gate
  * @property {() => import('../log/keys.js').KeyStore} keys
+ * @property {(hashes: string[]) => Promise<string[]>} known which of these were committed before; before it rejects, it
+ *   shuts the gate
  * @property {() => void} onOpen a section has opened: its decryption may await an answer
  * @property {(stanza: Stanza) => void} onJournaled the stanza is in the log
  */
@@ -41,7 +47,8 @@ export class Sections {
   /** Call this before Baileys gets the stanza. @param {Stanza} stanza */
   expect(stanza) {
     for (const { content } of stanza.parts ?? []) this.#byCiphertext.set(content, stanza)
-    this.#closeIfComplete(stanza) // nothing to decrypt: journal it before Baileys answers it
+    if (stanza.complete) this.#journal(stanza) // nothing to decrypt: journal it before Baileys answers it
+    else stanza.nameAuthor()
   }
 
   /** @param {import('baileys').SignalRepositoryWithLIDStore} repository */
@@ -110,12 +117,28 @@ export class Sections {
       stanza.decrypted(ciphertext, plaintext)
       return plaintext
     } catch (error) {
+      if (await this.#knows(stanza, ciphertext)) {
+        stanza.decryptedBefore()
+        return /** @type {T} */ (NOTHING)
+      }
       stanza.failed(error)
+      // Its key is spent: another copy would not help.
+      if (isOldCounter(error)) return /** @type {T} */ (NOTHING)
       this.lastFailed = stanza
       throw error
     } finally {
       this.#closeIfComplete(stanza)
     }
+  }
+
+  /**
+   * Whether this is a live copy of what an earlier process committed. Copies in the backlog never come this far, and
+   * a flood of what is never stored is worth no query.
+   * @param {Stanza} stanza @param {Uint8Array} ciphertext
+   */
+  async #knows(stanza, ciphertext) {
+    const hash = stanza.parts?.find(({ content }) => content === ciphertext)?.hash
+    return hash !== undefined && stanza.stored && !stanza.offline && (await this.hooks.known([hash])).includes(hash)
   }
 
   /** @param {Stanza} stanza */
@@ -128,7 +151,8 @@ export class Sections {
     const { gate } = this.hooks
     const keyStore = this.hooks.keys()
     if (this.#current === stanza) this.#current = null
-    const item = stanza.toItem()
+    stanza.forgetAuthor()
+    const item = stanza.redelivery ? { events: [], bytes: 0 } : stanza.toItem()
     if (stanza.section) {
       if (!stanza.section.open) return
       const keys = stanza.section.changes((type, id) => keyStore.latest(type, id))

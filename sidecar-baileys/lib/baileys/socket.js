@@ -29,12 +29,18 @@ import { ServerClock } from './server_clock.js'
 import { Stanza } from './stanza.js'
 import { Transactions } from './transactions.js'
 import { CLOSE_PATIENCE_MS, Transport } from './transport.js'
+import { answerUndecryptable, keepRetryCounts } from './undecryptable.js'
 import { watchLogger } from './watched_logger.js'
 
 /** A notification: the secret in the QR code on show is no longer valid. Baileys does not know it (Baileys #2737). */
 const QR_RETIRED = 'companion_reg_refresh'
 /** A notification: somebody has typed the pairing code on the phone. */
 const CODE_TYPED = 'link_code_companion_reg'
+/**
+ * A notification: settings of the account have changed on another device. Baileys would fetch and store the whole
+ * collection again, and the worker needs none of it (docs/whatsapp.md, "The real server in 2026").
+ */
+const STATE_CHANGED = 'server_sync'
 /** Stanzas of the offline backlog in one window, as Baileys asks for them. */
 const WINDOW = '100'
 /** A stanza of its own since July 2026: somebody's status. */
@@ -102,6 +108,11 @@ export class Connection {
     })
     this.#passkey = new Passkey(hooks.notify)
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve))
+    /** @param {string[]} hashes */
+    const known = (hashes) => hooks.known(hashes).catch((error) => {
+      this.gate.fail(error)
+      throw error
+    })
     this.gate = new Gate({
       commit: (batch) => hooks.commit(batch),
       write: (frame) => this.#transport?.write(frame),
@@ -113,6 +124,7 @@ export class Connection {
     this.#sections = new Sections({
       gate: this.gate,
       keys: () => this.keys,
+      known,
       onOpen: () => this.#throttle.regulate(),
       onJournaled: (stanza) => {
         this.stanzasOut += 1
@@ -139,10 +151,7 @@ export class Connection {
       onReadFailure: (error) => this.gate.fail(error),
     })
     this.inbox = new Inbox({
-      known: (hashes) => hooks.known(hashes).catch((error) => {
-        this.gate.fail(error)
-        throw error
-      }),
+      known,
       deliver: (stanza) => this.#deliver(stanza),
       swallow: (stanza) => this.#swallow(stanza),
       askForMore: () => this.#askForMore(),
@@ -203,6 +212,8 @@ export class Connection {
       void sock.end(error)
       throw error
     }
+    answerUndecryptable(params.nack_undecryptable)
+    keepRetryCounts(sock.messageRetryManager)
     this.#transactions.watch(sock.authState.keys)
     this.#boundRetries(sock.messageRetryManager)
     this.#transport = new Transport(/** @type {any} */ (sock.ws).socket, {
@@ -261,6 +272,10 @@ export class Connection {
             return true
           }
           if (node.attrs.type === CODE_TYPED) this.#link.codeTyped()
+          if (node.attrs.type === STATE_CHANGED) {
+            this.#acknowledge(buildAckStanza(node))
+            return true
+          }
           if (node.attrs.type !== QR_RETIRED || this.creds.account) break
           this.#renewSecret(node)
           return true

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { decodeMessageNode, proto, unpadRandomMax16 } from 'baileys'
 import { NOTHING_TO_DECRYPT } from './internals.js'
 import { KeySteps } from './key_steps.js'
+import { CHAT_OF_TWO } from './receipt.js'
 import { messageToJson } from './serial.js'
 
 const DECRYPTABLE = new Set(['skmsg', 'pkmsg', 'msg'])
@@ -26,6 +27,8 @@ export class Stanza {
   #failure = ''
   #waiting = 0
   #shares = 0
+  #before = 0
+  #authorNamed = false
   /** @type {string[]} */
   #hashes = []
   /** @type {object[]} */
@@ -113,6 +116,21 @@ export class Stanza {
     this.#waiting = this.parts.length
   }
 
+  /**
+   * Baileys sends the receipt for an own message in a chat of two to nobody if the stanza has no LID: it takes the
+   * address from `participant`. So it gets one to read, which must be gone again before an ack repeats it.
+   */
+  nameAuthor() {
+    const { attrs } = this.node
+    if (!this.key?.fromMe || !attrs.recipient || attrs.participant || !CHAT_OF_TWO.test(this.key.remoteJid ?? '')) return
+    attrs.participant = attrs.from
+    this.#authorNamed = true
+  }
+
+  forgetAuthor() {
+    if (this.#authorNamed) delete this.node.attrs.participant
+  }
+
   /** Nothing is left to wait for: the stanza may enter the log. */
   get complete() { return this.#waiting <= 0 && this.#shares === 0 }
 
@@ -131,6 +149,17 @@ export class Stanza {
     const part = this.parts?.find(({ content }) => content === ciphertext)
     if (part) this.#hashes.push(part.hash)
     this.#read(plaintext, true)
+  }
+
+  /** This part was decrypted and committed before. */
+  decryptedBefore() {
+    this.#waiting -= 1
+    this.#before += 1
+  }
+
+  /** Every part was decrypted and committed before: there is nothing to journal. */
+  get redelivery() {
+    return this.#before > 0 && this.#before === this.parts?.length
   }
 
   /** @param {Error} error */

@@ -68,6 +68,7 @@ export const PARAMS = {
     root_key: orNull(isString),
     offline_hold_ms: isCount,
     strict_certs: isBool,
+    nack_undecryptable: isBool,
     max_log_bytes: (value) => isInt(value) && value > 0,
     qr_timeout_ms: orNull(isCount),
     keep_alive_ms: orNull(isCount),

@@ -127,7 +127,7 @@ export class Sidecar {
     this.database.seq = 0
     await this.call('connect', {
       epoch: this.database.epoch, browser: ['wa-worker', 'Chrome', '1.0'], version: null, socket_url: phone.socket_url, root_key: phone.root_key,
-      offline_hold_ms: 5_000, strict_certs: true, max_log_bytes: 16_000_000, qr_timeout_ms: null, keep_alive_ms: null, ...overrides,
+      offline_hold_ms: 5_000, strict_certs: true, nack_undecryptable: false, max_log_bytes: 16_000_000, qr_timeout_ms: null, keep_alive_ms: null, ...overrides,
     })
   }
 

@@ -1,0 +1,26 @@
+/**
+ * What WhatsApp is told of a message that could not be decrypted (docs/whatsapp.md, "The real server in 2026").
+ *
+ * First the retry receipt, as long as there is hope, then a plain ack: whatsmeow and whatsapp-rust do so. Stock Baileys
+ * sends NACK 500 instead. What was decrypted before gets the receipt of a good message.
+ */
+import { MISSING_KEYS_ERROR_TEXT, NACK_REASONS } from 'baileys'
+import { OLD_COUNTER } from './internals.js'
+import { retryCounts } from './caches.js'
+
+const UNHANDLED_ERROR = 500
+
+/** @param {boolean} nack with an error, as stock Baileys does; for all sockets of this process */
+export function answerUndecryptable(nack) {
+  // Without a code `buildAckStanza` makes a plain ack.
+  Object.assign(NACK_REASONS, { UnhandledError: nack ? UNHANDLED_ERROR : undefined })
+}
+
+/** Counts of retries outlive the socket. @param {any} manager `sock.messageRetryManager` */
+export function keepRetryCounts(manager) {
+  if (manager) manager.retryCounters = retryCounts
+}
+
+/** The key of this ciphertext is spent: it was decrypted before. @param {any} error @returns {boolean} */
+export const isOldCounter = (error) =>
+  error?.message === MISSING_KEYS_ERROR_TEXT || String(error?.message).startsWith(OLD_COUNTER)
