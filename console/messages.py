@@ -1,0 +1,206 @@
+"""Messages as pages need them: a page of rows with what they refer to.
+
+All groups are read in the order of arrival (`id`), one group by its clock (`ts`, `id`): both have an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from console.database import Database, Row
+from console.rules.bubbles import Bubble, make_bubbles, references
+from console.rules.contents import KINDS_WITH_RAW
+from console.rules.people import Names
+
+PAGE = 50
+NAMES_MAX = 200
+COLUMNS = (
+    "id,group_id,wa_msg_id,chat_id,sender,sender_alt,push_name,from_me,ts,received_at,kind,text,file_name,media_status,"
+    "parent_id,pending,lost_at,edited_at,revoked_at,revoked_by,blanked,quoted_id,quoted_msg_id,quoted_sender,album_id,"
+    "mentions,mention_count,forwarded,forward_score,media(sha256,mime,bytes,width,height,duration_s,storage_path),"
+    "message_reactions(sender,emoji,at),message_edits(text,at),groups(id,name)"
+)
+QUOTED_COLUMNS = "id,sender,sender_alt,push_name,from_me,kind,text,file_name,revoked_at,blanked,media_status"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Rows, oldest first, with what they refer to. `more`: there are older ones."""
+
+    rows: Sequence[Row] = ()
+    more: bool = False
+    quoted: dict[int, Row] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+
+    @property
+    def bubbles(self) -> list[Bubble]:
+        return make_bubbles(self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Which messages: one session's, of one group or of all."""
+
+    session: str
+    group: int | None = None
+
+    def narrow(self, query: Any) -> Any:
+        narrowed = query.eq("session_id", self.session)
+        return narrowed if self.group is None else narrowed.eq("group_id", self.group)
+
+    def order(self, query: Any, *, newest_first: bool) -> Any:
+        ordered = query if self.group is None else query.order("ts", desc=newest_first)
+        return ordered.order("id", desc=newest_first)
+
+
+async def newest(database: Database, where: Where, limit: int = PAGE) -> Page:
+    rows = await database.read(
+        "messages",
+        lambda c: where.order(where.narrow(c.table("messages").select(COLUMNS)), newest_first=True).limit(limit + 1),
+    )
+    return await _page(database, where, rows, limit)
+
+
+async def older(database: Database, where: Where, before: int, limit: int = PAGE) -> Page:
+    """The page before a message, which need not be there any more."""
+    edge = await _edge(database, where, before)
+    rows = await database.read(
+        "messages",
+        lambda c: where.order(
+            _beyond(where, where.narrow(c.table("messages").select(COLUMNS)), edge, "lt"), newest_first=True
+        ).limit(limit + 1),
+    )
+    return await _page(database, where, rows, limit)
+
+
+async def around(database: Database, where: Where, message: int, limit: int = PAGE) -> Page:
+    """A message with what came before and after it."""
+    edge = await _edge(database, where, message)
+    later = await database.read(
+        "messages",
+        lambda c: where.order(
+            _beyond(where, where.narrow(c.table("messages").select(COLUMNS)), edge, "gte"), newest_first=False
+        ).limit(limit // 2),
+    )
+    earlier = await older(database, where, message, limit // 2)
+    rows = [*earlier.rows, *later]
+    return Page(rows=rows, more=earlier.more, **await _references(database, where, rows))
+
+
+async def one(database: Database, session: str, message: int) -> Row | None:
+    rows = await database.read(
+        "message",
+        lambda c: c.table("messages").select(COLUMNS).eq("session_id", session).eq("id", message).limit(1),
+    )
+    return (await _with_raw(database, rows))[0] if rows else None
+
+
+async def first_since(database: Database, where: Where, at: str) -> int | None:
+    """The id of the first message that was sent at or after `at`; None: there is none so late."""
+    rows = await database.read(
+        "messages",
+        lambda c: where.order(where.narrow(c.table("messages").select("id")).lt("ts", at), newest_first=True).limit(1),
+    )
+    if not rows:
+        rows = await database.read(
+            "messages",
+            lambda c: where.order(where.narrow(c.table("messages").select("id")), newest_first=False).limit(1),
+        )
+        return int(rows[0]["id"]) if rows else None
+    last_before = await _edge(database, where, int(rows[0]["id"]))
+    after = await database.read(
+        "messages",
+        lambda c: where.order(
+            _beyond(where, where.narrow(c.table("messages").select("id")), last_before, "gt"), newest_first=False
+        ).limit(1),
+    )
+    return int(after[0]["id"]) if after else None
+
+
+Edge = tuple[int, str | None]  # id and, for one group, ts
+
+
+async def _edge(database: Database, where: Where, message: int) -> Edge:
+    if where.group is None:
+        return message, None
+    rows = await database.read(
+        "message", lambda c: where.narrow(c.table("messages").select("id,ts")).eq("id", message).limit(1)
+    )
+    return message, rows[0]["ts"] if rows else None
+
+
+def _beyond(where: Where, query: Any, edge: Edge, operator: str) -> Any:
+    """Only what lies on one side of the edge: `lt`, `gt` or `gte` in the order of `where`."""
+    message, ts = edge
+    if where.group is None or ts is None:
+        return query.filter("id", operator, message)
+    strict = operator.removesuffix("e")
+    return query.or_(f'ts.{strict}."{ts}",and(ts.eq."{ts}",id.{operator}.{message})')
+
+
+async def _page(database: Database, where: Where, newest_first: Sequence[Row], limit: int) -> Page:
+    rows = list(reversed(newest_first[:limit]))
+    rows = await _with_raw(database, rows)
+    return Page(rows=rows, more=len(newest_first) > limit, **await _references(database, where, rows))
+
+
+async def _with_raw(database: Database, rows: list[Row]) -> list[Row]:
+    """`raw` of the few kinds whose page shows more than the columns have."""
+    wanted = [row["id"] for row in rows if row["kind"] in KINDS_WITH_RAW]
+    if not wanted:
+        return rows
+    found = await database.read("raw", lambda c: c.table("messages").select("id,raw").in_("id", wanted))
+    raws = {row["id"]: row["raw"] for row in found}
+    return [{**row, "raw": raws.get(row["id"])} if row["id"] in raws else row for row in rows]
+
+
+async def _references(database: Database, where: Where, rows: Sequence[Row]) -> dict[str, Any]:
+    """What rows quote, and the names of everybody in them."""
+    names = Names()
+    names.learn(rows)
+    wanted = sorted(references(rows))
+    quoted: dict[int, Row] = {row["id"]: row for row in rows}
+    if wanted:
+        found = await database.read("quoted", lambda c: c.table("messages").select(QUOTED_COLUMNS).in_("id", wanted))
+        names.learn(found)
+        quoted |= {row["id"]: row for row in found}
+    await _learn(database, where.session, names, names.missing(_people(rows)), {row["chat_id"] for row in rows})
+    return {"quoted": quoted, "names": names}
+
+
+def _people(rows: Iterable[Row]) -> Iterable[str | None]:
+    for row in rows:
+        yield row["sender"]
+        yield row.get("revoked_by")
+        yield row.get("quoted_sender")
+        yield from row.get("mentions") or ()
+        yield from (reaction["sender"] for reaction in row.get("message_reactions") or ())
+
+
+async def _learn(database: Database, session: str, names: Names, missing: set[str], chats: set[str]) -> None:
+    """Names that people gave themselves in other messages of these groups, and their numbers."""
+    people = sorted(missing)[:NAMES_MAX]
+    if not people:
+        return
+    found = await database.read(
+        "names",
+        lambda c: (
+            c.table("messages")
+            .select("sender,sender_alt,push_name")
+            .eq("session_id", session)
+            .in_("chat_id", sorted(chats))
+            .in_("sender", people)
+            .not_.is_("push_name", "null")
+            .order("ts")
+            .limit(NAMES_MAX)
+        ),
+    )
+    names.learn(found)
+    lids = [address for address in names.missing(people) if address.endswith("@lid")]
+    if lids:
+        pairs = await database.read(
+            "identities", lambda c: c.table("wa_identities").select("lid,pn").eq("session_id", session).in_("lid", lids)
+        )
+        names.alternatives |= {pair["lid"]: pair["pn"] for pair in pairs}

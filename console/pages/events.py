@@ -1,0 +1,98 @@
+"""The stream that keeps an open page up to date (server-sent events).
+
+`situation`: the account's state anew, as the frame shows it, and the panel of the link page. `bubble`: a message that
+is new, or looks different now. `gap`: more came than is kept here; the page is to be loaded again. `over`: the login
+has ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from console.here import Here, frame_of, here
+from console.live import Snapshot, rows_of
+from console.messages import Where
+from console.rules.bubbles import make_bubbles
+from console.rules.situations import Situation
+
+
+async def stream(request: Request) -> Response:
+    """`after`: the newest message that the page has, if it shows messages; `group`: only this one's."""
+    place = here(request)
+    return StreamingResponse(
+        _events(place), media_type="text/event-stream", headers={"x-accel-buffering": "no", "cache-control": "no-store"}
+    )
+
+
+async def _events(place: Here) -> AsyncIterator[str]:
+    group, after = (_number(place.request.query_params.get(name)) for name in ("group", "after"))
+    told: object = None
+    sent: dict[int, str] = {}
+    yield "retry: 2000\n\n"
+    async for snapshot in place.console.live(place.session).snapshots():
+        if here_is_over(place):
+            yield event("over", "")
+            return
+        if snapshot is None:
+            yield ": still here\n\n"
+            continue
+        if (state := _state_of(snapshot.situation)) != told:
+            told = state
+            yield event("situation", json.dumps(_situation(place, snapshot.situation)))
+        if after is not None and snapshot.situation.name != "away":
+            for name, data in _bubbles(place, snapshot, group, after, sent):
+                yield event(name, data)
+
+
+def here_is_over(place: Here) -> bool:
+    """Whether the login has ended while the page was open. A proxy's request proved itself when it came."""
+    cookie = place.request.cookies.get(place.console.manners.cookie)
+    return not place.request.headers.get("authorization") and place.console.logins.find(cookie) is None
+
+
+def _bubbles(
+    place: Here, snapshot: Snapshot, group: int | None, after: int, sent: dict[int, str]
+) -> list[tuple[str, str]]:
+    rows = rows_of(snapshot, group)
+    found: list[tuple[str, str]] = []
+    if not sent and rows and group is None and rows[0]["id"] > after > 0 and snapshot.page.more:
+        found.append(("gap", ""))
+    values = {"page": snapshot.page, "where": Where(session=place.session, group=group), "base": place.base}
+    for bubble in make_bubbles(rows):
+        if sent.get(bubble.head["id"]) == bubble.version:
+            continue
+        sent[bubble.head["id"]] = bubble.version
+        html = place.viewer.render("bubble.html", values | {"bubble": bubble, "marked": None})
+        parts = [row["id"] for row in bubble.parts]
+        found.append(("bubble", json.dumps({"id": bubble.head["id"], "parts": parts, "html": html})))
+    return found
+
+
+def _state_of(situation: Situation) -> tuple[Any, ...]:
+    """What makes two situations look different; the seconds run down by themselves."""
+    return (situation.name, situation.who, situation.say, situation.qr, situation.code, situation.next_attempt_at)
+
+
+def _situation(place: Here, situation: Situation) -> dict[str, Any]:
+    frame = frame_of(place, situation)
+    panel = place.viewer.render("link_panel.html", frame) if place.request.query_params.get("panel") else ""
+    return {
+        "name": situation.name,
+        "pill": place.viewer.render("pill.html", frame),
+        "banner": place.viewer.render("banner.html", frame),
+        "panel": panel,
+    }
+
+
+def event(name: str, data: str) -> str:
+    """One event; JSON has no line breaks."""
+    return f"event: {name}\ndata: {data}\n\n"
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None

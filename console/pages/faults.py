@@ -1,0 +1,69 @@
+"""What is shown instead of a page: log in, not found, not allowed, the database does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from loguru import logger
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from console.here import SESSION, console_of, viewer_of
+from console.rules.situations import AWAY
+from console.viewer import Forbidden, LoginNeeded
+from worker.errors import StoreError, StoreUnavailable
+
+
+def login_needed(request: Request, fault: Exception) -> Response:
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/login", 303)
+    return PlainTextResponse("Log in first.\n", 401)
+
+
+def forbidden(request: Request, fault: Exception) -> Response:
+    return _page(request, str(fault), 403)
+
+
+def not_found(request: Request, fault: Exception) -> Response:
+    status = fault.status_code if isinstance(fault, HTTPException) else 404
+    return _page(request, {404: "error.not_found", 405: "error.not_found"}.get(status, "error.busy"), status)
+
+
+def store_fault(request: Request, fault: Exception) -> Response:
+    """The page waits for the database: the script reloads it when the database answers again."""
+    logger.warning("the console could not read a page: {}", fault)
+    if isinstance(fault, StoreUnavailable):
+        return _page(request, "error.away", 503, away=True)
+    return _page(request, "error.refused", 502)
+
+
+def own_fault(request: Request, fault: Exception) -> Response:
+    """A fault of ours; uvicorn logs it."""
+    return _page(request, "error.fault", 500)
+
+
+def _page(request: Request, key: str, status: int, away: bool = False) -> Response:
+    viewer = viewer_of(request)
+    values: dict[str, Any] = {"key": key, "away": away}
+    if viewer.login is None:
+        return viewer.page("fault.html", values | _nowhere(), status)
+    session = str(request.path_params.get("session", console_of(request).session))
+    if not SESSION.fullmatch(session):
+        return viewer.page("fault.html", values | _nowhere(), status)
+    frame = {"session": session, "base": f"/s/{session}", "situation": AWAY if away else None, "did": "", "section": ""}
+    return viewer.page("fault.html", values | frame, status)
+
+
+def _nowhere() -> dict[str, Any]:
+    return {"session": None, "base": "", "situation": None, "did": "", "section": ""}
+
+
+HANDLERS: Mapping[Any, Any] = {
+    LoginNeeded: login_needed,
+    Forbidden: forbidden,
+    HTTPException: not_found,
+    StoreError: store_fault,
+    Exception: own_fault,
+}

@@ -1,0 +1,69 @@
+"""Linking an account: the code to scan, the code to type, and unlinking."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from console.here import Here, here
+from console.viewer import go_to
+from worker.session.flags import PHONE, Ask
+
+NOT_DIGITS = re.compile(r"[^0-9]")
+
+
+async def page(request: Request) -> Response:
+    place = here(request)
+    return await place.show("link.html", {"turned_down": await _turned_down(place)})
+
+
+async def refresh(request: Request) -> Response:
+    return await _ask(here(request), Ask.REFRESH)
+
+
+async def ask_for_code(request: Request) -> Response:
+    """A pairing code for a number, however it was written."""
+    place = here(request)
+    form = await place.act("pairing_code")
+    number = NOT_DIGITS.sub("", form.get("phone", "")).removeprefix("00")
+    if not PHONE.fullmatch(number):
+        return go_to(f"{place.base}/link", did="bad_number")
+    await _raise(place, Ask.PAIRING_CODE, phone=number)
+    return go_to(f"{place.base}/link", did="code")
+
+
+async def confirm(request: Request) -> Response:
+    return await here(request).show("disconnect.html", {})
+
+
+async def disconnect(request: Request) -> Response:
+    return await _ask(here(request), Ask.DISCONNECT)
+
+
+async def _ask(place: Here, ask: Ask) -> Response:
+    await place.act(ask.name.lower())
+    await _raise(place, ask)
+    return go_to(f"{place.base}/link", did=ask.name.lower())
+
+
+async def _raise(place: Here, ask: Ask, **value: str) -> None:
+    await place.database.ask(lambda store: store.console.raise_flag(place.session, ask.value, value))
+
+
+async def _turned_down(place: Here) -> str:
+    """Why the last request for a code was refused; empty if a code came after it, or nothing was refused lately."""
+    rows = await place.database.read(
+        "audit",
+        lambda c: (
+            c.table("audit_log")
+            .select("event,payload")
+            .eq("session_id", place.session)
+            .in_("event", ["error", "pairing_code_generated", "connect", "console"])
+            .order("at", desc=True)
+            .limit(1)
+        ),
+    )
+    payload = rows[0]["payload"] if rows else {}
+    return str(payload.get("msg") or "") if payload.get("code") == "REQUEST_TURNED_DOWN" else ""

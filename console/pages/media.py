@@ -1,0 +1,86 @@
+"""Files out of the private bucket, for those who have logged in.
+
+A file is what a stranger sent. Only pictures, films and sounds are shown in place, by the type that the bytes gave;
+all else is a download without a type. Every answer forbids itself scripts, frames and guessing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from urllib.parse import quote
+
+import httpx
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from console.here import here
+from console.rules.files import SHOWN_TYPES, Span, parse_range
+from worker.errors import StoreUnavailable
+
+POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
+COLUMNS = "id,file_name,kind,media(sha256,mime,bytes,storage_path)"
+
+
+async def file(request: Request) -> Response:
+    place = here(request)
+    message = int(request.path_params["message"])
+    rows = await place.database.read(
+        "file", lambda c: c.table("messages").select(COLUMNS).eq("session_id", place.session).eq("id", message).limit(1)
+    )
+    media = rows[0]["media"] if rows else None
+    if not media:
+        raise HTTPException(404)
+    total, etag = int(media["bytes"]), f'"{media["sha256"]}"'
+    headers = _headers(media["mime"], rows[0]["file_name"] or f"{rows[0]['kind']}-{message}", media["storage_path"])
+    headers |= {"etag": etag, "accept-ranges": "bytes"}
+    if request.headers.get("if-none-match") == etag:
+        return Response(None, 304, headers)
+    try:
+        span = parse_range(request.headers.get("range"), total)
+    except ValueError:
+        return Response(None, 416, headers | {"content-range": f"bytes */{total}"})
+    stack = AsyncExitStack()
+    asked = f"bytes={span.first}-{span.last}" if span else None
+    answer = await stack.enter_async_context(place.database.file(media["storage_path"], asked))
+    if answer.status_code not in (200, 206):
+        await stack.aclose()
+        if answer.status_code in (400, 404):
+            raise HTTPException(404)
+        raise StoreUnavailable(f"file: HTTP {answer.status_code}")
+    whole = Span(0, total - 1)
+    wanted = span or whole
+    if span:
+        headers["content-range"] = f"bytes {span.first}-{span.last}/{total}"
+    headers["content-length"] = str(wanted.size)
+    skip = wanted.first if answer.status_code == 200 else 0
+    return StreamingResponse(_cut(stack, answer, skip, wanted.size), 206 if span else 200, headers)
+
+
+async def _cut(stack: AsyncExitStack, answer: httpx.Response, skip: int, size: int) -> AsyncIterator[bytes]:
+    """The wanted bytes of an answer that begins `skip` bytes before them."""
+    async with stack:
+        async for chunk in answer.aiter_bytes():
+            part = chunk[skip : skip + size]
+            skip = max(0, skip - len(chunk))
+            size -= len(part)
+            if part:
+                yield part
+            if size <= 0:
+                return
+
+
+def _headers(mime: str, name: str, path: str) -> dict[str, str]:
+    shown = mime in SHOWN_TYPES
+    extension = path.rpartition(".")[2]
+    full = name if "." in name else f"{name}.{extension}"
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", full)[-100:]
+    return {
+        "content-type": mime if shown else "application/octet-stream",
+        "content-disposition": f'{"inline" if shown else "attachment"}; filename="{plain}"; '
+        f"filename*=UTF-8''{quote(full, safe='')}",
+        "content-security-policy": POLICY,
+        "cache-control": "private, max-age=600",
+    }

@@ -1,0 +1,49 @@
+"""The start page, the list of sessions, and how a viewer likes the console."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from console.database import Row
+from console.here import console_of, here
+from console.texts import LANGUAGES
+from console.viewer import PREFERENCE_SECONDS, THEMES, go_to, is_local_path, read_form
+
+COLUMNS = "id,status,wa_name,wa_number,lease_expires_at,say:detail->>say,updated_at"
+
+
+async def start(request: Request) -> Response:
+    """The session of this console: its code if it is not linked, its messages if it is."""
+    place = here(request)
+    situation = await place.situation()
+    return go_to(f"{place.base}/{'feed' if situation.linked else 'link'}")
+
+
+async def listed(request: Request) -> Response:
+    place = here(request)
+    rows = await place.database.read("sessions", lambda c: c.table("wa_sessions").select(COLUMNS).order("id"))
+    now = datetime.now(UTC)
+    return await place.show("sessions.html", {"rows": [row | {"served": _is_served(row, now)} for row in rows]})
+
+
+async def prefer(request: Request) -> Response:
+    """Set language or theme. A cookie of its own: nothing that anybody else could read or lose by it."""
+    console = console_of(request)
+    form = await read_form(request)
+    back = form.get("back", "/")
+    answer = go_to(back if is_local_path(back) else "/")
+    wishes = {"language": set(LANGUAGES), "theme": set(THEMES)}
+    secure = console.manners.secure
+    for name, allowed in wishes.items():
+        wish = form.get(name, "")
+        if wish in allowed:
+            answer.set_cookie(name, wish, max_age=PREFERENCE_SECONDS, secure=secure, samesite="strict", httponly=True)
+    return answer
+
+
+def _is_served(row: Row, now: datetime) -> bool:
+    expires_at = row.get("lease_expires_at")
+    return bool(expires_at) and datetime.fromisoformat(str(expires_at)) > now

@@ -1,0 +1,1 @@
+"""Pure rules of what a page shows: no I/O, no clock."""

@@ -1,0 +1,58 @@
+"""Which rows are shown as one: an album with its pictures, a text with the file that it belongs to."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bubble:
+    """One message as a person sees it: `head` gives it its id and place, `parts` follow in order."""
+
+    head: Row
+    parts: tuple[Row, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (self.head, *self.parts)
+
+    @property
+    def version(self) -> str:
+        """Another one when anything about its rows is different."""
+        return f"{zlib.crc32(json.dumps(self.rows, sort_keys=True, default=str).encode()):08x}"
+
+
+def make_bubbles(rows: Sequence[Row]) -> list[Bubble]:
+    """The rows in their order, each part with its head if that is among them."""
+    present = {row["id"]: row for row in rows}
+    heads = {row["id"]: _head(row, present) for row in rows}
+    parts: dict[int, list[Row]] = {}
+    for row in rows:
+        if heads[row["id"]] != row["id"]:
+            parts.setdefault(heads[row["id"]], []).append(row)
+    return [Bubble(head=row, parts=tuple(parts.get(row["id"], ()))) for row in rows if heads[row["id"]] == row["id"]]
+
+
+def _head(row: Row, present: Mapping[int, Row]) -> int:
+    """The id of the row whose bubble this one is in. A part has no parts: chains end after one step."""
+    for owner in (row.get("album_id"), row.get("parent_id")):
+        if owner is not None and owner in present and owner != row["id"] and not _is_part(present[owner], present):
+            return int(owner)
+    return int(row["id"])
+
+
+def _is_part(row: Row, present: Mapping[int, Row]) -> bool:
+    return any(owner in present and owner != row["id"] for owner in (row.get("album_id"), row.get("parent_id")))
+
+
+def references(rows: Iterable[Row]) -> set[int]:
+    """Ids of quoted rows that are not among these."""
+    listed = list(rows)
+    here = {row["id"] for row in listed}
+    return {row["quoted_id"] for row in listed if row.get("quoted_id")} - here

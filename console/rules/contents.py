@@ -1,0 +1,127 @@
+"""What `messages.raw` holds beyond the columns, as far as a page shows it.
+
+Strangers wrote it: every shape is checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+WRAPPERS_MAX = 8
+CONTACTS_MAX = 50
+PHONES_MAX = 5
+BARS_MAX = 64
+KINDS_WITH_RAW = ("location", "live_location", "contact", "contacts", "voice", "audio", "system", "call")
+_PHONE = re.compile(r"^(?:item\d+\.)?TEL[^:\n]{0,200}:([+\d ()./-]{3,40})\r?$", re.MULTILINE | re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spot:
+    """Where a location message points to."""
+
+    latitude: float
+    longitude: float
+
+    @property
+    def url(self) -> str:
+        at = f"{self.latitude:.6f}"
+        return f"https://www.openstreetmap.org/?mlat={at}&mlon={self.longitude:.6f}&zoom=16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A contact that was sent."""
+
+    name: str
+    phones: tuple[str, ...] = ()
+
+
+def spot(row: Mapping[str, Any]) -> Spot | None:
+    """The coordinates of a location message."""
+    for place in _contents(row, "locationMessage", "liveLocationMessage"):
+        latitude, longitude = place.get("degreesLatitude"), place.get("degreesLongitude")
+        if _is_degree(latitude, 90) and _is_degree(longitude, 180):
+            return Spot(latitude=float(latitude), longitude=float(longitude))  # type: ignore[arg-type]
+    return None
+
+
+def cards(row: Mapping[str, Any]) -> list[Card]:
+    """The contacts of a message, from its payload; from its text if the payload does not have them."""
+    found: list[Card] = []
+    for content in _contents(row, "contactMessage", "contactsArrayMessage"):
+        several = content.get("contacts")
+        for contact in (several if isinstance(several, list) else [content])[:CONTACTS_MAX]:
+            if isinstance(contact, Mapping):
+                found.append(_card(contact))
+    named = [card for card in found if card.name]
+    return named or [Card(name=line) for line in str(row.get("text") or "").split("\n")[:CONTACTS_MAX] if line]
+
+
+def poll(row: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Question and options; `text` has them a line each."""
+    question, *options = str(row.get("text") or "").split("\n")
+    return question, [option for option in options if option]
+
+
+def waveform(row: Mapping[str, Any]) -> list[int]:
+    """Loudness of a voice note, 0 to 100, at most 64 bars; empty if its sender sent none."""
+    for audio in _contents(row, "audioMessage"):
+        try:
+            loudness = base64.b64decode(str(audio.get("waveform") or ""), validate=True)
+        except (binascii.Error, ValueError):
+            return []
+        return [min(100, level) for level in loudness[:BARS_MAX]]
+    return []
+
+
+def notice(row: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """What a system row tells: the stub's type, and the words or addresses it names."""
+    raw = row.get("raw") or {}
+    kind = raw.get("stub_type")
+    if not isinstance(kind, str):
+        settings = next(iter(_contents(row, "protocolMessage")), {})
+        return str(settings.get("type") or ""), []
+    parameters = raw.get("stub_parameters")
+    return kind, [_parameter(each) for each in parameters] if isinstance(parameters, list) else []
+
+
+def _parameter(value: object) -> str:
+    """Some clients write a participant as a JSON object with its id."""
+    text = str(value)
+    if text.startswith("{"):
+        try:
+            told = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        return str(told.get("id") or text) if isinstance(told, dict) else text
+    return text
+
+
+def _card(contact: Mapping[str, Any]) -> Card:
+    phones = [phone.strip() for phone in _PHONE.findall(str(contact.get("vcard") or "")[:20_000])]
+    return Card(name=str(contact.get("displayName") or ""), phones=tuple(dict.fromkeys(phones))[:PHONES_MAX])
+
+
+def _contents(row: Mapping[str, Any], *names: str) -> Iterator[Mapping[str, Any]]:
+    """The content of one of these names, inside whatever wraps it."""
+    raw = row.get("raw")
+    level = raw.get("message") if isinstance(raw, Mapping) else None
+    for _ in range(WRAPPERS_MAX):
+        if not isinstance(level, Mapping):
+            return
+        for name in names:
+            if isinstance(level.get(name), Mapping):
+                yield level[name]
+                return
+        inner = [value["message"] for value in level.values() if isinstance(value, Mapping) and "message" in value]
+        level = inner[0] if inner else None
+
+
+def _is_degree(value: object, limit: int) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -limit <= value <= limit

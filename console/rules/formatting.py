@@ -1,0 +1,96 @@
+"""WhatsApp's formatting as safe HTML: *bold*, _italic_, ~struck~, `code`, ```blocks```, quotes, lists, links, mentions.
+
+Everything is escaped; the only tags are those made here, and only http and https become links. One pass over the text,
+whatever it holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from markupsafe import Markup, escape
+
+TAGS = {
+    "*": (Markup("<strong>"), Markup("</strong>")),
+    "_": (Markup("<em>"), Markup("</em>")),
+    "~": (Markup("<s>"), Markup("</s>")),
+}
+BLOCK = "```"
+TOKENS = re.compile(r"`[^`\n]+`|https?://[^\s<>\"'`]+|@\d{5,20}|[*_~]|[^`*_~@h]+|.", re.DOTALL)
+TRAILING = ".,;:!?)]}*_~'\""
+LIST_ITEM = re.compile(r"([-*•] |\d{1,3}\. )")
+
+Mention = Callable[[str], str | None]  # the digits behind @, to the name to show
+
+
+def to_html(text: str, mention: Mention = lambda digits: None) -> Markup:
+    """The text as it is to be shown, with line breaks as `<br>` and quotes and blocks as elements."""
+    parts: list[Markup] = []
+    for number, piece in enumerate(text.split(BLOCK)):
+        is_block = number % 2 == 1
+        closed = is_block and number < text.count(BLOCK)
+        if closed:
+            parts.append(Markup("<pre>{}</pre>").format(piece.strip("\n")))
+        else:
+            lead = BLOCK if is_block else ""
+            parts.append(Markup("<br>").join(_lines(lead + piece.strip("\n") if parts else lead + piece, mention)))
+    return Markup("").join(parts)
+
+
+def plain_line(text: str, limit: int) -> str:
+    """The beginning of a text on one line, for previews."""
+    line = " ".join(text[: limit * 4].split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def _lines(text: str, mention: Mention) -> Iterator[Markup]:
+    for line in text.split("\n"):
+        if line.startswith("> "):
+            yield Markup('<span class="cited">{}</span>').format(_inline(line[2:], mention))
+        elif item := LIST_ITEM.match(line):
+            yield Markup('<span class="item">{}{}</span>').format(item[0], _inline(line[item.end() :], mention))
+        else:
+            yield _inline(line, mention)
+
+
+def _inline(line: str, mention: Mention) -> Markup:
+    """One line. A marker opens where a word begins and closes where one ends; what never closes stays as it is."""
+    out: list[Markup] = []
+    waiting: dict[str, int] = {}  # marker, to its place in `out`; in the order of opening
+    for found in TOKENS.finditer(line):
+        token, start, end = found[0], found.start(), found.end()
+        if token in TAGS:
+            _mark(token, line[start - 1 : start], line[end : end + 1], out, waiting)
+        elif token.startswith("`") and len(token) > 2:
+            out.append(Markup("<code>{}</code>").format(token[1:-1]))
+        elif token.startswith(("http://", "https://")):
+            out.append(_link(token))
+        elif token.startswith("@") and len(token) > 1:
+            name = mention(token[1:])
+            out.append(Markup('<span class="mention">@{}</span>').format(name) if name else escape(token))
+        else:
+            out.append(escape(token))
+    return Markup("").join(out)
+
+
+def _mark(marker: str, before: str, after: str, out: list[Markup], waiting: dict[str, int]) -> None:
+    """Open, close, or keep a marker as a character."""
+    place = waiting.get(marker)
+    closes = place is not None and place < len(out) - 1 and not before.isspace() and not after.isalnum()
+    if closes and place is not None:
+        for inner in [each for each, at in waiting.items() if at > place]:
+            del waiting[inner]  # opened within, never closed there
+        del waiting[marker]
+        out[place], end = TAGS[marker]
+        out.append(end)
+        return
+    if place is None and not before.isalnum() and after and not after.isspace():
+        waiting[marker] = len(out)
+    out.append(escape(marker))
+
+
+def _link(token: str) -> Markup:
+    url = token.rstrip(TRAILING)
+    anchor = Markup('<a href="{}" target="_blank" rel="noopener noreferrer nofollow">{}</a>').format(url, url)
+    return anchor + escape(token[len(url) :])

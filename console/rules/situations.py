@@ -1,0 +1,116 @@
+"""What a session's row means for the person who looks at it: one situation, with the one thing to do.
+
+The words are in the catalogue, `situation.NAME.title` and `situation.NAME.do`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+Tone = Literal["good", "busy", "attention", "bad"]
+
+TONES: dict[str, Tone] = {
+    "away": "bad",
+    "no_session": "attention",
+    "no_worker": "bad",
+    "connected": "good",
+    "scan": "attention",
+    "code": "attention",
+    "next_code": "busy",
+    "starting": "busy",
+    "connecting": "busy",
+    "paired": "busy",
+    "reconnecting": "busy",
+    "idle": "attention",
+    "logged_out": "attention",
+    "needs_you": "bad",
+    "unlinked": "attention",
+    "database_away": "bad",
+    "crashing": "bad",
+    "failed": "bad",
+    "stopped": "bad",
+    "other": "attention",
+}
+REFRESHABLE = frozenset({"scan", "code", "next_code", "idle", "logged_out", "needs_you", "unlinked", "other"})
+LINKED = frozenset({"connected", "reconnecting", "paired", "needs_you"})
+NAMELESS = frozenset({"waiting_for_scan"})  # it has situations of its own: the code is there, or is about to come
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """Where a session stands. `say` is the worker's own sentence; seconds count from the database's `now`."""
+
+    name: str
+    who: str = ""
+    number: str = ""
+    say: str = ""
+    qr: str | None = None
+    qr_seconds: float = 0.0
+    code: str | None = None
+    code_seconds: float = 0.0
+    next_attempt_at: str | None = None
+
+    @property
+    def tone(self) -> Tone:
+        return TONES[self.name]
+
+    @property
+    def may_refresh(self) -> bool:
+        return self.name in REFRESHABLE
+
+    @property
+    def may_disconnect(self) -> bool:
+        return self.name in LINKED
+
+    @property
+    def linked(self) -> bool:
+        return self.name == "connected"
+
+
+AWAY = Situation(name="away")
+
+
+def judge(view: Mapping[str, Any] | None) -> Situation:
+    """The situation of `wa_pairing_view`'s answer; None: nobody ever served this session.
+
+    A QR code is one only while the worker runs, the status is `connecting` and the code has not expired.
+    """
+    if view is None:
+        return Situation(name="no_session")
+    detail = view.get("detail") or {}
+    number = str(view.get("wa_number") or "")
+    who = str(view.get("wa_name") or number)
+    say = str(detail.get("say") or "")
+    if not view.get("lease_held"):
+        return Situation(name="no_worker", say=say, who=who, number=number)
+    if view["status"] == "connected":
+        return Situation(name="connected", say=say, who=who, number=number)
+    name = str(detail.get("state") or "")
+    if view["status"] == "connecting" and (shown := _codes(view, detail)):
+        return Situation(name="code" if shown.get("code") else "scan", say=say, **shown)
+    if name in NAMELESS:
+        return Situation(name="next_code", say=say)
+    known = name if name in TONES else "other"
+    return Situation(name=known, say=say, next_attempt_at=detail.get("next_attempt_at"), who=who, number=number)
+
+
+def _codes(view: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]:
+    """The codes that may be shown now: the QR code, the pairing code, both or none."""
+    now = datetime.fromisoformat(str(view["now"]))
+    found: dict[str, Any] = {}
+    if detail.get("qr") and (left := _seconds(detail.get("expiresAt"), now)) > 0:
+        found |= {"qr": str(detail["qr"]), "qr_seconds": left}
+    if detail.get("pairing_code") and (left := _seconds(detail.get("pairing_code_expires_at"), now)) > 0:
+        found |= {"code": str(detail["pairing_code"]), "code_seconds": left}
+    return found
+
+
+def _seconds(at: object, now: datetime) -> float:
+    """From `now` to `at`; 0 if there is no such time."""
+    try:
+        return max(0.0, (datetime.fromisoformat(str(at)) - now).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0

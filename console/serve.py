@@ -1,0 +1,125 @@
+"""Runs the console: the port, the one-time link for the terminal, and the server."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import anyio
+import uvicorn
+from loguru import logger
+from pydantic import SecretStr
+
+from console.access.guard import Guard
+from console.app import open_console
+from worker.commands.runtime import find
+from worker.errors import SettingsError
+from worker.settings import GENERATED, Settings, is_loopback
+
+BACKLOG = 64
+CONNECTIONS_MAX = 256  # each open page holds one for its live stream
+GRACE_SECONDS = 1
+TOKEN_FILE = "console.token"  # noqa: S105 - a file's name
+
+
+def bind(settings: Settings, *, any_port: bool = False) -> socket.socket:
+    """A listening socket. `any_port`: if the port is taken, another one will do.
+
+    Raises:
+        SettingsError: the port is taken or not allowed, or this machine does not have the address.
+    """
+    host, port = settings.worker_console_host, settings.worker_console_port
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except (OSError, UnicodeError) as refused:
+        listener.close()
+        number = getattr(refused, "errno", None)
+        if number == errno.EADDRINUSE and any_port and port:
+            return bind(settings.model_copy(update={"worker_console_port": 0}))
+        if number in (errno.EADDRINUSE, errno.EACCES):
+            why = "is taken" if number == errno.EADDRINUSE else "is not allowed"
+            raise SettingsError(f"WORKER_CONSOLE_PORT: port {port} {why}; set another one") from None
+        raise SettingsError(f"WORKER_CONSOLE_HOST: cannot listen on {host}; set an address of this machine") from None
+    listener.setblocking(False)
+    return listener
+
+
+def address_of(settings: Settings, listener: socket.socket) -> str:
+    """Where a person opens it, without a path."""
+    if settings.worker_console_origin:
+        return settings.worker_console_origin
+    port = listener.getsockname()[1]
+    host = settings.worker_console_host
+    if not is_loopback(host):
+        host = "127.0.0.1"  # seen from this machine, and from the one that a container publishes its port on
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def with_token(settings: Settings, say: Callable[[str], None]) -> Settings:
+    """The settings with the token that `WORKER_CONSOLE_TOKEN=generate` stands for; it is made and named once."""
+    token = settings.worker_console_token
+    if token is None or token.get_secret_value() != GENERATED:
+        return settings
+    path = settings.worker_data_dir.resolve() / TOKEN_FILE
+    if not path.exists():
+        made = secrets.token_urlsafe(24)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(made)
+        say(f"The console's token, named this once: {made} (kept in {path})")
+    return settings.model_copy(update={"worker_console_token": SecretStr(path.read_text().strip())})
+
+
+async def run(settings: Settings, listener: socket.socket, say: Callable[[str], None], code: str | None) -> None:
+    """Serve until cancelled. `code`: of a link that somebody else has printed; without it one is printed here."""
+    address = address_of(settings, listener)
+    async with open_console(settings, partial(find, settings), say, address) as app:
+        if code is None:
+            say(f"Console: {app.console.link()} (this link works once)")
+        else:
+            app.console.logins.make_link(code)
+        logger.info("the console listens on {}", address)
+        await serve(app, listener)
+
+
+class _Server(uvicorn.Server):
+    """Without uvicorn's signal handlers: the command handles signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(app: Guard, listener: socket.socket) -> None:
+    """Serve `app` until cancelled."""
+    config = uvicorn.Config(
+        app,
+        ws="none",
+        http="h11",
+        backlog=BACKLOG,
+        limit_concurrency=CONNECTIONS_MAX,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,  # anybody could write them
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = _Server(config)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [listener])
+        try:
+            await anyio.sleep_forever()
+        finally:
+            server.should_exit = True
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(GRACE_SECONDS):
+                await server.shutdown(sockets=[listener])

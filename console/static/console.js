@@ -1,0 +1,264 @@
+// What a page does by itself: times in the viewer's zone, the live stream, older messages, switches without a reload.
+// Every page works without it, by links and forms.
+
+const events = document.body.dataset.events
+const banner = document.getElementById('banner')
+const feed = document.getElementById('feed')
+
+// Times
+
+const STYLES = {
+  time: { timeStyle: 'short' },
+  date: { dateStyle: 'medium' },
+  full: { dateStyle: 'medium', timeStyle: 'short' },
+}
+
+/** Show each time of `root` in the viewer's zone; UTC stays on hover. */
+function localTimes(root) {
+  for (const time of root.querySelectorAll('time[datetime]')) {
+    const at = new Date(time.dateTime)
+    const today = new Date().toDateString() === at.toDateString()
+    const style = STYLES[time.dataset.style === 'full' && today ? 'time' : time.dataset.style] ?? STYLES.full
+    time.textContent = new Intl.DateTimeFormat(document.documentElement.lang, style).format(at)
+  }
+}
+
+/** Elements from HTML that the server made. */
+function parse(html) {
+  const template = document.createElement('template')
+  template.innerHTML = html
+  localTimes(template.content)
+  return template.content
+}
+
+// Countdowns
+
+let countdowns = []
+
+function findCountdowns() {
+  const now = performance.now()
+  countdowns = [...document.querySelectorAll('[data-countdown]')].map((element) => ({
+    element, until: now + Number(element.dataset.countdown) * 1000,
+  }))
+}
+
+function countDown() {
+  for (const { element, until } of countdowns) {
+    const left = Math.max(0, Math.ceil((until - performance.now()) / 1000))
+    element.textContent = element.dataset.words.replace('#', String(left))
+    element.closest('.codes')?.classList.toggle('expired', left === 0)
+  }
+}
+
+// The live stream
+
+let lost = 0
+let source = null
+
+function listen() {
+  if (!events) return
+  source = new EventSource(events)
+  source.addEventListener('open', () => { lost = 0 })
+  source.addEventListener('situation', (event) => showSituation(JSON.parse(event.data)))
+  source.addEventListener('bubble', (event) => showBubble(JSON.parse(event.data)))
+  source.addEventListener('gap', showGap)
+  source.addEventListener('over', () => { source.close(); location.assign('/login') })
+  source.addEventListener('error', () => {
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000) // it was refused: the console starts anew
+    if (++lost === 2) banner.replaceChildren(parse(`<p class="banner bad"></p>`)), banner.firstChild.append(document.body.dataset.lost)
+  })
+}
+
+function showSituation({ name, pill, banner: words, panel }) {
+  document.getElementById('pill')?.replaceChildren(parse(pill))
+  banner.replaceChildren(parse(words))
+  if (name !== 'away' && document.querySelector('[data-returns]')) return location.reload()
+  const place = document.getElementById('panel')
+  if (!place || !panel) return undefined
+  const focused = place.contains(document.activeElement) ? document.activeElement.textContent : null
+  place.replaceChildren(parse(panel))
+  if (focused) [...place.querySelectorAll('a,button')].find((each) => each.textContent === focused)?.focus()
+  for (const element of document.querySelectorAll('.when-unlinked')) element.hidden = name === 'connected'
+  findCountdowns()
+  countDown()
+  return undefined
+}
+
+function atBottom() {
+  return window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - 160
+}
+
+function showBubble({ id, parts, html }) {
+  if (!feed) return
+  const bubble = parse(html).firstElementChild
+  const known = document.getElementById(`m${id}`)
+  if (known?.dataset.version === bubble.dataset.version) return
+  const follow = atBottom()
+  for (const part of parts) {
+    const alone = document.getElementById(`m${part}`)
+    if (alone?.matches('article')) alone.remove() // it has found the message that it belongs to
+  }
+  if (known?.matches('article')) {
+    known.replaceWith(bubble)
+  } else {
+    const after = [...feed.querySelectorAll('article')].reverse().find((each) => each.dataset.order < bubble.dataset.order)
+    if (!after && feed.querySelector('article')) return // older than what this page shows
+    document.getElementById('nothing')?.remove()
+    after ? after.after(bubble) : feed.append(bubble)
+    if (!follow) showBelow()
+  }
+  if (follow) window.scrollTo(0, document.documentElement.scrollHeight)
+}
+
+function showBelow() {
+  if (document.querySelector('.below')) return
+  const button = document.createElement('button')
+  button.className = 'below'
+  button.textContent = feed.dataset.new
+  button.addEventListener('click', () => { window.scrollTo(0, document.documentElement.scrollHeight); button.remove() })
+  feed.append(button)
+}
+
+function showGap() {
+  if (!feed || document.querySelector('.gap')) return
+  const link = document.createElement('a')
+  link.className = 'button gap'
+  link.href = ''
+  link.textContent = feed.dataset.gap
+  feed.append(link)
+}
+
+// Older messages
+
+const older = document.getElementById('older')
+let loading = false
+
+async function loadOlder() {
+  if (loading || !older.isConnected) return
+  loading = true
+  try {
+    const url = new URL(older.href)
+    url.searchParams.set('part', '1')
+    const answer = await fetch(url)
+    if (!answer.ok) throw new Error(String(answer.status))
+    const part = parse(await answer.text()).firstElementChild
+    const height = document.documentElement.scrollHeight
+    const more = part.dataset.more
+    feed.prepend(...part.querySelectorAll(':scope > article'))
+    window.scrollBy(0, document.documentElement.scrollHeight - height)
+    if (more) {
+      url.searchParams.delete('part')
+      url.searchParams.set('before', more)
+      older.href = url.href
+    } else {
+      older.remove()
+    }
+  } catch {
+    older.textContent = older.dataset.failed
+    return
+  } finally {
+    loading = false
+  }
+}
+
+if (older && feed) {
+  older.addEventListener('click', (event) => { event.preventDefault(); loadOlder() })
+  new IntersectionObserver(([seen]) => { if (seen.isIntersecting && window.scrollY > 0) loadOlder() }).observe(older)
+}
+
+// Quotes jump to their message if the page has it
+
+document.addEventListener('click', (event) => {
+  const jump = event.target.closest?.('[data-jump]')
+  const aim = jump && document.getElementById(jump.dataset.jump)
+  if (!aim) return
+  event.preventDefault()
+  const bubble = aim.closest('article')
+  document.querySelector('.marked')?.classList.remove('marked')
+  bubble.classList.add('marked')
+  bubble.scrollIntoView({ block: 'center' })
+  bubble.focus({ preventScroll: true })
+})
+
+// Pictures open in a viewer
+
+document.addEventListener('click', (event) => {
+  const link = event.target.closest?.('[data-viewer]')
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return
+  event.preventDefault()
+  const dialog = document.createElement('dialog')
+  const picture = document.createElement('img')
+  picture.src = link.href
+  picture.alt = link.querySelector('img').alt
+  const form = document.createElement('form')
+  form.method = 'dialog'
+  const close = document.createElement('button')
+  close.textContent = '✕'
+  close.setAttribute('aria-label', 'Esc')
+  form.append(close)
+  dialog.append(picture, form)
+  dialog.addEventListener('click', (inside) => { if (inside.target === dialog) dialog.close() })
+  dialog.addEventListener('close', () => { dialog.remove(); link.focus() })
+  document.body.append(dialog)
+  dialog.showModal()
+})
+
+// Keys in the feed: j and k, as in a feed reader
+
+document.addEventListener('keydown', (event) => {
+  if (!feed || event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input,select,textarea')) return
+  const step = { j: 1, k: -1 }[event.key]
+  if (!step) return
+  const all = [...feed.querySelectorAll('article')]
+  const here = all.indexOf(document.activeElement.closest('article'))
+  const next = all[here < 0 ? all.length - 1 : here + step]
+  next?.focus()
+  next?.scrollIntoView({ block: 'nearest' })
+})
+
+// Switches and choices
+
+document.addEventListener('submit', async (event) => {
+  const form = event.target.closest('.switch-form')
+  if (!form) return
+  event.preventDefault()
+  const button = form.querySelector('.switch')
+  if (button.getAttribute('aria-busy')) return
+  button.setAttribute('aria-busy', 'true')
+  try {
+    const on = form.elements.monitor.value === 'true'
+    const answer = await fetch(form.action, { method: 'POST', body: new URLSearchParams(new FormData(form)) })
+    if (!answer.ok) throw new Error(String(answer.status))
+    button.setAttribute('aria-checked', String(on))
+    form.elements.monitor.value = String(!on)
+    const words = form.querySelector('.switch-words')
+    words.textContent = on ? words.dataset.on : words.dataset.off
+  } catch {
+    form.submit() // the page that says why
+  } finally {
+    button.removeAttribute('aria-busy')
+  }
+})
+
+for (const select of document.querySelectorAll('[data-submits]')) select.addEventListener('change', () => select.form.submit())
+
+for (const field of document.querySelectorAll('[data-filter]')) {
+  field.addEventListener('input', () => {
+    for (const row of document.querySelectorAll(field.dataset.filter)) {
+      row.hidden = !row.dataset.words.includes(field.value.toLowerCase())
+    }
+  })
+}
+
+for (const field of document.querySelectorAll('[data-offset]')) field.value = String(new Date().getTimezoneOffset())
+
+// Begin
+
+localTimes(document)
+findCountdowns()
+setInterval(countDown, 500)
+if (feed?.hasAttribute('data-live')) window.scrollTo(0, document.documentElement.scrollHeight)
+const marked = document.querySelector('.marked')
+if (marked) { marked.scrollIntoView({ block: 'center' }); marked.focus({ preventScroll: true }) }
+listen()
+window.addEventListener('pagehide', () => source?.close())

@@ -1,0 +1,123 @@
+"""Templates: everything that is not made by our own rules is escaped; a name that is missing is an error."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import segno
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from console.rules import contents, formatting, people
+from console.rules.files import SHOWN_TYPES
+from console.texts import Texts
+from worker.commands.show import size, span
+
+CHARS = 4_000  # of a text in the feed
+WHOLE_CHARS = 70_000  # on a message's own page; WhatsApp's own limit is 65,536
+PREVIEW_CHARS = 120
+DETAIL_CHARS = 400
+NAMED_MAX = 20
+
+ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "html"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def qr_svg(text: str) -> Markup:
+    """The code as an SVG without colours of its own: the style sheet draws it dark on light in either theme."""
+    out = io.BytesIO()
+    segno.make(text, error="L", micro=False).save(
+        out, kind="svg", border=3, xmldecl=False, svgns=True, svgclass="qr", lineclass="qr-dark", omitsize=True
+    )
+    return Markup(out.getvalue().decode())  # noqa: S704 - segno's own drawing of squares
+
+
+def utc(at: str | datetime) -> str:
+    """`2026-11-26 12:00:03 UTC`."""
+    when = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def clock(at: str | datetime | None, style: str = "time") -> Markup:
+    """A time that the script turns into the viewer's zone (`style`: time, date, full); UTC until then and on hover."""
+    if not at:
+        return Markup("")
+    when = datetime.fromisoformat(at) if isinstance(at, str) else at
+    iso = when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    shown = {"time": "%H:%M", "date": "%Y-%m-%d", "full": "%Y-%m-%d %H:%M"}[style]
+    return Markup('<time datetime="{}" title="{}" data-style="{}">{}</time>').format(
+        iso, utc(when), style, when.astimezone(UTC).strftime(shown)
+    )
+
+
+def path(text: object) -> str:
+    """For one segment of a path."""
+    return quote(str(text), safe="")
+
+
+def message_text(row: Mapping[str, Any], names: people.Names, whole: bool) -> Markup:
+    """The text with WhatsApp's formatting; its beginning only, unless the page is about this message."""
+    return formatting.to_html(str(row["text"])[: WHOLE_CHARS if whole else CHARS], names.mentioned)
+
+
+def is_cut(row: Mapping[str, Any], whole: bool) -> bool:
+    return len(str(row["text"])) > (WHOLE_CHARS if whole else CHARS)
+
+
+def preview(row: Mapping[str, Any], t: Texts) -> str:
+    """A message on one line."""
+    if row.get("revoked_at"):
+        return "🚫"
+    words = formatting.plain_line(str(row.get("text") or ""), PREVIEW_CHARS)
+    kind = "" if row["kind"] == "text" else f"[{row['kind']}] "
+    return f"{kind}{words or row.get('file_name') or ''}".strip() or t("message.kind", kind=row["kind"])
+
+
+def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
+    """What a system row tells."""
+    kind, words = contents.notice(row)
+    what = ", ".join(names.of(word) if "@" in word else word for word in words[:NAMED_MAX])
+    key = f"system.{kind}"
+    if key in t.keys:
+        return t(key, what=what)
+    if row["kind"] == "call":
+        return str(row.get("text") or t("system.call"))
+    return t("system.other", what=(kind or row.get("text") or row["kind"]).replace("_", " ").lower())
+
+
+def detail(payload: Mapping[str, Any]) -> str:
+    """An entry of the audit log on one line."""
+    return formatting.plain_line(", ".join(f"{name}: {_value(value)}" for name, value in payload.items()), DETAIL_CHARS)
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+ENVIRONMENT.filters.update(clock=clock, utc=utc, size=size, span=span, path=path)
+_GLOBALS: dict[str, Any] = {
+    "cards": contents.cards,
+    "colour": people.colour,
+    "detail": detail,
+    "is_cut": is_cut,
+    "message_text": message_text,
+    "poll": contents.poll,
+    "preview": preview,
+    "qr_svg": qr_svg,
+    "sentence": sentence,
+    "shown": SHOWN_TYPES,
+    "spot": contents.spot,
+    "waveform": contents.waveform,
+}
+ENVIRONMENT.globals.update(_GLOBALS)

@@ -1,0 +1,141 @@
+"""Who looks at a page, and how they like it: login, language, theme, and what a template needs of them."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from console.access.logins import Login, Logins, clean_who
+from console.templates import ENVIRONMENT
+from console.texts import LANGUAGES, Texts, choose, texts
+
+THEMES = ("auto", "light", "dark")
+TOKEN_FIELD = Markup('<input type="hidden" name="csrf" value="{}">')
+FIELDS_MAX = 50
+WHO_HEADER = "x-forwarded-user"
+PREFERENCE_SECONDS = 365 * 86_400
+
+
+class Forbidden(Exception):
+    """A form without its token, or an action in read-only mode; the text is a key of the catalogue."""
+
+
+class LoginNeeded(Exception):
+    """Nobody has logged in on this browser."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manners:
+    """How this console is set up."""
+
+    read_only: bool
+    secure: bool  # behind TLS
+    cookie: str  # its name; one host may have a console on each of several ports
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewer:
+    """The person behind a request."""
+
+    login: Login | None
+    t: Texts
+    theme: str
+    manners: Manners
+
+    @property
+    def who(self) -> str:
+        return self.login.who if self.login else ""
+
+    def page(self, template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
+        return HTMLResponse(self.render(template, values), status)
+
+    def render(self, template: str, values: Mapping[str, Any]) -> str:
+        shared = {
+            "t": self.t,
+            "viewer": self,
+            "token": TOKEN_FIELD.format(self.login.csrf if self.login else ""),
+            "read_only": self.manners.read_only,
+            "languages": LANGUAGES,
+            "themes": THEMES,
+        }
+        return ENVIRONMENT.get_template(template).render(shared | dict(values))
+
+
+def find_viewer(request: Request, logins: Logins, manners: Manners) -> Viewer:
+    """Whoever the cookie or the proxy's header stands for; without either, somebody without a login."""
+    language = choose(request.cookies.get("language"), request.headers.get("accept-language", ""))
+    theme = request.cookies.get("theme", "")
+    return Viewer(
+        login=_login(request, logins, manners),
+        t=texts(language),
+        theme=theme if theme in THEMES else THEMES[0],
+        manners=manners,
+    )
+
+
+def _login(request: Request, logins: Logins, manners: Manners) -> Login | None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        address = address_of(request)
+        if logins.attempts.wait_seconds(address) > 0:
+            return None
+        if logins.is_token(given.strip()):
+            return logins.of_proxy(clean_who(request.headers.get(WHO_HEADER, "")) or f"token, {address}")
+        logins.attempts.note_wrong(address)
+        return None
+    return logins.find(request.cookies.get(manners.cookie))
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from; behind a proxy, the proxy's."""
+    return request.client.host if request.client else "?"
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a form; the guard has bounded its length."""
+    body = (await request.body()).decode("utf-8", "replace")
+    return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=FIELDS_MAX))
+
+
+async def read_own_form(request: Request, viewer: Viewer) -> dict[str, str]:
+    """The fields of a form that one of our pages made for this login.
+
+    Raises:
+        LoginNeeded: nobody has logged in.
+        Forbidden: the form does not carry the login's own token.
+    """
+    if viewer.login is None:
+        raise LoginNeeded
+    form = await read_form(request)
+    if not hmac.compare_digest(form.pop("csrf", "").encode(), viewer.login.csrf.encode()):
+        raise Forbidden("error.csrf")
+    return form
+
+
+async def read_action(request: Request, viewer: Viewer) -> dict[str, str]:
+    """The form of an action that this viewer may take.
+
+    Raises:
+        LoginNeeded, Forbidden: as `read_own_form`; Forbidden also where nothing may be changed.
+    """
+    form = await read_own_form(request, viewer)
+    if viewer.manners.read_only:
+        raise Forbidden("error.read_only")
+    return form
+
+
+def go_to(path: str, **query: str) -> Response:
+    """After a form: the page to look at."""
+    return RedirectResponse(f"{path}?{urlencode(query)}" if query else path, 303)
+
+
+def is_local_path(path: str) -> bool:
+    """Whether a redirect to `path` stays here."""
+    return path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() and "\\" not in path

@@ -1,0 +1,278 @@
+"""Who gets in, from where, and what they may do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.routing import Route
+
+from console.access.guard import HEADERS
+from console.app import ROUTES
+from tests.console.site import TOKEN, Site, served
+from tests.integration.database import rows, table, writer
+from worker.errors import SettingsError
+from worker.settings import load_settings
+from worker.store import Store
+from worker.store.embedded import Endpoint
+
+OPEN_PATHS = ("/login", "/login/link", "/preferences")
+ATTEMPTS = 5
+
+
+def paths(method: str) -> list[str]:
+    """Every route of this method that needs a login, with 1 for each number."""
+    found = [route for route in ROUTES if isinstance(route, Route) and method in (route.methods or ())]
+    filled = [route.path.replace("{group:int}", "1").replace("{message:int}", "1") for route in found]
+    return [path for path in filled if path not in OPEN_PATHS]
+
+
+def of(site: Site, path: str) -> str:
+    return path.replace("{session}", site.session)
+
+
+async def flags(store: Store, session: str) -> dict[str, Any]:
+    found: Any = await table(store, "runtime_flags").select("*").like("key", f"{session}:%").execute()
+    return {row["key"].partition(":")[2]: row["value"] for row in found.data}
+
+
+async def audited(store: Store, session: str) -> list[dict[str, Any]]:
+    return [row["payload"] for row in await rows(store, "audit_log", session) if row["event"] == "console"]
+
+
+async def test_nothing_is_shown_or_done_without_a_login(embedded: Endpoint, store: Store, session: str) -> None:
+    await writer(store, session)
+    async with served(embedded, session) as site:
+        for path in paths("GET"):
+            page = await site.get(of(site, path))
+            assert (page.status_code, page.headers["location"]) == (303, "/login"), path
+            other = await site.get(of(site, path), accept="*/*")
+            assert other.status_code == 401, path
+        for path in paths("POST"):
+            assert (await site.send(of(site, path), {"monitor": "true"})).status_code == 401, path
+    assert await flags(store, session) == {}
+    assert await audited(store, session) == []
+
+
+async def test_wrong_tokens_are_refused_then_not_even_judged(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site:
+        for _ in range(ATTEMPTS):
+            refused = await site.send("/login", {"token": "guessed-by-somebody"})
+            assert refused.status_code == 403
+            assert "set-cookie" not in refused.headers
+        limited = await site.log_in()
+        assert limited.status_code == 429
+        assert 0 < int(limited.headers["retry-after"]) <= 60
+        assert "set-cookie" not in limited.headers
+        proxied = await site.get("/sessions", authorization=f"Bearer {TOKEN}")
+        assert proxied.headers["location"] == "/login", "the header is limited with the form"
+
+
+async def test_a_link_opens_one_login_once(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session, worker_console_token=None) as site:
+        assert (await site.send("/login/link", {})).status_code == 200
+        link = site.said[0].split()[-1]
+        assert link.startswith(f"{site.address}/login/link?code=")
+        first = await site.http.get(link)
+        assert (first.status_code, first.headers["location"]) == (303, "/")
+        assert await site.read(f"{site.base}/link")
+        site.http.cookies.clear()
+        second = await site.http.get(link)
+        assert second.status_code == 403
+        assert "set-cookie" not in second.headers
+
+
+async def test_links_in_the_terminal_are_limited(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site:
+        answers = [(await site.send("/login/link", {})).status_code for _ in range(ATTEMPTS + 1)]
+    assert answers == [200] * ATTEMPTS + [429]
+    assert len(site.said) == ATTEMPTS
+
+
+async def test_without_a_token_no_token_opens_it(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session, worker_console_token=None) as site:
+        for guess in ("", "None", TOKEN):
+            assert (await site.send("/login", {"token": guess})).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("origin", "wanted"),
+    [
+        (None, {"wa_console_", "HttpOnly", "SameSite=strict"}),
+        ("https://console.example.org", {"__Host-wa_console=", "HttpOnly", "SameSite=strict", "Secure", "Path=/"}),
+    ],
+)
+async def test_the_cookie_is_for_this_site_alone(
+    embedded: Endpoint, session: str, origin: str | None, wanted: set[str]
+) -> None:
+    async with served(embedded, session, worker_console_origin=origin) as site:
+        cookie = (await site.log_in()).headers["set-cookie"]
+    assert {part for part in wanted if part in cookie} == wanted
+    assert ("Secure" in cookie) is (origin is not None)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 421),
+        ("evil.example:3002", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+        ("[", 421),
+        ("console.example.org.evil.example", 421),
+        ("console.example.org", 200),
+        ("localhost:3002", 200),
+        ("[::1]:3002", 200),
+        ("192.0.2.7:3002", 200),
+    ],
+)
+async def test_only_addresses_and_the_own_name_are_served(
+    embedded: Endpoint, session: str, host: str, status: int
+) -> None:
+    async with served(embedded, session, worker_console_origin="https://console.example.org") as site:
+        assert (await site.get("/login", host=host)).status_code == status
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "", "http://[", None])
+async def test_a_form_of_another_page_does_nothing(
+    embedded: Endpoint, store: Store, session: str, origin: str | None
+) -> None:
+    async with served(embedded, session) as site:
+        await site.log_in()
+        form = {"csrf": await site.csrf()}
+        headers = {} if origin is None else {"origin": origin}
+        answer = await site.http.post(f"{site.base}/link/refresh", data=form, headers=headers)
+        assert answer.status_code == 403
+    assert await flags(store, session) == {}
+
+
+@pytest.mark.parametrize("csrf", ["", "x" * 43, "ü"])
+async def test_a_form_without_the_login_s_own_token_does_nothing(
+    embedded: Endpoint, store: Store, session: str, csrf: str
+) -> None:
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for path in paths("POST"):
+            assert (await site.send(of(site, path), {"csrf": csrf})).status_code == 403, path
+        assert await site.read(f"{site.base}/link"), "still logged in"
+    assert await flags(store, session) == {}
+    assert await audited(store, session) == []
+
+
+async def test_read_only_shows_everything_and_changes_nothing(embedded: Endpoint, store: Store, session: str) -> None:
+    await writer(store, session)
+    async with served(embedded, session, worker_console_read_only=True) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/groups")
+        assert "Read only" in page
+        csrf = page.split('name="csrf" value="')[1].split('"')[0]
+        for path in paths("POST"):
+            if path != "/logout":
+                answer = await site.send(of(site, path), {"csrf": csrf, "monitor": "true", "phone": "491511234567"})
+                assert answer.status_code == 403, path
+    assert await flags(store, session) == {}
+    assert await audited(store, session) == []
+
+
+async def test_every_action_is_in_the_audit_log_with_who_did_it(embedded: Endpoint, store: Store, session: str) -> None:
+    await writer(store, session)
+    async with served(embedded, session) as site:
+        await site.log_in("Olga")
+        group = (await store.console.groups(session))[0]
+        await site.act(f"{site.base}/link/refresh")
+        await site.act(f"{site.base}/link/code", phone="+49 151 / 123-4567")
+        await site.act(f"{site.base}/link/disconnect")
+        await site.act(f"{site.base}/groups/fetch")
+        await site.act(f"{site.base}/groups/{group.id}/switch", monitor="false")
+        await site.act(f"{site.base}/health/retry")
+        await site.get(f"{site.base}/groups/{group.id}/export")
+    done = await audited(store, session)
+    assert [entry["action"] for entry in done] == [
+        *("refresh", "pairing_code", "disconnect", "fetch_groups", "switch", "media_retry", "export")
+    ]
+    assert {entry["who"] for entry in done} == {"Olga"}
+    raised = await flags(store, session)
+    assert set(raised) == {
+        *("wa_refresh_qr_requested", "wa_pairing_code_requested", "wa_disconnect_requested", "fetch_groups_requested")
+    }
+    assert raised["wa_pairing_code_requested"]["phone"] == "491511234567"
+    assert [each.monitor for each in await store.console.groups(session) if each.id == group.id] == [False]
+
+
+async def test_a_proxy_that_has_the_token_says_who_looks(embedded: Endpoint, store: Store, session: str) -> None:
+    async with served(embedded, session) as site:
+        headers = {"authorization": f"Bearer {TOKEN}", "x-forwarded-user": "ben@example.org\x07"}
+        page = await site.get(f"{site.base}/link", **headers)
+        csrf = page.text.split('name="csrf" value="')[1].split('"')[0]
+        done = await site.send(f"{site.base}/link/refresh", {"csrf": csrf}, **headers)
+        assert done.status_code == 303
+        unproved = await site.get(f"{site.base}/link", **{"x-forwarded-user": "ben@example.org"})
+        assert unproved.status_code == 303, "the name alone proves nothing"
+        assert unproved.headers["location"] == "/login"
+    assert [entry["who"] for entry in await audited(store, session)] == ["ben@example.org"]
+
+
+async def test_every_answer_carries_the_headers(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site:
+        answers = [
+            await site.get("/login"),
+            await site.get("/login", host="evil.example"),
+            await site.get("/nothing-here"),
+            await site.get("/static/console.js"),
+            await site.get("/", accept="*/*"),
+            await site.http.put("/login"),
+            await site.http.post("/login", content=b"x" * 20_000, headers={"origin": site.address}),
+        ]
+        await site.log_in()
+        answers += [await site.get(f"{site.base}/{name}") for name in ("link", "groups", "feed", "health")]
+    assert [answer.status_code for answer in answers] == [200, 421, 404, 200, 401, 405, 413, *[200] * 4]
+    for answer in answers:
+        assert HEADERS.items() <= dict(answer.headers).items(), answer.url
+    assert "unsafe" not in HEADERS["content-security-policy"]
+
+
+async def test_no_page_holds_a_secret(embedded: Endpoint, store: Store, session: str) -> None:
+    await writer(store, session)
+    async with served(embedded, session) as site:
+        cookie = (await site.log_in()).cookies
+        for path in paths("GET"):
+            page = await site.get(of(site, path), accept="*/*") if "events" not in path else None
+            if page is not None:
+                for secret in (TOKEN, embedded.key, *cookie.values()):
+                    assert secret not in page.text, path
+
+
+@pytest.mark.parametrize("back", ["https://evil.example", "//evil.example", "/\\evil.example", "/a\r\nset-cookie: b=c"])
+async def test_preferences_lead_back_to_this_site_alone(embedded: Endpoint, session: str, back: str) -> None:
+    async with served(embedded, session) as site:
+        answer = await site.send("/preferences", {"theme": "dark", "language": "de", "back": back})
+        assert answer.headers["location"] == "/"
+        page = (await site.get("/login")).text
+        assert 'lang="de" data-theme="dark"' in page
+        assert "Anmelden" in page
+
+
+async def test_logging_out_ends_the_login(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site:
+        await site.log_in()
+        kept = dict(site.http.cookies)
+        await site.act("/logout")
+        site.http.cookies.update(kept)
+        assert (await site.get(f"{site.base}/link")).headers["location"] == "/login"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"WORKER_CONSOLE_HOST": "0.0.0.0"}, "WORKER_CONSOLE_TOKEN"),  # noqa: S104 - that it is refused
+        ({"WORKER_CONSOLE_HOST": "::"}, "WORKER_CONSOLE_TOKEN"),
+        ({"WORKER_CONSOLE_HOST": "console.example.org"}, "WORKER_CONSOLE_TOKEN"),
+        ({"WORKER_CONSOLE_TOKEN": "short"}, "WORKER_CONSOLE_TOKEN"),
+        ({"WORKER_CONSOLE_ORIGIN": "https://example.org/console"}, "WORKER_CONSOLE_ORIGIN"),
+    ],
+)
+def test_an_open_console_needs_a_token(monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], named: str) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{named}: "):
+        load_settings({"_env_file": None})

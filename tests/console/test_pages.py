@@ -1,0 +1,303 @@
+"""What the pages show: states in words, groups, messages at addresses of their own, and nobody's markup."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.console.rows import connected, ids, recent, show, store_file, with_file
+from tests.console.site import served
+from tests.integration.database import GROUP, table, writer
+from worker.store import Audit, GroupChange, Store
+from worker.store.embedded import Endpoint
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>"
+SOON = timedelta(seconds=40)
+
+
+class Active(HTMLParser):
+    """Collects what a browser would run or fetch from elsewhere, as it reads the page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.found += [name for name in given if name.startswith("on") or name in ("style", "srcdoc", "formaction")]
+        if tag in ("iframe", "object", "embed", "base", "style", "template") or (
+            tag == "meta" and "http-equiv" in given
+        ):
+            self.found.append(tag)
+        source = given.get("src", given.get("href", ""))
+        is_link_of_ours = (
+            tag == "a" and source.startswith(("https://", "http://")) and "noopener" in given.get("rel", "")
+        )
+        if source and not source.startswith(("/", "#")) and not is_link_of_ours:
+            self.found.append(f"{tag}: {source}")
+
+
+def active(page: str) -> list[str]:
+    parser = Active()
+    parser.feed(page)
+    return parser.found
+
+
+async def test_the_code_is_drawn_with_its_time_and_goes_when_it_expires(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    code = {"status": "connecting", "state": "waiting_for_scan", "say": "Scan the QR code.", "qr": "2@secret,code"}
+    async with served(embedded, session) as site:
+        await site.log_in()
+        await show(store, held, **code, expires_at=datetime.now(UTC) + SOON)
+        page = await site.read(f"{site.base}/link")
+        assert '<svg xmlns="http://www.w3.org/2000/svg"' in page
+        assert "2@secret" not in page, "drawn, not written"
+        seconds = re.search(r'data-countdown="([0-9.]+)"', page)
+        assert seconds
+        assert 0 < float(seconds[1]) <= 40
+        await show(store, held, **code, expires_at=datetime.now(UTC) - SOON)
+        page = await site.read(f"{site.base}/link")
+        assert "<svg" not in page
+        assert "The next code is on its way" in page
+        await connected(store, held)
+        page = await site.read(f"{site.base}/link")
+        assert "Connected as Olga" in page
+        await store.lease_release(session, "worker-1", held.fence)
+        page = await site.read(f"{site.base}/link")
+        assert "No worker is running" in page
+        assert "Connected as" not in page, "what the last worker left behind is not the present"
+
+
+async def test_a_number_that_is_none_raises_no_flag(embedded: Endpoint, store: Store, session: str) -> None:
+    await writer(store, session)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        answer = await site.act(f"{site.base}/link/code", phone="call me")
+        assert "This is no phone number" in await site.read(answer.headers["location"])
+    found = await table(store, "runtime_flags").select("key").like("key", f"{session}:%").execute()
+    assert found.data == []
+
+
+async def test_groups_are_listed_found_and_switched(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent("a", text="the newest of the family")])
+    await store.upsert_groups(session, held.fence, [GroupChange(wa_group_id=GROUP, name="Relatives")], complete=False)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/groups")
+        for words in ("Relatives", "was Family", "Work", "the newest of the family", "1 of 2 stored"):
+            assert words in page
+        found = await site.read(f"{site.base}/groups?q=wor")
+        assert "Work" in found
+        assert "Relatives" not in found
+        work = next(group for group in await store.console.groups(session) if group.name == "Work")
+        answer = await site.act(f"{site.base}/groups/{work.id}/switch", monitor="true", back="group")
+        page = await site.read(answer.headers["location"])
+        assert "Stored from now on" in page
+        assert 'aria-checked="true"' in page
+        assert (await site.get(f"{site.base}/groups/999999")).status_code == 404
+
+
+async def test_one_session_sees_nothing_of_another(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent("a", text="of this session alone")])
+    message = (await ids(store, session))["a"]
+    (group,) = [group.id for group in await store.console.groups(session) if group.monitor]
+    async with served(embedded, "somebody-else") as site:
+        await site.log_in()
+        for path in (f"messages/{message}", f"messages/{message}/file", f"groups/{group}", f"groups/{group}/export"):
+            assert (await site.get(f"{site.base}/{path}")).status_code == 404
+        for path in ("feed", f"feed?group={group}", f"feed?before={message + 1}"):
+            assert "of this session alone" not in await site.read(f"{site.base}/{path}")
+        assert "of this session alone" in await site.read(f"/s/{session}/feed"), "the operator sees every session"
+
+
+async def test_every_message_is_reached_page_by_page_and_at_its_own_address(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    wanted = [f"m{number}" for number in range(120)]
+    await held.commit(messages=[recent(name, 1000 - 5 * place) for place, name in enumerate(wanted)])
+    known = await ids(store, session)
+    (group,) = [group.id for group in await store.console.groups(session) if group.monitor]
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for where in ("", f"&group={group}"):
+            seen: list[int] = []
+            page = await site.read(f"{site.base}/feed?{where}")
+            while True:
+                seen = [int(found) for found in re.findall(r'<article id="m(\d+)"', page)] + seen
+                more = re.search(r"before=(\d+)", page)
+                if not more:
+                    break
+                page = await site.read(f"{site.base}/feed?before={more[1]}{where}")
+            assert seen == [known[name] for name in wanted]
+        page = await site.read(f"{site.base}/messages/{known['m60']}")
+        assert f'<article id="m{known["m60"]}" class="bubble marked"' in page
+        assert f"m{known['m59']}" in page
+        assert f"m{known['m61']}" in page
+        part = await site.read(f"{site.base}/feed?before={known['m60']}&part=1")
+        assert part.startswith("<div data-more=")
+
+
+async def test_a_day_opens_at_its_first_message(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent("old", 5 * 86_400), recent("new", 60)])
+    known = await ids(store, session)
+    day = (datetime.now(UTC) - timedelta(days=2)).date().isoformat()
+    async with served(embedded, session) as site:
+        await site.log_in()
+        answer = await site.get(f"{site.base}/feed?date={day}&offset=-60")
+        assert answer.headers["location"] == f"{site.base}/messages/{known['new']}"
+        answer = await site.get(f"{site.base}/feed?date=2020-01-01&offset=0")
+        assert answer.headers["location"] == f"{site.base}/messages/{known['old']}"
+        assert (await site.get(f"{site.base}/feed?date=2999-01-01")).headers["location"] == f"{site.base}/feed"
+        assert (await site.get(f"{site.base}/feed?date=yesterday")).status_code == 404
+
+
+async def test_what_happened_to_a_message_is_shown(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    renamed = {"stub_type": "GROUP_CHANGE_SUBJECT", "stub_parameters": ["Town"]}
+    rows = [
+        recent("a", 90, text="first words"),
+        recent("b", 80, text="As I said", quoted_msg_id="a", quoted_sender="ana@lid"),
+        recent("c", 70, text="gone"),
+        recent("d", 60, kind="system", text=None, raw=renamed),
+        recent("e", 50, kind="undecryptable", text=None, pending=True),
+    ]
+    target = {"chat_id": GROUP, "target_sender": "ana@lid", "author": "ana@lid", "at": rows[-1]["ts"]}
+    changes = [
+        {**target, "kind": "edit", "target_id": "a", "change_id": "e1", "payload": {"text": "better words"}},
+        {**target, "kind": "quote", "target_id": "a", "change_id": "b", "payload": {}},
+        {**target, "kind": "revoke", "target_id": "c", "change_id": "r1", "payload": {}},
+        {
+            **target,
+            "kind": "reaction",
+            "target_id": "b",
+            "change_id": "x1",
+            "author": "ben@lid",
+            "payload": {"emoji": "👍"},
+        },
+    ]
+    await held.commit(messages=rows, changes=changes)
+    known = await ids(store, session)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/feed")
+    for words in (
+        "better words",
+        "first words",
+        "👍 from",
+        "Deleted for everyone by Ana",
+        "The group is now called Town",
+    ):
+        assert words in page
+    assert f'href="{site.base}/messages/{known["a"]}" data-jump="m{known["a"]}"' in page
+    assert "Could not be read yet" in page
+
+
+async def test_strangers_markup_is_text_wherever_it_stands(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    odd = {"stub_type": HOSTILE, "stub_parameters": [HOSTILE, 1, None]}
+    card = {"message": {"contactMessage": {"displayName": HOSTILE, "vcard": f"TEL:{HOSTILE}\nTEL:+49 151 123"}}}
+    rows = [
+        recent(
+            "text", 90, text=f"{HOSTILE} *{HOSTILE}* ```{HOSTILE}``` https://x.example/{HOSTILE}", push_name=HOSTILE
+        ),
+        recent("js", 89, text='javascript:alert(1) [x](javascript:alert(2)) http://a.example/"onmouseover=alert(3)'),
+        recent("quote", 80, text=HOSTILE, quoted_msg_id="text", quoted_sender="ana@lid"),
+        recent("poll", 70, kind="poll", text=f"{HOSTILE}\n{HOSTILE}"),
+        recent("card", 60, kind="contact", text=HOSTILE, raw=card),
+        recent("odd", 50, kind=HOSTILE, text=None, raw={}),
+        recent("system", 40, kind="system", text=None, raw=odd),
+        with_file("file", "document", HOSTILE, 30),
+    ]
+    target = {"chat_id": GROUP, "target_sender": "ana@lid", "author": "ana@lid", "at": rows[-1]["ts"]}
+    changes = [
+        {**target, "kind": "edit", "target_id": "quote", "change_id": "e1", "payload": {"text": f"new {HOSTILE}"}},
+        {**target, "kind": "reaction", "target_id": "quote", "change_id": "x1", "payload": {"emoji": HOSTILE}},
+    ]
+    refused = [{"chat_id": GROUP, "sender": HOSTILE, "wa_msg_id": HOSTILE, "code": "22P05", "reason": HOSTILE}]
+    await held.commit(messages=rows, changes=changes, discards={HOSTILE: 1})
+    await store_file(store, held, b"<svg onload=alert(1)>", "image/svg+xml", "svg")
+    await store.upsert_groups(session, held.fence, [GroupChange(wa_group_id=GROUP, name=HOSTILE)], complete=False)
+    await table(store, "wa_refused_stanzas").insert([{"session_id": session, **row} for row in refused]).execute()
+    view = {
+        "status": "disconnected",
+        "detail": {"state": HOSTILE, "say": HOSTILE},
+        "wa_name": HOSTILE,
+        "wa_number": HOSTILE,
+    }
+    await store.set_session(session, held.fence, view, [Audit(event="error", payload={HOSTILE: HOSTILE})])
+    known = await ids(store, session)
+    (group,) = [group.id for group in await store.console.groups(session) if group.monitor]
+    async with served(embedded, session) as site:
+        await site.log_in(HOSTILE)
+        paths = ["link", "groups", f"groups?q={HOSTILE}", f"groups/{group}", "feed", f"feed?group={group}", "health"]
+        paths += [f"health?event={HOSTILE}", f"link?did={HOSTILE}", *(f"messages/{each}" for each in known.values())]
+        pages = {path: await site.read(f"{site.base}/{path}") for path in paths} | {"all": await site.read("/sessions")}
+    assert sum("&lt;img src=x" in page for page in pages.values()) > 10, "it is there, as text"
+    for path, page in pages.items():
+        assert active(page) == [], path
+
+
+async def test_names_are_never_missing(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    rows = [
+        recent("a", 90, sender="100200300@lid", sender_alt=None, push_name="Chika"),
+        recent("b", 80, sender="100200300@lid", sender_alt=None, push_name=None),
+        recent("c", 70, sender="4915112345@s.whatsapp.net", sender_alt=None, push_name=None),
+        recent("d", 60, sender="987654321@lid", sender_alt=None, push_name=None, text="hello @100200300"),
+    ]
+    await held.commit(messages=rows)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/feed")
+    names = re.findall(r'aria-label="([^"]+)">\s*<header>', page)
+    assert names == ["Chika", "Chika", "+4915112345", "~4321"]
+    assert '<span class="mention">@Chika</span>' in page
+
+
+async def test_health_says_what_was_lost_and_what_to_do(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[with_file("f", "image")], discards={"too_old": 7})
+    (job,) = (await store.media_claim("tests", 10, 60.0, session)).jobs
+    await store.media_abandon(job.id, "tests", "failed", "MEDIA_FAILED", "no answer")
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/health")
+        for words in ("Messages are not received now", "too_old", "Raise WORKER_CATCH_UP_S", "MEDIA_FAILED"):
+            assert words in page
+        assert "The file could not be fetched" in page
+        answer = await site.act(f"{site.base}/health/retry")
+        page = await site.read(answer.headers["location"])
+        assert "The file could not be fetched" not in page
+        assert "1 due" in page
+        assert "MEDIA_FAILED" not in await site.read(f"{site.base}/health?event=console")
+
+
+async def test_an_export_has_every_message(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent(f"m{number}") for number in range(250)])
+    (group,) = [group.id for group in await store.console.groups(session) if group.monitor]
+    async with served(embedded, session) as site:
+        await site.log_in()
+        answer = await site.get(f"{site.base}/groups/{group}/export")
+    assert answer.headers["content-disposition"].startswith("attachment;")
+    assert answer.headers["content-type"].startswith("application/jsonl")
+    assert len(answer.text.splitlines()) == 250
+
+
+@pytest.mark.parametrize("language", ["de", "de-AT,en;q=0.5", "fr,de;q=0.8"])
+async def test_pages_speak_the_browser_s_language(embedded: Endpoint, session: str, language: str) -> None:
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for name in ("link", "groups", "feed", "health"):
+            page = (await site.get(f"{site.base}/{name}", **{"accept-language": language})).text
+            assert 'lang="de"' in page
+        assert "Nachrichten" in page

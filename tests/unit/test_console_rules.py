@@ -1,0 +1,266 @@
+"""The console's rules: formatting, situations, bubbles, names, links and limits; and that both catalogues are whole."""
+
+from __future__ import annotations
+
+import re
+import string
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, get_args
+
+import pytest
+
+from console.access.logins import ATTEMPT_SECONDS, ATTEMPTS, IDLE_SECONDS, LINK_SECONDS, LOGIN_SECONDS, Attempts, Logins
+from console.app import STATIC
+from console.rules.bubbles import make_bubbles
+from console.rules.contents import cards, notice, spot, waveform
+from console.rules.formatting import to_html
+from console.rules.people import Names
+from console.rules.situations import NAMELESS, TONES, judge
+from console.texts import LANGUAGES, choose, texts
+from worker.session.report import State
+
+NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
+HTML = STATIC.parent / "html"
+
+
+# ── formatting ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("plain", "plain"),
+        ("a *bold* b", "a <strong>bold</strong> b"),
+        ("_it_ ~gone~", "<em>it</em> <s>gone</s>"),
+        ("*_both_*", "<strong><em>both</em></strong>"),
+        ("*bold _torn* end_", "<strong>bold _torn</strong> end_"),
+        ("2*3*4", "2*3*4"),
+        ("a * no * b", "a * no * b"),
+        ("* one *", '<span class="item">* one *</span>'),
+        ("snake_case_name", "snake_case_name"),
+        ("**", "**"),
+        ("*open", "*open"),
+        ("*a\nb*", "*a<br>b*"),
+        ("`*code*`", "<code>*code*</code>"),
+        ("a ```x\n<y>``` b", "a <pre>x\n&lt;y&gt;</pre> b"),
+        ("a ```open", "a ```open"),
+        ("> said", '<span class="cited">said</span>'),
+        ("- one\n2. two", '<span class="item">- one</span><br><span class="item">2. two</span>'),
+        ("<b>&\"'", "&lt;b&gt;&amp;&#34;&#39;"),
+        ("javascript:alert(1)", "javascript:alert(1)"),
+        (
+            "see https://a.example/x?y=1&z=2.",
+            'see <a href="https://a.example/x?y=1&amp;z=2" target="_blank" rel="noopener noreferrer nofollow">'
+            "https://a.example/x?y=1&amp;z=2</a>.",
+        ),
+        ("hi @12345", 'hi <span class="mention">@Ana &lt;3</span>'),
+        ("hi @99999", "hi @99999"),
+    ],
+)
+def test_formatting(text: str, html: str) -> None:
+    assert to_html(text, {"12345": "Ana <3"}.get) == html
+
+
+@pytest.mark.parametrize("piece", ["*", "*a", "*a* ", "_*~", "`", "```", "h", "http://", "@1", "> ", "\n", "*_a_* ~"])
+def test_formatting_takes_time_in_step_with_the_text(piece: str) -> None:
+    """Ten times the text takes about ten times as long; what looks back again and again takes a hundred times."""
+
+    def seconds(length: int) -> float:
+        text = (piece * length)[:length]
+        best = 1e9
+        for _ in range(3):
+            start = time.process_time()
+            to_html(text)
+            best = min(best, time.process_time() - start)
+        return max(best, 1e-4)
+
+    assert seconds(20_000) / seconds(2_000) < 40
+
+
+# ── situations ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def view(status: str, *, held: bool = True, **detail: Any) -> dict[str, Any]:
+    number = "49151" if status == "connected" else None
+    return {
+        "now": NOW.isoformat(),
+        "status": status,
+        "detail": detail,
+        "wa_name": None,
+        "wa_number": number,
+        "lease_held": held,
+    }
+
+
+def soon(seconds: float) -> str:
+    return (NOW + timedelta(seconds=seconds)).isoformat()
+
+
+QR = {"state": "waiting_for_scan", "qr": "2@x", "expiresAt": soon(20)}
+CODE = {"pairing_code": "ABCD1234", "pairing_code_expires_at": soon(90)}
+
+
+@pytest.mark.parametrize(
+    ("seen", "name", "because"),
+    [
+        (None, "no_session", "no worker was ever there"),
+        (view("connected", held=False), "no_worker", "what the last one left behind"),
+        (view("connecting", held=False, **QR), "no_worker", "its code cannot be scanned any more"),
+        (view("connected"), "connected", ""),
+        (view("connecting", **QR), "scan", ""),
+        (view("connecting", **(QR | {"expiresAt": soon(-1)})), "next_code", "the code has expired"),
+        (view("connecting", **(QR | {"expiresAt": "soon"})), "next_code", "no time that we can read"),
+        (view("connected", **QR), "connected", "a code is not shown though linked"),
+        (view("connecting", **QR, **CODE), "code", "asked for, so it comes first"),
+        (view("connecting", state="waiting_for_scan", **CODE), "code", "it outlives the last QR"),
+        (view("disconnected", state="idle"), "idle", ""),
+        (view("disconnected", state="something_new", say="Hm."), "other", "a newer worker"),
+        (view("disconnected"), "other", "nothing is known"),
+    ],
+)
+def test_a_session_is_in_one_situation(seen: dict[str, Any] | None, name: str, because: str) -> None:
+    assert judge(seen).name == name, because
+
+
+def test_every_state_of_the_worker_has_a_situation() -> None:
+    assert set(get_args(State)) <= TONES.keys() | NAMELESS
+
+
+# ── what a page shows of a message ──────────────────────────────────────────────────────────────────────────────────
+
+
+def row(number: int, **columns: Any) -> dict[str, Any]:
+    return {"id": number, "album_id": None, "parent_id": None, **columns}
+
+
+@pytest.mark.parametrize(
+    ("rows", "shown"),
+    [
+        ([row(1), row(2)], {1: [], 2: []}),
+        ([row(1), row(2, parent_id=1)], {1: [2]}),
+        ([row(2, parent_id=1)], {2: []}),
+        ([row(1), row(2, album_id=1), row(3, album_id=1)], {1: [2, 3]}),
+        ([row(1), row(2, album_id=1), row(3, parent_id=2)], {1: [2], 3: []}),
+        ([row(1, parent_id=2), row(2, parent_id=1)], {1: [], 2: []}),
+        ([row(1, parent_id=1)], {1: []}),
+    ],
+)
+def test_what_belongs_together_is_one_bubble(rows: list[dict[str, Any]], shown: dict[int, list[int]]) -> None:
+    assert {each.head["id"]: [part["id"] for part in each.parts] for each in make_bubbles(rows)} == shown
+
+
+def test_a_person_is_called_by_what_is_known() -> None:
+    names = Names()
+    names.learn([{"sender": "1@lid", "sender_alt": "49151@s.whatsapp.net", "push_name": "Ana"}])
+    names.learn([{"sender": "2222@lid", "sender_alt": "49152@s.whatsapp.net", "push_name": None}])
+    assert [names.of(each) for each in ("1@lid", "49151@s.whatsapp.net", "2222@lid", "987654@lid", None, "")] == [
+        *("Ana", "Ana", "+49152", "~7654", "?", "?")
+    ]
+    assert names.mentioned("49151") == "Ana"
+    assert names.mentioned("2222") is None
+
+
+@pytest.mark.parametrize("raw", [None, {}, {"message": None}, {"message": {"locationMessage": 1}}, {"message": [1]}])
+def test_a_payload_of_any_shape_is_read(raw: Any) -> None:
+    odd = {"raw": raw, "text": None, "kind": "location"}
+    assert spot(odd) is None
+    assert cards(odd) == []
+    assert waveform(odd) == []
+    assert notice(odd) == ("", [])
+
+
+def test_coordinates_are_numbers_on_this_earth() -> None:
+    place = {"degreesLatitude": 52.5, "degreesLongitude": 13.25}
+    wrapped = {"raw": {"message": {"ephemeralMessage": {"message": {"locationMessage": place}}}}}
+    found = spot(wrapped)
+    assert found
+    assert found.url == "https://www.openstreetmap.org/?mlat=52.500000&mlon=13.250000&zoom=16"
+    for wrong in (91, "52", True, None, float("inf")):
+        assert spot({"raw": {"message": {"locationMessage": {**place, "degreesLatitude": wrong}}}}) is None
+
+
+# ── logins ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_login_ends_when_idle_and_after_a_week() -> None:
+    clock = Clock()
+    logins = Logins("token", clock)
+    idle, busy = logins.open("a"), logins.open("b")
+    for _ in range(int(LOGIN_SECONDS // IDLE_SECONDS)):
+        clock.now += IDLE_SECONDS - 1
+        assert logins.find(busy)
+    assert logins.find(idle) is None
+    clock.now += IDLE_SECONDS - 1
+    assert logins.find(busy) is None
+    assert logins.find("") is None
+    assert logins.find(None) is None
+
+
+def test_a_link_ends_after_an_hour() -> None:
+    clock = Clock()
+    logins = Logins(None, clock)
+    fresh, stale = logins.make_link(), logins.make_link()
+    assert logins.use_link(fresh)
+    assert not logins.use_link(fresh)
+    clock.now += LINK_SECONDS
+    assert not logins.use_link(stale)
+
+
+def test_an_address_may_try_again_after_a_minute_and_others_at_once() -> None:
+    clock = Clock()
+    attempts = Attempts(clock)
+    for _ in range(ATTEMPTS):
+        assert attempts.wait_seconds("a") == 0
+        attempts.note_wrong("a")
+    assert attempts.wait_seconds("a") == ATTEMPT_SECONDS
+    assert attempts.wait_seconds("b") == 0
+    clock.now += ATTEMPT_SECONDS
+    assert attempts.wait_seconds("a") == 0
+
+
+# ── the catalogue ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fields(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_every_language_has_every_text_with_the_same_values() -> None:
+    english = texts("en")
+    for language in LANGUAGES:
+        other = texts(language)
+        assert other.keys == english.keys
+        for key in english.keys:
+            assert fields(other(key)) == fields(english(key)), (language, key)
+
+
+def test_every_text_that_a_template_names_is_there() -> None:
+    named = {
+        (page.name, key)
+        for page in HTML.glob("*.html")
+        for key in re.findall(r'\bt\("([a-z_.A-Z]+)"[,)]', page.read_text())
+    }
+    assert len(named) > 100
+    assert {(page, key) for page, key in named if key not in texts("en").keys and not key.endswith(".")} == set()
+
+
+@pytest.mark.parametrize("name", TONES)
+@pytest.mark.parametrize("part", ["pill", "title", "do"])
+def test_every_situation_says_what_it_is_and_what_to_do(name: str, part: str) -> None:
+    assert f"situation.{name}.{part}" in texts("en").keys
+
+
+@pytest.mark.parametrize(
+    ("wanted", "accepted", "language"),
+    [("de", "en", "de"), (None, "de-CH", "de"), ("xx", "fr;q=1,de", "de"), (None, "", "en"), (None, "*;q=,,", "en")],
+)
+def test_the_language_is_the_one_chosen_else_the_browser_s(wanted: str | None, accepted: str, language: str) -> None:
+    assert choose(wanted, accepted) == language
