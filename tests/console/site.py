@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import httpx
+from pydantic import SecretStr
 
 from console import serve
 from console.access.guard import Guard
@@ -69,7 +70,7 @@ async def served(embedded: Endpoint, session: str, **settings: Any) -> AsyncIter
     chosen = Settings(
         _env_file=None,  # type: ignore[call-arg]
         supabase_url=embedded.url,
-        supabase_service_key=embedded.key,
+        supabase_service_key=SecretStr(embedded.key),
         worker_session=session,
         **{"worker_console_port": 0, "worker_console_token": TOKEN, **settings},
     )

@@ -81,7 +81,7 @@ def test_formatting_takes_time_in_step_with_the_text(piece: str) -> None:
 # ── situations ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def view(status: str, *, held: bool = True, **detail: Any) -> dict[str, Any]:
+def view(status: str, held: bool = True, **detail: Any) -> dict[str, Any]:
     number = "49151" if status == "connected" else None
     return {
         "now": NOW.isoformat(),
@@ -97,8 +97,8 @@ def soon(seconds: float) -> str:
     return (NOW + timedelta(seconds=seconds)).isoformat()
 
 
-QR = {"state": "waiting_for_scan", "qr": "2@x", "expiresAt": soon(20)}
-CODE = {"pairing_code": "ABCD1234", "pairing_code_expires_at": soon(90)}
+QR: dict[str, Any] = {"state": "waiting_for_scan", "qr": "2@x", "expiresAt": soon(20)}
+CODE: dict[str, Any] = {"pairing_code": "ABCD1234", "pairing_code_expires_at": soon(90)}
 
 
 @pytest.mark.parametrize(
