@@ -108,11 +108,10 @@ class Terminal:
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
 
     def _name_console(self) -> None:
-        """Once: the link in it opens the web console once."""
+        """With each code: the one before may have left the screen."""
         if self.console_link:
             words = f"Or in a browser (this link works once): {self.console_link}"
             self._console.print(words, highlight=False, markup=False, soft_wrap=True)
-            self.console_link = None
 
 
 def window_too_small(drawn: str, console: Console) -> str | None:
