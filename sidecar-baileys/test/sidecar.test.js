@@ -46,6 +46,14 @@ async function makeGroup() {
   return { id, name }
 }
 
+/** The sidecar's gate holds a frame: Baileys has answered what came. @param {Sidecar} sidecar */
+async function held(sidecar) {
+  for (const deadline = Date.now() + 30_000; (await sidecar.call('ping')).held_frames === 0;) assert.ok(Date.now() < deadline, 'no frame is held')
+}
+
+/** @param {string} id */
+const answersTo = async (id) => (await phone.all('/receipts')).filter((/** @type {any} */ one) => one.id === id)
+
 /** @param {string} id @param {number} [timeout_ms] @param {string[]} [kinds] */
 const receipt = (id, timeout_ms = 10_000, kinds = ['receipt']) => phone.post('/receipts/wait', { ids: [id], timeout_ms, kinds })
 
@@ -62,13 +70,14 @@ test('a message is committed with its text, and only then receipted', async () =
   const { sidecar, database } = await loggedIn()
   const { id: group, name } = await makeGroup()
   let release = () => {}
-  const held = new Promise((resolve) => { release = () => resolve(undefined) })
-  sidecar.beforeCommit = (batch) => (batch.stanzas.length > 0 ? held : undefined)
+  const answered = new Promise((resolve) => { release = () => resolve(undefined) })
+  sidecar.beforeCommit = (batch) => (batch.stanzas.length > 0 ? answered : undefined)
   const { id } = await phone.post('/send', { from: name, to: group, text: 'hello' })
-  const early = await receipt(id, 700)
-  assert.equal(early.done, false, 'a receipt left before the commit was answered')
+  await held(sidecar)
+  const released = Date.now()
   release()
   assert.equal((await receipt(id)).done, true)
+  for (const { at_ms: at } of await answersTo(id)) assert.ok(at >= released, 'a receipt left before the commit was answered')
   assert.deepEqual(database.texts(id), ['hello'])
   const [stanza] = database.stanzas.filter((s) => s.attrs.id === id)
   assert.equal(stanza.key.remoteJid, group)
@@ -82,11 +91,11 @@ test('killed while the commit is under way: the message comes again and is store
   const { id: group, name } = await makeGroup()
   sidecar.beforeCommit = (batch) => (batch.stanzas.length > 0 ? new Promise(() => {}) : undefined)
   const { id } = await phone.post('/send', { from: name, to: group, text: 'survives' })
-  await sidecar.until(() => sidecar.log.length > 0, 'a log line')
-  assert.equal((await receipt(id, 500)).done, false)
+  await held(sidecar)
   sidecar.child.kill('SIGKILL')
   await sidecar.exited
-  assert.deepEqual(database.texts(id), [])
+  await phone.post('/wait', { for: 'disconnected' }) // and has read what came before
+  assert.deepEqual([await answersTo(id), database.texts(id)], [[], []])
   const next = (await loggedIn()).sidecar
   assert.equal((await receipt(id)).done, true)
   assert.deepEqual(database.texts(id), ['survives'])
@@ -217,9 +226,12 @@ test('a server whose certificates have another root is refused by name; the chec
 })
 
 test('the account never shows as online', async () => {
-  const { items } = { items: await phone.all('/log') }
-  const presences = items.filter((/** @type {any} */ item) => item.kind === 'presence')
-  assert.deepEqual(presences.filter((/** @type {any} */ p) => p.type !== 'unavailable'), [])
+  const since = (await phone.all('/log')).length
+  const { sidecar } = await loggedIn()
+  const said = async () => /** @type {any[]} */ (await phone.all('/log')).filter((/** @type {any} */ item) => item.kind === 'presence').map((/** @type {any} */ item) => ({ n: item.n, type: item.type }))
+  for (const deadline = Date.now() + 30_000; !(await said()).some(({ n }) => n >= since);) assert.ok(Date.now() < deadline, 'it said nothing of its presence')
+  assert.deepEqual((await said()).filter(({ type }) => type !== 'unavailable'), [])
+  await sidecar.stop()
 })
 
 test('HTTP 503 at the upgrade is a close, not a silence', async () => {

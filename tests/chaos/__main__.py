@@ -46,7 +46,7 @@ def main() -> int:
         return 1 if result.violations else 0
     except KeyboardInterrupt:
         console.print("interrupted; everything that was started has been ended")
-        return 130
+        return ExitCode.INTERRUPTED
     finally:
         if keep:
             console.print(f"logs and database: {folder}", markup=False)

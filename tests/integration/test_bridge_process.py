@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import textwrap
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -81,10 +80,8 @@ async def test_a_child_that_behaves_answers_and_leaves_when_its_stdin_ends() -> 
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(end_of, peer)
             assert await peer.close(logout=False, drain_seconds=0) == 0
-            started = time.monotonic()
             await sidecar.stop()
-        assert time.monotonic() - started < 1.0, "no signal was needed"
-        assert sidecar.describe_end() == "exit code 0"
+        assert sidecar.describe_end() == "exit code 0", "no signal was needed"
 
 
 @pytest.mark.parametrize(
@@ -190,9 +187,8 @@ async def test_a_child_that_ignores_sigterm_is_killed_within_bounds() -> None:
     """
     async with child(code) as sidecar:
         await sidecar.stdout.receive()
-        started = time.monotonic()
-        await sidecar.stop()
-        assert time.monotonic() - started < 5.0
+        with anyio.fail_after(BOUND):
+            await sidecar.stop()
     assert sidecar.describe_end() == "killed by SIGKILL"
 
 
@@ -212,8 +208,16 @@ async def test_grandchildren_do_not_outlive_the_child() -> None:
 
 
 async def test_a_cancelled_block_still_ends_the_child() -> None:
-    with anyio.move_on_after(0.5):
-        async with child("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)") as sidecar:
+    code = """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("{}", flush=True)
+        while True:
+            time.sleep(1)
+    """
+    with anyio.CancelScope() as scope:
+        async with child(code) as sidecar:
+            await sidecar.stdout.receive()
+            scope.cancel()
             await anyio.sleep_forever()
     assert not alive(sidecar.pid)
 

@@ -259,12 +259,10 @@ process.exit(3)
             return "keeps ending" in (await worker.row()).get("detail", {}).get("say", "")
 
         await worker.until("the loop to be found", looping)
-        count = len(starts.read_text())
-        assert count == 6
-        await anyio.sleep(0.5)
-        assert len(starts.read_text()) == count
+        assert (await worker.errors("SIDECAR_GONE"))[-1]["ctx"]["delay_s"] >= 300, "how long it now waits"
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.ends() == 0
+        assert len(starts.read_text()) == 6
 
 
 async def test_a_hanging_sidecar_does_not_hold_up_the_end(tmp_path: Path, embedded: Endpoint, store: Store) -> None:
@@ -275,10 +273,8 @@ async def test_a_hanging_sidecar_does_not_hold_up_the_end(tmp_path: Path, embedd
     async with running(tmp_path, embedded, store, code) as worker:
         await worker.state("connected")
         sidecar = int((await worker.get("/readyz")).json()["sidecar"]["pid"])
-        started = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.ends() in (0, 6)
-        assert time.monotonic() - started < 10.0
         await worker.until("no orphan", lambda: not exists(sidecar))
 
 
@@ -289,16 +285,14 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path, embedded: Endpoint, 
         await worker.state("connected")
         worker.process.send_signal(signal.SIGTERM)
         await worker.until("the first one to be heard", lambda: "SIGTERM: stopping" in worker.log.read_text())
-        started = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.ends() == ExitCode.INTERRUPTED
-        assert time.monotonic() - started < 2.0
 
 
 async def test_a_second_worker_waits_and_takes_over_at_once_after_a_clean_stop(
     tmp_path: Path, embedded: Endpoint, store: Store
 ) -> None:
-    settings = {"WORKER_SESSION": "handover", "WORKER_LEASE_S": "60"}
+    settings = {"WORKER_SESSION": "handover", "WORKER_LEASE_S": "300"}  # far beyond BOUND: it is not waited for
     async with (
         running(tmp_path / "one", embedded, store, OPENS, settings) as first,
         running(tmp_path / "two", embedded, store, OPENS, settings) as second,
@@ -315,9 +309,7 @@ async def test_a_second_worker_waits_and_takes_over_at_once_after_a_clean_stop(
         assert (await standby.get("/healthz")).status_code == 200
         serving.process.send_signal(signal.SIGTERM)
         assert await serving.ends() == 0
-        started = time.monotonic()
         await standby.until("it to be ready", lambda: ready(standby))
-        assert time.monotonic() - started < 10.0
 
 
 async def ready(worker: Running) -> bool:
@@ -333,11 +325,9 @@ async def test_no_sidecar_outlives_a_killed_worker_and_a_second_one_takes_over_w
         sidecar = int((await first.get("/readyz")).json()["sidecar"]["pid"])
         assert exists(sidecar)
         first.process.kill()
-        killed = time.monotonic()
         await first.until("no orphan", lambda: not exists(sidecar))
         async with running(tmp_path / "two", embedded, store, OPENS, settings) as second:
             await second.until("it to be ready", lambda: second.process.poll() is None and answered(second))
-            assert time.monotonic() - killed < 15.0
 
 
 async def test_a_worker_on_the_same_data_folder_does_not_wait_for_the_lease_of_a_dead_one(
@@ -440,10 +430,8 @@ async def test_a_supabase_that_is_late_is_waited_for_and_one_that_is_away_does_n
             task_group.start_soon(forward, port, int(embedded.url.rsplit(":", 1)[1]))
             await worker.state("connected")
             task_group.cancel_scope.cancel()
-        started = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.ends() == 0
-        assert time.monotonic() - started < 10.0
         assert "it expires by itself" in worker.log.read_text(), "the lease"
 
 

@@ -10,10 +10,9 @@ import os
 import signal
 from pathlib import Path
 
-import anyio
 import pytest
 
-from testkit.inside import inside
+from testkit.inside import Inside, inside
 from testkit.phone import VirtualPhone
 from testkit.processes import alive
 from worker.errors import Stuck
@@ -43,7 +42,7 @@ async def test_silence_in_quiet_groups_and_a_slow_phone_are_no_stalls_but_a_deaf
         logins = (await it.phone.state())["logins"]
         last = await it.database.last_event()
 
-        await anyio.sleep(BAILEYS_PATIENCE_SECONDS + 1)  # nobody writes, and pings are answered
+        await pings_of(it, round((BAILEYS_PATIENCE_SECONDS + 1) * 1000 / KEEP_ALIVE_MS))  # and nobody writes
         await it.phone.fault("slow", ms=200)
         await it.stored(it.market, "by a slow phone")
         await it.phone.fault("clear")
@@ -57,6 +56,17 @@ async def test_silence_in_quiet_groups_and_a_slow_phone_are_no_stalls_but_a_deaf
         await it.phone.fault("clear")
         await it.connected()
         await it.stored(it.market, "it hears again")
+
+
+async def pings_of(it: Inside, count: int) -> None:
+    """Wait until the phone has answered so many pings of Baileys, which sends one in each KEEP_ALIVE_MS."""
+
+    async def sent() -> bool:
+        pings = [item for item in await it.phone.log(since) if item["kind"] == "query" and item["xmlns"] == "w:p"]
+        return len(pings) >= count
+
+    since = len(await it.phone.log())
+    await it.until(f"{count} pings", sent, seconds=60)
 
 
 async def test_a_mute_phone_is_left_and_tried_again(tmp_path: Path, embedded: Endpoint, session: str) -> None:

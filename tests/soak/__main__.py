@@ -49,7 +49,7 @@ def main() -> int:
     except KeyboardInterrupt:
         keep = arguments.keep
         console.print("interrupted; everything that was started has been ended")
-        return 130
+        return ExitCode.INTERRUPTED
     finally:
         if keep:
             console.print(f"logs and database: {folder}", markup=False)

@@ -50,12 +50,16 @@ async def test_a_burst_is_one_warning_and_what_comes_soon_after_it_is_said_at_th
     assert all("WORKER_CATCH_UP_S (0)" in line for line in warnings)
 
 
-async def test_nothing_dropped_is_nothing_said(warnings: list[str]) -> None:
-    drops = Drops(0)
-    drop(drops, 0)
-    with anyio.move_on_after(0.05):
-        await drops.run()
-    assert warnings == []
+async def test_a_batch_without_dropped_messages_is_not_worth_a_line(warnings: list[str]) -> None:
+    drops = Drops(0, gather=0.0, quiet=0.0)
+    async with anyio.create_task_group() as task_group:
+        task_group.start_soon(drops.run)
+        for count in (0, 1):  # the second one's warning shows that the first one had its turn
+            drop(drops, count)
+            await anyio.wait_all_tasks_blocked()
+        await until("the warning", lambda: said(warnings))
+        task_group.cancel_scope.cancel()
+    assert [line.partition(":")[0] for line in warnings] == ["1 message dropped"]
 
 
 def test_status_names_the_setting_beside_the_count_and_says_the_rest_in_words() -> None:
