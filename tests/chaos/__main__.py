@@ -17,6 +17,7 @@ from rich.console import Console
 from tests.chaos.report import show
 from tests.chaos.run import Options, chaos
 from tests.chaos.sabotage import SABOTAGES
+from worker.errors import ExitCode
 
 SHORT_SECONDS = 0.0  # one round of the deck
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.soak.run import MB, Soak, soak
+from worker.errors import ExitCode
 
 MEMORY = {
     "memory of the worker, MB": "worker_bytes",
