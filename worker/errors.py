@@ -4,8 +4,10 @@
     ├── SettingsError            a setting is missing or wrong; the text names it (exit code 2)
     ├── StoreError               Supabase
     │   ├── StoreUnavailable     no answer, or an answer that a retry may change; the outcome is unknown
+    │   │   ├── TooSlow          the time for this call ran out; a smaller one may pass
     │   │   └── OddAnswer        not one of Supabase's own: a gateway's page, an empty body; one such is no verdict
-    │   │       └── KeyRefused   401 or 403, which a good key gets now and then, too
+    │   │       ├── KeyRefused   401 or 403, which a good key gets now and then, too
+    │   │       └── TooLarge     413: a smaller body may pass
     │   ├── StoreRefused         it answered no, and would again (`code` is Postgres' or PostgREST's)
     │   ├── StaleFence           another worker holds the lease: this one may write nothing more
     │   ├── StaleEpoch           a newer connection of this worker exists: the batch belongs to an old one
@@ -77,6 +79,10 @@ class StoreUnavailable(StoreError):
     """No answer, or one that a retry may change. The statement may have been committed all the same."""
 
 
+class TooSlow(StoreUnavailable):
+    """Our own time limit for the call ran out, or the database's for the statement (57014). A smaller one may pass."""
+
+
 class OddAnswer(StoreUnavailable):
     """An answer that a gateway, a reload or a wrong setting gives. A good setting gets one now and then: ask again.
 
@@ -91,6 +97,10 @@ class OddAnswer(StoreUnavailable):
 
 class KeyRefused(OddAnswer):
     """401 or 403. Believed at the start after a second look; later only after minutes of nothing else."""
+
+
+class TooLarge(OddAnswer):
+    """413: what stands before the database takes no body of this size. A smaller one may pass."""
 
 
 class StoreRefused(StoreError):

@@ -229,7 +229,8 @@ begin
   from public.messages as m
   where m.session_id = p_change.session_id and m.chat_id = p_change.chat_id and m.sender = p_change.target_sender
     and m.wa_msg_id = p_change.target_id;
-  if v_id is null or p_change.kind = 'sealed_edit' then
+  if v_id is null or p_change.kind = 'sealed_edit'
+    or (p_change.kind in ('quote', 'album') and p_change.message_id is null) then
     return 'waiting';
   end if;
   if p_change.kind in ('edit', 'album') then
@@ -298,7 +299,8 @@ begin
 end
 $$;
 
--- One change of a batch: 'done', 'held' or 'dropped' (wa.take_changes).
+-- One change of a batch: 'done', 'held' or 'dropped' (wa.take_changes). The links of a message that is listed as
+-- refused are held until it is taken back.
 create function wa.take_change(p_session text, p_change jsonb) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -313,7 +315,8 @@ begin
     from public.messages as m
     where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author
       and m.wa_msg_id = v_change.change_id;
-    if v_change.message_id is null then
+    if v_change.message_id is null
+      and not wa.is_listed(p_session, v_change.chat_id, v_change.author, v_change.change_id) then
       return 'dropped';
     end if;
   else
@@ -321,6 +324,13 @@ begin
     delete from public.messages as m
     where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author
       and m.wa_msg_id = v_change.change_id and m.kind = 'undecryptable';
+  end if;
+  if v_change.kind = 'revoke' and coalesce((v_change.payload -> 'blank') = 'true', false)
+    and wa.may_revoke(v_change) = 'allowed' then
+    update public.wa_refused_stanzas as r
+    set body = null, state = 'refused'
+    where r.session_id = p_session and r.chat_id = v_change.chat_id and r.sender = v_change.target_sender
+      and r.wa_msg_id = v_change.target_id;
   end if;
   v_result := wa.apply_change(v_change);
   if v_result = 'done' then
@@ -359,6 +369,7 @@ declare
   v_result text;
   v_done integer := 0;
   v_held integer := 0;
+  v_refused integer := 0;
   v_code text;
   v_reason text;
 begin
@@ -380,14 +391,15 @@ begin
     end loop;
     if v_result is null then
       perform wa.write_refused(p_session, jsonb_build_array(jsonb_build_object(
-        'chat_id', v_in ->> 'chat_id', 'sender', v_in ->> 'author', 'wa_msg_id', v_in ->> 'change_id',
-        'code', v_code, 'reason', v_reason, 'body', v_in::text
+        'item', 'change', 'chat_id', v_in ->> 'chat_id', 'sender', v_in ->> 'author',
+        'wa_msg_id', v_in ->> 'change_id', 'code', v_code, 'reason', v_reason, 'body', v_in::text
       )));
+      v_refused := v_refused + 1;
     end if;
     v_done := v_done + coalesce(v_result = 'done', false)::integer;
     v_held := v_held + coalesce(v_result = 'held', false)::integer;
   end loop;
-  return jsonb_build_object('changed', v_done, 'held', v_held);
+  return jsonb_build_object('changed', v_done, 'held', v_held, 'refused', v_refused);
 end
 $$;
 

@@ -113,6 +113,9 @@ language sql stable security invoker set search_path = '' as $$
     ),
     'pending_stubs', (select count(*) from public.messages as m where m.session_id = p_session and m.pending),
     'refused', (select count(*) from public.wa_refused_stanzas as r where r.session_id = p_session),
+    'refused_waiting', (
+      select count(*) from public.wa_refused_stanzas as r where r.session_id = p_session and r.state = 'waiting'
+    ),
     'held_changes', (select count(*) from public.wa_held_changes as h where h.session_id = p_session)
   )
 $$;

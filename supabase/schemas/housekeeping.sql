@@ -1,9 +1,10 @@
 -- What expires, and what keeps the database fast.
 
 -- Deletes ciphertext hashes and, if asked, audit entries past their age; the newest error stays, because the status
--- shows it. After a week deletes held changes, which are counted as `edit_unmatched` and so on, and secrets (WhatsApp
--- accepts edits for a quarter of an hour). At most 10,000 of each a call; `more` says that there are others. Also takes
--- one step of a merge that was too large for its commit.
+-- shows it. After a week deletes held changes, unless they belong to a message that is listed as refused; they are
+-- counted as `edit_unmatched` and so on. And secrets (WhatsApp accepts edits for a quarter of an hour). At most
+-- 10,000 of each a call; `more` says that there are others. Also takes one step of a merge that was too large for its
+-- commit.
 create function public.wa_prune(
   p_session text, p_stanza_seconds double precision, p_audit_seconds double precision
 )
@@ -70,6 +71,8 @@ begin
       select h.id
       from public.wa_held_changes as h
       where h.session_id = p_session and h.held_at < now() - interval '7 days'
+        and not wa.is_listed(p_session, h.chat_id, h.target_sender, h.target_id)
+        and not wa.is_listed(p_session, h.chat_id, h.author, h.change_id)
       order by h.held_at
       limit 10000
     ))

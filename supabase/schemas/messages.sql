@@ -360,10 +360,7 @@ begin
   from jsonb_array_elements(p_messages) with ordinality as t (m, ord);
   v_first := wa.store_messages_or_refuse(p_session, v_first);
   v_second := wa.store_messages_or_refuse(p_session, v_second);
-  return (
-    select jsonb_object_agg(f.key, f.value::bigint + (v_second ->> f.key)::bigint)
-    from jsonb_each_text(v_first) as f
-  );
+  return wa.add_counts(v_first, v_second);
 end
 $$;
 

@@ -1,8 +1,9 @@
 -- One linked account: its status for the web app, its credentials, and the lease of the worker that serves it.
 --
 -- A worker serves a session while it holds its lease. Every take-over raises `fence`; every connection raises `epoch`;
--- `seq` counts the batches of one epoch. Each writer names the fence it holds, and is refused if the session has a
--- newer one. Columns of all tables are explained in docs/schema.md.
+-- `seq` counts the batches of one epoch; `batch` names the one that was begun last: its number, and a digest of its
+-- items. Each writer names the fence it holds, and is refused if the session has a newer one. Columns of
+-- all tables are explained in docs/schema.md.
 
 -- A function may call one that stands in a later file.
 set check_function_bodies = off;
@@ -23,7 +24,8 @@ create table public.wa_sessions (
   epoch bigint not null default 0,
   seq bigint not null default 0,
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now()
+  updated_at timestamptz not null default now(),
+  batch text
 );
 
 -- Baileys' Signal keys, a row each: one blob would be rewritten at every message.
@@ -110,7 +112,7 @@ language plpgsql security invoker set search_path = '' as $$
 declare
   v_row public.wa_sessions := wa.lock_session(p_session, p_fence);
 begin
-  update public.wa_sessions set epoch = v_row.epoch + 1, seq = 0 where id = p_session;
+  update public.wa_sessions set epoch = v_row.epoch + 1, seq = 0, batch = null where id = p_session;
   return jsonb_build_object('epoch', (v_row.epoch + 1)::text);
 end
 $$;
@@ -185,7 +187,9 @@ declare
 begin
   delete from public.wa_session_keys where session_id = p_session;
   update public.wa_sessions
-  set creds_json = null, wa_name = null, wa_number = null, epoch = v_row.epoch + 1, seq = 0, updated_at = now()
+  set
+    creds_json = null, wa_name = null, wa_number = null, epoch = v_row.epoch + 1, seq = 0, batch = null,
+    updated_at = now()
   where id = p_session;
   return jsonb_build_object('epoch', (v_row.epoch + 1)::text);
 end

@@ -10,7 +10,9 @@ create table public.decrypted_stanzas (
 
 create index decrypted_stanzas_at on public.decrypted_stanzas (at);
 
--- Stanzas that could not be stored as a message: kept whole, with the reason.
+-- Messages and changes (edits, revokes, reactions) that could not be stored: kept whole, with the reason. `refused`:
+-- Postgres would refuse it again (SQLSTATE classes 22, 23, 54). `waiting`: it may pass later, and is tried again with
+-- growing pauses.
 create table public.wa_refused_stanzas (
   id bigint generated always as identity primary key,
   session_id text not null references public.wa_sessions (id),
@@ -21,10 +23,18 @@ create table public.wa_refused_stanzas (
   code text not null,
   reason text not null,
   body text,
-  encoding text not null default 'json' check (encoding in ('json', 'base64'))
+  encoding text not null default 'json' check (encoding in ('json', 'base64')),
+  item text not null default 'message' check (item in ('message', 'change')),
+  state text not null default 'refused' check (state in ('refused', 'waiting')),
+  tries integer not null default 0,
+  next_at timestamptz
 );
 
 create index wa_refused_stanzas_session_id on public.wa_refused_stanzas (session_id, at);
+
+create index wa_refused_stanzas_name on public.wa_refused_stanzas (session_id, wa_msg_id, chat_id, sender);
+
+create index wa_refused_stanzas_next_at on public.wa_refused_stanzas (session_id, next_at) where state = 'waiting';
 
 -- How many messages were dropped on purpose, by reason (too old, unmonitored, …). Counts only, never content.
 create table public.wa_discards (
@@ -46,19 +56,44 @@ language sql stable security invoker set search_path = '' as $$
     ))
 $$;
 
--- Refused stanzas: [{chat_id, sender, wa_msg_id, code, reason, body, encoding}]. The body is kept only if the chat is
--- monitored: content of other chats reaches no table.
+-- Refused items: [{item, state, chat_id, sender, wa_msg_id, code, reason, body, encoding}]. Bodies are kept as base64,
+-- and only if the chat is monitored: content of other chats reaches no table. One that is listed already stays as it
+-- is.
 create function wa.write_refused(p_session text, p_refused jsonb) returns void
 language sql volatile security invoker set search_path = '' as $$
-  insert into public.wa_refused_stanzas (session_id, chat_id, sender, wa_msg_id, code, reason, body, encoding)
+  insert into public.wa_refused_stanzas (
+    session_id, chat_id, sender, wa_msg_id, code, reason, body, encoding, item, state, next_at
+  )
   select
     p_session, left(r ->> 'chat_id', 256), left(r ->> 'sender', 256), left(r ->> 'wa_msg_id', 256),
     left(coalesce(r ->> 'code', 'unknown'), 64), left(coalesce(r ->> 'reason', ''), 1000),
-    case when g.monitor then r ->> 'body' end,
-    case when r ->> 'encoding' = 'base64' then 'base64' else 'json' end
+    case
+      when not coalesce(g.monitor, false) then null
+      when r ->> 'encoding' = 'base64' then r ->> 'body'
+      else replace(encode(convert_to(r ->> 'body', 'UTF8'), 'base64'), e'\n', '')
+    end,
+    'base64', coalesce(r ->> 'item', 'message'), coalesce(r ->> 'state', 'refused'),
+    case when r ->> 'state' = 'waiting' then now() + interval '1 minute' end
   from jsonb_array_elements(coalesce(nullif(p_refused, 'null'), '[]')) with ordinality as t (r, ord)
   left join public.groups as g on g.session_id = p_session and g.wa_group_id = r ->> 'chat_id'
+  where not exists (
+    select 1 from public.wa_refused_stanzas as s
+    where s.session_id = p_session and s.wa_msg_id = left(r ->> 'wa_msg_id', 256)
+      and s.chat_id is not distinct from left(r ->> 'chat_id', 256)
+      and s.sender is not distinct from left(r ->> 'sender', 256)
+      and s.item = coalesce(r ->> 'item', 'message')
+  )
   order by t.ord
+$$;
+
+-- Whether this message is listed as refused.
+create function wa.is_listed(p_session text, p_chat text, p_sender text, p_wa_msg_id text) returns boolean
+language sql stable security invoker set search_path = '' as $$
+  select exists (
+    select 1 from public.wa_refused_stanzas as r
+    where r.session_id = p_session and r.chat_id = p_chat and r.sender = p_sender and r.wa_msg_id = p_wa_msg_id
+      and r.item = 'message'
+  )
 $$;
 
 -- Ciphertext hashes ([hex]) and discards ({reason: count}) of a batch.

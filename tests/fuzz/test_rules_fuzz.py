@@ -1,4 +1,4 @@
-"""Rules that hold for every input: the backoff, sealing, refused batches, a file's pieces, encrypted edits."""
+"""Rules that hold for every input: the backoff, sealing, a file's pieces, encrypted edits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 
 from testkit.blobs import MEDIA_KEY, seal
 from testkit.encrypted_edits import edit_message
-from worker.ingest.refusals import without_offenders
 from worker.ingest.rules.encrypted_edit import Opened, read_edit
 from worker.media.decrypt import BlobDecryptor, Claims
 from worker.media.keys import derive_keys
 from worker.session.backoff import next_delay
-from worker.store import Batch, KeyChange
 from worker.store.cipher import MARK, StateCipher
 
 
@@ -35,18 +33,6 @@ def test_what_is_sealed_opens_again_and_shows_nothing(type_: str, name: str, val
     assert len(value) < 8 or value not in stored
     assert cipher.open(type_, name, stored) == value
     assert cipher.close(type_, name, value) != stored, "a fresh nonce each time"
-
-
-@given(st.integers(0, 6), st.sets(st.integers(0, 5)))
-def test_every_variant_keeps_every_message_somewhere(count: int, poisoned: set[int]) -> None:
-    messages = [{"wa_msg_id": str(n), "text": "\0" if n in poisoned else "x"} for n in range(count)]
-    batch = Batch(fence=1, epoch=1, seq=1, messages=messages, keys=[KeyChange(type="a", id="b", value="c")])
-    for variant in without_offenders(batch):
-        ids = [message["wa_msg_id"] for message in variant.messages] + [
-            refused.wa_msg_id for refused in variant.refused
-        ]
-        assert sorted(ids) == sorted(str(n) for n in range(count))
-        assert (variant.seq, variant.keys) == (batch.seq, batch.keys)
 
 
 @settings(max_examples=100, deadline=None)

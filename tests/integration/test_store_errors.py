@@ -20,6 +20,8 @@ from worker.errors import (
     StaleFence,
     StoreRefused,
     StoreUnavailable,
+    TooLarge,
+    TooSlow,
     WorkerError,
 )
 from worker.store import Batch, Store, Timeouts, connect_store
@@ -76,7 +78,7 @@ def postgres(code: str, message: str = SECRET) -> str:
         (500, postgres("40001"), StoreUnavailable, None, "a serialisation failure passes"),
         (500, postgres("40P01"), StoreUnavailable, None, "a deadlock passes"),
         (503, postgres("53300"), StoreUnavailable, None, "too many connections"),
-        (500, postgres("57014"), StoreUnavailable, None, "a statement that was cancelled"),
+        (500, postgres("57014"), TooSlow, None, "a statement that was cancelled"),
         (503, postgres("57P01"), StoreUnavailable, None, "the server shuts down"),
         (405, postgres("25006"), StoreUnavailable, None, "read-only: its disk is full, or a replica for a while"),
         (503, postgres("PGRST002"), StoreUnavailable, None, "PostgREST has no schema yet"),
@@ -98,7 +100,7 @@ def postgres(code: str, message: str = SECRET) -> str:
         (200, "[]", OddAnswer, None, "JSON, but not the function's"),
         (200, "null", OddAnswer, None, "JSON, but not the function's"),
         (402, '{"message": "exceed_egress_quota"}', OddAnswer, None, "a quota"),
-        (413, "<html>Request Entity Too Large</html>", OddAnswer, None, "nginx' limit"),
+        (413, "<html>Request Entity Too Large</html>", TooLarge, None, "nginx' limit"),
         (540, "paused", OddAnswer, None, "a project that is paused"),
         (404, '{"error": "requested path is invalid"}', OddAnswer, None, "a path in SUPABASE_URL"),
         (429, "slow down", StoreUnavailable, None, "a rate limit"),

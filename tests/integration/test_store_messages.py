@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from datetime import datetime, timedelta
 from typing import Any
@@ -190,7 +192,8 @@ async def test_a_message_that_postgres_refuses_is_kept_apart_and_the_rest_is_sto
     assert (done.stored, done.refused, done.jobs) == (2, 1, 1)
     (refused,) = await rows(store, "wa_refused_stanzas", session)
     assert refused["code"] == code
-    assert "text of BAD" in refused["body"]
+    assert (refused["item"], refused["state"], refused["encoding"]) == ("message", "refused", "base64")
+    assert json.loads(base64.b64decode(refused["body"]))["text"] == "text of BAD"
     first, second = await rows(store, "messages", session)
     assert second["parent_id"] == first["id"]
     assert await store.get_keys(session, "session", ["x"]) == {"x": "y"}

@@ -26,7 +26,7 @@ from worker.bridge.protocol import (
     Qr,
 )
 from worker.errors import StoreUnavailable
-from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease
+from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease, Piece
 from worker.store.session import SessionStore
 
 BOUND = 60.0  # no wait in a unit test takes longer
@@ -52,6 +52,7 @@ class Database:
     patches: list[Mapping[str, Any]] = field(default_factory=list)
     audits: list[Audit] = field(default_factory=list)
     commits: list[Batch] = field(default_factory=list)
+    parts: list[Batch] = field(default_factory=list)
     monitored: frozenset[str] = frozenset()
     flags: list[Flag] = field(default_factory=list)
     handled: list[Flag] = field(default_factory=list)
@@ -124,6 +125,22 @@ class Database:
             raise error
         self.commits.append(batch)
         return Committed(seq=batch.seq, duplicate=False, stored=len(batch.messages))
+
+    async def commit_part(self, part: Batch) -> Committed:
+        await self._answer()
+        if error := self.refuse(part):
+            raise error
+        self.parts.append(part)
+        return Committed(seq=part.seq, duplicate=False, stored=len(part.messages) + len(part.opaque))
+
+    async def put_piece(self, piece: Piece) -> Committed:
+        await self._answer()
+        if error := self.refuse(piece.batch):
+            raise error
+        return Committed(seq=piece.batch.seq, duplicate=False)
+
+    async def cheapest_call(self) -> None:
+        await self._answer()
 
     async def set_session(self, patch: Mapping[str, Any], audits: Sequence[Audit] = ()) -> None:
         await self._answer()

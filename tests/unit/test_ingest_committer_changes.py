@@ -78,15 +78,17 @@ async def test_numbers_of_targets_are_looked_up_before_a_change_is_read() -> Non
     assert (change["author"], change["target_sender"]) == ("70@lid", "90@lid")
 
 
-async def test_changes_that_the_database_will_not_take_are_counted_and_the_rest_goes_on() -> None:
+async def test_a_change_that_the_database_will_not_take_goes_as_base64_and_the_rest_goes_on() -> None:
     def refuse(batch: Batch) -> Exception | None:
         return StoreRefused("no", code="22P05") if batch.changes else None
 
     database = Database(refuse=refuse)
     done = await make_committer(database).commit(make_commit(REVOKE))
     assert done.seq == 1
+    (part,) = database.parts
+    assert [(item.item, item.wa_msg_id) for item in part.opaque] == [("change", "ID0")]
     (batch,) = database.commits
-    assert (batch.changes, batch.discards) == ((), {"change_refused": 1})
+    assert (batch.changes, batch.discards) == ((), {})
 
 
 @dataclass

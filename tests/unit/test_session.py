@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,13 +25,12 @@ from worker.errors import (
     StoreUnavailable,
 )
 from worker.ingest.committer import Committer, Listeners
-from worker.ingest.refusals import unwritable
 from worker.ingest.rules.normalise import Rules
 from worker.session import auth_state as state_module
 from worker.session.auth_state import AuthState
 from worker.session.flags import Ask, FlagWatch, Monitored, Request, read_flag
 from worker.session.report import Report, View
-from worker.store import Batch, KeyChange, Store, lease
+from worker.store import KeyChange, Store, lease
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import MARK, StateCipher
 from worker.store.retry import until_answered
@@ -568,56 +566,10 @@ async def test_a_message_is_not_set_aside_for_one_bad_answer(answer: StoreError)
     assert (len(batch.messages), list(batch.refused)) == (2, [])
 
 
-async def test_only_the_whole_batch_is_asked_for_again_when_it_is_refused() -> None:
-    asked: list[int] = []
-
-    def refuse(batch: Batch) -> Exception | None:
-        asked.append(len(batch.messages))
-        return StoreRefused("no", "22P05") if batch.messages else None
-
-    await make_committer(Database(refuse=refuse)).commit(make_commit(*map(make_stanza, range(4))))
-    assert asked == [4, 4, 4, 3, 3, 3, 3, 0]
-
-
-async def test_the_one_message_that_the_database_refuses_is_kept_as_refused_and_the_rest_is_stored() -> None:
-    def refuse(batch: Batch) -> Exception | None:
-        poisoned = any(message["text"] == "poison" for message in batch.messages)
-        return StoreRefused("no", "XX000") if poisoned else None
-
-    database = Database(refuse=refuse)
-    texts = ["a", "poison", "b"]
-    await make_committer(database).commit(make_commit(*(make_stanza(n, text=text) for n, text in enumerate(texts))))
-    batch = database.commits[0]
-    assert [message["text"] for message in batch.messages] == ["a", "b"]
-    assert [refused.wa_msg_id for refused in batch.refused] == ["ID1"]
-    kept = json.loads(base64.b64decode(batch.refused[0].body or ""))
-    assert kept["text"] == "poison", "kept whole"
-    assert len(batch.hashes) == 3
-
-
-async def test_when_nothing_else_helps_all_messages_are_kept_as_refused() -> None:
-    database = Database(refuse=lambda batch: StoreRefused("no", "XX000") if batch.messages else None)
-    await make_committer(database).commit(make_commit(make_stanza(1), make_stanza(2)))
-    assert len(database.commits[0].refused) == 2
-
-
 async def test_a_batch_of_keys_that_is_refused_for_good_is_an_error_and_not_silence() -> None:
     database = Database(refuse=lambda batch: StoreRefused("no", "XX000"))
     with pytest.raises(StoreRefused):
         await make_committer(database).commit(make_commit(keys={"session": {"a": "v"}}))
-
-
-@pytest.mark.parametrize(
-    ("message", "bad", "because"),
-    [
-        ({"text": "fine é 👍"}, False, "ordinary"),
-        ({"text": "a\0b"}, True, "Postgres takes no NUL"),
-        ({"text": "\ud800"}, True, "no UTF-8"),
-        ({"raw": {"deep": [{"x": "\0"}]}}, True, "anywhere inside"),
-    ],
-)
-def test_what_cannot_be_written_is_known_beforehand(message: dict[str, Any], bad: bool, because: str) -> None:
-    assert unwritable(message) is bad, because
 
 
 async def test_a_number_is_looked_up_once_for_its_lid() -> None:

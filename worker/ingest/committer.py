@@ -1,8 +1,7 @@
 """Writes the sidecar's batches to the database: in order, and each exactly once.
 
 The sidecar takes the answer to mean "durable". While the database does not answer, the same batch is sent again under
-the same number, for as long as it takes. A message that the database refuses is kept whole as refused; the rest of the
-batch goes on. Why: docs/architecture.md, "The frame gate".
+the same number, for as long as it takes (`batch_writer`). Why: docs/architecture.md, "The frame gate".
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from loguru import logger
 
 from worker.bridge.protocol import Commit, Committed
 from worker.errors import SequenceGap, StoreRefused
+from worker.ingest.batch_writer import BatchWriter
 from worker.ingest.encrypted_edits import EncryptedEdits
 from worker.ingest.lids import LidCache
-from worker.ingest.refusals import plain, without_offenders
+from worker.ingest.parts import plain
 from worker.ingest.rules.batch import ingest
 from worker.ingest.rules.normalise import Rules
 from worker.store import Batch, KeyChange
 from worker.store import Committed as Stored
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import CREDENTIALS, StateCipher
-from worker.store.retry import REFUSALS_BELIEVED, until_answered
 from worker.store.session import SessionStore
 
 
@@ -72,7 +71,7 @@ class Committer:
     ) -> None:
         self._store = store
         self._cipher = cipher
-        self._watch = watch
+        self._writer = BatchWriter(store, watch)
         self._rules = rules
         self._listeners = listeners
         self._encrypted_edits = EncryptedEdits(store)
@@ -87,43 +86,31 @@ class Committer:
             StaleFence: another worker holds the lease.
             StaleEpoch: the batch belongs to an older connection.
             SequenceGap: the batch before this one was never committed.
-            StoreRefused: the database refuses the batch even without its messages and changes.
+            StoreRefused: the database refuses what is neither a message nor a change.
         """
         started = time.monotonic()
         batch = await self._batch(commit)
-        for attempt in without_offenders(batch):
-            try:
-                # The whole batch is asked for again before a message is set aside; its versions are not.
-                stored = await self._write(attempt, REFUSALS_BELIEVED if attempt is batch else 1)
-            except StoreRefused as refused:
-                logger.warning(
-                    "the database refused a batch of {} messages (code {})", len(batch.messages), refused.code
-                )
-                last = refused
-                continue
-            except SequenceGap:
-                logger.error("batch {} of epoch {} has no predecessor; the connection ends", commit.seq, commit.epoch)
-                self._listeners.error(
-                    "SEQUENCE_GAP", "a batch came without its predecessor", epoch=commit.epoch, seq=commit.seq
-                )
-                raise
-            self._report(attempt, stored)
-            for tell in self._listeners.committed:
-                tell(commit, attempt, stored, time.monotonic() - started)
-            if stored.jobs:
-                self._listeners.media()
-            if stored.sealed:
-                await self._encrypted_edits.open()
-            return Committed(seq=commit.seq)
-        self._listeners.error(
-            "BATCH_REFUSED", f"the database refuses a batch for good (code {last.code})", seq=commit.seq
-        )
-        raise last
-
-    async def _write(self, batch: Batch, refusals_believed: int) -> Stored:
-        return await until_answered(
-            lambda: self._watch.observe("commit", self._store.commit(batch)), refusals_believed=refusals_believed
-        )
+        try:
+            stored = await self._writer.write(batch)
+        except StoreRefused as refused:
+            self._listeners.error(
+                "BATCH_REFUSED", f"the database refuses a batch for good (code {refused.code})", seq=commit.seq
+            )
+            raise
+        except SequenceGap:
+            logger.error("batch {} of epoch {} has no predecessor; the connection ends", commit.seq, commit.epoch)
+            self._listeners.error(
+                "SEQUENCE_GAP", "a batch came without its predecessor", epoch=commit.epoch, seq=commit.seq
+            )
+            raise
+        self._report(batch, stored)
+        for tell in self._listeners.committed:
+            tell(commit, batch, stored, time.monotonic() - started)
+        if stored.jobs:
+            self._listeners.media()
+        if stored.sealed:
+            await self._encrypted_edits.open()
+        return Committed(seq=commit.seq)
 
     async def _batch(self, commit: Commit) -> Batch:
         rules = self._rules()
@@ -148,9 +135,9 @@ class Committer:
             logger.bind(wa_msg_id=plain(message.get("wa_msg_id")), group=plain(message.get("chat_id"))).debug(
                 "committed: {}", message.get("kind")
             )
-        refused = stored.refused + len(batch.refused)
-        if refused:
-            self._listeners.error("MESSAGE_REFUSED", f"{refused} messages were kept as refused (wa_refused_stanzas)")
+        listed = stored.refused + stored.waiting
+        if listed:
+            self._listeners.error("MESSAGE_REFUSED", f"{listed} messages or changes are listed in wa_refused_stanzas")
 
 
 class WhatsAppClock:

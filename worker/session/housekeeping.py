@@ -18,6 +18,8 @@ from worker.store.session import SessionStore
 
 LOST_EVERY_SECONDS = 300.0
 PRUNE_EVERY_SECONDS = 300.0  # large merges of identities wait for it, and with them that person's edits and revokes
+REFUSED_EVERY_SECONDS = 60.0  # the first pause; the database doubles it for each item
+REFUSED_AT_ONCE = 20
 ANALYZE_EVERY_SECONDS = 6 * 3600.0
 DISCARDS_EVERY_SECONDS = 3600.0
 FIRST_AFTER_SECONDS = 30.0  # leaves the database to the start
@@ -52,6 +54,7 @@ class Housekeeping:
         turns: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
+            (REFUSED_EVERY_SECONDS, self.retry_refused),
             (ANALYZE_EVERY_SECONDS, self._store.analyze),
         ]
         async with anyio.create_task_group() as task_group:
@@ -81,6 +84,14 @@ class Housekeeping:
         while more:
             pruned = await self._store.prune(stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds)
             more = pruned.more
+
+    async def retry_refused(self) -> None:
+        """Try waiting items again that are due. No gateway stands between: they are in the database already."""
+        taken = 0
+        for id_ in await self._store.due_refused(REFUSED_AT_ONCE):
+            taken += await self._store.retry_refused(id_) is None
+        if taken:
+            logger.info("{} listed messages or changes were taken back", taken)
 
     async def account_for_discards(self) -> None:
         """Write to the audit log how many messages were discarded since the last entry, by reason."""

@@ -18,6 +18,8 @@ from worker.store.rows import (
     MediaJob,
     MediaLinked,
     OpenedEdit,
+    Piece,
+    Pieces,
     Pruned,
     Refused,
 )
@@ -42,6 +44,8 @@ __all__ = [
     "MediaJob",
     "MediaLinked",
     "OpenedEdit",
+    "Piece",
+    "Pieces",
     "Pruned",
     "Refused",
     "Store",

@@ -30,6 +30,8 @@ from worker.errors import (
     StoreError,
     StoreRefused,
     StoreUnavailable,
+    TooLarge,
+    TooSlow,
 )
 
 KEY_WORDS = "SUPABASE_SERVICE_KEY is refused ({}): it must be the secret key of the service role"
@@ -60,6 +62,8 @@ CONFLICTS: dict[str, type[StoreError]] = {
     "stale_fence": StaleFence,
     "stale_epoch": StaleEpoch,
     "sequence_gap": SequenceGap,
+    "other_items": SequenceGap,
+    "pieces_missing": StoreUnavailable,
 }
 
 
@@ -126,6 +130,8 @@ def judge(status: int, body: bytes, *, storage: bool = False) -> StoreError | No
         return OddAnswer(f"HTTP {status}, requested path is invalid", URL_WORDS.format("requested path is invalid"))
     if storage and status == 413:
         return StoreRefused("HTTP 413: the file is larger than Storage or its bucket allows", "413")
+    if status == 413:
+        return TooLarge(f"HTTP 413: {IN_WORDS[413]}")
     if status in IN_WORDS:
         return OddAnswer(f"HTTP {status}: {IN_WORDS[status]}")
     if status < 400 or status == 404:
@@ -161,6 +167,7 @@ def translated(what: str, seconds: float) -> Iterator[None]:
 
     Raises:
         StoreUnavailable: no answer, or one that a retry may change. It may have been done all the same.
+        TooSlow: as above; the time ran out.
         OddAnswer: an answer that is not Supabase's own, or that a healthy one gives now and then. As above.
         StaleFence, StaleEpoch, SequenceGap: the database holds another state than the caller.
         StoreRefused: no, and it would be no again; `code` "stale_job": another process holds this media job.
@@ -169,7 +176,9 @@ def translated(what: str, seconds: float) -> Iterator[None]:
         with anyio.fail_after(seconds):
             yield
     except TimeoutError as error:
-        raise StoreUnavailable(f"{what}: no answer within {seconds:g} s") from error
+        raise TooSlow(f"{what}: no answer within {seconds:g} s") from error
+    except httpx.ReadTimeout as error:
+        raise TooSlow(f"{what}: no answer within {seconds:g} s") from error
     except httpx.HTTPError as error:
         raise StoreUnavailable(f"{what}: {type(error).__name__}") from error
     except OddAnswer as error:  # `judge_status` does not know the call
@@ -198,6 +207,8 @@ def refusal(what: str, code: str, message: str) -> StoreError:
         return OddAnswer(f"{what}: {code}, no such function in the schema cache", SCHEMA_WORDS)
     if code == "SUP" and message.startswith(EMBEDDED_REFUSALS):
         return StoreRefused(f"{what}: {code}", code)
+    if code == "57014":
+        return TooSlow(f"{what}: 57014, the database ended the statement because it took too long")
     if code in TRANSIENT_CODES or (len(code) == 5 and code[:2] in TRANSIENT_CLASSES) or code in {"", "SUP"}:
         return StoreUnavailable(f"{what}: {code or 'an answer without a code'}")
     is_status = len(code) == 3 and code.isdigit()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -57,10 +57,15 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """A stanza that could not be made into a message. `body` is stored only for a monitored chat."""
+    """A message or a change that could not be stored. `body` is kept only for a monitored chat.
+
+    `item`: "message" or "change". `state`: "refused" (it would be refused again) or "waiting" (tried again later).
+    """
 
     code: str
     reason: str
+    item: str = "message"
+    state: str = "refused"
     chat_id: str | None = None
     sender: str | None = None
     wa_msg_id: str | None = None
@@ -85,12 +90,14 @@ class GroupChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Everything that one commit makes durable.
+    """Everything that one commit makes durable, or a part of it.
 
     `messages` are rows for `public.messages` as `MessageRow.as_json` makes them (worker/ingest/rules/normalise.py;
     docs/schema.md, `wa_commit`). `changes` are what is said about messages
     (`worker.ingest.rules.changes`): kind, chat_id, target_sender, target_id, author, change_id, at, payload.
     `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason.
+    `digest` tells the items of one number from others; all parts of a batch have the same. `opaque`: items of a part
+    as base64, which no gateway can read.
     """
 
     fence: int
@@ -106,6 +113,55 @@ class Batch:
     groups: Sequence[GroupChange] = ()
     refused: Sequence[Refused] = ()
     discards: Mapping[str, int] = field(default_factory=dict)
+    digest: str | None = None
+    opaque: Sequence[Refused] = ()
+
+    @property
+    def number(self) -> dict[str, Any]:
+        """What names the batch in the arguments of the SQL functions."""
+        return {"fence": str(self.fence), "epoch": str(self.epoch), "seq": str(self.seq), "digest": self.digest}
+
+    def as_document(self) -> dict[str, Any]:
+        """The batch as `wa_commit` wants it, or the part as `wa_commit_part` does."""
+        return self.number | {
+            "creds": self.creds,
+            "keys": [asdict(key) for key in self.keys],
+            "messages": [dict(message) for message in self.messages],
+            "changes": [dict(change) for change in self.changes],
+            "hashes": list(self.hashes),
+            "audits": [{"event": a.event, "payload": dict(a.payload)} for a in self.audits],
+            "identities": [{"lid": lid, "pn": pn} for lid, pn in self.identities],
+            "groups": [asdict(group) for group in self.groups],
+            "refused": [asdict(refused) for refused in self.refused],
+            "discards": dict(self.discards),
+            "opaque": [asdict(item) for item in self.opaque],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """A part of a batch that travels in pieces; `document` names it. `last`: the part that ends the batch."""
+
+    batch: Batch
+    document: str
+    pieces: int
+    last: bool
+
+    def as_document(self) -> dict[str, Any]:
+        return self.batch.number | {"document": self.document, "pieces": self.pieces, "last": self.last}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One piece, base64; `piece` counts from 0."""
+
+    batch: Batch
+    document: str
+    piece: int
+    body: str
+
+    def as_document(self) -> dict[str, Any]:
+        return self.batch.number | {"document": self.document, "piece": self.piece, "body": self.body}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +169,8 @@ class Committed:
     """The batch `seq` is durable. `duplicate`: it was before, and nothing was written now.
 
     `stored` new rows, `upgraded` stubs that got their content, `duplicates` copies that changed nothing, `skipped`
-    messages of chats that are not monitored, `jobs` media jobs made, `refused` messages that Postgres would not take.
+    messages of chats that are not monitored, `jobs` media jobs made. `refused` messages and changes that Postgres would
+    not take, `waiting` ones that are tried again later; both are listed in `wa_refused_stanzas`.
     `changed` edits, revokes, reactions and links applied, now or from earlier batches; `held` wait for their target;
     `sealed` says that an encrypted edit waits to be opened (`Store.encrypted_edits`).
     """
@@ -126,6 +183,7 @@ class Committed:
     skipped: int = 0
     jobs: int = 0
     refused: int = 0
+    waiting: int = 0
     changed: int = 0
     held: int = 0
     sealed: int = 0

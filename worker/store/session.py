@@ -15,6 +15,8 @@ from worker.store import (
     GroupChange,
     GroupsUpserted,
     OpenedEdit,
+    Piece,
+    Pieces,
     Pruned,
     Store,
 )
@@ -35,6 +37,19 @@ class SessionStore:
 
     async def commit(self, batch: Batch) -> Committed:
         return await self._store.commit(self.session, batch)
+
+    async def commit_part(self, part: Batch) -> Committed:
+        return await self._store.commit_part(self.session, part)
+
+    async def put_piece(self, piece: Piece) -> Committed:
+        return await self._store.put_piece(self.session, piece)
+
+    async def commit_pieces(self, pieces: Pieces) -> Committed:
+        return await self._store.commit_pieces(self.session, pieces)
+
+    async def cheapest_call(self) -> None:
+        """Return if the database answers at all."""
+        await self._store.schema_version()
 
     async def encrypted_edits(self, limit: int) -> list[EncryptedEdit]:
         return await self._store.encrypted_edits(self.session, limit)
@@ -86,6 +101,12 @@ class SessionStore:
 
     async def prune(self, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
         return await self._store.prune(self.session, stanza_seconds=stanza_seconds, audit_seconds=audit_seconds)
+
+    async def due_refused(self, limit: int) -> list[int]:
+        return await self._store.due_refused(self.session, limit)
+
+    async def retry_refused(self, id_: int) -> str | None:
+        return await self._store.retry_refused(self.session, id_)
 
     async def analyze(self) -> None:
         await self._store.analyze()

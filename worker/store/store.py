@@ -35,6 +35,8 @@ from worker.store.rows import (
     MediaJob,
     MediaLinked,
     OpenedEdit,
+    Piece,
+    Pieces,
     Pruned,
     known,
 )
@@ -46,6 +48,7 @@ CHEAPEST = "wa_schema_version"  # reads no table
 # What the functions answer, unless a JSON object.
 LISTS = frozenset(
     {
+        "wa_due_refused",
         "wa_export_messages",
         "wa_known_stanzas",
         "wa_list_groups",
@@ -126,7 +129,22 @@ class Store:
 
     async def commit(self, session: str, batch: Batch) -> Committed:
         """Makes a batch durable, exactly once. After `StoreUnavailable`, send the same batch again."""
-        row = await self._call("wa_commit", {"p_session": session, "p_batch": _batch(batch)})
+        return await self._commit("wa_commit", session, batch.as_document())
+
+    async def commit_part(self, session: str, part: Batch) -> Committed:
+        """Makes items of a batch durable and leaves its number as it is; `commit` of the rest ends the batch."""
+        return await self._commit("wa_commit_part", session, part.as_document())
+
+    async def put_piece(self, session: str, piece: Piece) -> Committed:
+        """Keeps one piece of a part that is too large for one call."""
+        return await self._commit("wa_put_piece", session, piece.as_document())
+
+    async def commit_pieces(self, session: str, pieces: Pieces) -> Committed:
+        """Takes the pieces together as the part, or as the last part, that they are."""
+        return await self._commit("wa_commit_pieces", session, pieces.as_document())
+
+    async def _commit(self, function: str, session: str, document: Json) -> Committed:
+        row = await self._call(function, {"p_session": session, "p_batch": document})
         return Committed(**{**known(Committed, row), "seq": int(row["seq"])})
 
     async def encrypted_edits(self, session: str, limit: int) -> list[EncryptedEdit]:
@@ -257,6 +275,15 @@ class Store:
         args = {"p_session": session, "p_stanza_seconds": stanza_seconds, "p_audit_seconds": audit_seconds}
         return Pruned(**known(Pruned, await self._call("wa_prune", args)))
 
+    async def due_refused(self, session: str, limit: int) -> list[int]:
+        """Ids of waiting items that are due; each is counted as tried."""
+        return [int(id_) for id_ in await self._call("wa_due_refused", {"p_session": session, "p_limit": limit})]
+
+    async def retry_refused(self, session: str, id_: int) -> str | None:
+        """Takes a listed item back; None: done, else the code that says why not."""
+        row = await self._call("wa_retry_refused", {"p_session": session, "p_id": str(id_)})
+        return None if row["taken"] else str(row["code"])
+
     async def analyze(self) -> None:
         await self._call("wa_analyze", {})
 
@@ -321,22 +348,3 @@ def _held(session: str, fence: int) -> dict[str, Any]:
 
 def _job(job_id: int, owner: str) -> dict[str, Any]:
     return {"p_job": str(job_id), "p_owner": owner}
-
-
-def _batch(batch: Batch) -> dict[str, Any]:
-    """The batch as the SQL function wants it."""
-    return {
-        "fence": str(batch.fence),
-        "epoch": str(batch.epoch),
-        "seq": str(batch.seq),
-        "creds": batch.creds,
-        "keys": [asdict(key) for key in batch.keys],
-        "messages": [dict(message) for message in batch.messages],
-        "changes": [dict(change) for change in batch.changes],
-        "hashes": list(batch.hashes),
-        "audits": [{"event": a.event, "payload": dict(a.payload)} for a in batch.audits],
-        "identities": [{"lid": lid, "pn": pn} for lid, pn in batch.identities],
-        "groups": [asdict(group) for group in batch.groups],
-        "refused": [asdict(refused) for refused in batch.refused],
-        "discards": dict(batch.discards),
-    }

@@ -82,7 +82,7 @@ class Metrics:
         self.answered = (commit.epoch, commit.seq)
         self._commit_seconds.observe(seconds)
         self._commit_stanzas.observe(len(commit.stanzas))
-        counts = (done.stored, done.upgraded, done.duplicates, done.skipped, done.refused + len(batch.refused))
+        counts = (done.stored, done.upgraded, done.duplicates, done.skipped, done.refused + done.waiting)
         for outcome, count in zip(OUTCOMES, counts, strict=True):
             self._messages.labels(outcome).inc(count)
         self._undecryptable.inc(sum(message.get("kind") == "undecryptable" for message in batch.messages))

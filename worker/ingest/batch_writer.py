@@ -1,0 +1,271 @@
+"""Makes one batch durable, whatever stands between here and the database.
+
+First as a whole. If this very request fails again and again while the cheapest call passes, the batch goes in parts
+under its one number: items first, each half by itself if it must, then the rest. An item that fails alone is sent as
+base64, which no gateway can read; if that fails too, it is listed as waiting. If nothing passes, it is an outage:
+nothing is listed, and everything is asked again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+import anyio
+from loguru import logger
+
+from worker.errors import StoreError, StoreRefused, StoreUnavailable, TooLarge, TooSlow
+from worker.ingest.parts import (
+    SMALLEST_BYTES,
+    Item,
+    PartSizes,
+    changes_of,
+    digest_of,
+    messages_of,
+    number_of,
+    part_of,
+    pieces_of,
+    rest_of,
+    size_of,
+)
+from worker.store import Batch, Committed, Piece, Pieces
+from worker.store.availability import DatabaseWatch
+from worker.store.retry import PAUSE_MAX_SECONDS, REFUSALS_BELIEVED, until_answered
+from worker.store.session import SessionStore
+
+TIMEOUTS_BELIEVED = 2
+ITEMS_TO_AN_OUTAGE = 8  # so many fail alone before any has passed: no use to ask for each of 500
+LONE_ROUNDS = 5  # a batch of one item cannot tell an outage from its own fault: it is asked so often in full
+COUNTS = ("stored", "upgraded", "duplicates", "skipped", "jobs", "refused", "waiting", "changed", "held")
+
+Call = Callable[[], Awaitable[Committed]]
+
+
+class _Fails(Exception):
+    """This request fails again and again, while others pass."""
+
+    def __init__(self, error: StoreError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _Outage(Exception):
+    """Nothing of the batch passes."""
+
+
+class BatchWriter:
+    """Writes batches, one after another. Remembers how large a request may be."""
+
+    def __init__(self, store: SessionStore, watch: DatabaseWatch, sizes: PartSizes | None = None) -> None:
+        self._store = store
+        self._watch = watch
+        self.sizes = sizes or PartSizes()
+
+    async def write(self, batch: Batch) -> Committed:
+        """Return when the batch is durable.
+
+        Raises:
+            StaleFence, StaleEpoch, SequenceGap: as `Store.commit`.
+            StoreRefused: the database refuses what is not a message or a change: keys, credentials, hashes.
+        """
+        batch = replace(batch, digest=digest_of(batch))
+        if self.sizes.admits(batch):
+            try:
+                return await self.whole(batch)
+            except _Fails as failing:
+                logger.warning(
+                    "the database does not take a batch of {} items ({}); it goes in parts",
+                    len(batch.messages) + len(batch.changes),
+                    failing,
+                )
+        for tried in itertools.count():
+            try:
+                return await _Parting(self, batch, believe_one=tried >= LONE_ROUNDS).run()
+            except _Outage:
+                await anyio.sleep(random.uniform(0, PAUSE_MAX_SECONDS))  # noqa: S311 - a pause
+        raise AssertionError("unreachable")
+
+    async def whole(self, batch: Batch) -> Committed:
+        return await self._send(batch, lambda: self._store.commit(batch))
+
+    async def part(self, part: Batch) -> Committed:
+        return await self._send(part, lambda: self._store.commit_part(part))
+
+    async def in_pieces(self, part: Batch, *, last: bool) -> Committed:
+        """A part, or the last part, in pieces of a size that passes."""
+        while True:
+            size = self.sizes.piece
+            document, bodies = pieces_of(part, size)
+            try:
+                for n, body in enumerate(bodies):
+                    piece = Piece(batch=number_of(part), document=document, piece=n, body=body)
+                    done = await self._answer(lambda piece=piece: self._store.put_piece(piece))  # type: ignore[misc]
+                    if done.duplicate:
+                        return done
+                pieces = Pieces(batch=number_of(part), document=document, pieces=len(bodies), last=last)
+                return await self._answer(lambda pieces=pieces: self._store.commit_pieces(pieces))  # type: ignore[misc]
+            except _Fails as failing:
+                if not isinstance(failing.error, TooLarge) or size < SMALLEST_BYTES:
+                    raise
+                self.sizes.too_large(size)
+
+    async def _send(self, batch: Batch, call: Call) -> Committed:
+        """Remembers whether this size passes."""
+        try:
+            done = await self._answer(call)
+        except _Fails as failing:
+            if isinstance(failing.error, TooLarge):
+                self.sizes.too_large(size_of(batch))
+            elif isinstance(failing.error, TooSlow) and len(batch.messages) + len(batch.changes) > 1:
+                self.sizes.too_slow(len(batch.messages) + len(batch.changes))
+            raise
+        self.sizes.passed(batch)
+        return done
+
+    async def _answer(self, call: Call) -> Committed:
+        """Ask until it is answered.
+
+        Raises:
+            _Fails: it failed several times in a row, and the cheapest call passed each time.
+        """
+        failures = 0
+
+        async def once() -> Committed:
+            nonlocal failures
+            try:
+                return await self._watch.observe("commit", call())
+            except (StoreRefused, StoreUnavailable) as error:
+                failures = failures + 1 if _needs_no_look(error) or await self._others_pass() else 0
+                if failures < _believed(error):
+                    raise StoreUnavailable(str(error)) from error
+                if isinstance(error, TooSlow):
+                    self._watch.answered("commit")  # it does, only not this fast
+                raise _Fails(error) from error
+
+        return await until_answered(once)
+
+    async def _others_pass(self) -> bool:
+        try:
+            await self._store.cheapest_call()
+        except StoreError:
+            return False
+        return True
+
+
+class _Parting:
+    """One attempt to write one batch in parts. `believe_one`: an only item that fails may be listed."""
+
+    def __init__(self, writer: BatchWriter, batch: Batch, *, believe_one: bool) -> None:
+        self._writer = writer
+        self._batch = batch
+        self._believe_one = believe_one
+        self._counts: Counter[str] = Counter()
+        self._passed = 0
+        self._alone = 0
+
+    async def run(self) -> Committed:
+        """The whole batch. Messages are stored or listed before changes: those look for them.
+
+        Raises:
+            _Outage: nothing passed.
+        """
+        for items in (messages_of(self._batch), changes_of(self._batch)):
+            failing: list[tuple[Item, StoreError]] = []
+            rest: Sequence[Item] = items
+            while rest:
+                count = self._writer.sizes.first(self._batch, rest)
+                failing += await self._items(rest[:count])
+                rest = rest[count:]
+            if failing:
+                await self._list(failing, len(items))
+        done = await self._last(rest_of(self._batch))
+        if done.duplicate:
+            return done
+        self._note(done)
+        return replace(done, **{name: self._counts[name] for name in COUNTS})  # type: ignore[arg-type]
+
+    async def _items(self, items: Sequence[Item]) -> list[tuple[Item, StoreError]]:
+        """Those that do not pass, not even alone."""
+        part = part_of(self._batch, items)
+        if len(items) > 1 or self._writer.sizes.admits(part):
+            try:
+                self._note(await self._writer.part(part))
+            except _Fails:
+                if len(items) > 1:
+                    half = len(items) // 2
+                    return await self._items(items[:half]) + await self._items(items[half:])
+            else:
+                self._passed += len(items)
+                return []
+        return await self._opaque(items[0])
+
+    async def _opaque(self, item: Item) -> list[tuple[Item, StoreError]]:
+        part = replace(number_of(self._batch), opaque=[item.as_base64()])
+        try:
+            self._note(await self._large(part))
+        except _Fails as failing:
+            self._alone += 1
+            if self._passed == 0 and self._alone >= ITEMS_TO_AN_OUTAGE:
+                raise _Outage from failing
+            return [(item, failing.error)]
+        self._passed += 1
+        return []
+
+    async def _list(self, failing: Sequence[tuple[Item, StoreError]], count: int) -> None:
+        """Keep these as waiting, unless it looks like an outage, or like one that is over now."""
+        if self._passed == 0 and (count > 1 or not self._believe_one):
+            raise _Outage
+        still = [each for item, _ in failing for each in await self._opaque(item)]
+        for item, error in still:
+            waiting = item.as_base64(_code(error), str(error), "waiting")
+            try:
+                self._note(await self._large(replace(number_of(self._batch), refused=[waiting])))
+            except _Fails as fails:
+                raise _Outage from fails
+            self._counts["waiting"] += 1
+
+    async def _large(self, part: Batch) -> Committed:
+        """In pieces if it does not pass in one."""
+        if self._writer.sizes.admits(part):
+            try:
+                return await self._writer.part(part)
+            except _Fails as failing:
+                if not isinstance(failing.error, TooLarge):
+                    raise
+        return await self._writer.in_pieces(part, last=False)
+
+    async def _last(self, rest: Batch) -> Committed:
+        try:
+            if self._writer.sizes.admits(rest):
+                try:
+                    return await self._writer.whole(rest)
+                except _Fails as failing:
+                    if isinstance(failing.error, TooSlow):
+                        raise
+            return await self._writer.in_pieces(rest, last=True)
+        except _Fails as failing:
+            if isinstance(failing.error, StoreRefused):
+                raise failing.error from None
+            raise _Outage from failing
+
+    def _note(self, done: Committed) -> None:
+        self._counts.update({name: getattr(done, name) for name in COUNTS})
+
+
+def _needs_no_look(error: StoreError) -> bool:
+    """Whether the error itself tells that the trouble is the request: our client's refusal, or a 413."""
+    return isinstance(error, TooLarge) or (isinstance(error, StoreRefused) and error.code == "client")
+
+
+def _believed(error: StoreError) -> int:
+    """How many failures in a row make it this request's fault."""
+    if _needs_no_look(error):
+        return 1
+    return TIMEOUTS_BELIEVED if isinstance(error, TooSlow) else REFUSALS_BELIEVED
+
+
+def _code(error: StoreError) -> str:
+    return error.code if isinstance(error, StoreRefused) else type(error).__name__

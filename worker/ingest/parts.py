@@ -1,0 +1,170 @@
+"""How a batch that does not pass as a whole is parted. Pure.
+
+Its items, messages and changes, go first, in as many parts as it takes; the rest goes last, with the number. What the
+database makes of it: supabase/schemas/commit.sql.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from worker.store.rows import Batch, Json, Refused
+
+MAX_PLAIN_CHARS = 256  # addresses and ids of WhatsApp are far shorter
+MAX_REPR_CHARS = 100_000  # of an item that is not even JSON
+SMALLEST_BYTES = 2_000  # no gateway refuses this for its size
+PIECE_BYTES = 500_000
+ENVELOPE_BYTES = 600  # what a piece needs around it
+# So many parts come near a limit before it is raised. More each time that the raised one did not pass: a batch that is
+# too slow costs many seconds.
+PARTS_TO_GROWTH = 4
+PARTS_TO_GROWTH_MAX = 256
+
+
+@dataclass(frozen=True)
+class Item:
+    """A message or a change of a batch."""
+
+    kind: Literal["message", "change"]
+    value: Json
+
+    def as_base64(self, code: str = "", reason: str = "", state: str = "refused") -> Refused:
+        """The item whole, in a form that passes every gateway and every JSON parser."""
+        names = ("sender", "wa_msg_id") if self.kind == "message" else ("author", "change_id")
+        return Refused(
+            code=code,
+            reason=reason,
+            item=self.kind,
+            state=state,
+            chat_id=plain(self.value.get("chat_id")),
+            sender=plain(self.value.get(names[0])),
+            wa_msg_id=plain(self.value.get(names[1])),
+            body=base64.b64encode(self._text().encode("utf-8", "surrogatepass")).decode(),
+            encoding="base64",
+        )
+
+    def _text(self) -> str:
+        try:
+            return json.dumps(self.value)
+        except (ValueError, RecursionError, TypeError):
+            return repr(self.value)[:MAX_REPR_CHARS]
+
+
+def messages_of(batch: Batch) -> list[Item]:
+    return [Item("message", message) for message in batch.messages]
+
+
+def changes_of(batch: Batch) -> list[Item]:
+    return [Item("change", change) for change in batch.changes]
+
+
+def part_of(batch: Batch, items: Sequence[Item]) -> Batch:
+    """These items under the batch's number, and nothing else."""
+    return replace(
+        number_of(batch),
+        messages=[item.value for item in items if item.kind == "message"],
+        changes=[item.value for item in items if item.kind == "change"],
+    )
+
+
+def number_of(batch: Batch) -> Batch:
+    return Batch(fence=batch.fence, epoch=batch.epoch, seq=batch.seq, digest=batch.digest)
+
+
+def rest_of(batch: Batch) -> Batch:
+    """The batch without its items: what ends it."""
+    return replace(batch, messages=(), changes=())
+
+
+def digest_of(batch: Batch) -> str:
+    """Tells these items from others: by their names, the keys and the hashes."""
+    names = [[plain(m.get(name)) for name in ("chat_id", "sender", "wa_msg_id")] for m in batch.messages]
+    names += [[plain(c.get(name)) for name in ("chat_id", "author", "change_id", "kind")] for c in batch.changes]
+    told = repr((names, batch.creds, batch.keys, batch.hashes, sorted(batch.discards.items())))
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def size_of(batch: Batch) -> int:
+    """Bytes of its body, about; 0 if it cannot be written as JSON."""
+    try:
+        return len(json.dumps(batch.as_document(), ensure_ascii=False, separators=(",", ":")).encode())
+    except (ValueError, RecursionError, TypeError):
+        return 0
+
+
+def plain(value: object) -> str | None:
+    """ASCII without NUL, at most `MAX_PLAIN_CHARS`: safe for any column and any log. None if it is not a string."""
+    if not isinstance(value, str):
+        return None
+    return value.encode("ascii", "ignore").decode().replace("\0", "")[:MAX_PLAIN_CHARS]
+
+
+class PartSizes:
+    """How much passes in one call: learned from what did not, remembered, and tried again now and then.
+
+    `bytes` and `items` are the limits, None: no limit is known.
+    """
+
+    def __init__(self) -> None:
+        self.bytes: int | None = None
+        self.items: int | None = None
+        self._near = 0
+        self._parts_to_growth = PARTS_TO_GROWTH
+        self._grown = False
+
+    def admits(self, batch: Batch) -> bool:
+        if self.items is not None and len(batch.messages) + len(batch.changes) > self.items:
+            return False
+        return self.bytes is None or size_of(batch) <= self.bytes
+
+    def first(self, batch: Batch, items: Sequence[Item]) -> int:
+        """How many of `items`, from the first on, fit into one part; at least one."""
+        count = min(len(items), self.items or len(items))
+        while count > 1 and not self.admits(part_of(batch, items[:count])):
+            count //= 2
+        return count
+
+    @property
+    def piece(self) -> int:
+        """Characters of one piece."""
+        return max(min(PIECE_BYTES, self.bytes or PIECE_BYTES), SMALLEST_BYTES) - ENVELOPE_BYTES
+
+    def too_large(self, size: int) -> None:
+        self.bytes = max(SMALLEST_BYTES, min(size, self.bytes or size) // 2)
+        self._shrunk()
+
+    def too_slow(self, items: int) -> None:
+        self.items = max(1, min(items, self.items or items) // 2)
+        self._shrunk()
+
+    def passed(self, part: Batch) -> None:
+        """Note a part that passed; after many near a limit, raise the limits."""
+        if self.bytes is None and self.items is None:
+            return
+        items = len(part.messages) + len(part.changes)
+        near = self.items is not None and items * 2 > self.items
+        self._near += near or (self.bytes is not None and size_of(part) * 2 > self.bytes)
+        if self._near >= self._parts_to_growth:
+            self._near = 0
+            self._grown = True
+            self.bytes = None if self.bytes is None else self.bytes * 2
+            self.items = None if self.items is None else self.items * 2
+
+    def _shrunk(self) -> None:
+        self._near = 0
+        if self._grown:
+            self._parts_to_growth = min(PARTS_TO_GROWTH_MAX, self._parts_to_growth * 2)
+        self._grown = False
+
+
+def pieces_of(part: Batch, size: int) -> tuple[str, list[str]]:
+    """The part as base64 in pieces of `size` characters, with the name of this division."""
+    body = json.dumps(part.as_document()).encode()
+    name = f"{hashlib.sha256(body).hexdigest()} {size}"
+    text = base64.b64encode(body).decode()
+    return name, [text[at : at + size] for at in range(0, len(text), size)]
