@@ -23,6 +23,7 @@ TABLES = {
     "message_secrets",
     "messages",
     "runtime_flags",
+    "wa_commit_pieces",
     "wa_discards",
     "wa_held_changes",
     "wa_identities",

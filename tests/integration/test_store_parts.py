@@ -156,9 +156,6 @@ async def test_a_message_is_taken_back_with_all_that_belongs_to_it(store: Store,
     one, two, three = sorted(await rows(store, "messages", session), key=lambda row: str(row["wa_msg_id"]))
     for column in ("ts", "received_at"):
         assert datetime.fromisoformat(two[column]) == datetime.fromisoformat(quoting[column])
-        datetime.fromisoformat(quoting["ts"]),
-        datetime.fromisoformat(quoting["received_at"]),
-    ]
     assert (two["quoted_id"], two["text"], three["parent_id"]) == (one["id"], "better", two["id"])
     assert two["revoked_at"] is not None
     assert await rows(store, "wa_refused_stanzas", session) == []

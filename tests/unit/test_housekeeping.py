@@ -42,6 +42,15 @@ class Housekept:
         self.kept.append(audit_seconds)
         return Pruned(stanzas=0, audits=0, changes=0, secrets=0, more=len(self.kept) < 3)
 
+    async def due_refused(self, limit: int) -> list[int]:
+        await anyio.lowlevel.checkpoint()
+        return [7, 8]
+
+    async def retry_refused(self, id_: int) -> str | None:
+        await anyio.lowlevel.checkpoint()
+        self.done.add(f"retry_refused {id_}")
+        return "XX000" if id_ == 7 else None
+
     async def analyze(self) -> None:
         await anyio.lowlevel.checkpoint()
         self.done.add("analyze")
@@ -67,9 +76,9 @@ async def test_housekeeping_goes_on_although_the_status_has_no_answer(
     store = Housekept(error)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(housekeeping_of(store).run)
-        await until(lambda: store.done == {"mark_lost", "prune", "analyze"})
+        await until(lambda: store.done == {"mark_lost", "prune", "analyze", "retry_refused 7", "retry_refused 8"})
         tasks.cancel_scope.cancel()
-    assert store.done == {"mark_lost", "prune", "analyze"}, because
+    assert store.done == {"mark_lost", "prune", "analyze", "retry_refused 7", "retry_refused 8"}, because
 
 
 @pytest.mark.parametrize(("days", "seconds"), [(90, 7_776_000.0), (1, 86_400.0), (0, None)])

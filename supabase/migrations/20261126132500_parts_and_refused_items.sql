@@ -717,7 +717,7 @@ to service_role;
 
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select jsonb_build_object('version', '20261126131500')
+  select jsonb_build_object('version', '20261126132500')
 $$;
 
 notify pgrst, 'reload schema';
