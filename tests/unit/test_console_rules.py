@@ -75,7 +75,7 @@ def test_formatting_takes_time_in_step_with_the_text(piece: str) -> None:
             best = min(best, time.process_time() - start)
         return max(best, 1e-4)
 
-    assert seconds(20_000) / seconds(2_000) < 40
+    assert seconds(4_000) / seconds(400) < 40
 
 
 # ── situations ──────────────────────────────────────────────────────────────────────────────────────────────────────
