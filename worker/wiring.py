@@ -154,6 +154,8 @@ async def open_leased_session(
             policy = ReconnectPolicy(settings=settings, report=report, version=versions, retry=first_retry_state(row))
             health.metrics.away = lambda: watch.away
             health.metrics.media = media.counts
+            figures = FiguresPoller(store, settings.worker_session, health)
+            health.refresh = figures.refresh
             yield LeasedSession(
                 report=report,
                 watch=watch,
@@ -162,7 +164,7 @@ async def open_leased_session(
                 media=media,
                 drops=drops,
                 arrivals=arrivals,
-                figures=FiguresPoller(store, settings.worker_session, health),
+                figures=figures,
                 housekeeping=Housekeeping(
                     session, report, lost_seconds=float(RETRY_WINDOW_S), audit_seconds=settings.audit_seconds
                 ),
@@ -185,6 +187,7 @@ async def open_leased_session(
                 },
             )
     finally:
+        health.refresh = None
         events.close()
 
 

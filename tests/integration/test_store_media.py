@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
+import httpx
 import pytest
+from supabase import AsyncClient, AsyncClientOptions
 
 from tests.integration.database import Writer, digest, photo, rows, table, writer
 from worker.errors import StoreRefused
-from worker.store import MediaFile, MediaJob, Store
+from worker.store import MediaFile, MediaJob, Store, Timeouts, bucket
+from worker.store.embedded import Endpoint
 
 
 def file(content: str, **columns: object) -> MediaFile:
@@ -158,6 +162,17 @@ async def test_an_object_is_private_replaced_by_a_second_upload_and_found(
         await store.bucket.download("nothing/here")
 
 
-async def test_the_bucket_is_made_once(store: Store) -> None:
-    assert not await store.bucket.ensure()
-    assert not await store.bucket.ensure()
+async def test_the_bucket_is_looked_at_and_made_only_when_it_is_missing(
+    embedded: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "BUCKET", f"wa-{uuid4().hex[:8]}")
+    asked: list[str] = []
+
+    async def note(request: httpx.Request) -> None:
+        asked.append(request.method)
+
+    async with httpx.AsyncClient(http2=False, event_hooks={"request": [note]}) as http:
+        client = AsyncClient(embedded.url, embedded.key, AsyncClientOptions(httpx_client=http))
+        made = bucket.Bucket(client, Timeouts())
+        assert [await made.ensure(), await made.ensure()] == [True, False]
+    assert asked == ["GET", "POST", "GET"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from worker.session.report import View
 from worker.store import Batch, Committed
 from worker.store.console import Figures
 from worker.web.app import make_app
-from worker.web.figures import unbacked
+from worker.web.figures import FiguresPoller, unbacked
 from worker.web.health import Health
 
 FIGURES = {
@@ -44,6 +45,20 @@ def commit(stanzas: int = 0) -> Commit:
         "hashes": [], "retry_count": 0, "unavailable": None,
     }  # fmt: skip
     return Commit.model_validate({"epoch": 3, "seq": 10, "stanzas": [blank] * stanzas, "events": []})
+
+
+async def test_the_databases_figures_are_read_for_a_scrape_and_are_shared_for_seconds() -> None:
+    reads: list[str] = []
+
+    async def read(session: str) -> Figures:
+        reads.append(session)
+        return figures()
+
+    store = cast(Any, SimpleNamespace(console=SimpleNamespace(figures=read)))
+    health = Health()
+    health.refresh = FiguresPoller(store, "default", health).refresh
+    found = [(await scrape(health))["wa_media_jobs", "due"] for _ in range(2)]
+    assert (found, reads) == ([2, 2], ["default"])
 
 
 async def test_a_commit_is_counted_by_outcome_and_reason() -> None:

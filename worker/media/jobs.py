@@ -21,7 +21,8 @@ from worker.media.transfer import Transfers
 from worker.store import Claim, MediaJob, Store
 
 LEASE_SECONDS = 60.0  # renewed at a third; a crashed worker's jobs are free again after this
-POLL_SECONDS = 5.0  # when nobody calls `notify`: jobs of other processes
+POLL_SECONDS = 20.0  # jobs that other processes made or gave back; our own come with `notify`
+DUE_SOON_SECONDS = 5.0  # a run that ends when nothing is left waits so long for a job that is due soon
 GIVE_BACK_SECONDS = 2.0  # at a stop, to tell the database that a claimed job is free again
 
 
@@ -226,7 +227,7 @@ class MediaRunner:
 
 def _due(claim: Claim) -> bool:
     """Whether another claim may find something at once: also after one that failed."""
-    return claim.next_in_seconds is not None and claim.next_in_seconds <= POLL_SECONDS
+    return claim.next_in_seconds is not None and claim.next_in_seconds <= DUE_SOON_SECONDS
 
 
 def _audit_payload(job: MediaJob, step: RetryLater, text: str) -> Json:

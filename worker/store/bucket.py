@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient
 
 from worker.store.client import Timeouts, translated
 
 BUCKET = "wa-media"
+NO_BUCKET = ("400", "404")  # Storage of several versions
 SLOWEST_BYTES_PER_S = 250_000.0  # 2 Mbit/s, as in `Timeouts.transfer`
 
 
@@ -22,15 +24,31 @@ class Bucket:
         self._timeouts = timeouts
 
     async def ensure(self) -> bool:
-        """Create the private bucket if it is missing; True if it was."""
+        """Create the private bucket if it is missing; True if it was.
+
+        Looks first: an attempt to create one that exists leaves an error line in the log of a hosted Postgres.
+        """
         with translated("bucket", self._timeouts.call):
+            if await self._is_there():
+                return False
             try:
                 await self._client.storage.create_bucket(BUCKET, options={"public": False})
             except StorageApiError as error:
-                if str(error.status) != "409":  # it is there; get_bucket cannot read the embedded Supabase's answer
+                if str(error.status) != "409":  # another worker made it just now
                     raise
                 return False
             return True
+
+    async def _is_there(self) -> bool:
+        try:
+            await self._client.storage.get_bucket(BUCKET)
+        except StorageApiError as error:
+            if str(error.status) not in NO_BUCKET:
+                raise
+            return False
+        except ValidationError:  # storage3 cannot read the embedded Supabase's times
+            return True
+        return True
 
     async def upload(self, path: str, content: bytes | Path, mime: str) -> None:
         """Store an object, replacing one that a crash may have left half written. A `Path` is streamed."""

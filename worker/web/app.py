@@ -44,6 +44,8 @@ def make_app(health: Health) -> Starlette:
         return JSONResponse(body, status_code=200 if body["ok"] else 503)
 
     async def metrics(_: Request) -> Response:
+        if health.refresh is not None:
+            await health.refresh()
         return Response(render(health), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(

@@ -1,4 +1,4 @@
-"""Polls the database for its figures, and checks that it still has every batch that it confirmed."""
+"""The database's figures for those who scrape /metrics, and whether it still has every batch that it confirmed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from worker.store import Store
 from worker.store.console import Figures
 from worker.web.health import Health
 
-ASK_EVERY_SECONDS = 15.0  # Prometheus' usual interval; costs a few indexed counts
+FRESH_SECONDS = 10.0  # however many scrape; Prometheus asks every 15 s
+CHECK_EVERY_SECONDS = 300.0  # when nobody scrapes
+BUCKET_AGAIN_SECONDS = 15.0  # while it does not answer
+READ_SECONDS = 3.0  # a scraper waits ten
 
 
 class FiguresPoller:
     """Keeps `Metrics.database` and `Health.bucket_trouble` current for one session."""
 
-    def __init__(self, store: Store, session: str, health: Health, every: float = ASK_EVERY_SECONDS) -> None:
+    def __init__(self, store: Store, session: str, health: Health, every: float = CHECK_EVERY_SECONDS) -> None:
         self._store = store
         self._session = session
         self._health = health
@@ -27,12 +30,22 @@ class FiguresPoller:
     async def run(self) -> None:
         """Poll until cancelled; a database that does not answer is asked again."""
         while True:
-            try:
-                await self.ask()
-            except (StoreUnavailable, StoreRefused) as error:
-                logger.debug("no figures: {}", error)
+            await self._ask_and_recover()
             await self.check_bucket()
-            await anyio.sleep(self._every)
+            await anyio.sleep(BUCKET_AGAIN_SECONDS if self._health.bucket_trouble else self._every)
+
+    async def refresh(self) -> None:
+        """Read the figures again if they are old; for a scrape, which shows the former ones if that takes long."""
+        at = self._health.metrics.database_at
+        if at is None or time.monotonic() - at > FRESH_SECONDS:
+            with anyio.move_on_after(READ_SECONDS):
+                await self._ask_and_recover()
+
+    async def _ask_and_recover(self) -> None:
+        try:
+            await self.ask()
+        except (StoreUnavailable, StoreRefused) as error:
+            logger.debug("no figures: {}", error)
 
     async def ask(self) -> None:
         """Read the figures once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class Health:
     view: View | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
+    refresh: Callable[[], Awaitable[None]] | None = None  # the database's figures, before they are shown
 
     def describe(self) -> dict[str, Any]:
         """The document of /readyz. Ready: messages are received and stored, or no phone is linked by choice."""
