@@ -66,11 +66,11 @@ test('an event that Baileys would buffer is read at once, and does not fill its 
   connection.gate.hooks.commit = (batch) => (events.push(...batch.events), commit(batch))
   const message = { key: { remoteJid: '1@g.us', id: 'A', participant: '2@lid' } }
   sock.ev.buffer()
-  sock.ev.emit('messages.upsert', { type: 'notify', messages: [{ ...message, messageStubType: 21 }] })
+  sock.ev.emit('messages.upsert', { type: 'notify', messages: [{ ...message, messageStubType: 22 }] })
   sock.ev.emit('call', [])
   await connection.gate.settled()
   sock.ev.flush()
-  assert.deepEqual(events.map((/** @type {any} */ { type, stub_type: stub }) => [type, stub]), [['system', 'GROUP_CHANGE_SUBJECT']])
+  assert.deepEqual(events.map((/** @type {any} */ { type, stub_type: stub }) => [type, stub]), [['system', 'GROUP_CHANGE_ICON']])
   assert.ok(released.includes('call') && !released.includes('messages.upsert'), released.join(' '))
 })
 

@@ -62,11 +62,28 @@ async def without_content(town: Town) -> None:
 
     async def renamed() -> dict[str, Any] | None:
         rows = await town.database.messages(kind="system", chat_id=town.market.id)
-        return next((row for row in rows if row["raw"].get("stub_type") == "GROUP_CHANGE_SUBJECT"), None)
+        return next((row for row in rows if row["content"]["notice"] == "subject"), None)
 
     system = await town.database.until("the row of the renaming", renamed, tell=town.worker.child.tail)
-    assert system["raw"]["stub_parameters"] == ["Market, renamed"]
+    assert system["text"] == "The group is now called “Market, renamed”."
     assert system["sender"] == town.people["Ben"].lid
+    await notices(town)
+
+
+async def notices(town: Town) -> None:
+    """Tags that Baileys makes nothing of, two of them in one notification."""
+    ben = town.people["Ben"]
+    attrs = {"id": "424242", "type": "w:gp2", "from": town.market.id, "participant": ben.lid, "participant_pn": ben.pn}
+    attrs |= {"t": str((await town.phone.send("Ben", town.market.id, "before")).t)}
+    children: list[dict[str, Any]] = [
+        {"tag": "ephemeral", "attrs": {"expiration": "604800"}},
+        {"tag": "growth_locked", "attrs": {}},
+    ]
+    await town.phone.post("/stanza", {"node": {"tag": "notification", "attrs": attrs, "content": children}})
+    switch = await town.database.wait_message("424242", tell=town.worker.child.tail)
+    locked = await town.database.wait_message("424242:1", tell=town.worker.child.tail)
+    assert (switch["kind"], switch["content"]) == ("system", {"notice": "ephemeral", "expires_after_s": 604_800})
+    assert (locked["kind"], locked["content"]) == ("system", {"notice": "growth_locked"})
 
 
 def test_the_file_has_an_example_of_every_kind_on_the_page() -> None:

@@ -314,7 +314,7 @@ KINDS: dict[str, tuple[dict[str, Any], str, str | None, str | None]] = {
     "a change of the disappearing time": (
         {"protocolMessage": {"type": "EPHEMERAL_SETTING", "ephemeralExpiration": 86400}},
         "system",
-        None,
+        "New messages disappear after 24 hours.",
         None,
     ),
     "a member's new label": ({"protocolMessage": {"type": "GROUP_MEMBER_LABEL_CHANGE"}}, "system", None, None),

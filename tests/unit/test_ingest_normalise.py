@@ -332,13 +332,13 @@ def test_a_resend_obeys_the_same_rules(changes: dict[str, Any], reason: str) -> 
 
 @pytest.mark.parametrize(
     ("stub", "kind"),
-    [("GROUP_CHANGE_SUBJECT", "system"), ("GROUP_PARTICIPANT_ADD", "system"), ("CALL_MISSED_VOICE", "call")],
+    [("GROUP_CHANGE_ICON", "system"), ("COMMUNITY_CREATE", "system"), ("CALL_MISSED_VOICE", "call")],
 )
-def test_what_happens_to_a_group_is_a_row(stub: str, kind: str) -> None:
+def test_what_baileys_tells_by_a_stub_is_a_row(stub: str, kind: str) -> None:
     event = SystemEvent(type="system", key=make_key(), stub_type=stub, stub_parameters=["New name"], t=str(NOW_S))
     row = normalise_system(event, NOW_MS, make_rules())
     assert isinstance(row, MessageRow)
-    assert (row.kind, row.sender, row.text) == (kind, ANA, None)
+    assert (row.kind, row.sender, row.content) == (kind, ANA, {"notice": stub.lower()})
     assert row.raw == {"attrs": {"t": str(NOW_S)}, "stub_type": stub, "stub_parameters": ["New name"]}
 
 

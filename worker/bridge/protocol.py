@@ -170,6 +170,22 @@ class ResendEvent(Wire):
     push_name: str | None
 
 
+class Notice(Wire):
+    """One child of a group's notification, as it stood on the wire."""
+
+    tag: str
+    attrs: dict[str, str]
+    text: str | None
+    children: list[Notice]
+
+
+class NoticeEvent(Wire):
+    type: Literal["notice"]
+    key: dict[str, Any]
+    notices: list[Notice]
+    t: str
+
+
 class SystemEvent(Wire):
     type: Literal["system"]
     key: dict[str, Any]
@@ -178,7 +194,9 @@ class SystemEvent(Wire):
     t: str
 
 
-Event = Annotated[GroupEvent | AdminsEvent | IdentityEvent | ResendEvent | SystemEvent, Field(discriminator="type")]
+Event = Annotated[
+    GroupEvent | AdminsEvent | IdentityEvent | ResendEvent | NoticeEvent | SystemEvent, Field(discriminator="type")
+]
 
 
 class Commit(Wire):

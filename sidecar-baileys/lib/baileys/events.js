@@ -59,16 +59,19 @@ function participants(update, isMe) {
 
 /**
  * A notice of the system has a stub type and no content. CIPHERTEXT marks a message that could not be decrypted, which
- * the log already has as a stanza.
+ * the log already has as a stanza. Stubs of groups are Baileys' reading of `w:gp2` notifications, which the log has as
+ * notices; only that of a new picture comes from another notification.
  * @param {any} message
  */
 function system(message) {
   const { messageStubType: stub } = message
   if (message.message || !stub || stub === StubType.CIPHERTEXT) return []
+  const name = StubType[stub] ?? String(stub)
+  if (name.startsWith('GROUP_') && stub !== StubType.GROUP_CHANGE_ICON) return []
   return [{
     type: 'system',
     key: { ...message.key },
-    stub_type: StubType[stub] ?? String(stub),
+    stub_type: name,
     stub_parameters: (message.messageStubParameters ?? []).map(String),
     t: String(message.messageTimestamp ?? 0),
   }]

@@ -18,6 +18,7 @@ import { checkChains } from './certificates.js'
 import { toWireClose } from './close.js'
 import { toWireEvents } from './events.js'
 import { ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_BAILEYS } from './internals.js'
+import { toNotice } from './notice.js'
 import { socketOptions } from './options.js'
 import { Pairing } from './pairing.js'
 import { Passkey, PASSKEY_NOTIFICATIONS } from './passkey.js'
@@ -43,6 +44,8 @@ const CODE_TYPED = 'link_code_companion_reg'
 const STATE_CHANGED = 'server_sync'
 /** Stanzas of the offline backlog in one window, as Baileys asks for them. */
 const WINDOW = '100'
+/** A notification: something happened to a group. */
+const OF_A_GROUP = 'w:gp2'
 /** A stanza of its own since July 2026: somebody's status. */
 const STATUS = 'status'
 /** The nack of WhatsApp's own client for a stanza that it does not know. */
@@ -276,6 +279,7 @@ export class Connection {
             this.#acknowledge(buildAckStanza(node))
             return true
           }
+          if (node.attrs.type === OF_A_GROUP) this.#journalNotice(node)
           if (node.attrs.type !== QR_RETIRED || this.creds.account) break
           this.#renewSecret(node)
           return true
@@ -351,6 +355,12 @@ export class Connection {
       if (events.length > 0) this.gate.append({ events, bytes: EVENT_BYTES * events.length })
       return BUFFERED_EVENTS.has(event) || emit(event, data)
     }
+  }
+
+  /** Before Baileys reads the notification and acknowledges it. @param {import('baileys').BinaryNode} node */
+  #journalNotice(node) {
+    const event = toNotice(node, (jid) => this.#isMe(jid))
+    this.gate.append({ events: [event], bytes: JSON.stringify(event).length })
   }
 
   /** @param {string} jid */

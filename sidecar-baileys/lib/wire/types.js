@@ -53,6 +53,7 @@ const EVENTS = {
   admins: shape({ id: isString, promoted: listOf(isString), demoted: listOf(isString) }),
   identity: shape({ lid: isString, pn: isString }),
   resend: shape({ key: isObject, content: isObject, t: isString, push_name: orNull(isString) }),
+  notice: shape({ key: isObject, notices: listOf(isObject), t: isString }),
   system: shape({ key: isObject, stub_type: isString, stub_parameters: listOf(isString), t: isString }),
 }
 /** @type {Check} */

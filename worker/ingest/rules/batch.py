@@ -17,13 +17,22 @@ from worker.bridge.protocol import (
     Event,
     GroupEvent,
     IdentityEvent,
+    NoticeEvent,
     ResendEvent,
     Stanza,
     SystemEvent,
 )
 from worker.ingest.rules.changes import Change, change_of, links_of
 from worker.ingest.rules.jids import GROUP_SERVER, LID_SERVER, PHONE_SERVER, parse_jid
-from worker.ingest.rules.normalise import Discard, MessageRow, Rules, normalise, normalise_resend, normalise_system
+from worker.ingest.rules.normalise import (
+    Discard,
+    MessageRow,
+    Rules,
+    normalise,
+    normalise_notices,
+    normalise_resend,
+    normalise_system,
+)
 from worker.store.rows import Audit, GroupChange
 from worker.text import clean_name
 
@@ -56,7 +65,7 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
     results += [
         _result(result, event.content if isinstance(event, ResendEvent) else None, rules)
         for event in commit.events
-        if (result := _event_row(event, rules, received_at_ms)) is not None
+        for result in _event_rows(event, rules, received_at_ms)
     ]
     rows = _one_each(result for result in results if isinstance(result, MessageRow))
     changes = [result for result in results if isinstance(result, Change)]
@@ -80,14 +89,16 @@ def _result(
     return change_of(result, content, rules) or result
 
 
-def _event_row(event: Event, rules: Rules, received_at_ms: float) -> MessageRow | Discard | None:
+def _event_rows(event: Event, rules: Rules, received_at_ms: float) -> list[MessageRow | Discard]:
     match event:
         case ResendEvent():
-            return normalise_resend(event, received_at_ms, rules)
+            return [normalise_resend(event, received_at_ms, rules)]
+        case NoticeEvent():
+            return normalise_notices(event, received_at_ms, rules)
         case SystemEvent():
-            return normalise_system(event, received_at_ms, rules)
+            return [normalise_system(event, received_at_ms, rules)]
         case GroupEvent() | AdminsEvent() | IdentityEvent():
-            return None
+            return []
 
 
 def _one_each(rows: Iterable[MessageRow]) -> list[MessageRow]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from worker.ingest.rules import content as table
 from worker.ingest.rules.content import CONTENT, MEDIA_FIELDS, Discarded, MediaType, Rule
-from worker.ingest.rules.facts import facts_of, lines_of
+from worker.ingest.rules.facts import disappearing, facts_of, lines_of, switch_facts
 from worker.ingest.rules.fields import Facts
 
 Json = Mapping[str, Any]
@@ -163,9 +163,11 @@ def _protocol(body: Json) -> Content | Discarded:
         return table.PROTOCOL_NOISE[name]
     kind = table.PROTOCOL_ROWS.get(name, table.UNKNOWN)
     target = body.get("key")
+    facts = switch_facts(body) if name == "EPHEMERAL_SETTING" else None
     return Content(
         kind=kind,
-        text=_edited_text(body) if kind == "edit" else None,
+        text=_edited_text(body) if kind == "edit" else None if facts is None else disappearing(facts),
+        facts=facts,
         target=target if isinstance(target, Mapping) and kind != table.SYSTEM else None,
     )
 

@@ -31,6 +31,7 @@ from worker.ingest.rules.vcard import read_card
 
 Json = Mapping[str, Any]
 
+DAY_S = 86_400
 MAX_JSON_CHARS = 64 * 1024  # of the JSON inside a native flow's button
 
 
@@ -49,6 +50,26 @@ def lines_of(facts: Facts) -> list[str]:
         *([f"{facts['latitude']:.6f}, {facts['longitude']:.6f}"] if {"latitude", "longitude"} <= facts.keys() else []),
         *([str(facts["starts_at"])] if "starts_at" in facts else []),
     ]
+
+
+def lasting(seconds: float) -> str:
+    """A time in words: 7 days, 24 hours, 90 seconds."""
+    for unit, size in (("day", DAY_S), ("hour", 3600), ("second", 1)):
+        if seconds >= size and seconds % size == 0 and (unit != "day" or seconds > size):
+            return f"{seconds // size:g} {unit}{'' if seconds == size else 's'}"
+    return f"{seconds:g} seconds"
+
+
+def disappearing(facts: Facts) -> str:
+    """The sentence for the switch of disappearing messages."""
+    seconds = facts.get("expires_after_s")
+    return f"New messages disappear after {lasting(seconds)}." if seconds else "New messages no longer disappear."
+
+
+def switch_facts(body: Json) -> Facts:
+    """The switch of disappearing messages, as a message says it; groups get a notice."""
+    seconds = as_number(body.get("ephemeralExpiration"))
+    return {"notice": "ephemeral"} | ({"expires_after_s": seconds} if seconds is not None and seconds > 0 else {})
 
 
 def _card_line(card: Facts) -> str:

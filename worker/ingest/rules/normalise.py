@@ -10,13 +10,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from worker.bridge.protocol import ResendEvent, Stanza, SystemEvent
+from worker.bridge.protocol import NoticeEvent, ResendEvent, Stanza, SystemEvent
 from worker.ingest.rules import content as table
 from worker.ingest.rules.classify import Content, Json, classify
 from worker.ingest.rules.context import Context, Reference, read_context
 from worker.ingest.rules.descriptor import describe
 from worker.ingest.rules.jids import Person, canonical, parse_jid
 from worker.ingest.rules.live import Arrival, LiveWindow, clock_at, is_live, iso, sent_at
+from worker.ingest.rules.notices import notice_content
 from worker.ingest.rules.raw import MAX_CONTENT_BYTES, prune
 from worker.text import bounded_id, clean_name, message_text
 
@@ -25,6 +26,13 @@ Reason = Literal[
 ]  # fmt: skip
 
 MAX_FAILURE_CHARS = 300
+STUB_SENTENCES = {
+    "GROUP_CHANGE_ICON": "The group's picture was changed.",
+    "CALL_MISSED_VOICE": "A voice call was missed.",
+    "CALL_MISSED_VIDEO": "A video call was missed.",
+    "CALL_MISSED_GROUP_VOICE": "A group's voice call was missed.",
+    "CALL_MISSED_GROUP_VIDEO": "A group's video call was missed.",
+}
 # Of the stanza's attributes, what the columns do not have.
 _KEPT_ATTRS = ("t", "type", "offline", "addressing_mode", "participant", "edit", "category", "verified_name")
 
@@ -179,8 +187,27 @@ def normalise_resend(event: ResendEvent, received_at_ms: float, rules: Rules) ->
     return _row(envelope, content, {"message": event.content, "resend": True}, rules)
 
 
+def normalise_notices(event: NoticeEvent, received_at_ms: float, rules: Rules) -> list[MessageRow | Discard]:
+    """A row for each child of a group's notification; the first has the notification's id, others an addition."""
+    clock = clock_at(received_at_ms, None)
+    wa_msg_id = event.key.get("id")
+    if clock is None or not event.notices or not isinstance(wa_msg_id, str):
+        return [Discard(reason="malformed")]
+    arrival = Arrival(clock_s=clock, offline=True)  # as for other events
+    results: list[MessageRow | Discard] = []
+    for place, notice in enumerate(event.notices):
+        key = event.key if place == 0 else {**event.key, "id": f"{wa_msg_id}:{place}"}
+        envelope = _open(key, {"t": event.t}, arrival, rules, author_may_be_group=True)
+        if isinstance(envelope, Discard):
+            results.append(envelope)
+            continue
+        content = notice_content(notice, event.key.get("participant"))
+        results.append(_row(envelope, content, {"notice": notice.model_dump()}, rules))
+    return results
+
+
 def normalise_system(event: SystemEvent, received_at_ms: float, rules: Rules) -> MessageRow | Discard:
-    """The row of something that happened to a group: joined, left, renamed, a missed call."""
+    """The row of what Baileys tells by a stub: a new picture of the group, a missed call."""
     clock = clock_at(received_at_ms, None)
     if clock is None:
         return Discard(reason="malformed")
@@ -190,7 +217,8 @@ def normalise_system(event: SystemEvent, received_at_ms: float, rules: Rules) ->
         return envelope
     kind = "call" if event.stub_type.startswith(("CALL", "SILENCED")) else table.SYSTEM
     payload = {"stub_type": event.stub_type, "stub_parameters": event.stub_parameters}
-    return _row(envelope, Content(kind=kind), payload, rules)
+    text = STUB_SENTENCES.get(event.stub_type)
+    return _row(envelope, Content(kind=kind, text=text, facts={"notice": event.stub_type.lower()}), payload, rules)
 
 
 def _open(
