@@ -20,8 +20,9 @@ PAGE = 1000  # PostgREST answers no more rows at once, and does not say so
 DEFAULT_SESSION = "default"
 
 Flag = Literal[
-    "fetch_groups_requested", "wa_refresh_qr_requested", "wa_disconnect_requested", "wa_pairing_code_requested"
-]
+    "fetch_groups_requested", "wa_refresh_qr_requested", "wa_disconnect_requested", "wa_pairing_code_requested",
+    "wa_passkey_answered", "wa_passkey_compared",
+]  # fmt: skip
 
 
 class Database:
@@ -189,7 +190,7 @@ class Database:
         """Flags of the default session carry the contract's names; those of others a prefix."""
         return flag if self.session == DEFAULT_SESSION else f"{self.session}:{flag}"
 
-    async def raise_flag(self, flag: Flag, **more: str) -> None:
+    async def raise_flag(self, flag: Flag, **more: object) -> None:
         value = {"at": datetime.now(UTC).isoformat(), **more}
         await self.client.table("runtime_flags").upsert({"key": self.flag_key(flag), "value": value}).execute()
 

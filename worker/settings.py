@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
     worker_audit_days: int = Field(90, ge=0, le=36_500)  # 0: the audit log is kept for ever
     worker_qr_again_s: int = Field(0, ge=0, le=86_400)  # 0: stay idle when the codes ran out, until asked
+    worker_passkey: bool = False  # answer WhatsApp's request for the account's passkey, with a person's help
     worker_console_host: str = Field("127.0.0.1", min_length=1)
     worker_console_port: int = Field(3002, ge=0, le=65_535)
     worker_console_token: SecretStr | None = None  # of the console; `generate`: made at the first start and kept
@@ -101,6 +102,7 @@ class Settings(BaseSettings):
     wa_media_origin: str | None = None
     wa_media_ca: Path | None = None
     wa_qr_timeout_ms: int | None = Field(None, ge=100, le=600_000)
+    wa_passkey_step_ms: int | None = Field(None, ge=100, le=600_000)
     wa_keep_alive_ms: int | None = Field(None, ge=100, le=600_000)
 
     @field_validator("log_level", mode="before")

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { after, before, beforeEach, afterEach, test } from 'node:test'
+import { platformType } from '../lib/baileys/passkey.js'
+import { comparisonCode, makePrologue, sealPairingRequest } from '../lib/baileys/passkey_crypto.js'
 import { Database, Sidecar, startPhone } from './support/worker.js'
 
 const REQUEST = 'passkey_prologue_request'
@@ -77,3 +80,172 @@ test('a continuation that nobody asked for is acked, and so is the request after
   await acked(CONTINUATION, REQUEST)
 })
 
+
+// ── the whole exchange ──────────────────────────────────────────────────────────────────────────────────────────────
+
+/** What the owner's browser makes of the options. @param {object} [options] those of the attempt, if none are given */
+const assertion = (options) => phone.post('/passkey/assert', { options })
+const gate = () => phone.get('/passkey')
+
+/** Up to the code on both screens. @param {object} [variant] */
+async function compare(variant) {
+  await scan(variant)
+  await sidecar.notice('passkey_requested')
+  await sidecar.call('passkey_assertion', { assertion: await assertion() })
+  return (await sidecar.notice('passkey_code')).code
+}
+
+/** @param {Promise<any>} call @param {number} status */
+const refused = (call, status) => assert.rejects(call, (/** @type {any} */ error) => error.data?.status === status)
+
+test('the passkey links: both screens show one code, a person confirms, the account logs in', async () => {
+  const code = await compare()
+  const { stage, code: onPhone, proof } = await gate()
+  assert.deepEqual([stage, onPhone, proof], ['compare', code, 'absent'])
+  await phone.post('/passkey/confirm', {})
+  await sidecar.call('passkey_confirm')
+  assert.equal((await sidecar.connection('close')).close.code, 515)
+  await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+  await sidecar.connect(phone)
+  await sidecar.connection('open')
+  assert.deepEqual((await gate()).problems, [])
+  await acked(REQUEST, CONTINUATION)
+})
+
+test('by code it links as well', async () => {
+  const { owner } = await phone.get('/state')
+  await phone.post('/passkey', {})
+  await sidecar.connect(phone)
+  await sidecar.notice('qr')
+  const { code } = await sidecar.call('pairing_code', { phone: owner.pn.split('@')[0] })
+  await phone.post('/pair_code', { code })
+  await sidecar.notice('passkey_requested')
+  await sidecar.call('passkey_assertion', { assertion: await assertion() })
+  assert.equal((await sidecar.notice('passkey_code')).code, (await gate()).code)
+  await phone.post('/passkey/confirm', {})
+  await sidecar.call('passkey_confirm')
+  assert.equal((await sidecar.connection('close')).close.code, 515)
+  assert.equal((await phone.all('/log')).filter((/** @type {any} */ item) => item.kind === 'presence').length, 0)
+  await acked(REQUEST, CONTINUATION)
+})
+
+test('the QR clock stands still while a person is at it, and the secret stays when WhatsApp retires the QR', async () => {
+  await phone.post('/passkey', {})
+  await sidecar.connect(phone, { qr_timeout_ms: 150 })
+  const { qr } = await sidecar.notice('qr')
+  await phone.post('/scan', { qr })
+  await sidecar.notice('passkey_requested')
+  const shown = sidecar.notices.filter(({ method }) => method === 'qr').length
+  await phone.post('/faults', { kind: 'retire_qr', qr })
+  await new Promise((resolve) => setTimeout(resolve, 1_500)) // six codes would have run out
+  assert.equal(sidecar.notices.filter(({ method }) => method === 'qr').length, shown)
+  await sidecar.call('passkey_assertion', { assertion: await assertion() })
+  await sidecar.notice('passkey_code')
+  await phone.post('/passkey/confirm', {})
+  await sidecar.call('passkey_confirm')
+  assert.equal((await sidecar.connection('close')).close.code, 515)
+})
+
+for (const options of ['absent', 'broken']) {
+  test(`${options} options are asked for, and the new challenge is the one that counts`, async () => {
+    await scan({ options })
+    await sidecar.notice('passkey_requested')
+    const asked = await sidecar.call('passkey_options')
+    assert.deepEqual(asked.options, (await gate()).options)
+    await sidecar.call('passkey_assertion', { assertion: await assertion(asked.options) })
+    await sidecar.notice('passkey_code')
+  })
+}
+
+test('a request that comes twice changes nothing', async () => {
+  await scan({ options: 'twice' })
+  await acked(REQUEST, REQUEST)
+  await sidecar.call('passkey_assertion', { assertion: await assertion() })
+  assert.equal((await sidecar.notice('passkey_code')).code, (await gate()).code)
+})
+
+test('a refused step is an error with the code of WhatsApp', async () => {
+  await scan({ refuse: 'passkey_prologue' })
+  await sidecar.notice('passkey_requested')
+  await refused(sidecar.call('passkey_assertion', { assertion: await assertion() }), 400)
+})
+
+test('a refused nonce ends the attempt and shows no code', async () => {
+  await scan({ refuse: 'companion_nonce' })
+  await sidecar.notice('passkey_requested')
+  await sidecar.call('passkey_assertion', { assertion: await assertion() })
+  assert.deepEqual(await sidecar.notice('passkey_failed'), { step: 'companion_nonce', status: 400 })
+  await refused(sidecar.call('passkey_confirm'), 409)
+})
+
+test('after a refused last step the secret is the one of the QR again', async () => {
+  await compare({ refuse: 'encrypted_pairing_request' })
+  await phone.post('/passkey/confirm', {})
+  await refused(sidecar.call('passkey_confirm'), 400)
+  await phone.post('/realism', { passkey: false })
+  const qr = sidecar.notices.find(({ method }) => method === 'qr').params.qr
+  await phone.post('/scan', { qr })
+  assert.equal((await sidecar.connection('close')).close.code, 515, 'linked with the old secret')
+  await phone.post('/realism', { passkey: true })
+})
+
+for (const continuation of ['short_key', 'short_nonce']) {
+  test(`a continuation with a ${continuation.replace('_', ' ')} is refused with 487 and ends the attempt`, async () => {
+    await scan({ continuation })
+    await sidecar.notice('passkey_requested')
+    await sidecar.call('passkey_assertion', { assertion: await assertion() })
+    assert.deepEqual(await sidecar.notice('passkey_failed'), { step: CONTINUATION, status: null })
+    await acked(REQUEST, `${CONTINUATION} 487`)
+  })
+}
+
+test('a continuation from before the commitment is not used: no code is shown', async () => {
+  await scan({ continuation: 'early' })
+  await sidecar.notice('passkey_requested')
+  await sidecar.call('passkey_assertion', { assertion: await assertion() })
+  await refused(sidecar.call('passkey_confirm'), 409)
+  assert.deepEqual(sidecar.notices.filter(({ method }) => method.startsWith('passkey_') && method !== 'passkey_requested'), [])
+  assert.equal((await gate()).stage, 'prologue')
+})
+
+test('a socket that is cut ends the attempt; the next one registers anew and can be linked', async () => {
+  await scan({ cut: 'companion_nonce' })
+  const before = (await phone.all('/log')).filter((/** @type {any} */ item) => item.kind === 'login_refused').length
+  await sidecar.notice('passkey_requested')
+  await sidecar.call('passkey_assertion', { assertion: await assertion() })
+  await sidecar.connection('close')
+  await sidecar.call('close', { logout: false, drain_ms: 5_000 })
+  await phone.post('/passkey', {})
+  await sidecar.connect(phone)
+  const { qr } = await sidecar.notice('qr')
+  await phone.post('/scan', { qr })
+  await sidecar.notice('passkey_requested')
+  assert.equal((await phone.all('/log')).filter((/** @type {any} */ item) => item.kind === 'login_refused').length, before)
+})
+
+test('without a request there is nothing to answer', async () => {
+  await sidecar.connect(phone)
+  await sidecar.notice('qr')
+  await refused(sidecar.call('passkey_confirm'), 409)
+})
+
+// ── the cryptography ────────────────────────────────────────────────────────────────────────────────────────────────
+
+test('prologue, code and sealed request are those of the fixed vector', () => {
+  const { companion, phone: primary, iv, ...expected } = JSON.parse(readFileSync(new URL('./support/passkey-vector.json', import.meta.url), 'utf8'))
+  const bytes = (/** @type {string} */ hex) => Buffer.from(hex, 'hex')
+  const hex = (/** @type {Uint8Array} */ value) => Buffer.from(value).toString('hex')
+  const { deviceType, ref } = companion
+  const half = { ephemeral: { public: bytes(companion.public), private: bytes(companion.private) }, nonce: bytes(companion.nonce), deviceType, ref }
+  const other = { publicKey: bytes(primary.publicKey), nonce: bytes(primary.nonce) }
+  assert.equal(hex(makePrologue(half)), expected.prologue)
+  assert.equal(comparisonCode(half.nonce, other), expected.code)
+  const keys = { noise: bytes(companion.noise), identity: bytes(companion.identity), advSecret: bytes(companion.advSecret) }
+  assert.equal(hex(sealPairingRequest(half, other.publicKey, keys, bytes(iv))), expected.request)
+})
+
+test('the device type is the one that Baileys registers', () => {
+  for (const [browser, type] of /** @type {const} */ ([['Chrome', 1], ['Firefox', 2], ['Safari', 5], ['Edge', 6], ['Desktop', 7], ['Android', 16], ['Netscape', 1]])) {
+    assert.equal(platformType(['wa-worker', browser, '1.0']), type, browser)
+  }
+})

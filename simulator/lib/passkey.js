@@ -59,7 +59,7 @@ export class Gate {
   }
 
   get options() {
-    return { challenge: this.challenge, timeout: 600_000, rpId: RP_ID, allowCredentials: [], userVerification: 'required', extensions: { uvm: true } }
+    return { challenge: this.challenge, timeout: Math.ceil(this.connection.phone.realism.ms('passkey_ms')), rpId: RP_ID, allowCredentials: [], userVerification: 'required', extensions: { uvm: true } }
   }
 
   /** Step 1: the request. */

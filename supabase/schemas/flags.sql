@@ -24,7 +24,7 @@ $$;
 
 -- Flags of the web app that are newer than the last one handled. A request from a clock that runs ahead is remembered
 -- by its value, so that it neither repeats nor hides later ones. `at` is null if `value` holds no time: such a flag is
--- reported until it is marked as handled.
+-- reported until it is marked as handled. `given` is all that came beside the time.
 create function public.wa_pending_flags(p_session text) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
   select coalesce(
@@ -32,6 +32,7 @@ language sql volatile security invoker set search_path = '' as $$
       jsonb_build_object(
         'key', case when p_session = 'default' then f.key else substr(f.key, length(p_session) + 2) end,
         'at', f.at, 'at_text', f.value ->> 'at', 'malformed', f.at is null, 'phone', f.value ->> 'phone',
+        'given', case when jsonb_typeof(f.value) = 'object' then f.value - 'at' else '{}' end,
         'age_s', extract(epoch from (now() - f.at))
       ) order by f.at, f.key
     ),
@@ -45,17 +46,29 @@ language sql volatile security invoker set search_path = '' as $$
   where f.value is distinct from f.handled_value and (f.at is null or f.handled_at is null or f.at > f.handled_at)
 $$;
 
--- Marks the request that carried `p_at_text` as done; a newer one that came meanwhile stays pending.
+-- Marks the request that carried `p_at_text` as done; a newer one that came meanwhile stays pending. The answer of a
+-- passkey is not kept.
 create function public.wa_flag_handled(p_session text, p_key text, p_at_text text) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
+  v_key text := case when p_session = 'default' then p_key else p_session || ':' || p_key end;
   v_at timestamptz := wa.parse_time(p_at_text);
+  v_value jsonb;
+  v_is_it boolean;
 begin
+  select r.value, r.value ->> 'at' is not distinct from p_at_text into v_value, v_is_it
+  from public.runtime_flags as r
+  where r.key = v_key
+  for update;
+  if v_is_it and jsonb_typeof(v_value) = 'object' then
+    v_value := v_value - 'assertion';
+  end if;
   update public.runtime_flags
   set
     handled_at = case when v_at is null then handled_at else greatest(handled_at, least(v_at, now())) end,
-    handled_value = case when value ->> 'at' is not distinct from p_at_text then value else handled_value end
-  where key = case when p_session = 'default' then p_key else p_session || ':' || p_key end;
+    value = v_value,
+    handled_value = case when v_is_it then v_value else handled_value end
+  where key = v_key;
   return jsonb_build_object('found', found);
 end
 $$;

@@ -58,6 +58,46 @@ class Gate:
 
         return cast(list[str], await self.database.until(f"{count} acks", probe, tell=self.worker.child.tail))
 
+    async def answer(self, options: Row | None = None, **lies: object) -> None:
+        """The owner runs the script in a browser and pastes what it prints."""
+        await self.detail_with("passkey")
+        assertion = await self.phone.passkey_assert(options, **lies)
+        await self.database.raise_flag("wa_passkey_answered", assertion={**assertion, "authenticatorAttachment": "x"})
+
+    async def code(self) -> str:
+        """The code on our screen."""
+
+        async def probe() -> str | None:
+            return ((await self.database.detail()).get("passkey") or {}).get("code")
+
+        return cast(str, await self.database.until("a code to compare", probe, tell=self.worker.child.tail))
+
+    async def compare(self, *, same: bool = True) -> None:
+        code = await self.code()
+        if same:
+            assert code == (await self.phone.passkey())["code"], "both screens show the same"
+            await self.phone.passkey_confirm()
+        await self.database.raise_flag("wa_passkey_compared", code=code, same=same)
+
+    async def ends(self, *words: str) -> None:
+        """Wait until the attempt has ended with a sentence that has these words."""
+
+        async def probe() -> Row | None:
+            row = await self.database.session_row() or {}
+            detail = row.get("detail") or {}
+            return detail if (row.get("status"), detail.get("state")) == ("disconnected", "needs_you") else None
+
+        detail = cast(Row, await self.database.until("the end", probe, tell=self.worker.child.tail))
+        assert not [word for word in (*words, "Start over") if word not in detail["say"]], detail["say"]
+        assert "passkey" not in detail
+
+    async def links(self) -> None:
+        """The attempt that follows succeeds, whatever ended the one before."""
+        await self.phone.realism(passkey=False)
+        await self.database.raise_flag("wa_refresh_qr_requested")
+        await self.scan()
+        await self.database.wait_status("connected", tell=self.worker.child.tail)
+
 
 @asynccontextmanager
 async def gated(
@@ -82,7 +122,7 @@ async def test_whatsapp_asks_for_the_passkey_and_the_worker_says_so(
         await getattr(gate, way)()
 
         detail = await gate.detail_with("state", "needs_you")
-        assert "passkey" in detail["say"]
+        assert "set WORKER_PASSKEY=true" in detail["say"]
         assert {"qr", "pairing_code"}.isdisjoint(detail)
         assert await gate.acks() == [REQUEST], "answered once, although Baileys cannot"
         ready = await gate.worker.get("/readyz")
@@ -97,3 +137,144 @@ async def test_whatsapp_asks_for_the_passkey_and_the_worker_says_so(
         await gate.database.raise_flag("wa_refresh_qr_requested")
         await gate.scan()
         await gate.database.wait_status("connected", tell=gate.worker.child.tail)
+
+
+# ── switched on ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ON = {"WORKER_PASSKEY": "true"}
+HURRIED = {**ON, "WA_PASSKEY_STEP_MS": "5000"}
+
+
+@pytest.mark.parametrize("way", ["scan", "type_code"])
+async def test_the_passkey_links_once_a_person_has_compared_the_codes(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str, way: str
+) -> None:
+    settings = {**ON, "WA_QR_TIMEOUT_MS": "2000", "LOG_LEVEL": "trace"}
+    async with gated(tmp_path, supabase, session, settings) as gate:
+        await getattr(gate, way)()
+        detail = await gate.detail_with("passkey")
+        assert detail["state"] == "needs_you"
+        assert detail["passkey"]["options"]["rpId"] == "whatsapp.com"
+        assert {"qr", "pairing_code", "expiresAt"}.isdisjoint(detail)
+        await gate.answer()
+        await gate.compare()
+        await gate.database.wait_status("connected", tell=gate.worker.child.tail)
+
+        end = await gate.phone.passkey()
+        assert (end["stage"], end["proof"], end["problems"]) == ("linked", "absent", [])
+        assert end["acks"] == [REQUEST, "crsc_continuation"]
+        rows = await gate.database.rows("runtime_flags", key=gate.database.flag_key("wa_passkey_answered"))
+        assert set(rows[0]["value"]) == set(rows[0]["handled_value"]) == {"at"}, "the answer is not kept"
+        answer = (await gate.phone.passkey_assert({"challenge": "AAAA"}))["id"]
+        assert answer not in gate.worker.child.text(), "and in no log line at any level"
+        events = [event["event"] for event in await gate.database.events()]
+        assert {"passkey_requested", "passkey_compared", "connect"} <= set(events)
+
+
+async def test_a_wrong_answer_is_turned_down_and_may_be_given_again(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        await gate.scan()
+        await gate.answer(origin="https://example.com")
+        await gate.database.wait_event("error", tell=gate.worker.child.tail)
+        (error,) = [event["payload"] for event in await gate.database.events("error")]
+        assert (error["code"], error["ctx"]["flag"]) == ("REQUEST_TURNED_DOWN", "wa_passkey_answered")
+        assert "web.whatsapp.com" in error["msg"]
+        await gate.answer()
+        await gate.compare()
+        await gate.database.wait_status("connected", tell=gate.worker.child.tail)
+
+
+async def test_codes_that_differ_link_nothing(tmp_path: Path, supabase: EmbeddedSupabase, session: str) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        await gate.scan()
+        await gate.answer()
+        await gate.compare(same=False)
+        await gate.ends("differ")
+        assert (await gate.phone.passkey())["stage"] == "compare", "the last step was never sent"
+        await gate.links()
+
+
+@pytest.mark.parametrize("options", ["absent", "broken", "twice", "wrong_from"])
+async def test_however_the_request_comes_it_can_be_answered(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str, options: str
+) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        await gate.phone.passkey_variant(options=options)
+        await gate.scan()
+        await gate.detail_with("passkey")
+        await gate.answer()
+        await gate.compare()
+        await gate.database.wait_status("connected", tell=gate.worker.child.tail)
+        assert (await gate.phone.passkey())["problems"] == []
+
+
+FAILURES = [
+    pytest.param({"refuse": "passkey_prologue"}, ["refused", "passkey_prologue", "400"], id="the answer is refused"),
+    pytest.param({"refuse": "companion_nonce"}, ["refused", "companion_nonce", "400"], id="the nonce is refused"),
+    pytest.param({"continuation": "short_key"}, ["crsc_continuation"], id="the phone's key is too short"),
+    pytest.param({"continuation": "short_nonce"}, ["crsc_continuation"], id="the phone's nonce is too short"),
+    pytest.param({"continuation": "silence"}, ["then sent nothing"], id="silence after the answer"),
+    pytest.param({"continuation": "early"}, ["then sent nothing"], id="the phone's half came too early"),
+    pytest.param({"cut": "passkey_prologue"}, ["passkey_prologue"], id="cut at the answer"),
+    pytest.param({"cut": "companion_nonce"}, ["cannot be resumed"], id="cut at the nonce"),
+]
+
+
+@pytest.mark.parametrize(("variant", "words"), FAILURES)
+async def test_an_attempt_that_fails_says_how_and_the_next_one_links(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str, variant: dict[str, str], words: list[str]
+) -> None:
+    settings = HURRIED if "then sent nothing" in words else ON
+    async with gated(tmp_path, supabase, session, settings) as gate:
+        await gate.phone.passkey_variant(**variant)
+        await gate.scan()
+        await gate.answer()
+        await gate.ends(*words)
+        await gate.links()
+
+
+LAST_STEP = [
+    pytest.param({"refuse": "encrypted_pairing_request"}, ["refused", "400"], id="refused"),
+    pytest.param({"silence": "encrypted_pairing_request"}, ["neither the phone nor WhatsApp"], id="no pair-success"),
+    pytest.param({"cut": "encrypted_pairing_request"}, ["passkey"], id="cut"),
+]
+
+
+@pytest.mark.parametrize(("variant", "words"), LAST_STEP)
+async def test_a_last_step_that_fails_says_so_and_the_next_attempt_links(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str, variant: dict[str, str], words: list[str]
+) -> None:
+    settings = {**ON, "WA_PASSKEY_STEP_MS": "10000"} if "silence" in variant else ON
+    async with gated(tmp_path, supabase, session, settings) as gate:
+        await gate.phone.passkey_variant(**variant)
+        await gate.type_code()
+        await gate.answer()
+        await gate.compare()
+        await gate.ends(*words)
+        await gate.links()
+
+
+async def test_a_person_who_is_too_slow_is_told_so_at_each_step(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    async with gated(tmp_path, supabase, session, HURRIED) as gate:
+        await gate.scan()
+        await gate.answer()
+        await gate.ends("Nobody compared")
+        await gate.phone.realism(time_scale=600, qr_expires=False)  # a challenge lives a second
+        await gate.database.raise_flag("wa_refresh_qr_requested")
+        await gate.scan()
+        await gate.ends("Nobody answered")
+
+
+async def test_an_answer_that_nobody_asked_for_is_turned_down_and_forgotten(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        await gate.database.wait_qr(tell=gate.worker.child.tail)
+        await gate.database.raise_flag("wa_passkey_answered", assertion="secret")
+        await gate.database.wait_flag_handled("wa_passkey_answered", tell=gate.worker.child.tail)
+        rows = await gate.database.rows("runtime_flags", key=gate.database.flag_key("wa_passkey_answered"))
+        assert "secret" not in str(rows)

@@ -22,6 +22,7 @@ from worker.bridge.protocol import (
     NOTIFICATIONS,
     REFUSED,
     TO_WORKER,
+    Assertion,
     Close,
     Closed,
     Code,
@@ -29,8 +30,11 @@ from worker.bridge.protocol import (
     ConnectParameters,
     Groups,
     MediaRefresh,
+    Nothing,
     Notification,
     PairingCode,
+    PasskeyAssertion,
+    PasskeyOptions,
     Pong,
     Refreshed,
     Wire,
@@ -41,6 +45,7 @@ CONNECT_SECONDS = 75.0  # state.load may wait 15 s for the database, more than o
 CLOSE_EXTRA_SECONDS = 5.0  # beyond the drain: a logout is one query, and ending a socket is immediate
 LOGOUT_EXTRA_SECONDS = 15.0  # the logout stanza goes to WhatsApp and back; a phone off-line is not waited for
 PAIRING_CODE_SECONDS = 30.0  # one query that WhatsApp answers in a second
+PASSKEY_STEP_SECONDS = 30.0  # one query, for which the sidecar waits 20 s
 GROUPS_SECONDS = 70.0  # Baileys ends a query after 60 s with an error that says more than our time-out
 MEDIA_REFRESH_SECONDS = 60.0  # the phone must be awake; Baileys itself would wait for ever
 PING_SECONDS = 10.0  # an event loop that lags longer is a hang
@@ -104,6 +109,16 @@ class Peer:
 
     async def pairing_code(self, phone: str) -> Code:
         return await self._ask("pairing_code", PairingCode(phone=phone), Code, PAIRING_CODE_SECONDS)
+
+    async def passkey_options(self) -> dict[str, Any] | None:
+        """The options of the passkey's request, asked for anew."""
+        return (await self._ask("passkey_options", None, PasskeyOptions, PASSKEY_STEP_SECONDS)).options
+
+    async def passkey_assertion(self, assertion: Assertion) -> None:
+        await self._ask("passkey_assertion", PasskeyAssertion(assertion=assertion), Nothing, 2 * PASSKEY_STEP_SECONDS)
+
+    async def passkey_confirm(self) -> None:
+        await self._ask("passkey_confirm", None, Nothing, PASSKEY_STEP_SECONDS)
 
     async def groups(self) -> Groups:
         return await self._ask("groups", None, Groups, GROUPS_SECONDS)

@@ -50,6 +50,31 @@ class PairingCode(Wire):
     phone: Annotated[str, StringConstraints(pattern=r"^[0-9]{6,15}$")]
 
 
+class AssertionResponse(Wire):
+    """The signed part; names are WebAuthn's, values base64url."""
+
+    clientDataJSON: str
+    authenticatorData: str
+    signature: str
+    userHandle: str | None
+
+
+class Assertion(Wire):
+    """What a browser's passkey gives, with nothing beside it. Whoever has it can use it once: never logged."""
+
+    id: str
+    rawId: str
+    type: Literal["public-key"]
+    response: AssertionResponse
+
+    def __repr__(self) -> str:
+        return "Assertion(…)"
+
+
+class PasskeyAssertion(Wire):
+    assertion: Assertion
+
+
 class MediaRefresh(Wire):
     key: dict[str, Any]
     content: dict[str, Any]
@@ -74,6 +99,12 @@ class Code(Wire):
 
     code: str
     ttl_ms: int
+
+
+class PasskeyOptions(Wire):
+    """WebAuthn's options as WhatsApp sent them; None: none that can be read."""
+
+    options: dict[str, Any] | None
 
 
 class Group(Wire):
@@ -223,6 +254,19 @@ class PasskeyRequested(Wire):
     options: dict[str, Any] | None
 
 
+class PasskeyCode(Wire):
+    """The code that this side computed; a person compares it with the phone's."""
+
+    code: str
+
+
+class PasskeyFailed(Wire):
+    """A step of the exchange failed by itself; `status`: WhatsApp's code, if it refused."""
+
+    step: str
+    status: int | None
+
+
 class Me(Wire):
     id: str | None
     lid: str | None = None
@@ -255,13 +299,17 @@ class Stalled(Wire):
     detail: dict[str, Any]
 
 
-Notification = Qr | PasskeyRequested | ConnectionState | Offline | Stalled
+PasskeyNotice = PasskeyRequested | PasskeyCode | PasskeyFailed
+Notification = Qr | PasskeyNotice | ConnectionState | Offline | Stalled
 
 # Method → model of its parameters; what the fixtures in tests/wire are checked against.
 TO_SIDECAR: dict[str, type[Wire]] = {
     "connect": ConnectParameters,
     "close": Close,
     "pairing_code": PairingCode,
+    "passkey_options": Nothing,
+    "passkey_assertion": PasskeyAssertion,
+    "passkey_confirm": Nothing,
     "groups": Nothing,
     "media_refresh": MediaRefresh,
     "ping": Nothing,
@@ -270,6 +318,9 @@ RESULTS_OF_SIDECAR: dict[str, type[Wire]] = {
     "connect": Connected,
     "close": Closed,
     "pairing_code": Code,
+    "passkey_options": PasskeyOptions,
+    "passkey_assertion": Nothing,
+    "passkey_confirm": Nothing,
     "groups": Groups,
     "media_refresh": Refreshed,
     "ping": Pong,
@@ -283,6 +334,8 @@ TO_WORKER: dict[str, type[Wire]] = {
 NOTIFICATIONS: dict[str, type[Wire]] = {
     "qr": Qr,
     "passkey_requested": PasskeyRequested,
+    "passkey_code": PasskeyCode,
+    "passkey_failed": PasskeyFailed,
     "connection": ConnectionState,
     "offline": Offline,
     "stalled": Stalled,

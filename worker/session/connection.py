@@ -17,6 +17,7 @@ from worker.bridge.peer import Peer
 from worker.bridge.protocol import SOCKET_OPEN, Connected, ConnectParameters, Me
 from worker.errors import CallFailed, StateError
 from worker.session.auth_state import AuthState
+from worker.session.ceremony import STEP_SECONDS, PasskeyRules
 from worker.session.closes import Reconnect
 from worker.session.events import EventQueue
 from worker.session.flags import Ask, Request
@@ -40,6 +41,13 @@ class SocketOptions:
     def __init__(self, settings: Settings, version: VersionPolicy) -> None:
         self._settings = settings
         self._version = version
+
+    @property
+    def passkey(self) -> PasskeyRules:
+        """What to do when WhatsApp asks for the account's passkey."""
+        step_ms = self._settings.wa_passkey_step_ms
+        seconds = STEP_SECONDS if step_ms is None else step_ms / 1000
+        return PasskeyRules(enabled=self._settings.worker_passkey, step_seconds=seconds)
 
     async def parameters(self, begin_epoch: Callable[[], Awaitable[int]], *, linked: bool) -> ConnectParameters:
         """The parameters of the next `connect`; fetches WhatsApp's version first if that is due."""
@@ -157,7 +165,7 @@ class Connection:
                 return await self._requests.log_out(peer, request, connected=False)
             case Ask.GROUPS:
                 self._requests.discovery.ask(request)
-            case Ask.PAIRING_CODE:
+            case Ask.PAIRING_CODE | Ask.PASSKEY_ANSWERED | Ask.PASSKEY_COMPARED:
                 self._requests.turn_down(request, "no connection waits for a phone; ask for a refresh first")
         return None
 
@@ -173,7 +181,8 @@ class Connection:
         except CallFailed as failed:
             return await self._not_connected(peer, failed)
         self._report.keep(claims=self.policy.claims())
-        return await Socket(peer, self._events, self.policy, self._report, self._requests, self._on_open).run()
+        passkey = self._options.passkey
+        return await Socket(peer, self._events, self.policy, self._report, self._requests, self._on_open, passkey).run()
 
     async def _not_connected(self, peer: Peer, failed: CallFailed) -> Plan:
         reason = failed.data.get("reason") if isinstance(failed.data, dict) else None

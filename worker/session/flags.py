@@ -30,6 +30,8 @@ class Ask(Enum):
     REFRESH = "wa_refresh_qr_requested"
     DISCONNECT = "wa_disconnect_requested"
     PAIRING_CODE = "wa_pairing_code_requested"
+    PASSKEY_ANSWERED = "wa_passkey_answered"
+    PASSKEY_COMPARED = "wa_passkey_compared"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,12 +146,13 @@ class ReconnectPolicy:
             self._report.audit("disconnect", code=None, reason="the sidecar ended")
         self.note_end()
 
-    def after_close(self, info: CloseInfo) -> Plan:
-        """The plan after WhatsApp, or the network, ended the connection."""
+    def after_close(self, info: CloseInfo, instead: Halt | None = None) -> Plan:
+        """The plan after WhatsApp, or the network, ended the connection. `instead` of trying again by itself."""
         self.note_end()
         self._report.audit("disconnect", code=info.code, reason=info.message[:300], phase=info.phase)
         close = Close(code=info.code, message=info.message, phase=info.phase, data=info.data)
-        return self.after(decide(close, self.retry.immediate), code=info.code)
+        decision = decide(close, self.retry.immediate)
+        return self.after(decision if isinstance(decision, Halt) else instead or decision, code=info.code)
 
     def after(self, decision: Decision, code: int | None = None) -> Plan:
         """The plan for a decision."""

@@ -39,6 +39,7 @@ class View:
     expires_at: datetime | None = None
     pairing_code: str | None = None
     pairing_code_expires_at: datetime | None = None
+    passkey: Mapping[str, Any] | None = None  # {options} to sign, or {code} to compare; good until `expires_at`
     next_attempt_at: datetime | None = None
     wa_name: str | None = None
     wa_number: str | None = None
@@ -52,8 +53,11 @@ class View:
             detail["pairing_code"] = self.pairing_code
         if self.pairing_code_expires_at is not None:
             detail["pairing_code_expires_at"] = _iso(self.pairing_code_expires_at)
-        if self.expires_at is not None:
-            detail["expiresAt"] = _iso(self.expires_at)
+        expires = {} if self.expires_at is None else {"expiresAt": _iso(self.expires_at)}
+        if self.passkey is not None:
+            detail["passkey"] = {**self.passkey, **expires}
+        elif self.qr is not None:
+            detail.update(expires)
         if self.next_attempt_at is not None:
             detail["next_attempt_at"] = _iso(self.next_attempt_at)
         columns = {"wa_name": self.wa_name, "wa_number": self.wa_number}

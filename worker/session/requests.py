@@ -45,18 +45,18 @@ class Requests:
         self._policy = policy
         self._report = report
         self.discovery = discovery
-        self._done = done
+        self.done = done
 
     def refresh(self, request: Request) -> None:
         """A new connection follows: mark as done, and reset the backoff."""
-        self._done(request)
+        self.done(request)
         self._policy.reset_backoff()
 
     def turn_down(self, request: Request, why: str) -> None:
         """Refuse a request, in the log and in the audit log."""
         logger.warning("{} is turned down: {}", request.ask.value, why)
         self._report.error("REQUEST_TURNED_DOWN", why, flag=request.ask.value)
-        self._done(request)
+        self.done(request)
 
     async def log_out(self, peer: Peer, request: Request, *, connected: bool) -> StayDown:
         """Log out of WhatsApp if it can be reached, forget the credentials, stay down."""
@@ -68,7 +68,7 @@ class Requests:
             told = not self._policy.linked
         await self.forget_account()
         self._report.audit("disconnect", code=None, reason="asked for (wa_disconnect_requested)")
-        self._done(request)
+        self.done(request)
         self._policy.logged_out()
         say = LOGGED_OUT if told else FORGOTTEN
         return StayDown(view=View(status="disconnected", state="logged_out", say=say))
@@ -93,7 +93,7 @@ class Requests:
         expires_at = datetime.now(UTC) + timedelta(seconds=ttl)
         self._report.amend(pairing_code=told.code, pairing_code_expires_at=expires_at, say=ENTER_THE_CODE)
         self._report.audit("pairing_code_generated", ttl_s=ttl)
-        self._done(request)
+        self.done(request)
         return ttl
 
 

@@ -10,7 +10,18 @@ from anyio.abc import TaskGroup
 from loguru import logger
 
 from worker.bridge.peer import Peer
-from worker.bridge.protocol import CloseInfo, ConnectionState, Me, Offline, PasskeyRequested, Qr, Stalled
+from worker.bridge.protocol import (
+    CloseInfo,
+    ConnectionState,
+    Me,
+    Offline,
+    PasskeyCode,
+    PasskeyFailed,
+    PasskeyRequested,
+    Qr,
+    Stalled,
+)
+from worker.session.ceremony import Ceremony, PasskeyRules
 from worker.session.closes import Halt
 from worker.session.events import DatabaseGone, EventQueue, SessionEvent, StallFound
 from worker.session.flags import Ask, Request
@@ -21,12 +32,6 @@ from worker.session.watchdog import OPEN_WITHIN_SECONDS
 
 SKEW_MAX_MS = 5_000.0  # more is audited; docs/architecture.md, "Live only"
 SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link a device."
-
-PASSKEY_NEEDED = (
-    "WhatsApp asks for this account's passkey before it links a device, and wa-worker does not do that yet: this "
-    "account cannot be linked now. The request on the phone can be closed. To try again, or with another account, ask "
-    "for a refresh (`wa-worker qr --refresh`)."
-)
 
 
 class Socket:
@@ -40,6 +45,7 @@ class Socket:
         report: Report,
         requests: Requests,
         on_open: Callable[[Me], None],
+        passkey: PasskeyRules,
     ) -> None:
         self._peer = peer
         self._events = events
@@ -50,6 +56,7 @@ class Socket:
         self._deadline = policy.clock() + OPEN_WITHIN_SECONDS
         self._open = False
         self._waits_for_scan = False
+        self._ceremony = Ceremony(peer, report, requests, passkey, policy.clock)
 
     async def run(self) -> Plan:
         """Handle events until the socket has ended, by itself or by us; what to do next."""
@@ -61,9 +68,12 @@ class Socket:
 
     async def _handle_events(self, while_open: TaskGroup) -> Plan:
         while True:
-            left = float("inf") if self._open else self._deadline - self._policy.clock()
+            deadline = self._ceremony.deadline if self._ceremony.active else self._deadline
+            left = float("inf") if self._open else deadline - self._policy.clock()
             with anyio.move_on_after(left) as patience:
                 event = await self._events.take()
+            if patience.cancelled_caught and self._ceremony.active:
+                return await self._give_up(self._ceremony.late())
             if patience.cancelled_caught:
                 await self._end()
                 return self._policy.stalled("the connection did not open in time")
@@ -75,12 +85,12 @@ class Socket:
         match event:
             case Qr():
                 self._show_qr(event)
-            case PasskeyRequested():
-                await self._peer.close(logout=False, drain_seconds=DRAIN_SECONDS)  # the ack of the request waits there
-                self._report.audit("disconnect", code=None, reason="WhatsApp asks for the account's passkey")
-                return self._policy.after(Halt(say=PASSKEY_NEEDED))
+            case PasskeyRequested() | PasskeyCode() | PasskeyFailed():
+                self._waits_for_scan = False
+                halt = await self._ceremony.take(event)
+                return await self._give_up(halt) if halt else None
             case ConnectionState(state="close", close=CloseInfo() as info):
-                return self._policy.after_close(info)
+                return self._policy.after_close(info, self._ceremony.cut_off())
             case ConnectionState(state="open"):
                 self._note_open(event)
                 while_open.start_soon(self._requests.discovery.run, self._peer)
@@ -116,6 +126,9 @@ class Socket:
                 return await self._requests.log_out(self._peer, request, connected=self._open)
             case Ask.GROUPS:
                 self._requests.discovery.ask(request)
+            case Ask.PASSKEY_ANSWERED | Ask.PASSKEY_COMPARED:
+                halt = await self._ceremony.obey(request)
+                return await self._give_up(halt) if halt else None
             case Ask.PAIRING_CODE if self._waits_for_scan and request.phone is not None:
                 self._stay_for(await self._requests.show_pairing_code(self._peer, request))
             case Ask.PAIRING_CODE:
@@ -124,6 +137,7 @@ class Socket:
 
     def _note_connecting(self, told: ConnectionState) -> None:
         if told.is_new_login:
+            self._ceremony.linked()
             self._waits_for_scan = False
             self._report.show(View(status="connecting", state="paired", say="A phone has linked; logging in."))
         self._deadline = self._policy.clock() + OPEN_WITHIN_SECONDS
@@ -167,6 +181,12 @@ class Socket:
     def _stay_for(self, seconds: float) -> None:
         """Whatever is shown is good for so long; only then is the socket late."""
         self._deadline = max(self._deadline, self._policy.clock() + seconds + OPEN_WITHIN_SECONDS)
+
+    async def _give_up(self, halt: Halt) -> Plan:
+        """The passkey's exchange has failed: end the socket. An ack may still wait for a commit."""
+        await self._peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
+        self._report.audit("disconnect", code=None, reason="the passkey's exchange has ended without a link")
+        return self._policy.after(halt)
 
     async def _end(self) -> None:
         """End the socket; what it says on its way out is discarded before the next one."""

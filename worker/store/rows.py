@@ -226,7 +226,8 @@ class Flag:
     """A request of the web app that was not handled yet.
 
     `at` is None if its value holds no time (`malformed`); `at_text` goes back to `flag_handled` unchanged. `phone` is
-    what came with a request for a pairing code, as it was written.
+    what came with a request for a pairing code, as it was written; `given` all that came beside the time, which may be
+    the answer of a passkey: never logged.
     """
 
     key: str
@@ -234,6 +235,7 @@ class Flag:
     at_text: str | None
     age_seconds: float | None
     phone: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def malformed(self) -> bool:

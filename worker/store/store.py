@@ -187,6 +187,7 @@ class Store:
                 at_text=row["at_text"],
                 age_seconds=row["age_s"],
                 phone=row["phone"],
+                given=row["given"],
             )
             for row in rows
         ]

@@ -70,8 +70,6 @@ export class Connection {
   #throttle
   /** @type {Pairing} */
   #link
-  /** @type {Passkey} */
-  #passkey
   /** @type {Sections} */
   #sections
   #transactions = new Transactions((data) => this.keys.set(data))
@@ -102,14 +100,18 @@ export class Connection {
   constructor(params, creds, hooks) {
     this.params = params
     this.hooks = hooks
-    this.creds = creds === null ? initAuthCreds() : reviveCreds(creds)
-    // A pairing code that nobody typed leaves `me` behind, and with it Baileys would log in instead of registering.
-    if (!this.creds.account) Object.assign(this.creds, { me: undefined, registered: false })
+    const stored = creds === null ? null : reviveCreds(creds)
+    // What an attempt to link left behind is void: with `me` in it, Baileys would log in instead of registering.
+    this.creds = stored?.account ? stored : initAuthCreds()
     this.#link = new Pairing({
       creds: this.creds, browser: params.browser, ttlMs: params.qr_timeout_ms, notify: hooks.notify,
       end: (error) => void this.sock.end(error),
     })
-    this.#passkey = new Passkey(hooks.notify)
+    this.passkey = new Passkey({
+      creds: this.creds, browser: params.browser, notify: hooks.notify,
+      query: (node, timeoutMs) => this.sock.query(node, timeoutMs),
+      onRequest: () => this.#link.stop(), // their clock would end the socket while a person is at it
+    })
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve))
     /** @param {string[]} hashes */
     const known = (hashes) => hooks.known(hashes).catch((error) => {
@@ -271,7 +273,7 @@ export class Connection {
           return true
         case STANZA.notification:
           if (!this.creds.account && PASSKEY_NOTIFICATIONS.has(node.attrs.type)) {
-            this.#acknowledge(buildAckStanza(node, this.#passkey.take(node)))
+            this.#acknowledge(buildAckStanza(node, this.passkey.take(node)))
             return true
           }
           if (node.attrs.type === CODE_TYPED) this.#link.codeTyped()
@@ -404,12 +406,12 @@ export class Connection {
   /**
    * WhatsApp has retired the secret in the QR code on show: make a new one and show the code again. Stock Baileys
    * ignores the notification, and cannot acknowledge it before the account has a name. After the pairing (or a typed
-   * pairing code) the secret stays: the phone has agreed to it.
+   * pairing code, or a request for the passkey) the secret stays: the phone has agreed to it.
    * @param {import('baileys').BinaryNode} node
    */
   #renewSecret(node) {
     this.#acknowledge(buildAckStanza(node))
-    if (this.#pairing || this.creds.registered) return
+    if (this.#pairing || this.creds.registered || this.passkey.active) return
     this.sock.ev.emit('creds.update', { advSecretKey: randomBytes(32).toString('base64') })
     this.#link.renew()
   }

@@ -13,7 +13,17 @@ import { PARAMS, RESULTS } from './types.js'
 const COMMIT_PAUSE_MS = 1_000
 
 /** The server's code for a query that it refused, or Baileys' own. @param {any} error @returns {number | null} */
-const refusedWith = (error) => error?.data ?? error?.output?.statusCode ?? null
+const refusedWith = (error) => (Number.isInteger(error?.data) ? error.data : error?.output?.statusCode ?? null)
+
+/** What a query to WhatsApp gives, or an error with the code of its refusal. @template T @param {() => Promise<T>} query */
+async function refusable(query) {
+  try {
+    return await query()
+  } catch (error) {
+    if (error?.code === NOT_CONNECTED) throw error
+    throw rpcError(error.message, FAILED, { status: refusedWith(error) })
+  }
+}
 
 /**
  * @param {import('./peer.js').Peer} peer
@@ -93,29 +103,29 @@ export function registerMethods(peer, logger) {
     return { pending: gate.items }
   })
 
-  answer('pairing_code', async ({ phone }) => {
-    try {
-      return await open().requestCode(phone)
-    } catch (error) {
-      if (error?.code === NOT_CONNECTED) throw error
-      throw rpcError(error.message, FAILED, { status: refusedWith(error) })
-    }
+  answer('pairing_code', ({ phone }) => refusable(() => open().requestCode(phone)))
+
+  answer('passkey_options', () => refusable(() => open().passkey.options()))
+
+  answer('passkey_assertion', async ({ assertion }) => {
+    await refusable(() => open().passkey.prove(assertion))
+    return {}
   })
 
-  answer('groups', async () => {
-    try {
-      const groups = await open().sock.groupFetchAllParticipating()
-      return {
-        groups: Object.values(groups).map((group) => ({
-          id: group.id, subject: group.subject, addressing_mode: group.addressingMode ?? null, size: group.size ?? null,
-          admins: adminsOf(group),
-        })),
-      }
-    } catch (error) {
-      if (error?.code === NOT_CONNECTED) throw error
-      throw rpcError(error.message, FAILED, { status: refusedWith(error) })
-    }
+  answer('passkey_confirm', async () => {
+    await refusable(() => open().passkey.confirm())
+    return {}
   })
+
+  answer('groups', () => refusable(async () => {
+    const groups = await open().sock.groupFetchAllParticipating()
+    return {
+      groups: Object.values(groups).map((group) => ({
+        id: group.id, subject: group.subject, addressing_mode: group.addressingMode ?? null, size: group.size ?? null,
+        admins: adminsOf(group),
+      })),
+    }
+  }))
 
   answer('media_refresh', async (message) => {
     try {

@@ -34,6 +34,16 @@ const isClose = shape({
   code: orNull(isInt), message: isString, data: orNull(isObject), phase: oneOf('connecting', 'pairing', 'open'),
 })
 
+/** What a browser's passkey gives, its binary fields in base64url; nothing else may travel to WhatsApp. @type {Check} */
+const isAssertion = exactly({
+  id: isString,
+  rawId: isString,
+  type: oneOf('public-key'),
+  response: exactly({
+    clientDataJSON: isString, authenticatorData: isString, signature: isString, userHandle: orNull(isString),
+  }),
+})
+
 /** @type {Check} */
 const isStanza = shape({
   attrs: mapOf(isString),
@@ -76,6 +86,9 @@ export const PARAMS = {
   }),
   close: exactly({ logout: isBool, drain_ms: isCount }),
   pairing_code: exactly({ phone: (value) => isString(value) && /^\d{6,15}$/.test(value) }),
+  passkey_options: isObject,
+  passkey_assertion: exactly({ assertion: isAssertion }),
+  passkey_confirm: isObject,
   groups: isObject,
   media_refresh: shape({ key: isObject, content: isObject }),
   ping: isObject,
@@ -92,6 +105,8 @@ export const PARAMS = {
   }),
   qr: shape({ qr: orNull(isString), ttl_ms: isCount }),
   passkey_requested: shape({ options: orNull(isObject) }),
+  passkey_code: shape({ code: isString }),
+  passkey_failed: shape({ step: isString, status: orNull(isInt) }),
   connection: (value) =>
     shape({ state: oneOf('connecting', 'open', 'close') })(value) &&
     (value.state !== 'open' || shape({ me: isMe, server_time_offset_ms: orNull(isNumber) })(value)) &&
@@ -114,6 +129,9 @@ export const RESULTS = {
   connect: exactly({ version: listOf(isCount, 3) }),
   close: shape({ pending: isCount }),
   pairing_code: shape({ code: isString, ttl_ms: isCount }),
+  passkey_options: shape({ options: orNull(isObject) }),
+  passkey_assertion: isObject,
+  passkey_confirm: isObject,
   groups: shape({ groups: listOf(isGroup) }),
   media_refresh: shape({ content: isObject }),
   ping: shape({

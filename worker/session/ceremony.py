@@ -1,0 +1,200 @@
+"""Linking behind a passkey, as the worker sees it: what is asked of a person, how long each step may take, how it ends.
+
+One attempt on one socket, whose sidecar does the steps (docs/whatsapp.md, "The passkey gate"). However it fails, the
+socket ends, and what follows begins with a new code: the other side's half of the attempt is void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from typing import Any
+
+from worker.bridge.peer import Peer
+from worker.bridge.protocol import PasskeyCode, PasskeyFailed, PasskeyNotice, PasskeyRequested
+from worker.errors import CallFailed, CallTimeout
+from worker.session.closes import Halt
+from worker.session.flags import Ask, Request
+from worker.session.passkey import PasskeyRequest, read_assertion, read_options
+from worker.session.report import Report, State, View
+from worker.session.requests import Requests
+
+STEP_SECONDS = 120.0  # as WhatsApp's own client waits for the other side, and for a person who compares two codes
+
+SWITCHED_OFF = (
+    "WhatsApp asks for this account's passkey before it links a device; nothing was linked. The worker can answer "
+    "that, but it is switched off, since it was never tried with WhatsApp itself: set WORKER_PASSKEY=true and start "
+    "again (docs/passkey.md). The request on the phone can be closed."
+)
+USE_THE_PASSKEY = (
+    "WhatsApp asks for this account's passkey before it links a device: the account's owner must use it in a browser "
+    "(docs/passkey.md says how)."
+)
+COMPARE = "Compare the code with the one on the phone, and confirm it only if they are the same."
+WAIT_FOR_THE_CODE = "WhatsApp has taken the passkey's answer; waiting for the phone's code."
+WAIT_FOR_THE_PHONE = "The codes are the same; waiting for the phone to link."
+
+START_OVER = "Nothing was linked. Start over: `wa-worker qr --refresh`, and link again."
+NOBODY_ANSWERED = f"Nobody answered WhatsApp's request for the passkey in time. {START_OVER}"
+NO_CODE_CAME = (
+    "WhatsApp took the passkey's answer and then sent nothing. It is known to do so when the passkey is not this "
+    f"account's, and perhaps when the account has too many devices or was linked too often. {START_OVER}"
+)
+NOBODY_COMPARED = f"Nobody compared the codes in time. {START_OVER}"
+PHONE_DID_NOT_LINK = f"The codes were confirmed, and then neither the phone nor WhatsApp answered. {START_OVER}"
+CODES_DIFFER = (
+    "The two codes differ: somebody may stand between this worker and the phone, or another attempt was on the phone. "
+    f"{START_OVER}"
+)
+CUT_OFF = (
+    f"The connection ended while WhatsApp waited for the passkey, and such an attempt cannot be resumed. {START_OVER}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PasskeyRules:
+    """`enabled` is WORKER_PASSKEY; `step_seconds`: how long each step after the answer may take."""
+
+    enabled: bool = False
+    step_seconds: float = STEP_SECONDS
+
+
+class Stage(Enum):
+    """What is awaited: a person's passkey, the phone's code, a person's eyes, the phone's signature."""
+
+    ANSWER = auto()
+    CODE = auto()
+    COMPARISON = auto()
+    LINK = auto()
+
+
+LATE = {
+    Stage.ANSWER: NOBODY_ANSWERED,
+    Stage.CODE: NO_CODE_CAME,
+    Stage.COMPARISON: NOBODY_COMPARED,
+    Stage.LINK: PHONE_DID_NOT_LINK,
+}
+
+
+class Ceremony:
+    """One attempt. What returns a `Halt` has ended it; the socket must end too."""
+
+    def __init__(
+        self, peer: Peer, report: Report, requests: Requests, rules: PasskeyRules, clock: Callable[[], float]
+    ) -> None:
+        self._peer = peer
+        self._report = report
+        self._requests = requests
+        self._rules = rules
+        self._clock = clock
+        self._stage: Stage | None = None
+        self._asked: PasskeyRequest | None = None
+        self._code = ""
+        self.deadline = 0.0
+
+    @property
+    def active(self) -> bool:
+        return self._stage is not None
+
+    def late(self) -> Halt:
+        """The deadline is over."""
+        assert self._stage is not None
+        return Halt(say=LATE[self._stage])
+
+    def cut_off(self) -> Halt | None:
+        """What the end of the socket means; None if nothing was under way."""
+        return Halt(say=CUT_OFF) if self.active else None
+
+    def linked(self) -> None:
+        """The phone has linked: done."""
+        self._stage = None
+
+    async def take(self, notice: PasskeyNotice) -> Halt | None:
+        """The sidecar tells of a step."""
+        match notice:
+            case PasskeyRequested() if not self._rules.enabled:
+                return Halt(say=SWITCHED_OFF)
+            case PasskeyRequested(options=options) if self._stage in (None, Stage.ANSWER):
+                return await self._ask(options)
+            case PasskeyCode(code=code) if self._stage is Stage.CODE:
+                self._code = code
+                self._await(Stage.COMPARISON, self._rules.step_seconds, "needs_you", COMPARE, {"code": code})
+            case PasskeyFailed(step=step, status=status) if self.active:
+                return _refused(step, status)
+        return None
+
+    async def obey(self, request: Request) -> Halt | None:
+        """A person has answered, or compared."""
+        if request.ask is Ask.PASSKEY_ANSWERED:
+            return await self._answer(request)
+        return await self._compared(request)
+
+    async def _ask(self, options: Mapping[str, Any] | None) -> Halt | None:
+        try:
+            asked = read_options(await self._peer.passkey_options() if options is None else options)
+        except (CallFailed, CallTimeout) as failed:
+            return _refused("passkey_request_options", _status(failed))
+        if isinstance(asked, str):
+            return Halt(say=f"{asked} {START_OVER}")
+        self._asked = asked
+        self._await(Stage.ANSWER, asked.seconds, "needs_you", USE_THE_PASSKEY, {"options": dict(asked.options)})
+        self._report.audit("passkey_requested", ttl_s=asked.seconds)
+        return None
+
+    async def _answer(self, request: Request) -> Halt | None:
+        if self._stage is not Stage.ANSWER or self._asked is None:
+            self._requests.turn_down(request, "WhatsApp does not ask for the passkey now")
+            return None
+        assertion = read_assertion(request.flag.given.get("assertion"), self._asked.challenge)
+        if isinstance(assertion, str):
+            self._requests.turn_down(request, assertion)
+            return None
+        self._requests.done(request)
+        try:
+            await self._peer.passkey_assertion(assertion)
+        except (CallFailed, CallTimeout) as failed:
+            return _refused("passkey_prologue", _status(failed))
+        self._await(Stage.CODE, self._rules.step_seconds, "connecting", WAIT_FOR_THE_CODE)
+        return None
+
+    async def _compared(self, request: Request) -> Halt | None:
+        given = request.flag.given
+        if self._stage is not Stage.COMPARISON or given.get("code") != self._code:
+            self._requests.turn_down(request, "this is not the code that is shown now")
+            return None
+        self._requests.done(request)
+        same = given.get("same") is True
+        self._report.audit("passkey_compared", same=same)
+        if not same:
+            return Halt(say=CODES_DIFFER)
+        self._await(Stage.LINK, self._rules.step_seconds, "connecting", WAIT_FOR_THE_PHONE)
+        try:
+            await self._peer.passkey_confirm()
+        except (CallFailed, CallTimeout) as failed:
+            return _refused("encrypted_pairing_request", _status(failed))
+        return None
+
+    def _await(
+        self, stage: Stage, seconds: float, state: State, say: str, passkey: Mapping[str, Any] | None = None
+    ) -> None:
+        self._stage = stage
+        self.deadline = self._clock() + seconds
+        expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        self._report.show(View(status="connecting", state=state, say=say, passkey=passkey, expires_at=expires_at))
+
+
+def _status(failed: CallFailed | CallTimeout) -> int | None:
+    data = failed.data if isinstance(failed, CallFailed) else None
+    status = data.get("status") if isinstance(data, dict) else None
+    return status if isinstance(status, int) else None
+
+
+def _refused(step: str, status: int | None) -> Halt:
+    """`step` is the stanza's name: for people it only serves to tell one report from another."""
+    if status in (None, 408, 428):  # Baileys' own: no answer in time, no connection
+        return Halt(
+            say=f"WhatsApp did not answer a step of the passkey's exchange ({step}), or not readably. {START_OVER}"
+        )
+    return Halt(say=f"WhatsApp refused a step of the passkey's exchange ({step}, {status}). {START_OVER}")
