@@ -1,26 +1,21 @@
-"""What we build on: known vulnerabilities, a bill of materials, licences. `make audit`, `make sbom`.
+"""Known vulnerabilities, a bill of materials and the licences of what we build on. `make audit`, `make sbom`.
 
-    python scripts/supply_chain.py audit [--strict]   pip-audit and npm audit
-    python scripts/supply_chain.py sbom               CycloneDX files into .make/sbom/, and docs/licenses.md
+    python scripts/supply_chain.py audit [--strict]   pip-audit and npm audit; --strict: no answer is a failure
+    python scripts/supply_chain.py sbom               CycloneDX files in .make/sbom/, and docs/licenses.md
 
-Existing tools do the work; this starts them, and says "unavailable" where a registry does not answer, which the tools
-themselves report as success (pip-audit) or as failure (npm). Reads requirements.lock and package-lock.json: what runs,
-not what develops. Debian's packages in the image are not covered.
+Reads requirements.lock and package-lock.json: what runs, not what develops. Debian's packages in the image are not
+covered. If a registry does not answer, this says "unavailable"; pip-audit would call that a success, npm a failure.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +26,13 @@ SBOM = ROOT / ".make" / "sbom"
 LICENSES = ROOT / "docs" / "licenses.md"
 AUDIT_SECONDS = 300.0  # a registry that does not answer must not hold up the rest
 WORKSPACES = ("sidecar-baileys", "simulator")
+NPM_LOCKED = ("--package-lock-only", "--omit", "dev", "--omit", "peer")  # as in the image
 SPDX = {  # classifiers that say no more than these names
     "Apache Software License": "Apache-2.0",
     "ISC License (ISCL)": "ISC",
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
 }
-OMITTED = ("--omit", "dev", "--omit", "peer")  # as in the image
-
 EXIT_VULNERABLE = 1
 EXIT_UNAVAILABLE = 3  # with --strict only
 
@@ -57,127 +51,76 @@ with its packages, passes on a combined work with a GPL-3.0 part, and owes its r
 source. The worker (Python) is a separate process that speaks to the sidecar through a pipe.
 """
 
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What one registry said. `found` is None if it said nothing."""
-
-    name: str
-    found: int | None
-    words: str
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class Package:
-    name: str
-    version: str
-    license: str
-
-
-def main() -> int:
-    """One of the two commands."""
-    parser = argparse.ArgumentParser(description="Vulnerabilities, bill of materials, licences.")
-    parser.add_argument("command", choices=["audit", "sbom"])
-    parser.add_argument("--strict", action="store_true", help="fail if a registry does not answer")
-    options = parser.parse_args()
-    return audit(options.strict) if options.command == "audit" else sbom()
+Package = tuple[str, str, str]  # name, version, licence
 
 
 def audit(strict: bool) -> int:
-    """Print a line for each registry; the exit code says whether anything was found."""
-    verdicts = [audit_python(), audit_npm()]
-    for verdict in verdicts:
-        print(f"{verdict.name}: {verdict.words}")
-    if any(verdict.found for verdict in verdicts):
+    """Print what each registry says; the exit code says whether anything was found."""
+    found = [audit_python(), audit_npm()]
+    if any(found):
         return EXIT_VULNERABLE
-    return EXIT_UNAVAILABLE if strict and any(verdict.found is None for verdict in verdicts) else 0
+    return EXIT_UNAVAILABLE if strict and None in found else 0
 
 
-def audit_python() -> Verdict:
-    """pip-audit skips what it cannot look up, and calls that a success: count."""
-    command: list[str | Path] = [TOOLS / "pip-audit", "--requirement", LOCK, "--require-hashes", "--disable-pip"]
-    document = _json([*command, "--format", "json", "--progress-spinner", "off"])
+def audit_python() -> int | None:
+    """How many packages are vulnerable; None: no answer. pip-audit skips what it cannot look up: count those."""
+    document = _json(TOOLS / "pip-audit", "-r", LOCK, "--require-hashes", "--disable-pip", "--format", "json")
     packages = document.get("dependencies", [])
-    skipped = [package for package in packages if "skip_reason" in package]
-    if not packages or len(skipped) == len(packages):
-        return Verdict(name="Python", found=None, words="unavailable: the advisory service does not answer here")
-    bad = [package for package in packages if package.get("vulns")]
+    asked = [package for package in packages if "skip_reason" not in package]
+    if not asked:
+        print("Python: unavailable: the advisory service does not answer here")
+        return None
+    bad = [package for package in asked if package["vulns"]]
     for package in bad:
         for vuln in package["vulns"]:
             print(f"  {package['name']} {package['version']}: {vuln['id']}, fixed in {vuln['fix_versions'] or 'none'}")
-    more = f", {len(skipped)} could not be looked up" if skipped else ""
-    words = f"{len(packages) - len(skipped)} packages looked up, {len(bad)} with known vulnerabilities{more}"
-    return Verdict(name="Python", found=len(bad), words=words)
+    skipped = f", {len(packages) - len(asked)} could not be looked up" if len(asked) < len(packages) else ""
+    print(f"Python: {len(asked)} packages looked up, {len(bad)} with known vulnerabilities{skipped}")
+    return len(bad)
 
 
-def audit_npm() -> Verdict:
-    """npm answers with a document of another shape when the registry does not."""
-    document = _json(["npm", "audit", "--json", "--package-lock-only", *OMITTED])
-    counts = document.get("metadata", {}).get("vulnerabilities")
+def audit_npm() -> int | None:
+    """How many packages are vulnerable; None: no answer."""
+    document = _json("npm", "audit", "--json", *NPM_LOCKED)
+    counts = document.get("metadata")
     if counts is None:
-        return Verdict(name="npm", found=None, words="unavailable: the registry does not answer audits here")
-    for name, entry in sorted(document.get("vulnerabilities", {}).items()):
+        print("npm: unavailable: the registry does not answer audits here")
+        return None
+    for name, entry in sorted(document["vulnerabilities"].items()):
         titles = {via["title"] for via in entry["via"] if isinstance(via, dict)}
         print(f"  {name} ({entry['severity']}): {'; '.join(sorted(titles)) or 'through its dependencies'}")
-    total = document["metadata"]["dependencies"]["prod"]
-    return Verdict(
-        name="npm",
-        found=counts["total"],
-        words=f"{total} packages looked up, {counts['total']} with known vulnerabilities",
-    )
+    total = int(counts["vulnerabilities"]["total"])
+    print(f"npm: {counts['dependencies']['prod']} packages looked up, {total} with known vulnerabilities")
+    return total
 
 
 def sbom() -> int:
     """Write both bills of materials and the page of licences."""
     SBOM.mkdir(parents=True, exist_ok=True)
-    python_file, npm_file = SBOM / "python.cdx.json", SBOM / "npm.cdx.json"
-    command: list[str | Path] = [TOOLS / "cyclonedx-py", "requirements", LOCK, "--pyproject", ROOT / "pyproject.toml"]
-    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}  # it warns that a list of requirements is no graph
-    subprocess.run([*command, "--output-reproducible", "--output-file", python_file], env=quiet, check=True)
-    npm_file.write_text(json.dumps(npm_sbom(), indent=2) + "\n")
-    python, npm = python_packages(), npm_packages(json.loads(npm_file.read_text()))
-    LICENSES.write_text(page(python, npm))
-    for file in (python_file, npm_file):
-        print(f"{file.relative_to(ROOT)}: {len(json.loads(file.read_text())['components'])} components")
-    print(f"{LICENSES.relative_to(ROOT)}: {len(python)} Python packages, {len(npm)} npm packages")
+    project = ROOT / "pyproject.toml"
+    python_text = _output(TOOLS / "cyclonedx-py", "requirements", LOCK, "--pyproject", project, "--output-reproducible")
+    (SBOM / "python.cdx.json").write_text(python_text)
+    npm_text = _output("npm", "sbom", "--sbom-format", "cyclonedx", *NPM_LOCKED)
+    (SBOM / "npm.cdx.json").write_text(npm_text)
+    python, npm = python_packages(), npm_packages(json.loads(npm_text))
+    LICENSES.write_text("\n".join([PREAMBLE, *section("Python packages", python), *section("npm packages", npm)]))
+    print(f"{SBOM.relative_to(ROOT)}, {LICENSES.relative_to(ROOT)}: {len(python)} Python packages, {len(npm)} of npm")
     return 0
-
-
-def npm_sbom() -> dict[str, Any]:
-    """npm's own, in a copy of the manifests: it refuses a root package that has no version."""
-    with tempfile.TemporaryDirectory(prefix="wa-sbom-") as folder:
-        for manifest in ("package.json", "package-lock.json", *(f"{name}/package.json" for name in WORKSPACES)):
-            target = Path(folder, manifest)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copy(ROOT / manifest, target)
-        root = json.loads(Path(folder, "package.json").read_text()) | {"version": "0.0.0"}
-        Path(folder, "package.json").write_text(json.dumps(root))
-        return _json(["npm", "sbom", "--sbom-format", "cyclonedx", "--package-lock-only", *OMITTED], Path(folder))
 
 
 def python_packages() -> list[Package]:
     """The packages of the lock as they are installed in .venv, setuptools aside: it only builds."""
     names = [name for name in re.findall(r"^([\w.-]+)==", LOCK.read_text(), re.MULTILINE) if name != "setuptools"]
-    command: list[str | Path] = [
-        TOOLS / "pip-licenses",
-        "--python",
-        ROOT / ".venv/bin/python",
-        "--from",
-        "mixed",
-        "--format",
-        "json",
-    ]
-    run = subprocess.run([*command, "--packages", *names], stdout=subprocess.PIPE, check=True)
-    found = json.loads(run.stdout)
+    found = json.loads(_output(TOOLS / "pip-licenses", "--from", "mixed", "--format", "json", "--packages", *names))
     if len(found) != len(names):
         raise SystemExit("sbom: .venv and requirements.lock differ: run `make lock` and `make setup`")
-    return sorted(Package(name=each["Name"], version=each["Version"], license=short(each["License"])) for each in found)
+    return sorted((each["Name"], each["Version"], short(each["License"])) for each in found)
 
 
 def npm_packages(document: dict[str, Any]) -> list[Package]:
     """The components that are not our own workspaces."""
     return sorted(
-        Package(name=each["name"], version=each["version"], license=npm_license(each))
+        (each["name"], each["version"], npm_license(each))
         for each in document["components"]
         if each["name"] not in WORKSPACES
     )
@@ -197,27 +140,27 @@ def short(text: str) -> str:
     return SPDX.get(first, first)
 
 
-def page(python: list[Package], npm: list[Package]) -> str:
-    """The Markdown text."""
-    parts = [PREAMBLE]
-    for title, packages in (("Python packages", python), ("npm packages", npm)):
-        counts = Counter(package.license for package in packages).most_common()
-        parts.append(f"## {title}\n")
-        parts.append(", ".join(f"{name}: {count}" for name, count in counts) + ".\n")
-        parts.append(_table(packages))
-    return "\n".join(parts)
+def section(title: str, packages: Sequence[Package]) -> list[str]:
+    """Lines of Markdown: how often each licence occurs, and a table."""
+    counts = Counter(license for _, _, license in packages).most_common()
+    rows = [f"| {name} | {version} | {license} |" for name, version, license in packages]
+    summary = ", ".join(f"{name}: {count}" for name, count in counts)
+    return [f"## {title}", "", f"{summary}.", "", "| package | version | licence |", "| --- | --- | --- |", *rows, ""]
 
 
-def _table(packages: Iterable[Package]) -> str:
-    rows = [f"| {package.name} | {package.version} | {package.license} |" for package in packages]
-    return "\n".join(["| package | version | licence |", "| --- | --- | --- |", *rows, ""])
+def _output(*command: str | Path) -> str:
+    """What a tool printed. Warnings are off: cyclonedx-py warns that a list of requirements is no graph."""
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=quiet, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
 
 
-def _json(command: Sequence[str | Path], folder: Path = ROOT) -> dict[str, Any]:
-    """What a tool printed; an empty document if it is no JSON, or took too long."""
+def _json(*command: str | Path) -> dict[str, Any]:
+    """What a tool printed; an empty document if it is no JSON, or took too long. It fails when it finds something."""
     try:
         run = subprocess.run(
-            [str(part) for part in command], cwd=folder, capture_output=True, timeout=AUDIT_SECONDS, check=False
+            [str(part) for part in command], cwd=ROOT, capture_output=True, timeout=AUDIT_SECONDS, check=False
         )
         return dict(json.loads(run.stdout))
     except (ValueError, subprocess.TimeoutExpired):
@@ -225,4 +168,12 @@ def _json(command: Sequence[str | Path], folder: Path = ROOT) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    match sys.argv[1:]:
+        case ["audit"]:
+            sys.exit(audit(strict=False))
+        case ["audit", "--strict"]:
+            sys.exit(audit(strict=True))
+        case ["sbom"]:
+            sys.exit(sbom())
+        case _:
+            sys.exit(__doc__)
