@@ -153,11 +153,11 @@ begin
     v_forms := array(
       select p_change.author
       union
-      select i.pn from public.wa_identities as i
-      where i.session_id = p_change.session_id and i.lid = p_change.author
-      union
-      select i.lid from public.wa_identities as i
-      where i.session_id = p_change.session_id and i.pn = p_change.author
+      select unnest(array[i.lid, i.pn])
+      from public.wa_identities as i
+      where i.session_id = p_change.session_id and p_change.author in (i.lid, i.pn) and not exists (
+        select 1 from public.wa_numbers_moved as n where n.session_id = i.session_id and n.pn = i.pn
+      )
     );
     if v_admins && v_forms then
       return 'allowed';

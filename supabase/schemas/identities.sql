@@ -11,6 +11,15 @@ create table public.wa_identities (
 
 create index wa_identities_pn on public.wa_identities (session_id, pn);
 
+-- Numbers that have passed from one person to another, or perhaps have. Nothing under such a number is given to
+-- anybody: who held it when a message was written is not known.
+create table public.wa_numbers_moved (
+  session_id text not null references public.wa_sessions (id),
+  pn text not null check (length(pn) between 1 and 256),
+  at timestamptz not null default now(),
+  primary key (session_id, pn)
+);
+
 -- Pairs whose merge takes too long for one commit; public.wa_prune does it in steps. `chats`: where to rebuild parent
 -- links at the end.
 create table public.wa_merges_due (
@@ -23,7 +32,7 @@ create table public.wa_merges_due (
   unique (session_id, pn, lid)
 );
 
--- The other form of each given person: {id: other}, by LID or by number.
+-- The other form of each given person: {id: other}, by LID or by number; '' for a number that has moved.
 create function public.wa_get_identities(p_session text, p_ids jsonb) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   with wanted as materialized (select array(select jsonb_array_elements_text(p_ids)) as ids)
@@ -36,16 +45,56 @@ language sql stable security invoker set search_path = '' as $$
     (
       select distinct on (i.pn) i.pn, i.lid
       from public.wa_identities as i
-      where i.session_id = p_session and i.pn = any((select wanted.ids from wanted)::text [])
+      where i.session_id = p_session and i.pn = any((select wanted.ids from wanted)::text []) and not exists (
+        select 1 from public.wa_numbers_moved as n where n.session_id = p_session and n.pn = i.pn
+      )
       order by i.pn, i.updated_at desc
     )
+    union all
+    select n.pn, ''
+    from public.wa_numbers_moved as n
+    where n.session_id = p_session and n.pn = any((select wanted.ids from wanted)::text [])
   ) as pairs
 $$;
 
--- Identities: [{lid, pn}]; the last entry for a LID wins. Only new pairs can need a merge, and of those only pairs
--- whose number is stored somewhere. Rewrites at most 2,000 rows here, which takes a third of a second, and leaves the
--- other pairs to public.wa_prune. `enable_seqscan`: for a number that is stored nowhere the planner would read the
--- whole table, once per pair.
+-- Notes the numbers of these identities that have moved: told by a notice (no LID), a number with another LID than
+-- before, a LID with another number than before.
+create function wa.note_moved_numbers(p_session text, p_identities jsonb) returns void
+language plpgsql security invoker set search_path = '' set enable_seqscan = off as $$
+begin
+  with told as (
+    select i ->> 'lid' as lid, i ->> 'pn' as pn from jsonb_array_elements(p_identities) as i
+  )
+
+  insert into public.wa_numbers_moved (session_id, pn)
+  select p_session, moved.pn
+  from (
+    select t.pn from told as t where t.lid = ''
+    union
+    select t.pn from told as t where t.lid <> '' group by t.pn having count(distinct t.lid) > 1
+    union
+    select t.pn
+    from told as t
+    inner join public.wa_identities as i on i.session_id = p_session and i.pn = t.pn and i.lid <> t.lid
+    union
+    select unnest(array[i.pn, t.pn])
+    from told as t
+    inner join public.wa_identities as i on i.session_id = p_session and i.lid = t.lid and i.pn <> t.pn
+  ) as moved
+  where length(moved.pn) between 1 and 256
+  on conflict (session_id, pn) do nothing;
+  if found then
+    delete from public.wa_merges_due as d
+    using public.wa_numbers_moved as n
+    where d.session_id = p_session and n.session_id = p_session and n.pn = d.pn;
+  end if;
+end
+$$;
+
+-- Identities: [{lid, pn}], `lid` '' for a number that its owner gave up; the last entry for a LID wins. Only new pairs
+-- can need a merge, and of those only pairs whose number is stored somewhere and has not moved. Rewrites at most 2,000
+-- rows here, which takes a third of a second, and leaves the other pairs to public.wa_prune. `enable_seqscan`: for a
+-- number that is stored nowhere the planner would read the whole table, once per pair.
 create function wa.write_identities(p_session text, p_identities jsonb) returns void
 language plpgsql security invoker set search_path = '' set enable_seqscan = off as $$
 declare
@@ -54,6 +103,10 @@ declare
   v_cost integer;
   v_left integer := 2000;
 begin
+  if p_identities = '[]' then
+    return;
+  end if;
+  perform wa.note_moved_numbers(p_session, p_identities);
   with written as (
     insert into public.wa_identities (session_id, lid, pn)
     select distinct on (i ->> 'lid') p_session, i ->> 'lid', i ->> 'pn'
@@ -69,7 +122,9 @@ begin
   for v_pair in
     select p.lid, p.pn
     from jsonb_to_recordset(v_new) as p (lid text, pn text)
-    where exists (
+    where not exists (
+      select 1 from public.wa_numbers_moved as n where n.session_id = p_session and n.pn = p.pn
+    ) and (exists (
       select 1 from public.messages as m
       where m.session_id = p_session and m.sender = p.pn and m.sender like '%@s.whatsapp.net'
     ) or exists (
@@ -88,7 +143,7 @@ begin
     ) or exists (
       select 1 from public.messages as m
       where m.mentions is not null and m.mentions @> array[p.pn] and m.session_id = p_session
-    )
+    ))
     order by p.lid
   loop
     v_cost := wa.merge_cost(p_session, v_pair.lid, v_pair.pn, v_left);

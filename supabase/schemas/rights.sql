@@ -20,6 +20,7 @@ alter table public.message_edits enable row level security;
 alter table public.message_reactions enable row level security;
 alter table public.wa_held_changes enable row level security;
 alter table public.wa_identities enable row level security;
+alter table public.wa_numbers_moved enable row level security;
 alter table public.wa_merges_due enable row level security;
 alter table public.decrypted_stanzas enable row level security;
 alter table public.wa_refused_stanzas enable row level security;
@@ -30,16 +31,16 @@ revoke all on
 public.wa_sessions, public.wa_session_keys, public.audit_log, public.runtime_flags, public.groups, public.media,
 public.media_verified, public.wa_media_doomed, public.messages, public.message_secrets, public.media_jobs,
 public.wa_media_abandoned, public.message_edits, public.message_reactions, public.wa_held_changes,
-public.wa_identities, public.wa_merges_due, public.decrypted_stanzas, public.wa_refused_stanzas, public.wa_discards,
-public.wa_commit_pieces
+public.wa_identities, public.wa_numbers_moved, public.wa_merges_due, public.decrypted_stanzas,
+public.wa_refused_stanzas, public.wa_discards, public.wa_commit_pieces
 from anon, authenticated;
 
 grant select, insert, update, delete on
 public.wa_sessions, public.wa_session_keys, public.audit_log, public.runtime_flags, public.groups, public.media,
 public.media_verified, public.wa_media_doomed, public.messages, public.message_secrets, public.media_jobs,
 public.wa_media_abandoned, public.message_edits, public.message_reactions, public.wa_held_changes,
-public.wa_identities, public.wa_merges_due, public.decrypted_stanzas, public.wa_refused_stanzas, public.wa_discards,
-public.wa_commit_pieces
+public.wa_identities, public.wa_numbers_moved, public.wa_merges_due, public.decrypted_stanzas,
+public.wa_refused_stanzas, public.wa_discards, public.wa_commit_pieces
 to service_role;
 
 revoke all on sequence
@@ -65,10 +66,10 @@ public.wa_wipe_credentials, wa.add_counts, wa.apply_change, wa.apply_edit, wa.ap
 wa.are_two_people, wa.begin_batch, wa.begin_part, wa.blank_message, wa.claim_revoke, wa.count_discard,
 wa.count_messages, wa.is_listed, wa.link_parents, wa.lock_job, wa.lock_message_of_job, wa.lock_session,
 wa.may_revoke, wa.merge_cost, wa.merge_identity, wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step,
-wa.message_row, wa.note_refusal, wa.parse_time, wa.replace_content, wa.retry_changes, wa.store_messages,
-wa.store_messages_or_refuse, wa.take_back, wa.take_change, wa.take_changes, wa.take_items, wa.take_opaque,
-wa.write_admins, wa.write_audits, wa.write_groups, wa.write_hashes_and_discards, wa.write_identities, wa.write_keys,
-wa.write_refused
+wa.message_row, wa.note_moved_numbers, wa.note_refusal, wa.parse_time, wa.replace_content, wa.retry_changes,
+wa.store_messages, wa.store_messages_or_refuse, wa.take_back, wa.take_change, wa.take_changes, wa.take_items,
+wa.take_opaque, wa.write_admins, wa.write_audits, wa.write_groups, wa.write_hashes_and_discards,
+wa.write_identities, wa.write_keys, wa.write_refused
 from public, anon, authenticated;
 
 grant execute on function
@@ -87,8 +88,8 @@ public.wa_wipe_credentials, wa.add_counts, wa.apply_change, wa.apply_edit, wa.ap
 wa.are_two_people, wa.begin_batch, wa.begin_part, wa.blank_message, wa.claim_revoke, wa.count_discard,
 wa.count_messages, wa.is_listed, wa.link_parents, wa.lock_job, wa.lock_message_of_job, wa.lock_session,
 wa.may_revoke, wa.merge_cost, wa.merge_identity, wa.merge_identity_with_retries, wa.merge_messages, wa.merge_step,
-wa.message_row, wa.note_refusal, wa.parse_time, wa.replace_content, wa.retry_changes, wa.store_messages,
-wa.store_messages_or_refuse, wa.take_back, wa.take_change, wa.take_changes, wa.take_items, wa.take_opaque,
-wa.write_admins, wa.write_audits, wa.write_groups, wa.write_hashes_and_discards, wa.write_identities, wa.write_keys,
-wa.write_refused
+wa.message_row, wa.note_moved_numbers, wa.note_refusal, wa.parse_time, wa.replace_content, wa.retry_changes,
+wa.store_messages, wa.store_messages_or_refuse, wa.take_back, wa.take_change, wa.take_changes, wa.take_items,
+wa.take_opaque, wa.write_admins, wa.write_audits, wa.write_groups, wa.write_hashes_and_discards,
+wa.write_identities, wa.write_keys, wa.write_refused
 to service_role;

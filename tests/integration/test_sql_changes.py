@@ -707,3 +707,43 @@ def test_what_waits_longer_than_a_week_is_dropped_and_counted(database: psycopg.
     assert talk.held() == {("reaction", "c2")}
     discarded = "select reason, count from public.wa_discards where session_id = %(session)s"
     assert talk.all(discarded) == [("edit_unmatched", 1)]
+
+
+ZED = "1003@lid"
+
+
+def told(*pairs: tuple[str, str]) -> dict[str, Any]:
+    return {"identities": [{"lid": lid, "pn": pn} for lid, pn in pairs]}
+
+
+@pytest.mark.parametrize(
+    ("before", "because"),
+    [
+        ([told(("", BEN_PN))], "a notice said that his number changed"),
+        ([told((BEN, BEN_PN)), told((BEN, "4999@s.whatsapp.net"))], "his LID has another number"),
+        ([told((BEN, BEN_PN))], "the number had another LID"),
+    ],
+)
+def test_a_number_that_passes_to_somebody_else_takes_no_rows_along(
+    database: psycopg.Connection[Any], before: list[dict[str, Any]], because: str
+) -> None:
+    talk = Talk(database)
+    talk.tell([Text(BEN_PN, "m1", True, 0)])
+    for parts in before:
+        talk.batch(**parts)
+    owner = next(iter(talk.rows()))
+    talk.batch(**told((ZED, BEN_PN)))
+    assert set(talk.rows()) == {owner}, because
+    assert owner[0] in (BEN, BEN_PN)
+    talk.tell([Text(BEN_PN, "m2", True, 0)])
+    talk.batch(**told((ZED, BEN_PN)))
+    assert (BEN_PN, "m2") in talk.rows(), "who held the number then is not known"
+    assert talk._call("wa_get_identities(%s, %s)", talk.id, json.dumps([BEN_PN])) == {BEN_PN: ""}
+
+
+def test_the_rows_under_a_number_that_somebody_takes_over_are_not_theirs(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    talk.tell([Text(BEN_PN, "m1", True, 0)])
+    talk.batch(**told((ANA, ANA_PN)))
+    talk.batch(**told((ANA, BEN_PN)))
+    assert set(talk.rows()) == {(BEN_PN, "m1")}

@@ -30,6 +30,7 @@ TABLES = {
     "wa_media_abandoned",
     "wa_media_doomed",
     "wa_merges_due",
+    "wa_numbers_moved",
     "wa_refused_stanzas",
     "wa_session_keys",
     "wa_sessions",

@@ -22,8 +22,19 @@ from testkit.stanzas import (
     make_rules,
     make_stanza,
 )
-from worker.bridge.protocol import Commit, Event, GroupEvent, IdentityEvent, ResendEvent, SystemEvent
+from worker.bridge.protocol import (
+    Commit,
+    Event,
+    GroupEvent,
+    IdentityEvent,
+    Notice,
+    NoticeEvent,
+    ResendEvent,
+    SystemEvent,
+)
+from worker.ingest.lids import LidCache
 from worker.ingest.rules.batch import ingest
+from worker.ingest.rules.jids import MOVED
 from worker.store.rows import Batch, GroupChange
 
 WIRE = Path(__file__).parents[1] / "wire" / "commit.json"
@@ -141,3 +152,34 @@ def test_events_become_rows_after_the_stanzas() -> None:
         type="system", key=make_key(id="S1"), stub_type="GROUP_CREATE", stub_parameters=[], t=str(NOW_S)
     )
     assert [message["kind"] for message in ingested([make_stanza()], [event])["messages"]] == ["text", "system"]
+
+
+NUMBER = "4912@s.whatsapp.net"
+
+
+def changed_number() -> NoticeEvent:
+    key = make_key(participant="4913@s.whatsapp.net", participantAlt=None)
+    old = Notice(tag="participant", attrs={"jid": NUMBER}, text=None, children=[])
+    notice = Notice(tag="modify", attrs={}, text=None, children=[old])
+    return NoticeEvent(type="notice", key=key, notices=[notice], t=str(NOW_S))
+
+
+def test_a_changed_number_stands_for_nobody_from_then_on() -> None:
+    zed = IdentityEvent(type="identity", lid="1003@lid", pn=NUMBER)
+    late = make_stanza(key=make_key(participant=NUMBER, participantAlt=None))
+    cases: list[tuple[list[Event], dict[str, str]]] = [([changed_number(), zed], {}), ([zed], {NUMBER: MOVED})]
+    for events, lids in cases:
+        commit = Commit(epoch=1, seq=1, stanzas=[late], events=events)
+        result = ingest(commit, make_rules(lids=lids), NOW_MS)
+        assert result["messages"][0]["sender"] == NUMBER
+    moved = ingest(Commit(epoch=1, seq=1, stanzas=[], events=[changed_number()]), make_rules(), NOW_MS)["identities"]
+    assert moved == [(MOVED, "4913@s.whatsapp.net"), (MOVED, NUMBER)]
+
+
+def test_a_number_with_two_lids_has_moved() -> None:
+    cache = LidCache(None, None)  # type: ignore[arg-type]
+    cache.learn([("1002@lid", NUMBER), ("1002@lid", NUMBER)])
+    assert cache.known(NUMBER) == "1002@lid"
+    cache.learn([("1003@lid", NUMBER)])
+    cache.learn([("1003@lid", NUMBER)])
+    assert cache.known(NUMBER) == MOVED

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from worker.bridge.protocol import Commit, ResendEvent, SystemEvent
 from worker.ingest.rules.context import numbers_in
-from worker.ingest.rules.jids import PHONE_SERVER, parse_jid
+from worker.ingest.rules.jids import MOVED, PHONE_SERVER, parse_jid
 from worker.store.availability import DatabaseWatch
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
@@ -24,7 +24,7 @@ class LidCache:
         self._known: OrderedDict[str, str | None] = OrderedDict()
 
     async def of(self, commit: Commit, monitored: Collection[str]) -> Mapping[str, str]:
-        """The LIDs of the numbers in this batch, as far as they are known."""
+        """The LIDs of the numbers in this batch, as far as they are known; `MOVED` for one that has changed hands."""
         numbers = set(_numbers(commit, monitored))
         missing = sorted(numbers - self._known.keys())
         if missing:
@@ -32,12 +32,17 @@ class LidCache:
             found = await until_answered(lambda: self._watch.observe("commit", self._store.get_identities(missing)))
             for number in missing:
                 self._remember(number, found.get(number))
-        return {number: lid for number in numbers if (lid := self._known.get(number))}
+        return {number: lid for number in numbers if (lid := self.known(number)) is not None}
+
+    def known(self, number: str) -> str | None:
+        """What is remembered of a number; None also if nothing is."""
+        return self._known.get(number)
 
     def learn(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Remember pairs of LID and number."""
+        """Remember pairs of LID and number. A number with two LIDs has changed hands."""
         for lid, number in pairs:
-            self._remember(number, lid)
+            former = self.known(number)
+            self._remember(number, lid if former in (None, lid) else MOVED)
 
     def _remember(self, number: str, lid: str | None) -> None:
         self._known[number] = lid

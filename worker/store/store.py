@@ -124,7 +124,7 @@ class Store:
         return set(await self._call("wa_known_stanzas", {"p_session": session, "p_hashes": list(hashes)}))
 
     async def get_identities(self, session: str, ids: Sequence[str]) -> dict[str, str]:
-        """The other form of each person, by LID or by number; unknown ones are left out."""
+        """The other form of each person, by LID or by number; unknown ones are left out, '' for a number that moved."""
         return dict(await self._call("wa_get_identities", {"p_session": session, "p_ids": list(ids)}))
 
     async def commit(self, session: str, batch: Batch) -> Committed:

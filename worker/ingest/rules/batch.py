@@ -7,7 +7,7 @@ and the hashes that recognise a redelivery (docs/architecture.md, "Monitored onl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
@@ -17,13 +17,14 @@ from worker.bridge.protocol import (
     Event,
     GroupEvent,
     IdentityEvent,
+    Notice,
     NoticeEvent,
     ResendEvent,
     Stanza,
     SystemEvent,
 )
 from worker.ingest.rules.changes import Change, change_of, links_of
-from worker.ingest.rules.jids import GROUP_SERVER, LID_SERVER, PHONE_SERVER, parse_jid
+from worker.ingest.rules.jids import GROUP_SERVER, LID_SERVER, MOVED, PHONE_SERVER, parse_jid
 from worker.ingest.rules.normalise import (
     Discard,
     MessageRow,
@@ -36,11 +37,14 @@ from worker.ingest.rules.normalise import (
 from worker.store.rows import Audit, GroupChange
 from worker.text import clean_name
 
+NUMBER_CHANGED = ("modify", "change_number")  # notices of a group (docs/whatsapp.md, "Shapes")
+
 
 class Ingested(TypedDict):
     """What one commit stores besides keys and credentials: arguments of `worker.store.rows.Batch`, by name.
 
-    `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason.
+    `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason. `identities` are
+    pairs of LID and number; the LID is `MOVED` for a number that its owner gave up.
     """
 
     messages: list[dict[str, Any]]
@@ -59,8 +63,9 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
     stanzas bring their own time of arrival.
     """
     identities = _identities(commit, rules)
-    known = {**rules.lids, **{pn: lid for lid, pn in identities.items()}}
-    rules = replace(rules, lids=known)
+    moved = dict.fromkeys(_moved_numbers(commit.events), MOVED)
+    still = {number: lid for number, lid in rules.lids.items() if lid == MOVED} | moved
+    rules = replace(rules, lids={**rules.lids, **{pn: lid for lid, pn in identities.items()}, **still})
     results = [_result(normalise(stanza, rules), stanza.content, rules) for stanza in commit.stanzas]
     results += [
         _result(result, event.content if isinstance(event, ResendEvent) else None, rules)
@@ -74,7 +79,7 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
         messages=[row.as_json() for row in rows],
         changes=[change.as_json() for change in changes],
         hashes=list(dict.fromkeys(digest for stanza in commit.stanzas for digest in stanza.hashes)),
-        identities=list(identities.items()),
+        identities=[*identities.items(), *((MOVED, number) for number in moved)],
         groups=_groups(commit.events),
         audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
         discards=dict(Counter(result.reason for result in results if isinstance(result, Discard))),
@@ -135,6 +140,25 @@ def _pair(lid: object, pn: object) -> tuple[str, str] | None:
     if lid_jid is None or pn_jid is None or lid_jid.server != LID_SERVER or pn_jid.server != PHONE_SERVER:
         return None
     return str(lid_jid), str(pn_jid)
+
+
+def _moved_numbers(events: Iterable[Event]) -> Iterator[str]:
+    """Both numbers of everybody who has changed theirs: who writes under them is no longer who wrote."""
+    for event in events:
+        if not isinstance(event, NoticeEvent):
+            continue
+        for notice in event.notices:
+            if notice.tag in NUMBER_CHANGED:
+                named = (event.key.get("participant"), event.key.get("participantAlt"), *_values(notice))
+                jids = [parse_jid(value) for value in named]
+                yield from (str(jid) for jid in jids if jid is not None and jid.server == PHONE_SERVER)
+
+
+def _values(notice: Notice) -> Iterator[str]:
+    """Every attribute of a notice and of what it holds."""
+    yield from notice.attrs.values()
+    for child in notice.children:
+        yield from _values(child)
 
 
 def _groups(events: Iterable[Event]) -> list[GroupChange]:

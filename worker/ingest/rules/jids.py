@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 GROUP_SERVER = "g.us"
+MOVED = ""  # in place of the LID of a number that has passed from one person to another
 PHONE_SERVER = "s.whatsapp.net"
 LID_SERVER = "lid"
 
@@ -59,14 +60,15 @@ def is_group(value: object) -> bool:
 def canonical(first: object, second: object = None, lids: Mapping[str, str] | None = None) -> Person | None:
     """One person from the one or two addresses that a stanza carries, in any order.
 
-    The LID where it is known (from the stanza or from `lids`, phone number → LID), else the phone number, else whatever
-    user address there is (a bot). Never the push name, which anybody may choose. None if neither is a person's address.
+    The LID where it is known (from the stanza or from `lids`, phone number → LID or `MOVED`), else the phone number,
+    else whatever user address there is (a bot). Never the push name, which anybody may choose. None if neither is a
+    person's address.
     """
     jids = [jid for jid in (parse_jid(first), parse_jid(second)) if jid is not None and jid.server != GROUP_SERVER]
     lid = next((str(jid) for jid in jids if jid.server == LID_SERVER), None)
     phone = next((str(jid) for jid in jids if jid.server == PHONE_SERVER), None)
     if lid is None and phone is not None and lids:
-        lid = lids.get(phone)
+        lid = lids.get(phone) or None
     if lid is not None:
         return Person(sender=lid, alt=phone)
     if phone is not None:

@@ -124,7 +124,7 @@ class Rules:
     Attributes:
         monitored: `groups.wa_group_id` of the groups to be stored.
         own: the account's own addresses, LID first: who wrote a `fromMe` message that does not say so.
-        lids: phone number → LID, as far as learned.
+        lids: phone number → LID, as far as learned; `MOVED` for a number that has changed hands.
         blank_revoked: WORKER_REVOKE=blank.
     """
 
