@@ -136,7 +136,7 @@ async def cdn_on_loopback(folder: Path) -> AsyncIterator[Cdn]:
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """An authority and a server's certificate for 127.0.0.1 and, to try a lying resolver, mmg.whatsapp.net."""
+    """An authority and a server's certificate for 127.0.0.1 and, for a lying resolver or a proxy, some names."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
@@ -172,7 +172,8 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
         .sign(key, hashes.SHA256())
     )
     server_key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("mmg.whatsapp.net")]
+    hosts = ("mmg.whatsapp.net", "web.whatsapp.com", "project.example")
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *map(x509.DNSName, hosts)]
     leaf = (
         builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test server")]), server_key.public_key())
         .add_extension(x509.SubjectAlternativeName(names), critical=False)

@@ -286,6 +286,11 @@ def env_file() -> Path:
     return Path(os.environ.get(ENV_FILE_NAME) or ENV_FILE)
 
 
+def variables() -> dict[str, str]:
+    """The environment, over the lines of `.env`: for names that are not ours alone, such as HTTPS_PROXY."""
+    return {**{line.key: line.value for line in _env_file() if line.key and line.value}, **os.environ}
+
+
 def unknown_names(environment: Mapping[str, str] | None = None) -> list[str]:
     """Variables, of the environment and of `.env`, that resemble ours: most likely misspelt."""
     names = set(environment if environment is not None else [*os.environ, *_names_in_env_file()])

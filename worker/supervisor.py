@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 from loguru import logger
@@ -34,6 +35,7 @@ from worker.errors import (
     unwrapped,
 )
 from worker.log import hide
+from worker.outbound import proxy_for, without_password
 from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import StallFound
@@ -46,6 +48,7 @@ from worker.web.app import bind, serve
 from worker.web.health import Health
 from worker.wiring import LeasedSession, open_leased_session, open_supabase
 
+WHATSAPP = "wss://web.whatsapp.com/ws/chat"
 STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
 SHUT_DOWN_SECONDS = 5.0  # drain, release, close
 LAST_STATUS_SECONDS = 1.5  # a database that is away must not delay the stop
@@ -136,6 +139,9 @@ class Supervisor:
         settings = self._settings
         for secret in (settings.supabase_service_key, settings.worker_state_key, settings.worker_state_key_previous):
             hide(secret.get_secret_value() if secret else None)
+        if proxy := proxy_for(settings.wa_socket_url or WHATSAPP):
+            hide(urlsplit(proxy).password)
+            logger.info("connections leave through the proxy {}", without_password(proxy))
         if chosen := settings.local_server():
             level = "INFO" if settings.on_loopback else "WARNING"
             logger.log(level, "settings for a local server, not for WhatsApp: {}", ", ".join(chosen))
@@ -174,7 +180,9 @@ class Supervisor:
                 refusals = refusals + 1 if isinstance(error, KeyRefused) else 0
                 if refusals >= KEY_LOOKS or time.monotonic() >= deadline:
                     raise self._unreachable(url, error) from None
-                reason = f"answers oddly ({error})" if isinstance(error, OddAnswer) else "does not answer yet"
+                reason = (
+                    f"answers oddly ({error})" if isinstance(error, OddAnswer) else f"does not answer yet ({error})"
+                )
             if said != reason:
                 logger.warning("Supabase at {} {}; waiting for it", url, reason)
                 self.health.supabase = f"{reason}; waiting for it"
@@ -188,7 +196,7 @@ class Supervisor:
         if isinstance(error, OddAnswer):
             return StoreUnavailable(f"SUPABASE_URL: {url} answers, but not as it should: {error} {waited}")
         return StoreUnavailable(
-            f"SUPABASE_URL: nobody answers at {url}; is it right, and is Supabase running? {waited}"
+            f"SUPABASE_URL: {url} cannot be reached ({error}); is it right, and is Supabase running? {waited}"
         )
 
     # The lease
@@ -288,7 +296,7 @@ class Supervisor:
     async def _run_sidecar(self, leased: LeasedSession) -> None:
         settings = self._settings
         folder = sidecar_folder()
-        environment = make_environment(settings.log_level)
+        environment = make_environment(settings.log_level, proxy=proxy_for(settings.wa_socket_url or WHATSAPP))
         async with run_sidecar([settings.worker_node, folder / "index.js"], environment, folder) as sidecar:
             self.health.sidecar_pid = sidecar.pid
             with make_peer(sidecar.stdout, sidecar.stdin, leased.handlers) as peer:

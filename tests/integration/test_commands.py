@@ -96,7 +96,7 @@ async def test_a_supabase_that_is_away_is_one_line_and_exit_code_4(wa: Commands)
     ran = await wa("status", SUPABASE_URL="http://127.0.0.1:9")
     assert ran.code == 4
     assert ran.err == (
-        "wa-worker: Supabase does not answer (wa_status: ConnectError); `wa-worker doctor` looks into it\n"
+        "wa-worker: Supabase does not answer (wa_status: the connection is refused); `wa-worker doctor` looks into it\n"
     )
 
 

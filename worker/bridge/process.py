@@ -40,11 +40,14 @@ def sidecar_folder() -> Path:
     return (Path(root) if root else Path(__file__).resolve().parents[2]) / "sidecar-baileys"
 
 
-def make_environment(log_level: str, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The sidecar's environment: an allow-list of ours, and the level of its log."""
+def make_environment(
+    log_level: str, environment: Mapping[str, str] | None = None, *, proxy: str | None = None
+) -> dict[str, str]:
+    """The sidecar's environment: an allow-list of ours, the level of its log, and the proxy for its socket."""
     ours = os.environ if environment is None else environment
     kept = {name: value for name, value in ours.items() if name in ENVIRONMENT}
-    return {**kept, "LOG_LEVEL": PINO_LEVELS.get(log_level, log_level)}
+    way = {"HTTPS_PROXY": proxy} if proxy else {}
+    return {**kept, **way, "LOG_LEVEL": PINO_LEVELS.get(log_level, log_level)}
 
 
 def check_node(node: Path) -> None:

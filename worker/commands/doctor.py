@@ -25,6 +25,7 @@ from worker.commands.runtime import end, find, run
 from worker.commands.show import number_of, out, plain, print_json
 from worker.commands.status import claimed
 from worker.errors import ExitCode, KeyRefused, OddAnswer, SettingsError, StoreError, StoreRefused, StoreUnavailable
+from worker.outbound import http_client, proxy_for, why
 from worker.session.version import FRESH
 from worker.settings import Settings, load_settings, misspelt, unknown_names
 from worker.store import BUCKET, SCHEMA_VERSION, Store, Timeouts, connect_store
@@ -35,6 +36,7 @@ PYTHON_MIN = (3, 11)
 REACH_SECONDS = 8.0
 CLOCK_MAX_SECONDS = 5.0  # docs/architecture.md, "Live only": a larger difference is audited
 WHATSAPP = ("web.whatsapp.com", 443)
+PAGE = "https://web.whatsapp.com/"
 SERVICE_ROLE = "service_role"
 # A few columns each that only our tables have: how a project with other tables of these names is recognised.
 OURS = {
@@ -212,17 +214,13 @@ async def check_reachable(url: str) -> Finding:
     """Whether anything answers HTTP there."""
     host = urlsplit(url).netloc
     try:
-        async with httpx.AsyncClient(timeout=REACH_SECONDS) as http:
+        async with http_client(url, timeout=REACH_SECONDS) as http:
             answer = await http.get(f"{url}/rest/v1/", headers={"accept": "application/json"})
-    except httpx.ConnectError as error:
-        why = (
-            "its name is unknown: check SUPABASE_URL"
-            if "Name" in str(error) or "resolve" in str(error)
-            else ("nothing listens there, or the network does not let us: check SUPABASE_URL, firewall and proxy")
-        )
-        return Finding(name="Supabase", grade="fail", text=f"{host} cannot be reached; {why}")
+    except (httpx.ConnectError, httpx.ProxyError) as error:
+        text = f"{host} cannot be reached, {why(error)}: check SUPABASE_URL, firewall and proxy"
+        return Finding(name="Supabase", grade="fail", text=text)
     except httpx.HTTPError as error:
-        text = f"{host} does not answer ({type(error).__name__}): check the network, and that the project is not paused"
+        text = f"{host} does not answer ({why(error)}): check the network, and that the project is not paused"
         return Finding(name="Supabase", grade="fail", text=text)
     if answer.status_code in (502, 503, 504, 521, 522, 523, 540, 544):
         text = f"{host} answers {answer.status_code}: the project is paused or starting; see its dashboard"
@@ -312,7 +310,7 @@ async def check_bucket(url: str, key: str) -> Finding:
     """There, and private. Asked without supabase-py, which cannot read the embedded Supabase's answer."""
     headers = {"apikey": key, "authorization": f"Bearer {key}"}
     try:
-        async with httpx.AsyncClient(timeout=REACH_SECONDS) as http:
+        async with http_client(url, timeout=REACH_SECONDS) as http:
             answer = await http.get(f"{url}/storage/v1/bucket/{BUCKET}", headers=headers)
             found: Any = answer.json()
     except (httpx.HTTPError, ValueError):
@@ -360,6 +358,8 @@ def check_version(claims: Mapping[str, Any], now: datetime) -> Finding:
 
 async def check_whatsapp(settings: Settings) -> Finding:
     """Whether a connection could be made from this machine; another one may be the worker's."""
+    if proxy_for(settings.wa_socket_url or PAGE):
+        return await _check_through_proxy(settings.wa_socket_url or PAGE)
     connect: Callable[[str, int], Awaitable[AsyncResource]] = _connect_tls
     host, port = WHATSAPP
     if settings.wa_socket_url:  # a local server: whatever certificate it has
@@ -370,10 +370,20 @@ async def check_whatsapp(settings: Settings) -> Finding:
         with anyio.fail_after(REACH_SECONDS):
             await (await connect(host, port)).aclose()
     except (OSError, TimeoutError, ssl.SSLError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
-        why = type(error).__name__
-        text = f"{host} is not reachable from here ({why}); a worker on this machine needs it, port {port}"
+        text = f"{host} is not reachable from here ({why(error)}); a worker on this machine needs it, port {port}"
         return Finding(name="WhatsApp", grade="note", text=text)
     return Finding(name="WhatsApp", grade="ok", text=f"{host} is reachable")
+
+
+async def _check_through_proxy(url: str) -> Finding:
+    url, host = url.replace("wss://", "https://", 1), urlsplit(url).netloc
+    try:
+        async with http_client(url, timeout=REACH_SECONDS) as http:
+            await http.head(url)
+    except httpx.HTTPError as error:
+        text = f"{host} is not reachable through the proxy ({why(error)}); a worker on this machine needs it"
+        return Finding(name="WhatsApp", grade="note", text=text)
+    return Finding(name="WhatsApp", grade="ok", text=f"{host} is reachable through the proxy")
 
 
 async def _connect_tls(host: str, port: int) -> AsyncResource:

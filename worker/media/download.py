@@ -1,6 +1,6 @@
 """Downloads a file from WhatsApp's servers into a nameless temporary file; decrypts and verifies it on the way.
 
-The sender chooses the address, so only the hosts below are asked, over TLS, without redirects, proxies or cookies; the
+The sender chooses the address, so only the hosts below are asked, over TLS, without redirects or cookies; the
 bytes that arrive are limited, and so is the time.
 
 The object's path is its hash, which is known only after the last byte. So the plaintext is spooled: each piece of the
@@ -17,7 +17,7 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -27,11 +27,14 @@ import httpx
 from worker.errors import MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
 from worker.media.decrypt import MAX_OVERHEAD_BYTES, BlobDecryptor, Claims, Proof
 from worker.media.keys import MediaKeys
+from worker.outbound import BROWSER, http_client, proxy_for, trusted, why
 
 DEFAULT_HOST = "mmg.whatsapp.net"  # serves every directPath
 _HOST = re.compile(rb"([a-z0-9-]+\.)+whatsapp\.net")
 EXPIRED = frozenset({403, 404, 410})  # docs/whatsapp.md, "Media"
 SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line cannot keep up with a group's videos
+# As the browser that we are to WhatsApp sends them (docs/whatsapp.md, "Media").
+HEADERS = {"origin": "https://web.whatsapp.com", "referer": "https://web.whatsapp.com/", "user-agent": BROWSER}
 HEAD_BYTES = 4096  # enough to tell the type: signatures are in the first few hundred bytes
 
 
@@ -55,6 +58,7 @@ class Source:
 
     origin: str | None = None
     ca: Path | None = None
+    proxied: bool = False  # files come through the proxy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,18 +158,20 @@ class Downloader:
 
 @asynccontextmanager
 async def open_downloader(source: Source, limits: Limits) -> AsyncIterator[Downloader]:
-    """A downloader with its own connections; it ignores proxies and credentials of the environment."""
-    context = ssl.create_default_context(cafile=str(source.ca) if source.ca else None)
+    """A downloader with its own connections; of the environment it takes the proxy, and no credentials."""
+    context = ssl.create_default_context(cafile=str(source.ca)) if source.ca else trusted()
     timeout = httpx.Timeout(limits.read_s, connect=limits.connect_s)
-    async with httpx.AsyncClient(
-        verify=context, timeout=timeout, follow_redirects=False, trust_env=False, http2=False
+    origin = source.origin or f"https://{DEFAULT_HOST}"
+    source = replace(source, proxied=proxy_for(origin) is not None)
+    async with http_client(
+        origin, verify=context, timeout=timeout, follow_redirects=False, http2=False, headers=HEADERS
     ) as client:
         yield Downloader(client, source, limits)
 
 
 def _check_peer(response: httpx.Response, source: Source) -> None:
-    """Refuse a host that resolves to a private address, before its answer is read."""
-    if source.origin is not None:
+    """Refuse a host that resolves to a private address, before its answer is read. A proxy resolves by itself."""
+    if source.origin is not None or source.proxied:
         return
     stream = response.extensions.get("network_stream")
     peer = stream.get_extra_info("server_addr") if stream is not None else None
@@ -196,6 +202,6 @@ def _translated(total_s: float) -> Iterator[None]:
     except TimeoutError:
         raise MediaUnavailable(f"not finished within {total_s:g} s") from None
     except httpx.HTTPError as error:
-        raise MediaUnavailable(type(error).__name__) from None
+        raise MediaUnavailable(why(error)) from None
     except httpx.InvalidURL:
         raise MediaRefused("the address cannot be read") from None

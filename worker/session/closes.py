@@ -101,6 +101,15 @@ class CloseCode(IntEnum):
 
 _ASK_AGAIN = "then ask for a refresh (`wa-worker qr --refresh`)"
 _UNLINKED = ("Connection Failure", "Stream Errored")  # only these two say that the phone unlinked us
+_CAUSES = {  # Node's words for a connection that failed
+    "ENOTFOUND": "its name cannot be resolved (DNS)",
+    "EAI_AGAIN": "its name cannot be resolved (DNS)",
+    "ECONNREFUSED": "the connection is refused",
+    "establish tunnel": "the proxy (HTTPS_PROXY) refuses",
+    "certificate": "its certificate is not trusted (TLS)",
+    "ETIMEDOUT": "no answer in time",
+    "ENETUNREACH": "this machine has no way to the Internet",
+}
 _CODES_RAN_OUT = "QR refs attempts ended"
 _UNTRUSTED = ("invalid signature", "signature invalid", "account signature", "certificat")
 # Baileys gives these to an untrusted peer; 500 is also its default for an error without a code. The text says more.
@@ -137,6 +146,9 @@ def _lost_or_timed_out(close: Close, _: int) -> Decision:
         )
     if close.phase == "open":
         return Reconnect(say="The connection to WhatsApp was lost; trying again.")
+    cause = next((words for sign, words in _CAUSES.items() if sign in close.message), None)
+    if cause:
+        return Reconnect(say=f"WhatsApp could not be reached: {cause}; trying again.")
     return Reconnect(say="WhatsApp could not be reached; trying again. Is this machine on the Internet?")
 
 

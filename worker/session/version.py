@@ -18,6 +18,7 @@ import anyio
 import httpx
 from loguru import logger
 
+from worker.outbound import BROWSER, http_client, why
 from worker.settings import Version
 
 SOURCE = "https://web.whatsapp.com/sw.js"
@@ -27,8 +28,6 @@ SCRIPT_BYTES_MAX = 4 * 1024 * 1024  # far more than the script has; bounds the m
 FETCH_AGAIN_SECONDS = 3600.0  # a version is refused after months
 RETRY_SECONDS = 60.0  # the reconnect that follows a scan must not wait for a second failure
 FRESH = timedelta(days=30)
-# WhatsApp answers other clients with another page (docs/whatsapp.md, "The real server in 2026").
-BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
 HEADERS = {
     "user-agent": BROWSER,
     "accept": "*/*",
@@ -143,7 +142,7 @@ async def fetch_version(url: str = SOURCE, client: httpx.AsyncClient | None = No
     try:
         with anyio.fail_after(FETCH_SECONDS):
             async with (
-                client or httpx.AsyncClient(timeout=FETCH_SECONDS, follow_redirects=False) as http,
+                client or http_client(url, timeout=FETCH_SECONDS, follow_redirects=False) as http,
                 http.stream("GET", url, headers=HEADERS) as answer,
             ):
                 async for chunk in answer.aiter_bytes():
@@ -151,10 +150,11 @@ async def fetch_version(url: str = SOURCE, client: httpx.AsyncClient | None = No
                     if len(script) > SCRIPT_BYTES_MAX or answer.status_code != httpx.codes.OK:
                         break
                 found = REVISION.search(script) if answer.status_code == httpx.codes.OK else None
-    except (httpx.HTTPError, TimeoutError):
-        found = None
+    except (httpx.HTTPError, TimeoutError) as error:
+        logger.warning("fetching the version of WhatsApp Web failed: {}", why(error))
+        return None
     if not found:
-        logger.warning("fetching the version of WhatsApp Web failed")
+        logger.warning("fetching the version of WhatsApp Web failed: HTTP {}, no version in it", answer.status_code)
         return None
     return (2, 3000, int(found[1]))
 

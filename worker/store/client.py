@@ -33,6 +33,7 @@ from worker.errors import (
     TooLarge,
     TooSlow,
 )
+from worker.outbound import http_client, why
 
 KEY_WORDS = "SUPABASE_SERVICE_KEY is refused ({}): it must be the secret key of the service role"
 SCHEMA_WORDS = "the database lacks our functions: apply supabase/migrations with `supabase db push`"
@@ -92,7 +93,7 @@ async def make_client(
     timeout = httpx.Timeout(read, connect=connect, pool=read)
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     hooks = {"response": [judge_status]}
-    async with httpx.AsyncClient(http2=False, timeout=timeout, limits=limits, event_hooks=hooks) as http:
+    async with http_client(url, http2=False, timeout=timeout, limits=limits, event_hooks=hooks) as http:
         options = AsyncClientOptions(
             httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
         )
@@ -180,7 +181,7 @@ def translated(what: str, seconds: float) -> Iterator[None]:
     except httpx.ReadTimeout as error:
         raise TooSlow(f"{what}: no answer within {seconds:g} s") from error
     except httpx.HTTPError as error:
-        raise StoreUnavailable(f"{what}: {type(error).__name__}") from error
+        raise StoreUnavailable(f"{what}: {why(error)}") from error
     except OddAnswer as error:  # `judge_status` does not know the call
         raise type(error)(f"{what}: {error}", error.remedy) from None
     except StoreUnavailable as error:

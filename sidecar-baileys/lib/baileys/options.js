@@ -1,4 +1,5 @@
 /** The options of every Baileys socket: receive only, live only (docs/whatsapp.md, "Options"). */
+import { Agent } from 'node:https'
 import { proto } from 'baileys'
 import { sharedCaches } from './caches.js'
 
@@ -19,12 +20,21 @@ const { INITIAL_BOOTSTRAP } = proto.HistorySync.HistorySyncType
  * @property {number | null} keep_alive_ms
  */
 
+/** The worker sets HTTPS_PROXY only if this socket is to leave through it. @param {string} proxy */
+function throughProxy(proxy) {
+  const [major, minor] = process.versions.node.split('.').map(Number)
+  const able = major > 24 || (major === 24 && minor >= 5) || (major === 22 && minor >= 21)
+  if (!able) throw new Error('HTTPS_PROXY needs Node 24.5 or 22.21: leave WORKER_NODE out')
+  return new Agent(/** @type {any} */ ({ proxyEnv: { HTTPS_PROXY: proxy } }))
+}
+
 /** @param {ConnectParams} params @returns {Partial<import('baileys').UserFacingSocketConfig>} */
 export const socketOptions = (params) => ({
   ...(params.socket_url ? { waWebSocketUrl: params.socket_url } : {}),
   ...(params.version ? { version: params.version } : {}),
   ...(params.qr_timeout_ms ? { qrTimeout: params.qr_timeout_ms } : {}),
   ...(params.keep_alive_ms ? { keepAliveIntervalMs: params.keep_alive_ms } : {}),
+  ...(process.env.HTTPS_PROXY ? { agent: throughProxy(process.env.HTTPS_PROXY) } : {}),
   browser: params.browser,
   ...sharedCaches,
   markOnlineOnConnect: false,

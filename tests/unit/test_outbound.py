@@ -1,0 +1,81 @@
+"""Which connections take the proxy, and what a failed one is called."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import httpx
+import pytest
+
+from worker.errors import SettingsError
+from worker.outbound import proxy_for, why, without_password
+from worker.session.closes import Close, decide
+
+PROXY = "http://proxy.example:3128"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "proxy", "because"),
+    [
+        ("https://x.supabase.co", {"HTTPS_PROXY": PROXY}, PROXY, "it is set"),
+        ("wss://web.whatsapp.com/ws/chat", {"https_proxy": PROXY}, PROXY, "WhatsApp's socket leaves, too"),
+        ("https://x.supabase.co", {"HTTPS_PROXY": "proxy.example:3128"}, PROXY, "a scheme is optional"),
+        ("https://x.supabase.co", {}, None, "none is set"),
+        ("https://x.supabase.co", {"HTTP_PROXY": PROXY, "ALL_PROXY": PROXY}, None, "there is one setting"),
+        ("http://10.0.0.5:8000", {"HTTPS_PROXY": PROXY}, None, "no TLS"),
+        ("https://127.0.0.1:1", {"HTTPS_PROXY": PROXY}, None, "loopback"),
+        ("https://[::1]:1", {"HTTPS_PROXY": PROXY}, None, "loopback"),
+        ("wss://localhost:1", {"HTTPS_PROXY": PROXY}, None, "loopback"),
+        ("https://x.supabase.co", {"HTTPS_PROXY": PROXY, "NO_PROXY": "a.b, supabase.co"}, None, "its domain is listed"),
+        ("https://x.supabase.co", {"HTTPS_PROXY": PROXY, "NO_PROXY": ".supabase.co:443"}, None, "as curl writes it"),
+        ("https://x.supabase.co", {"HTTPS_PROXY": PROXY, "no_proxy": "*"}, None, "everything is listed"),
+        ("https://xsupabase.co", {"HTTPS_PROXY": PROXY, "NO_PROXY": "supabase.co"}, PROXY, "another domain"),
+    ],
+)  # fmt: skip
+def test_the_proxy_of_an_address(url: str, environment: dict[str, str], proxy: str | None, because: str) -> None:
+    assert proxy_for(url, environment) == proxy, because
+
+
+@pytest.mark.parametrize("proxy", ["socks5://proxy.example:1080", "http://", "http://proxy.example:port"])
+def test_what_is_no_http_proxy_is_a_wrong_setting(proxy: str) -> None:
+    with pytest.raises(SettingsError, match="HTTPS_PROXY"):
+        proxy_for("https://x.supabase.co", {"HTTPS_PROXY": proxy})
+
+
+def test_a_proxy_is_named_without_its_password() -> None:
+    assert without_password("http://me:secret@proxy.example:3128") == PROXY
+    assert without_password(PROXY) == PROXY
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (caused(httpx.ConnectError(""), socket.gaierror(-2, "x")), "its name cannot be resolved (DNS)"),
+        (caused(httpx.ConnectError(""), ConnectionRefusedError(111, "x")), "the connection is refused"),
+        (caused(httpx.ConnectError(""), ssl.SSLError(1, "[SSL] x")), "no TLS can be agreed on"),
+        (httpx.ProxyError("407 Proxy Authentication Required"), "the proxy (HTTPS_PROXY) refuses: HTTP 407"),
+        (httpx.ConnectTimeout(""), "no answer in time"),
+        (httpx.ReadError("something private"), "ReadError"),
+    ],
+)  # fmt: skip
+def test_a_failed_connection_says_its_cause(error: Exception, words: str) -> None:
+    assert why(error) == words
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("WebSocket Error (getaddrinfo ENOTFOUND web.whatsapp.com)", "DNS"),
+        ("WebSocket Error (connect ECONNREFUSED 127.0.0.1:443)", "refused"),
+        ("WebSocket Error (Failed to establish tunnel to web.whatsapp.com:443 via …: HTTP/1.1 502)", "HTTPS_PROXY"),
+        ("WebSocket Error (self-signed certificate)", "TLS"),
+    ],
+)
+def test_a_socket_that_cannot_be_made_says_its_cause(message: str, words: str) -> None:
+    assert words in decide(Close(code=408, message=message, phase="connecting")).say

@@ -1,0 +1,129 @@
+"""How connections leave this machine: through the proxy that HTTPS_PROXY names, or directly; and why one failed.
+
+One setting for everything: Supabase, files, the client version, and WhatsApp's socket in the sidecar. Only TLS goes
+through a proxy. This machine itself and what NO_PROXY lists are always reached directly. HTTP_PROXY is not read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from worker.errors import SettingsError
+from worker.settings import variables
+
+NAME = "HTTPS_PROXY"
+# WhatsApp answers other clients with another page (docs/whatsapp.md, "The real server in 2026").
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36"
+TLS_SCHEMES = ("https", "wss")
+
+
+def proxy_for(url: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """The proxy for this address, as a URL that may hold a password; None: directly.
+
+    `environment` is by default the process's, over the lines of `.env`.
+
+    Raises:
+        SettingsError: HTTPS_PROXY is no address of a proxy.
+    """
+    names = variables() if environment is None else environment
+    parts = urlsplit(url)
+    if parts.scheme not in TLS_SCHEMES or is_loopback(parts.hostname or ""):
+        return None
+    proxy = names.get("https_proxy") or names.get(NAME)
+    spared = names.get("no_proxy") or names.get("NO_PROXY") or ""
+    if not proxy or is_spared(parts.hostname or "", spared):
+        return None
+    return _checked(proxy.strip())
+
+
+def is_spared(host: str, no_proxy: str) -> bool:
+    """Whether NO_PROXY lists this host: by name, as a name under one of its domains, or with `*`."""
+    listed = [entry.strip().lower() for entry in no_proxy.split(",")]
+    domains = [entry.rpartition(":")[0] if entry.rpartition(":")[2].isdigit() else entry for entry in listed]
+    domains = [entry.lstrip("*").lstrip(".") for entry in domains]
+    return "*" in listed or any(host == entry or host.endswith(f".{entry}") for entry in domains if entry)
+
+
+def _checked(proxy: str) -> str:
+    full = proxy if "://" in proxy else f"http://{proxy}"
+    try:
+        parts = urlsplit(full)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise SettingsError(f"{NAME}: should be the address of an HTTP proxy, like http://proxy.example:3128")
+    return full
+
+
+def without_password(proxy: str) -> str:
+    """The proxy as it may stand in a log."""
+    return proxy.replace(f"{urlsplit(proxy).netloc.rpartition('@')[0]}@", "", 1) if "@" in proxy else proxy
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this host is this machine, by its name or address alone; no name is looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def http_client(url: str, **options: Any) -> httpx.AsyncClient:
+    """A client for this address and no other. It trusts the authorities of SSL_CERT_FILE, or else certifi's.
+
+    Of the environment it takes nothing more: no other proxy, no `.netrc`.
+    """
+    given = {"verify": trusted(), **options}
+    return httpx.AsyncClient(trust_env=False, proxy=proxy_for(url), **given)
+
+
+def trusted() -> ssl.SSLContext:
+    """Whom we trust. Not the system's store: slim container images have none."""
+    own = os.environ.get("SSL_CERT_FILE")
+    return ssl.create_default_context(cafile=own) if own else httpx.create_ssl_context(trust_env=False)
+
+
+def why(error: BaseException) -> str:
+    """The cause of a failed connection in words, without any address or content."""
+    for one in _causes(error):
+        match one:
+            case httpx.ProxyError():
+                status = re.match(r"\d{3}", str(one))
+                return f"the proxy ({NAME}) refuses" + (f": HTTP {status[0]}" if status else "")
+            case socket.gaierror():
+                return "its name cannot be resolved (DNS)"
+            case ssl.SSLCertVerificationError():
+                return f"its certificate is not trusted (TLS: {one.verify_message})"
+            case ssl.SSLError():
+                reason = getattr(one, "reason", None)
+                return "no TLS can be agreed on" + (f" ({reason})" if reason else "")
+            case ConnectionRefusedError():
+                return "the connection is refused"
+            case OSError(errno=int()) if one.strerror and not isinstance(one, TimeoutError):
+                return one.strerror.lower()
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return "no answer in time"
+    return type(error).__name__
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it came from, groups included."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
