@@ -18,6 +18,7 @@ from supabase import AsyncClient
 
 from worker.errors import SettingsError, StoreUnavailable
 from worker.log import hide
+from worker.outbound import http_client
 from worker.store import BUCKET, Store, connect_store
 from worker.store.client import make_client, translated
 
@@ -146,7 +147,7 @@ class Database:
             tables=await self._stack.enter_async_context(
                 make_client(url, key, connect=CONNECT_SECONDS, read=CALL_SECONDS, connections=CONNECTIONS)
             ),
-            files=await self._stack.enter_async_context(httpx.AsyncClient(timeout=timeout, limits=limits)),
+            files=await self._stack.enter_async_context(http_client(url, timeout=timeout, limits=limits)),
         )
 
 

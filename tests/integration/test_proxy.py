@@ -14,7 +14,6 @@ from testkit.database import Database
 from testkit.embedded import EmbeddedSupabase
 from testkit.phone import VirtualPhone
 from testkit.processes import free_port
-from testkit.waiting import until
 from testkit.worker import Worker
 from tests.e2e.town import link
 from worker.errors import StoreUnavailable
@@ -23,7 +22,6 @@ from worker.media.download import Limits, Source, open_downloader
 from worker.media.keys import derive_keys
 from worker.session.version import fetch_version
 from worker.store import connect_store
-from worker.store.endpoint import read_endpoint
 
 pytestmark = pytest.mark.anyio
 
@@ -107,21 +105,16 @@ async def test_whatsapp_s_socket_takes_the_proxy_and_a_refusal_is_said(
             assert "hush-hush" not in worker.child.text()
 
 
-async def test_with_a_dead_proxy_for_everything_a_worker_still_reaches_what_is_on_this_machine(tmp_path: Path) -> None:
-    """Its embedded Supabase, and the virtual phone's socket and files."""
+async def test_with_a_dead_proxy_for_everything_a_worker_still_reaches_what_is_on_this_machine(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    """The embedded Supabase, and the virtual phone's socket."""
     dead = f"http://127.0.0.1:{free_port()}"
-    settings = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), dead)
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"), dead)
+    settings = {**supabase.worker_env, **proxies, "WORKER_SESSION": session}
     async with (
         await VirtualPhone.start(tmp_path) as phone,
+        await Database.connect(supabase.url, supabase.service_key, session) as database,
         Worker.start(tmp_path / "worker", phone=phone, settings=settings) as worker,
     ):
-        await worker.ready()
-
-        async def endpoint() -> object:
-            return read_endpoint(worker.data_dir)
-
-        await until("the endpoint file", endpoint, seconds=60, tell=worker.child.tail)
-        found = read_endpoint(worker.data_dir)
-        assert found is not None
-        async with await Database.connect(found.url, found.key, "default") as database:
-            await link(phone, worker, database)
+        await link(phone, worker, database)
