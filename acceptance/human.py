@@ -23,7 +23,7 @@ KEYS = {"s": Choice.SKIP, "r": Choice.REPEAT}
 
 
 class Keyboard:
-    """Lines that are typed, one at a time, without a thread that would have to be waited for at the end."""
+    """Reads typed lines one at a time, without a thread to join at the end."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._descriptor = sys.stdin.fileno() if descriptor is None else descriptor

@@ -89,7 +89,7 @@ class AcceptanceRun:
                 await self._with(worker, database, before)
                 self.screen.faint("stopping the worker")
             self._broken = None
-        except AssertionError as missed:  # a bounded wait, or a tester who went away
+        except AssertionError as missed:  # a wait ran out, or the tester left
             self._broken = str(missed).partition("\n")[0]
             self.screen.wrong(str(missed))
         finally:

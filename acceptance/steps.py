@@ -20,13 +20,13 @@ from testkit.database import Database, Row, parse_time
 
 PARENT_SECONDS = 90.0  # docs/contract.md §7
 LARGE_FACTOR = 2.0  # a file over the limit takes a phone longer to send
-# Easy to type, and found in no file by chance once a number follows.
+# Easy to type; with a number behind it, no file holds such a text by chance.
 WORDS = ("amber", "cedar", "comet", "coral", "heron", "maple", "otter", "pepper", "tulip", "walnut")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Since:
-    """How far things were when the tester was asked."""
+    """The state when the tester was asked."""
 
     message: int
     event: int
@@ -53,7 +53,7 @@ class Scene:
         )
 
     async def discarded(self) -> int:
-        """How many messages of groups that are not monitored have come and gone."""
+        """How many messages of groups that are not monitored were discarded."""
         rows = await self.database.rows("wa_discards", session_id=self.database.session, reason="unmonitored")
         return sum(int(row["count"]) for row in rows)
 

@@ -1,4 +1,4 @@
-"""Who holds the phone, as the run sees them: told what to do, asked what it cannot know."""
+"""The person who holds the phone, as an interface: gets instructions, answers questions."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Finding:
 
 
 def passed_if(truth: object, line: int, what: str) -> Finding:
-    """What can no longer change: as it should be, or not."""
+    """A final finding: passed or failed."""
     return Finding(line=line, what=what, state=State.PASSED if truth else State.FAILED)
 
 
@@ -52,13 +52,13 @@ def skipped(lines: Iterable[int], why: str) -> list[Finding]:
 
 
 def settled(findings: Sequence[Finding]) -> bool:
-    """Whether waiting longer cannot change the verdict: something is wrong, or nothing is awaited."""
+    """Whether the verdict is final: something failed, or nothing is awaited."""
     states = {finding.state for finding in findings}
     return State.FAILED in states or State.AWAITED not in states
 
 
 def time_is_up(findings: Iterable[Finding], seconds: float) -> list[Finding]:
-    """What is still awaited after so long has failed."""
+    """Turn findings that are still awaited into failures."""
     return [
         replace(finding, what=f"{finding.what}: not within {seconds:.0f} s", state=State.FAILED)
         if finding.state is State.AWAITED
@@ -72,7 +72,7 @@ def failed(findings: Iterable[Finding]) -> bool:
 
 
 def verdict(line: int, findings: Iterable[Finding]) -> State:
-    """One failure fails a line; one thing that was not tried leaves it open; a line of which nothing is known, too."""
+    """One failure fails a line. It stays open if something was not tried, or nothing is known."""
     states = {finding.state for finding in findings if finding.line == line}
     if State.FAILED in states or State.AWAITED in states:
         return State.FAILED
@@ -87,7 +87,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def make_report(about: Mapping[str, str], findings: Sequence[Finding], broken: str | None = None) -> str:
-    """The run as a Markdown page: what it ran on, each line's verdict, what each verdict stands on."""
+    """The run as a Markdown page: the environment, each line's verdict, and the findings behind it."""
     parts = ["# Acceptance run", "", *(f"- {name}: {value}" for name, value in about.items()), ""]
     if broken:
         parts += [f"**The run ended early:** {broken}", ""]

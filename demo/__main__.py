@@ -30,7 +30,7 @@ def main() -> int:
     code = 1
     try:
         code = anyio.run(_run, Demo(screen, folder, load(Path(options.seeds))))
-    except AssertionError as missed:  # a bounded wait, or the virtual phone's own words
+    except AssertionError as missed:  # a wait ran out, or the virtual phone reported a fault
         screen.wrong(str(missed))
     finally:
         if options.folder is None and code != 1:

@@ -35,7 +35,7 @@ LOOK_SECONDS = 0.01  # how often a row is looked for: about what one look costs
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What came of seeds/kinds.json."""
+    """The result of sending seeds/kinds.json."""
 
     wrong: list[str]
     line: Line
@@ -211,7 +211,7 @@ class Demo:
         control = self.scenario.messages[0].text or ""
         seen = False
         for path in sorted(self.folder.rglob("*")):
-            # the phone is not ours to clean: it wrote these messages
+            # the virtual phone wrote these messages; its files do not count
             if path.is_file() and path.name != "phone.log":
                 content = path.read_bytes()
                 seen = seen or control.encode() in content

@@ -1,4 +1,4 @@
-"""What a person sees of the demo: lines, the QR, the closing table. Decides nothing."""
+"""The demo's output: lines, the QR, the closing table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from worker.errors import unwrapped
 
-PATIENCE_SECONDS = 2.0  # what takes longer says so
+PATIENCE_SECONDS = 2.0  # after this a slow step is announced
 REMINDER_SECONDS = 5.0
 MARGIN = " " * 2
 
@@ -67,7 +67,7 @@ class Screen:
 
     @asynccontextmanager
     async def waiting(self, text: str) -> AsyncIterator[None]:
-        """Around anything that may take long: says so after two seconds, and again from time to time."""
+        """Wrap anything slow: says so after two seconds, then from time to time."""
 
         async def remind() -> None:
             await anyio.sleep(PATIENCE_SECONDS)
@@ -90,7 +90,7 @@ class Screen:
 
 @asynccontextmanager
 async def alone() -> AsyncIterator[None]:
-    """Around a task group in which one thing can fail: that failure itself, not a group of one."""
+    """Raise a task group's only failure itself, not a group of one."""
     with unwrapped():
         yield
 
@@ -102,5 +102,5 @@ def shortened(text: str, width: int = 48) -> str:
 
 
 def sized(count: int) -> str:
-    """Bytes for people."""
+    """A size in readable units."""
     return f"{count / 1_000_000:.0f} MB" if count >= 1_000_000 else f"{count / 1000:.1f} kB"

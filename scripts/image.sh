@@ -4,7 +4,6 @@
 #   scripts/image.sh           build wa-worker:latest
 #   scripts/image.sh sizes     what in it is large
 #   scripts/image.sh demo      run `python -m demo` in it, as the image's own user
-#   scripts/image_check.py     start it read-only, stop it, start it again (buildah only)
 #
 # Without docker it needs root, and `apt-get install buildah debootstrap`. There it makes the base image itself, from
 # Debian's packages, the first time (TAG=… BASE_RELEASE=… change the names).
@@ -119,7 +118,7 @@ case ${1:-build} in
   sizes) sizes ;;
   demo) demo ;;
   *)
-    sed -n '2,9s/^# \?//p' "$0" >&2
+    sed -n '2,8s/^# \?//p' "$0" >&2
     exit 2
     ;;
 esac
