@@ -324,6 +324,10 @@ begin
     delete from public.messages as m
     where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author
       and m.wa_msg_id = v_change.change_id and m.kind = 'undecryptable';
+    if not found and wa.is_late(p_change) then
+      perform wa.count_discard(p_session, 'too_old', 1);
+      return 'dropped';
+    end if;
   end if;
   if v_change.kind = 'revoke' and coalesce((v_change.payload -> 'blank') = 'true', false)
     and wa.may_revoke(v_change) = 'allowed' then

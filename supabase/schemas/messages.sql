@@ -173,6 +173,12 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
+-- The good copy of a message that is too old to be stored by itself: it only takes the place of its stub.
+create function wa.is_late(p_body jsonb) returns boolean
+language sql immutable security invoker set search_path = '' as $$
+  select coalesce((p_body ->> 'late')::boolean, false)
+$$;
+
 -- Gives a stored message the content of another row: every column that a sender fills, but not who sent it, where and
 -- when. Names that the other row lacks stay.
 create function wa.replace_content(p_message bigint, p_from public.messages) returns void
@@ -215,7 +221,7 @@ begin
 
   stored as (
     insert into public.messages overriding user value
-    select (a.new).* from arrived as a order by a.place
+    select (a.new).* from arrived as a where not wa.is_late(a.body) order by a.place
     on conflict (session_id, chat_id, sender, wa_msg_id) do nothing
     returning id, chat_id, sender, wa_msg_id, ts, kind, media_status
   ),
@@ -278,7 +284,16 @@ begin
       where m.session_id = p_session and m.chat_id = v_new.chat_id and m.sender = v_new.sender
         and m.wa_msg_id = v_new.wa_msg_id and m.kind = 'undecryptable'
       for no key update;
-      continue when not found;
+      if not found then
+        -- A late copy that is neither a stub's nor stored already is the message that is too old.
+        perform wa.count_discard(p_session, 'too_old', 1)
+        where wa.is_late(v_row.body) and not exists (
+          select 1 from public.messages as m
+          where m.session_id = p_session and m.chat_id = v_new.chat_id and m.sender = v_new.sender
+            and m.wa_msg_id = v_new.wa_msg_id
+        );
+        continue;
+      end if;
       v_upgraded := v_upgraded + 1;
       perform wa.replace_content(v_stub.id, v_new);
       if v_stub.blanked then

@@ -18,6 +18,7 @@ from worker.store import Audit, Batch, KeyChange, Refused, Store
 # A message that has every field which the worker sends, none of them empty or as by default.
 FULL = photo("A1", 5) | {
     "from_me": True,
+    "late": False,
     "text": "a caption",
     "content": {"contacts": [{"name": "Ana"}]},
     "quoted_msg_id": "Q1",
@@ -31,7 +32,7 @@ FULL = photo("A1", 5) | {
 }
 # What a stub has already.
 KNOWN_OF_A_STUB = {"wa_msg_id", "chat_id", "sender", "sender_alt", "push_name", "from_me", "ts", "received_at"}
-ELSEWHERE = {"media", "secret", "target"}  # which are no columns of `messages`
+ELSEWHERE = {"late", "media", "secret", "target"}  # which are no columns of `messages`
 
 
 async def test_every_field_of_a_message_is_stored_in_the_column_of_its_name(store: Store, session: str) -> None:
@@ -131,6 +132,26 @@ async def test_a_stub_and_its_content_may_come_in_one_batch(store: Store, sessio
     done = await me.commit(messages=[stub("A1"), photo("A1"), stub("A1")])
     assert (done.stored, done.upgraded, done.duplicates, done.jobs) == (1, 1, 1, 1)
     assert [row["kind"] for row in await rows(store, "messages", session)] == ["image"]
+
+
+async def test_a_late_copy_takes_the_place_of_its_stub_and_is_no_row_of_its_own(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    await me.commit(messages=[stub("A1"), message("A2"), stub("A3")])
+    reaction = {
+        "kind": "reaction", "chat_id": GROUP, "target_sender": "ana@lid", "target_id": "A2", "author": "ana@lid",
+        "at": at(9), "payload": {"emoji": "x"}, "late": True,
+    }  # fmt: skip
+    done = await me.commit(
+        messages=[photo("A1", late=True), message("A2", late=True), message("A4", late=True)],
+        changes=[{**reaction, "change_id": "A3"}, {**reaction, "change_id": "A5", "payload": {"emoji": "y"}}],
+    )
+    assert (done.stored, done.upgraded, done.duplicates, done.jobs, done.changed) == (0, 1, 2, 1, 1)
+    assert {row["wa_msg_id"]: row["kind"] for row in await rows(store, "messages", session)} == {
+        "A1": "image",
+        "A2": "text",
+    }
+    discards = (await table(store, "wa_discards").select("*").eq("session_id", session).execute()).data
+    assert [(row["reason"], row["count"]) for row in discards] == [("too_old", 2)]
 
 
 async def test_a_stub_that_was_given_up_is_still_upgraded(store: Store, session: str) -> None:

@@ -183,3 +183,31 @@ def test_a_number_with_two_lids_has_moved() -> None:
     cache.learn([("1003@lid", NUMBER)])
     cache.learn([("1003@lid", NUMBER)])
     assert cache.known(NUMBER) == MOVED
+
+
+OLD = {"id": "3EB0AA", "from": GROUP, "participant": ANA, "t": str(NOW_S - 90_000)}
+
+
+def test_a_good_copy_is_sent_whatever_its_age_to_take_the_place_of_its_stub() -> None:
+    result = ingested([make_stanza(attrs=OLD, retry_count=1)])
+    assert [(row["text"], row["late"]) for row in result["messages"]] == [("hello", True)]
+    assert result["discards"] == {}
+
+
+def test_a_second_bad_copy_that_is_too_old_is_discarded() -> None:
+    bad = make_stanza(attrs=OLD, retry_count=1, failure="bad mac", hashes=[], content={})
+    assert ingested([bad])["discards"] == {"too_old": 1}
+
+
+def test_a_late_copy_whose_stub_is_in_the_same_batch_is_a_row_of_its_own() -> None:
+    stub = make_stanza(failure="bad mac", hashes=[]).model_copy(update={"content": None})
+    late = make_stanza(attrs=OLD, retry_count=1)
+    for batch in ([stub, late], [late, stub]):
+        assert [(row["text"], row["late"]) for row in ingested(batch)["messages"]] == [("hello", False)]
+
+
+def test_a_late_copy_that_is_a_change_says_so() -> None:
+    key = make_key(id="TARGET")
+    reaction = {"reactionMessage": {"key": key, "text": "x", "senderTimestampMs": str(NOW_MS)}}
+    (change,) = ingested([make_stanza(reaction, attrs=OLD, retry_count=1)])["changes"]
+    assert (change["kind"], change["late"]) == ("reaction", True)

@@ -317,10 +317,16 @@ def test_a_resend_becomes_the_row_that_its_stub_waits_for() -> None:
     assert (row.ts, row.push_name) == ("2026-09-21T14:13:20.000Z", "A")
 
 
+def test_a_resend_that_is_late_only_takes_the_place_of_its_stub() -> None:
+    event = ResendEvent(type="resend", key=make_key(), content={"conversation": "x"}, t=str(NOW_S - 7200), push_name="")
+    row = normalise_resend(event, NOW_MS, make_rules())
+    assert isinstance(row, MessageRow)
+    assert row.late
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"t": str(NOW_S - 7200)}, "too_old"),
         ({"key": make_key(remoteJid=OTHER_GROUP)}, "unmonitored"),
         ({"content": {"senderKeyDistributionMessage": {}}}, "key_share"),
     ],

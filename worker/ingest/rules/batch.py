@@ -107,12 +107,17 @@ def _event_rows(event: Event, rules: Rules, received_at_ms: float) -> list[Messa
 
 
 def _one_each(rows: Iterable[MessageRow]) -> list[MessageRow]:
-    """One row per identity, in order of first appearance. Content replaces its own stub; else the first copy stays."""
+    """One row per identity, in order of first appearance. Content replaces its own stub; else the first copy stays.
+
+    It is late only if all of its copies are: the commit function would look in vain for a stub that is replaced here.
+    """
     kept: dict[tuple[str, str, str], MessageRow] = {}
     for row in rows:
         former = kept.get(row.identity)
         if former is None or (former.pending and not row.pending):
             kept[row.identity] = row
+        if former is not None and not (former.late and row.late):
+            kept[row.identity] = replace(kept[row.identity], late=False)
     return list(kept.values())
 
 

@@ -35,6 +35,7 @@ class Change:
 
     Attributes:
         author: who says it (canonical); `change_id`: the id of the message that says it.
+        late: it only takes the place of its stub (`MessageRow`).
         at: by the author's clock where WhatsApp sends it (edits, reactions), else the server's. The latest edit, the
             latest reaction of a person and the earliest revoke count.
     """
@@ -46,6 +47,7 @@ class Change:
     author: str
     change_id: str
     at: str
+    late: bool = False
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class Change:
 
     def as_json(self) -> dict[str, Any]:
         fields = ("kind", "chat_id", "target_sender", "target_id", "author", "change_id", "at", "payload")
-        return {name: getattr(self, name) for name in fields}
+        return {name: getattr(self, name) for name in fields} | ({"late": True} if self.late else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +119,7 @@ def change_of(row: MessageRow, message: Json, rules: Rules) -> Change | None:
         "target_id": target.wa_msg_id,
         "author": row.sender,
         "change_id": row.wa_msg_id,
+        "late": row.late,
     }
     match row.kind, field:
         case "edit", "protocolMessage" if row.text is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 FUTURE_TOLERANCE_S = 60  # servers differ by a second or two; more than this is a broken clock or a lie
-RETRY_WINDOW_S = 3600  # the good copy of an undecryptable message keeps its old time, and must still find its stub
+RETRY_WINDOW_S = 3600  # of a good copy whose stub was perhaps not stored; one that has a stub may be older
 _EARLIEST_S = 1_230_768_000  # 2009, before WhatsApp
 _LATEST_S = 4_102_444_800  # 2100; Postgres would also take the year 99999 (docs/supabase.md)
 _SECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)

@@ -71,7 +71,10 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MessageRow:
-    """A row of `messages`, as the commit function takes it. Times are UTC in ISO 8601."""
+    """A row of `messages`, as the commit function takes it. Times are UTC in ISO 8601.
+
+    `late`: the good copy of a message that is too old to be stored by itself. It only takes the place of its stub.
+    """
 
     wa_msg_id: str
     chat_id: str
@@ -89,6 +92,7 @@ class MessageRow:
     media: MediaPart | None = None
     media_status: str | None = None
     target: Target | None = None
+    late: bool = False
     context: Context = field(default_factory=Context)
 
     @property
@@ -148,6 +152,7 @@ class _Envelope:
     sent_s: float
     clock_s: float
     attrs: Mapping[str, str]
+    late: bool = False
 
 
 def normalise(stanza: Stanza, rules: Rules) -> MessageRow | Discard:
@@ -165,7 +170,7 @@ def normalise(stanza: Stanza, rules: Rules) -> MessageRow | Discard:
     if stanza.failure is not None or stanza.unavailable is not None or content is None:
         readable = isinstance(content, Content) and content.kind != table.UNKNOWN
         if not readable:
-            return _stub(envelope, stanza, rules)
+            return Discard(reason="too_old") if envelope.late else _stub(envelope, stanza, rules)
     if isinstance(content, str):
         return Discard(reason=content)
     assert content is not None
@@ -241,7 +246,8 @@ def _open(
     if person is None or not isinstance(wa_msg_id, str) or not wa_msg_id:
         return Discard(reason="malformed")
     sent = sent_at(attrs.get("t"), arrival.clock_s)
-    if not is_live(sent, arrival, rules.window):
+    late = not is_live(sent, arrival, rules.window)
+    if late and not arrival.again:
         return Discard(reason="waited_too_long" if arrival.offline else "too_old")
     return _Envelope(
         key=key,
@@ -253,6 +259,7 @@ def _open(
         sent_s=sent,
         clock_s=arrival.clock_s,
         attrs=attrs,
+        late=late,
     )
 
 
@@ -296,6 +303,7 @@ def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> 
             descriptor=media.descriptor,
         ),
         media_status=None if media is None else ("pending" if media.descriptor else "failed"),
+        late=envelope.late,
         target=target,
         context=_context(payload.get("message"), envelope, rules),
     )
