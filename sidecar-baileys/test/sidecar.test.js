@@ -497,6 +497,17 @@ test('a QR whose secret WhatsApp has retired is replaced, and the new one links'
   await sidecar.stop()
 })
 
+test('a success before the pairing is no connection, and the QR stays good', async () => {
+  const sidecar = start(new Database())
+  await phone.post('/faults', { kind: 'success_before_pairing' })
+  await sidecar.connect(phone)
+  const { qr } = await sidecar.notice('qr')
+  await phone.post('/scan', { qr })
+  assert.equal((await sidecar.connection('close')).close.code, 515)
+  assert.deepEqual(sidecar.notices.filter(({ params }) => params.state === 'open'), [])
+  await sidecar.stop()
+})
+
 test('the following codes of a connection carry the new secret as well', async () => {
   const sidecar = start(new Database())
   await sidecar.connect(phone, { qr_timeout_ms: 400 })

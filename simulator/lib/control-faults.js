@@ -69,15 +69,16 @@ function flag(phone, hours) {
   phone.restrictedUntil = Date.now() + hours * HOUR_MS
   phone.companion = null
   phone.queue.clear()
-  if (phone.online) conflict(phone.online, 'device_removed')
+  if (phone.online) conflict(phone.online, 'device_removed', { expire: String(hours * HOUR_MS / 1000) })
 }
 
 /**
  * A removed device is told code 401; one that was replaced gets no code (clients make it 440).
  * @param {import('./connection.js').Connection} connection @param {string} type
+ * @param {Record<string, string>} [more] attributes
  */
-export function conflict(connection, type) {
-  connection.streamError(node('conflict', { type }), type === 'device_removed' ? { code: '401' } : undefined)
+export function conflict(connection, type, more) {
+  connection.streamError(node('conflict', { type, ...more }), type === 'device_removed' ? { code: '401' } : undefined)
 }
 
 /** The connection that a fault is done to: the logged-in one, else any. @param {Phone} phone */

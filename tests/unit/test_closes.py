@@ -194,3 +194,17 @@ def test_every_named_code_has_a_decision_and_a_metric_label() -> None:
     assert list(DECISIONS) == list(CloseCode)
     assert set(METRIC_LABELS) == {str(code.value) for code in CloseCode}
     assert set(METRIC_LABELS) <= set(CODES)
+
+
+def test_a_401_names_both_causes_and_warns_before_linking_again() -> None:
+    say = decide(Close(code=401, message="Stream Errored (conflict)", phase="open")).say
+    for words in ("unlinked on the phone", "off-line for 14 days", "do not link again today", "scan the new QR code"):
+        assert words in say
+
+
+@pytest.mark.parametrize("message", ["Connection Failure", "Stream Errored (conflict)"])
+def test_a_restricted_account_gets_no_new_qr_by_itself(message: str) -> None:
+    decision = decide(Close(code=401, message=message, phase="open", data={"expire": "86400"}))
+    assert isinstance(decision, Halt)
+    assert "Look at the phone first" in decision.say
+    assert decision.seconds is None

@@ -100,6 +100,7 @@ class CloseCode(IntEnum):
 
 
 _ASK_AGAIN = "then ask for a refresh (`wa-worker qr --refresh`)"
+_LOOK_FIRST = "Look at the phone first; if it shows a warning, do not link again today."
 _UNLINKED = ("Connection Failure", "Stream Errored")  # only these two say that the phone unlinked us
 _CAUSES = {  # Node's words for a connection that failed
     "ENOTFOUND": "its name cannot be resolved (DNS)",
@@ -133,9 +134,14 @@ def decide(close: Close, immediate_before: int = 0) -> Decision:
 
 
 def _logged_out(close: Close, _: int) -> Decision:
-    if close.message.startswith(_UNLINKED):
-        return Relogin(say="The phone has unlinked this device. Scan the new QR code to link it again.")
-    return Reconnect(say="WhatsApp refused the connection once; trying again.", alert=True)
+    if not close.message.startswith(_UNLINKED):
+        return Reconnect(say="WhatsApp refused the connection once; trying again.", alert=True)
+    if _ban_seconds(close.data) is not None:
+        return Halt(say=f"WhatsApp has restricted this account. {_LOOK_FIRST} Wait until it is over, {_ASK_AGAIN}.")
+    return Relogin(
+        say="This device is linked no longer: it was unlinked on the phone, or the phone was off-line for 14 days. "
+        f"{_LOOK_FIRST} Otherwise scan the new QR code."
+    )
 
 
 def _lost_or_timed_out(close: Close, _: int) -> Decision:

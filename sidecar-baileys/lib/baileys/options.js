@@ -3,7 +3,7 @@ import { Agent } from 'node:https'
 import { proto } from 'baileys'
 import { sharedCaches } from './caches.js'
 
-const { INITIAL_BOOTSTRAP } = proto.HistorySync.HistorySyncType
+const { FULL } = proto.HistorySync.HistorySyncType
 
 /**
  * @typedef {object} ConnectParams of `connect` (docs/protocol.md)
@@ -40,8 +40,8 @@ export const socketOptions = (params) => ({
   markOnlineOnConnect: false,
   retryRequestDelayMs: 0, // Baileys would wait with all messages behind an undecryptable one
   syncFullHistory: false,
-  // The first chunk of history carries the LID mappings. The worker stores no history.
-  shouldSyncHistoryMessage: ({ syncType }) => syncType === INITIAL_BOOTSTRAP,
+  // History carries LID mappings, and without it groups may never arrive. The worker stores none of it.
+  shouldSyncHistoryMessage: ({ syncType }) => syncType !== FULL,
   getMessage: async () => undefined,
   transactionOpts: { maxCommitRetries: 1, delayBetweenTriesMs: 0 }, // a write into the map cannot fail
 })

@@ -19,6 +19,7 @@ import { toWireClose } from './close.js'
 import { toWireEvents } from './events.js'
 import { ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_BAILEYS } from './internals.js'
 import { toNotice } from './notice.js'
+import { rememberUnknown } from './lid_lookup.js'
 import { socketOptions } from './options.js'
 import { Pairing } from './pairing.js'
 import { Passkey, PASSKEY_NOTIFICATIONS } from './passkey.js'
@@ -209,7 +210,7 @@ export class Connection {
       auth: { creds: this.creds, keys: /** @type {any} */ (this.keys) },
       logger: watchLogger(hooks.logger, (xml) => this.#sections.abandon(this.inbox.unsettled, xml), this.closed),
       makeSignalRepository: (auth, logger, lookup) =>
-        this.#sections.watch(DEFAULT_CONNECTION_CONFIG.makeSignalRepository(auth, logger, lookup)),
+        this.#sections.watch(DEFAULT_CONNECTION_CONFIG.makeSignalRepository(auth, logger, rememberUnknown(lookup))),
     })
     try {
       checkSocket(sock)
@@ -287,6 +288,8 @@ export class Connection {
           return true
         case STANZA.success:
           this.#handshaking = false
+          // Before the pairing it means nothing, and Baileys would take it for a login.
+          if (!this.creds.account) return true
           this.#clock.set(node.attrs.t)
           break
         case STANZA.pairDevice:

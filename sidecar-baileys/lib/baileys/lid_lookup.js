@@ -1,0 +1,31 @@
+/** Numbers without a known LID: WhatsApp is asked for one once in a while, not for each of their messages. */
+import { LRUCache } from 'lru-cache'
+
+/** An answer "none" holds this long. An account gets its LID once in its life. */
+const UNKNOWN_MS = 10 * 60 * 1_000
+/** A flood of strangers must not become a flood of memory. */
+const ENTRIES_MAX = 10_000
+
+/**
+ * @typedef {{pn: string, lid: string}} Mapping
+ * @typedef {(numbers: string[]) => Promise<Mapping[] | undefined>} Lookup
+ */
+
+/**
+ * @param {Lookup | undefined} lookup Baileys' own: one query to the server
+ * @param {() => number} [now] milliseconds
+ * @returns {Lookup | undefined}
+ */
+export function rememberUnknown(lookup, now = () => performance.now()) {
+  if (!lookup) return undefined
+  /** @type {LRUCache<string, number>} */
+  const unknown = new LRUCache({ max: ENTRIES_MAX })
+  return async (numbers) => {
+    const asked = numbers.filter((number) => now() >= (unknown.get(number) ?? 0))
+    if (asked.length === 0) return []
+    const found = await lookup(asked)
+    const known = new Set((found ?? []).map(({ pn }) => pn))
+    for (const number of asked) if (found && !known.has(number)) unknown.set(number, now() + UNKNOWN_MS)
+    return found
+  }
+}
