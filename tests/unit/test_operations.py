@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from tests.unit.test_closes import TABLE
+from worker.commands import COMMANDS
 from worker.errors import ExitCode
 from worker.session.flags import Ask
 from worker.session.report import State
@@ -38,3 +39,10 @@ def test_every_flag_is_explained(ask: Ask) -> None:
 def test_every_exit_code_is_explained() -> None:
     told = {int(code) for code in re.findall(r"\d+", rows_of("Exit codes"))}
     assert told == set(ExitCode)
+
+
+def test_every_command_of_the_page_on_troubleshooting_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text()
+    named = set(re.findall(r"(?:^|`)wa-worker ([a-z]+)", page, re.MULTILINE))
+    assert len(named) >= 6
+    assert named <= {*COMMANDS, "run", "up"}
