@@ -19,10 +19,10 @@ NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
 .PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench clean image audit sbom mutants docs \
-  baileys lock
+  baileys lock console-smoke screenshots
 
 help: ## what can be done here
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(PYTHON_STAMP) $(NODE_STAMP) ## install what is missing (instant when nothing changed)
 
@@ -128,6 +128,12 @@ baileys: $(PYTHON_STAMP) ## VERSION=7.0.0-rc15: take another Baileys; says what 
 	@$(BIN)/npm install $(LOCK_ONLY) && $(BIN)/npm dedupe $(LOCK_ONLY)
 	@$(MAKE) --no-print-directory setup
 	@node --test sidecar-baileys/test/internals.test.js sidecar-baileys/test/curve.test.js
+
+console-smoke: setup ## the web console in a real browser; installs Chromium where it can, else says what is missing
+	@bash scripts/chromium.sh && $(BIN)/python -m pytest tests/console/test_browser.py
+
+screenshots: setup ## the pictures of docs/console.md, made anew
+	@bash scripts/chromium.sh && $(BIN)/python -m tests.console.pictures
 
 clean: ## remove what setup and the tests made (your ./data stays)
 	rm -rf $(VENV) node_modules sidecar-baileys/node_modules simulator/node_modules

@@ -13,13 +13,16 @@ const STYLES = {
   full: { dateStyle: 'medium', timeStyle: 'short' },
 }
 
+const language = document.documentElement.lang
+const locale = navigator.languages?.find((each) => each.startsWith(language)) ?? language // en-GB where English is shown
+
 /** Show each time of `root` in the viewer's zone; UTC stays on hover. */
 function localTimes(root) {
   for (const time of root.querySelectorAll('time[datetime]')) {
     const at = new Date(time.dateTime)
     const today = new Date().toDateString() === at.toDateString()
     const style = STYLES[time.dataset.style === 'full' && today ? 'time' : time.dataset.style] ?? STYLES.full
-    time.textContent = new Intl.DateTimeFormat(document.documentElement.lang, style).format(at)
+    time.textContent = new Intl.DateTimeFormat(locale, style).format(at)
   }
 }
 
@@ -51,6 +54,11 @@ function countDown() {
 }
 
 // The live stream
+
+let following = feed?.hasAttribute('data-live') ?? false // the newest message is in sight, and is to stay there
+window.addEventListener('wheel', () => { following = atBottom() }, { passive: true })
+window.addEventListener('touchmove', () => { following = atBottom() }, { passive: true })
+window.addEventListener('keydown', () => { following = atBottom() })
 
 let lost = 0
 let source = null
@@ -109,6 +117,9 @@ function showBubble({ id, parts, html }) {
   }
   if (follow) window.scrollTo(0, document.documentElement.scrollHeight)
 }
+
+// A picture that comes later must not push the newest message out of sight.
+feed?.addEventListener('load', () => { if (following) window.scrollTo(0, document.documentElement.scrollHeight) }, true)
 
 function showBelow() {
   if (document.querySelector('.below')) return

@@ -1,0 +1,243 @@
+"""The console in a real browser: linked, a group switched on, a message seen; and what must not happen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import Media, VirtualPhone
+from testkit.waiting import until
+from testkit.worker import Worker
+from tests.console.browser import chromium, read_qr, window
+from tests.console.rows import connected, ids, recent, show, store_file, with_file
+from tests.console.site import served
+from tests.console.test_pages import HOSTILE
+from tests.integration.database import GROUP, table, writer
+from worker.store import GroupChange, Store
+from worker.store.embedded import Endpoint
+
+SEEDS = Path(__file__).resolve().parents[2] / "seeds" / "media"
+PAGES = ("link", "groups", "groups/{group}", "feed", "messages/{message}", "health", "link/disconnect")
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Any]:
+    async with chromium() as running:
+        yield running
+
+
+async def test_from_the_code_on_the_page_to_a_message_on_the_page(
+    browser: Any, supabase: EmbeddedSupabase, tmp_path: Path, session: str
+) -> None:
+    """The phone reads the code from a screenshot; everything else is clicked and seen in the browser."""
+    settings = {**supabase.worker_env, "WORKER_SESSION": session}
+    async with await VirtualPhone.start(tmp_path) as phone:
+        market = await phone.group("Market", ("Ana", "Ben"), "lid")
+        async with (
+            Worker.start(tmp_path / "worker", phone=phone, settings=settings) as worker,
+            served(supabase.endpoint, session) as site,
+            window(browser, site) as seen,
+        ):
+            await worker.ready()
+            await seen.log_in()
+            await seen.open("link")
+            await seen.page.wait_for_selector("svg.qr")
+
+            async def code() -> str | None:
+                return await read_qr(browser, await seen.page.screenshot())
+
+            await phone.scan(await until("a code that can be read from the page", code, seconds=60))
+            await seen.see("Connected as")
+            assert await seen.page.locator("svg.qr").count() == 0, "no code though linked"
+
+            await seen.page.get_by_role("link", name="Choose groups").click()
+            row = seen.page.get_by_role("row").filter(has_text="Market")
+
+            async def listed() -> bool:
+                await seen.page.reload()
+                return bool(await row.count())
+
+            await until("the group on the page", listed, seconds=60)
+            switch = row.get_by_role("switch")
+            await switch.click()
+            await seen.page.wait_for_selector("[role=switch][aria-checked=true]")
+            await seen.open("feed")
+            await seen.see("Nothing stored yet")
+
+            async def arrived() -> bool:
+                await phone.send("Ana", market.id, "Are you *there*?")
+                return bool(await seen.page.locator("article strong").count())
+
+            await until("a message on the page that was open", arrived, seconds=60)
+            await seen.see("Are you there?")
+            voice = Media(
+                kind="voice", data=(SEEDS / "voice.ogg").read_bytes(), mime="audio/ogg; codecs=opus", seconds=3
+            )
+            await phone.send("Ben", market.id, media=voice)
+            await seen.page.wait_for_selector("audio")
+            assert await seen.page.evaluate("async () => { await document.querySelector('audio').play(); return true }")
+
+
+async def test_what_strangers_write_never_runs(browser: Any, embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    card = {"message": {"contactMessage": {"displayName": HOSTILE, "vcard": HOSTILE}}}
+    drawing = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+    await held.commit(
+        messages=[
+            recent("text", text=HOSTILE, push_name=HOSTILE),
+            recent("poll", kind="poll", text=f"{HOSTILE}\n{HOSTILE}"),
+            recent("card", kind="contact", text=HOSTILE, raw=card),
+            with_file("drawing", "document", f"{HOSTILE}.svg"),
+        ]
+    )
+    await store_file(store, held, drawing, "image/svg+xml", "svg")
+    await store.upsert_groups(session, held.fence, [GroupChange(wa_group_id=GROUP, name=HOSTILE)], complete=False)
+    await connected(store, held, HOSTILE)
+    known = await ids(store, session)
+    (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        for path in PAGES:
+            await seen.open(path.format(group=group, message=known["text"]))
+            await seen.page.wait_for_load_state("load")
+        await seen.open("feed")
+        await held.commit(messages=[recent("later", 0, text=f"live {HOSTILE}", push_name=HOSTILE)])
+        await seen.see("live <img")
+        async with seen.page.expect_download() as download:
+            await seen.page.locator("a.file").click()
+        assert (await download.value).suggested_filename.endswith(".svg")
+        assert await seen.page.evaluate("() => document.querySelectorAll('img[src=x], article script').length") == 0
+
+
+async def test_changes_show_in_an_open_page(browser: Any, embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await connected(store, held)
+    await held.commit(messages=[recent("a", text="first words")])
+    message = (await ids(store, session))["a"]
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open("feed")
+        await seen.see("first words")
+        await table(store, "messages").update({"text": "better words"}).eq("id", message).execute()
+        await seen.see("better words")
+        assert await seen.page.locator("article").count() == 1
+        await show(store, held, status="disconnected", state="reconnecting", say="The connection was lost.")
+        await seen.see("Reconnecting")
+        await store.lease_release(session, "worker-1", held.fence)
+        await seen.see("No worker is running")
+        assert await seen.page.locator(".banner").count() == 1
+
+
+async def test_a_database_that_is_away_is_said_once_and_waited_for(
+    browser: Any, store: Store, tmp_path: Path, session: str
+) -> None:
+    """One banner, whatever fails behind it; pages come back by themselves."""
+    async with (
+        await EmbeddedSupabase.start(tmp_path / "own") as own,
+        served(own.endpoint, session) as site,
+        window(browser, site) as seen,
+    ):
+        await seen.log_in()
+        await seen.open("feed")
+        await seen.see("Nothing stored yet")
+        await own.child.stop()
+        await seen.see("The database does not answer")
+        assert await seen.page.locator(".banner").count() == 1
+        await seen.open("groups")
+        await seen.see("This did not work")
+        async with await EmbeddedSupabase.start(tmp_path / "own"):
+            await seen.see("No groups yet")
+            assert await seen.page.locator(".banner.bad").count() == 0
+
+
+async def test_wrong_tokens_are_refused_on_the_page(browser: Any, embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        for _ in range(5):
+            await seen.page.goto(f"{site.address}/login")
+            await seen.page.fill("#token", "guessed-by-somebody")
+            await seen.page.click("form[action='/login'] button")
+            await seen.see("This is not the token")
+        await seen.page.fill("#token", "guessed-by-somebody")
+        await seen.page.click("form[action='/login'] button")
+        await seen.see("Too many attempts")
+
+
+async def test_a_read_only_console_offers_nothing_to_change(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await connected(store, held)
+    async with served(embedded, session, worker_console_read_only=True) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open("groups")
+        assert await seen.page.get_by_role("switch").first.is_disabled()
+        assert await seen.page.get_by_role("button", name="Fetch the list now").count() == 0
+        await seen.open("link")
+        await seen.see("Connected as")
+        assert await seen.page.get_by_role("link", name="Unlink this account").count() == 0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_axe_finds_nothing_serious(
+    browser: Any, embedded: Endpoint, store: Store, session: str, theme: str
+) -> None:
+    held = await writer(store, session)
+    people = [recent(f"p{n}", 90, sender=f"{n}@lid", push_name=f"Person {n}", text="a *b* `c`\n> d") for n in range(20)]
+    await held.commit(messages=[*people, with_file("f", "image")], discards={"too_old": 3})
+    await store_file(store, held, (SEEDS / "hills.jpg").read_bytes(), "image/jpeg", "jpg")
+    await connected(store, held)
+    known = await ids(store, session)
+    (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
+    async with served(embedded, session) as site, window(browser, site, color_scheme=theme) as seen:
+        await seen.page.goto(f"{site.address}/login")
+        assert await seen.serious() == [], "login"
+        await seen.log_in()
+        for path in PAGES:
+            await seen.open(path.format(group=group, message=known["f"]))
+            assert await seen.serious() == [], path
+        for path in ("/sessions", "/nothing-here"):
+            await seen.page.goto(f"{site.address}{path}")
+            assert await seen.serious() == [], path
+
+
+async def test_on_a_phone_nothing_is_wider_than_the_screen(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    name = "Ein sehr langer Name " * 10
+    words = "x" * 400 + " שלום עולם mixed مرحبا " + "https://example.org/" + "y" * 300
+    await held.commit(messages=[recent("long", text=words, push_name=name[:250])])
+    await store.upsert_groups(session, held.fence, [GroupChange(wa_group_id=GROUP, name=name[:250])], complete=False)
+    await connected(store, held, name[:250])
+    known = await ids(store, session)
+    (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
+    small = {"viewport": {"width": 360, "height": 720}}
+    async with served(embedded, session) as site, window(browser, site, **small) as seen:
+        await seen.log_in()
+        for path in PAGES:
+            await seen.open(path.format(group=group, message=known["long"]))
+            wide = await seen.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0, path
+
+
+async def test_older_messages_come_on_scrolling_up(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent(f"m{n}", 1000 - 5 * n, text=f"number {n} of all") for n in range(120)])
+    await connected(store, held)
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open("feed")
+        await seen.see("number 119 of all")
+
+        async def scrolled() -> bool:
+            await seen.page.evaluate("() => window.scrollTo(0, 1)")
+            return bool(await seen.page.get_by_text("number 0 of all").count())
+
+        await until("the first message on the page", scrolled, seconds=60)
+        assert await seen.page.locator("article").count() == 120
