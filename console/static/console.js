@@ -161,6 +161,8 @@ async function loadOlder() {
       url.searchParams.delete('part')
       url.searchParams.set('before', more)
       older.href = url.href
+      atOlder.unobserve(older)
+      atOlder.observe(older) // tells anew whether it is in sight: somebody may have scrolled on meanwhile
     } else {
       older.remove()
     }
@@ -172,9 +174,10 @@ async function loadOlder() {
   }
 }
 
+const atOlder = new IntersectionObserver(([seen]) => { if (seen.isIntersecting) loadOlder() })
 if (older && feed) {
   older.addEventListener('click', (event) => { event.preventDefault(); loadOlder() })
-  new IntersectionObserver(([seen]) => { if (seen.isIntersecting && window.scrollY > 0) loadOlder() }).observe(older)
+  atOlder.observe(older)
 }
 
 // Quotes jump to their message if the page has it
