@@ -19,7 +19,7 @@ NAMES_MAX = 200
 COLUMNS = (
     "id,group_id,wa_msg_id,chat_id,sender,sender_alt,push_name,from_me,ts,received_at,kind,text,file_name,media_status,"
     "parent_id,pending,lost_at,edited_at,revoked_at,revoked_by,blanked,quoted_id,quoted_msg_id,quoted_sender,album_id,"
-    "mentions,mention_count,forwarded,forward_score,media(sha256,mime,bytes,width,height,duration_s,storage_path),"
+    "content,mentions,mention_count,forwarded,forward_score,media(sha256,mime,bytes,width,height,duration_s,storage_path),"
     "message_reactions(sender,emoji,at),message_edits(text,at),groups(id,name)"
 )
 QUOTED_COLUMNS = "id,sender,sender_alt,push_name,from_me,kind,text,file_name,revoked_at,blanked,media_status"

@@ -91,9 +91,11 @@ def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
     key = f"system.{kind}"
     if key in t.keys:
         return t(key, what=what)
+    if row.get("text"):
+        return str(row["text"])  # the worker's own sentence
     if row["kind"] == "call":
-        return str(row.get("text") or t("system.call"))
-    return t("system.other", what=(kind or row.get("text") or row["kind"]).replace("_", " ").lower())
+        return t("system.call")
+    return t("system.other", what=(kind or row["kind"]).replace("_", " ").lower())
 
 
 def detail(payload: Mapping[str, Any]) -> str:

@@ -75,7 +75,16 @@ def _bubbles(
 
 def _state_of(situation: Situation) -> tuple[Any, ...]:
     """What makes two situations look different; the seconds run down by themselves."""
-    return (situation.name, situation.who, situation.say, situation.qr, situation.code, situation.next_attempt_at)
+    return (
+        situation.name,
+        situation.who,
+        situation.say,
+        situation.qr,
+        situation.code,
+        situation.passkey,
+        situation.compare,
+        situation.next_attempt_at,
+    )
 
 
 def _situation(place: Here, situation: Situation) -> dict[str, Any]:

@@ -34,6 +34,22 @@ async def ask_for_code(request: Request) -> Response:
     return go_to(f"{place.base}/link", did="code")
 
 
+async def answer_passkey(request: Request) -> Response:
+    """What the owner's browser signed, pasted. The worker removes it from the flag when it has it."""
+    place = here(request)
+    form = await place.act("passkey_answered")
+    await _raise(place, Ask.PASSKEY_ANSWERED, assertion=form.get("assertion", ""))
+    return go_to(f"{place.base}/link", did="passkey")
+
+
+async def compare(request: Request) -> Response:
+    """Whether the phone shows the code that this page showed."""
+    place = here(request)
+    form = await place.act("passkey_compared")
+    await _raise(place, Ask.PASSKEY_COMPARED, code=form.get("code", ""), same=form.get("same") == "true")
+    return go_to(f"{place.base}/link", did="compared")
+
+
 async def confirm(request: Request) -> Response:
     return await here(request).show("disconnect.html", {})
 
@@ -48,7 +64,7 @@ async def _ask(place: Here, ask: Ask) -> Response:
     return go_to(f"{place.base}/link", did=ask.name.lower())
 
 
-async def _raise(place: Here, ask: Ask, **value: str) -> None:
+async def _raise(place: Here, ask: Ask, **value: object) -> None:
     await place.database.ask(lambda store: store.console.raise_flag(place.session, ask.value, value))
 
 

@@ -1,4 +1,4 @@
-"""What `messages.raw` holds beyond the columns, as far as a page shows it.
+"""What `messages.content` and `messages.raw` hold beyond the other columns, as far as a page shows it.
 
 Strangers wrote it: every shape is checked.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,7 @@ WRAPPERS_MAX = 8
 CONTACTS_MAX = 50
 PHONES_MAX = 5
 BARS_MAX = 64
-KINDS_WITH_RAW = ("location", "live_location", "contact", "contacts", "voice", "audio", "system", "call")
-_PHONE = re.compile(r"^(?:item\d+\.)?TEL[^:\n]{0,200}:([+\d ()./-]{3,40})\r?$", re.MULTILINE | re.IGNORECASE)
+KINDS_WITH_RAW = ("voice", "audio", "system", "call")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,29 +42,27 @@ class Card:
 
 def spot(row: Mapping[str, Any]) -> Spot | None:
     """The coordinates of a location message."""
-    for place in _contents(row, "locationMessage", "liveLocationMessage"):
-        latitude, longitude = place.get("degreesLatitude"), place.get("degreesLongitude")
-        if _is_degree(latitude, 90) and _is_degree(longitude, 180):
-            return Spot(latitude=float(latitude), longitude=float(longitude))  # type: ignore[arg-type]
+    content = _content(row)
+    latitude, longitude = content.get("latitude"), content.get("longitude")
+    if _is_degree(latitude, 90) and _is_degree(longitude, 180):
+        return Spot(latitude=float(latitude), longitude=float(longitude))  # type: ignore[arg-type]
     return None
 
 
 def cards(row: Mapping[str, Any]) -> list[Card]:
-    """The contacts of a message, from its payload; from its text if the payload does not have them."""
-    found: list[Card] = []
-    for content in _contents(row, "contactMessage", "contactsArrayMessage"):
-        several = content.get("contacts")
-        for contact in (several if isinstance(several, list) else [content])[:CONTACTS_MAX]:
-            if isinstance(contact, Mapping):
-                found.append(_card(contact))
-    named = [card for card in found if card.name]
+    """The contacts of a message; their names from its text if they are not kept apart."""
+    listed = _content(row).get("contacts")
+    contacts = listed[:CONTACTS_MAX] if isinstance(listed, list) else []
+    named = [_card(contact) for contact in contacts if isinstance(contact, Mapping) and contact.get("name")]
     return named or [Card(name=line) for line in str(row.get("text") or "").split("\n")[:CONTACTS_MAX] if line]
 
 
 def poll(row: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Question and options; `text` has them a line each."""
+    """Question and options, those of a result with their votes; `text` has them a line each."""
+    results = _content(row).get("results")
     question, *options = str(row.get("text") or "").split("\n")
-    return question, [option for option in options if option]
+    counted = [f"{each.get('option')}: {each.get('votes')}" for each in results or () if isinstance(each, Mapping)]
+    return question, counted or [option for option in options if option]
 
 
 def waveform(row: Mapping[str, Any]) -> list[int]:
@@ -82,7 +78,8 @@ def waveform(row: Mapping[str, Any]) -> list[int]:
 
 def notice(row: Mapping[str, Any]) -> tuple[str, list[str]]:
     """What a system row tells: the stub's type, and the words or addresses it names."""
-    raw = row.get("raw") or {}
+    raw = row.get("raw")
+    raw = raw if isinstance(raw, Mapping) else {}
     kind = raw.get("stub_type")
     if not isinstance(kind, str):
         settings = next(iter(_contents(row, "protocolMessage")), {})
@@ -104,8 +101,15 @@ def _parameter(value: object) -> str:
 
 
 def _card(contact: Mapping[str, Any]) -> Card:
-    phones = [phone.strip() for phone in _PHONE.findall(str(contact.get("vcard") or "")[:20_000])]
-    return Card(name=str(contact.get("displayName") or ""), phones=tuple(dict.fromkeys(phones))[:PHONES_MAX])
+    listed = contact.get("phones")
+    phones = [str(each.get("number")) for each in listed or () if isinstance(each, Mapping) and each.get("number")]
+    return Card(name=str(contact["name"]), phones=tuple(dict.fromkeys(phones))[:PHONES_MAX])
+
+
+def _content(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`messages.content`, empty where there is none."""
+    content = row.get("content")
+    return content if isinstance(content, Mapping) else {}
 
 
 def _contents(row: Mapping[str, Any], *names: str) -> Iterator[Mapping[str, Any]]:

@@ -5,6 +5,7 @@ The words are in the catalogue, `situation.NAME.title` and `situation.NAME.do`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,8 @@ TONES: dict[str, Tone] = {
     "connected": "good",
     "scan": "attention",
     "code": "attention",
+    "passkey": "attention",
+    "compare": "attention",
     "next_code": "busy",
     "starting": "busy",
     "connecting": "busy",
@@ -34,7 +37,9 @@ TONES: dict[str, Tone] = {
     "stopped": "bad",
     "other": "attention",
 }
-REFRESHABLE = frozenset({"scan", "code", "next_code", "idle", "logged_out", "needs_you", "unlinked", "other"})
+REFRESHABLE = frozenset(
+    {"scan", "code", "passkey", "compare", "next_code", "idle", "logged_out", "needs_you", "unlinked", "other"}
+)
 LINKED = frozenset({"connected", "reconnecting", "paired", "needs_you"})
 NAMELESS = frozenset({"waiting_for_scan"})  # it has situations of its own: the code is there, or is about to come
 
@@ -52,6 +57,8 @@ class Situation:
     code: str | None = None
     code_seconds: float = 0.0
     next_attempt_at: str | None = None
+    passkey: str | None = None  # what the owner's browser is to sign, as JSON
+    compare: str | None = None  # what the phone must show, too
 
     @property
     def tone(self) -> Tone:
@@ -89,6 +96,8 @@ def judge(view: Mapping[str, Any] | None) -> Situation:
     if view["status"] == "connected":
         return Situation(name="connected", say=say, who=who, number=number)
     name = str(detail.get("state") or "")
+    if view["status"] == "connecting" and (asked := _passkey(view, detail)):
+        return Situation(name="compare" if asked.get("compare") else "passkey", say=say, **asked)
     if view["status"] == "connecting" and (shown := _codes(view, detail)):
         return Situation(name="code" if shown.get("code") else "scan", say=say, **shown)
     if name in NAMELESS:
@@ -106,6 +115,19 @@ def _codes(view: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]
     if detail.get("pairing_code") and (left := _seconds(detail.get("pairing_code_expires_at"), now)) > 0:
         found |= {"code": str(detail["pairing_code"]), "code_seconds": left}
     return found
+
+
+def _passkey(view: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]:
+    """What linking behind a passkey asks for now (docs/passkey.md, "For a web app")."""
+    told = detail.get("passkey")
+    now = datetime.fromisoformat(str(view["now"]))
+    if not isinstance(told, Mapping) or (left := _seconds(told.get("expiresAt"), now)) <= 0:
+        return {}
+    if told.get("code"):
+        return {"compare": str(told["code"]), "code_seconds": left}
+    if told.get("options"):
+        return {"passkey": json.dumps(told["options"], indent=1), "code_seconds": left}
+    return {}
 
 
 def _seconds(at: object, now: datetime) -> float:

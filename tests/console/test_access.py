@@ -181,6 +181,8 @@ async def test_every_action_is_in_the_audit_log_with_who_did_it(embedded: Endpoi
         group = (await store.console.groups(session))[0]
         await site.act(f"{site.base}/link/refresh")
         await site.act(f"{site.base}/link/code", phone="+49 151 / 123-4567")
+        await site.act(f"{site.base}/link/passkey", assertion="{}")
+        await site.act(f"{site.base}/link/compare", code="AB12", same="false")
         await site.act(f"{site.base}/link/disconnect")
         await site.act(f"{site.base}/groups/fetch")
         await site.act(f"{site.base}/groups/{group.id}/switch", monitor="false")
@@ -188,11 +190,23 @@ async def test_every_action_is_in_the_audit_log_with_who_did_it(embedded: Endpoi
         await site.get(f"{site.base}/groups/{group.id}/export")
     done = await audited(store, session)
     assert [entry["action"] for entry in done] == [
-        *("refresh", "pairing_code", "disconnect", "fetch_groups", "switch", "media_retry", "export")
+        *(
+            "refresh",
+            "pairing_code",
+            "passkey_answered",
+            "passkey_compared",
+            "disconnect",
+            "fetch_groups",
+            "switch",
+            "media_retry",
+            "export",
+        )
     ]
     assert {entry["who"] for entry in done} == {"Olga"}
     raised = await flags(store, session)
-    assert set(raised) == {
+    assert raised["wa_passkey_answered"]["assertion"] == "{}"
+    assert (raised["wa_passkey_compared"]["code"], raised["wa_passkey_compared"]["same"]) == ("AB12", False)
+    assert set(raised) - {"wa_passkey_answered", "wa_passkey_compared"} == {
         *("wa_refresh_qr_requested", "wa_pairing_code_requested", "wa_disconnect_requested", "fetch_groups_requested")
     }
     assert raised["wa_pairing_code_requested"]["phone"] == "491511234567"

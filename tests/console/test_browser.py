@@ -84,13 +84,13 @@ async def test_from_the_code_on_the_page_to_a_message_on_the_page(
 
 async def test_what_strangers_write_never_runs(browser: Any, embedded: Endpoint, store: Store, session: str) -> None:
     held = await writer(store, session)
-    card = {"message": {"contactMessage": {"displayName": HOSTILE, "vcard": HOSTILE}}}
+    card = {"contacts": [{"name": HOSTILE, "phones": [{"number": HOSTILE}]}]}
     drawing = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
     await held.commit(
         messages=[
             recent("text", text=HOSTILE, push_name=HOSTILE),
             recent("poll", kind="poll", text=f"{HOSTILE}\n{HOSTILE}"),
-            recent("card", kind="contact", text=HOSTILE, raw=card),
+            recent("card", kind="contact", text=HOSTILE, content=card),
             with_file("drawing", "document", f"{HOSTILE}.svg"),
         ]
     )

@@ -204,7 +204,7 @@ async def test_what_happened_to_a_message_is_shown(embedded: Endpoint, store: St
 async def test_strangers_markup_is_text_wherever_it_stands(embedded: Endpoint, store: Store, session: str) -> None:
     held = await writer(store, session)
     odd = {"stub_type": HOSTILE, "stub_parameters": [HOSTILE, 1, None]}
-    card = {"message": {"contactMessage": {"displayName": HOSTILE, "vcard": f"TEL:{HOSTILE}\nTEL:+49 151 123"}}}
+    card = {"contacts": [{"name": HOSTILE, "phones": [{"number": HOSTILE}]}]}
     rows = [
         recent(
             "text", 90, text=f"{HOSTILE} *{HOSTILE}* ```{HOSTILE}``` https://x.example/{HOSTILE}", push_name=HOSTILE
@@ -212,7 +212,7 @@ async def test_strangers_markup_is_text_wherever_it_stands(embedded: Endpoint, s
         recent("js", 89, text='javascript:alert(1) [x](javascript:alert(2)) http://a.example/"onmouseover=alert(3)'),
         recent("quote", 80, text=HOSTILE, quoted_msg_id="text", quoted_sender="ana@lid"),
         recent("poll", 70, kind="poll", text=f"{HOSTILE}\n{HOSTILE}"),
-        recent("card", 60, kind="contact", text=HOSTILE, raw=card),
+        recent("card", 60, kind="contact", text=HOSTILE, content=card),
         recent("odd", 50, kind=HOSTILE, text=None, raw={}),
         recent("system", 40, kind="system", text=None, raw=odd),
         with_file("file", "document", HOSTILE, 30),

@@ -13,7 +13,7 @@ import pytest
 from console.access.logins import ATTEMPT_SECONDS, ATTEMPTS, IDLE_SECONDS, LINK_SECONDS, LOGIN_SECONDS, Attempts, Logins
 from console.app import STATIC
 from console.rules.bubbles import make_bubbles
-from console.rules.contents import cards, notice, spot, waveform
+from console.rules.contents import Card, cards, notice, poll, spot, waveform
 from console.rules.formatting import to_html
 from console.rules.people import Names
 from console.rules.situations import NAMELESS, TONES, judge
@@ -114,6 +114,11 @@ CODE: dict[str, Any] = {"pairing_code": "ABCD1234", "pairing_code_expires_at": s
         (view("connected", **QR), "connected", "a code is not shown though linked"),
         (view("connecting", **QR, **CODE), "code", "asked for, so it comes first"),
         (view("connecting", state="waiting_for_scan", **CODE), "code", "it outlives the last QR"),
+        (view("connecting", **QR, passkey={"options": {}, "expiresAt": soon(9)}), "scan", "nothing to sign"),
+        (view("connecting", **QR, passkey={"options": {"a": 1}, "expiresAt": soon(9)}), "passkey", ""),
+        (view("connecting", **QR, passkey={"options": {"a": 1}, "expiresAt": soon(-9)}), "scan", "it is over"),
+        (view("connecting", passkey={"code": "AB12", "expiresAt": soon(9)}), "compare", ""),
+        (view("connecting", **QR, passkey="AB12"), "scan", "not a shape that we know"),
         (view("disconnected", state="idle"), "idle", ""),
         (view("disconnected", state="something_new", say="Hm."), "other", "a newer worker"),
         (view("disconnected"), "other", "nothing is known"),
@@ -161,9 +166,9 @@ def test_a_person_is_called_by_what_is_known() -> None:
     assert names.mentioned("2222") is None
 
 
-@pytest.mark.parametrize("raw", [None, {}, {"message": None}, {"message": {"locationMessage": 1}}, {"message": [1]}])
+@pytest.mark.parametrize("raw", [None, {}, [], "x", {"message": {"audioMessage": 1}}, {"message": [1], "contacts": 1}])
 def test_a_payload_of_any_shape_is_read(raw: Any) -> None:
-    odd = {"raw": raw, "text": None, "kind": "location"}
+    odd = {"raw": raw, "content": raw, "text": None, "kind": "location"}
     assert spot(odd) is None
     assert cards(odd) == []
     assert waveform(odd) == []
@@ -171,13 +176,23 @@ def test_a_payload_of_any_shape_is_read(raw: Any) -> None:
 
 
 def test_coordinates_are_numbers_on_this_earth() -> None:
-    place = {"degreesLatitude": 52.5, "degreesLongitude": 13.25}
-    wrapped = {"raw": {"message": {"ephemeralMessage": {"message": {"locationMessage": place}}}}}
-    found = spot(wrapped)
+    place = {"latitude": 52.5, "longitude": 13.25}
+    found = spot({"content": place})
     assert found
     assert found.url == "https://www.openstreetmap.org/?mlat=52.500000&mlon=13.250000&zoom=16"
     for wrong in (91, "52", True, None, float("inf")):
-        assert spot({"raw": {"message": {"locationMessage": {**place, "degreesLatitude": wrong}}}}) is None
+        assert spot({"content": {**place, "latitude": wrong}}) is None
+
+
+def test_contacts_and_results_come_from_the_content_else_from_the_text() -> None:
+    contact = {"name": "Bob", "phones": [{"number": "+49 151"}, {"number": "+49 151"}, "x", {"type": "cell"}]}
+    assert cards({"content": {"contacts": [contact, 1, {"phones": []}]}, "text": "Bob"}) == [
+        Card(name="Bob", phones=("+49 151",))
+    ]
+    assert cards({"content": None, "text": "Bob\nEve"}) == [Card(name="Bob"), Card(name="Eve")]
+    results = {"results": [{"option": "Mon", "votes": 3}, 1]}
+    assert poll({"content": results, "text": "When?\nMon"}) == ("When?", ["Mon: 3"])
+    assert poll({"content": {}, "text": "When?\nMon\nTue"}) == ("When?", ["Mon", "Tue"])
 
 
 # ── logins ──────────────────────────────────────────────────────────────────────────────────────────────────────────
