@@ -7,6 +7,8 @@
  * (docs/whatsapp.md, "Auth state").
  */
 
+import { KeyReads } from './key_reads.js'
+
 /** Durable entries kept for reading. A sender key has about 440 bytes, after a long gap up to 167 kB. */
 const CLEAN_ENTRIES = 20_000
 const CLEAN_BYTES = 32_000_000
@@ -28,6 +30,7 @@ const ID_LONGEST = 512
  */
 
 export class KeyStore {
+  #reads
   /** @type {Map<string, {value: string | null, number: number}>} */
   #dirty = new Map()
   /** @type {Map<string, string | null>} insertion order = age */
@@ -37,6 +40,7 @@ export class KeyStore {
   /** @param {KeyHooks} hooks */
   constructor(hooks) {
     this.hooks = hooks
+    this.#reads = new KeyReads((type, ids) => this.hooks.read(type, ids))
   }
 
   /**
@@ -56,7 +60,7 @@ export class KeyStore {
   /** @param {string} type @param {string[]} ids */
   async #read(type, ids) {
     const missing = ids.filter((id) => storable(id) && this.latest(type, id) === undefined)
-    const read = missing.length > 0 ? await this.hooks.read(type, missing) : {}
+    const read = missing.length > 0 ? await this.#reads.get(type, missing) : {}
     /** @type {Record<string, any>} */
     const found = {}
     for (const id of ids) {
