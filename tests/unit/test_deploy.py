@@ -66,6 +66,12 @@ def test_the_page_of_licences_is_of_these_locks() -> None:
         assert page[name] == npm[f"node_modules/{name}"]["version"], "run `make sbom`"
 
 
+def test_every_package_that_is_installed_is_copied_into_the_image() -> None:
+    found = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]["packages"]["find"]["include"]
+    wanted = {f"!{pattern.rstrip('*')}" for pattern in found}
+    assert wanted <= set(read(".dockerignore").splitlines())
+
+
 def test_compose_passes_on_every_setting() -> None:
     block = read("docker-compose.yml").split("    environment:\n")[1].split("\nvolumes:")[0]
     names = set(re.findall(r"^      ([A-Z_]+):", block, re.MULTILINE))
