@@ -15,10 +15,11 @@ import anyio
 from dotenv import dotenv_values  # pydantic-settings reads .env with it, too
 from rich.console import Console
 
-from acceptance.human import Human, Keyboard
+from acceptance.human import Human
 from acceptance.program import STEP_SECONDS, AcceptanceRun
 from demo.interrupt import run_until_interrupted
 from demo.screen import Screen
+from worker.commands.keyboard import Keyboard
 from worker.settings import Settings
 
 NO_TERMINAL = 2

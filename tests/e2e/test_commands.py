@@ -71,7 +71,7 @@ async def test_qr_monitor_and_logout_with_a_real_worker(
     async with found_town(tmp_path / "town", supabase, session="commands") as town:
         monkeypatch.chdir(tmp_path)
         wa = commands(town)
-        assert (await wa("qr")).out.startswith("Connected as ")
+        assert (await wa("link")).out.startswith("Connected as ")
         assert (await wa("groups", "monitor", "Family")).code == 0
         await town.database.fetch_groups(tell=town.worker.child.tail)
         await town.stored("Ana", town.family, "now this one as well")
@@ -80,7 +80,7 @@ async def test_qr_monitor_and_logout_with_a_real_worker(
         row = await town.database.session_row()
         assert row is not None
         assert row["creds_json"] is None
-        ran = await wa("qr", "--timeout", "2")
+        ran = await wa("link", "--timeout", "2")
         assert ran.code == 1
         assert "--refresh" in ran.err, "what to do now is said"
         answer = await town.worker.get("/readyz")

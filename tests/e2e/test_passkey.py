@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import anyio
 import pytest
 
 from testkit.database import Database, Row
 from testkit.embedded import EmbeddedSupabase
 from testkit.phone import VirtualPhone
-from testkit.worker import Worker
+from testkit.processes import NODE, PYTHON, Child
+from testkit.waiting import until
+from testkit.worker import Worker, environment
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 REQUEST = "passkey_prologue_request"
 
@@ -149,7 +152,7 @@ HURRIED = {**ON, "WA_PASSKEY_STEP_MS": "5000"}
 async def test_the_passkey_links_once_a_person_has_compared_the_codes(
     tmp_path: Path, supabase: EmbeddedSupabase, session: str, way: str
 ) -> None:
-    settings = {**ON, "WA_QR_TIMEOUT_MS": "2000", "LOG_LEVEL": "trace"}
+    settings = {**ON, "LOG_LEVEL": "trace"}
     async with gated(tmp_path, supabase, session, settings) as gate:
         await getattr(gate, way)()
         detail = await gate.detail_with("passkey")
@@ -278,3 +281,98 @@ async def test_an_answer_that_nobody_asked_for_is_turned_down_and_forgotten(
         await gate.database.wait_flag_handled("wa_passkey_answered", tell=gate.worker.child.tail)
         rows = await gate.database.rows("runtime_flags", key=gate.database.flag_key("wa_passkey_answered"))
         assert "secret" not in str(rows)
+
+
+# ── wa-worker link ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+# A browser with the account's passkey, as far as the script sees one.
+BROWSER = """
+const [script, control] = process.argv.slice(1)
+let click
+globalThis.addEventListener = (_, handler) => { click = handler }
+const bytes = (text) => (text === null ? null : Uint8Array.from(Buffer.from(text, 'base64url')).buffer)
+const get = async ({ publicKey: { challenge, rpId } }) => {
+  const options = { challenge: Buffer.from(challenge).toString('base64url'), rpId }
+  const asked = await fetch(`${control}/passkey/assert`, { method: 'POST', body: JSON.stringify({ options }) })
+  const { id, rawId, type, response } = await asked.json()
+  const parts = Object.entries(response).map(([name, value]) => [name, bytes(value)])
+  return { id, rawId: bytes(rawId), type, response: Object.fromEntries(parts) }
+}
+Object.defineProperty(globalThis, 'navigator', { value: { credentials: { get } }, configurable: true })
+;(0, eval)(script)
+await click({ preventDefault() {}, stopPropagation() {} })
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linking:
+    """`wa-worker link` in a terminal of its own."""
+
+    child: Child
+
+    @classmethod
+    def start(cls, folder: Path, supabase: EmbeddedSupabase, session: str, *options: str) -> Linking:
+        env = environment({**supabase.worker_env, "WORKER_SESSION": session})
+        command: list[str | Path] = [PYTHON, "-m", "worker", "link", *options]
+        return cls(child=Child.start("link", command, log=folder / "link.log", cwd=folder, env=env, hold_stdin=True))
+
+    async def says(self, text: str) -> str:
+        """Wait until it has printed this; everything that it has printed."""
+
+        async def probe() -> str | None:
+            return self.child.text() if text in self.child.text() else None
+
+        return cast(str, await until(f"{text!r} from link", probe, seconds=30, tell=self.child.tail))
+
+    def type(self, text: str) -> None:
+        assert self.child.process.stdin is not None
+        self.child.process.stdin.write(text.encode() + b"\n")
+        self.child.process.stdin.flush()
+
+
+async def test_link_shows_the_script_takes_what_it_prints_and_asks_about_the_codes(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        linking = Linking.start(tmp_path, supabase, session, "--passkey")
+        try:
+            await linking.says("Scan it:")
+            await gate.scan()
+            printed = await linking.says("})()")
+            linking.type("what?")
+            await linking.says("Not sent")
+            script = printed[printed.index("(() => {") : printed.index("})()") + len("})()")]
+            ran = await anyio.run_process(
+                [str(NODE), "--input-type=module", "-e", BROWSER, script, gate.phone.control_url]
+            )
+            answer = ran.stdout.decode()
+            linking.type(answer[answer.index("{") :])
+            await linking.says(f"Code: {await gate.code()}")
+            await gate.phone.passkey_confirm()
+            linking.type("maybe")
+            linking.type("y")
+            await linking.says("Connected as ")
+            assert await linking.child.wait(30) == 0
+            assert (await gate.phone.passkey())["problems"] == []
+        finally:
+            linking.child.kill()
+
+
+async def test_link_by_code_asks_for_one_and_a_no_to_the_codes_links_nothing(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        number = (await gate.phone.owner()).pn.partition("@")[0]
+        linking = Linking.start(tmp_path, supabase, session, "--passkey", "--code", f"+{number[:2]} {number[2:]}")
+        try:
+            code = (await gate.detail_with("pairing_code"))["pairing_code"]
+            await linking.says(f"Code: {code}")
+            await gate.phone.pair_code(code)
+            await linking.says("})()")
+            await gate.answer()
+            await linking.says("Does the phone show the same code?")
+            linking.type("n")
+            await gate.ends("differ")
+            await linking.says("differ")
+        finally:
+            linking.child.kill()

@@ -255,7 +255,7 @@ async def test_qr_draws_each_code_until_the_account_is_connected(
             drawn.append(code)
             return terminal.draw_qr(code)
 
-        monkeypatch.setattr("worker.commands.qr.draw_qr", draw)
+        monkeypatch.setattr("worker.commands.link.draw_qr", draw)
 
         async def is_drawn(code: str) -> bool:
             return code in drawn
@@ -267,7 +267,7 @@ async def test_qr_draws_each_code_until_the_account_is_connected(
             await store.set_session(session, fence, {"status": "connected", "detail": {}, "wa_name": "Ana"})
 
         others.start_soon(scan_when_drawn)
-        ran = await wa("qr", "--timeout", str(2 * BOUND))
+        ran = await wa("link", "--timeout", str(2 * BOUND))
     assert drawn == ["2@first", "2@second"]
     assert ran.code == 0, ran.err
     assert ran.out.count("Scan it:") == 2
@@ -278,27 +278,48 @@ async def test_qr_draws_each_code_until_the_account_is_connected(
 async def test_an_expired_code_is_not_drawn(wa: Commands, store: Store, session: str) -> None:
     async with served(store, session) as fence:
         await store.set_session(session, fence, waiting("2@old", -1))
-        ran = await wa("qr", "--timeout", "1")
+        ran = await wa("link", "--timeout", "1")
         assert (ran.code, ran.out) == (1, "")
         assert "Waiting for the next code." in ran.err
-        assert (await wa("qr", "--json")).code == 1
+        assert (await wa("link", "--json")).code == 1
         await store.set_session(session, fence, waiting("2@new"))
-        assert (await wa("qr", "--json")).json["qr"] == "2@new"
+        assert (await wa("link", "--json")).json["qr"] == "2@new"
 
 
 async def test_qr_without_a_worker_says_so(wa: Commands, store: Store, session: str) -> None:
-    assert "no worker has ever served" in (await wa("qr")).err
+    assert "no worker has ever served" in (await wa("link")).err
     async with served(store, session) as fence:
         await store.set_session(session, fence, waiting("2@left behind"))
-    ran = await wa("qr")
+    ran = await wa("link")
     assert (ran.code, ran.out) == (1, "")
     assert "no worker is running" in ran.err
+
+
+async def test_link_by_code_needs_a_whole_number(wa: Commands, store: Store, session: str) -> None:
+    async with served(store, session):
+        ran = await wa("link", "--code", "0151 1234567")
+    assert (ran.code, ran.out) == (2, "")
+    assert "with its country code" in ran.err
+
+
+async def test_link_by_code_asks_once_and_shows_the_code(wa: Commands, store: Store, session: str) -> None:
+    async with served(store, session) as fence:
+        await store.set_session(session, fence, waiting("2@qr"))
+        ran = await wa("link", "--code", "+49 (0)151 1234567", "--timeout", "2")
+        (flag,) = await store.pending_flags(session)
+        assert (flag.key, flag.phone) == ("wa_pairing_code_requested", "491511234567")
+        assert "▄" not in ran.out, "no QR code beside it"
+        patch = waiting("2@qr")
+        patch["detail"]["pairing_code"] = "ABCD1234"
+        await store.set_session(session, fence, patch)
+        ran = await wa("link", "--code", "491511234567", "--timeout", "2")
+    assert "Code: ABCD1234" in ran.out
 
 
 async def test_qr_refresh_raises_the_flag(wa: Commands, store: Store, session: str) -> None:
     async with served(store, session) as fence:
         await store.set_session(session, fence, {"status": "disconnected", "detail": {"state": "idle", "say": "Idle."}})
-        ran = await wa("qr", "--refresh", "--timeout", "1")
+        ran = await wa("link", "--refresh", "--timeout", "1")
     assert "Idle." in ran.err
     assert [flag.key for flag in await store.pending_flags(session)] == ["wa_refresh_qr_requested"]
 

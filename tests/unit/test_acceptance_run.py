@@ -10,7 +10,7 @@ import anyio
 import pytest
 from rich.console import Console
 
-from acceptance.human import Human, Keyboard
+from acceptance.human import Human
 from acceptance.steps import STEPS
 from acceptance.tester import Choice, Place, Task
 from acceptance.verdict import (
@@ -30,6 +30,7 @@ from acceptance.verdict import (
 )
 from demo.screen import Screen
 from testkit.waiting import until
+from worker.commands.keyboard import Keyboard
 
 PLACE = Place(id="120363000000000001@g.us", name="Market")
 TASK = Task(name="text", say="Send [this]", group=PLACE, other=PLACE, words=("a 1", "b 2"), limit_mb=1, seconds=9.0)

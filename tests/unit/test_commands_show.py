@@ -13,7 +13,7 @@ import pytest
 from worker.commands.doctor import OURS, check_clock, check_python, judge_schema, role_named_in
 from worker.commands.export import Progress, open_folder, write_whole
 from worker.commands.groups import resolve
-from worker.commands.qr import judge
+from worker.commands.link import judge
 from worker.commands.runtime import WrongArgument
 from worker.commands.show import ago, author, content, plain, size
 from worker.store import SCHEMA_VERSION

@@ -161,7 +161,7 @@ async def test_codes_that_ran_out_are_not_renewed_until_somebody_asks() -> None:
         it.sidecar.closes(408, "QR refs attempts ended", "pairing")
         row = await it.state("idle")
         assert row["status"] == "disconnected"
-        assert "wa-worker qr --refresh" in row["detail"]["say"]
+        assert "wa-worker link --refresh" in row["detail"]["say"]
         assert len(it.sidecar.connects) == 1
         it.ask(Ask.REFRESH)
         await it.connects(2)

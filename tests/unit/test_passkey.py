@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from testkit.processes import ROOT
 from worker.bridge.protocol import Assertion
+from worker.commands.passkey import SCRIPT, make_script
 from worker.session.passkey import NOT_AN_ANSWER, PasskeyRequest, read_assertion, read_options
 
 Json = dict[str, Any]
@@ -153,3 +155,13 @@ def test_what_whatsapp_would_refuse_is_said_before_it_is_sent(given: Json, why: 
 )
 def test_what_is_no_answer_at_all_is_told_so(given: object) -> None:
     assert read_assertion(given, "QkJCQkJC") == NOT_AN_ANSWER
+
+
+def test_the_script_that_link_shows_is_the_one_that_the_page_explains() -> None:
+    assert f"```js{SCRIPT}```" in (ROOT / "docs" / "passkey.md").read_text()
+
+
+def test_the_request_stands_in_the_script_as_json() -> None:
+    script = make_script(OPTIONS)
+    (line,) = [line for line in script.splitlines() if "const request" in line]
+    assert json.loads(line.partition("=")[2]) == OPTIONS

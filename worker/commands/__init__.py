@@ -32,7 +32,12 @@ COMMANDS = {
     "status": Entry(
         "Look", "Show the session, its worker, groups with their last message, and files that wait.", "status", "status"
     ),
-    "qr": Entry("Look", "Draw the QR code to scan; follows each new one until the account is connected.", "qr", "qr"),
+    "link": Entry(
+        "Look",
+        "Link a phone: draw the QR code to scan, and each new one, until the account is connected.",
+        "link",
+        "link",
+    ),
     "console": Entry(
         "Look",
         "Serve the web console: link, groups, messages, health. Ctrl-C ends it.",

@@ -160,7 +160,7 @@ def _session(overview: SessionOverview) -> Text:
     if detail.get("say"):
         text.append(f"\n{plain(detail['say'])}")
     if account.get("has_qr"):
-        text.append("\n`wa-worker qr` draws the code")
+        text.append("\n`wa-worker link` draws the code")
     return text
 
 

@@ -103,7 +103,7 @@ class Terminal:
             self._name_console()
         elif view.state == "idle":
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
-            self._console.print("`wa-worker qr --refresh` in another terminal asks for a new code.", markup=False)
+            self._console.print("`wa-worker link --refresh` in another terminal asks for a new code.", markup=False)
         elif view.state in ("needs_you", "logged_out", "crashing", "database_away"):
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
 

@@ -25,18 +25,18 @@ STEP_SECONDS = 120.0  # as WhatsApp's own client waits for the other side, and f
 
 SWITCHED_OFF = (
     "WhatsApp asks for this account's passkey before it links a device; nothing was linked. The worker can answer "
-    "that, but it is switched off, since it was never tried with WhatsApp itself: set WORKER_PASSKEY=true and start "
-    "again (docs/passkey.md). The request on the phone can be closed."
+    "that, but it is switched off, since it was never tried with WhatsApp itself: set WORKER_PASSKEY=true, start "
+    "again, and run `wa-worker link --passkey`. The request on the phone can be closed."
 )
 USE_THE_PASSKEY = (
-    "WhatsApp asks for this account's passkey before it links a device: the account's owner must use it in a browser "
-    "(docs/passkey.md says how)."
+    "WhatsApp asks for this account's passkey before it links a device: run `wa-worker link --passkey`, which says "
+    "what to do."
 )
 COMPARE = "Compare the code with the one on the phone, and confirm it only if they are the same."
 WAIT_FOR_THE_CODE = "WhatsApp has taken the passkey's answer; waiting for the phone's code."
 WAIT_FOR_THE_PHONE = "The codes are the same; waiting for the phone to link."
 
-START_OVER = "Nothing was linked. Start over: `wa-worker qr --refresh`, and link again."
+START_OVER = "Nothing was linked. Start over: `wa-worker link --refresh`, and link again."
 NOBODY_ANSWERED = f"Nobody answered WhatsApp's request for the passkey in time. {START_OVER}"
 NO_CODE_CAME = (
     "WhatsApp took the passkey's answer and then sent nothing. It is known to do so when the passkey is not this "

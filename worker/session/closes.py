@@ -99,7 +99,7 @@ class CloseCode(IntEnum):
     RESTART_REQUIRED = 515
 
 
-_ASK_AGAIN = "then ask for a refresh (`wa-worker qr --refresh`)"
+_ASK_AGAIN = "then ask for a refresh (`wa-worker link --refresh`)"
 _LOOK_FIRST = "Look at the phone first; if it shows a warning, do not link again today."
 _UNLINKED = ("Connection Failure", "Stream Errored")  # only these two say that the phone unlinked us
 _CAUSES = {  # Node's words for a connection that failed
@@ -148,7 +148,7 @@ def _lost_or_timed_out(close: Close, _: int) -> Decision:
     if _CODES_RAN_OUT in close.message:
         return Idle(
             say="Nobody scanned the QR code or typed a pairing code in time. "
-            "Ask for a refresh (`wa-worker qr --refresh`)."
+            "Ask for a refresh (`wa-worker link --refresh`)."
         )
     if close.phase == "open":
         return Reconnect(say="The connection to WhatsApp was lost; trying again.")

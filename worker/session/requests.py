@@ -22,10 +22,10 @@ DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
 ENTER_THE_CODE = (
     "Enter the pairing code on the phone: WhatsApp, Linked devices, Link a device, Link with phone number instead."
 )
-LOGGED_OUT = "Logged out as asked. Ask for a refresh (`wa-worker qr --refresh`) to link a phone again."
+LOGGED_OUT = "Logged out as asked. Ask for a refresh (`wa-worker link --refresh`) to link a phone again."
 FORGOTTEN = (
     "The credentials are forgotten as asked, but WhatsApp could not be told: there was no connection. Remove this "
-    "device on the phone as well (WhatsApp, Linked devices). Ask for a refresh (`wa-worker qr --refresh`) to link "
+    "device on the phone as well (WhatsApp, Linked devices). Ask for a refresh (`wa-worker link --refresh`) to link "
     "again."
 )
 
