@@ -497,6 +497,24 @@ test('a QR whose secret WhatsApp has retired is replaced, and the new one links'
   await sidecar.stop()
 })
 
+for (const [stage, renewed] of /** @type {[string, boolean][]} */ ([['primary_hello', false], ['refresh_code', true]])) {
+  test(`a QR that is retired after the stage ${stage} of a pairing code is ${renewed ? 'replaced' : 'left: both sides are agreeing on a secret'}`, async () => {
+    const sidecar = start(new Database())
+    await sidecar.connect(phone)
+    const { qr } = await sidecar.notice('qr')
+    const content = [{ tag: 'link_code_companion_reg', attrs: { stage }, content: [] }]
+    const attrs = { from: 's.whatsapp.net', type: 'link_code_companion_reg', id: `STAGE-${stage}` }
+    await phone.post('/stanza', { node: { tag: 'notification', attrs, content } })
+    const acks = async () => (await phone.all('/receipts')).filter((/** @type {any} */ item) => item.type === 'companion_reg_refresh').length
+    const before = await acks()
+    await phone.post('/faults', { kind: 'retire_qr', qr })
+    while (await acks() === before) await new Promise((resolve) => setTimeout(resolve, 50))
+    if (renewed) await sidecar.notice('qr', (told) => told.qr !== qr)
+    else assert.deepEqual(sidecar.notices.filter(({ method, params }) => method === 'qr' && params.qr !== qr), [])
+    await sidecar.stop()
+  })
+}
+
 test('a success before the pairing is no connection, and the QR stays good', async () => {
   const sidecar = start(new Database())
   await phone.post('/faults', { kind: 'success_before_pairing' })

@@ -228,8 +228,9 @@ async function holdBacklog(phone, { hold }) {
 function enqueueRaw(phone, { node: given, keep = false }) {
   const stanza = revive(given)
   if (keep) return enqueue(phone, stanza)
-  if (!phone.online) throw new ControlError(409, 'no client is logged in')
-  phone.online.send(stanza)
+  const client = phone.online ?? [...phone.connections].find((one) => one.state === 'qr')
+  if (!client) throw new ControlError(409, 'no client is logged in, and none waits for a scan')
+  client.send(stanza)
 }
 
 /** @param {any} given @returns {import('./stanza.js').Node} */

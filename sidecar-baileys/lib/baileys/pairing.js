@@ -33,6 +33,7 @@ export class Pairing {
   #goodUntil = 0
   /** Until when somebody may still be linking by code, milliseconds; 0 if no code is out. */
   #codeUntil = 0
+  #finishingUntil = 0
   /** @type {NodeJS.Timeout | undefined} */
   #timer
   /** How many QR codes were shown. */
@@ -54,6 +55,9 @@ export class Pairing {
     this.end = end
   }
 
+  /** The phone and this device are agreeing on a secret. */
+  get finishing() { return Date.now() < this.#finishingUntil }
+
   /** The server offers references, each for one QR code. @param {import('baileys').BinaryNode} node `pair-device` in its iq */
   offer(node) {
     this.#refs = getBinaryNodeChildren(getBinaryNodeChild(node, 'pair-device'), 'ref')
@@ -73,8 +77,14 @@ export class Pairing {
     this.#goodUntil = 0
   }
 
-  /** Somebody has typed the code: what follows has its own time. */
-  codeTyped() {
+  /**
+   * A notification about the pairing code. If somebody has typed the code, what follows has its own time. WhatsApp may
+   * also ask for another code (`refresh_code`): that is no typing.
+   * @param {import('baileys').BinaryNode} node
+   */
+  codeTyped(node) {
+    if (getBinaryNodeChild(node, 'link_code_companion_reg')?.attrs.stage === 'refresh_code') return
+    this.#finishingUntil = Date.now() + FINISH_MS
     if (this.#codeUntil) this.#codeUntil = Math.max(this.#codeUntil, Date.now() + FINISH_MS)
   }
 

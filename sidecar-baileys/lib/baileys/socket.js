@@ -277,7 +277,7 @@ export class Connection {
             this.#acknowledge(buildAckStanza(node, this.passkey.take(node)))
             return true
           }
-          if (node.attrs.type === CODE_TYPED) this.#link.codeTyped()
+          if (node.attrs.type === CODE_TYPED) this.#link.codeTyped(node)
           if (node.attrs.type === STATE_CHANGED) {
             this.#acknowledge(buildAckStanza(node))
             return true
@@ -414,7 +414,7 @@ export class Connection {
    */
   #renewSecret(node) {
     this.#acknowledge(buildAckStanza(node))
-    if (this.#pairing || this.creds.registered || this.passkey.active) return
+    if (this.#pairing || this.creds.registered || this.#link.finishing || this.passkey.active) return
     this.sock.ev.emit('creds.update', { advSecretKey: randomBytes(32).toString('base64') })
     this.#link.renew()
   }
