@@ -49,6 +49,8 @@ class Rule:
         on_hit: called in the middle of it (`storage_cut`: when half of the object has been passed on).
         status, content: what a gateway answers in Supabase's place, without asking it.
         mark: only requests whose body holds these bytes.
+        larger_than: only requests whose body has more bytes.
+        more_items_than: only commits and parts with more messages and changes.
     """
 
     kind: Kind
@@ -59,6 +61,8 @@ class Rule:
     status: int = 404
     content: bytes = b""
     mark: bytes = b""
+    larger_than: int = -1
+    more_items_than: int = -1
     on_hit: Callable[[], None] = lambda: None
     hits: int = 0
     functions: Counter[str] = field(default_factory=Counter)
@@ -68,7 +72,9 @@ class Rule:
         return time.monotonic() > self.ends or (self.times is not None and self.hits >= self.times)
 
     def matches(self, request: Request) -> bool:
-        if self.over or self.mark not in request.body:
+        if self.over or self.mark not in request.body or len(request.body) <= self.larger_than:
+            return False
+        if self.more_items_than >= 0 and request.items <= self.more_items_than:
             return False
         if self.kind == "storage_gateway":
             return request.is_storage
@@ -88,6 +94,14 @@ class Request:
     def function(self) -> str | None:
         path = self.target.split("?")[0]
         return path.removeprefix(RPC) if path.startswith(RPC) else None
+
+    @property
+    def items(self) -> int:
+        """Messages and changes of a commit or a part; 0 for other calls."""
+        if self.function not in ("wa_commit", "wa_commit_part"):
+            return 0
+        batch = json.loads(self.body)["p_batch"]
+        return len(batch["messages"]) + len(batch["changes"])
 
     @property
     def is_storage(self) -> bool:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from tests.chaos.proxy import FaultProxy, Rule
+from tests.integration.database import Writer, message, rows, writer
 from tests.integration.test_supervisor import OPENS, Running, running
-from worker.store import Store
+from worker.ingest.batch_writer import BatchWriter
+from worker.store import Committed, KeyChange, Store, connect_store
+from worker.store.availability import DatabaseWatch
 from worker.store.embedded import Endpoint
+from worker.store.session import SessionStore
 
 JWT = b'{"code":"PGRST303","message":"JWT issued at future","details":null,"hint":null}'
 NO_FUNCTION = b'{"code":"PGRST202","message":"Could not find the function","details":null,"hint":null}'
@@ -116,3 +121,100 @@ async def test_a_start_ends_with_code_2_when_it_stays_so(
         assert await worker.ends() == 2
         assert words in worker.lines()[-1]
         assert rule.hits >= 3
+
+
+TIME_OUT = b'{"code":"57014","message":"canceling statement due to statement timeout","details":null,"hint":null}'
+DISLIKED = "http://localhost:3100"
+
+
+@pytest.fixture
+async def behind(embedded: Endpoint, gateway: FaultProxy) -> AsyncIterator[Store]:
+    """A store on the far side of the gateway."""
+    async with connect_store(gateway.url, embedded.key) as store:
+        yield store
+
+
+async def write(behind: Store, me: Writer, texts: list[str]) -> Committed:
+    """One batch with these texts and its keys."""
+    messages = [message(f"E{me.epoch}N{n}", n, text=text) for n, text in enumerate(texts)]
+    keys = [KeyChange(type="session", id="x", value=f"epoch {me.epoch}")]
+    session = SessionStore(behind, me.session, me.fence)
+    return await BatchWriter(session, DatabaseWatch()).write(me.batch(messages=messages, keys=keys))
+
+
+async def check_stored(store: Store, me: Writer, texts: list[str]) -> None:
+    found = await rows(store, "messages", me.session)
+    assert sorted(row["text"] for row in found) == sorted(texts)
+    assert await store.get_keys(me.session, "session", ["x"]) == {"x": f"epoch {me.epoch}"}
+    assert await rows(store, "wa_refused_stanzas", me.session) == []
+    assert await rows(store, "wa_commit_pieces", me.session, "piece") == []
+
+
+@pytest.mark.parametrize("disliked", [[3], [0, 1, 2, 7, 19], list(range(20))], ids=["one", "five", "all"])
+async def test_a_text_that_a_gateway_dislikes_is_stored_and_the_rest_goes_on(
+    store: Store, session: str, behind: Store, gateway: FaultProxy, disliked: list[int]
+) -> None:
+    me = await writer(store, session)
+    rule = gateway.arm(Rule(kind="gateway", status=403, content=PAGE, mark=DISLIKED.encode()))
+    texts = [f"{DISLIKED}/{n}" if n in disliked else f"text {n}" for n in range(20)]
+    await write(behind, me, texts)
+    assert rule.hits > 3
+    await check_stored(store, me, texts)
+
+
+@pytest.mark.parametrize("limit", [4_000, 60_000])
+async def test_bodies_above_a_limit_go_in_parts_and_one_alone_in_pieces(
+    store: Store, session: str, behind: Store, gateway: FaultProxy, limit: int
+) -> None:
+    me = await writer(store, session)
+    gateway.arm(Rule(kind="gateway", status=413, content=PAGE, larger_than=limit))
+    texts = [f"{n} " + "é" * (40_000 if n == 5 else 200) for n in range(30)]
+    await write(behind, me, texts)
+    await check_stored(store, me, texts)
+
+
+async def test_parts_are_made_smaller_until_they_are_fast_enough(
+    store: Store, session: str, behind: Store, gateway: FaultProxy
+) -> None:
+    me = await writer(store, session)
+    gateway.arm(Rule(kind="gateway", status=500, content=TIME_OUT, more_items_than=30))
+    texts = [f"text {n}" for n in range(100)]
+    await write(behind, me, texts)
+    await check_stored(store, me, texts)
+
+
+async def test_a_commit_whose_answer_is_lost_is_not_written_again_when_its_size_is_refused(
+    store: Store, session: str, behind: Store, gateway: FaultProxy
+) -> None:
+    me = await writer(store, session)
+    lost = gateway.arm(Rule(kind="lost_answer", function="wa_commit", times=1))
+    gateway.arm(Rule(kind="gateway", function="wa_commit", status=413, content=PAGE, times=1))
+    texts = [f"text {n}" for n in range(10)]
+    done = await write(behind, me, texts)
+    assert (lost.hits, done.duplicate) == (1, True)
+    await check_stored(store, me, texts)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+async def test_a_worker_that_dies_between_the_parts_has_kept_its_keys_for_the_stanzas_that_come_again(
+    store: Store, session: str, behind: Store, gateway: FaultProxy, parts: int
+) -> None:
+    me = await writer(store, session)
+    await me.commit(keys=[KeyChange(type="session", id="x", value="unspent")])
+    gateway.arm(Rule(kind="gateway", status=413, content=PAGE, larger_than=4_000))
+    texts = [f"{n} " + "x" * 500 for n in range(20)]
+    messages = [message(f"A{n}", n, text=text) for n, text in enumerate(texts)]
+    spent = [KeyChange(type="session", id="x", value="epoch 2")]
+    batch = me.batch(messages=messages, keys=spent)
+    async with anyio.create_task_group() as dying:
+        dying.start_soon(BatchWriter(SessionStore(behind, session, me.fence), DatabaseWatch()).write, batch)
+        with anyio.fail_after(60):
+            while len(await rows(store, "messages", session)) < parts:  # noqa: ASYNC110 - rows tell of no event
+                await anyio.sleep(0.001)
+        dying.cancel_scope.cancel()
+    if (await store.get_keys(session, "session", ["x"])) == {"x": "unspent"}:
+        me = Writer(store, session, me.fence, await store.begin_epoch(session, me.fence))
+        again = me.batch(messages=messages, keys=[KeyChange(type="session", id="x", value=f"epoch {me.epoch}")])
+        await BatchWriter(SessionStore(behind, session, me.fence), DatabaseWatch()).write(again)
+        await check_stored(store, me, texts)
+    assert len(await rows(store, "messages", session)) == len(texts)
