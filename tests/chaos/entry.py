@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from worker.ingest.batch_writer import _Parting
+from worker.ingest.parts import rest_of
 from worker.media import jobs, steps
 from worker.media.download import Limits
 from worker.session import backoff as crashes
@@ -64,13 +66,20 @@ class Everything(frozenset[str]):
 
 def sabotage_commits(spoil: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
     """Each message on its way into the database goes through `spoil`; None: it is lost."""
-    commit = Store.commit
+    commit, commit_part = Store.commit, Store.commit_part
 
-    async def spoiled(self: Store, session: str, batch: Batch) -> Any:
+    def spoiled(batch: Batch) -> Batch:
         messages = [found for message in batch.messages if (found := spoil(dict(message))) is not None]
-        return await commit(self, session, replace(batch, messages=messages))
+        return replace(batch, messages=messages)
 
-    Store.commit = spoiled  # type: ignore[method-assign]
+    async def whole(self: Store, session: str, batch: Batch) -> Any:
+        return await commit(self, session, spoiled(batch))
+
+    async def part(self: Store, session: str, batch: Batch) -> Any:
+        return await commit_part(self, session, spoiled(batch))
+
+    Store.commit = whole  # type: ignore[method-assign]
+    Store.commit_part = part  # type: ignore[method-assign]
 
 
 def sabotage_uploads(spoil: Callable[[Bucket, str, bytes, str], Awaitable[None]]) -> None:
@@ -100,11 +109,19 @@ def sabotage(what: str) -> None:
     async def all_groups(self: Store, session: str) -> frozenset[str]:
         return Everything()
 
+    in_order = _Parting.run
+
+    async def keys_first(parting: _Parting) -> Any:
+        await parting._writer.whole(rest_of(parting._batch))
+        return await in_order(parting)
+
     match what:
         case "lost":  # about one message in ten never reaches the database
             sabotage_commits(lambda message: None if message["wa_msg_id"].endswith(("7", "A")) else message)
         case "text":  # texts arrive without their last character
             sabotage_commits(lambda message: message | {"text": message["text"] and message["text"][:-1]})
+        case "keys_first":
+            _Parting.run = keys_first  # type: ignore[method-assign,assignment]
         case "hash":
             sabotage_uploads(flipped)
         case "twice":

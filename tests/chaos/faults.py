@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import anyio
+
 from testkit.waiting import TookTooLong, until
 from tests.chaos.proxy import Kind, Rule
 from tests.chaos.rig import LEASE_SECONDS, Post, Rig, armed, gone, kill
@@ -162,6 +164,63 @@ async def db_outage(stage: Stage) -> None:
 
     await stage.until("the worker to leave WhatsApp", away, lasts)
     await stage.logged_in_again(before)
+
+
+# A gateway that answers in Supabase's place
+
+JWT = b'{"code":"PGRST303","message":"JWT issued at future","details":null,"hint":null}'
+NO_FUNCTION = b'{"code":"PGRST202","message":"Could not find the function","details":null,"hint":null}'
+TIME_OUT = b'{"code":"57014","message":"canceling statement due to statement timeout","details":null,"hint":null}'
+PAGE = b"<html><h1>Just a moment</h1></html>"
+ODD = [
+    *((status, body) for status in (200, 301, 403, 404, 413, 500, 540, 544) for body in (PAGE, b"", b"{}")),
+    (204, b""),
+    (401, JWT),
+    (404, NO_FUNCTION),
+]
+SIZE_LIMITS = (3_000, 10_000, 40_000)
+ITEM_LIMITS = (3, 10)
+
+
+async def gateway_odd(stage: Stage) -> None:
+    """A burst of answers that no Supabase gives, to every call."""
+    await stage.connected()
+    status, body = stage.random.choice(ODD)
+    rule = Rule(kind="gateway", status=status, content=body, times=stage.random.randint(1, 8))
+    stage.rig.proxy.arm(rule)
+    await stage.traffic.burst(20)
+    await stage.until(f"a call that is answered {status}", lambda: _hit(rule))
+
+
+def _parted(make: Callable[[Stage], Rule]) -> Inject:
+    """Batches of a certain look do not pass for a while."""
+
+    async def inject(stage: Stage) -> None:
+        await stage.connected()
+        rule = stage.rig.proxy.arm(make(stage))
+        await stage.traffic.burst(60)
+        await stage.until("a batch that does not pass", lambda: _hit(rule))
+        while not rule.over:
+            await stage.traffic.one()
+            await anyio.sleep(0.5)
+
+    return inject
+
+
+def _too_large(stage: Stage) -> Rule:
+    limit = stage.random.choice(SIZE_LIMITS)
+    return Rule(kind="gateway", status=413, content=PAGE, larger_than=limit, ends=time.monotonic() + 6)
+
+
+def _too_slow(stage: Stage) -> Rule:
+    limit = stage.random.choice(ITEM_LIMITS)
+    return Rule(kind="gateway", status=500, content=TIME_OUT, more_items_than=limit, ends=time.monotonic() + 6)
+
+
+def _disliked(stage: Stage) -> Rule:
+    """About one message in sixteen, by its id."""
+    mark = f'{stage.random.choice("0123456789ABCDEF")}","chat_id"'.encode()
+    return Rule(kind="gateway", status=403, content=PAGE, mark=mark, ends=time.monotonic() + 6)
 
 
 # Storage
@@ -358,6 +417,10 @@ MAIN: dict[str, Inject] = {
     "db_late": _database("late", (2.0, 4.0)),
     "db_lost_answer": db_lost_answer,
     "db_reset": db_reset,
+    "gateway_odd": gateway_odd,
+    "gateway_size": _parted(_too_large),
+    "gateway_slow": _parted(_too_slow),
+    "gateway_content": _parted(_disliked),
     "db_outage": db_outage,
     "socket_drop": socket_drop,
     "drop_before_read": drop_before_read,

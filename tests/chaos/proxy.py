@@ -7,6 +7,7 @@ knows when an answer left for the worker. It judges nothing: `tests/chaos/checks
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import socket
@@ -121,7 +122,7 @@ class Answer:
 
 @dataclass(kw_only=True)
 class Commit:
-    """One `wa_commit` on its way. `messages`: (chat, sender, id) of every readable message in it.
+    """One `wa_commit` on its way. `messages`: (chat, sender, id) of every readable message in it and in its parts.
 
     Attributes:
         sent_at_ms: when it went on to the database.
@@ -174,6 +175,8 @@ class FaultProxy:
         self.known: list[Known] = []
         self.leases: list[LeaseCall] = []
         self.leaks: list[str] = []
+        self._parts: dict[tuple[str, str, str], set[tuple[str, str, str]]] = {}
+        self._pieces: dict[tuple[str, int], str] = {}
         self.calls: Counter[str] = Counter()
         self.bytes_in = 0
         self._forbidden = list(forbidden)
@@ -327,6 +330,18 @@ class FaultProxy:
         match request.function:
             case "wa_commit":
                 return self._expect_commit(json.loads(request.body)["p_batch"])
+            case "wa_commit_part":
+                self._remember_part(json.loads(request.body)["p_batch"])
+            case "wa_put_piece":
+                piece = json.loads(request.body)["p_batch"]
+                self._pieces[piece["document"], piece["piece"]] = piece["body"]
+            case "wa_commit_pieces":
+                whole = json.loads(request.body)["p_batch"]
+                text = "".join(self._pieces.get((whole["document"], n), "") for n in range(whole["pieces"]))
+                batch = json.loads(base64.b64decode(text))
+                if whole["last"]:
+                    return self._expect_commit(batch)
+                self._remember_part(batch)
             case "wa_known_stanzas":
                 return self._note_known
             case "wa_lease_acquire":
@@ -337,16 +352,16 @@ class FaultProxy:
                 self._note_lease(args["p_owner"], int(args["p_fence"]), False, None, None, released=True)
         return lambda status, body: lambda: None
 
+    def _remember_part(self, batch: dict[str, Any]) -> None:
+        """The messages of a part are durable, for the sidecar, when the commit that ends its number is answered."""
+        self._parts.setdefault(_number(batch), set()).update(_messages(batch))
+
     def _expect_commit(self, batch: dict[str, Any]) -> Callable[[int, bytes], Callable[[], None]]:
         commit = Commit(
             fence=int(batch["fence"]),
             epoch=int(batch["epoch"]),
             seq=int(batch["seq"]),
-            messages=frozenset(
-                (message["chat_id"], message["sender"], message["wa_msg_id"])
-                for message in batch["messages"]
-                if message["kind"] != "undecryptable"
-            ),
+            messages=frozenset(_messages(batch) | self._parts.get(_number(batch), set())),
             hashes=frozenset(batch["hashes"]),
             sent_at_ms=time.time() * 1000,
         )
@@ -402,6 +417,19 @@ class FaultProxy:
             released=released,
         )
         self.leases.append(call)
+
+
+def _number(batch: dict[str, Any]) -> tuple[str, str, str]:
+    return batch["fence"], batch["epoch"], batch["seq"]
+
+
+def _messages(batch: dict[str, Any]) -> set[tuple[str, str, str]]:
+    hidden = [json.loads(base64.b64decode(one["body"])) for one in batch["opaque"] if one["item"] == "message"]
+    return {
+        (message["chat_id"], message["sender"], message["wa_msg_id"])
+        for message in [*batch["messages"], *hidden]
+        if message["kind"] != "undecryptable"
+    }
 
 
 async def _receive(link: h11.Connection, reader: asyncio.StreamReader) -> Request | None:

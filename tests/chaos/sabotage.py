@@ -38,6 +38,12 @@ SABOTAGES = {
         broken="the database takes a batch twice: neither sequence check nor unique key",
         faults=("db_lost_answer",),
     ),
+    "keys_first": Sabotage(
+        check="stored",
+        also=("settled", "media"),
+        broken="a batch in parts sends its keys and its number before its messages",
+        faults=("gateway_size",),
+    ),
     "gate": Sabotage(check="gate", broken="the sidecar writes frames at once"),
     "keys": Sabotage(
         check="readable",
@@ -65,8 +71,8 @@ def migrations_for(sabotage: str, folder: Path) -> Path | None:
 
 
 def _take_batches_twice() -> str:
-    commit = _changed("public.wa_commit", r"if v_seq <= v_row\.seq then.*?end if;", "")
-    commit = re.sub(r"if v_seq is distinct from v_row\.seq \+ 1 then.*?end if;", "", commit, flags=re.DOTALL)
+    commit = _changed("wa.begin_batch", r"return v_seq <= v_row\.seq;", "return false;")
+    commit = re.sub(r"if coalesce\(v_seq > v_row\.seq \+ 1, true\) then.*?end if;", "", commit, flags=re.DOTALL)
     store = _changed(
         "wa.store_messages",
         r"on conflict \(session_id, chat_id, sender, wa_msg_id\) do nothing\s+returning",
