@@ -257,3 +257,31 @@ language sql stable security invoker set search_path = '' as $$
   from public.messages as m
   where m.session_id = p_session and m.group_id = p_group
 $$;
+
+-- What is listed as refused or waiting, by id, behind `p_after`; without its content.
+create function public.wa_list_refused(p_session text, p_after bigint, p_limit integer) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select coalesce(jsonb_agg(to_jsonb(listed) order by listed.id), '[]')
+  from (
+    select
+      r.id, r.at, r.item, r.state, r.chat_id, r.sender, r.wa_msg_id, r.code, r.reason, r.tries, r.next_at,
+      r.body is not null as has_body
+    from public.wa_refused_stanzas as r
+    where r.session_id = p_session and r.id > p_after
+    order by r.id
+    limit p_limit
+  ) as listed
+$$;
+
+-- The kept bytes of a listed item; nulls if it is no longer listed.
+create function public.wa_refused_body(p_session text, p_id bigint) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select coalesce(
+    (
+      select jsonb_build_object('body', r.body, 'encoding', r.encoding)
+      from public.wa_refused_stanzas as r
+      where r.session_id = p_session and r.id = p_id
+    ),
+    '{"body": null, "encoding": "base64"}'
+  )
+$$;

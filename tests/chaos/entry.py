@@ -79,7 +79,7 @@ def sabotage_commits(spoil: Callable[[dict[str, Any]], dict[str, Any] | None]) -
         return await commit_part(self, session, spoiled(batch))
 
     Store.commit = whole  # type: ignore[method-assign]
-    Store.commit_part = part  # type: ignore[method-assign]
+    Store.commit_part = part  # type: ignore[method-assign,assignment]
 
 
 def sabotage_uploads(spoil: Callable[[Bucket, str, bytes, str], Awaitable[None]]) -> None:

@@ -34,7 +34,11 @@ SABOTAGES = {
     "text": Sabotage(check="intact", broken="texts are stored without their last character"),
     "dedupe": Sabotage(
         check="once",
-        also=("settled", "readable"),  # without a unique key a stub stays beside its good copy
+        also=(
+            "settled",
+            "readable",
+            "media",
+        ),  # unsettled, a file waits; without a unique key a stub stays beside its good copy
         broken="the database takes a batch twice: neither sequence check nor unique key",
         faults=("db_lost_answer",),
     ),

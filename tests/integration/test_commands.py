@@ -20,6 +20,7 @@ from testkit.worker import environment
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
 from worker.commands import export, terminal
 from worker.errors import OddAnswer, StoreRefused, StoreUnavailable
+from worker.ingest.parts import Item
 from worker.store import Flag, MediaFile, Store, connect_store
 from worker.store.console import Console
 from worker.store.embedded import Embedded, Endpoint, embedded_supabase
@@ -380,6 +381,33 @@ async def test_media_retry_makes_jobs_of_what_was_given_up(wa: Commands, store: 
 
     assert (await wa("media", "retry", "--status", "too_large", "--json")).json == {"requeued": 1, "without": 0}
     assert (await wa("media", "retry", "--json")).json["requeued"] == 0, "a second time there is nothing left"
+
+
+async def test_what_could_not_be_stored_is_listed_exported_and_taken_back(
+    wa: Commands, store: Store, session: str, tmp_path: Path
+) -> None:
+    me = await writer(store, session)
+    assert (await wa("refused", "list")).out == "Nothing is listed.\n"
+    good, bad = Item("message", message("GOOD")), Item("message", message("BAD", sender=None))
+    await me.commit(refused=[good.as_base64("XX000", "internal", "waiting"), bad.as_base64("23502", "no sender")])
+    assert "2 items could not be stored, 1 of them tried again" in (await wa("status")).out
+    listed = (await wa("refused", "list", "--json")).json
+    assert [(one["wa_msg_id"], one["state"]) for one in listed] == [("GOOD", "waiting"), ("BAD", "refused")]
+    ran = await wa("refused", "list")
+    assert "waiting message GOOD" in ran.out
+    assert "text of GOOD" not in ran.out
+    file = tmp_path / "refused.jsonl"
+    assert (await wa("refused", "export", str(file))).code == 0
+    assert [json.loads(line)["content"]["text"] for line in file.read_text().splitlines()] == [
+        "text of GOOD",
+        "text of BAD",
+    ]
+    assert file.stat().st_mode & 0o077 == 0
+    assert (await wa("refused", "export", str(file))).code == 2, "nothing is overwritten"
+    ran = await wa("refused", "retry")
+    assert (ran.code, ran.out) == (1, "1 taken back.\n1 not: Postgres says 23502\n")
+    assert [row["wa_msg_id"] for row in await rows(store, "messages", session)] == ["GOOD"]
+    assert (await wa("refused", "retry", "0", "--json")).json == {"taken": 0, "left": {"0": "gone"}}
 
 
 async def test_a_revoked_message_leaves_no_media_key_behind(store: Store, session: str) -> None:

@@ -218,3 +218,10 @@ async def test_a_worker_that_dies_between_the_parts_has_kept_its_keys_for_the_st
         await BatchWriter(SessionStore(behind, session, me.fence), DatabaseWatch()).write(again)
         await check_stored(store, me, texts)
     assert len(await rows(store, "messages", session)) == len(texts)
+
+
+async def test_what_a_command_asks_survives_a_stray_401(behind: Store, session: str, gateway: FaultProxy) -> None:
+    for ask in (behind.console.whoami(), behind.status(session)):
+        rule = gateway.arm(Rule(kind="gateway", status=401, content=JWT, times=2))
+        await ask
+        assert rule.hits == 2

@@ -53,6 +53,12 @@ COMMANDS = {
     ),
     "groups": Entry("Change", "List the groups, and choose which are stored.", "groups", "app"),
     "media": Entry("Change", "Retry failed downloads, or run more downloaders.", "media", "app"),
+    "refused": Entry(
+        "Change",
+        "Messages and changes that could not be stored: list them, take them back, export them.",
+        "refused",
+        "app",
+    ),
     "logout": Entry(
         "Change", "Log the account out and forget its credentials; stored messages stay.", "logout", "logout"
     ),

@@ -210,13 +210,18 @@ def left_out(discards: Mapping[str, Any]) -> list[tuple[str, Text]]:
     return [*lines, ("Left out", Text(", ".join(why)))] if why else lines
 
 
+def _refused(figures: Figures) -> str:
+    waiting = f", {figures.refused_waiting} of them tried again" if figures.refused_waiting else ""
+    return f"{number_of(figures.refused, 'item')} could not be stored{waiting}; `wa-worker refused list` names them"
+
+
 def _troubles(overview: SessionOverview) -> list[tuple[str, Text]]:
     row, figures = overview.row, overview.figures
     lines: list[tuple[str, Text]] = []
     if figures.pending_stubs:
         lines.append(("Unreadable", Text(f"{number_of(figures.pending_stubs, 'message')} asked for again", FAULTS)))
     if figures.refused:
-        lines.append(("Refused", Text(f"{number_of(figures.refused, 'message')} kept in wa_refused_stanzas", FAULTS)))
+        lines.append(("Refused", Text(_refused(figures), FAULTS)))
     lines += left_out(row.get("discards") or {})
     if error := row.get("last_error"):
         payload = error.get("payload") or {}

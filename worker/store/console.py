@@ -73,6 +73,24 @@ class Deleted:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefusedItem:
+    """A message or a change that could not be stored, without its content."""
+
+    id: int
+    at: datetime
+    item: str
+    state: str
+    chat_id: str | None
+    sender: str | None
+    wa_msg_id: str | None
+    code: str
+    reason: str
+    tries: int
+    next_at: datetime | None
+    has_body: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """The database's share of /metrics."""
 
@@ -87,6 +105,7 @@ class Figures:
     pending_stubs: int
     refused: int
     held_changes: int
+    refused_waiting: int = 0
 
 
 class Console:
@@ -170,6 +189,27 @@ class Console:
         row = await self._call("wa_export_size", args)
         return int(row["all"]), int(row["left"])
 
+    async def refused(self, session: str, after: int, limit: int) -> list[RefusedItem]:
+        """What is listed as refused or waiting, by id, behind `after`."""
+        args = {"p_session": session, "p_after": str(after), "p_limit": limit}
+        rows = await self._call("wa_list_refused", args)
+        return [
+            RefusedItem(
+                **{
+                    **known(RefusedItem, row),
+                    "id": int(row["id"]),
+                    "at": datetime.fromisoformat(row["at"]),
+                    "next_at": _time(row["next_at"]),
+                }
+            )
+            for row in rows
+        ]
+
+    async def refused_body(self, session: str, id_: int) -> tuple[str | None, str]:
+        """The kept bytes and their encoding; None if there are none, or if the item is no longer listed."""
+        row = await self._call("wa_refused_body", {"p_session": session, "p_id": str(id_)})
+        return row["body"], str(row["encoding"])
+
     async def figures(self, session: str) -> Figures:
         row = await self._call("wa_figures", {"p_session": session})
         jobs = row["jobs"]
@@ -185,6 +225,7 @@ class Console:
             pending_stubs=int(row["pending_stubs"]),
             refused=int(row["refused"]),
             held_changes=int(row["held_changes"]),
+            refused_waiting=int(row["refused_waiting"]),
         )
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+import anyio
 from supabase import AsyncClient
 
 from worker.errors import KeyRefused, OddAnswer, SettingsError, StoreError, StoreRefused
@@ -44,6 +45,7 @@ from worker.store.rows import (
 SCHEMA_VERSION = max(file.name for file in MIGRATIONS.glob("*.sql"))[:14]  # the newest migration, which we need
 DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
+STRAY_PAUSES_SECONDS = (0.3, 1.0)
 CHEAPEST = "wa_schema_version"  # reads no table
 # What the functions answer, unless a JSON object.
 LISTS = frozenset(
@@ -52,6 +54,7 @@ LISTS = frozenset(
         "wa_export_messages",
         "wa_known_stanzas",
         "wa_list_groups",
+        "wa_list_refused",
         "wa_monitored_groups",
         "wa_pending_flags",
         "wa_sealed_edits",
@@ -68,7 +71,7 @@ class Store:
         self._media = media
         self._timeouts = timeouts
         self.bucket = Bucket(media, timeouts)
-        self.console = Console(self._call)
+        self.console = Console(self._call_again)
         self.key = KeyWatch()
 
     async def check(self) -> None:
@@ -289,7 +292,7 @@ class Store:
         await self._call("wa_analyze", {})
 
     async def status(self, session: str) -> dict[str, Any]:
-        return dict(await self._call("wa_status", {"p_session": session}))
+        return dict(await self._call_again("wa_status", {"p_session": session}))
 
     async def _call(self, function: str, args: Mapping[str, Any]) -> Any:
         """One call.
@@ -305,6 +308,18 @@ class Store:
             raise
         self.key.note(None)
         return data
+
+    async def _call_again(self, function: str, args: Mapping[str, Any]) -> Any:
+        """As `_call`, for commands, which end with the first error: a good key gets a stray 401 now and then.
+
+        Nothing was done by a call that was refused so.
+        """
+        for pause in STRAY_PAUSES_SECONDS:
+            try:
+                return await self._call(function, args)
+            except KeyRefused:
+                await anyio.sleep(pause)
+        return await self._call(function, args)
 
     async def _ask(self, function: str, args: Mapping[str, Any]) -> Any:
         with translated(function, self._timeouts.call):
