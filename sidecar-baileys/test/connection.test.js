@@ -136,7 +136,7 @@ test('a re-upload that the phone does not answer, or that cannot be asked for, l
 
 test('a clock that is set while the connection is open does not make live messages old', async (context) => {
   const { connection, arrived, sock } = connect()
-  connection.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }
+  Object.assign(connection.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
   connection.inbox.backlogComplete()
   const receive = (/** @type {string} */ id) => sock.ws.emit('CB:message', { tag: 'message', attrs: { id, from: '1@g.us', participant: '222@lid', t: '1790000000' }, content: [{ tag: 'unavailable', attrs: { type: 'view_once' } }] })
   sock.ws.removeAllListeners('CB:success') // what Baileys asks of a server after a login: there is none
