@@ -8,7 +8,7 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from testkit.stanzas import b64
-from worker.ingest.rules.encrypted_edit import edit_key
+from worker.ingest.rules.encrypted_edit import edit_key, sealed_key
 
 
 def field(number: int, value: bytes | str | int) -> bytes:
@@ -40,3 +40,11 @@ def encrypted_edit(key: dict[str, Any], secret: bytes, sender: str, text: str, t
     ciphertext = AESGCM(edit_key(secret, key["id"], sender, sender)).encrypt(iv, plaintext, None)
     body = {"targetMessageKey": key, "secretEncType": "MESSAGE_EDIT", "encPayload": b64(ciphertext), "encIv": b64(iv)}
     return {"secretEncryptedMessage": body}
+
+
+def sealed_content(secret: bytes, use: str, target: tuple[str, str], author: str, plaintext: bytes) -> dict[str, str]:
+    """`encPayload` and `encIv` of a vote, an answer, a reaction or a comment; `target` is id and sender."""
+    iv = os.urandom(12)
+    key = sealed_key(secret, *target, author, use.encode())
+    aad = f"{target[0]}\0{author}".encode() if use in ("Poll Vote", "Event Response") else None
+    return {"encPayload": b64(AESGCM(key).encrypt(iv, plaintext, aad)), "encIv": b64(iv)}

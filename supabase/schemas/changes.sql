@@ -443,13 +443,15 @@ begin
 end
 $$;
 
--- Encrypted edits that can be decrypted now, because their target and its secret are stored. With both addresses of the
--- target's sender.
+-- What can be decrypted now, because its target and the target's secret are stored: edits, and votes and the like,
+-- whose payload has `use`. With both addresses of the target's sender and, for a poll, its options.
 create function public.wa_sealed_edits(p_session text, p_limit integer) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select coalesce(jsonb_agg(to_jsonb(sealed) order by sealed.id), '[]')
   from (
-    select h.id::text, h.target_id, h.payload, s.secret, m.sender, m.sender_alt
+    select
+      h.id::text, h.target_id, h.payload, s.secret, m.sender, m.sender_alt,
+      coalesce(m.content -> 'options', '[]') as options
     from public.wa_held_changes as h
     inner join public.messages as m
       on
@@ -462,21 +464,67 @@ language sql stable security invoker set search_path = '' as $$
   ) as sealed
 $$;
 
+-- Gives the row that a held vote or the like came with what was in it, and drops the held change.
+create function wa.complete_content(p_session text, p_held bigint, p_text text, p_content jsonb) returns void
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_held public.wa_held_changes;
+begin
+  delete from public.wa_held_changes
+  where session_id = p_session and id = p_held and kind = 'sealed_edit'
+  returning * into v_held;
+  update public.messages as m
+  set
+    text = coalesce(p_text, m.text),
+    content = coalesce(m.content, '{}') || p_content || coalesce((
+      select jsonb_build_object('about', target.id)
+      from public.messages as target
+      where target.session_id = p_session and target.chat_id = v_held.chat_id
+        and target.sender = v_held.target_sender and target.wa_msg_id = v_held.target_id
+    ), '{}')
+  where m.session_id = p_session and m.chat_id = v_held.chat_id and m.sender = v_held.author
+    and m.wa_msg_id = v_held.change_id and not m.blanked;
+end
+$$;
+
+-- Who chose what in a poll, now: each person's newest vote that was opened. No choices: taken back.
+create view public.poll_votes with (security_invoker = true) as
+select distinct on (v.content -> 'about', v.sender)
+  v.session_id,
+  v.sender,
+  v.push_name,
+  v.ts as at,
+  (v.content ->> 'about')::bigint as poll_id,
+  v.content -> 'choices' as choices
+from public.messages as v
+where v.kind = 'poll_vote' and v.content ? 'choices' and v.content ? 'about' and v.revoked_at is null
+order by v.content -> 'about' asc, v.sender asc, v.ts desc, v.id desc;
+
+create index messages_poll_votes on public.messages ((content -> 'about'), sender, ts desc, id desc)
+where kind = 'poll_vote' and content ? 'choices' and content ? 'about' and revoked_at is null;
+
 -- Takes decrypted edits: [{id, text, at}], `at` null to keep the envelope's; or [{id, unreadable: true}], which stays
--- held and is not tried again. A decrypted edit is applied like any other.
+-- held and is not tried again. A decrypted edit is applied like any other. What a vote or the like says comes as
+-- `content`, which its row gains, with the row of its target as `about`.
 create function public.wa_open_edits(p_session text, p_fence bigint, p_opened jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_opened record;
   v_ids bigint [] := '{}';
+  v_completed integer := 0;
 begin
   perform wa.lock_session(p_session, p_fence);
   for v_opened in
-    select * from jsonb_to_recordset(p_opened) as o (id bigint, text text, at timestamptz, unreadable boolean)
+    select * from jsonb_to_recordset(p_opened) as o (
+      id bigint, text text, content jsonb, at timestamptz, unreadable boolean
+    )
   loop
     if v_opened.unreadable then
       update public.wa_held_changes set unreadable = true
       where session_id = p_session and id = v_opened.id and kind = 'sealed_edit';
+    elsif jsonb_typeof(v_opened.content) = 'object' then
+      perform wa.complete_content(p_session, v_opened.id, v_opened.text, v_opened.content);
+      v_completed := v_completed + 1;
     else
       update public.wa_held_changes
       set kind = 'edit', payload = jsonb_build_object('text', v_opened.text), at = coalesce(v_opened.at, at)
@@ -484,6 +532,6 @@ begin
       v_ids := v_ids || v_opened.id;
     end if;
   end loop;
-  return jsonb_build_object('changed', wa.retry_changes(p_session, v_ids));
+  return jsonb_build_object('changed', v_completed + wa.retry_changes(p_session, v_ids));
 end
 $$;

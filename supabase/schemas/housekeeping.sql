@@ -2,9 +2,9 @@
 
 -- Deletes ciphertext hashes and, if asked, audit entries past their age; the newest error stays, because the status
 -- shows it. After a week deletes held changes, unless they belong to a message that is listed as refused; they are
--- counted as `edit_unmatched` and so on. And secrets (WhatsApp accepts edits for a quarter of an hour). At most
--- 10,000 of each a call; `more` says that there are others. Also takes one step of a merge that was too large for its
--- commit.
+-- counted as `edit_unmatched` and so on. And secrets (WhatsApp accepts edits for a quarter of an hour), but those of
+-- polls and events live as long as their message. At most 10,000 of each a call; `more` says that there are others.
+-- Also takes one step of a merge that was too large for its commit.
 create function public.wa_prune(
   p_session text, p_stanza_seconds double precision, p_audit_seconds double precision
 )
@@ -92,6 +92,9 @@ begin
     select s.message_id
     from public.message_secrets as s
     where s.session_id = p_session and s.at < now() - interval '7 days'
+      and not exists (
+        select 1 from public.messages as m where m.id = s.message_id and m.kind in ('poll', 'event')
+      )
     order by s.message_id
     limit 10000
   ));

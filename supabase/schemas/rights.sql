@@ -43,6 +43,9 @@ public.wa_identities, public.wa_numbers_moved, public.wa_merges_due, public.decr
 public.wa_refused_stanzas, public.wa_discards, public.wa_commit_pieces
 to service_role;
 
+revoke all on public.poll_votes from anon, authenticated;
+grant select on public.poll_votes to service_role;
+
 revoke all on sequence
 public.audit_log_id_seq, public.groups_id_seq, public.media_id_seq, public.media_jobs_id_seq,
 public.message_edits_id_seq, public.messages_content_order, public.messages_id_seq, public.wa_held_changes_id_seq,
@@ -70,7 +73,7 @@ wa.merge_identity, wa.merge_identity_with_retries, wa.merge_messages, wa.merge_s
 wa.note_moved_numbers, wa.note_refusal, wa.parse_time, wa.replace_content, wa.retry_changes, wa.store_messages,
 wa.store_messages_or_refuse, wa.take_back, wa.take_change, wa.take_changes, wa.take_items, wa.take_opaque,
 wa.write_admins, wa.write_audits, wa.write_groups, wa.write_hashes_and_discards, wa.write_identities, wa.write_keys,
-wa.write_refused
+wa.write_refused, wa.complete_content
 from public, anon, authenticated;
 
 grant execute on function
@@ -93,5 +96,5 @@ wa.merge_identity, wa.merge_identity_with_retries, wa.merge_messages, wa.merge_s
 wa.note_moved_numbers, wa.note_refusal, wa.parse_time, wa.replace_content, wa.retry_changes, wa.store_messages,
 wa.store_messages_or_refuse, wa.take_back, wa.take_change, wa.take_changes, wa.take_items, wa.take_opaque,
 wa.write_admins, wa.write_audits, wa.write_groups, wa.write_hashes_and_discards, wa.write_identities, wa.write_keys,
-wa.write_refused
+wa.write_refused, wa.complete_content
 to service_role;

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from typing import Any
 
-from testkit.encrypted_edits import encrypted_edit
+from testkit.encrypted_edits import encrypted_edit, field, sealed_content
 from testkit.stanzas import ANA, ANA_PHONE, BEN, NOW_MS
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
 from worker.ingest.encrypted_edits import EncryptedEdits
@@ -100,6 +101,55 @@ async def test_encrypted_edits_are_opened_once_their_message_is_there(store: Sto
     assert [edit["unreadable"] for edit in await rows(store, "wa_held_changes", session)] == [True]
     assert (await me.commit()).sealed == 0
     assert await store.open_edits(session, me.fence, [OpenedEdit(id=1, text="of no such edit")]) == 0
+
+
+def vote(number: int, author: str, *options: str) -> dict[str, Any]:
+    """A vote's row and its sealed content, as arguments of a commit."""
+    chosen = b"".join(field(1, hashlib.sha256(option.encode()).digest()) for option in options)
+    box = sealed_content(SECRET, "Poll Vote", ("A1", ANA), author, chosen)
+    payload = {"ciphertext": box["encPayload"], "iv": box["encIv"], "forms": [author], "use": "Poll Vote"}
+    content = {"target": {"sender": ANA, "wa_msg_id": "A1"}}
+    row = message(f"V{number}", number, sender=author, kind="poll_vote", text=None, content=content)
+    return {
+        "messages": [row],
+        "changes": [change("sealed_edit", "A1", f"V{number}", author=author, payload=payload)],
+    }
+
+
+async def test_votes_are_opened_and_the_view_says_who_chose_what_now(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    opener = EncryptedEdits(SessionStore(store, session, me.fence))
+    assert (await me.commit(**vote(1, BEN, "yes"))).sealed == 0  # before the poll
+    poll = with_secret("A1") | {"kind": "poll", "content": {"question": "?", "options": ["yes", "no"]}}
+    assert (await me.commit(messages=[poll])).sealed == 1
+    for cast in (vote(2, BEN, "no"), vote(3, ANA, "yes", "no"), vote(4, ANA)):
+        await me.commit(**cast)
+    await opener.open()
+    by_id = {row["wa_msg_id"]: row for row in await rows(store, "messages", session)}
+    assert by_id["V1"]["content"] == {
+        "target": {"sender": ANA, "wa_msg_id": "A1"},
+        "choices": ["yes"],
+        "about": by_id["A1"]["id"],
+    }
+    assert (by_id["V3"]["text"], by_id["V4"]["content"]["choices"]) == ("yes\nno", [])
+    votes = await rows(store, "poll_votes", session, order="at")
+    assert [(v["poll_id"], v["sender"], v["choices"]) for v in votes] == [
+        (by_id["A1"]["id"], BEN, ["no"]),
+        (by_id["A1"]["id"], ANA, []),
+    ]
+    assert await rows(store, "wa_held_changes", session) == []
+    await me.commit(**vote(2, BEN, "no"))  # a redelivered copy
+    await opener.open()
+    assert len(await rows(store, "poll_votes", session, order="at")) == 2
+
+
+async def test_the_secret_of_a_poll_lives_as_long_as_the_poll(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    await me.commit(messages=[with_secret("A1") | {"kind": "poll"}, with_secret("A2")])
+    await table(store, "message_secrets").update({"at": "2020-01-01T00:00:00Z"}).eq("session_id", session).execute()
+    assert (await store.prune(session, stanza_seconds=86_400)).secrets == 1
+    await table(store, "messages").delete().eq("session_id", session).execute()
+    assert (await store.prune(session, stanza_seconds=86_400)).secrets == 1
 
 
 async def test_a_secret_is_stored_once_beside_the_message_also_when_a_stub_came_first(

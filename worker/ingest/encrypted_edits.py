@@ -14,6 +14,8 @@ from loguru import logger
 from worker.errors import StoreError
 from worker.ingest.rules.changes import millisecond_time
 from worker.ingest.rules.encrypted_edit import open_edit
+from worker.ingest.rules.raw import MAX_CONTENT_BYTES, prune
+from worker.ingest.rules.sealed_content import open_content
 from worker.store import EncryptedEdit, OpenedEdit
 from worker.store.session import SessionStore
 from worker.text import message_text
@@ -44,6 +46,8 @@ class EncryptedEdits:
 def opened_edit(edit: EncryptedEdit, clock_s: float) -> OpenedEdit:
     """What the database gets back for one waiting edit. An edit's own time counts unless it is later than `clock_s`."""
     payload = edit.payload
+    if "use" in payload:
+        return _opened_content(edit)
     forms = [*payload["forms"], edit.sender, *([edit.sender_alt] if edit.sender_alt else [])]
     found = open_edit(
         base64.b64decode(edit.secret),
@@ -55,3 +59,18 @@ def opened_edit(edit: EncryptedEdit, clock_s: float) -> OpenedEdit:
     if found is None:
         return OpenedEdit(id=edit.id, unreadable=True)
     return OpenedEdit(id=edit.id, text=message_text(found.text), at=millisecond_time(found.timestamp_ms, clock_s))
+
+
+def _opened_content(sealed: EncryptedEdit) -> OpenedEdit:
+    payload = sealed.payload
+    found = open_content(
+        payload["use"],
+        base64.b64decode(sealed.secret),
+        (base64.b64decode(payload["ciphertext"]), base64.b64decode(payload["iv"])),
+        (sealed.target_id, [sealed.sender, *([sealed.sender_alt] if sealed.sender_alt else [])]),
+        payload["forms"],
+        sealed.options or [],
+    )
+    if found is None:
+        return OpenedEdit(id=sealed.id, unreadable=True)
+    return OpenedEdit(id=sealed.id, content=prune(found.content, MAX_CONTENT_BYTES), text=message_text(found.text))

@@ -199,6 +199,7 @@ class EncryptedEdit:
     secret: str
     sender: str
     sender_alt: str | None
+    options: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +208,7 @@ class OpenedEdit:
 
     id: int
     text: str | None = None
+    content: Json | None = None
     at: str | None = None
     unreadable: bool = False
 

@@ -69,15 +69,20 @@ class Edit(Change):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncryptedEdit(Change):
-    """An edit that only the original's secret opens. `forms`: addresses of the author."""
+    """An edit that only the original's secret opens; with `use`: what completes the row of its message (a vote, say).
+
+    `forms`: addresses of the author.
+    """
 
     ciphertext: str
     iv: str
     forms: tuple[str, ...]
+    use: str | None = None
 
     @property
     def payload(self) -> dict[str, Any]:
-        return {"ciphertext": self.ciphertext, "iv": self.iv, "forms": list(self.forms)}
+        sealed = {"ciphertext": self.ciphertext, "iv": self.iv, "forms": list(self.forms)}
+        return sealed if self.use is None else sealed | {"use": self.use}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +143,7 @@ def change_of(row: MessageRow, message: Json, rules: Rules) -> Change | None:
 
 
 def links_of(row: MessageRow) -> Iterator[Change]:
-    """What ties this row to others: the message it quotes, the album it belongs to."""
+    """What ties this row to others: the message it quotes, its album, the poll whose secret opens this vote."""
     kinds: tuple[tuple[Kind, Reference | None], ...] = (("quote", row.quoted), ("album", row.album))
     for kind, target in kinds:
         if target is not None:
@@ -151,6 +156,13 @@ def links_of(row: MessageRow) -> Iterator[Change]:
                 change_id=row.wa_msg_id,
                 at=row.ts,
             )
+    sealed, about = row.sealed, row.target
+    if sealed is None or about is None or about.sender is None:
+        return
+    named = {"chat_id": row.chat_id, "target_sender": about.sender, "target_id": about.wa_msg_id}
+    named |= {"author": row.sender, "change_id": row.wa_msg_id}
+    if (change := _sealed(sealed.payload, sealed.iv, row, named, sealed.use)) is not None:
+        yield change
 
 
 def _claims_to_be_admin(row: MessageRow) -> bool:
@@ -169,16 +181,22 @@ def _target(key: object, row: MessageRow, rules: Rules) -> Reference | None:
 def _encrypted(body: Json, row: MessageRow, named: dict[str, Any]) -> EncryptedEdit | None:
     if body.get("secretEncType") not in MESSAGE_EDIT:
         return None
-    ciphertext, iv = _bytes(body.get("encPayload"), MAX_ENCRYPTED_BYTES), _bytes(body.get("encIv"), IV_BYTES)
-    if ciphertext is None or iv is None or len(iv) != IV_BYTES:
+    return _sealed(body.get("encPayload"), body.get("encIv"), row, named)
+
+
+def _sealed(
+    payload: object, iv: object, row: MessageRow, named: dict[str, Any], use: str | None = None
+) -> EncryptedEdit | None:
+    ciphertext, nonce = _bytes(payload, MAX_ENCRYPTED_BYTES), _bytes(iv, IV_BYTES)
+    if ciphertext is None or nonce is None or len(nonce) != IV_BYTES:
         return None
-    forms = tuple(dict.fromkeys(form for form in (row.sender, row.sender_alt) if form))
     return EncryptedEdit(
         kind="sealed_edit",
         at=row.ts,
         ciphertext=base64.b64encode(ciphertext).decode(),
-        iv=base64.b64encode(iv).decode(),
-        forms=forms,
+        iv=base64.b64encode(nonce).decode(),
+        forms=tuple(dict.fromkeys(form for form in (row.sender, row.sender_alt) if form)),
+        use=use,
         **named,
     )
 

@@ -32,6 +32,15 @@ class Media:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Sealed:
+    """What only the secret of the target opens, as it came: base64, if it is right."""
+
+    use: str
+    payload: object
+    iv: object
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
     """What a message is.
 
@@ -39,6 +48,7 @@ class Content:
         text: as the sender wrote it, not yet cleaned.
         target: the key of the message that this one is about (reaction, edit, revoke, vote, pin).
         facts: `messages.content`: what it says beyond its text.
+        sealed: what is in it once it is opened (a vote, say).
         withheld: a view-once: neither text nor payload is to be kept.
     """
 
@@ -47,6 +57,7 @@ class Content:
     media: Media | None = None
     target: Json | None = None
     facts: Facts | None = None
+    sealed: Sealed | None = None
     withheld: bool = False
 
 
@@ -127,7 +138,15 @@ def _refine(field: str, rule: Rule, body: Json, wrappers: tuple[str, ...]) -> Co
     inner = _comment(body) if field == "commentMessage" else None
     if inner is not None:
         return replace(inner, kind=kind, target=_target(rule, body))
-    return replace(_said(field, rule, body), kind=kind, target=_target(rule, body))
+    return replace(_said(field, rule, body), kind=kind, target=_target(rule, body), sealed=_sealed(rule, body))
+
+
+def _sealed(rule: Rule, body: Json) -> Sealed | None:
+    if rule.sealed is None:
+        return None
+    place, use = rule.sealed
+    box = body.get(place) if place else body
+    return Sealed(use=use, payload=box.get("encPayload"), iv=box.get("encIv")) if isinstance(box, Mapping) else None
 
 
 def _said(field: str, rule: Rule, body: Json) -> Content:

@@ -29,6 +29,7 @@ class Rule:
         media: for a field that is a file itself: whose keys it is encrypted with.
         within: paths to files inside (header pictures); the first that is there counts.
         target: path to the key of the message that this one is about.
+        sealed: for a content that the target's secret opens: where ciphertext and iv lie, and what the key is for.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Rule:
     media: MediaType | None = None
     within: tuple[str, ...] = ()
     target: str | None = None
+    sealed: tuple[str, str] | None = None
 
     @property
     def may_have_caption(self) -> bool:
@@ -85,11 +87,13 @@ CONTENT: dict[str, Rule] = {
     "pollCreationMessageV2": Rule(kind="poll", text=_lines("name", "options.*.optionName")),
     "pollCreationMessageV3": Rule(kind="poll", text=_lines("name", "options.*.optionName")),
     "pollCreationMessageV5": Rule(kind="poll", text=_lines("name", "options.*.optionName")),
-    "pollUpdateMessage": Rule(kind="poll_vote", target="pollCreationMessageKey"),
+    "pollUpdateMessage": Rule(kind="poll_vote", target="pollCreationMessageKey", sealed=("vote", "Poll Vote")),
     "pollResultSnapshotMessage": Rule(kind="poll_result", text=_lines("name", "pollVotes.*.optionName")),
     "pollResultSnapshotMessageV3": Rule(kind="poll_result", text=_lines("name", "pollVotes.*.optionName")),
     "eventMessage": Rule(kind="event", text=_lines("name", "description", "location.name")),
-    "encEventResponseMessage": Rule(kind="event_response", target="eventCreationMessageKey"),
+    "encEventResponseMessage": Rule(
+        kind="event_response", target="eventCreationMessageKey", sealed=("", "Event Response")
+    ),
     "call": Rule(kind="call"),
     "callLogMesssage": Rule(kind="call"),  # three s: the proto's own spelling
     "bcallMessage": Rule(kind="call", text=_first("caption")),
@@ -170,9 +174,9 @@ CONTENT: dict[str, Rule] = {
     "newsletterFollowerInviteMessageV2": Rule(kind="newsletter_invite", text=_lines("newsletterName", "caption")),
     # About another message
     "reactionMessage": Rule(kind="reaction", text=_first("text"), target="key"),
-    "encReactionMessage": Rule(kind="reaction", target="targetMessageKey"),
+    "encReactionMessage": Rule(kind="reaction", target="targetMessageKey", sealed=("", "Enc Reaction")),
     "commentMessage": Rule(kind="comment", target="targetMessageKey"),
-    "encCommentMessage": Rule(kind="comment", target="targetMessageKey"),
+    "encCommentMessage": Rule(kind="comment", target="targetMessageKey", sealed=("", "Enc Comment")),
     "pinInChatMessage": Rule(kind="pin", target="key"),
     "keepInChatMessage": Rule(kind="keep", target="key"),
     "secretEncryptedMessage": Rule(kind="edit", target="targetMessageKey"),  # `classify` looks at its secretEncType

@@ -61,7 +61,12 @@ def open_edit(secret: bytes, ciphertext: bytes, iv: bytes, target_id: str, forms
 
 def edit_key(secret: bytes, target_id: str, sender: str, editor: str) -> bytes:
     """The key of one edit of one message."""
-    info = target_id.encode() + sender.encode() + editor.encode() + USE_CASE
+    return sealed_key(secret, target_id, sender, editor, USE_CASE)
+
+
+def sealed_key(secret: bytes, target_id: str, sender: str, author: str, use: bytes) -> bytes:
+    """The key of what `author` seals with the secret of a message of `sender`; `use` says what it is for."""
+    info = target_id.encode() + sender.encode() + author.encode() + use
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
 
@@ -79,7 +84,7 @@ def read_edit(plaintext: bytes) -> Opened | None:
 
 
 def _text(message: bytes, depth: int) -> str | None:
-    found = dict(_fields(message))
+    found = dict(protobuf_fields(message))
     said = found.get(CONVERSATION)
     if isinstance(said, bytes):
         return said.decode()
@@ -100,10 +105,15 @@ def _text(message: bytes, depth: int) -> str | None:
 
 def _last(message: bytes, number: int) -> bytes | int | None:
     """The last value of a field, as protobuf reads one that is not repeated."""
-    return dict(_fields(message)).get(number)
+    return dict(protobuf_fields(message)).get(number)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+def protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Number and value of each field, in order.
+
+    Raises:
+        ValueError: this is no protobuf, or too many fields.
+    """
     at = count = 0
     while at < len(message):
         count += 1

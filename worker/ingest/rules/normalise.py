@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from worker.bridge.protocol import NoticeEvent, ResendEvent, Stanza, SystemEvent
 from worker.ingest.rules import content as table
-from worker.ingest.rules.classify import Content, Json, classify
+from worker.ingest.rules.classify import Content, Json, Sealed, classify
 from worker.ingest.rules.context import Context, Reference, read_context
 from worker.ingest.rules.descriptor import describe
 from worker.ingest.rules.jids import Person, canonical, parse_jid
@@ -94,6 +94,7 @@ class MessageRow:
     target: Target | None = None
     late: bool = False
     context: Context = field(default_factory=Context)
+    sealed: Sealed | None = None
 
     @property
     def identity(self) -> tuple[str, str, str]:
@@ -116,7 +117,7 @@ class MessageRow:
 
 
 # Not `dataclasses.asdict`: it copies `raw` in depth, which took half of the time of `ingest`.
-_COLUMNS = tuple(each.name for each in fields(MessageRow) if each.name != "context")
+_COLUMNS = tuple(each.name for each in fields(MessageRow) if each.name not in ("context", "sealed"))
 _MEDIA = tuple(each.name for each in fields(MediaPart))
 _TARGET = tuple(each.name for each in fields(Target))
 
@@ -306,6 +307,7 @@ def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> 
         late=envelope.late,
         target=target,
         context=_context(payload.get("message"), envelope, rules),
+        sealed=content.sealed,
     )
 
 
