@@ -10,8 +10,6 @@ from typing import Any, cast
 
 import anyio
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from worker.errors import (
     KeyRefused,
@@ -291,24 +289,6 @@ async def test_keys_that_are_refused_for_good_are_an_error() -> None:
     supabase.gateway = lambda body: StoreRefused("no", "23505")
     with pytest.raises(StoreRefused):
         await write(supabase, batch_of())
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 12), st.sets(st.integers(0, 11)), st.sets(st.integers(0, 11)), st.integers(2_500, 20_000))
-def test_every_item_ends_up_somewhere(count: int, disliked: set[int], broken: set[int], limit: int) -> None:
-    supabase = Supabase(
-        gateway=lambda body: takes_at_most(limit)(body) or dislikes(KeyRefused("HTTP 403"))(body),
-        postgres=lambda item: OddAnswer("XX000") if "broken" in item["text"] else None,
-    )
-    good = message("GOOD")
-    messages = [
-        message(f"A{n}", (POISON if n in disliked else "") + ("broken" if n in broken else "")) for n in range(count)
-    ]
-    anyio.run(write, supabase, batch_of(good, *messages))
-    listed = [name for _, name in supabase.listed]
-    assert sorted(supabase.rows + [str(name) for name in listed]) == sorted(["GOOD", *(f"A{n}" for n in range(count))])
-    assert sorted(str(name) for name in listed) == sorted(f"A{n}" for n in broken if n < count)
-    assert supabase.keys == {"k1": "spent"}
 
 
 def test_limits_grow_again() -> None:
