@@ -92,8 +92,9 @@ export class Inbox {
     this.waitingBytes += stanza.expectedBytes
     this.#queue.push(stanza)
     if (stanza.offline) this.#backlog.arrived()
-    if (stanza.offline && !stanza.stored) this.#backlog.settled()
     else this.#backlog.liveWaits()
+    // Nothing waits for what is never stored.
+    if (stanza.offline && !stanza.stored) this.#backlog.settled()
     void this.#drain()
   }
 
