@@ -197,9 +197,17 @@ def media_once(evidence: Evidence) -> Iterator[str]:
 
 
 def lease(evidence: Evidence) -> Iterator[str]:
-    """Held by one at a time, by the database's clock; and what was written was written by the holder."""
+    """Held by one at a time, by the database's clock; and what was written was written by the holder.
+
+    A release is noted when it is asked for, an acquisition when it is answered. So a renewal may be noted after the
+    release that followed it: its fence has ended.
+    """
     holder: LeaseCall | None = None
+    ended = 0
     for call in evidence.leases:
+        if call.acquired and call.fence <= ended:
+            continue
+        ended = max(ended, call.fence if call.released else call.fence - 1)
         if call.released:
             if holder and (holder.owner, holder.fence) == (call.owner, call.fence):
                 holder = None
