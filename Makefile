@@ -54,9 +54,10 @@ unit: setup ## the rules alone, in half a minute
 fuzz: setup ## documents that hypothesis makes up
 	@$(BIN)/python -m pytest -n 2 tests/fuzz
 
-# Many tests mostly wait, so three files are at work at a time on two cores.
-test: setup ## every test but the chaos run
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/chaos tests
+# Many tests mostly wait, so three files are at work at a time on two cores. A browser needs both for itself.
+test: setup ## every test but the chaos run and the console in a browser (make console-smoke)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/chaos \
+	  --ignore tests/console/test_browser.py tests
 
 # Its processes are killed on purpose: that a Popen is collected before its child is reaped is no finding there.
 chaosshort: setup ## what CI runs of it: every kind of fault once, and a sabotage for each check

@@ -174,7 +174,8 @@ async function loadOlder() {
   }
 }
 
-const atOlder = new IntersectionObserver(([seen]) => { if (seen.isIntersecting) loadOlder() })
+// Several changes may come at once: the last one holds.
+const atOlder = new IntersectionObserver((changes) => { if (changes.at(-1).isIntersecting) loadOlder() })
 if (older && feed) {
   older.addEventListener('click', (event) => { event.preventDefault(); loadOlder() })
   atOlder.observe(older)

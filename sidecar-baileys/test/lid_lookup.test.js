@@ -23,6 +23,17 @@ test('a number without a LID is asked for once in ten minutes; one that failed i
   assert.deepEqual(asked, [['a', 'b'], ['c'], ['d'], ['d'], ['b']])
 })
 
+test('a query that fails says "unknown for now": the message is read under its number', async () => {
+  let clock = 0
+  let asked = 0
+  const lookup = /** @type {any} */ (rememberUnknown(async () => { asked += 1; throw new Error('429') }, () => clock))
+  assert.deepEqual(await lookup(['a']), [])
+  assert.deepEqual(await lookup(['a']), [])
+  clock = 30_000
+  assert.deepEqual(await lookup(['a']), [])
+  assert.equal(asked, 2)
+})
+
 test('every kind of history but the full one is let through', () => {
   const { shouldSyncHistoryMessage } = socketOptions(/** @type {any} */ ({ browser: ['a', 'b', 'c'] }))
   const { HistorySyncType } = proto.HistorySync

@@ -354,6 +354,23 @@ test('a key share for a group that no database can name is refused, and the mess
   await sidecar.stop()
 })
 
+test('a key share in the name of a type of keys stops nothing', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { id: group, name } = await makeGroup()
+  const { owner } = await phone.get('/state')
+  const key = proto.SenderKeyDistributionMessage.encode({ id: 1, iteration: 0, chainKey: Buffer.alloc(32, 1), signingKey: Buffer.alloc(33, 5) }).finish()
+  const bytes = Buffer.concat([Buffer.of(0x33), key]).toString('base64')
+  for (const groupId of ['sender-key', 'session', 'lid-mapping', 'pre-key', 'identity-key']) {
+    const message = { conversation: groupId, senderKeyDistributionMessage: { groupId, axolotlSenderKeyDistributionMessage: bytes } }
+    const { id } = await phone.post('/send', { from: name, to: owner.name, message })
+    assert.equal((await receipt(id)).done, true, groupId)
+  }
+  const after = await phone.post('/send', { from: name, to: group, text: 'after it' })
+  assert.equal((await receipt(after.id)).done, true)
+  assert.deepEqual(database.texts(after.id), ['after it'])
+  await sidecar.stop()
+})
+
 test('a view-once has no content, and says so', async () => {
   const { sidecar, database } = await loggedIn()
   const { id: group, name } = await makeGroup()

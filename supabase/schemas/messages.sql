@@ -275,6 +275,8 @@ begin
     for v_row in
       select e.body, e.place
       from jsonb_array_elements(p_messages) with ordinality as e (body, place)
+      inner join public.groups as g
+        on g.session_id = p_session and g.wa_group_id = e.body ->> 'chat_id' and g.monitor
       where e.body ->> 'kind' <> 'undecryptable'
       order by e.place
     loop

@@ -67,6 +67,7 @@ $$;
 
 -- Takes or renews the lease. The same owner renews it and keeps its fence; a free or expired lease is taken with fence
 -- + 1. The clock is read after the row is locked, so that the wait for the lock does not lengthen an expired lease.
+-- Rows that refer to the session in somebody's open transaction do not hold the lease up.
 create function public.wa_lease_acquire(p_session text, p_owner text, p_seconds double precision) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -75,7 +76,7 @@ declare
   v_acquired boolean := true;
 begin
   insert into public.wa_sessions (id, status) values (p_session, 'disconnected') on conflict (id) do nothing;
-  select * into v_row from public.wa_sessions where id = p_session for update;
+  select * into v_row from public.wa_sessions where id = p_session for no key update;
   v_now := clock_timestamp();
   if v_row.lease_owner is distinct from p_owner then
     v_acquired := v_row.lease_owner is null or v_row.lease_expires_at <= v_now;

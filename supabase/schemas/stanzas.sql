@@ -56,9 +56,15 @@ language sql stable security invoker set search_path = '' as $$
     ))
 $$;
 
+-- Whether this kept body (base64) is that of a message that could not be decrypted.
+create function wa.holds_stub(p_body text) returns boolean
+language sql immutable security invoker set search_path = '' as $$
+  select position('"undecryptable"'::bytea in decode(p_body, 'base64')) > 0
+$$;
+
 -- Refused items: [{item, state, chat_id, sender, wa_msg_id, code, reason, body, encoding}]. Bodies are kept as base64,
 -- and only if the chat is monitored: content of other chats reaches no table. One that is listed already stays as it
--- is.
+-- is; but the good copy of a listed stub is listed beside it.
 create function wa.write_refused(p_session text, p_refused jsonb) returns void
 language sql volatile security invoker set search_path = '' as $$
   insert into public.wa_refused_stanzas (
@@ -67,21 +73,24 @@ language sql volatile security invoker set search_path = '' as $$
   select
     p_session, left(r ->> 'chat_id', 256), left(r ->> 'sender', 256), left(r ->> 'wa_msg_id', 256),
     left(coalesce(r ->> 'code', 'unknown'), 64), left(coalesce(r ->> 'reason', ''), 1000),
-    case
-      when not coalesce(g.monitor, false) then null
-      when r ->> 'encoding' = 'base64' then r ->> 'body'
-      else replace(encode(convert_to(r ->> 'body', 'UTF8'), 'base64'), e'\n', '')
-    end,
-    'base64', coalesce(r ->> 'item', 'message'), coalesce(r ->> 'state', 'refused'),
+    kept.body, 'base64', coalesce(r ->> 'item', 'message'), coalesce(r ->> 'state', 'refused'),
     case when r ->> 'state' = 'waiting' then now() + interval '1 minute' end
   from jsonb_array_elements(coalesce(nullif(p_refused, 'null'), '[]')) with ordinality as t (r, ord)
   left join public.groups as g on g.session_id = p_session and g.wa_group_id = r ->> 'chat_id'
+  cross join lateral (
+    select case
+      when not coalesce(g.monitor, false) then null
+      when r ->> 'encoding' = 'base64' then r ->> 'body'
+      else replace(encode(convert_to(r ->> 'body', 'UTF8'), 'base64'), e'\n', '')
+    end as body
+  ) as kept
   where not exists (
     select 1 from public.wa_refused_stanzas as s
     where s.session_id = p_session and s.wa_msg_id = left(r ->> 'wa_msg_id', 256)
       and s.chat_id is not distinct from left(r ->> 'chat_id', 256)
       and s.sender is not distinct from left(r ->> 'sender', 256)
       and s.item = coalesce(r ->> 'item', 'message')
+      and not (coalesce(wa.holds_stub(s.body), false) and not coalesce(wa.holds_stub(kept.body), true))
   )
   order by t.ord
 $$;

@@ -421,7 +421,7 @@ async def test_a_supabase_that_is_late_is_waited_for_and_one_that_is_away_does_n
     port = free_port()
     settings = {"SUPABASE_URL": f"http://127.0.0.1:{port}", "WORKER_BOOT_WAIT_S": "60"}
     async with running(tmp_path, embedded, store, OPENS, settings) as worker:
-        await worker.until("it to say that it waits", lambda: "does not answer yet; waiting" in worker.log.read_text())
+        await worker.until("it to say that it waits", lambda: "; waiting for it" in worker.log.read_text())
         assert (await worker.get("/healthz")).json() == {"ok": True}
         ready = await worker.get("/readyz")
         assert ready.status_code == 503

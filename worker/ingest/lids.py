@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from worker.bridge.protocol import Commit, ResendEvent, SystemEvent
 from worker.ingest.rules.context import numbers_in
@@ -12,6 +12,7 @@ from worker.store.availability import DatabaseWatch
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 
+NUMBERS_PER_CALL = 40  # below 2 KB, the smallest body that a gateway is expected to pass
 NUMBERS_CACHED = 20_000  # about 3 MB; a large account knows a few thousand people
 
 
@@ -29,10 +30,14 @@ class LidCache:
         missing = sorted(numbers - self._known.keys())
         if missing:
             # The batch waits for this answer too, so it counts as "commit": an outage may begin here.
-            found = await until_answered(lambda: self._watch.observe("commit", self._store.get_identities(missing)))
-            for number in missing:
-                self._remember(number, found.get(number))
+            for start in range(0, len(missing), NUMBERS_PER_CALL):
+                await self._ask(missing[start : start + NUMBERS_PER_CALL])
         return {number: lid for number in numbers if (lid := self.known(number)) is not None}
+
+    async def _ask(self, numbers: Sequence[str]) -> None:
+        found = await until_answered(lambda: self._watch.observe("commit", self._store.get_identities(numbers)))
+        for number in numbers:
+            self._remember(number, found.get(number))
 
     def known(self, number: str) -> str | None:
         """What is remembered of a number; None also if nothing is."""

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +26,27 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 @contextmanager
 def held(folder: Path, owner: str) -> Iterator[None]:
     """Show that `owner` lives as long as this block runs. A folder that cannot be written means no proof, no error."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = _path(folder, owner)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        logger.debug(
-            "no file for the lease in {} ({}): if killed, the next worker waits for it", folder, error.strerror
-        )
+    with ExitStack() as until_the_end:
+        try:
+            _hold(folder, owner, until_the_end)
+        except OSError as error:
+            logger.debug("no lock for the lease in {} ({}): if killed, the next worker waits", folder, error.strerror)
         yield
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        os.write(fd, json.dumps(_marks(owner, fd)).encode())
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(fd)
+
+
+def _hold(folder: Path, owner: str, until_the_end: ExitStack) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = _path(folder, owner)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    until_the_end.callback(os.close, fd)
+    until_the_end.callback(_remove, path)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    os.write(fd, json.dumps(_marks(owner, fd)).encode())
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def is_dead(folder: Path, owner: str) -> bool:

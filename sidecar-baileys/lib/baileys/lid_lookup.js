@@ -3,6 +3,8 @@ import { LRUCache } from 'lru-cache'
 
 /** An answer "none" holds this long. An account gets its LID once in its life. */
 const UNKNOWN_MS = 10 * 60 * 1_000
+/** A query that fails says nothing, and Baileys would give the message up: it is read under its number. */
+const FAILED_MS = 30 * 1_000
 /** A flood of strangers must not become a flood of memory. */
 const ENTRIES_MAX = 10_000
 
@@ -23,9 +25,18 @@ export function rememberUnknown(lookup, now = () => performance.now()) {
   return async (numbers) => {
     const asked = numbers.filter((number) => now() >= (unknown.get(number) ?? 0))
     if (asked.length === 0) return []
-    const found = await lookup(asked)
+    const remember = (/** @type {string[]} */ numbers, /** @type {number} */ ms) => {
+      for (const number of numbers) unknown.set(number, now() + ms)
+    }
+    let found
+    try {
+      found = await lookup(asked)
+    } catch {
+      remember(asked, FAILED_MS)
+      return []
+    }
     const known = new Set((found ?? []).map(({ pn }) => pn))
-    for (const number of asked) if (found && !known.has(number)) unknown.set(number, now() + UNKNOWN_MS)
+    if (found) remember(asked.filter((number) => !known.has(number)), UNKNOWN_MS)
     return found
   }
 }

@@ -7,11 +7,14 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn } from 'node:timers/promises'
 import { binaryNodeToString } from 'baileys'
+import { LRUCache } from 'lru-cache'
 import { withinBudget } from './key_steps.js'
 import { isOldCounter } from './undecryptable.js'
 
 /** An empty message, padded: Baileys takes it for a good one, and receipts it. */
 const NOTHING = Uint8Array.of(1)
+/** Baileys asks for what it cannot read soon after it got it. */
+const HANDED_OVER_MAX = 1_000
 
 /**
  * @typedef {import('../log/gate.js').KeyChanges} KeyChanges
@@ -33,8 +36,11 @@ export class Sections {
   /** The stanza that Baileys is decrypting; it takes one at a time. @type {Stanza | null} */
   #current = null
 
-  /** The last stanza with a part that could not be decrypted. @type {Stanza | null} */
-  lastFailed = null
+  /**
+   * Stanzas that Baileys got lately, by their id. Of several with one id, one of a chat that may be stored.
+   * @type {LRUCache<string, Stanza>}
+   */
+  handedOver = new LRUCache({ max: HANDED_OVER_MAX })
 
   /** @param {SectionHooks} hooks */
   constructor(hooks) {
@@ -47,6 +53,8 @@ export class Sections {
   /** Call this before Baileys gets the stanza. @param {Stanza} stanza */
   expect(stanza) {
     for (const { content } of stanza.parts ?? []) this.#byCiphertext.set(content, stanza)
+    const { id } = stanza.node.attrs
+    if (id && (stanza.stored || !this.handedOver.get(id)?.stored)) this.handedOver.set(id, stanza)
     if (stanza.complete) this.#journal(stanza) // nothing to decrypt: journal it before Baileys answers it
     else stanza.nameAuthor()
   }
@@ -124,7 +132,6 @@ export class Sections {
       stanza.failed(error)
       // Its key is spent: another copy would not help.
       if (isOldCounter(error)) return /** @type {T} */ (NOTHING)
-      this.lastFailed = stanza
       throw error
     } finally {
       this.#closeIfComplete(stanza)

@@ -124,7 +124,7 @@ export class Connection {
       write: (frame) => this.#transport?.write(frame),
       onDurable: (number) => this.keys.durable(number),
       onFailure: (error) => this.end(error),
-      inWork: /** @returns {number} */ () => this.inbox.waiting,
+      inWork: /** @returns {number} */ () => (this.inbox.closed ? 0 : this.inbox.waiting),
       onDepth: () => this.#throttle.regulate(),
     })
     this.#sections = new Sections({
@@ -161,7 +161,7 @@ export class Connection {
       deliver: (stanza) => this.#deliver(stanza),
       swallow: (stanza) => this.#swallow(stanza),
       askForMore: () => this.#askForMore(),
-      busy: () => this.#throttle.paused || this.gate.items > 0,
+      busy: () => this.gate.items > 0,
       holdMs: params.offline_hold_ms,
     })
     this.sock = this.#makeSocket()
@@ -242,8 +242,8 @@ export class Connection {
   #boundRetries(manager) {
     const exceeded = manager.hasExceededMaxRetries.bind(manager)
     manager.hasExceededMaxRetries = (/** @type {string} */ id) => {
-      const stanza = this.#sections.lastFailed // Baileys takes one message at a time
-      return exceeded(id) || (stanza?.node.attrs.id === id && !this.#retries.allows(stanza))
+      const stanza = this.#sections.handedOver.get(id)
+      return exceeded(id) || (stanza !== undefined && !this.#retries.allows(stanza))
     }
   }
 

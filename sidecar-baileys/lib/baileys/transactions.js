@@ -27,7 +27,9 @@ export class Transactions {
       if (keys.isInTransaction()) return transaction(work, name)
       const running = { open: true, changes: [] }
       try {
-        return await this.#running.run(running, () => transaction(work, name))
+        // Baileys' lock of this name is also the lock under which it reads keys of the type of this name. A sender
+        // chooses the name of the group in a key share: `sender-key` would wait for itself, and everything for it.
+        return await this.#running.run(running, () => transaction(work, `transaction ${name}`))
       } finally {
         running.open = false // code that still runs in this context would bring old values back
       }
