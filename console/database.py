@@ -7,7 +7,7 @@ again. Errors are those of `worker.store.client.translated`.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -159,8 +159,3 @@ async def open_database(locate: Locate) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
-
-
-def text_of(row: Mapping[str, Any], name: str) -> str:
-    """A column as text, empty if it is null."""
-    return str(row.get(name) or "")

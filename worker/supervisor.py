@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -152,9 +153,10 @@ class Supervisor:
             self.health.supabase, self.health.supabase_ok = place, True
             logger.info("Supabase: {}", place)
             await self._look_at_bucket(store)
-        with holder_file.held(self._settings.worker_data_dir.resolve(), self._owner):
+        folder = self._settings.worker_data_dir.resolve()
+        with holder_file.held(folder, self._owner):
             while not self._stop.asked:
-                await self._hold_lease(store)
+                await self._hold_lease(store, folder)
 
     async def _look_at_bucket(self, store: Store) -> None:
         """Make the bucket if it is missing. Messages do not wait for it; the figures' poll looks again."""
@@ -201,9 +203,8 @@ class Supervisor:
 
     # The lease
 
-    async def _hold_lease(self, store: Store) -> None:
+    async def _hold_lease(self, store: Store, folder: Path) -> None:
         session, seconds = self._settings.worker_session, float(self._settings.worker_lease_s)
-        folder = self._settings.worker_data_dir.resolve()
         held: Lease | None = None
         with self._stop.interrupts():
             held = await lease.acquire(

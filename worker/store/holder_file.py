@@ -55,31 +55,31 @@ def is_dead(folder: Path, owner: str) -> bool:
         return False
     path = _path(folder, owner)
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if json.loads(os.read(fd, 4096)) != _marks(owner, fd):
-            return False
-        path.unlink(missing_ok=True)
-        return True
+        with _locked(path) as fd:
+            if json.loads(os.read(fd, 4096)) != _marks(owner, fd):
+                return False
+            path.unlink(missing_ok=True)
+            return True
     except (OSError, ValueError):
         return False
-    finally:
-        os.close(fd)
 
 
 def sweep(folder: Path) -> None:
     """Remove the files that nobody locks: of workers that were killed long ago."""
     for path in folder.glob("holder-*.lock"):
-        with suppress(OSError):
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-            finally:
-                os.close(fd)
+        with suppress(OSError), _locked(path):
+            path.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """The file's descriptor. Raises OSError if there is no such file, or somebody else has locked it."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _path(folder: Path, owner: str) -> Path:

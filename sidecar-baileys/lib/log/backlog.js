@@ -17,7 +17,7 @@ const ASK_AGAIN_MAX_MS = 300_000
 /**
  * @typedef {object} BacklogHooks
  * @property {() => void} ask for the next window
- * @property {() => boolean} busy the log is not durable yet, or we do not read the socket: no silence of WhatsApp's
+ * @property {() => boolean} busy the log is not durable yet: no silence of WhatsApp's
  * @property {() => void} released live stanzas need not wait any longer
  * @property {number} holdMs how long live stanzas wait while the backlog makes no progress
  */

@@ -41,7 +41,7 @@ const UNSTORED_IN_WORK = 4
  * @property {(stanza: any) => void} deliver to be decrypted
  * @property {(stanza: any) => void} swallow receipt only
  * @property {() => void} askForMore for the next window of the backlog
- * @property {() => boolean} busy what arrived is not durable yet, or nothing is read: WhatsApp's silence says nothing
+ * @property {() => boolean} busy what arrived is not durable yet: WhatsApp's silence says nothing
  * @property {number} holdMs how long live stanzas wait while the backlog makes no progress
  */
 

@@ -35,8 +35,6 @@ export class Throttle {
     this.hooks = hooks
   }
 
-  get paused() { return this.#paused }
-
   /** The load has changed: pause, resume, or watch for a standstill. */
   regulate() {
     const { bytes, waitingBytes, waiting } = this.hooks.load()
