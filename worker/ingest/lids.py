@@ -1,4 +1,4 @@
-"""Which LID belongs to which phone number: asked of the database once for each number, then remembered."""
+"""Which LID belongs to which phone number: read from the database once for each number, then cached."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LidCache:
             self._remember(number, found.get(number))
 
     def known(self, number: str) -> str | None:
-        """What is remembered of a number; None also if nothing is."""
+        """The cached LID of a number; None also if the number is not cached."""
         return self._known.get(number)
 
     def learn(self, pairs: Iterable[tuple[str, str]]) -> None:

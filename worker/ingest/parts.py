@@ -1,7 +1,7 @@
-"""How a batch that does not pass as a whole is parted. Pure.
+"""Splits a batch that does not pass in one call. Pure.
 
-Its items, messages and changes, go first, in as many parts as it takes; the rest goes last, with the number. What the
-database makes of it: supabase/schemas/commit.sql.
+Its items, messages and changes, go first, in as many parts as it takes; the rest goes last, with the number. The
+database's side: supabase/schemas/commit.sql.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def changes_of(batch: Batch) -> list[Item]:
 
 
 def part_of(batch: Batch, items: Sequence[Item]) -> Batch:
-    """These items under the batch's number, and nothing else."""
+    """A part with these items alone, under the batch's number."""
     return replace(
         number_of(batch),
         messages=[item.value for item in items if item.kind == "message"],
@@ -77,12 +77,12 @@ def number_of(batch: Batch) -> Batch:
 
 
 def rest_of(batch: Batch) -> Batch:
-    """The batch without its items: what ends it."""
+    """The last part: the batch without its items."""
     return replace(batch, messages=(), changes=())
 
 
 def digest_of(batch: Batch) -> str:
-    """Tells these items from others: by their names, the keys and the hashes."""
+    """Identifies the batch by its items' names, its keys and its hashes."""
     names = [[plain(m.get(name)) for name in ("chat_id", "sender", "wa_msg_id")] for m in batch.messages]
     names += [[plain(c.get(name)) for name in ("chat_id", "author", "change_id", "kind")] for c in batch.changes]
     told = repr((names, batch.creds, batch.keys, batch.hashes, sorted(batch.discards.items())))

@@ -109,7 +109,7 @@ def _event_rows(event: Event, rules: Rules, received_at_ms: float) -> list[Messa
 def _one_each(rows: Iterable[MessageRow]) -> list[MessageRow]:
     """One row per identity, in order of first appearance. Content replaces its own stub; else the first copy stays.
 
-    It is late only if all of its copies are: the commit function would look in vain for a stub that is replaced here.
+    It is late only if all of its copies are: the commit function would not find a stub that is replaced here.
     """
     kept: dict[tuple[str, str, str], MessageRow] = {}
     for row in rows:
@@ -148,7 +148,7 @@ def _pair(lid: object, pn: object) -> tuple[str, str] | None:
 
 
 def _moved_numbers(events: Iterable[Event]) -> Iterator[str]:
-    """Both numbers of everybody who has changed theirs: who writes under them is no longer who wrote."""
+    """The old and the new number of everybody who changed numbers: another person may have written from either."""
     for event in events:
         if not isinstance(event, NoticeEvent):
             continue
@@ -167,7 +167,7 @@ def _values(notice: Notice) -> Iterator[str]:
 
 
 def _groups(events: Iterable[Event]) -> list[GroupChange]:
-    """What became of each group in this batch."""
+    """One change for each group that this batch speaks of."""
     last: dict[str, GroupChange] = {}
     for event in events:
         jid = parse_jid(event.id) if isinstance(event, GroupEvent | AdminsEvent) else None

@@ -1,7 +1,7 @@
 """Messages about messages: an edit, a revoke, a reaction; and the links of a quote and of an album's child.
 
 None of these is a row of `messages` of its own. The commit function applies each to its target, or holds it until the
-target comes; here it is only said what is meant, by whom and when. What cannot be read as a change stays a row.
+target comes. This module only reads what is meant, by whom and when. What cannot be read as a change stays a row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Change:
     """One change as the commit function takes it.
 
     Attributes:
-        author: who says it (canonical); `change_id`: the id of the message that says it.
+        author: who makes the change (canonical); `change_id`: the id of the message that carries it.
         late: it only takes the place of its stub (`MessageRow`).
         at: by the author's clock where WhatsApp sends it (edits, reactions), else the server's. The latest edit, the
             latest reaction of a person and the earliest revoke count.

@@ -1,7 +1,7 @@
 """From a decrypted `Message` to its kind, its text and its file.
 
-Pure, and total: whatever JSON comes in, something comes out, `unknown` if nothing else fits. The decisions are data, in
-`content.py`; here are the few that need a look at a value (a gif is a video with a flag).
+Pure, and total: any JSON gives a result, `unknown` if nothing else fits. Most decisions are data, in `content.py`; here
+are the few that depend on a value (a gif is a video with a flag).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Media:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sealed:
-    """What only the secret of the target opens, as it came: base64, if it is right."""
+    """Ciphertext that only the secret of the target opens, as the sender wrote it: base64, if it is valid."""
 
     use: str
     payload: object
@@ -47,8 +47,8 @@ class Content:
     Attributes:
         text: as the sender wrote it, not yet cleaned.
         target: the key of the message that this one is about (reaction, edit, revoke, vote, pin).
-        facts: `messages.content`: what it says beyond its text.
-        sealed: what is in it once it is opened (a vote, say).
+        facts: `messages.content`, what the message says beyond its text.
+        sealed: encrypted content that is opened later (a vote, say).
         withheld: a view-once: neither text nor payload is to be kept.
     """
 
@@ -64,8 +64,8 @@ class Content:
 def classify(message: Json, ciphertexts: int = 1) -> Content | Discarded:
     """The content of a message, or why it carries none that belongs to a chat.
 
-    `ciphertexts` is how many parts were decrypted: a key share that came alone is nothing but that; one beside a second
-    part with nothing readable in it accompanied a type that this version of the proto does not know.
+    `ciphertexts` is how many parts were decrypted: a key share that came alone carries no content. One beside a
+    second part that has nothing readable came with a type that this version of the proto does not know.
     """
     field, body, wrappers = unwrap(message)
     if field is None:
@@ -192,7 +192,7 @@ def _protocol(body: Json) -> Content | Discarded:
 
 
 def _edited_text(body: Json) -> str | None:
-    """The new text; empty if the edit takes a file's caption away. None: there is no text in it that we know."""
+    """The new text; empty if the edit removes a file's caption; None if it holds no text that we know."""
     edited = body.get("editedMessage")
     field, inner, _ = unwrap(edited) if isinstance(edited, Mapping) else (None, NOTHING, ())
     if field == "conversation":
@@ -208,7 +208,7 @@ def _comment(body: Json) -> Content | None:
     field, inner, _ = unwrap(message) if isinstance(message, Mapping) else (None, NOTHING, ())
     if field == "conversation":
         return Content(kind="text", text=_string(inner.get(field)))
-    if field not in CONTENT or field == "commentMessage":  # a comment on a comment on …: no recursion for strangers
+    if field not in CONTENT or field == "commentMessage":  # a stranger could nest comments without end
         return None
     return _said(field, CONTENT[field], inner[field])
 

@@ -65,9 +65,9 @@ MEDIA_FIELDS: dict[str, MediaType] = {
     "catalogImage": "image",
 }
 
-# In the order of precedence: should a message carry several contents (no client of WhatsApp's does), the first counts.
+# In order of precedence: if a message carries several contents (no client of WhatsApp's does that), the first counts.
 CONTENT: dict[str, Rule] = {
-    # Said and shown
+    # Text and files
     "extendedTextMessage": Rule(kind="text", text=_first("text")),
     "imageMessage": Rule(kind="image", text=_first("caption"), media="image"),
     "videoMessage": Rule(kind="video", text=_first("caption"), media="video"),

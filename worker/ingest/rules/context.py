@@ -1,7 +1,7 @@
 """What a message says about other messages and people: quote, mentions, forwarding, album, secret.
 
-Lies in the `contextInfo` of whatever the content is, and in the `messageContextInfo` beside it. All of it is the
-sender's claim: addresses are made canonical, numbers bounded, and nothing that does not parse is kept.
+It is read from the `contextInfo` of the content and from the `messageContextInfo` beside it. All of it is the sender's
+claim: addresses are made canonical, numbers are bounded, and what does not parse is dropped.
 """
 
 from __future__ import annotations

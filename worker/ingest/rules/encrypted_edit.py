@@ -74,7 +74,7 @@ def read_edit(plaintext: bytes) -> Opened | None:
     """The text and time of an encoded `Message`; None if there is no text in it that we know.
 
     Raises:
-        ValueError: this is no protobuf.
+        ValueError: invalid protobuf.
     """
     protocol = _last(plaintext, PROTOCOL_MESSAGE)
     edited = _last(protocol, EDITED_MESSAGE) if isinstance(protocol, bytes) else plaintext
@@ -94,7 +94,7 @@ def _text(message: bytes, depth: int) -> str | None:
             text = _last(body, inner)
             if isinstance(text, bytes):
                 return text.decode()
-            return None if field == EXTENDED_TEXT else ""  # a file whose caption was taken away
+            return None if field == EXTENDED_TEXT else ""  # a file whose caption was removed
     for field in WRAPPERS:
         wrapped = found.get(field)
         message_in = _last(wrapped, 1) if isinstance(wrapped, bytes) else None
@@ -112,13 +112,13 @@ def protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
     """Number and value of each field, in order.
 
     Raises:
-        ValueError: this is no protobuf, or too many fields.
+        ValueError: invalid protobuf, or too many fields.
     """
     at = count = 0
     while at < len(message):
         count += 1
         if count > MAX_FIELDS:
-            raise ValueError("no message of WhatsApp's: so many fields only cost time")
+            raise ValueError("too many fields for a message of WhatsApp's")
         tag, at = _varint(message, at)
         number, wire = tag >> 3, tag & 7
         value: bytes | int
@@ -132,9 +132,9 @@ def protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
                 size, at = _varint(message, at)
                 value, at = message[at : at + size], at + size
             case _:
-                raise ValueError("no protobuf: a wire type that is not in use")
+                raise ValueError("invalid protobuf: unknown wire type")
         if at > len(message):
-            raise ValueError("no protobuf: it ends within a field")
+            raise ValueError("invalid protobuf: ends within a field")
         yield number, value
 
 
@@ -142,10 +142,10 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):
-            raise ValueError("no protobuf: it ends within a number")
+            raise ValueError("invalid protobuf: ends within a varint")
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise ValueError("no protobuf: a number without end")
+    raise ValueError("invalid protobuf: varint too long")

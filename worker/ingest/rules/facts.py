@@ -1,7 +1,7 @@
 """`messages.content`: what a message says beyond its text, typed, one shape for each kind.
 
 `docs/kinds.md`, "Content", lists the shapes. Owns which fields of WAProto become which facts and the lines that they
-add to the text. Everything here is the sender's claim: what has the wrong type or makes no sense is left out.
+add to the text. All of it is the sender's claim; values of a wrong type or out of range are left out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_JSON_CHARS = 64 * 1024  # of the JSON inside a native flow's button
 
 
 def facts_of(field: str, body: Json) -> Facts | None:
-    """The facts of one content; None if its kind has none, or it says none."""
+    """The facts of one content; None if there are none."""
     read = _READERS.get(field)
     facts = read(body) if read is not None else None
     return facts or None

@@ -1,4 +1,4 @@
-"""Typed reading of protobuf JSON that a stranger wrote: what has the wrong type or makes no sense is not there."""
+"""Typed reading of protobuf JSON that a stranger wrote. Values of a wrong type or out of range are dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stanza in, one row of `messages` out, or the reason why there is none.
+"""Turns one stanza into one row of `messages`, or into the reason why there is none.
 
 Pure and total: no I/O, no clock, and no exception whatever the sender wrote. Who may be stored (monitored groups), how
 old (live only) and in what shape is decided here; what is atomic (parents, upgrades, jobs) is the commit function's.
@@ -322,7 +322,7 @@ def _context(message: object, envelope: _Envelope, rules: Rules) -> Context:
 
 
 def _target(key: Json | None, envelope: _Envelope, rules: Rules) -> Target | None:
-    """Whose message is meant. `fromMe` in such a key is the writer's point of view: then it is the writer's own."""
+    """The message that `key` names. `fromMe` in it is from the writer's point of view: the message is the writer's."""
     wa_msg_id = None if key is None else key.get("id")
     if key is None or not isinstance(wa_msg_id, str) or not wa_msg_id:
         return None

@@ -48,7 +48,7 @@ def _people(notice: Notice) -> list[Facts]:
     return found[:MAX_ENTRIES]
 
 
-# What each tag tells
+# The facts of each tag
 
 
 def _subject(notice: Notice) -> Facts:

@@ -1,7 +1,7 @@
 """`messages.raw`: what is kept of a payload beyond the columns.
 
-Owns what is left out (key material, bulk) and how large and how deep the rest may be. The result is always plain JSON
-that Postgres takes: no NUL, no lone surrogate, no NaN, no number that JavaScript would bend.
+Decides what is left out (key material, bulk) and how large and how deep the rest may be. The result is always JSON that
+Postgres accepts: no NUL, no lone surrogate, no NaN, no number that JavaScript would change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_KEY_CHARS = 128
 SAFE_INTEGER = 2**53  # beyond, JSON numbers change on their way through JavaScript (docs/supabase.md)
 INT64 = 2**63
 
-# Whoever reads `raw` must not be able to decrypt anything with it.
+# `raw` must not let its reader decrypt anything.
 SECRET_FIELDS = frozenset(
     {
         "senderKeyDistributionMessage",
@@ -77,7 +77,7 @@ class _Budget:
 
 
 class _Dropped:
-    """What does not fit: distinct from a JSON null."""
+    """Marks a value that does not fit; a JSON null is a value."""
 
 
 _DROPPED = _Dropped()
@@ -163,5 +163,5 @@ def _list(value: list[Any] | tuple[Any, ...], depth: int, budget: _Budget) -> li
 
 
 def _json_size(text: str) -> int:
-    """Bytes of the string in JSON with everything but ASCII escaped: no other way of writing it is longer."""
+    """Bytes of the string in JSON with everything but ASCII escaped: no other encoding is longer."""
     return len(encode_basestring_ascii(text))

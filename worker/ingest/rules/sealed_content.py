@@ -1,12 +1,12 @@
-"""Votes, answers to events, reactions and comments that come encrypted, opened with the secret of what they are about.
+"""Opens encrypted votes, event responses, reactions and comments with the secret of the message they are about.
 
-The construction is that of `encrypted_edit`, with another word in the key; votes and answers also authenticate their
+The construction is that of `encrypted_edit`, with another use in the key; votes and answers also authenticate their
 author (Baileys' `decryptPollVote` and `decryptEventResponse`; whatsmeow's `msgsecret.go` for the rest):
 
     key = HKDF-SHA256(secret, no salt, info = target's id ‖ its sender ‖ the author ‖ use, 32)
     aad = target's id ‖ 0 ‖ the author, for a vote and an answer; else none
 
-Which form of an address a phone used is not told, so all forms are tried: a wrong one does not authenticate. Verified
+A phone does not say which form of an address it used, so all forms are tried: a wrong one does not authenticate. Verified
 against Baileys' own functions, not against a real phone. Decides nothing else, and does no I/O.
 """
 
@@ -33,7 +33,7 @@ EMOJI = 2  # in ReactionMessage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedContent:
-    """What was in it: what `messages.content` gains, and the text."""
+    """What is added to `messages.content`, and the text."""
 
     content: dict[str, Any]
     text: str | None

@@ -1,6 +1,6 @@
 """A contact card (vCard 2.1 to 4.0, RFC 6350): the name and the ways to reach somebody. Pictures are left out.
 
-Total: whatever a stranger writes, the answer is a small object. Costs one walk over the lines.
+Total: any input gives a small object, in one walk over the lines.
 """
 
 from __future__ import annotations
