@@ -40,7 +40,7 @@ async def test_a_database_whose_clock_is_31_s_off_discards_nothing_and_is_audite
         row = await it.stored(it.market, "live, whatever the database's clock says")
         assert row["text"].startswith("live")
         (skew,) = await it.payloads("error", code="CLOCK_SKEW")
-        assert abs(skew["ctx"]["skew_s"] + ahead) <= 1
+        assert abs(skew["ctx"]["skew_s"] + ahead) <= 10  # a busy machine; the wrong sign would be 62 off
         assert await it.database.rows("wa_discards", session_id=session, reason="too_old") == []
 
 

@@ -6,7 +6,7 @@ author (Baileys' `decryptPollVote` and `decryptEventResponse`; whatsmeow's `msgs
     key = HKDF-SHA256(secret, no salt, info = target's id ‖ its sender ‖ the author ‖ use, 32)
     aad = target's id ‖ 0 ‖ the author, for a vote and an answer; else none
 
-A phone does not say which form of an address it used, so all forms are tried: a wrong one does not authenticate. Verified
+A phone does not say which form of an address it used, so all are tried: a wrong one does not authenticate. Verified
 against Baileys' own functions, not against a real phone. Decides nothing else, and does no I/O.
 """
 
