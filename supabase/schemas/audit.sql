@@ -28,6 +28,6 @@ begin
   perform wa.write_audits(
     p_session, jsonb_build_array(jsonb_build_object('event', p_event, 'payload', p_payload))
   );
-  return '{}'::jsonb;
+  return '{"done": true}'::jsonb;
 end
 $$;

@@ -447,7 +447,7 @@ $$;
 -- whose payload has `use`. With both addresses of the target's sender and, for a poll, its options.
 create function public.wa_sealed_edits(p_session text, p_limit integer) returns jsonb
 language sql stable security invoker set search_path = '' as $$
-  select coalesce(jsonb_agg(to_jsonb(sealed) order by sealed.id), '[]')
+  select jsonb_build_object('edits', coalesce(jsonb_agg(to_jsonb(sealed) order by sealed.id), '[]'))
   from (
     select
       h.id::text, h.target_id, h.payload, s.secret, m.sender, m.sender_alt,

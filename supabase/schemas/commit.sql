@@ -320,5 +320,5 @@ language sql volatile security invoker set search_path = '' as $$
     returning id
   )
 
-  select coalesce(jsonb_agg(due.id::text order by due.id), '[]') from due
+  select jsonb_build_object('items', coalesce(jsonb_agg(due.id::text order by due.id), '[]')) from due
 $$;

@@ -123,17 +123,19 @@ $$;
 -- All groups with their last message (by `ts`) and the number of messages in the last 24 hours.
 create function public.wa_list_groups(p_session text) returns jsonb
 language sql stable security invoker set search_path = '' as $$
-  select coalesce(
-    jsonb_agg(
-      jsonb_build_object(
-        'id', g.id::text, 'wa_group_id', g.wa_group_id, 'name', g.name, 'monitor', g.monitor, 'left_at', g.left_at,
-        'today', (
-          select count(*) from public.messages as m where m.group_id = g.id and m.ts > now() - interval '24 hours'
-        ),
-        'last', last.message
-      ) order by g.monitor desc, g.left_at is not null, g.name nulls last, g.id
-    ),
-    '[]'
+  select jsonb_build_object(
+    'groups', coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'id', g.id::text, 'wa_group_id', g.wa_group_id, 'name', g.name, 'monitor', g.monitor, 'left_at', g.left_at,
+          'today', (
+            select count(*) from public.messages as m where m.group_id = g.id and m.ts > now() - interval '24 hours'
+          ),
+          'last', last.message
+        ) order by g.monitor desc, g.left_at is not null, g.name nulls last, g.id
+      ),
+      '[]'
+    )
   )
   from public.groups as g
   left join lateral (
@@ -220,7 +222,7 @@ $$;
 create function public.wa_export_messages(p_session text, p_group bigint, p_after bigint, p_limit integer)
 returns jsonb
 language sql stable security invoker set search_path = '' as $$
-  select coalesce(jsonb_agg(e.document order by e.id), '[]')
+  select jsonb_build_object('messages', coalesce(jsonb_agg(e.document order by e.id), '[]'))
   from (
     select
       m.id,
@@ -261,7 +263,7 @@ $$;
 -- What is listed as refused or waiting, by id, behind `p_after`; without its content.
 create function public.wa_list_refused(p_session text, p_after bigint, p_limit integer) returns jsonb
 language sql stable security invoker set search_path = '' as $$
-  select coalesce(jsonb_agg(to_jsonb(listed) order by listed.id), '[]')
+  select jsonb_build_object('items', coalesce(jsonb_agg(to_jsonb(listed) order by listed.id), '[]'))
   from (
     select
       r.id, r.at, r.item, r.state, r.chat_id, r.sender, r.wa_msg_id, r.code, r.reason, r.tries, r.next_at,

@@ -27,16 +27,18 @@ $$;
 -- reported until it is marked as handled. `given` is all that came beside the time.
 create function public.wa_pending_flags(p_session text) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
-  select coalesce(
-    jsonb_agg(
-      jsonb_build_object(
-        'key', case when p_session = 'default' then f.key else substr(f.key, length(p_session) + 2) end,
-        'at', f.at, 'at_text', f.value ->> 'at', 'malformed', f.at is null, 'phone', f.value ->> 'phone',
-        'given', case when jsonb_typeof(f.value) = 'object' then f.value - 'at' else '{}' end,
-        'age_s', extract(epoch from (now() - f.at))
-      ) order by f.at, f.key
-    ),
-    '[]'
+  select jsonb_build_object(
+    'flags', coalesce(
+      jsonb_agg(
+        jsonb_build_object(
+          'key', case when p_session = 'default' then f.key else substr(f.key, length(p_session) + 2) end,
+          'at', f.at, 'at_text', f.value ->> 'at', 'malformed', f.at is null, 'phone', f.value ->> 'phone',
+          'given', case when jsonb_typeof(f.value) = 'object' then f.value - 'at' else '{}' end,
+          'age_s', extract(epoch from (now() - f.at))
+        ) order by f.at, f.key
+      ),
+      '[]'
+    )
   )
   from (
     select r.key, r.value, r.handled_at, r.handled_value, wa.parse_time(r.value ->> 'at') as at

@@ -130,7 +130,7 @@ $$;
 -- The ids of all groups that are switched on, as a JSON array.
 create function public.wa_monitored_groups(p_session text) returns jsonb
 language sql stable security invoker set search_path = '' as $$
-  select coalesce(jsonb_agg(g.wa_group_id order by g.wa_group_id), '[]')
+  select jsonb_build_object('groups', coalesce(jsonb_agg(g.wa_group_id order by g.wa_group_id), '[]'))
   from public.groups as g
   where g.session_id = p_session and g.monitor
 $$;

@@ -36,7 +36,7 @@ create table public.wa_merges_due (
 create function public.wa_get_identities(p_session text, p_ids jsonb) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   with wanted as materialized (select array(select jsonb_array_elements_text(p_ids)) as ids)
-  select coalesce(jsonb_object_agg(pairs.id, pairs.other), '{}')
+  select jsonb_build_object('identities', coalesce(jsonb_object_agg(pairs.id, pairs.other), '{}'))
   from (
     select i.lid as id, i.pn as other
     from public.wa_identities as i

@@ -157,6 +157,6 @@ begin
   set deleted_at = now()
   where sha256 = any(array(select jsonb_array_elements_text(p_sha256))) and not stored_again;
   delete from public.wa_media_doomed where deleted_at < now() - interval '1 day';
-  return '{}'::jsonb;
+  return '{"done": true}'::jsonb;
 end
 $$;

@@ -131,10 +131,10 @@ begin
 end
 $$;
 
--- Keys of one type: {id: value}; absent ids are left out. `p_ids` is a JSON array of strings.
+-- Keys of one type: {keys: {id: value}}; absent ids are left out. `p_ids` is a JSON array of strings.
 create function public.wa_get_keys(p_session text, p_type text, p_ids jsonb) returns jsonb
 language sql stable security invoker set search_path = '' as $$
-  select coalesce(jsonb_object_agg(k.key_id, k.value), '{}')
+  select jsonb_build_object('keys', coalesce(jsonb_object_agg(k.key_id, k.value), '{}'))
   from public.wa_session_keys as k
   where k.session_id = p_session and k.type = p_type
     and k.key_id = any(array(select jsonb_array_elements_text(p_ids)))
@@ -176,7 +176,7 @@ begin
     updated_at = now()
   where id = p_session;
   perform wa.write_audits(p_session, p_audits);
-  return '{}'::jsonb;
+  return '{"done": true}'::jsonb;
 end
 $$;
 

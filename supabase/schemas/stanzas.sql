@@ -48,7 +48,7 @@ create table public.wa_discards (
 -- Which of these ciphertext hashes (JSON array of hex) were decrypted and committed before.
 create function public.wa_known_stanzas(p_session text, p_hashes jsonb) returns jsonb
 language sql stable security invoker set search_path = '' as $$
-  select coalesce(jsonb_agg(encode(d.hash, 'hex')), '[]')
+  select jsonb_build_object('hashes', coalesce(jsonb_agg(encode(d.hash, 'hex')), '[]'))
   from public.decrypted_stanzas as d
   where d.session_id = p_session
     and d.hash = any(array(

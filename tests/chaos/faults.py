@@ -173,7 +173,7 @@ NO_FUNCTION = b'{"code":"PGRST202","message":"Could not find the function","deta
 TIME_OUT = b'{"code":"57014","message":"canceling statement due to statement timeout","details":null,"hint":null}'
 PAGE = b"<html><h1>Just a moment</h1></html>"
 ODD = [
-    *((status, body) for status in (200, 301, 403, 404, 413, 500, 540, 544) for body in (PAGE, b"", b"{}")),
+    *((status, body) for status in (200, 301, 403, 404, 413, 500, 540, 544) for body in (PAGE, b"", b"{}", b"[]")),
     (204, b""),
     (401, JWT),
     (404, NO_FUNCTION),

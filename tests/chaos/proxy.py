@@ -380,7 +380,7 @@ class FaultProxy:
         return note
 
     def _note_known(self, status: int, body: bytes) -> Callable[[], None]:
-        hashes = frozenset(json.loads(body)) if status == 200 else frozenset()
+        hashes = frozenset(json.loads(body)["hashes"]) if status == 200 else frozenset()
 
         def leaves() -> None:
             if hashes:

@@ -647,7 +647,7 @@ def test_a_pair_that_is_known_is_not_merged_again(database: psycopg.Connection[A
 
 
 def sealed(talk: Talk) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = talk._call("wa_sealed_edits(%s, 10)", talk.id)
+    found: list[dict[str, Any]] = talk._call("wa_sealed_edits(%s, 10)", talk.id)["edits"]
     return found
 
 
@@ -738,7 +738,7 @@ def test_a_number_that_passes_to_somebody_else_takes_no_rows_along(
     talk.tell([Text(BEN_PN, "m2", True, 0)])
     talk.batch(**told((ZED, BEN_PN)))
     assert (BEN_PN, "m2") in talk.rows(), "who held the number then is not known"
-    assert talk._call("wa_get_identities(%s, %s)", talk.id, json.dumps([BEN_PN])) == {BEN_PN: ""}
+    assert talk._call("wa_get_identities(%s, %s)", talk.id, json.dumps([BEN_PN]))["identities"] == {BEN_PN: ""}
 
 
 def test_the_rows_under_a_number_that_somebody_takes_over_are_not_theirs(database: psycopg.Connection[Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 
 import anyio
 import pytest
@@ -24,7 +25,7 @@ from worker.errors import (
     TooSlow,
     WorkerError,
 )
-from worker.store import Batch, Store, Timeouts, connect_store
+from worker.store import Batch, Flag, MediaFile, Store, Timeouts, connect_store
 
 SECRET = "a row that nobody must read"  # noqa: S105
 
@@ -128,6 +129,81 @@ async def test_answers_are_told_apart(
         assert type(raised.value) is error, reason
         assert getattr(raised.value, "code", None) == code
         assert SECRET not in str(raised.value)
+
+
+STAMP = "2026-01-01T00:00:00+00:00"
+BATCH = Batch(fence=1, epoch=1, seq=1)
+FILE = MediaFile(
+    sha256="a" * 64,
+    mime="image/png",
+    bytes=1,
+    storage_path="a",
+    width=None,
+    height=None,
+    duration_s=None,
+    file_enc_sha256="b" * 64,
+    media_key_sha256="c" * 64,
+)
+FLAG = Flag(key="wa_qr_requested", at=None, at_text=STAMP, age_seconds=0, phone=None, given={})
+CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
+    "lease_acquire": lambda store: store.lease_acquire("s", "me", 60),
+    "lease_release": lambda store: store.lease_release("s", "me", 1),
+    "begin_epoch": lambda store: store.begin_epoch("s", 1),
+    "load_state": lambda store: store.load_state("s", 1),
+    "get_keys": lambda store: store.get_keys("s", "session", ["a"]),
+    "known_stanzas": lambda store: store.known_stanzas("s", ["a" * 64]),
+    "get_identities": lambda store: store.get_identities("s", ["a"]),
+    "commit": lambda store: store.commit("s", BATCH),
+    "commit_part": lambda store: store.commit_part("s", BATCH),
+    "encrypted_edits": lambda store: store.encrypted_edits("s", 1),
+    "open_edits": lambda store: store.open_edits("s", 1, []),
+    "set_session": lambda store: store.set_session("s", 1, {}),
+    "wipe_credentials": lambda store: store.wipe_credentials("s", 1),
+    "upsert_groups": lambda store: store.upsert_groups("s", 1, [], complete=True),
+    "monitored_groups": lambda store: store.monitored_groups("s"),
+    "pending_flags": lambda store: store.pending_flags("s"),
+    "flag_handled": lambda store: store.flag_handled("s", FLAG),
+    "audit": lambda store: store.audit("s", "error"),
+    "media_claim": lambda store: store.media_claim("me", 1, 60, "s"),
+    "media_renew": lambda store: store.media_renew(1, "me", 60),
+    "media_done": lambda store: store.media_done(1, "me", FILE),
+    "media_retry": lambda store: store.media_retry(1, "me", "why", 60),
+    "media_ask_phone": lambda store: store.media_ask_phone(1, "me", "why"),
+    "media_abandon": lambda store: store.media_abandon(1, "me", "failed", "X", "why"),
+    "mark_lost": lambda store: store.mark_lost("s", 60),
+    "prune": lambda store: store.prune("s", stanza_seconds=60),
+    "due_refused": lambda store: store.due_refused("s", 1),
+    "retry_refused": lambda store: store.retry_refused("s", 1),
+    "analyze": lambda store: store.analyze(),
+    "status": lambda store: store.status("s"),
+    "whoami": lambda store: store.console.whoami(),
+    "groups": lambda store: store.console.groups("s"),
+    "set_monitor": lambda store: store.console.set_monitor("s", [1], True),
+    "raise_flag": lambda store: store.console.raise_flag("s", "qr"),
+    "flag_state": lambda store: store.console.flag_handled("s", "qr", STAMP),
+    "tail": lambda store: store.console.tail("s", None, None, 1),
+    "media_requeue": lambda store: store.console.media_requeue("s", ["failed"]),
+    "retention": lambda store: store.console.retention("s", datetime.fromisoformat(STAMP)),
+    "delete_messages": lambda store: store.console.delete_messages("s", datetime.fromisoformat(STAMP), 1),
+    "list_media_to_delete": lambda store: store.console.list_media_to_delete(1),
+    "mark_media_deleted": lambda store: store.console.mark_media_deleted(["a" * 64]),
+    "export_messages": lambda store: store.console.export_messages("s", 1, 0, 1),
+    "export_size": lambda store: store.console.export_size("s", 1, 0),
+    "refused": lambda store: store.console.refused("s", 0, 1),
+    "refused_body": lambda store: store.console.refused_body("s", 1),
+    "figures": lambda store: store.console.figures("s"),
+}
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "null", '{"message": "ok"}', '"ok"', "true"])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_json_that_is_not_the_functions_answer_is_never_taken_for_it(
+    answering: tuple[Answering, Store], call: Callable[[Store], Awaitable[object]], body: str
+) -> None:
+    server, store = answering
+    server.status, server.body = 200, body
+    with pytest.raises(OddAnswer):
+        await call(store)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class Console:
         return Caller(role=row["role"], now=datetime.fromisoformat(row["now"]), version=str(row["version"]))
 
     async def groups(self, session: str) -> list[ListedGroup]:
-        rows = await self._call("wa_list_groups", {"p_session": session})
+        rows = (await self._call("wa_list_groups", {"p_session": session}))["groups"]
         return [
             ListedGroup(
                 **{
@@ -177,11 +177,12 @@ class Console:
         return {one["sha256"]: one["storage_path"] for one in row["objects"]}
 
     async def mark_media_deleted(self, sha256: Sequence[str]) -> None:
-        await self._call("wa_mark_media_deleted", {"p_sha256": list(sha256)})
+        row = await self._call("wa_mark_media_deleted", {"p_sha256": list(sha256)})
+        row["done"]  # noqa: B018 - raises OddAnswer if it is missing
 
     async def export_messages(self, session: str, group: int, after: int, limit: int) -> list[Row]:
         args = {"p_session": session, "p_group": str(group), "p_after": str(after), "p_limit": limit}
-        return list(await self._call("wa_export_messages", args))
+        return list((await self._call("wa_export_messages", args))["messages"])
 
     async def export_size(self, session: str, group: int, after: int) -> tuple[int, int]:
         """All messages of the group, and those behind `after`."""
@@ -192,7 +193,7 @@ class Console:
     async def refused(self, session: str, after: int, limit: int) -> list[RefusedItem]:
         """What is listed as refused or waiting, by id, behind `after`."""
         args = {"p_session": session, "p_after": str(after), "p_limit": limit}
-        rows = await self._call("wa_list_refused", args)
+        rows = (await self._call("wa_list_refused", args))["items"]
         return [
             RefusedItem(
                 **{

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +14,16 @@ Json = Mapping[str, Any]
 
 
 def known(shape: type[Any], row: Json) -> dict[str, Any]:
-    """The fields of `row` that `shape` has. A newer schema may answer more than an older worker knows."""
-    return {f.name: row[f.name] for f in fields(shape) if f.name in row}
+    """The fields of `row` that `shape` has. A newer schema may answer more than an older worker knows.
+
+    Raises:
+        KeyError: `row` lacks a field that has no default (`OddAnswer` for an answer of the database).
+    """
+    return {f.name: row[f.name] for f in fields(shape) if f.name in row or not _has_default(f)}
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,19 +47,7 @@ DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, p
 MEDIA_CONNECTIONS = 8
 STRAY_PAUSES_SECONDS = (0.3, 1.0)
 CHEAPEST = "wa_schema_version"  # reads no table
-# What the functions answer, unless a JSON object.
-LISTS = frozenset(
-    {
-        "wa_due_refused",
-        "wa_export_messages",
-        "wa_known_stanzas",
-        "wa_list_groups",
-        "wa_list_refused",
-        "wa_monitored_groups",
-        "wa_pending_flags",
-        "wa_sealed_edits",
-    }
-)
+# Each function answers a JSON object that is never empty: `{}` and `[]` are what a gateway says.
 NULLABLE = frozenset({"wa_media_known", "wa_pairing_view"})
 
 
@@ -121,14 +109,17 @@ class Store:
 
     async def get_keys(self, session: str, type_: str, ids: Sequence[str]) -> dict[str, str]:
         """Values by id; ids without a value are left out."""
-        return dict(await self._call("wa_get_keys", {"p_session": session, "p_type": type_, "p_ids": list(ids)}))
+        args = {"p_session": session, "p_type": type_, "p_ids": list(ids)}
+        return dict((await self._call("wa_get_keys", args))["keys"])
 
     async def known_stanzas(self, session: str, hashes: Sequence[str]) -> set[str]:
-        return set(await self._call("wa_known_stanzas", {"p_session": session, "p_hashes": list(hashes)}))
+        args = {"p_session": session, "p_hashes": list(hashes)}
+        return set((await self._call("wa_known_stanzas", args))["hashes"])
 
     async def get_identities(self, session: str, ids: Sequence[str]) -> dict[str, str]:
         """The other form of each person, by LID or by number; unknown ones are left out, '' for a number that moved."""
-        return dict(await self._call("wa_get_identities", {"p_session": session, "p_ids": list(ids)}))
+        args = {"p_session": session, "p_ids": list(ids)}
+        return dict((await self._call("wa_get_identities", args))["identities"])
 
     async def commit(self, session: str, batch: Batch) -> Committed:
         """Makes a batch durable, exactly once. After `StoreUnavailable`, send the same batch again."""
@@ -152,7 +143,7 @@ class Store:
 
     async def encrypted_edits(self, session: str, limit: int) -> list[EncryptedEdit]:
         """Encrypted edits that can be opened now, oldest first."""
-        rows = await self._call("wa_sealed_edits", {"p_session": session, "p_limit": limit})
+        rows = (await self._call("wa_sealed_edits", {"p_session": session, "p_limit": limit}))["edits"]
         return [EncryptedEdit(**{**known(EncryptedEdit, row), "id": int(row["id"])}) for row in rows]
 
     async def open_edits(self, session: str, fence: int, opened: Sequence[OpenedEdit]) -> int:
@@ -163,7 +154,7 @@ class Store:
     async def set_session(self, session: str, fence: int, patch: Json, audits: Sequence[Audit] = ()) -> None:
         """Changes what `patch` names (status, detail, wa_name, wa_number) and writes `audits`, in one transaction."""
         args = _held(session, fence) | {"p_patch": dict(patch), "p_audits": [asdict(a) for a in audits]}
-        await self._call("wa_set_session", args)
+        await self._do("wa_set_session", args)
 
     async def wipe_credentials(self, session: str, fence: int) -> int:
         """Delete the credentials; the new epoch, which no batch in flight has."""
@@ -179,10 +170,10 @@ class Store:
         return GroupsUpserted(**known(GroupsUpserted, await self._call("wa_upsert_groups", args)))
 
     async def monitored_groups(self, session: str) -> frozenset[str]:
-        return frozenset(await self._call("wa_monitored_groups", {"p_session": session}))
+        return frozenset((await self._call("wa_monitored_groups", {"p_session": session}))["groups"])
 
     async def pending_flags(self, session: str) -> list[Flag]:
-        rows = await self._call("wa_pending_flags", {"p_session": session})
+        rows = (await self._call("wa_pending_flags", {"p_session": session}))["flags"]
         return [
             Flag(
                 key=row["key"],
@@ -198,10 +189,10 @@ class Store:
     async def flag_handled(self, session: str, flag: Flag) -> None:
         """Mark this request as handled; a newer one stays pending."""
         args = {"p_session": session, "p_key": flag.key, "p_at_text": flag.at_text}
-        await self._call("wa_flag_handled", args)
+        await self._do("wa_flag_handled", args, "found")
 
     async def audit(self, session: str, event: str, payload: Json | None = None) -> None:
-        await self._call("wa_audit", {"p_session": session, "p_event": event, "p_payload": dict(payload or {})})
+        await self._do("wa_audit", {"p_session": session, "p_event": event, "p_payload": dict(payload or {})})
 
     # Media jobs.
 
@@ -222,7 +213,7 @@ class Store:
 
     async def media_renew(self, job_id: int, owner: str, lease_seconds: float) -> None:
         """StoreRefused with code `stale_job` if it is no longer ours."""
-        await self._call("wa_media_renew", _job(job_id, owner) | {"p_lease_seconds": lease_seconds})
+        await self._do("wa_media_renew", _job(job_id, owner) | {"p_lease_seconds": lease_seconds}, "gone")
 
     async def media_known(self, file_enc_sha256: str, media_key_sha256: str) -> MediaFile | None:
         """The file behind a ciphertext that was verified before under the same media key (both hex)."""
@@ -258,16 +249,16 @@ class Store:
     ) -> None:
         """Another attempt later. With a new descriptor the job no longer waits for the phone."""
         args = {"p_error": error, "p_delay_seconds": delay_seconds, "p_descriptor": descriptor and dict(descriptor)}
-        await self._call("wa_media_retry", _job(job_id, owner) | args)
+        await self._do("wa_media_retry", _job(job_id, owner) | args, "gone")
 
     async def media_ask_phone(self, job_id: int, owner: str, error: str) -> None:
         """Leave the job to the process that has the phone."""
-        await self._call("wa_media_ask_phone", _job(job_id, owner) | {"p_error": error})
+        await self._do("wa_media_ask_phone", _job(job_id, owner) | {"p_error": error}, "gone")
 
     async def media_abandon(self, job_id: int, owner: str, status: str, code: str, error: str) -> None:
         """No further attempt: `messages.media_status` becomes `status`, an audit entry says `code` and why."""
         args = {"p_status": status, "p_code": code, "p_error": error}
-        await self._call("wa_media_abandon", _job(job_id, owner) | args)
+        await self._do("wa_media_abandon", _job(job_id, owner) | args, "gone")
 
     # Housekeeping.
 
@@ -281,7 +272,8 @@ class Store:
 
     async def due_refused(self, session: str, limit: int) -> list[int]:
         """Ids of waiting items that are due; each is counted as tried."""
-        return [int(id_) for id_ in await self._call("wa_due_refused", {"p_session": session, "p_limit": limit})]
+        row = await self._call("wa_due_refused", {"p_session": session, "p_limit": limit})
+        return [int(id_) for id_ in row["items"]]
 
     async def retry_refused(self, session: str, id_: int) -> str | None:
         """Takes a listed item back; None: done, else the code that says why not."""
@@ -289,10 +281,15 @@ class Store:
         return None if row["taken"] else str(row["code"])
 
     async def analyze(self) -> None:
-        await self._call("wa_analyze", {})
+        await self._do("wa_analyze", {})
 
     async def status(self, session: str) -> dict[str, Any]:
         return dict(await self._call_again("wa_status", {"p_session": session}))
+
+    async def _do(self, function: str, args: Mapping[str, Any], says: str = "done") -> None:
+        """One call whose answer matters only as proof that the function gave it: it has the field `says`."""
+        row = await self._call(function, args)
+        row[says]  # noqa: B018 - raises OddAnswer if it is missing
 
     async def _call(self, function: str, args: Mapping[str, Any]) -> Any:
         """One call.
@@ -324,12 +321,12 @@ class Store:
     async def _ask(self, function: str, args: Mapping[str, Any]) -> Any:
         with translated(function, self._timeouts.call):
             answer: Any = await self._database.rpc(function, dict(args)).execute()
-        shape = list if function in LISTS else dict
         if answer.data is None and function in NULLABLE:
             return None
-        if not isinstance(answer.data, shape):  # a gateway's; supabase-py hands on as text what is no JSON
+        # A gateway's; supabase-py hands on as text what is no JSON.
+        if not isinstance(answer.data, dict) or not answer.data:
             raise OddAnswer(f"{function}: the answer is not the function's")
-        return _Row(function, answer.data) if isinstance(answer.data, dict) else answer.data
+        return _Row(function, answer.data)
 
 
 class _Row(dict[str, Any]):
