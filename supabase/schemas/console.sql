@@ -127,9 +127,12 @@ language sql stable security invoker set search_path = '' as $$
     'groups', coalesce(
       jsonb_agg(
         jsonb_build_object(
-          'id', g.id::text, 'wa_group_id', g.wa_group_id, 'name', g.name, 'monitor', g.monitor, 'left_at', g.left_at,
+          'id', g.id::text, 'wa_group_id', g.wa_group_id, 'name', g.name, 'monitor', g.monitor,
+          'left_at', g.left_at,
           'today', (
-            select count(*) from public.messages as m where m.group_id = g.id and m.ts > now() - interval '24 hours'
+            select count(*)
+            from public.messages as m
+            where m.group_id = g.id and m.ts > now() - interval '24 hours'
           ),
           'last', last.message
         ) order by g.monitor desc, g.left_at is not null, g.name nulls last, g.id

@@ -260,16 +260,6 @@ async def test_an_odd_answer_is_put_into_words(
     assert str(raised.value).startswith("wa_commit: ")
 
 
-@pytest.mark.parametrize("body", ["{}", "null", "7", '{"groups": []}'])
-async def test_json_of_another_shape_is_never_taken_for_no_groups(
-    answering: tuple[Answering, Store], body: str
-) -> None:
-    server, store = answering
-    server.body = body
-    with pytest.raises(OddAnswer):
-        await store.monitored_groups("default")
-
-
 async def test_an_object_that_is_there_under_its_hash_is_stored(answering: tuple[Answering, Store]) -> None:
     server, store = answering
     server.status, server.body = 400, '{"statusCode": "409", "error": "Duplicate", "message": "exists"}'

@@ -178,7 +178,7 @@ class Console:
 
     async def mark_media_deleted(self, sha256: Sequence[str]) -> None:
         row = await self._call("wa_mark_media_deleted", {"p_sha256": list(sha256)})
-        row["done"]  # noqa: B018 - raises OddAnswer if it is missing
+        row["done"]  # raises OddAnswer if it is missing
 
     async def export_messages(self, session: str, group: int, after: int, limit: int) -> list[Row]:
         args = {"p_session": session, "p_group": str(group), "p_after": str(after), "p_limit": limit}

@@ -284,12 +284,14 @@ class Store:
         await self._do("wa_analyze", {})
 
     async def status(self, session: str) -> dict[str, Any]:
-        return dict(await self._call_again("wa_status", {"p_session": session}))
+        row = await self._call_again("wa_status", {"p_session": session})
+        row["schema_version"]  # raises OddAnswer if another has answered
+        return dict(row)
 
     async def _do(self, function: str, args: Mapping[str, Any], says: str = "done") -> None:
         """One call whose answer matters only as proof that the function gave it: it has the field `says`."""
         row = await self._call(function, args)
-        row[says]  # noqa: B018 - raises OddAnswer if it is missing
+        row[says]  # raises OddAnswer if it is missing
 
     async def _call(self, function: str, args: Mapping[str, Any]) -> Any:
         """One call.
