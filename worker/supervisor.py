@@ -250,8 +250,9 @@ class Supervisor:
                 )
             try:
                 with self._stop.interrupts():
-                    await until_answered(leased.state.credentials)  # raises before anything is changed
-                    await until_answered(leased.flags.poll)
+                    credentials = leased.state.credentials  # raises before anything is changed
+                    await until_answered(credentials, what="the credentials")
+                    await until_answered(leased.flags.poll, what="the monitored groups and the flags")
                 task_group.start_soon(leased.flags.run)
                 task_group.start_soon(leased.media.run)
                 task_group.start_soon(leased.housekeeping.run)

@@ -121,7 +121,7 @@ async def open_leased_session(
 ) -> AsyncIterator[LeasedSession]:
     """Wire one leased session. Reads the session's row; raises what the store raises."""
     session = SessionStore(store, settings.worker_session, fence)
-    row = (await until_answered(session.status)).get("session") or {}
+    row = (await until_answered(session.status, what="the session's row")).get("session") or {}
     version = parse_kept(row.get("detail") or {})
     report = _make_report(session, version, health, on_view)
     watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))

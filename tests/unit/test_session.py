@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from loguru import logger
 
 from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.bridge.protocol import Commit, Nothing, StanzasKnown, StateGet
@@ -30,7 +31,7 @@ from worker.session import auth_state as state_module
 from worker.session.auth_state import AuthState
 from worker.session.flags import Ask, FlagWatch, Monitored, Request, read_flag
 from worker.session.report import Report, View
-from worker.store import KeyChange, Store, lease
+from worker.store import KeyChange, Store, lease, retry
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import MARK, StateCipher
 from worker.store.retry import until_answered
@@ -243,6 +244,26 @@ async def test_a_caller_that_ended_with_its_sidecar_is_not_waited_for() -> None:
     assert watch.gone, "a connection made meanwhile would be ended although the database answers"
     watch.withdraw("commit", "state")
     assert (watch.away, watch.gone) == (False, False)
+
+
+async def test_who_waits_long_for_the_database_says_so_once_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "SAID_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "PAUSE_FIRST_SECONDS", 0.001)
+    said: list[str] = []
+    sink = logger.add(lambda line: said.append(str(line)), level="WARNING", format="{message}")
+    tries = 0
+
+    async def at_last() -> int:
+        nonlocal tries
+        tries += 1
+        if tries < 5:
+            raise OddAnswer("wa_monitored_groups: the answer is not the function's")
+        return tries
+
+    assert await until_answered(at_last, what="the monitored groups") == 5
+    logger.remove(sink)
+    (line,) = said
+    assert line.startswith("the monitored groups: no answer yet (wa_monitored_groups: the answer is not")
 
 
 async def test_a_refusal_is_an_answer() -> None:

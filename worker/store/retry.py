@@ -6,12 +6,21 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import anyio
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
+from loguru import logger
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_delay,
+    stop_never,
+    wait_random_exponential,
+)
 
 from worker.errors import StoreRefused, StoreUnavailable
 
 PAUSE_FIRST_SECONDS = 0.1
 PAUSE_MAX_SECONDS = 5.0
+SAID_AFTER_SECONDS = 5.0
 REFUSALS_BELIEVED = 3  # one in a row may be anybody's: a gateway's, or a database's that is being migrated
 
 T = TypeVar("T")
@@ -23,7 +32,7 @@ async def until_answered(
     *,
     pause_max: float = PAUSE_MAX_SECONDS,
     refusals_believed: int = REFUSALS_BELIEVED,
-    waiting: Callable[[], None] = lambda: None,
+    what: str | None = None,
 ) -> T:
     """Call until the database answers, with growing random pauses. The call must be safe to repeat.
 
@@ -31,13 +40,19 @@ async def until_answered(
         patience: seconds after which to give up; None: never.
         pause_max: the longest pause in seconds.
         refusals_believed: how many refusals in a row are believed.
-        waiting: called before each pause.
+        what: named in a warning, once, when the answer is long in coming; None: no warning.
 
     Raises:
         StoreUnavailable: the database did not answer within `patience`.
         StoreRefused: several times in a row.
     """
-    refusals = 0
+    refusals, said = 0, what is None
+
+    def say(state: RetryCallState) -> None:
+        nonlocal said
+        if not said and (state.seconds_since_start or 0.0) >= SAID_AFTER_SECONDS:
+            said = True
+            logger.warning("{}: no answer yet ({}); waiting for it", what, state.outcome and state.outcome.exception())
 
     def may_change(error: BaseException) -> bool:
         nonlocal refusals
@@ -48,7 +63,7 @@ async def until_answered(
         retry=retry_if_exception(may_change),
         wait=wait_random_exponential(multiplier=PAUSE_FIRST_SECONDS, max=pause_max),
         stop=stop_never if patience is None else stop_after_delay(patience),
-        before_sleep=lambda _: waiting(),
+        before_sleep=say,
         reraise=True,
     )
     async for attempt in retrying:
