@@ -50,6 +50,7 @@ class Rule:
         on_hit: called in the middle of it (`storage_cut`: when half of the object has been passed on).
         status, content: what a gateway answers in Supabase's place, without asking it.
         mark: only requests whose body holds these bytes.
+        item_mark: only commits and parts that write a message or a change with this text, as it is or as base64.
         larger_than: only requests whose body has more bytes.
         more_items_than: only commits and parts with more messages and changes.
     """
@@ -62,6 +63,7 @@ class Rule:
     status: int = 404
     content: bytes = b""
     mark: bytes = b""
+    item_mark: str = ""
     larger_than: int = -1
     more_items_than: int = -1
     on_hit: Callable[[], None] = lambda: None
@@ -76,6 +78,8 @@ class Rule:
         if self.over or self.mark not in request.body or len(request.body) <= self.larger_than:
             return False
         if self.more_items_than >= 0 and request.items <= self.more_items_than:
+            return False
+        if self.item_mark and self.item_mark not in request.written:
             return False
         if self.kind == "storage_gateway":
             return request.is_storage
@@ -103,6 +107,15 @@ class Request:
             return 0
         batch = json.loads(self.body)["p_batch"]
         return len(batch["messages"]) + len(batch["changes"])
+
+    @property
+    def written(self) -> str:
+        """The items of a commit or a part, as Postgres sees them; '' for other calls."""
+        if self.function not in ("wa_commit", "wa_commit_part"):
+            return ""
+        batch = json.loads(self.body)["p_batch"]
+        hidden = [json.loads(base64.b64decode(one["body"])) for one in batch["opaque"]]
+        return json.dumps([*batch["messages"], *batch["changes"], *hidden], ensure_ascii=False)
 
     @property
     def is_storage(self) -> bool:

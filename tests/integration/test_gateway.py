@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tests.chaos.proxy import FaultProxy, Rule
 from tests.integration.database import Writer, message, rows, writer
 from tests.integration.test_supervisor import OPENS, Running, running
+from worker.errors import StaleEpoch
 from worker.ingest.batch_writer import BatchWriter
 from worker.store import Committed, KeyChange, Store, connect_store
 from worker.store.availability import DatabaseWatch
@@ -181,6 +183,40 @@ async def test_parts_are_made_smaller_until_they_are_fast_enough(
     texts = [f"text {n}" for n in range(100)]
     await write(behind, me, texts)
     await check_stored(store, me, texts)
+
+
+@pytest.mark.parametrize("others", [0, 4])
+async def test_a_message_that_always_times_out_is_listed_although_each_connection_ends_before(
+    store: Store, session: str, behind: Store, gateway: FaultProxy, others: int
+) -> None:
+    """The commit of an old connection goes on beside that of the new one, as it does in the worker."""
+    me = await writer(store, session)
+    rule = gateway.arm(Rule(kind="gateway", status=500, content=TIME_OUT, item_mark="always too slow"))
+    texts = ["always too slow", *[f"text {n}" for n in range(others)]]
+    messages = [message(f"A{n}", n, text=text) for n, text in enumerate(texts)]
+    batches = BatchWriter(SessionStore(behind, session, me.fence), DatabaseWatch())
+    stale = 0
+
+    async def connection(epoch: Writer) -> None:
+        nonlocal stale
+        keys = [KeyChange(type="session", id="x", value=f"epoch {epoch.epoch}")]
+        try:
+            await batches.write(epoch.batch(messages=messages, keys=keys))
+        except StaleEpoch:
+            stale += 1
+
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as connections:
+            while not (listed := await rows(store, "wa_refused_stanzas", session)):
+                connections.start_soon(connection, me)
+                hits = rule.hits
+                while rule.hits < hits + 2 and not await rows(store, "wa_refused_stanzas", session):  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+                me = Writer(store, session, me.fence, await store.begin_epoch(session, me.fence))
+    assert [(row["wa_msg_id"], row["state"]) for row in listed] == [("A0", "waiting")]
+    assert "always too slow" in base64.b64decode(listed[0]["body"]).decode()
+    assert sorted(row["text"] for row in await rows(store, "messages", session)) == sorted(texts[1:])
+    assert stale > 0
 
 
 async def test_a_commit_whose_answer_is_lost_is_not_written_again_when_its_size_is_refused(

@@ -224,6 +224,59 @@ async def test_an_only_message_that_keeps_failing_does_not_hold_up_everything_fo
     assert (supabase.listed, supabase.keys) == ([("waiting", "A1")], {"k1": "spent"})
 
 
+@pytest.mark.parametrize("timeouts", [2, 3])
+@pytest.mark.parametrize("others", [0, 3])
+async def test_an_item_that_always_times_out_is_listed_although_connections_end_before_it_is(
+    timeouts: int, others: int
+) -> None:
+    """Each time-out takes ten seconds. WhatsApp drops a silent client after thirty, and sends the message again."""
+    seen = 0
+    connections = [anyio.CancelScope() for _ in range(8)]
+
+    def slow(item: dict[str, Any]) -> StoreError | None:
+        nonlocal seen
+        if name_of(item) != "SLOW":
+            return None
+        seen += 1
+        if seen % timeouts == 0:
+            connections[0].cancel()
+        return TooSlow("57014")
+
+    supabase = Supabase(postgres=slow)
+    writer = make_writer(supabase)
+    batch = batch_of(message("SLOW"), *[message(f"A{n}") for n in range(others)])
+    while connections:
+        supabase.seq, supabase.digest = 0, None
+        with connections[0]:
+            await write(supabase, batch, writer)
+            break
+        del connections[0]
+    assert supabase.listed == [("waiting", "SLOW")]
+    assert (sorted(supabase.rows), supabase.keys) == ([f"A{n}" for n in range(others)], {"k1": "spent"})
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_time_out_is_an_answer_if_the_cheapest_call_passed_meanwhile(away: bool) -> None:
+    gone: list[bool] = []
+
+    def slow(body: str) -> StoreError | None:
+        gone.append(watch.away)
+        supabase.away = away
+        return TooSlow("57014") if len(gone) < 2 else None
+
+    async def cheapest_call() -> None:
+        if supabase.away:
+            supabase.away = False  # for the next commit
+            raise StoreUnavailable("away")
+
+    supabase = Supabase(gateway=slow)
+    supabase.cheapest_call = cheapest_call  # type: ignore[method-assign]
+    watch = DatabaseWatch()
+    with anyio.fail_after(30):
+        await BatchWriter(cast(SessionStore, supabase), watch).write(batch_of(message("A1")))
+    assert gone == [False, away]
+
+
 @pytest.mark.parametrize("text", ["a\ud800", "a\0b"])
 async def test_what_our_own_client_cannot_write_goes_as_base64(text: str) -> None:
     supabase = Supabase()

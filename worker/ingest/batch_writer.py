@@ -3,7 +3,8 @@
 First as a whole. If this very request fails again and again while the cheapest call passes, the batch goes in parts
 under its one number: items first, each half by itself if it must, then the rest. An item that fails alone is sent as
 base64, which no gateway can read; if that fails too, it is listed as waiting. If nothing passes, it is an outage:
-nothing is listed, and everything is asked again.
+nothing is listed, and everything is asked again. A time-out is an answer, too slow, if the cheapest call passed after
+it; an item that timed out alone is remembered over connections (`slow_items`).
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from worker.ingest.parts import (
     rest_of,
     size_of,
 )
+from worker.ingest.slow_items import TIMEOUTS_BELIEVED, SlowItems
 from worker.store import Batch, Committed, Piece, Pieces
 from worker.store.availability import DatabaseWatch
 from worker.store.retry import PAUSE_MAX_SECONDS, REFUSALS_BELIEVED, until_answered
 from worker.store.session import SessionStore
 
-TIMEOUTS_BELIEVED = 2
 ITEMS_TO_AN_OUTAGE = 8  # so many fail alone before any has passed: no use to ask for each of 500
 LONE_ROUNDS = 5  # a batch of one item cannot tell an outage from its own fault: it is asked so often in full
 COUNTS = ("stored", "upgraded", "duplicates", "skipped", "jobs", "refused", "waiting", "changed", "held")
@@ -57,12 +58,13 @@ class _Outage(Exception):
 
 
 class BatchWriter:
-    """Writes batches, one after another. Remembers how large a request may be."""
+    """Writes batches, one after another. Remembers how large a request may be, and which items are too slow."""
 
     def __init__(self, store: SessionStore, watch: DatabaseWatch, sizes: PartSizes | None = None) -> None:
         self._store = store
         self._watch = watch
         self.sizes = sizes or PartSizes()
+        self.slow = SlowItems()
 
     async def write(self, batch: Batch) -> Committed:
         """Return when the batch is durable.
@@ -72,7 +74,7 @@ class BatchWriter:
             StoreRefused: the database refuses what is not a message or a change: keys, credentials, hashes.
         """
         batch = replace(batch, digest=digest_of(batch))
-        if self.sizes.admits(batch):
+        if self.sizes.admits(batch) and not any(self.slow.as_it_is(item) for item in _items_of(batch)):
             try:
                 return await self.whole(batch)
             except _Fails as failing:
@@ -102,11 +104,11 @@ class BatchWriter:
             try:
                 for n, body in enumerate(bodies):
                     piece = Piece(batch=number_of(part), document=document, piece=n, body=body)
-                    done = await self._answer(lambda piece=piece: self._store.put_piece(piece))  # type: ignore[misc]
+                    done = await self._answer(part, lambda piece=piece: self._store.put_piece(piece))  # type: ignore[misc]
                     if done.duplicate:
                         return done
                 pieces = Pieces(batch=number_of(part), document=document, pieces=len(bodies), last=last)
-                return await self._answer(lambda pieces=pieces: self._store.commit_pieces(pieces))  # type: ignore[misc]
+                return await self._answer(part, lambda pieces=pieces: self._store.commit_pieces(pieces))  # type: ignore[misc]
             except _Fails as failing:
                 if not isinstance(failing.error, TooLarge) or size < SMALLEST_BYTES:
                     raise
@@ -115,18 +117,20 @@ class BatchWriter:
     async def _send(self, batch: Batch, call: Call) -> Committed:
         """Remembers whether this size passes."""
         try:
-            done = await self._answer(call)
+            done = await self._answer(batch, call)
         except _Fails as failing:
             if isinstance(failing.error, TooLarge):
                 self.sizes.too_large(size_of(batch))
             elif isinstance(failing.error, TooSlow) and len(batch.messages) + len(batch.changes) > 1:
                 self.sizes.too_slow(len(batch.messages) + len(batch.changes))
+                self.slow.forget_several()
             raise
         self.sizes.passed(batch)
+        self.slow.passed(batch)
         return done
 
-    async def _answer(self, call: Call) -> Committed:
-        """Ask until it is answered.
+    async def _answer(self, part: Batch, call: Call) -> Committed:
+        """Ask until it is answered. `part`: what is sent.
 
         Raises:
             _Fails: it failed several times in a row, and the cheapest call passed each time.
@@ -138,11 +142,13 @@ class BatchWriter:
             try:
                 return await self._watch.observe("commit", call())
             except (StoreRefused, StoreUnavailable) as error:
-                failures = failures + 1 if _needs_no_look(error) or await self._others_pass() else 0
+                believed = _needs_no_look(error) or await self._others_pass()
+                failures = failures + 1 if believed else 0
+                if believed and isinstance(error, TooSlow):
+                    self._watch.answered("commit")  # it does, only not this fast
+                    failures = max(failures, self.slow.timed_out(part))
                 if failures < _believed(error):
                     raise StoreUnavailable(str(error)) from error
-                if isinstance(error, TooSlow):
-                    self._watch.answered("commit")  # it does, only not this fast
                 raise _Fails(error) from error
 
         return await until_answered(once)
@@ -174,11 +180,14 @@ class _Parting:
         """
         for items in (messages_of(self._batch), changes_of(self._batch)):
             failing: list[tuple[Item, StoreError]] = []
-            rest: Sequence[Item] = items
+            slow = [item for item in items if self._writer.slow.as_it_is(item)]
+            rest: Sequence[Item] = [item for item in items if item not in slow]
             while rest:
                 count = self._writer.sizes.first(self._batch, rest)
                 failing += await self._items(rest[:count])
                 rest = rest[count:]
+            for item in slow:
+                failing += await self._opaque(item)
             if failing:
                 await self._list(failing, len(items))
         done = await self._last(rest_of(self._batch))
@@ -203,6 +212,8 @@ class _Parting:
         return await self._opaque(items[0])
 
     async def _opaque(self, item: Item) -> list[tuple[Item, StoreError]]:
+        if self._writer.slow.as_base64(item):
+            return [(item, TooSlow("timed out alone, again and again"))]
         part = replace(number_of(self._batch), opaque=[item.as_base64()])
         try:
             self._note(await self._large(part))
@@ -211,12 +222,14 @@ class _Parting:
             if self._passed == 0 and self._alone >= ITEMS_TO_AN_OUTAGE:
                 raise _Outage from failing
             return [(item, failing.error)]
+        self._writer.slow.forget(item)
         self._passed += 1
         return []
 
     async def _list(self, failing: Sequence[tuple[Item, StoreError]], count: int) -> None:
         """Keep these as waiting, unless it looks like an outage, or like one that is over now."""
-        if self._passed == 0 and (count > 1 or not self._believe_one):
+        believe_one = self._believe_one or self._writer.slow.as_base64(failing[0][0])
+        if self._passed == 0 and (count > 1 or not believe_one):
             raise _Outage
         still = [each for item, _ in failing for each in await self._opaque(item)]
         for item, error in still:
@@ -224,7 +237,9 @@ class _Parting:
             try:
                 self._note(await self._large(replace(number_of(self._batch), refused=[waiting])))
             except _Fails as fails:
+                self._writer.slow.forget(item)  # it is the database that is slow
                 raise _Outage from fails
+            self._writer.slow.forget(item)
             self._counts["waiting"] += 1
 
     async def _large(self, part: Batch) -> Committed:
@@ -253,6 +268,10 @@ class _Parting:
 
     def _note(self, done: Committed) -> None:
         self._counts.update({name: getattr(done, name) for name in COUNTS})
+
+
+def _items_of(batch: Batch) -> list[Item]:
+    return [*messages_of(batch), *changes_of(batch)]
 
 
 def _needs_no_look(error: StoreError) -> bool:

@@ -33,17 +33,24 @@ class Item:
     kind: Literal["message", "change"]
     value: Json
 
+    @property
+    def name(self) -> tuple[str | None, str | None, str | None]:
+        """Chat, sender and id."""
+        names = ("sender", "wa_msg_id") if self.kind == "message" else ("author", "change_id")
+        chat_id, sender, wa_msg_id = (plain(self.value.get(name)) for name in ("chat_id", *names))
+        return chat_id, sender, wa_msg_id
+
     def as_base64(self, code: str = "", reason: str = "", state: str = "refused") -> Refused:
         """The item whole, in a form that passes every gateway and every JSON parser."""
-        names = ("sender", "wa_msg_id") if self.kind == "message" else ("author", "change_id")
+        chat_id, sender, wa_msg_id = self.name
         return Refused(
             code=code,
             reason=reason,
             item=self.kind,
             state=state,
-            chat_id=plain(self.value.get("chat_id")),
-            sender=plain(self.value.get(names[0])),
-            wa_msg_id=plain(self.value.get(names[1])),
+            chat_id=chat_id,
+            sender=sender,
+            wa_msg_id=wa_msg_id,
             body=base64.b64encode(self._text().encode("utf-8", "surrogatepass")).decode(),
             encoding="base64",
         )
