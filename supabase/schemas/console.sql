@@ -148,7 +148,7 @@ language sql stable security invoker set search_path = '' as $$
       'revoked_at', m.revoked_at, 'revoke_claimed_at', m.revoke_claimed_at
     ) as message
     from public.messages as m
-    where m.group_id = g.id
+    where m.group_id = g.id and m.kind <> 'system'
     order by m.ts desc, m.id desc
     limit 1
   ) as last on true

@@ -68,6 +68,9 @@ async def without_content(town: Town) -> None:
     assert system["text"] == "The group is now called “Market, renamed”."
     assert system["sender"] == town.people["Ben"].lid
     await notices(town)
+    answer = await town.phone.post("/bot", {"to": town.market.id})
+    bot = await town.database.wait_message(answer["id"], tell=town.worker.child.tail)
+    assert (bot["kind"], bot["content"], bot["pending"]) == ("bot_reply", {"encrypted": True}, False)
 
 
 async def notices(town: Town) -> None:

@@ -345,3 +345,11 @@ async def test_an_empty_batch_moves_the_number_on(store: Store, session: str) ->
     me = await writer(store, session)
     assert (await me.commit()).seq == 1
     assert (await store.commit(session, Batch(fence=me.fence, epoch=me.epoch, seq=2))).seq == 2
+
+
+async def test_a_renaming_is_not_a_groups_last_message(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    await me.commit(messages=[message("A1"), message("N1", 60, kind="system", text="The group is now called “x”.")])
+    last = {group.wa_group_id: group.last for group in await store.console.groups(session)}[GROUP]
+    assert last is not None
+    assert last["text"] == "text of A1"

@@ -249,6 +249,12 @@ def test_a_readable_part_is_a_message_although_another_failed() -> None:
     assert (row.kind, row.pending, row.text) == ("text", False, "hello")
 
 
+def test_an_answer_of_meta_ai_says_what_it_is_and_waits_for_nothing() -> None:
+    stanza = make_stanza().model_copy(update={"content": None, "failure": "Unknown e2e type: msmsg"})
+    row = row_of(stanza)
+    assert (row.kind, row.text, row.content, row.pending) == ("bot_reply", None, {"encrypted": True}, False)
+
+
 def test_a_failure_text_is_bounded() -> None:
     row = normalise(make_stanza().model_copy(update={"content": None, "failure": "x" * 10_000}), make_rules())
     assert isinstance(row, MessageRow)

@@ -15,6 +15,7 @@ Discarded = Literal["key_share", "history", "protocol"]
 UNKNOWN = "unknown"
 UNDECRYPTABLE = "undecryptable"
 VIEW_ONCE = "view_once"
+BOT_REPLY = "bot_reply"
 SYSTEM = "system"
 CONTACT_KINDS = frozenset({"contact", "contacts"})
 
@@ -167,7 +168,7 @@ CONTENT: dict[str, Rule] = {
     "interactiveResponseMessage": Rule(
         kind="interactive_reply", text=_first("body.text", "nativeFlowResponseMessage.name")
     ),
-    "richResponseMessage": Rule(kind="bot_reply", text=_lines("submessages.*.messageText")),
+    "richResponseMessage": Rule(kind=BOT_REPLY, text=_lines("submessages.*.messageText")),
     # Invitations
     "groupInviteMessage": Rule(kind="group_invite", text=_lines("groupName", "caption")),
     "newsletterAdminInviteMessage": Rule(kind="newsletter_invite", text=_lines("newsletterName", "caption")),

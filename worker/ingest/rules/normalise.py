@@ -26,6 +26,7 @@ Reason = Literal[
 ]  # fmt: skip
 
 MAX_FAILURE_CHARS = 300
+META_AI = "Unknown e2e type: msmsg"  # the sidecar's words (sidecar-baileys/lib/baileys/stanza.js)
 STUB_SENTENCES = {
     "GROUP_CHANGE_ICON": "The group's picture was changed.",
     "CALL_MISSED_VOICE": "A voice call was missed.",
@@ -167,6 +168,8 @@ def normalise(stanza: Stanza, rules: Rules) -> MessageRow | Discard:
         return envelope
     if stanza.unavailable == "view_once":
         return _row(envelope, Content(kind=table.VIEW_ONCE, withheld=True), {"unavailable": "view_once"}, rules)
+    if stanza.failure == META_AI:
+        return _meta_ai(envelope, rules)
     content = None if stanza.content is None else classify(stanza.content, len(stanza.hashes))
     if stanza.failure is not None or stanza.unavailable is not None or content is None:
         readable = isinstance(content, Content) and content.kind != table.UNKNOWN
@@ -271,6 +274,13 @@ def _stub(envelope: _Envelope, stanza: Stanza, rules: Rules) -> MessageRow:
         "unavailable": stanza.unavailable,
     }
     return _row(envelope, Content(kind=table.UNDECRYPTABLE), payload, rules)
+
+
+def _meta_ai(envelope: _Envelope, rules: Rules) -> MessageRow | Discard:
+    """An answer of Meta AI: encrypted for the device that asked, so no copy that we could read will come."""
+    if envelope.late:
+        return Discard(reason="too_old")
+    return _row(envelope, Content(kind=table.BOT_REPLY, facts={"encrypted": True}), {"failure": META_AI}, rules)
 
 
 def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> MessageRow:
