@@ -50,6 +50,8 @@ create table public.wa_held_changes (
   message_id bigint references public.messages (id) on delete cascade,
   unreadable boolean not null default false,
   held_at timestamptz not null default now(),
+  tries integer not null default 0,
+  next_at timestamptz,
   unique (session_id, chat_id, author, change_id, kind)
 );
 
@@ -443,15 +445,11 @@ begin
 end
 $$;
 
--- What can be decrypted now, because its target and the target's secret are stored: edits, and votes and the like,
--- whose payload has `use`. With both addresses of the target's sender and, for a poll, its options.
-create function public.wa_sealed_edits(p_session text, p_limit integer) returns jsonb
+-- What can be decrypted now, because its target and the target's secret are stored, and it is due: ids, oldest first.
+create function wa.openable_edits(p_session text, p_limit integer) returns bigint[]
 language sql stable security invoker set search_path = '' as $$
-  select jsonb_build_object('edits', coalesce(jsonb_agg(to_jsonb(sealed) order by sealed.id), '[]'))
-  from (
-    select
-      h.id::text, h.target_id, h.payload, s.secret, m.sender, m.sender_alt,
-      coalesce(m.content -> 'options', '[]') as options
+  select array(
+    select h.id
     from public.wa_held_changes as h
     inner join public.messages as m
       on
@@ -459,9 +457,39 @@ language sql stable security invoker set search_path = '' as $$
         and m.wa_msg_id = h.target_id
     inner join public.message_secrets as s on m.id = s.message_id
     where h.session_id = p_session and h.kind = 'sealed_edit' and not h.unreadable
+      and coalesce(h.next_at <= now(), true)
     order by h.id
     limit p_limit
-  ) as sealed
+  )
+$$;
+
+-- Edits that can be decrypted now, and votes and the like, whose payload has `use`. With both addresses of the target's
+-- sender and, for a poll, its options. Counts this try and sets the next, later each time, up to a day: one that ends
+-- the call that hands it back must not be tried for ever.
+create function public.wa_sealed_edits(p_session text, p_limit integer) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_ids bigint [];
+begin
+  perform 1 from public.wa_sessions where id = p_session for no key update;
+  v_ids := wa.openable_edits(p_session, p_limit);
+  update public.wa_held_changes
+  set tries = tries + 1, next_at = now() + least(interval '1 minute' * 2 ^ least(tries, 11), interval '1 day')
+  where id = any(v_ids);
+  return jsonb_build_object('edits', coalesce((
+    select jsonb_agg(jsonb_build_object(
+      'id', h.id::text, 'target_id', h.target_id, 'payload', h.payload, 'secret', s.secret, 'sender', m.sender,
+      'sender_alt', m.sender_alt, 'options', coalesce(m.content -> 'options', '[]')
+    ) order by h.id)
+    from public.wa_held_changes as h
+    inner join public.messages as m
+      on
+        m.session_id = p_session and m.chat_id = h.chat_id and m.sender = h.target_sender
+        and m.wa_msg_id = h.target_id
+    inner join public.message_secrets as s on m.id = s.message_id
+    where h.id = any(v_ids)
+  ), '[]'));
+end
 $$;
 
 -- Gives the row that a held vote or the like came with what was in it, and drops the held change.
@@ -503,15 +531,38 @@ order by v.content -> 'about' asc, v.sender asc, v.ts desc, v.id desc;
 create index messages_poll_votes on public.messages ((content -> 'about'), sender, ts desc, id desc)
 where kind = 'poll_vote' and content ? 'choices' and content ? 'about' and revoked_at is null;
 
+-- Takes one decrypted edit, as public.wa_open_edits does; how many messages it changed. A plain edit that is held under
+-- the same name gives way.
+create function wa.open_edit(p_session text, p_id bigint, p_text text, p_content jsonb, p_at timestamptz)
+returns integer
+language plpgsql security invoker set search_path = '' as $$
+begin
+  if jsonb_typeof(p_content) = 'object' then
+    perform wa.complete_content(p_session, p_id, p_text, p_content);
+    return 1;
+  end if;
+  delete from public.wa_held_changes as other
+  using public.wa_held_changes as h
+  where h.session_id = p_session and h.id = p_id and h.kind = 'sealed_edit'
+    and other.session_id = p_session and other.chat_id = h.chat_id and other.author = h.author
+    and other.change_id = h.change_id and other.kind = 'edit';
+  update public.wa_held_changes
+  set kind = 'edit', payload = jsonb_build_object('text', p_text), at = coalesce(p_at, at)
+  where session_id = p_session and id = p_id and kind = 'sealed_edit';
+  return case when found then wa.retry_changes(p_session, array[p_id]) else 0 end;
+end
+$$;
+
 -- Takes decrypted edits: [{id, text, at}], `at` null to keep the envelope's; or [{id, unreadable: true}], which stays
 -- held and is not tried again. A decrypted edit is applied like any other. What a vote or the like says comes as
--- `content`, which its row gains, with the row of its target as `about`.
+-- `content`, which its row gains, with the row of its target as `about`. One that Postgres refuses is unreadable, and
+-- counted; the others are taken.
 create function public.wa_open_edits(p_session text, p_fence bigint, p_opened jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_opened record;
-  v_ids bigint [] := '{}';
-  v_completed integer := 0;
+  v_unreadable boolean;
+  v_changed integer := 0;
 begin
   perform wa.lock_session(p_session, p_fence);
   for v_opened in
@@ -519,19 +570,24 @@ begin
       id bigint, text text, content jsonb, at timestamptz, unreadable boolean
     )
   loop
-    if v_opened.unreadable then
+    v_unreadable := coalesce(v_opened.unreadable, false);
+    if not v_unreadable then
+      begin
+        v_changed := v_changed
+          + wa.open_edit(p_session, v_opened.id, v_opened.text, v_opened.content, v_opened.at);
+      exception
+        when foreign_key_violation then
+          null; -- its target is being deleted; it is tried again
+        when data_exception or integrity_constraint_violation or program_limit_exceeded then
+          v_unreadable := true;
+          perform wa.count_discard(p_session, 'sealed_edit_refused', 1);
+      end;
+    end if;
+    if v_unreadable then
       update public.wa_held_changes set unreadable = true
       where session_id = p_session and id = v_opened.id and kind = 'sealed_edit';
-    elsif jsonb_typeof(v_opened.content) = 'object' then
-      perform wa.complete_content(p_session, v_opened.id, v_opened.text, v_opened.content);
-      v_completed := v_completed + 1;
-    else
-      update public.wa_held_changes
-      set kind = 'edit', payload = jsonb_build_object('text', v_opened.text), at = coalesce(v_opened.at, at)
-      where session_id = p_session and id = v_opened.id and kind = 'sealed_edit';
-      v_ids := v_ids || v_opened.id;
     end if;
   end loop;
-  return jsonb_build_object('changed', v_completed + wa.retry_changes(p_session, v_ids));
+  return jsonb_build_object('changed', v_changed);
 end
 $$;

@@ -214,7 +214,7 @@ begin
     select 1 from public.wa_held_changes as h
     where h.session_id = p_session and h.kind = 'sealed_edit' and not h.unreadable
   ) then
-    v_sealed := jsonb_array_length(public.wa_sealed_edits(p_session, 1) -> 'edits');
+    v_sealed := cardinality(wa.openable_edits(p_session, 1));
   end if;
   perform wa.write_audits(p_session, p_batch -> 'audits');
   delete from public.wa_commit_pieces where session_id = p_session;

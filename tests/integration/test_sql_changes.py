@@ -694,6 +694,50 @@ def test_a_sealed_edit_that_cannot_be_opened_is_not_tried_again_and_one_by_anoth
         talk._call("wa_open_edits(%s, 2, '[]')", talk.id)
 
 
+def test_one_opened_edit_that_postgres_refuses_holds_up_none_of_its_round(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    envelope = {"chat_id": GROUP, "author": ANA, "target_sender": ANA, "kind": "sealed_edit", "at": at(5)}
+    changes = [envelope | {"target_id": f"m{n}", "change_id": f"c{n}"} for n in (1, 2, 3)]
+    talk.batch(messages=[message(f"m{n}", sender=ANA) | SECRET for n in (1, 2, 3)], changes=changes)
+    times = {"m1": at(7), "m2": "3000-01-01T00:00:00+00:00", "m3": at(7)}  # no change may be of the year 3000
+    opened = [{"id": edit["id"], "text": "new", "at": times[edit["target_id"]]} for edit in sealed(talk)]
+    assert talk._call("wa_open_edits(%s, 1, %s)", talk.id, json.dumps(opened)) == {"changed": 2}
+    assert [talk.rows()[ANA, name].text for name in ("m1", "m2", "m3")] == ["new", "text of m2", "new"]
+    assert (sealed(talk), talk.held()) == ([], {("sealed_edit", "c2")})
+    discarded = "select reason, count from public.wa_discards where session_id = %(session)s"
+    assert talk.all(discarded) == [("sealed_edit_refused", 1)]
+
+
+def test_a_plain_edit_that_is_held_under_the_name_of_a_sealed_one_gives_way(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    envelope = {"chat_id": GROUP, "author": ANA, "target_sender": ANA, "change_id": "c1", "at": at(5)}
+    plain = envelope | {"kind": "edit", "target_id": "never sent", "payload": {"text": "plain"}}
+    talk.batch(
+        messages=[message("m1", sender=ANA) | SECRET],
+        changes=[plain, envelope | {"kind": "sealed_edit", "target_id": "m1"}],
+    )
+    (edit,) = sealed(talk)
+    opened = json.dumps([{"id": edit["id"], "text": "new", "at": at(7)}])
+    assert talk._call("wa_open_edits(%s, 1, %s)", talk.id, opened) == {"changed": 1}
+    assert (talk.rows()[ANA, "m1"].text, talk.held()) == ("new", set())
+
+
+def test_a_sealed_edit_that_was_handed_out_is_put_off_for_longer_each_time(database: psycopg.Connection[Any]) -> None:
+    talk = Talk(database)
+    envelope = {"chat_id": GROUP, "author": ANA, "target_sender": ANA, "target_id": "m1", "kind": "sealed_edit"}
+    changes = [envelope | {"change_id": "c1", "at": at(5)}]
+    assert talk.batch(messages=[message("m1", sender=ANA) | SECRET], changes=changes)["sealed"] == 1
+    for minutes in (1, 2, 4):
+        assert len(sealed(talk)) == 1
+        assert (sealed(talk), talk.batch()["sealed"]) == ([], 0)
+        left = (
+            "select round(extract(epoch from next_at - held_at) / 60) from public.wa_held_changes where session_id = "
+        )
+        assert talk.all(left + "%(session)s") == [(minutes,)]
+        database.execute("update public.wa_held_changes set next_at = now() where session_id = %s", [talk.id])
+        assert talk.batch()["sealed"] == 1
+
+
 def test_what_waits_longer_than_a_week_is_dropped_and_counted(database: psycopg.Connection[Any]) -> None:
     talk = Talk(database)
     talk.tell([Text(ANA, "m2", True, 0), Change("edit", ANA, (ANA, "m9"), "c1", 1, "x")])

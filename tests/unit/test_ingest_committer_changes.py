@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+import anyio
 import pytest
 
 from tests.unit.doubles import Database
 from worker.bridge.protocol import Commit
 from worker.errors import StaleFence, StoreError, StoreRefused, StoreUnavailable
+from worker.ingest import encrypted_edits
 from worker.ingest.committer import Committer, Listeners
 from worker.ingest.encrypted_edits import EDITS_PER_ROUND, EncryptedEdits
 from worker.ingest.rules.normalise import Rules
@@ -97,18 +99,19 @@ class EditQueue:
 
     edits: list[EncryptedEdit] = field(default_factory=list)
     error: StoreError | None = None
+    poison: int = 0  # the edit with which every call fails
     calls: list[str] = field(default_factory=list)
     opened: list[OpenedEdit] = field(default_factory=list)
 
     async def encrypted_edits(self, limit: int) -> list[EncryptedEdit]:
-        assert limit == EDITS_PER_ROUND
         self.calls.append("encrypted_edits")
-        return self.edits
+        handed_out, self.edits = self.edits[:limit], self.edits[limit:]  # the others are put off
+        return handed_out
 
     async def open_edits(self, opened: Sequence[OpenedEdit]) -> int:
         self.calls.append("open_edits")
-        if self.error:
-            raise self.error
+        if self.error or any(edit.id == self.poison for edit in opened):
+            raise self.error or StoreUnavailable("HTTP 403")
         self.opened += opened
         return len(opened)
 
@@ -135,9 +138,34 @@ async def test_an_edit_that_cannot_be_handed_back_is_handed_back_at_a_later_comm
     edits = EncryptedEdits(cast(SessionStore, queue))
     await edits.open()
     assert queue.calls == ["encrypted_edits", "open_edits"]
-    queue.error = None
+    queue.error, queue.edits = None, [UNREADABLE]
     await edits.open()
     assert queue.opened == [OpenedEdit(id=1, unreadable=True)]
+
+
+async def test_one_edit_that_cannot_be_handed_back_holds_up_none_of_the_others() -> None:
+    queue = EditQueue([replace(UNREADABLE, id=n) for n in range(1, EDITS_PER_ROUND + 1)], poison=7)
+    await EncryptedEdits(cast(SessionStore, queue)).open()
+    assert [edit.id for edit in queue.opened] == [n for n in range(1, EDITS_PER_ROUND + 1) if n != 7]
+
+
+async def test_after_a_round_that_failed_or_took_too_long_the_next_are_fetched_one_at_a_time_and_then_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encrypted_edits, "ROUND_SECONDS", 0.05)
+    asked: list[int] = []
+
+    class Hangs(EditQueue):
+        async def encrypted_edits(self, limit: int) -> list[EncryptedEdit]:
+            asked.append(limit)
+            if len(asked) == 1:
+                await anyio.sleep_forever()
+            return await super().encrypted_edits(limit)
+
+    edits = EncryptedEdits(cast(SessionStore, Hangs([UNREADABLE] * 10)))
+    for _ in range(4):
+        await edits.open()
+    assert asked == [EDITS_PER_ROUND, 1, 2, 4]
 
 
 async def test_the_committer_opens_edits_when_the_database_says_so() -> None:

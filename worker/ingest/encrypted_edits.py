@@ -7,8 +7,11 @@ back. Until then they stay in the database, so nothing is lost if this process f
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
+import anyio
 from loguru import logger
 
 from worker.errors import StoreError
@@ -20,27 +23,47 @@ from worker.store import EncryptedEdit, OpenedEdit
 from worker.store.session import SessionStore
 from worker.text import message_text
 
-EDITS_PER_ROUND = 20  # two calls, at most 7 MB; the answer to the sidecar waits for them
+EDITS_PER_ROUND = 20  # at most 7 MB
+ROUND_SECONDS = 15.0  # the answer to the sidecar waits for a round
 
 
 class EncryptedEdits:
-    """Opens waiting edits, at most `EDITS_PER_ROUND` at a time."""
+    """Opens waiting edits, at most `EDITS_PER_ROUND` at a time; fewer, for a while, after a round that failed.
+
+    The database puts off what it hands out, each time for longer. So one that cannot be handed back holds up nobody.
+    """
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
+        self._limit = EDITS_PER_ROUND
 
     async def open(self) -> None:
         """One round. Raises no StoreError: the batch that led here is durable already."""
+        whole = False
+        with anyio.move_on_after(ROUND_SECONDS):
+            try:
+                waiting = await self._store.encrypted_edits(self._limit)
+                whole = await self._hand_back([opened_edit(edit, datetime.now(UTC).timestamp()) for edit in waiting])
+            except StoreError as error:
+                logger.debug("encrypted edits have to wait ({})", type(error).__name__)
+        self._limit = min(EDITS_PER_ROUND, self._limit * 2) if whole else 1
+
+    async def _hand_back(self, opened: Sequence[OpenedEdit]) -> bool:
+        """All together, or else one by one; whether all were taken."""
         try:
-            waiting = await self._store.encrypted_edits(EDITS_PER_ROUND)
-            opened = [opened_edit(edit, datetime.now(UTC).timestamp()) for edit in waiting]
             await self._store.open_edits(opened)
-        except StoreError as error:
-            logger.debug("encrypted edits have to wait ({})", type(error).__name__)
-            return
-        unreadable = sum(edit.unreadable for edit in opened)
-        if unreadable:
-            logger.warning("{} encrypted edits could not be opened", unreadable)
+        except StoreError:
+            if len(opened) < 2:
+                raise
+        else:
+            unreadable = sum(edit.unreadable for edit in opened)
+            if unreadable:
+                logger.warning("{} encrypted edits could not be opened", unreadable)
+            return True
+        for edit in opened:
+            with suppress(StoreError):
+                await self._hand_back([edit])
+        return False
 
 
 def opened_edit(edit: EncryptedEdit, clock_s: float) -> OpenedEdit:
