@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     worker_http_host: str = Field("0.0.0.0", min_length=1)  # noqa: S104 - the contract says so: a health check from outside
     worker_http_port: int = Field(3001, ge=0, le=65_535)
     worker_revoke: Literal["keep", "blank"] = "keep"  # what a revoke does to what was stored
+    worker_expire: Literal["keep", "blank", "delete"] = "keep"  # what is done when a message disappears from phones
     worker_max_document_mb: int | None = Field(None, ge=1, le=2048)  # unset: no limit of their own
     worker_media_concurrency: int = Field(4, ge=1, le=32)
     worker_lease_s: int = Field(30, ge=2, le=600)

@@ -166,7 +166,11 @@ async def open_leased_session(
                 arrivals=arrivals,
                 figures=figures,
                 housekeeping=Housekeeping(
-                    session, report, lost_seconds=float(RETRY_WINDOW_S), audit_seconds=settings.audit_seconds
+                    session,
+                    report,
+                    lost_seconds=float(RETRY_WINDOW_S),
+                    audit_seconds=settings.audit_seconds,
+                    expire=None if settings.worker_expire == "keep" else settings.worker_expire,
                 ),
                 connection=Connection(
                     state=state,

@@ -107,6 +107,51 @@ begin
 end
 $$;
 
+-- Removes messages whose time has come to disappear: their content (`p_mode` 'blank') or all of them ('delete'), with
+-- earlier texts, secrets, changes that wait for them, and the kept bytes of refused copies. A message that somebody has
+-- kept in the chat stays. Commits wait for this call, so `p_limit` is small; `more` says that there may be others.
+create function public.wa_expire(p_session text, p_mode text, p_limit integer) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_due public.messages;
+  v_count integer := 0;
+begin
+  perform 1 from public.wa_sessions where id = p_session for no key update;
+  for v_due in
+    select m.*
+    from public.messages as m
+    where m.session_id = p_session and m.expires_at <= now() and not m.blanked
+      and 'keep_for_all' is distinct from (
+        select k.content ->> 'type'
+        from public.messages as k
+        where k.session_id = p_session and k.chat_id = m.chat_id and k.kind = 'keep'
+          and k.content -> 'target' ->> 'wa_msg_id' = m.wa_msg_id
+        order by k.ts desc, k.id desc
+        limit 1
+      )
+    order by m.expires_at
+    limit p_limit
+    for no key update of m skip locked
+  loop
+    v_count := v_count + 1;
+    delete from public.wa_held_changes
+    where session_id = p_session and chat_id = v_due.chat_id and target_id = v_due.wa_msg_id
+      and target_sender = v_due.sender;
+    update public.wa_refused_stanzas
+    set body = null
+    where session_id = p_session and chat_id = v_due.chat_id and sender = v_due.sender
+      and wa_msg_id = v_due.wa_msg_id;
+    perform wa.blank_message(v_due.id);
+    if p_mode = 'delete' then
+      delete from public.messages where id = v_due.id;
+    else
+      update public.messages set media_status = 'disappeared' where id = v_due.id and media_status is not null;
+    end if;
+  end loop;
+  return jsonb_build_object('expired', v_count, 'more', v_count = p_limit);
+end
+$$;
+
 -- Refreshes the planner's statistics, because the embedded Supabase has no autovacuum. Only the tables' owner may
 -- analyse them, hence `security definer`; it takes no argument and returns nothing.
 create function public.wa_analyze() returns jsonb

@@ -45,6 +45,7 @@ create table public.messages (
   revoke_claimed_at timestamptz,
   revoke_claimed_by text,
   content jsonb check (jsonb_typeof(content) = 'object'),
+  expires_at timestamptz,
   unique (session_id, chat_id, sender, wa_msg_id)
 );
 
@@ -64,6 +65,13 @@ create index messages_pending on public.messages (session_id, received_at) where
 create index messages_quoted_id on public.messages (quoted_id) where quoted_id is not null;
 
 create index messages_album_id on public.messages (album_id) where album_id is not null;
+
+-- What disappears: public.wa_expire.
+create index messages_expires_at on public.messages (session_id, expires_at)
+where expires_at is not null and not blanked;
+
+create index messages_keeps on public.messages (session_id, chat_id, (content -> 'target' ->> 'wa_msg_id'), ts)
+where kind = 'keep';
 
 -- Where a person is still stored under the number: what wa.merge_identity looks for.
 create index messages_number on public.messages (session_id, sender) where sender like '%@s.whatsapp.net';
@@ -190,7 +198,8 @@ language sql volatile security invoker set search_path = '' as $$
     sender_alt = coalesce(p_from.sender_alt, m.sender_alt), push_name = coalesce(p_from.push_name, m.push_name),
     quoted_msg_id = p_from.quoted_msg_id, quoted_sender = p_from.quoted_sender, mentions = p_from.mentions,
     mention_count = p_from.mention_count, forwarded = p_from.forwarded, forward_score = p_from.forward_score,
-    pending = p_from.pending, lost_at = p_from.lost_at, content_order = p_from.content_order
+    pending = p_from.pending, lost_at = p_from.lost_at, content_order = p_from.content_order,
+    expires_at = p_from.expires_at
   where m.id = p_message;
 $$;
 

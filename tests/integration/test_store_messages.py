@@ -27,6 +27,7 @@ FULL = photo("A1", 5) | {
     "mention_count": 2,
     "forwarded": True,
     "forward_score": 3,
+    "expires_at": "2027-01-01T00:00:00+00:00",
     "secret": "c2VjcmV0",
     "target": {"chat_id": GROUP, "sender": "ben@lid", "wa_msg_id": "T1"},
 }
@@ -46,11 +47,12 @@ async def test_every_field_of_a_message_is_stored_in_the_column_of_its_name(stor
     assert (done.stored, done.skipped, done.duplicates, done.jobs) == (2, 0, 0, 1)
     row, stubbed = await rows(store, "messages", session)
     (group, _) = await rows(store, "groups", session)
-    for column in FULL.keys() - ELSEWHERE - {"ts", "received_at"}:
+    for column in FULL.keys() - ELSEWHERE - {"ts", "received_at", "expires_at"}:
         assert row[column] == FULL[column], column
     for column in FULL.keys() - ELSEWHERE - KNOWN_OF_A_STUB:
         assert row[column] != stubbed[column], f"{column} has its default in the sample"
     assert datetime.fromisoformat(row["ts"]) == START + timedelta(seconds=5)
+    assert datetime.fromisoformat(row["expires_at"]) == datetime.fromisoformat(FULL["expires_at"])
     assert datetime.fromisoformat(row["received_at"]) == START + timedelta(seconds=6)
     assert (row["group_id"], row["media_id"], row["parent_id"]) == (group["id"], None, None)
     assert (stubbed["pending"], stubbed["content_order"]) == (True, None)

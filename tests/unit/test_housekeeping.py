@@ -13,7 +13,7 @@ from worker.session import housekeeping as module
 from worker.session.housekeeping import Housekeeping
 from worker.session.report import Report
 from worker.settings import Settings
-from worker.store import Pruned
+from worker.store import Expired, ExpireMode, Pruned
 from worker.store.session import SessionStore
 
 
@@ -24,6 +24,7 @@ class Housekept:
         self._error = error
         self.done: set[str] = set()
         self.kept: list[float | None] = []
+        self.expired: list[str] = []
 
     async def status(self) -> dict[str, Any]:
         if self._error is None:
@@ -51,14 +52,28 @@ class Housekept:
         self.done.add(f"retry_refused {id_}")
         return "XX000" if id_ == 7 else None
 
+    async def expire(self, mode: str, limit: int) -> Expired:
+        await anyio.lowlevel.checkpoint()
+        self.expired.append(mode)
+        return Expired(expired=limit, more=len(self.expired) < 3)
+
+    async def delete_unused_objects(self) -> int:
+        await anyio.lowlevel.checkpoint()
+        self.done.add("delete_unused_objects")
+        return 1
+
     async def analyze(self) -> None:
         await anyio.lowlevel.checkpoint()
         self.done.add("analyze")
 
 
-def housekeeping_of(store: Housekept, audit_seconds: float | None = None) -> Housekeeping:
+def housekeeping_of(
+    store: Housekept, audit_seconds: float | None = None, expire: ExpireMode | None = None
+) -> Housekeeping:
     report = Report(Database().store)
-    return Housekeeping(cast(SessionStore, store), report, lost_seconds=60.0, audit_seconds=audit_seconds)
+    return Housekeeping(
+        cast(SessionStore, store), report, lost_seconds=60.0, audit_seconds=audit_seconds, expire=expire
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,3 +102,11 @@ async def test_the_audit_log_is_kept_as_long_as_the_setting_says(days: int, seco
     settings = Settings(worker_audit_days=days, _env_file=None)  # type: ignore[call-arg]
     await housekeeping_of(store, settings.audit_seconds).prune()
     assert store.kept == [seconds] * 3, "as long as there is more"
+
+
+@pytest.mark.parametrize(("mode", "calls"), [("blank", 3), ("delete", 3), (None, 0)])
+async def test_what_has_disappeared_goes_as_the_setting_says(mode: ExpireMode | None, calls: int) -> None:
+    store = Housekept(None)
+    await housekeeping_of(store, expire=mode).expire()
+    assert store.expired == [mode] * calls, "as long as there is more"
+    assert ("delete_unused_objects" in store.done) is bool(calls)

@@ -6,8 +6,28 @@ from typing import Any
 
 import pytest
 
-from testkit.stanzas import ANA, ANA_PHONE, BEN, GROUP, OTHER_GROUP, b64, ingested, make_file, make_key, make_stanza
-from worker.ingest.rules.context import MAX_MENTIONS, Context, Reference, numbers_in, read_context
+from testkit.stanzas import (
+    ANA,
+    ANA_PHONE,
+    BEN,
+    GROUP,
+    NOW_S,
+    OTHER_GROUP,
+    b64,
+    ingested,
+    make_file,
+    make_key,
+    make_stanza,
+)
+from worker.ingest.rules.context import (
+    MAX_EXPIRATION_S,
+    MAX_MENTIONS,
+    Context,
+    Reference,
+    numbers_in,
+    read_context,
+)
+from worker.ingest.rules.live import iso
 
 BEN_PHONE = "49222@s.whatsapp.net"
 LIDS = {BEN_PHONE: BEN}
@@ -123,6 +143,21 @@ def test_the_secret_is_no_part_of_the_rows_payload_or_of_its_repr() -> None:
     assert message["secret"] == SECRET
     assert SECRET not in str(message["raw"])
     assert SECRET not in repr(Context(secret=SECRET))
+
+
+@pytest.mark.parametrize(
+    ("expiration", "seconds"),
+    [
+        (86_400, 86_400),
+        (0, None),
+        (-5, None),
+        ("86400", None),
+        (10**9, MAX_EXPIRATION_S),
+    ],
+)
+def test_a_disappearing_message_says_when(expiration: Any, seconds: int | None) -> None:
+    (row,) = ingested([make_stanza(said({"expiration": expiration}))])["messages"]
+    assert row["expires_at"] == (None if seconds is None else iso(NOW_S + seconds))
 
 
 def test_columns_of_a_row_that_quotes() -> None:

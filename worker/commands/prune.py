@@ -13,9 +13,9 @@ from worker.commands.show import err, number_of, out, print_json, size
 from worker.settings import Settings
 from worker.store import Store
 from worker.store.console import Retention
+from worker.store.retention import delete_unused_objects
 
 MESSAGES_AT_ONCE = 1000
-OBJECTS_AT_ONCE = 100  # one request to the bucket
 
 
 def prune(
@@ -62,14 +62,8 @@ async def delete_messages(session: str, store: Store, before: datetime, found: R
 
 async def delete_objects(store: Store, expected: int) -> int:
     """Objects deleted; their rows went first, in the same step that wrote them down as on their way out."""
-    count = 0
     with bar("files", expected) as advance:
-        while objects := await store.console.list_media_to_delete(OBJECTS_AT_ONCE):
-            await store.bucket.remove(list(objects.values()))
-            await store.console.mark_media_deleted(list(objects))
-            count += len(objects)
-            advance.update(advance.task_ids[0], completed=count)
-    return count
+        return await delete_unused_objects(store, lambda count: advance.update(advance.task_ids[0], completed=count))
 
 
 def bar(what: str, total: int) -> Progress:

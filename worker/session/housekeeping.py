@@ -13,6 +13,7 @@ from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.session.report import Report
+from worker.store import ExpireMode
 from worker.store.retry import repeat, until_answered
 from worker.store.session import SessionStore
 
@@ -20,6 +21,8 @@ LOST_EVERY_SECONDS = 300.0
 PRUNE_EVERY_SECONDS = 300.0  # large merges of identities wait for it, and with them that person's edits and revokes
 REFUSED_EVERY_SECONDS = 60.0  # the first pause; the database doubles it for each item
 REFUSED_AT_ONCE = 20
+EXPIRE_EVERY_SECONDS = 60.0
+EXPIRE_AT_ONCE = 100  # commits wait for one such call
 ANALYZE_EVERY_SECONDS = 6 * 3600.0
 DISCARDS_EVERY_SECONDS = 3600.0
 FIRST_AFTER_SECONDS = 30.0  # leaves the database to the start
@@ -30,7 +33,7 @@ class Housekeeping:
     """The housekeeping of one session.
 
     `lost_seconds`: how long an undecryptable message may still get its content. `audit_seconds`: how long the audit log
-    is kept; None: for ever.
+    is kept; None: for ever. `expire`: what is done with messages that have disappeared from phones; None: nothing.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class Housekeeping:
         *,
         lost_seconds: float,
         audit_seconds: float | None = None,
+        expire: ExpireMode | None = None,
     ) -> None:
         self._store = store
         self._report = report
         self._clock = clock
         self._lost_seconds = lost_seconds
         self._audit_seconds = audit_seconds
+        self._expire = expire
         self._discards: Mapping[str, int] | None = None
 
     async def run(self) -> None:
@@ -55,6 +60,7 @@ class Housekeeping:
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
             (REFUSED_EVERY_SECONDS, self.retry_refused),
+            (EXPIRE_EVERY_SECONDS, self.expire),
             (ANALYZE_EVERY_SECONDS, self._store.analyze),
         ]
         async with anyio.create_task_group() as task_group:
@@ -84,6 +90,16 @@ class Housekeeping:
         while more:
             pruned = await self._store.prune(stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds)
             more = pruned.more
+
+    async def expire(self) -> None:
+        """Remove what has disappeared from phones, and the files that no other message needs."""
+        count, more = 0, self._expire is not None
+        while more and self._expire:
+            expired = await self._store.expire(self._expire, EXPIRE_AT_ONCE)
+            count, more = count + expired.expired, expired.more
+        if count:
+            files = await self._store.delete_unused_objects()
+            logger.info("{} messages disappeared, with {} files", count, files)
 
     async def retry_refused(self) -> None:
         """Try waiting items again that are due. No gateway stands between: they are in the database already."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 Json = Mapping[str, Any]
 
@@ -314,6 +314,17 @@ class MediaLinked:
     media_id: int | None
     reused: bool
     gone: bool
+
+
+ExpireMode = Literal["blank", "delete"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expired:
+    """How many messages disappeared; `more`: perhaps others are due."""
+
+    expired: int
+    more: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from worker.store import (
     Batch,
     Committed,
     EncryptedEdit,
+    Expired,
+    ExpireMode,
     Flag,
     GroupChange,
     GroupsUpserted,
@@ -20,6 +22,7 @@ from worker.store import (
     Pruned,
     Store,
 )
+from worker.store.retention import delete_unused_objects
 
 
 class SessionStore:
@@ -101,6 +104,12 @@ class SessionStore:
 
     async def prune(self, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
         return await self._store.prune(self.session, stanza_seconds=stanza_seconds, audit_seconds=audit_seconds)
+
+    async def expire(self, mode: ExpireMode, limit: int) -> Expired:
+        return await self._store.expire(self.session, mode, limit)
+
+    async def delete_unused_objects(self) -> int:
+        return await delete_unused_objects(self._store)
 
     async def due_refused(self, limit: int) -> list[int]:
         return await self._store.due_refused(self.session, limit)

@@ -27,6 +27,8 @@ from worker.store.rows import (
     Claim,
     Committed,
     EncryptedEdit,
+    Expired,
+    ExpireMode,
     Flag,
     GroupChange,
     GroupsUpserted,
@@ -269,6 +271,11 @@ class Store:
     async def prune(self, session: str, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
         args = {"p_session": session, "p_stanza_seconds": stanza_seconds, "p_audit_seconds": audit_seconds}
         return Pruned(**known(Pruned, await self._call("wa_prune", args)))
+
+    async def expire(self, session: str, mode: ExpireMode, limit: int) -> Expired:
+        """Removes messages whose time to disappear has come: their content, or all of them."""
+        row = await self._call("wa_expire", {"p_session": session, "p_mode": mode, "p_limit": limit})
+        return Expired(**known(Expired, row))
 
     async def due_refused(self, session: str, limit: int) -> list[int]:
         """Ids of waiting items that are due; each is counted as tried."""

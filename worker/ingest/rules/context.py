@@ -22,6 +22,7 @@ MAX_MENTIONS = 100  # kept by name; what is above is only counted. Each is up to
 MAX_MENTION_COUNT = 100_000
 MAX_FORWARD_SCORE = 1_000_000  # WhatsApp shows "forwarded many times" from 5 on, and writes 127
 SECRET_BYTES = 32
+MAX_EXPIRATION_S = 366 * 86_400  # WhatsApp offers a day, a week and 90 days
 MEDIA_ALBUM = ("MEDIA_ALBUM", 1)
 # Keys of other messages, by the field that brings them: their participants may be known by number alone.
 _TARGETS = ("key", "targetMessageKey", "pollCreationMessageKey")
@@ -37,7 +38,12 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
-    """`mentions` are canonical, each once, at most `MAX_MENTIONS`; `mention_count` is how many there were."""
+    """What surrounds a content.
+
+    Attributes:
+        mentions: canonical, each once, at most `MAX_MENTIONS`; `mention_count` is how many there were.
+        expires_after_s: seconds after which the message disappears from phones; 0: it does not.
+    """
 
     quoted: Reference | None = None
     mentions: tuple[str, ...] = ()
@@ -45,6 +51,7 @@ class Context:
     forwarded: bool = False
     forward_score: int = 0
     album: Reference | None = None
+    expires_after_s: int = 0
     secret: str | None = field(default=None, repr=False)
 
     def columns(self) -> dict[str, Any]:
@@ -75,6 +82,7 @@ def read_context(message: Json, author: str, lids: Mapping[str, str]) -> Context
         forwarded=info.get("isForwarded") is True or score > 0,
         forward_score=score,
         album=_album(beside, author, lids),
+        expires_after_s=_whole(info.get("expiration"), MAX_EXPIRATION_S),
         secret=next((secret for each in beside if (secret := _secret(each.get("messageSecret")))), None),
     )
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 FUTURE_TOLERANCE_S = 60  # servers differ by a second or two; more than this is a broken clock or a lie
 RETRY_WINDOW_S = 3600  # of a good copy whose stub was perhaps not stored; one that has a stub may be older
 _EARLIEST_S = 1_230_768_000  # 2009, before WhatsApp
-_LATEST_S = 4_102_444_800  # 2100; Postgres would also take the year 99999 (docs/supabase.md)
+LATEST_S = 4_102_444_800  # 2100; Postgres would also take the year 99999 (docs/supabase.md)
 _SECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
@@ -41,7 +41,7 @@ def clock_at(arrived_at_ms: float, server_time_offset_ms: float | None) -> float
     if not (math.isfinite(offset) and math.isfinite(arrived_at_ms)):
         return None
     clock = (arrived_at_ms + offset) / 1000
-    return clock if _EARLIEST_S <= clock < _LATEST_S else None
+    return clock if _EARLIEST_S <= clock < LATEST_S else None
 
 
 def sent_at(stamp: str | None, clock_s: float) -> float:
@@ -68,6 +68,6 @@ def iso(seconds: float) -> str:
     Raises:
         ValueError: outside the years 2009 to 2100, unless it is an earlier time after 1970.
     """
-    if not 0 <= seconds < _LATEST_S:
+    if not 0 <= seconds < LATEST_S:
         raise ValueError("a time outside of what is stored")
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -16,7 +16,7 @@ from worker.ingest.rules.classify import Content, Json, Sealed, classify
 from worker.ingest.rules.context import Context, Reference, read_context
 from worker.ingest.rules.descriptor import describe
 from worker.ingest.rules.jids import Person, canonical, parse_jid
-from worker.ingest.rules.live import Arrival, LiveWindow, clock_at, is_live, iso, sent_at
+from worker.ingest.rules.live import LATEST_S, Arrival, LiveWindow, clock_at, is_live, iso, sent_at
 from worker.ingest.rules.notices import notice_content
 from worker.ingest.rules.raw import MAX_CONTENT_BYTES, prune
 from worker.text import bounded_id, clean_name, message_text
@@ -94,6 +94,7 @@ class MessageRow:
     media_status: str | None = None
     target: Target | None = None
     late: bool = False
+    expires_at: str | None = None
     context: Context = field(default_factory=Context)
     sealed: Sealed | None = None
 
@@ -288,6 +289,7 @@ def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> 
     attrs = {name: envelope.attrs[name] for name in _KEPT_ATTRS if name in envelope.attrs}
     target = _target(content.target, envelope, rules)
     kept = {} if content.withheld and "message" in payload else payload
+    context = _context(payload.get("message"), envelope, rules)
     return MessageRow(
         wa_msg_id=envelope.wa_msg_id,
         chat_id=envelope.chat_id,
@@ -316,7 +318,8 @@ def _row(envelope: _Envelope, content: Content, payload: Json, rules: Rules) -> 
         media_status=None if media is None else ("pending" if media.descriptor else "failed"),
         late=envelope.late,
         target=target,
-        context=_context(payload.get("message"), envelope, rules),
+        expires_at=_expires_at(envelope.sent_s, context),
+        context=context,
         sealed=content.sealed,
     )
 
@@ -325,6 +328,11 @@ def _content(content: Content, target: Target | None) -> dict[str, Any] | None:
     about = {} if target is None else {"target": {"sender": target.sender, "wa_msg_id": target.wa_msg_id}}
     facts = {**(content.facts or {}), **about}
     return prune(facts, MAX_CONTENT_BYTES) if facts else None
+
+
+def _expires_at(sent_s: float, context: Context) -> str | None:
+    """When the message disappears from phones; None if it does not."""
+    return iso(min(sent_s + context.expires_after_s, LATEST_S - 1)) if context.expires_after_s else None
 
 
 def _context(message: object, envelope: _Envelope, rules: Rules) -> Context:
