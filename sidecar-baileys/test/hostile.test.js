@@ -65,6 +65,14 @@ test('a gap of two thousand messages opens, in a direct chat and in a group', as
   assert.equal(textOf(farInGroup), 'far on in a group')
 })
 
+test('a late message whose skipped key had to go is asked for again: its key was never used', async () => {
+  const { id } = await phone.post('/send', { from: 'Ana', to: group, text: 'late', fault: { hold: true } })
+  for (const text of ['far on', 'farther']) await stanzaOf({ from: 'Ana', to: group, text, fault: { skip: GAP - 1 } })
+  await phone.post('/release', { ids: [id] })
+  const good = () => database.stanzas.find((/** @type {any} */ s) => s.attrs.id === id && textOf(s) === 'late')
+  await sidecar.until(good, 'a copy that opens')
+})
+
 test('sessions that each skip two thousand keys leave a record of bounded size', async () => {
   for (let i = 0; i < 10; i++) {
     const fault = { new_session: i % 3 === 0, skip: GAP - 1 }

@@ -130,9 +130,11 @@ export class Sections {
         return /** @type {T} */ (NOTHING)
       }
       stanza.failed(error)
-      // Its key is spent: another copy would not help.
-      if (isOldCounter(error)) return /** @type {T} */ (NOTHING)
-      throw error
+      if (!isOldCounter(error)) throw error
+      if (!stanza.stored) return /** @type {T} */ (NOTHING)
+      // No such ciphertext was ever decrypted, so its key was dropped: another copy helps. Baileys asks for none if the
+      // error has its usual text.
+      throw new Error('the key of this message is gone', { cause: error })
     } finally {
       this.#closeIfComplete(stanza)
     }

@@ -2,7 +2,7 @@
  * What WhatsApp is told of a message that could not be decrypted (docs/whatsapp.md, "The real server in 2026").
  *
  * First the retry receipt, as long as there is hope, then a plain ack: whatsmeow and whatsapp-rust do so. Stock Baileys
- * sends NACK 500 instead. What was decrypted before gets the receipt of a good message.
+ * sends NACK 500 instead. What was decrypted before, by its hash, gets the receipt of a good message.
  */
 import { MISSING_KEYS_ERROR_TEXT, NACK_REASONS } from 'baileys'
 import { OLD_COUNTER } from './internals.js'
@@ -21,6 +21,10 @@ export function keepRetryCounts(manager) {
   if (manager) manager.retryCounters = retryCounts
 }
 
-/** The key of this ciphertext is spent: it was decrypted before. @param {any} error @returns {boolean} */
+/**
+ * The key of this ciphertext is not there any more: it was used, or dropped among too many skipped ones.
+ * @param {any} error
+ * @returns {boolean}
+ */
 export const isOldCounter = (error) =>
   error?.message === MISSING_KEYS_ERROR_TEXT || String(error?.message).startsWith(OLD_COUNTER)
