@@ -23,7 +23,7 @@ BACKOFF_FIRST_SECONDS = 30.0
 BACKOFF_MAX_SECONDS = 6 * 3600.0
 OUTAGE_ATTEMPTS = 80  # ten within nine hours, then one every six hours: 18 days, as long as WhatsApp keeps a file
 EXPIRED_ATTEMPTS = 20  # the phone may be off for a weekend: three days
-CORRUPT_ATTEMPTS = 3  # a cache on the way may have been at fault; a broken upload stays broken
+CORRUPT_ATTEMPTS = 6  # a quarter of an hour: a cache on the way may be at fault; a broken upload stays broken
 BROKEN_ATTEMPTS = 5  # the database refuses, or we have a bug: the next release may fix either
 
 Status = Literal["expired", "too_large", "refused", "corrupt", "failed"]
