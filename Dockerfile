@@ -1,5 +1,5 @@
 # The worker, its sidecar and the embedded Supabase; with them the virtual phone, so that the demo runs in the image too:
-#   docker run --rm wa-worker python -m demo
+#   docker run --rm wa-worker wa-worker demo
 # Python packages come from requirements.lock (with hashes), Node itself from one of them, npm packages from
 # package-lock.json (with hashes) and without their install scripts: the same as on a laptop.
 

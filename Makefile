@@ -19,7 +19,7 @@ NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
 .PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench clean image audit sbom mutants docs \
-  baileys lock console-smoke screenshots
+  baileys lock console-smoke screenshots wheel wheel-smoke
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -46,7 +46,7 @@ $(NODE_STAMP): package.json package-lock.json sidecar-baileys/package.json simul
 	@touch $@
 
 demo: setup ## the main job against our own virtual phone: no account, no phone, no configuration
-	@$(BIN)/python -m demo
+	@$(BIN)/wa-worker demo
 
 unit: setup ## the rules alone, in half a minute
 	@$(BIN)/python -m pytest -n 2 tests/unit
@@ -55,9 +55,9 @@ fuzz: setup ## documents that hypothesis makes up
 	@$(BIN)/python -m pytest -n 2 tests/fuzz
 
 # Many tests mostly wait, so three files are at work at a time on two cores. A browser needs both for itself.
-test: setup ## every test but the chaos run and the console in a browser (make console-smoke)
+test: setup ## every test but the chaos run and the wheel (wheel-smoke) and the console in a browser (console-smoke)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/chaos \
-	  --ignore tests/console/test_browser.py tests
+	  --ignore tests/console/test_browser.py --ignore tests/wheel tests
 
 # Its processes are killed on purpose: that a Popen is collected before its child is reaped is no finding there.
 chaosshort: setup ## what CI runs of it: every kind of fault once, and a sabotage for each check
@@ -135,6 +135,17 @@ console-smoke: setup ## the web console in a real browser; installs Chromium whe
 
 screenshots: setup ## the pictures of docs/console.md, made anew
 	@bash scripts/chromium.sh && $(BIN)/python -m tests.console.pictures
+
+# `build/` keeps files of an earlier build, which would go into this one's wheel.
+WHEELS ?= .make/wheels
+wheel: setup ## the package for pipx and uvx, into .make/wheels
+	@rm -rf build && mkdir -p $(WHEELS) && rm -f $(WHEELS)/*.whl
+	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --no-build-isolation \
+	  --wheel-dir $(WHEELS) . && rm -rf build
+	@ls $(WHEELS)/*.whl
+
+wheel-smoke: setup ## build the wheel, install it into an empty environment, and run the demo there
+	@$(BIN)/python -m pytest tests/wheel
 
 clean: ## remove what setup and the tests made (your ./data stays)
 	rm -rf $(VENV) node_modules sidecar-baileys/node_modules simulator/node_modules

@@ -1,1 +1,1 @@
-"""`python -m demo`: the main job, shown. Real parts, our own virtual phone, no account."""
+"""`wa-worker demo`: the main job, shown. Real parts, our own virtual phone, no account."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from testkit.phone import Group, Media, Person, Sent, VirtualPhone
+from worker.installation import DATA
 
-SEEDS = Path(__file__).resolve().parents[1] / "seeds"
+SEEDS = DATA / "seeds"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 #
 #   scripts/image.sh           build wa-worker:latest
 #   scripts/image.sh sizes     what in it is large
-#   scripts/image.sh demo      run `python -m demo` in it, as the image's own user
+#   scripts/image.sh demo      run `wa-worker demo` in it, as the image's own user
 #
 # Without docker it needs root, and `apt-get install buildah debootstrap`. There it makes the base image itself, from
 # Debian's packages, the first time (TAG=… BASE_RELEASE=… change the names).
@@ -102,13 +102,13 @@ sizes() {
 
 demo() {
   if have_docker; then
-    docker run --rm --read-only --tmpfs /tmp --cap-drop ALL "$TAG" python -m demo
+    docker run --rm --read-only --tmpfs /tmp --cap-drop ALL "$TAG" wa-worker demo
     return
   fi
   local container code=0
   container=$(buildah from --pull-never "localhost/$TAG")
   # `buildah run` takes a command, not the image's entrypoint.
-  buildah run --isolation chroot "$container" -- /usr/bin/tini -s -- python -m demo || code=$?
+  buildah run --isolation chroot "$container" -- /usr/bin/tini -s -- wa-worker demo || code=$?
   buildah rm "$container" >/dev/null
   return $code
 }

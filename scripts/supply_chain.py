@@ -49,6 +49,10 @@ wa-worker's own code is under the MIT licence (`LICENSE`).
 phone. Running wa-worker, also as a service for others, asks nothing of you. Whoever passes on the image, or the sidecar
 with its packages, passes on a combined work with a GPL-3.0 part, and owes its receivers that licence and the complete
 source. The worker (Python) is a separate process that speaks to the sidecar through a pipe.
+
+The wheel contains no npm package, and the sidecar is not bundled into one file: either would make the wheel such a
+combined work. It holds our own sources and the lock file, under MIT; each user's first start fetches the npm packages
+from the registry into a cache of that user (`worker/installation.py`). A copy of that cache is a combined work again.
 """
 
 Package = tuple[str, str, str]  # name, version, licence

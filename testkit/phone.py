@@ -16,7 +16,8 @@ from typing import Any, Literal, Self
 
 import httpx
 
-from testkit.processes import NODE, ROOT, Child
+from testkit.processes import NODE, Child
+from worker.installation import node_folder
 
 READY_SECONDS = 30.0  # Node, Baileys and fresh keys on a busy machine
 STACK = "--stack-size=3900"  # kB: it must be able to write messages that nest deeper than their receiver can read
@@ -111,7 +112,7 @@ class VirtualPhone:
         profile = os.environ.get(REALISM, "default")
         child = Child.start(
             "virtual phone",
-            [NODE, STACK, ROOT / "simulator" / "index.js", "--exit-with-stdin", "--realism", profile],
+            [NODE, STACK, node_folder() / "simulator" / "index.js", "--exit-with-stdin", "--realism", profile],
             log=folder / "phone.log",
             pipe_stdout=True,
             hold_stdin=True,

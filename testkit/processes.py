@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -18,10 +19,11 @@ import anyio
 import anyio.to_thread
 
 from testkit.waiting import until
+from worker.settings import default_node
 
 ROOT = Path(__file__).resolve().parents[1]
-PYTHON = ROOT / ".venv" / "bin" / "python"
-NODE = ROOT / ".venv" / "bin" / "node"
+PYTHON = Path(sys.executable)
+NODE = default_node()
 
 STOP_SECONDS = 15.0  # the worker's own ladder (drain, close, release the lease) ends well before
 TAIL_LINES = 40

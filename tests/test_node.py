@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from testkit.processes import NODE, ROOT, Child
+from testkit.processes import PYTHON, ROOT, Child
 
 SECONDS = 200.0  # each of theirs has a bound of its own, at most 120 s
 
@@ -16,8 +16,8 @@ SECONDS = 200.0  # each of theirs has a bound of its own, at most 120 s
 @pytest.mark.timeout(SECONDS + 20)
 @pytest.mark.parametrize("workspace", ["sidecar-baileys", "simulator"])
 async def test_the_tests_of_a_workspace_pass(workspace: str, tmp_path: Path) -> None:
-    path = os.pathsep.join([str(NODE.parent), os.environ.get("PATH", os.defpath)])
-    command: list[str | Path] = [NODE.parent / "npm", "test", "--workspace", workspace]
+    path = os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", os.defpath)])
+    command: list[str | Path] = [PYTHON.parent / "npm", "test", "--workspace", workspace]
     running = Child.start("npm", command, log=tmp_path / "npm.log", cwd=ROOT, env={**os.environ, "PATH": path})
     try:
         code = await running.wait(SECONDS)

@@ -108,6 +108,7 @@ def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = Fa
     import anyio
     from loguru import logger
 
+    from worker.installation import install_packages
     from worker.log import redact, set_up_log
     from worker.settings import load_settings, misspelt, unknown_names
 
@@ -118,6 +119,7 @@ def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = Fa
         set_up_log(settings.log_level, session=settings.worker_session)
         for name in unknown_names():
             logger.warning("{}", misspelt(name))
+        install_packages(settings.worker_node, lambda line: logger.info("{}", line))
         anyio.run(work, settings)
     except WorkerError as error:
         fail(redact(str(error)), error.exit_code)

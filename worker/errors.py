@@ -13,6 +13,7 @@
     │   ├── StaleEpoch           a newer connection of this worker exists: the batch belongs to an old one
     │   └── SequenceGap          a batch is missing before this one: a broken invariant
     ├── StateError               credentials are there but cannot be read (torn, or the wrong WORKER_STATE_KEY)
+    ├── InstallFailed        the npm packages could not be installed
     ├── Stuck                    the connection keeps stalling
     ├── BridgeError              the sidecar
     │   ├── SidecarGone          its process ended, or broke the protocol
@@ -67,6 +68,10 @@ class SettingsError(WorkerError):
     """A setting is missing or wrong; the text names it and says what to do."""
 
     exit_code = ExitCode.SETTINGS
+
+
+class InstallFailed(WorkerError):
+    """The npm packages of an installed worker could not be fetched or written; the text says what to do."""
 
 
 class StoreError(WorkerError):

@@ -22,7 +22,7 @@ import anyio
 from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
-from worker.bridge.process import check_node, kill_at_once, make_environment, run_sidecar, sidecar_folder
+from worker.bridge.process import check_node, kill_at_once, make_environment, run_sidecar
 from worker.errors import (
     BridgeError,
     ExitCode,
@@ -35,6 +35,7 @@ from worker.errors import (
     WorkerError,
     unwrapped,
 )
+from worker.installation import sidecar_folder
 from worker.log import hide
 from worker.outbound import proxy_for, without_password
 from worker.session.arrivals import Arrivals

@@ -1,4 +1,4 @@
-"""`python -m demo`: it ends well, and Ctrl-C leaves nothing behind (what it notices: unit/test_demo_check.py)."""
+"""`wa-worker demo`: it ends well, and Ctrl-C leaves nothing behind (what it notices: unit/test_demo_check.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEMO_SECONDS = 120.0
 
 
 def demo(folder: Path) -> Child:
-    command: list[str | Path] = [PYTHON, "-m", "demo", "--folder", str(folder / "run")]
+    command: list[str | Path] = [PYTHON, "-m", "worker", "demo", "--folder", str(folder / "run")]
     return Child.start("demo", command, log=folder / "demo.log", env=environment({}))
 
 

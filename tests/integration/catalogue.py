@@ -13,7 +13,8 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql
 
-from worker.store.embedded import MIGRATIONS, ROOT
+from testkit.processes import ROOT
+from worker.store.embedded import MIGRATIONS
 
 CONFIG = ROOT / "supabase" / "config.toml"
 FIRST = Path(__file__).with_name("first_migrations.tar.xz")  # the fifteen that the base replaced

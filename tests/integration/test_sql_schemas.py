@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from testkit.processes import ROOT
 from tests.integration.catalogue import catalogue, database, migration_files, schema_files, unpack_first_migrations
-from worker.store.embedded import ROOT
 
 BASE = "20261123000200_base.sql"
 

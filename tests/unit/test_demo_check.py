@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from demo.__main__ import main
 from demo.check import Found, differences
+from demo.entry import run
 from demo.run import Demo
 from demo.scenario import Cast, load
+from demo.screen import Screen
 from testkit.phone import Group, Person
 
 SCENARIO = load()
@@ -130,6 +133,6 @@ def test_a_difference_is_an_exit_code(
         async def run(self) -> list[str]:
             return wrong
 
-    monkeypatch.setattr("demo.__main__.Demo", Played)
-    monkeypatch.setattr("sys.argv", ["demo", "--folder", str(tmp_path)])
-    assert main() == code
+    monkeypatch.setattr("demo.entry.Demo", Played)
+    screen = Screen(Console(file=StringIO()))
+    assert run(screen, tmp_path) == code

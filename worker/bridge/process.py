@@ -34,12 +34,6 @@ KILL_GRACE_SECONDS = 2.0  # for the kernel; longer means uninterruptible sleep
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
 
 
-def sidecar_folder() -> Path:
-    """Where the sidecar's index.js lies: beside the package in a checkout, or where WORKER_ROOT says (the image)."""
-    root = os.environ.get("WORKER_ROOT")
-    return (Path(root) if root else Path(__file__).resolve().parents[2]) / "sidecar-baileys"
-
-
 def make_environment(
     log_level: str, environment: Mapping[str, str] | None = None, *, proxy: str | None = None
 ) -> dict[str, str]:

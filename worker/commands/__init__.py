@@ -29,6 +29,9 @@ class Entry:
 
 # In the order in which a newcomer needs them.
 COMMANDS = {
+    "demo": Entry(
+        "Try", "Show the main job against a virtual phone: from a scanned QR code to rows and files.", "demo", "demo"
+    ),
     "status": Entry(
         "Look", "Show the session, its worker, groups with their last message, and files that wait.", "status", "status"
     ),

@@ -33,7 +33,8 @@ def console(
 ) -> None:
     """Serve the web console: link, groups, messages, health. Ctrl-C ends it.
 
-    Needs Supabase and no worker; on this machine only, unless WORKER_CONSOLE_HOST and WORKER_CONSOLE_TOKEN are set.
+    Needs Supabase and no worker: without SUPABASE_URL it shows what an earlier worker stored in WORKER_DATA_DIR. On
+    this machine only, unless WORKER_CONSOLE_HOST and WORKER_CONSOLE_TOKEN are set.
     Exit codes: 0 ended by Ctrl-C · 2 a setting is wrong.
     """
 
@@ -43,7 +44,7 @@ def console(
         set_up_log(given.log_level)
         settings = serve.with_token(given, say)
         listener = serve.bind(settings) if beside is None else socket.socket(fileno=beside)
-        async with anyio.create_task_group() as tasks:
+        async with _stored_data(given, beside), anyio.create_task_group() as tasks:
             tasks.start_soon(_until_signalled, tasks.cancel_scope)
             code = None
             if beside is not None:
@@ -55,6 +56,21 @@ def console(
             await serve.run(settings, listener, say, code)
 
     run(work, interrupted=0)
+
+
+@asynccontextmanager
+async def _stored_data(settings: Settings, beside: int | None) -> AsyncIterator[None]:
+    """Serve the embedded Supabase of this folder, if it has one; a worker that runs or comes shares it."""
+    folder = settings.worker_data_dir.resolve()
+    if beside is not None or not settings.embedded or not (folder / "embedded").is_dir():
+        yield
+        return
+    from worker.installation import install_packages
+    from worker.store.embedded import Embedded, embedded_supabase
+
+    install_packages(settings.worker_node, say)
+    async with embedded_supabase(Embedded(data_dir=folder, node=settings.worker_node, report=say)):
+        yield
 
 
 def say(line: str) -> None:

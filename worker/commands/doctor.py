@@ -20,11 +20,12 @@ import typer
 from anyio.abc import AsyncResource
 from rich.text import Text
 
-from worker.bridge.process import check_node, sidecar_folder
+from worker.bridge.process import check_node
 from worker.commands.runtime import end, find, run
 from worker.commands.show import number_of, out, plain, print_json
 from worker.commands.status import claimed
 from worker.errors import ExitCode, KeyRefused, OddAnswer, SettingsError, StoreError, StoreRefused, StoreUnavailable
+from worker.installation import node_folder, remedy, sidecar_folder, waits_for_packages
 from worker.outbound import http_client, proxy_for, why
 from worker.session.version import FRESH
 from worker.settings import Settings, load_settings, misspelt, unknown_names
@@ -151,14 +152,17 @@ def _check_node(settings: Settings) -> Finding:
 
 def check_sidecar() -> Finding:
     """The part that talks to WhatsApp, and the package that it is built on."""
+    if waits_for_packages():
+        text = f"its npm packages are fetched at the first `wa-worker up`, `run` or `demo`, into {node_folder()}"
+        return Finding(name="Sidecar", grade="note", text=text)
     folder = sidecar_folder()
     if not (folder / "index.js").is_file():
-        return Finding(name="Sidecar", grade="fail", text=f"{folder}/index.js is missing: install wa-worker anew")
+        return Finding(name="Sidecar", grade="fail", text=f"{folder}/index.js is missing: {remedy()}")
     for place_ in (folder, folder.parent):
         manifest = place_ / "node_modules/baileys/package.json"
         if manifest.is_file():
             return Finding(name="Sidecar", grade="ok", text=f"Baileys {json.loads(manifest.read_text())['version']}")
-    return Finding(name="Sidecar", grade="fail", text="the npm package baileys is missing: run `make setup`")
+    return Finding(name="Sidecar", grade="fail", text=f"the npm package baileys is missing: {remedy()}")
 
 
 async def _examine_supabase(settings: Settings, url: str, key: str) -> AsyncIterator[Finding]:

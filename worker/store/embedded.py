@@ -32,6 +32,7 @@ import httpx
 from anyio.abc import ByteReceiveStream, Process, TaskStatus
 
 from worker.errors import SettingsError, StoreUnavailable, cause
+from worker.installation import DATA, node_folder, remedy
 from worker.store.endpoint import (
     Endpoint,
     free_port,
@@ -44,9 +45,8 @@ from worker.store.endpoint import (
 
 __all__ = ["LITE_CLI", "MIGRATIONS", "Embedded", "Endpoint", "embedded_supabase", "read_endpoint"]
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-LITE_CLI: Final = ROOT / "node_modules/@supabase/lite/dist/cli/index.js"
-MIGRATIONS: Final = ROOT / "supabase/migrations"
+LITE_CLI: Final = node_folder() / "node_modules/@supabase/lite/dist/cli/index.js"
+MIGRATIONS: Final = DATA / "supabase/migrations"
 FOLLOW_PARENT: Final = Path(__file__).with_name("follow_parent.mjs")
 
 READY_SECONDS: Final = 60.0  # 1.5 s at rest; a loaded machine with two cores has taken 20
@@ -128,7 +128,7 @@ class Embedded:
         if not self.node.exists():
             raise SettingsError(f"there is no Node at {self.node}: run `make setup`")
         if not self.lite_cli.exists():
-            raise SettingsError("the npm package @supabase/lite is missing: run `make setup`, or set SUPABASE_URL")
+            raise SettingsError(f"the npm package @supabase/lite is missing: {remedy()}, or set SUPABASE_URL")
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -280,7 +280,7 @@ class _Server:
                 stdout=stdout,
                 stderr=subprocess.DEVNULL,
                 cwd=self._folder,
-                env=_environment(self._keys, self._place.node),
+                env=_environment(self._keys, self._place.node, self._folder),
                 pass_fds=(self._lock,),
                 start_new_session=True,  # Ctrl-C is for the worker, which then stops the server
             )
@@ -352,10 +352,11 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _environment(keys: Mapping[str, str], node: Path) -> dict[str, str]:
-    """An allow-list: the worker's own secrets are none of the server's business."""
-    kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
+def _environment(keys: Mapping[str, str], node: Path, home: Path) -> dict[str, str]:
+    """An allow-list: the worker's own secrets are none of the server's business. It makes a folder in its home."""
+    kept = {name: os.environ[name] for name in ("LANG", "TMPDIR") if name in os.environ}
     return kept | {
+        "HOME": str(home),
         "PATH": f"{node.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "LITE_TELEMETRY": "0",
         "DO_NOT_TRACK": "1",
