@@ -28,6 +28,7 @@ from worker.media.file_types import OTHER_MAX_BYTES
 from worker.media.jobs import ClaimOptions, MediaRunner
 from worker.media.remote import Json
 from worker.media.reupload import Reuploads
+from worker.media.steps import CORRUPT_ATTEMPTS
 from worker.media.transfer import Transfers
 from worker.store import Store
 
@@ -389,7 +390,7 @@ async def test_a_file_that_stays_corrupt_is_given_up(desk: Desk) -> None:
     sealed = photo()
     desk.cdn.routes["/A1"] = serving(seal(b"another").blob)
     await desk.send(sealed)
-    for _ in range(3):
+    for _ in range(CORRUPT_ATTEMPTS):
         await desk.due()
         await desk.work()
     assert await desk.state() == ("corrupt", False)
