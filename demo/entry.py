@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
 
 from demo.interrupt import run_until_interrupted
+from demo.play import Play
 from demo.run import Demo
 from demo.screen import Screen
 from worker.errors import SettingsError
 
 
-def run(screen: Screen, kept: Path | None) -> int:
-    """Play the demo in `kept`, or in a temporary folder that is removed unless something went wrong.
+def run(screen: Screen, kept: Path | None, work: Callable[[Screen, Path], Awaitable[int]]) -> int:
+    """Do `work` in `kept`, or in a temporary folder that is removed unless something went wrong.
 
     Raises:
         SettingsError: `kept` holds something already.
@@ -25,7 +28,7 @@ def run(screen: Screen, kept: Path | None) -> int:
     folder = (kept or Path(tempfile.mkdtemp(prefix="wa-demo-"))).resolve()
     code = 1
     try:
-        code = anyio.run(_play, Demo(screen, folder))
+        code = anyio.run(run_until_interrupted, screen, partial(work, screen, folder))
     except AssertionError as missed:  # a wait ran out, or the virtual phone reported a fault
         screen.wrong(str(missed))
     finally:
@@ -39,8 +42,12 @@ def run(screen: Screen, kept: Path | None) -> int:
     return code
 
 
-async def _play(demo: Demo) -> int:
-    async def work() -> int:
-        return 1 if await demo.run() else 0
+async def show(screen: Screen, folder: Path) -> int:
+    """The demo from its first line to its table."""
+    return 1 if await Demo(screen, folder).run() else 0
 
-    return await run_until_interrupted(demo.screen, work)
+
+async def play(browser: bool, screen: Screen, folder: Path) -> int:
+    """The demo's town at a prompt, until the person leaves."""
+    await Play(screen, folder, browser).run()
+    return 0

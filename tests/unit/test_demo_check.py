@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from demo.check import Found, differences
-from demo.entry import run
+from demo.entry import run, show
 from demo.run import Demo
 from demo.scenario import Cast, load
 from demo.screen import Screen
@@ -135,4 +135,4 @@ def test_a_difference_is_an_exit_code(
 
     monkeypatch.setattr("demo.entry.Demo", Played)
     screen = Screen(Console(file=StringIO()))
-    assert run(screen, tmp_path) == code
+    assert run(screen, tmp_path, show) == code

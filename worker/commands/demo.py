@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,12 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help=f"Leave data and logs in ./{KEPT}, and say what to do next.")
     ] = False,
+    play: Annotated[
+        bool, typer.Option("--play", help="Write the messages yourself, at a prompt; the web console stands beside it.")
+    ] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="With --play: open the console in this machine's browser.")
+    ] = False,
     folder: Annotated[Path | None, typer.Option("--folder", help="The same, in FOLDER.", metavar="FOLDER")] = None,
 ) -> None:
     """Show the main job against a virtual phone: from a scanned QR code to rows and files.
@@ -27,7 +34,7 @@ def demo(
     Needs no account, no phone and no settings, and reads none. Exit codes: 0 all as the scenario promises · 1 something
     differs · 130 ended by Ctrl-C.
     """
-    from demo.entry import run
+    from demo import entry
     from demo.screen import Screen
     from worker.installation import install_packages
     from worker.settings import default_node
@@ -35,7 +42,8 @@ def demo(
     screen = Screen(Console() if sys.stdout.isatty() else Console(width=WIDTH_OF_A_FILE))
     try:
         install_packages(default_node(), screen.say)
-        code = run(screen, folder or (KEPT if keep else None))
+        work = partial(entry.play, open_) if play else entry.show
+        code = entry.run(screen, folder or (KEPT if keep else None), work)
     except WorkerError as wrong:
         end(explain(wrong), exit_code(wrong))
     except KeyboardInterrupt:
