@@ -7,6 +7,7 @@
 import { checkPackages, installedPackages } from './lib/baileys/internals.js'
 import { installStrictSignatures } from './lib/baileys/curve.js'
 import { installKeyObjects } from './lib/baileys/key_objects.js'
+import { Mark, markDescriptor } from './lib/log/mark.js'
 import { captureConsole, makeLogger } from './lib/logger.js'
 
 if (process.argv.includes('--help') || process.stdin.isTTY) {
@@ -40,7 +41,9 @@ const peer = makePeer({
   logger,
   onEnd: () => process.exit(0), // the worker has gone; what is not durable has no receipt
 })
-const { onUnhandled } = registerMethods(peer, logger)
+const mark = new Mark(markDescriptor(), (error) =>
+  logger.warn({ err: error }, 'a stanza that kills cannot be marked any more'))
+const { onUnhandled } = registerMethods(peer, logger, mark)
 
 process.on('unhandledRejection', (error) => {
   logger.error({ err: error }, 'unhandled rejection')

@@ -22,7 +22,7 @@ import anyio
 from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
-from worker.bridge.process import check_node, kill_at_once, make_environment, run_sidecar
+from worker.bridge.process import Sidecar, check_node, kill_at_once, make_environment, run_sidecar
 from worker.errors import (
     BridgeError,
     ExitCode,
@@ -42,6 +42,7 @@ from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import StallFound
 from worker.session.report import View
+from worker.session.suspects import Cause, cause_of
 from worker.session.watchdog import PING_EVERY_SECONDS, judge, settled
 from worker.settings import Settings
 from worker.store import Lease, Store, connect_store, holder_file, lease
@@ -106,6 +107,7 @@ class Supervisor:
         self._stop = Stop()
         self._owner = lease.make_owner()
         self._crashes = Crashes(settings.worker_backoff_base_ms / 1000, settings.worker_backoff_max_ms / 1000)
+        self._ends = 0  # of sidecars, and stalls: their names in the database
         self.health = Health()
 
     def stop(self) -> None:
@@ -300,23 +302,36 @@ class Supervisor:
         settings = self._settings
         folder = sidecar_folder()
         environment = make_environment(settings.log_level, proxy=proxy_for(settings.wa_socket_url or WHATSAPP))
-        async with run_sidecar([settings.worker_node, folder / "index.js"], environment, folder) as sidecar:
-            self.health.sidecar_pid = sidecar.pid
-            with make_peer(sidecar.stdout, sidecar.stdin, leased.handlers) as peer:
-                leased.phone.peer = peer
-                await self._talk(leased, peer)
+        sidecar: Sidecar | None = None
+        try:
+            with unwrapped():
+                async with run_sidecar([settings.worker_node, folder / "index.js"], environment, folder) as sidecar:
+                    self.health.sidecar_pid = sidecar.pid
+                    with make_peer(sidecar.stdout, sidecar.stdin, leased.handlers) as peer:
+                        leased.phone.peer = peer
+                        await self._talk(leased, peer, sidecar)
+        except BridgeError as gone:
+            if sidecar and not self._stop.asked:
+                await self._suspect(leased, sidecar, cause_of(gone, sidecar.returncode, forced=sidecar.forced))
+            raise
 
-    async def _talk(self, leased: LeasedSession, peer: Peer) -> None:
+    async def _suspect(self, leased: LeasedSession, sidecar: Sidecar, cause: Cause | None) -> None:
+        """Count what happened against the stanza that the sidecar was decrypting."""
+        self._ends += 1
+        with self._stop.interrupts():
+            await leased.suspects.note(sidecar.mark.read(), f"{self._owner} {self._ends}", cause)
+
+    async def _talk(self, leased: LeasedSession, peer: Peer, sidecar: Sidecar) -> None:
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(peer.run)
-            task_group.start_soon(self._watch_over, leased, peer)
+            task_group.start_soon(self._watch_over, leased, peer, sidecar)
             with self._stop.interrupts():
                 await leased.connection.run(peer)
             with anyio.move_on_after(SHUT_DOWN_SECONDS):
                 await leased.connection.shut_down(peer)
             task_group.cancel_scope.cancel()
 
-    async def _watch_over(self, leased: LeasedSession, peer: Peer) -> None:
+    async def _watch_over(self, leased: LeasedSession, peer: Peer, sidecar: Sidecar) -> None:
         """Ping the sidecar and judge its figures. One that does not answer raises CallTimeout."""
         before: int | None = None
         while True:
@@ -327,6 +342,7 @@ class Supervisor:
             reason = judge(pong, database_away=leased.watch.away, settled_before=before)
             before = settled(pong)
             if reason and leased.connection.policy.opened_at is not None:
+                await self._suspect(leased, sidecar, "death")
                 leased.events.put(StallFound(reason=reason))
 
     async def _pause(self, leased: LeasedSession, why: str, lived: float) -> None:

@@ -37,6 +37,7 @@ from worker.session.housekeeping import Housekeeping
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report, View
 from worker.session.requests import LOGGED_OUT, Requests
+from worker.session.suspects import Suspects
 from worker.session.version import Claim, VersionPolicy, parse_kept
 from worker.settings import Settings
 from worker.store import Store
@@ -83,6 +84,7 @@ class LeasedSession:
     report: Report
     watch: DatabaseWatch
     state: AuthState
+    suspects: Suspects
     flags: FlagWatch
     media: MediaRunner
     housekeeping: Housekeeping
@@ -127,6 +129,7 @@ async def open_leased_session(
     watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
     cipher = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
     state = AuthState(session, cipher, watch)
+    suspects = Suspects(session)
     monitored, phone, events = Monitored(), Phone(), EventQueue()
     try:
         flags = FlagWatch(session, monitored, report, events.put, settings.worker_poll_ms / 1000)
@@ -160,6 +163,7 @@ async def open_leased_session(
                 report=report,
                 watch=watch,
                 state=state,
+                suspects=suspects,
                 flags=flags,
                 media=media,
                 drops=drops,
@@ -176,7 +180,7 @@ async def open_leased_session(
                     state=state,
                     policy=policy,
                     report=report,
-                    options=SocketOptions(settings, versions),
+                    options=SocketOptions(settings, versions, suspects),
                     events=events,
                     requests=Requests(state, policy, report, discovery, flags.done),
                     on_open=note_own_addresses,

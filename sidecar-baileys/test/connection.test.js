@@ -4,6 +4,7 @@ import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { after, before, test } from 'node:test'
 import { makeLogger } from '../lib/logger.js'
+import { Mark } from '../lib/log/mark.js'
 import { reupload } from '../lib/baileys/reupload.js'
 import { Connection } from '../lib/baileys/socket.js'
 
@@ -34,6 +35,7 @@ function connect() {
     getKeys: async () => ({}),
     known: async () => [],
     notify: () => {},
+    mark: new Mark(null),
     logger: makeLogger('silent'),
   })
   connection.gate.hooks.write = (frame) => { story.push(Buffer.from(frame).toString()) }

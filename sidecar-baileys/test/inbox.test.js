@@ -2,10 +2,10 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Inbox } from '../lib/log/inbox.js'
 
-/** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string, stored?: boolean}} [options] */
-const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}`, stored = true } = {}) => {
+/** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string, stored?: boolean, alone?: boolean}} [options] */
+const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}`, stored = true, alone = false } = {}) => {
   const parts = hashes.map((hash) => ({ content: Buffer.from(hash), hash }))
-  return /** @type {any} */ ({ id, offline, stored, parts, author, arrivedAt: 1, expectedBytes: 100, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
+  return /** @type {any} */ ({ id, offline, stored, alone, parts, author, arrivedAt: 1, expectedBytes: 100, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
 }
 
 /** @param {{known?: string[], holdMs?: number, busy?: () => boolean}} [options] */
@@ -228,5 +228,41 @@ test('no live stanza waits for direct messages of the backlog', async () => {
   await turn()
   assert.ok(ids().includes('live'))
   assert.ok(ids().length <= 5)
+  inbox.close()
+})
+
+test('a suspect is delivered when nothing else is in work, and nothing else is while it is', async () => {
+  const { inbox, delivered, ids } = makeInbox()
+  for (const [id, alone] of /** @type {[string, boolean][]} */ ([['a', false], ['b', false], ['bad', true], ['c', false], ['worse', true]])) {
+    inbox.arrive(stanza(id, { offline: true, alone }))
+  }
+  inbox.backlogComplete()
+  inbox.arrive(stanza('live'))
+  await turn()
+  assert.deepEqual(ids(), ['a', 'b'])
+  inbox.settled(delivered[0], ['a'])
+  assert.deepEqual(ids(), ['a', 'b'], 'the other is still in work')
+  inbox.settled(delivered[1], ['b'])
+  assert.deepEqual(ids(), ['a', 'b', 'bad'])
+  inbox.settled(delivered[2], ['bad'])
+  assert.deepEqual(ids(), ['a', 'b', 'bad', 'c'])
+  inbox.settled(delivered[3], ['c'])
+  assert.deepEqual(ids(), ['a', 'b', 'bad', 'c', 'worse'])
+  inbox.settled(delivered[4], ['worse'])
+  await turn()
+  assert.deepEqual(ids().at(-1), 'live')
+  inbox.close()
+})
+
+test('the next stanza of a suspect\'s author still waits for it', async () => {
+  const { inbox, delivered, ids } = makeInbox()
+  inbox.backlogComplete()
+  inbox.arrive(stanza('bad', { author: 'Ana', alone: true }))
+  inbox.arrive(stanza('next', { author: 'Ana' }))
+  inbox.arrive(stanza('other', { author: 'Ben' }))
+  assert.deepEqual(ids(), ['bad'])
+  inbox.settled(delivered[0], [])
+  await turn()
+  assert.deepEqual(ids().sort(), ['bad', 'next', 'other'])
   inbox.close()
 })

@@ -326,7 +326,11 @@ begin
     delete from public.messages as m
     where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author
       and m.wa_msg_id = v_change.change_id and m.kind = 'undecryptable';
-    if not found and wa.is_late(p_change) then
+    if found then
+      perform wa.unlist_undecrypted(
+        p_session, v_change.chat_id, array[v_change.author], v_change.change_id
+      );
+    elsif wa.is_late(p_change) then
       perform wa.count_discard(p_session, 'too_old', 1);
       return 'dropped';
     end if;
@@ -334,7 +338,7 @@ begin
   if v_change.kind = 'revoke' and coalesce((v_change.payload -> 'blank') = 'true', false)
     and wa.may_revoke(v_change) = 'allowed' then
     update public.wa_refused_stanzas as r
-    set body = null, state = 'refused'
+    set body = null, state = case r.state when 'waiting' then 'refused' else r.state end
     where r.session_id = p_session and r.chat_id = v_change.chat_id and r.sender = v_change.target_sender
       and r.wa_msg_id = v_change.target_id;
   end if;

@@ -259,7 +259,7 @@ end
 $$;
 
 -- Tries a listed item again: {taken: true}, or {taken: false, code}. Code: an SQLSTATE; `gone`, `empty` (its bytes are
--- not kept) or `unmonitored`.
+-- not kept), `unmonitored`, or `undecrypted` (only a good copy helps).
 create function public.wa_retry_refused(p_session text, p_id bigint) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -272,6 +272,7 @@ begin
   select * into v_row from public.wa_refused_stanzas as r where r.session_id = p_session and r.id = p_id for update;
   v_code := case
     when v_row.id is null then 'gone'
+    when v_row.state = 'undecrypted' then 'undecrypted'
     when v_row.body is null then 'empty'
     when not exists (
       select 1 from public.groups as g

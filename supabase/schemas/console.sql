@@ -116,6 +116,9 @@ language sql stable security invoker set search_path = '' as $$
     'refused_waiting', (
       select count(*) from public.wa_refused_stanzas as r where r.session_id = p_session and r.state = 'waiting'
     ),
+    'undecrypted', (
+      select count(*) from public.wa_refused_stanzas as r where r.session_id = p_session and r.state = 'undecrypted'
+    ),
     'held_changes', (select count(*) from public.wa_held_changes as h where h.session_id = p_session)
   )
 $$;
@@ -263,7 +266,7 @@ language sql stable security invoker set search_path = '' as $$
   where m.session_id = p_session and m.group_id = p_group
 $$;
 
--- What is listed as refused or waiting, by id, behind `p_after`; without its content.
+-- What is listed as refused, waiting or undecrypted, by id, behind `p_after`; without its content.
 create function public.wa_list_refused(p_session text, p_after bigint, p_limit integer) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object('items', coalesce(jsonb_agg(to_jsonb(listed) order by listed.id), '[]'))

@@ -188,7 +188,7 @@ language sql immutable security invoker set search_path = '' as $$
 $$;
 
 -- Gives a stored message the content of another row: every column that a sender fills, but not who sent it, where and
--- when. Names that the other row lacks stay.
+-- when. Names that the other row lacks stay. The stanza of a stub that gets its content is kept no longer.
 create function wa.replace_content(p_message bigint, p_from public.messages) returns void
 language sql volatile security invoker set search_path = '' as $$
   update public.messages as m
@@ -201,6 +201,10 @@ language sql volatile security invoker set search_path = '' as $$
     pending = p_from.pending, lost_at = p_from.lost_at, content_order = p_from.content_order,
     expires_at = p_from.expires_at
   where m.id = p_message;
+
+  select wa.unlist_undecrypted(m.session_id, m.chat_id, array[m.sender, m.sender_alt], m.wa_msg_id)
+  from public.messages as m
+  where m.id = p_message and m.kind <> 'undecryptable';
 $$;
 
 -- Stores messages of monitored groups, with their media jobs and parent links. A copy of a stored message changes

@@ -24,6 +24,7 @@ alter table public.wa_numbers_moved enable row level security;
 alter table public.wa_merges_due enable row level security;
 alter table public.decrypted_stanzas enable row level security;
 alter table public.wa_refused_stanzas enable row level security;
+alter table public.wa_suspects enable row level security;
 alter table public.wa_discards enable row level security;
 alter table public.wa_commit_pieces enable row level security;
 
@@ -49,7 +50,8 @@ public.wa_merges_due,
 public.wa_numbers_moved,
 public.wa_refused_stanzas,
 public.wa_session_keys,
-public.wa_sessions
+public.wa_sessions,
+public.wa_suspects
 from anon, authenticated;
 
 grant select, insert, update, delete on
@@ -74,7 +76,8 @@ public.wa_merges_due,
 public.wa_numbers_moved,
 public.wa_refused_stanzas,
 public.wa_session_keys,
-public.wa_sessions
+public.wa_sessions,
+public.wa_suspects
 to service_role;
 
 revoke all on public.poll_votes from anon, authenticated;
@@ -118,6 +121,7 @@ public.wa_lease_release,
 public.wa_list_groups,
 public.wa_list_media_to_delete,
 public.wa_list_refused,
+public.wa_list_suspects,
 public.wa_load_state,
 public.wa_mark_lost,
 public.wa_mark_media_deleted,
@@ -130,6 +134,7 @@ public.wa_media_renew,
 public.wa_media_requeue,
 public.wa_media_retry,
 public.wa_monitored_groups,
+public.wa_note_death,
 public.wa_open_edits,
 public.wa_pairing_view,
 public.wa_pending_flags,
@@ -189,6 +194,7 @@ wa.take_change,
 wa.take_changes,
 wa.take_items,
 wa.take_opaque,
+wa.unlist_undecrypted,
 wa.write_admins,
 wa.write_audits,
 wa.write_groups,
@@ -222,6 +228,7 @@ public.wa_lease_release,
 public.wa_list_groups,
 public.wa_list_media_to_delete,
 public.wa_list_refused,
+public.wa_list_suspects,
 public.wa_load_state,
 public.wa_mark_lost,
 public.wa_mark_media_deleted,
@@ -234,6 +241,7 @@ public.wa_media_renew,
 public.wa_media_requeue,
 public.wa_media_retry,
 public.wa_monitored_groups,
+public.wa_note_death,
 public.wa_open_edits,
 public.wa_pairing_view,
 public.wa_pending_flags,
@@ -293,6 +301,7 @@ wa.take_change,
 wa.take_changes,
 wa.take_items,
 wa.take_opaque,
+wa.unlist_undecrypted,
 wa.write_admins,
 wa.write_audits,
 wa.write_groups,

@@ -12,7 +12,8 @@ create index decrypted_stanzas_at on public.decrypted_stanzas (at);
 
 -- Messages and changes (edits, revokes, reactions) that could not be stored: kept whole, with the reason. `refused`:
 -- Postgres would refuse it again (SQLSTATE classes 22, 23, 54). `waiting`: it may pass later, and is tried again with
--- growing pauses.
+-- growing pauses. `undecrypted`: the stanza of a message that was not decrypted, because it killed sidecars; it goes
+-- when the good copy takes the place of the message's stub.
 create table public.wa_refused_stanzas (
   id bigint generated always as identity primary key,
   session_id text not null references public.wa_sessions (id),
@@ -25,7 +26,7 @@ create table public.wa_refused_stanzas (
   body text,
   encoding text not null default 'json' check (encoding in ('json', 'base64')),
   item text not null default 'message' check (item in ('message', 'change')),
-  state text not null default 'refused' check (state in ('refused', 'waiting')),
+  state text not null default 'refused' check (state in ('refused', 'waiting', 'undecrypted')),
   tries integer not null default 0,
   next_at timestamptz
 );
@@ -35,6 +36,18 @@ create index wa_refused_stanzas_session_id on public.wa_refused_stanzas (session
 create index wa_refused_stanzas_name on public.wa_refused_stanzas (session_id, wa_msg_id, chat_id, sender);
 
 create index wa_refused_stanzas_next_at on public.wa_refused_stanzas (session_id, next_at) where state = 'waiting';
+
+-- Stanzas (sha256 of the first ciphertext) in whose decryption sidecars ended: `deaths` by themselves, `kills` by a
+-- signal from outside. docs/architecture.md, "A stanza that kills".
+create table public.wa_suspects (
+  session_id text not null references public.wa_sessions (id),
+  hash bytea not null check (length(hash) = 32),
+  deaths integer not null default 0,
+  kills integer not null default 0,
+  last_death text not null,
+  at timestamptz not null default now(),
+  primary key (session_id, hash)
+);
 
 -- How many messages were dropped on purpose, by reason (too old, unmonitored, …). Counts only, never content.
 create table public.wa_discards (
@@ -56,6 +69,45 @@ language sql stable security invoker set search_path = '' as $$
     ))
 $$;
 
+-- Notes that a sidecar ended while it decrypted this stanza (hex). `p_death` names the end: one is counted once. What
+-- was committed meanwhile is no suspect. The newest 1,000 of the last 14 days are kept.
+create function public.wa_note_death(p_session text, p_fence bigint, p_hash text, p_death text, p_killed boolean)
+returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_hash bytea := decode(p_hash, 'hex');
+begin
+  perform wa.lock_session(p_session, p_fence);
+  insert into public.wa_suspects as s (session_id, hash, deaths, kills, last_death)
+  select p_session, v_hash, (not p_killed)::integer, p_killed::integer, p_death
+  where not exists (
+    select 1 from public.decrypted_stanzas as d where d.session_id = p_session and d.hash = v_hash
+  )
+  on conflict (session_id, hash) do update
+  set
+    deaths = s.deaths + excluded.deaths, kills = s.kills + excluded.kills, last_death = excluded.last_death, at = now()
+  where s.last_death <> excluded.last_death;
+  delete from public.wa_suspects as s
+  where s.session_id = p_session and (
+    s.at < now() - interval '14 days'
+    or s.hash not in (
+      select n.hash from public.wa_suspects as n where n.session_id = p_session order by n.at desc, n.hash limit 1000
+    )
+  );
+  return '{"done": true}'::jsonb;
+end
+$$;
+
+-- The suspects: {suspects: [{hash, deaths, kills}]}.
+create function public.wa_list_suspects(p_session text) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select jsonb_build_object('suspects', coalesce(
+    jsonb_agg(jsonb_build_object('hash', encode(s.hash, 'hex'), 'deaths', s.deaths, 'kills', s.kills)), '[]'
+  ))
+  from public.wa_suspects as s
+  where s.session_id = p_session
+$$;
+
 -- Whether this kept body (base64) is that of a message that could not be decrypted.
 create function wa.holds_stub(p_body text) returns boolean
 language sql immutable security invoker set search_path = '' as $$
@@ -64,7 +116,8 @@ $$;
 
 -- Refused items: [{item, state, chat_id, sender, wa_msg_id, code, reason, body, encoding}]. Bodies are kept as base64,
 -- and only if the chat is monitored: content of other chats reaches no table. One that is listed already stays as it
--- is; but the good copy of a listed stub is listed beside it.
+-- is; but the good copy of a listed stub is listed beside it. An `undecrypted` one stands beside the others, and is not
+-- listed if the chat is not monitored, or the message is stored with its content.
 create function wa.write_refused(p_session text, p_refused jsonb) returns void
 language sql volatile security invoker set search_path = '' as $$
   insert into public.wa_refused_stanzas (
@@ -90,9 +143,23 @@ language sql volatile security invoker set search_path = '' as $$
       and s.chat_id is not distinct from left(r ->> 'chat_id', 256)
       and s.sender is not distinct from left(r ->> 'sender', 256)
       and s.item = coalesce(r ->> 'item', 'message')
+      and (s.state = 'undecrypted') = (coalesce(r ->> 'state', 'refused') = 'undecrypted')
       and not (coalesce(wa.holds_stub(s.body), false) and not coalesce(wa.holds_stub(kept.body), true))
   )
+  and not (r ->> 'state' is not distinct from 'undecrypted' and (kept.body is null or exists (
+    select 1 from public.messages as m
+    where m.session_id = p_session and m.chat_id = r ->> 'chat_id' and m.sender = r ->> 'sender'
+      and m.wa_msg_id = r ->> 'wa_msg_id' and m.kind <> 'undecryptable'
+  )))
   order by t.ord
+$$;
+
+-- The message has its content, or was none: its stanza need not be kept any more. `p_senders`: forms of one person.
+create function wa.unlist_undecrypted(p_session text, p_chat text, p_senders text[], p_wa_msg_id text) returns void
+language sql volatile security invoker set search_path = '' as $$
+  delete from public.wa_refused_stanzas
+  where session_id = p_session and wa_msg_id = p_wa_msg_id and chat_id = p_chat and sender = any(p_senders)
+    and state = 'undecrypted'
 $$;
 
 -- Whether this message is listed as refused.
@@ -105,7 +172,7 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- Ciphertext hashes ([hex]) and discards ({reason: count}) of a batch.
+-- Ciphertext hashes ([hex]) and discards ({reason: count}) of a batch. What was decrypted is no suspect any more.
 create function wa.write_hashes_and_discards(p_session text, p_hashes jsonb, p_discards jsonb) returns void
 language sql volatile security invoker set search_path = '' as $$
   insert into public.decrypted_stanzas (session_id, hash)
@@ -113,6 +180,13 @@ language sql volatile security invoker set search_path = '' as $$
   from jsonb_array_elements_text(coalesce(nullif(p_hashes, 'null'), '[]')) as h
   where h ~ '^[0-9a-f]{64}$'
   on conflict do nothing;
+
+  delete from public.wa_suspects
+  where session_id = p_session and hash = any(array(
+    select decode(h, 'hex')
+    from jsonb_array_elements_text(coalesce(nullif(p_hashes, 'null'), '[]')) as h
+    where h ~ '^[0-9a-f]{64}$'
+  ));
 
   insert into public.wa_discards (session_id, reason, count)
   select p_session, left(d.key, 64), sum(d.value::bigint)

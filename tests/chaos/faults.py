@@ -17,7 +17,7 @@ import anyio
 
 from testkit.waiting import TookTooLong, until
 from tests.chaos.proxy import Kind, Rule
-from tests.chaos.rig import LEASE_SECONDS, Post, Rig, armed, gone, kill
+from tests.chaos.rig import LEASE_SECONDS, Killer, Post, Rig, armed, gone, kill
 from tests.chaos.traffic import Traffic
 
 SEEN_SECONDS = 20.0  # traffic hits an armed fault within a second or two; a busy machine takes longer
@@ -109,6 +109,36 @@ async def kill_all(stage: Stage) -> None:
     if len(rows) != 1 or rows[0]["text"] != entry.text:
         stage.violations.append(("stored", f"{entry.id} was receipted, then everything was killed: {len(rows)} rows"))
     await stage.connected()
+
+
+def _at_one(way: str, seconds: float) -> Inject:
+    """The sidecar ends in this way at every delivery of one innocent message, which must be stored in the end."""
+
+    async def inject(stage: Stage) -> None:
+        await stage.connected()
+        rig = stage.rig
+        message_id = f"KILLER{stage.random.randbytes(8).hex().upper()}"
+        killer = Killer(rig.folder, message_id, [way])
+        try:
+            entry = await stage.traffic.named(message_id, "killer")
+
+            async def stored() -> bool:
+                rows = await rig.database.messages(wa_msg_id=entry.id)
+                return [row["text"] for row in rows] == [entry.text]
+
+            try:
+                await stage.until("the message to be stored", stored, seconds)
+            except NotSeen:
+                stage.violations.append(
+                    ("stored", f"{entry.id} ended {killer.deaths} sidecars and is not in the table")
+                )
+            if killer.deaths < 2:
+                raise NotSeen(f"the message ended {killer.deaths} sidecars")
+        finally:
+            killer.disarm()
+        await stage.connected()
+
+    return inject
 
 
 # The database
@@ -412,6 +442,8 @@ MAIN: dict[str, Inject] = {
     "kill_worker": kill_worker,
     "kill_supabase": kill_supabase,
     "kill_all": kill_all,
+    "killed_at_one": _at_one("SIGKILL", 100.0),
+    "dies_at_one": _at_one("exit", 60.0),
     "db_error": _database("error_500", (1.0, 3.0)),
     "db_hang": _database("hang", (1.5, 2.5)),
     "db_late": _database("late", (2.0, 4.0)),

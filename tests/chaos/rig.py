@@ -7,11 +7,12 @@ nothing about when.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,16 +156,7 @@ class Rig:
 
     def _node(self) -> Path:
         """A Node that loads the hook first: how the sidecar is reached from outside."""
-        wrapper = self.folder / "node"
-        if not wrapper.exists():
-            draft = self.folder / "node.draft"
-            draft.write_text(
-                f"#!/bin/sh\nexport CHAOS_FOLDER='{self.folder}' CHAOS_SABOTAGE='{self._sabotage}'\n"
-                f"exec '{NODE}' --import 'file://{HOOK}' \"$@\"\n"
-            )
-            draft.chmod(0o755)
-            draft.rename(wrapper)
-        return wrapper
+        return hooked_node(self.folder, self._sabotage)
 
     # Processes that others started
 
@@ -211,6 +203,7 @@ class Rig:
     def disarm(self) -> None:
         for trigger in (self.folder / "crash").glob("*"):
             trigger.unlink(missing_ok=True)
+        (self.folder / "killer.json").unlink(missing_ok=True)
 
     # Witnesses
 
@@ -280,6 +273,40 @@ async def open_rig(folder: Path, seed: object, sabotage: str = "") -> AsyncItera
         if rig is not None:
             for pid in rig.orphans():
                 kill(pid)
+
+
+def hooked_node(folder: Path, sabotage: str = "") -> Path:
+    """A Node that loads the hook into the sidecar; what it is to do stands in `folder`."""
+    wrapper = folder / "node"
+    if not wrapper.exists():
+        draft = folder / "node.draft"
+        draft.write_text(
+            f"#!/bin/sh\nexport CHAOS_FOLDER='{folder}' CHAOS_SABOTAGE='{sabotage}'\n"
+            f"exec '{NODE}' --import 'file://{HOOK}' \"$@\"\n"
+        )
+        draft.chmod(0o755)
+        draft.rename(wrapper)
+    return wrapper
+
+
+class Killer:
+    """A message whose stanza ends the sidecar at each delivery, from now until `disarm`.
+
+    `ways` in turn, then the last for ever: "exit", "hang" or a signal's name. Good copies of it are harmless.
+    """
+
+    def __init__(self, folder: Path, message_id: str, ways: Sequence[str]) -> None:
+        self._file = folder / "killer.json"
+        self._file.write_text(json.dumps({"id": message_id, "ways": list(ways)}))
+
+    @property
+    def deaths(self) -> int:
+        with contextlib.suppress(ValueError, OSError):  # it may just be being written
+            return int(json.loads(self._file.read_text()).get("deaths", 0))
+        return 0
+
+    def disarm(self) -> None:
+        self._file.unlink(missing_ok=True)
 
 
 def kill(pid: int) -> None:

@@ -62,6 +62,12 @@ SABOTAGES = {
     "twice": Sabotage(check="media_once", broken="each content is uploaded under two names"),
     "lease": Sabotage(check="lease", broken="the database gives the lease to whoever asks", faults=("second_worker",)),
     "monitor": Sabotage(check="privacy", broken="neither worker nor database looks at groups.monitor"),
+    "mark": Sabotage(
+        check="stored",
+        also=("settled", "readable", "media"),
+        broken="nothing tells which stanza a sidecar was decrypting",
+        faults=("dies_at_one",),
+    ),
     "memory": Sabotage(check="memory", broken="the sidecar keeps 4 MB for each message"),
 }
 

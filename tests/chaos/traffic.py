@@ -252,6 +252,11 @@ class Traffic:
         await self._send_all([self._text(self._writer(), self._group())], "text")
         return self.ledger.entries[-1]
 
+    async def named(self, id_: str, kind: str) -> Entry:
+        """A single text in a monitored group, with this id."""
+        await self._send_all([self._text(self._writer(), self._group()) | {"id": id_}], kind)
+        return self.ledger.entries[-1]
+
     async def old_news(self, count: int, age_seconds: int, now: int) -> None:
         """Texts with a time beyond the live window."""
         items = [self._text(self._writer(), self._group()) | {"t": now - age_seconds} for _ in range(count)]
@@ -279,7 +284,7 @@ class Traffic:
             text=expected,
             sha256=sha256,
             monitored=chat in self.ledger.monitored,
-            good=kind != "retried",
+            good=kind not in ("retried", "killer"),
             old=kind == "old",
             kind=kind,
             phase=self.ledger.phase,

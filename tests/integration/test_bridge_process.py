@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -317,3 +318,21 @@ async def test_the_signal_that_ended_a_child_is_named() -> None:
             await sidecar.stdout.receive()
         await sidecar.stop()
         assert sidecar.describe_end() == f"killed by {signal.SIGSEGV.name}"
+
+
+async def test_the_mark_of_a_child_outlives_it_however_it_ended() -> None:
+    digest = "ab" * 32
+    write = f"os.pwrite(int(os.environ['WA_MARK_FD']), bytes.fromhex('{digest}'), 0)"
+    for code, ended, forced in (
+        (f"{write}; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, False),
+        (f"{write}; sys.exit(3)", 3, False),
+        (f"{write}; print('{{}}', flush=True); signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])"
+         "\nwhile True: time.sleep(60)", -signal.SIGKILL, True),
+        ("sys.exit(3)", 3, False),
+    ):  # fmt: skip
+        async with child(code) as sidecar:
+            with contextlib.suppress(anyio.EndOfStream):
+                await sidecar.stdout.receive()
+            assert sidecar.mark.read() == (digest if "pwrite" in code else None)
+        assert sidecar.mark.read() == (digest if "pwrite" in code else None)
+        assert (sidecar.returncode, sidecar.forced) == (ended, forced)

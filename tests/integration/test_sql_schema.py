@@ -34,6 +34,7 @@ TABLES = {
     "wa_refused_stanzas",
     "wa_session_keys",
     "wa_sessions",
+    "wa_suspects",
 }
 OURS = "pronamespace in ('public'::regnamespace, 'wa'::regnamespace)"
 

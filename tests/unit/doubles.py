@@ -26,7 +26,7 @@ from worker.bridge.protocol import (
     Qr,
 )
 from worker.errors import StoreUnavailable
-from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease, Piece
+from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease, Piece, Suspect
 from worker.store.session import SessionStore
 
 BOUND = 60.0  # no wait in a unit test takes longer
@@ -58,6 +58,8 @@ class Database:
     handled: list[Flag] = field(default_factory=list)
     groups: list[GroupChange] = field(default_factory=list)
     identities: dict[str, str] = field(default_factory=dict)
+    suspects: list[Suspect] = field(default_factory=list)
+    deaths: list[tuple[str, str, bool]] = field(default_factory=list)
     wipes: int = 0
     refuse: Callable[[Batch], Exception | None] = lambda batch: None
     session: str = "default"
@@ -78,6 +80,12 @@ class Database:
         for patch in self.patches:
             row.update(patch)
         return row
+
+    async def list_suspects(self) -> list[Suspect]:
+        return self.suspects
+
+    async def note_death(self, digest: str, death: str, *, killed: bool) -> None:
+        self.deaths.append((digest, death, killed))
 
     def events(self, name: str | None = None) -> list[Any]:
         return [a.event if name is None else dict(a.payload) for a in self.audits if name in (None, a.event)]

@@ -23,6 +23,7 @@ from worker.session.flags import Ask, Request
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report
 from worker.session.requests import Requests
+from worker.session.suspects import Suspects
 from worker.session.version import VersionPolicy
 from worker.settings import Settings
 from worker.store import Flag
@@ -85,7 +86,7 @@ async def life(
         state=state,
         policy=policy,
         report=report,
-        options=SocketOptions(chosen, version),
+        options=SocketOptions(chosen, version, Suspects(database.store)),
         events=events,
         requests=Requests(state, policy, report, Discovery(database.store, report, finish), finish),
         on_open=lambda me: None,

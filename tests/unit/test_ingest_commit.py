@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,23 @@ def test_every_commit_of_the_wires_fixtures_is_taken(document: dict[str, Any]) -
         return
     result = ingest(Commit.model_validate(document["document"]["params"]), make_rules(), NOW_MS + 200)
     assert json.dumps(result["messages"]).isascii()
+
+
+def test_a_stanza_that_was_not_decrypted_is_kept_whole_beside_its_stub_and_only_of_a_monitored_chat() -> None:
+    unread: dict[str, Any] = {"content": None, "failure": "?", "hashes": [], "undecrypted": "{the stanza}"}
+    mine = make_stanza().model_copy(update=unread)
+    other = make_stanza(key=make_key(remoteJid=OTHER_GROUP)).model_copy(update=unread)
+    direct = make_stanza(key=make_key(remoteJid=ANA_PHONE, participant=None)).model_copy(update=unread)
+    result = ingested([mine, other, direct])
+    (row,) = result["messages"]
+    (kept,) = result["refused"]
+    assert (row["kind"], row["pending"]) == ("undecryptable", True)
+    assert (kept.state, kept.chat_id, kept.sender, kept.wa_msg_id) == (
+        "undecrypted", row["chat_id"], row["sender"], row["wa_msg_id"]
+    )  # fmt: skip
+    assert base64.b64decode(kept.body or "").decode() == "{the stanza}"
+    assert sum(result["discards"].values()) == 2
+    assert ingested([mine, make_stanza()])["refused"] == [], "the good copy is in the same batch"
 
 
 def test_hashes_of_every_chat_are_kept_once() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 
+from worker.bridge.mark import DESCRIPTOR, Mark
 from worker.bridge.stderr import relay_stderr
 from worker.errors import SettingsError, SidecarGone
 
@@ -65,10 +66,17 @@ def check_node(node: Path) -> None:
 
 
 class Sidecar:
-    """A running child: its two pipes, its end."""
+    """A running child: its two pipes, its end.
 
-    def __init__(self, process: Process) -> None:
+    Attributes:
+        mark: which stanza it is decrypting; to be read until `run_sidecar` is left.
+        forced: it did not end when its stdin did, and we ended it by a signal.
+    """
+
+    def __init__(self, process: Process, mark: Mark) -> None:
         self._process = process
+        self.mark = mark
+        self.forced = False
 
     @property
     def pid(self) -> int:
@@ -115,6 +123,7 @@ class Sidecar:
         with suppress(anyio.BrokenResourceError, OSError):
             await self.stdin.aclose()
         if not await self._ended_within(STDIN_GRACE_SECONDS):
+            self.forced = True
             self.signal_group(signal.SIGTERM)
             if not await self._ended_within(TERM_GRACE_SECONDS):
                 self.signal_group(signal.SIGKILL)
@@ -136,30 +145,38 @@ async def run_sidecar(
     Raises:
         SidecarGone: it could not be started.
     """
+    with Mark() as mark:
+        process = await _start(command, environment, folder, mark)
+        sidecar = Sidecar(process, mark)
+        assert process.stderr
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(relay_stderr, process.stderr)
+            try:
+                yield sidecar
+            finally:
+                await sidecar.stop()
+                task_group.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_GRACE_SECONDS):
+                    await process.aclose()
+                    await _collect_end_of_stdin(process)
+
+
+async def _start(
+    command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None, mark: Mark
+) -> Process:
     try:
-        process = await anyio.open_process(
+        return await anyio.open_process(
             [str(part) for part in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,
-            env=dict(environment),
+            env={**environment, DESCRIPTOR: str(mark.descriptor)},
+            pass_fds=(mark.descriptor,),
             start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, not the child's
         )
     except OSError as refused:
         raise SidecarGone(f"the sidecar could not be started: {refused.strerror}") from refused
-    sidecar = Sidecar(process)
-    assert process.stderr
-    async with anyio.create_task_group() as task_group:
-        task_group.start_soon(relay_stderr, process.stderr)
-        try:
-            yield sidecar
-        finally:
-            await sidecar.stop()
-            task_group.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_GRACE_SECONDS):
-                await process.aclose()
-                await _collect_end_of_stdin(process)
 
 
 async def _collect_end_of_stdin(process: Process) -> None:

@@ -26,7 +26,10 @@ class Wire(BaseModel):
 
 
 class ConnectParameters(Wire):
-    """Make a socket. The log of an older epoch is dropped, together with its keys."""
+    """Make a socket. The log of an older epoch is dropped, together with its keys.
+
+    `suspects`: by the hash of a stanza's first ciphertext, whether to decrypt it alone or not at all.
+    """
 
     epoch: int
     browser: Annotated[list[str], Field(min_length=3, max_length=3)]
@@ -39,6 +42,7 @@ class ConnectParameters(Wire):
     max_log_bytes: int
     qr_timeout_ms: int | None
     keep_alive_ms: int | None
+    suspects: dict[Hash, Literal["alone", "unread"]] = Field(default_factory=dict)
 
 
 class Close(Wire):
@@ -157,7 +161,10 @@ class StanzasKnown(Wire):
 
 
 class Stanza(Wire):
-    """One `<message>` as it arrived, with what its ciphertexts held."""
+    """One `<message>` as it arrived, with what its ciphertexts held.
+
+    `undecrypted`: it was not decrypted, because it is a suspect; the whole of it as JSON text.
+    """
 
     attrs: dict[str, str]
     key: dict[str, Any] | None
@@ -168,6 +175,7 @@ class Stanza(Wire):
     hashes: list[Hash]
     retry_count: int
     unavailable: str | None
+    undecrypted: str | None = None
 
 
 class GroupEvent(Wire):

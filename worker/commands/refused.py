@@ -23,6 +23,7 @@ REASONS = {
     "gone": "no longer listed",
     "empty": "its bytes are not kept",
     "unmonitored": "its group is not monitored",
+    "undecrypted": "it was not decrypted; only another copy from its sender helps",
 }
 
 app = typer.Typer(
@@ -43,8 +44,9 @@ def refused() -> None:
 def list_(json_: Json = False) -> None:
     """List what could not be stored, oldest first, without its text.
 
-    `refused`: Postgres would refuse it again. `waiting`: the worker tries it again by itself. Exit codes: 0 done ·
-    2 a setting is wrong · 4 Supabase does not answer.
+    `refused`: Postgres would refuse it again. `waiting`: the worker tries it again by itself. `undecrypted`: it ended
+    the sidecar, and its sender was asked for another copy. Exit codes: 0 done · 2 a setting is wrong · 4 Supabase does
+    not answer.
     """
 
     async def work(settings: Settings, store: Store) -> None:

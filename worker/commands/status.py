@@ -212,7 +212,9 @@ def left_out(discards: Mapping[str, Any]) -> list[tuple[str, Text]]:
 
 def _refused(figures: Figures) -> str:
     waiting = f", {figures.refused_waiting} of them tried again" if figures.refused_waiting else ""
-    return f"{number_of(figures.refused, 'item')} could not be stored{waiting}; `wa-worker refused list` names them"
+    unread = f", {figures.undecrypted} of them never decrypted" if figures.undecrypted else ""
+    count = number_of(figures.refused, "item")
+    return f"{count} could not be stored{waiting}{unread}; `wa-worker refused list` names them"
 
 
 def _troubles(overview: SessionOverview) -> list[tuple[str, Text]]:

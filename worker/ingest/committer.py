@@ -135,6 +135,12 @@ class Committer:
             logger.bind(wa_msg_id=plain(message.get("wa_msg_id")), group=plain(message.get("chat_id"))).debug(
                 "committed: {}", message.get("kind")
             )
+        if batch.refused and not stored.duplicate:
+            self._listeners.error(
+                "MESSAGE_UNDECRYPTED",
+                f"{len(batch.refused)} messages were not decrypted, because that ended the sidecar more than once; "
+                "each sender is asked for another copy",
+            )
         listed = stored.refused + stored.waiting
         if listed:
             self._listeners.error("MESSAGE_REFUSED", f"{listed} messages or changes are listed in wa_refused_stanzas")

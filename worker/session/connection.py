@@ -25,6 +25,7 @@ from worker.session.reconnect_policy import AwaitDatabase, Connect, Plan, Reconn
 from worker.session.report import Report, View
 from worker.session.requests import DRAIN_SECONDS, Requests
 from worker.session.socket import Socket
+from worker.session.suspects import Suspects
 from worker.session.version import SOURCE, VersionPolicy, fetch_version
 from worker.settings import Settings
 
@@ -38,9 +39,10 @@ BROWSER = ["wa-worker", "Chrome", "1.0"]
 class SocketOptions:
     """What a socket is made with."""
 
-    def __init__(self, settings: Settings, version: VersionPolicy) -> None:
+    def __init__(self, settings: Settings, version: VersionPolicy, suspects: Suspects) -> None:
         self._settings = settings
         self._version = version
+        self._suspects = suspects
 
     @property
     def passkey(self) -> PasskeyRules:
@@ -65,6 +67,7 @@ class SocketOptions:
             max_log_bytes=LOG_BYTES_MAX,
             qr_timeout_ms=settings.wa_qr_timeout_ms,
             keep_alive_ms=settings.wa_keep_alive_ms,
+            suspects=await self._suspects.treatments(),
         )
 
     def connected_with(self, made: Connected) -> None:

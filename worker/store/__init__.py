@@ -24,6 +24,7 @@ from worker.store.rows import (
     Pieces,
     Pruned,
     Refused,
+    Suspect,
 )
 from worker.store.store import SCHEMA_VERSION, Store, connect_store
 
@@ -53,6 +54,7 @@ __all__ = [
     "Pruned",
     "Refused",
     "Store",
+    "Suspect",
     "Timeouts",
     "connect_store",
 ]

@@ -106,6 +106,7 @@ class Figures:
     refused: int
     held_changes: int
     refused_waiting: int = 0
+    undecrypted: int = 0
 
 
 class Console:
@@ -227,6 +228,7 @@ class Console:
             refused=int(row["refused"]),
             held_changes=int(row["held_changes"]),
             refused_waiting=int(row["refused_waiting"]),
+            undecrypted=int(row["undecrypted"]),
         )
 
 

@@ -47,6 +47,15 @@ class AccountState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """A stanza in whose decryption sidecars ended: `deaths` by themselves, `kills` by a signal from outside."""
+
+    hash: str
+    deaths: int
+    kills: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeyChange:
     """One Signal key: its new value, or None to delete it."""
 
@@ -67,7 +76,8 @@ class Audit:
 class Refused:
     """A message or a change that could not be stored. `body` is kept only for a monitored chat.
 
-    `item`: "message" or "change". `state`: "refused" (it would be refused again) or "waiting" (tried again later).
+    `item`: "message" or "change". `state`: "refused" (it would be refused again), "waiting" (tried again later) or
+    "undecrypted" (the stanza of a message that was not decrypted).
     """
 
     code: str

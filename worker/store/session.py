@@ -21,6 +21,7 @@ from worker.store import (
     Pieces,
     Pruned,
     Store,
+    Suspect,
 )
 from worker.store.retention import delete_unused_objects
 
@@ -73,6 +74,12 @@ class SessionStore:
 
     async def known_stanzas(self, hashes: Sequence[str]) -> set[str]:
         return await self._store.known_stanzas(self.session, hashes)
+
+    async def note_death(self, digest: str, death: str, *, killed: bool) -> None:
+        await self._store.note_death(self.session, self.fence, digest, death, killed=killed)
+
+    async def list_suspects(self) -> list[Suspect]:
+        return await self._store.list_suspects(self.session)
 
     async def wipe_credentials(self) -> int:
         return await self._store.wipe_credentials(self.session, self.fence)

@@ -41,6 +41,7 @@ from worker.store.rows import (
     Piece,
     Pieces,
     Pruned,
+    Suspect,
     known,
 )
 
@@ -117,6 +118,15 @@ class Store:
     async def known_stanzas(self, session: str, hashes: Sequence[str]) -> set[str]:
         args = {"p_session": session, "p_hashes": list(hashes)}
         return set((await self._call("wa_known_stanzas", args))["hashes"])
+
+    async def note_death(self, session: str, fence: int, digest: str, death: str, *, killed: bool) -> None:
+        """Count one end of a sidecar against the stanza that it was decrypting. An end is counted once."""
+        args = {"p_hash": digest, "p_death": death, "p_killed": killed}
+        await self._call("wa_note_death", _held(session, fence) | args)
+
+    async def list_suspects(self, session: str) -> list[Suspect]:
+        rows = (await self._call("wa_list_suspects", {"p_session": session}))["suspects"]
+        return [Suspect(**known(Suspect, row)) for row in rows]
 
     async def get_identities(self, session: str, ids: Sequence[str]) -> dict[str, str]:
         """The other form of each person, by LID or by number; unknown ones are left out, '' for a number that moved."""

@@ -154,7 +154,10 @@ READINGS: tuple[Reading, ...] = (
         lambda h: None if h.metrics.media is None else float(h.metrics.media.bytes),
     ),
     Reading("gauge", "wa_pending_stubs", "Messages that could not be read yet", _database("pending_stubs")),
-    Reading("gauge", "wa_refused_stanzas", "Messages that the database would not take", _database("refused")),
+    Reading("gauge", "wa_refused_stanzas", "Messages and changes that are listed as not stored", _database("refused")),
+    Reading(
+        "gauge", "wa_undecrypted_stanzas", "Those of them that were not decrypted at all", _database("undecrypted")
+    ),
     Reading("gauge", "wa_held_changes", "Edits and the like whose message has not come", _database("held_changes")),
     Reading("gauge", "wa_database_figures_age_seconds", "Age of the figures that the database gave", _figures_age),
 )

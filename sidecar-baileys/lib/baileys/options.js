@@ -18,6 +18,7 @@ const { FULL } = proto.HistorySync.HistorySyncType
  * @property {number} max_log_bytes
  * @property {number | null} qr_timeout_ms
  * @property {number | null} keep_alive_ms
+ * @property {Record<string, import('./stanza.js').Treatment>} [suspects] by the hash of the first ciphertext
  */
 
 /** The worker sets HTTPS_PROXY only if this socket is to leave through it. @param {string} proxy */

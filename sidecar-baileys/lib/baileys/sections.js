@@ -13,6 +13,8 @@ import { isOldCounter } from './undecryptable.js'
 
 /** An empty message, padded: Baileys takes it for a good one, and receipts it. */
 const NOTHING = Uint8Array.of(1)
+/** The failure of a suspect. */
+const UNREAD = 'not decrypted: it has ended the sidecar before'
 /** Baileys asks for what it cannot read soon after it got it. */
 const HANDED_OVER_MAX = 1_000
 
@@ -24,6 +26,7 @@ const HANDED_OVER_MAX = 1_000
  * @property {() => import('../log/keys.js').KeyStore} keys
  * @property {(hashes: string[]) => Promise<string[]>} known which of these were committed before; before it rejects, it
  *   shuts the gate
+ * @property {import('../log/mark.js').Mark} mark
  * @property {() => void} onOpen a section has opened: its decryption may await an answer
  * @property {(stanza: Stanza) => void} onJournaled the stanza is in the log
  */
@@ -121,6 +124,9 @@ export class Sections {
     this.#current = stanza
     this.hooks.onOpen()
     try {
+      // Baileys takes it for one that does not decrypt: when its stub is durable, the retry receipt leaves, then the ack.
+      if (stanza.treatment === 'unread') throw new Error(UNREAD)
+      if (stanza.hash) this.hooks.mark.set(stanza.hash)
       const plaintext = await this.#context.run(stanza, () => withinBudget(stanza.keySteps, run))
       stanza.decrypted(ciphertext, plaintext)
       return plaintext
@@ -172,6 +178,7 @@ export class Sections {
     } else {
       gate.append(item)
     }
+    this.hooks.mark.journaled(stanza.hash, gate.appended)
     this.hooks.onJournaled(stanza)
   }
 }

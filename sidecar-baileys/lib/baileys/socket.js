@@ -61,6 +61,7 @@ const EVENT_BYTES = 200
  * @property {(type: string, ids: string[]) => Promise<Record<string, string>>} getKeys
  * @property {(hashes: string[]) => Promise<string[]>} known
  * @property {(method: string, params: object) => void} notify
+ * @property {import('../log/mark.js').Mark} mark
  * @property {import('pino').Logger} logger
  */
 
@@ -122,7 +123,10 @@ export class Connection {
     this.gate = new Gate({
       commit: (batch) => hooks.commit(batch),
       write: (frame) => this.#transport?.write(frame),
-      onDurable: (number) => this.keys.durable(number),
+      onDurable: (number) => {
+        this.keys.durable(number)
+        hooks.mark.durable(number)
+      },
       onFailure: (error) => this.end(error),
       inWork: /** @returns {number} */ () => (this.inbox.closed ? 0 : this.inbox.waiting),
       onDepth: () => this.#throttle.regulate(),
@@ -131,6 +135,7 @@ export class Connection {
       gate: this.gate,
       keys: () => this.keys,
       known,
+      mark: hooks.mark,
       onOpen: () => this.#throttle.regulate(),
       onJournaled: (stanza) => {
         this.stanzasOut += 1
@@ -243,7 +248,7 @@ export class Connection {
     const exceeded = manager.hasExceededMaxRetries.bind(manager)
     manager.hasExceededMaxRetries = (/** @type {string} */ id) => {
       const stanza = this.#sections.handedOver.get(id)
-      return exceeded(id) || (stanza !== undefined && !this.#retries.allows(stanza))
+      return exceeded(id) || (stanza !== undefined && (stanza.hopeless || !this.#retries.allows(stanza)))
     }
   }
 
@@ -327,6 +332,7 @@ export class Connection {
   #arrive(node) {
     const now = Date.now()
     const stanza = new Stanza(node, this.creds, now, this.#clock.offset(now))
+    stanza.treatment = stanza.hash ? this.params.suspects?.[stanza.hash] : undefined
     this.stanzasIn += 1
     this.lastStanzaAt = stanza.arrivedAt
     this.inbox.arrive(stanza)
@@ -442,6 +448,7 @@ export class Connection {
     this.#link.stop()
     this.#throttle.stop()
     this.#transport?.terminate()
+    this.hooks.mark.clear()
     this.ended = true
     // Otherwise they would keep the last messages in plain text for five minutes more.
     const manager = /** @type {any} */ (this.sock?.messageRetryManager)

@@ -1,6 +1,6 @@
 /** One incoming message stanza, from its arrival until each part is decrypted or given up. Sends and stores nothing. */
 import { createHash } from 'node:crypto'
-import { decodeMessageNode, proto, unpadRandomMax16 } from 'baileys'
+import { BufferJSON, decodeMessageNode, proto, unpadRandomMax16 } from 'baileys'
 import { NOTHING_TO_DECRYPT } from './internals.js'
 import { KeySteps } from './key_steps.js'
 import { CHAT_OF_TWO } from './receipt.js'
@@ -20,6 +20,8 @@ const RETRIES_MAX = 1_000
 
 /** @param {Uint8Array} bytes */
 const sha256 = (bytes) => createHash('sha256').update(bytes).digest('hex')
+
+/** @typedef {'alone' | 'unread'} Treatment of a suspect: nothing else in decryption meanwhile, or not decrypted at all */
 
 export class Stanza {
   /** @type {import('baileys').proto.IMessage | null} */
@@ -51,6 +53,10 @@ export class Stanza {
     /** @type {import('../log/gate.js').Section | undefined} */
     this.section = undefined
     this.keySteps = new KeySteps()
+    /** sha256 of the first ciphertext: what names the stanza when it comes again. @type {string | null} */
+    this.hash = null
+    /** What to do with a suspect (docs/architecture.md, "A stanza that kills"). @type {Treatment | undefined} */
+    this.treatment = undefined
     /** @type {import('baileys').WAMessageKey | null} */
     this.key = null
     try {
@@ -71,6 +77,7 @@ export class Stanza {
     }
     // Baileys refuses the whole stanza, undecrypted, if its first part is of this type.
     if (children.find((child) => child.tag === 'enc')?.attrs.type === 'msmsg') this.parts = []
+    this.hash = this.parts[0]?.hash ?? null
     this.#waiting = this.parts.length
     this.expectedBytes += GROWTH * this.parts.reduce((sum, { content }) => sum + content.length, 0)
     if (this.parts.length === 0 && !this.#message && !this.unavailable) this.#failure ||= NOTHING_TO_DECRYPT
@@ -100,6 +107,11 @@ export class Stanza {
     return this.parts?.length === 0 && !this.#message && this.unavailable !== 'view_once'
       && !children.some(({ tag }) => tag === 'enc')
   }
+
+  get alone() { return this.treatment === 'alone' }
+
+  /** Its sender need not be asked for another copy: this is one already, and killed like the first. */
+  get hopeless() { return this.treatment === 'unread' && this.#retryCount() > 0 }
 
   /** Hashes of the ciphertexts that were decrypted so far. */
   get hashes() { return this.#hashes }
@@ -218,11 +230,13 @@ export class Stanza {
       hashes: this.#hashes,
       retry_count: this.#retryCount(),
       unavailable: this.unavailable,
+      undecrypted: this.treatment === 'unread' && this.stored ? JSON.stringify(this.node, BufferJSON.replacer) : null,
     }
+    this.#bytes += stanza.undecrypted?.length ?? 0
     const item = { stanza, events: this.#events, bytes: FRAME_BYTES + GROWTH * this.#bytes }
     if (this.#bytes > MEASURED_FROM) item.bytes = jsonBytes(item)
     if (item.bytes <= JSON_BYTES_MAX) return item
-    return { stanza: { ...stanza, content: null, failure: 'content too large for the wire' }, events: [], bytes: FRAME_BYTES }
+    return { stanza: { ...stanza, content: null, undecrypted: null, failure: 'content too large for the wire' }, events: [], bytes: FRAME_BYTES }
   }
 
   #retryCount() {

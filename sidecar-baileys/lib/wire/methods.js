@@ -28,8 +28,9 @@ async function refusable(query) {
 /**
  * @param {import('./peer.js').Peer} peer
  * @param {import('pino').Logger} logger
+ * @param {import('../log/mark.js').Mark} mark
  */
-export function registerMethods(peer, logger) {
+export function registerMethods(peer, logger, mark) {
   /** @type {Connection | null} */
   let connection = null
   const lag = monitorEventLoopDelay({ resolution: 20 })
@@ -80,6 +81,7 @@ export function registerMethods(peer, logger) {
         getKeys: async (type, ids) => (await ask('state.get', { type, ids })).values,
         known: async (hashes) => (await ask('stanzas.known', { hashes })).known,
         notify: (method, notice) => peer.notify(method, notice),
+        mark,
         logger,
       })
     } catch (error) {

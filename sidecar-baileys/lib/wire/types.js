@@ -55,6 +55,7 @@ const isStanza = shape({
   hashes: listOf(isHash),
   retry_count: isCount,
   unavailable: orNull(isString),
+  undecrypted: optional(orNull(isString)),
 })
 
 /** @type {Record<string, Check>} */
@@ -83,6 +84,8 @@ export const PARAMS = {
     max_log_bytes: (value) => isInt(value) && value > 0,
     qr_timeout_ms: orNull(isCount),
     keep_alive_ms: orNull(isCount),
+    suspects: optional((value) =>
+      mapOf(oneOf('alone', 'unread'))(value) && Object.keys(value).every(isHash)),
   }),
   close: exactly({ logout: isBool, drain_ms: isCount }),
   pairing_code: exactly({ phone: (value) => isString(value) && /^\d{6,15}$/.test(value) }),

@@ -64,10 +64,13 @@ export class Sidecar {
   /** @type {(params: any) => Promise<void> | void} */
   beforeGet = () => {}
 
-  /** @param {Database} database @param {Record<string, string>} [env] */
-  constructor(database, env = {}) {
+  /** @param {Database} database @param {Record<string, string>} [env] @param {number} [mark] descriptor of a file for the mark */
+  constructor(database, env = {}, mark) {
     this.database = database
-    this.child = spawn(process.execPath, [SIDECAR], { stdio: ['pipe', 'pipe', 'pipe'], env: { PATH: process.env.PATH, LOG_LEVEL: 'debug', ...env } })
+    this.child = /** @type {import('node:child_process').ChildProcessWithoutNullStreams} */ (spawn(process.execPath, [SIDECAR], {
+      stdio: ['pipe', 'pipe', 'pipe', mark ?? 'ignore'],
+      env: { PATH: process.env.PATH, LOG_LEVEL: 'debug', ...(mark === undefined ? {} : { WA_MARK_FD: '3' }), ...env },
+    }))
     this.exited = new Promise((resolve) => this.child.once('exit', (code, signal) => { this.#changed(); resolve({ code, signal }) }))
     createInterface({ input: this.child.stdout }).on('line', (line) => void this.#read(JSON.parse(line)))
     createInterface({ input: this.child.stderr }).on('line', (line) => this.log.push(line))

@@ -1,11 +1,12 @@
 /**
  * Loaded into the sidecar from outside (`node --import`) by chaos runs and the benchmark; the product knows nothing of it.
  *
- * Code is appended to the sidecar's own modules while they load, so that it can reach what is in them. Two uses: crash
- * points (die by SIGKILL when the file `$CHAOS_FOLDER/crash/<point>` exists, which the one crash removes), and sabotage
- * (`$CHAOS_SABOTAGE`, break exactly one thing, to see that the check for it fails).
+ * Code is appended to the sidecar's own modules while they load, so that it can reach what is in them. Three uses: crash
+ * points (die by SIGKILL when the file `$CHAOS_FOLDER/crash/<point>` exists, which the one crash removes), a stanza that
+ * ends the sidecar at each of its deliveries (`$CHAOS_FOLDER/killer.json`), and sabotage (`$CHAOS_SABOTAGE`, break
+ * exactly one thing, to see that the check for it fails).
  */
-import { accessSync, unlinkSync } from 'node:fs'
+import { accessSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { registerHooks } from 'node:module'
 
 const { CHAOS_FOLDER = '', CHAOS_SABOTAGE = '' } = process.env
@@ -20,6 +21,45 @@ globalThis.chaos = {
     }
     process.kill(process.pid, 'SIGKILL')
   },
+
+  /** Ids of messages by the hash of their first ciphertext. @type {Map<string, string>} */
+  ids: new Map(),
+
+  /**
+   * The stanza of the message `id` in killer.json ends the sidecar in each way of `ways` in turn, and then in the last
+   * one for ever. Copies of the message are other stanzas, and do not.
+   * @param {string} hash
+   */
+  decrypting(hash) {
+    const file = `${CHAOS_FOLDER}/killer.json`
+    let killer
+    try {
+      killer = JSON.parse(readFileSync(file, 'utf8'))
+    } catch {
+      return // there is none
+    }
+    if (chaos.ids.get(hash) !== killer.id || (killer.hash ?? hash) !== hash) return
+    const way = killer.ways[Math.min(killer.deaths ?? 0, killer.ways.length - 1)]
+    writeFileSync(file, JSON.stringify({ ...killer, hash, deaths: (killer.deaths ?? 0) + 1 }))
+    if (way === 'exit') process.exit(1)
+    if (way === 'hang') for (;;);
+    process.kill(process.pid, way)
+  },
+}
+
+/** Module below `lib/log/` → what is appended to it. */
+const KILLER = {
+  'inbox.js': `
+Inbox = class extends Inbox {
+  constructor(hooks) {
+    super({ ...hooks, deliver: (stanza) => { chaos.ids.set(stanza.hash, stanza.node.attrs.id); hooks.deliver(stanza) } })
+  }
+}
+`,
+  'mark.js': `
+const set = Mark.prototype.set
+Mark.prototype.set = function (hash) { set.call(this, hash); chaos.decrypting(hash) }
+`,
 }
 
 const CRASH_POINTS = `
@@ -60,6 +100,9 @@ KeyStore.prototype.get = async function (type, ids) {
   const read = await this.hooks.read(type, ids)
   return Object.fromEntries(Object.entries(read).map(([id, text]) => [id, this.hooks.codec.revive(type, text)]))
 }` },
+  // Nothing tells which stanza a sidecar was decrypting.
+  mark: { 'mark.js': `
+Mark.prototype.set = (hash) => chaos.decrypting(hash)` },
   // Nothing that a stanza brings is ever let go.
   memory: { 'inbox.js': `
 const kept = []
@@ -68,7 +111,7 @@ Inbox.prototype.arrive = function (stanza) { kept.push(Buffer.alloc(4_000_000, 1
 }
 
 // A file that has moved would leave the product whole, and every check with nothing to find.
-for (const file of ['gate.js', ...Object.keys(SABOTAGE[CHAOS_SABOTAGE] ?? {})]) {
+for (const file of ['gate.js', ...Object.keys(KILLER), ...Object.keys(SABOTAGE[CHAOS_SABOTAGE] ?? {})]) {
   accessSync(new URL(`../../../sidecar-baileys/lib/log/${file}`, import.meta.url))
 }
 
@@ -77,7 +120,8 @@ registerHooks({
     const loaded = next(url, context)
     const [, file] = /\/sidecar-baileys\/lib\/log\/(\w+\.js)$/.exec(url) ?? []
     if (!file) return loaded
-    const more = (file === 'gate.js' && CHAOS_FOLDER ? CRASH_POINTS : '') + (SABOTAGE[CHAOS_SABOTAGE]?.[file] ?? '')
+    const points = CHAOS_FOLDER ? { 'gate.js': CRASH_POINTS, ...KILLER }[file] : undefined
+    const more = (points ?? '') + (SABOTAGE[CHAOS_SABOTAGE]?.[file] ?? '')
     return more ? { ...loaded, source: `${loaded.source}\n${more}` } : loaded
   },
 })

@@ -6,8 +6,9 @@ and the hashes that recognise a redelivery (docs/architecture.md, "Monitored onl
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
@@ -34,7 +35,7 @@ from worker.ingest.rules.normalise import (
     normalise_resend,
     normalise_system,
 )
-from worker.store.rows import Audit, GroupChange
+from worker.store.rows import Audit, GroupChange, Refused
 from worker.text import clean_name
 
 NUMBER_CHANGED = ("modify", "change_number")  # notices of a group (docs/whatsapp.md, "Shapes")
@@ -44,7 +45,8 @@ class Ingested(TypedDict):
     """What one commit stores besides keys and credentials: arguments of `worker.store.rows.Batch`, by name.
 
     `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason. `identities` are
-    pairs of LID and number; the LID is `MOVED` for a number that its owner gave up.
+    pairs of LID and number; the LID is `MOVED` for a number that its owner gave up. `refused`: stanzas that were not
+    decrypted, beside their stubs.
     """
 
     messages: list[dict[str, Any]]
@@ -54,6 +56,7 @@ class Ingested(TypedDict):
     groups: list[GroupChange]
     audits: list[Audit]
     discards: dict[str, int]
+    refused: list[Refused]
 
 
 def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
@@ -83,7 +86,29 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
         groups=_groups(commit.events),
         audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
         discards=dict(Counter(result.reason for result in results if isinstance(result, Discard))),
+        refused=_undecrypted(commit.stanzas, results, rows),
     )
+
+
+def _undecrypted(
+    stanzas: Sequence[Stanza], results: Sequence[MessageRow | Discard | Change], rows: Iterable[MessageRow]
+) -> list[Refused]:
+    """The whole of each stanza that was not decrypted, if its stub is stored."""
+    stubs = {row.identity for row in rows if row.pending}
+    return [
+        Refused(
+            code="suspect",
+            reason="its decryption ended the sidecar more than once",
+            state="undecrypted",
+            chat_id=result.chat_id,
+            sender=result.sender,
+            wa_msg_id=result.wa_msg_id,
+            body=base64.b64encode(stanza.undecrypted.encode("utf-8", "surrogatepass")).decode(),
+            encoding="base64",
+        )
+        for stanza, result in zip(stanzas, results, strict=False)  # the stanzas' results come first
+        if stanza.undecrypted is not None and isinstance(result, MessageRow) and result.identity in stubs
+    ]
 
 
 def _result(
