@@ -23,6 +23,7 @@ from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
 from worker.bridge.process import Sidecar, check_node, kill_at_once, make_environment, run_sidecar
+from worker.bridge.protocol import Pong
 from worker.errors import (
     BridgeError,
     ExitCode,
@@ -40,7 +41,7 @@ from worker.log import hide
 from worker.outbound import proxy_for, without_password
 from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
-from worker.session.events import StallFound
+from worker.session.events import DeafFound, StallFound
 from worker.session.report import View
 from worker.session.suspects import Cause, cause_of
 from worker.session.watchdog import PING_EVERY_SECONDS, judge, settled
@@ -339,11 +340,23 @@ class Supervisor:
             pong = await peer.ping()
             self.health.figures = pong.model_dump()
             logger.bind(**self.health.figures).trace("the sidecar's figures")
+            self._listen_to(leased, pong)
             reason = judge(pong, database_away=leased.watch.away, settled_before=before)
             before = settled(pong)
             if reason and leased.connection.policy.opened_at is not None:
                 await self._suspect(leased, sidecar, "death")
                 leased.events.put(StallFound(reason=reason))
+
+    def _listen_to(self, leased: LeasedSession, pong: Pong) -> None:
+        """Judge whether the open connection is deaf, and tell when something came last."""
+        open_seconds, now = leased.connection.policy.open_seconds, time.time()
+        if open_seconds is None:
+            return
+        deaf = leased.hearing.observe(pong, now=now, opened_at=now - open_seconds)
+        if deaf:
+            leased.events.put(DeafFound(reason=deaf))
+        if heard := leased.hearing.news(now):
+            leased.report.keep(heard=heard)
 
     async def _pause(self, leased: LeasedSession, why: str, lived: float) -> None:
         delay = self._crashes.note(lived, random.uniform(0, JITTER_MAX_SECONDS))  # noqa: S311 - no secret

@@ -33,6 +33,7 @@ from worker.session.discovery import Discovery
 from worker.session.drops import Drops
 from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import FlagWatch, Monitored
+from worker.session.hearing import Hearing
 from worker.session.housekeeping import Housekeeping
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report, View
@@ -91,6 +92,7 @@ class LeasedSession:
     drops: Drops
     arrivals: Arrivals
     figures: FiguresPoller
+    hearing: Hearing
     connection: Connection
     events: EventQueue
     phone: Phone
@@ -125,7 +127,7 @@ async def open_leased_session(
     session = SessionStore(store, settings.worker_session, fence)
     row = (await until_answered(session.status, what="the session's row")).get("session") or {}
     version = parse_kept(row.get("detail") or {})
-    report = _make_report(session, version, health, on_view)
+    report = _make_report(session, {**_kept(version), **_heard(row)}, health, on_view)
     watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
     cipher = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
     state = AuthState(session, cipher, watch)
@@ -169,6 +171,7 @@ async def open_leased_session(
                 drops=drops,
                 arrivals=arrivals,
                 figures=figures,
+                hearing=health.hearing,
                 housekeeping=Housekeeping(
                     session,
                     report,
@@ -200,17 +203,25 @@ async def open_leased_session(
 
 
 def _make_report(
-    session: SessionStore, version: Claim | None, health: Health, on_view: Callable[[View], None]
+    session: SessionStore, keep: dict[str, Any], health: Health, on_view: Callable[[View], None]
 ) -> Report:
     def show(view: View) -> None:
         health.view = view
         on_view(view)
 
-    return Report(session, keep=_kept(version) if version else {}, on_view=show, on_audit=health.metrics.audited)
+    return Report(session, keep=keep, on_view=show, on_audit=health.metrics.audited)
 
 
-def _kept(good: Claim) -> dict[str, Any]:
+def _heard(row: dict[str, Any]) -> dict[str, Any]:
+    """When an earlier process last heard from WhatsApp; stays in the row until this one does."""
+    heard = (row.get("detail") or {}).get("heard")
+    return {"heard": heard} if isinstance(heard, dict) else {}
+
+
+def _kept(good: Claim | None) -> dict[str, Any]:
     """What of a version that worked is stored in the session's row."""
+    if good is None:
+        return {}
     return {"version": list(good.version or ()), "version_at": good.facts()["at"]}
 
 

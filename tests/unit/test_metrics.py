@@ -105,6 +105,8 @@ async def test_what_is_not_known_is_left_out_and_what_is_known_is_shown() -> Non
     health.view = View(status="connected", state="connected", say="")
     health.lease_ok, health.sidecar_pid = True, 7
     health.figures = {"held_frames": 2, "log_bytes": 10, "loop_lag_ms": 40, "last_stanza_at_ms": 1_790_000_000_000}
+    health.figures["last_group_stanza_at_ms"] = 1_789_000_000_000
+    health.hearing.groups.suspected = True
     health.metrics.database = figures()
     health.metrics.media = MediaCounts(stored=5, reused=2, forwarded=1, bytes=99)
     found = await scrape(health)
@@ -112,6 +114,8 @@ async def test_what_is_not_known_is_left_out_and_what_is_known_is_shown() -> Non
         ("wa_connected",): 1, ("wa_lease_held",): 1, ("wa_held_frames",): 2, ("wa_log_bytes",): 10,
         ("wa_event_loop_lag_seconds", "sidecar"): 0.04, ("wa_event_loop_lag_seconds", "worker"): 0,
         ("wa_last_stanza_timestamp_seconds",): 1_790_000_000, ("wa_media_jobs", "waiting"): 3,
+        ("wa_last_group_stanza_timestamp_seconds",): 1_789_000_000, ("wa_suspected_deaf", "anything"): 0,
+        ("wa_suspected_deaf", "groups"): 1,
         ("wa_media_oldest_job_seconds",): 12.5, ("wa_media_abandoned", "expired"): 4,
         ("wa_media_abandoned", "other"): 1, ("wa_media_files_total", "downloaded"): 3,
         ("wa_media_files_total", "deduplicated"): 2, ("wa_media_files_total", "forwarded"): 1,

@@ -145,6 +145,7 @@ class Pong(Wire):
     stanzas_out: int
     oldest_stanza_ms: float | None
     last_stanza_at_ms: float | None
+    last_group_stanza_at_ms: float | None
     swallowed: int
 
 

@@ -128,10 +128,18 @@ def describe(overview: SessionOverview) -> list[tuple[str, Text]]:
         last = ago(row["last_message_at"], now)
         about = "" if row.get("messages_exact", True) else "about "
         lines.append(("Messages", Text(f"{about}{number_of(row['messages'], 'message')} stored, the last {last}")))
+    if heard := (overview.account.get("detail") or {}).get("heard"):
+        lines.append(("Heard", Text(heard_from(heard, now))))
     if claims := (overview.account.get("detail") or {}).get("claims"):
         lines.append(("Client", Text(f"WhatsApp Web {claimed(claims, now)}")))
     lines += [("Files", _files(overview.figures, row)), *_troubles(overview)]
     return lines
+
+
+def heard_from(heard: Mapping[str, Any], now: datetime) -> str:
+    """When something last came from WhatsApp, and from a group; to the minute."""
+    anything, group = (ago(heard.get(name), now) for name in ("any", "group"))
+    return plain(f"from WhatsApp {anything}, from a group {group}")
 
 
 def claimed(claims: Mapping[str, Any], now: datetime) -> str:

@@ -29,7 +29,14 @@ class StallFound:
     reason: str
 
 
-SessionEvent = Notification | Request | DatabaseGone | StallFound
+@dataclass(frozen=True, kw_only=True)
+class DeafFound:
+    """The connection has been silent for longer than is usual for this account."""
+
+    reason: str
+
+
+SessionEvent = Notification | Request | DatabaseGone | StallFound | DeafFound
 
 
 class EventQueue:

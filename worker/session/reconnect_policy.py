@@ -22,6 +22,8 @@ from worker.session.version import VersionPolicy
 from worker.session.watchdog import HELD_SECONDS, SETTLED_SECONDS, STALLS_BEFORE_EXIT, STALLS_BEFORE_RESTART
 from worker.settings import Settings
 
+BACKLOGS_BEFORE_STAYING = 3  # new connections in a row because a backlog did not come
+
 
 @dataclass(frozen=True, kw_only=True)
 class Connect:
@@ -62,6 +64,7 @@ class RetryState:
         immediate: restarts that WhatsApp asked for, since a connection last held.
         relogins: accounts forgotten, since a connection last opened.
         stalls: stalls, since a connection last settled.
+        backlogs: backlogs that were announced and did not come, since one came or a connection settled.
         linked: a phone lists this device, as far as we know.
     """
 
@@ -70,6 +73,7 @@ class RetryState:
     immediate: int = 0
     relogins: int = 0
     stalls: int = 0
+    backlogs: int = 0
     linked: bool = False
 
 
@@ -111,7 +115,7 @@ class ReconnectPolicy:
             self.retry.attempts.clear()
             self.retry.immediate = 0
         if held >= SETTLED_SECONDS:
-            self.retry.stalls = 0
+            self.retry.stalls = self.retry.backlogs = 0
         self.opened_at = None
 
     def claims(self) -> dict[str, str | None]:
@@ -121,6 +125,11 @@ class ReconnectPolicy:
     def doubt(self) -> str | None:
         """What to say before a code is shown, if the version may be too old to link a phone."""
         return self._version.doubt()
+
+    @property
+    def open_seconds(self) -> float | None:
+        """How long the present connection has been open; None if none is."""
+        return None if self.opened_at is None else self.clock() - self.opened_at
 
     @property
     def linked(self) -> bool:
@@ -214,6 +223,29 @@ class ReconnectPolicy:
             self.retry.plan = plan
             raise SidecarGone(f"stalled again: {reason}")
         return plan
+
+    def note_backlog_complete(self) -> None:
+        """WhatsApp says that it has sent everything that waited."""
+        self.retry.backlogs = 0
+
+    def backlog_stalled(self, announced: int, arrived: int) -> Plan | None:
+        """The plan when a backlog was announced and does not come; None: stay, new connections did not help.
+
+        A server that announces too many, or never tells the end, must not be connected to for ever.
+        """
+        self.retry.backlogs += 1
+        reason = f"WhatsApp announced {announced} waiting stanzas, sent {arrived}, and then none of them for a minute"
+        self._report.error("BACKLOG_STALLED", reason, announced=announced, arrived=arrived, times=self.retry.backlogs)
+        if self.retry.backlogs > BACKLOGS_BEFORE_STAYING:
+            return None
+        self._report.audit("disconnect", code=None, reason=reason)
+        return Connect(delay=self._back_off("What waits at WhatsApp does not come; trying again.", "network"))
+
+    def deaf(self, reason: str) -> Plan:
+        """The plan when an open connection is silent for unusually long: one new connection."""
+        self._report.error("DEAF", reason)
+        self._report.audit("disconnect", code=None, reason=reason)
+        return Connect(delay=self._back_off("The connection may be deaf; connecting anew once.", "network"))
 
     def _back_off(self, say: str, counter: str) -> float:
         """Seconds until the next attempt of this kind, shown and counted."""

@@ -23,7 +23,7 @@ from worker.bridge.protocol import (
 )
 from worker.session.ceremony import Ceremony, PasskeyRules
 from worker.session.closes import Halt
-from worker.session.events import DatabaseGone, EventQueue, SessionEvent, StallFound
+from worker.session.events import DatabaseGone, DeafFound, EventQueue, SessionEvent, StallFound
 from worker.session.flags import Ask, Request
 from worker.session.reconnect_policy import Connect, Plan, ReconnectPolicy
 from worker.session.report import Report, View
@@ -97,10 +97,19 @@ class Socket:
             case ConnectionState():
                 self._note_connecting(event)
             case Offline(count=count):
+                self._policy.note_backlog_complete()
                 if count:
                     logger.info("{} messages arrived that were sent while the worker was off-line", count)
             case Stalled(reason="unhandled"):
                 logger.warning("unhandled error inside Baileys: {}", str(event.detail.get("error"))[:80])
+            case Stalled(reason="backlog", detail=detail):
+                plan = self._policy.backlog_stalled(int(detail.get("announced", 0)), int(detail.get("arrived", 0)))
+                if plan:
+                    await self._end_in_order()
+                return plan
+            case DeafFound(reason=reason):
+                await self._end_in_order()
+                return self._policy.deaf(reason)
             case Stalled(reason=reason) | StallFound(reason=reason):
                 await self._end()
                 return self._policy.stalled(reason)
@@ -184,9 +193,13 @@ class Socket:
 
     async def _give_up(self, halt: Halt) -> Plan:
         """The passkey's exchange has failed: end the socket. An ack may still wait for a commit."""
-        await self._peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
+        await self._end_in_order()
         self._report.audit("disconnect", code=None, reason="the passkey's exchange has ended without a link")
         return self._policy.after(halt)
+
+    async def _end_in_order(self) -> None:
+        """End the socket when its log is durable."""
+        await self._peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
 
     async def _end(self) -> None:
         """End the socket; what it says on its way out is discarded before the next one."""

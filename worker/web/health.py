@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from worker.session.hearing import Hearing
 from worker.session.report import View
 from worker.web.metrics import Metrics
 
@@ -26,6 +27,7 @@ class Health:
     view: View | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
+    hearing: Hearing = field(default_factory=Hearing)
     refresh: Callable[[], Awaitable[None]] | None = None  # the database's figures, before they are shown
 
     def describe(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Health:
         return {
             "ok": not reasons,
             "reasons": reasons,
+            "warnings": self.hearing.warnings,
             "supabase": self.supabase,
             "session": state,
             "sidecar": {"pid": self.sidecar_pid, "restarts": self.sidecar_restarts},

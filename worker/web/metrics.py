@@ -65,7 +65,7 @@ class Metrics:
         self.answered: tuple[int, int] | None = None  # (epoch, seq) of the last batch confirmed to the sidecar
         self.unbacked: int = 0
         self._last_code = "none"
-        self._last_stanza_at: float | None = None
+        self._last_at: dict[str, float] = {}
         self._lags: deque[float] = deque(maxlen=LAG_REMEMBERED)
 
     def _counter(self, name: str, documentation: str, label: str, values: Iterable[str]) -> Counter:
@@ -111,12 +111,12 @@ class Metrics:
             await anyio.sleep(LAG_EVERY_SECONDS)
             self._lags.append(max(0.0, time.monotonic() - due))
 
-    def last_stanza_at(self, figures: Mapping[str, Any]) -> float | None:
-        """Unix seconds of the last message stanza; kept across connections."""
-        at_ms = figures.get("last_stanza_at_ms")
+    def last_at(self, name: str, figures: Mapping[str, Any]) -> float | None:
+        """Unix seconds of the figure `name`, in milliseconds there; kept across connections."""
+        at_ms = figures.get(name)
         if at_ms:
-            self._last_stanza_at = max(self._last_stanza_at or 0.0, float(at_ms) / 1000)
-        return self._last_stanza_at
+            self._last_at[name] = max(self._last_at.get(name, 0.0), float(at_ms) / 1000)
+        return self._last_at.get(name)
 
 
 def known(value: str, values: Iterable[str]) -> str:

@@ -89,6 +89,11 @@ def _lag(health: Health) -> Value:
     return lags if sidecar is None else {**lags, "sidecar": float(sidecar)}  # type: ignore[arg-type]
 
 
+def _suspected(health: Health) -> Value:
+    hearing = health.hearing
+    return {"anything": float(hearing.anything.suspected), "groups": float(hearing.groups.suspected)}
+
+
 def _figures_age(health: Health) -> Value:
     at = health.metrics.database_at
     return None if at is None else time.monotonic() - at
@@ -120,8 +125,21 @@ READINGS: tuple[Reading, ...] = (
     Reading(
         "gauge",
         "wa_last_stanza_timestamp_seconds",
-        "When the last message stanza came in, any chat; time() minus this is how long it is quiet",
-        lambda h: h.metrics.last_stanza_at(h.figures),
+        "When WhatsApp last sent anything but an answer; time() minus this is how long it is quiet",
+        lambda h: h.metrics.last_at("last_stanza_at_ms", h.figures),
+    ),
+    Reading(
+        "gauge",
+        "wa_last_group_stanza_timestamp_seconds",
+        "When something of a group last came in, monitored or not",
+        lambda h: h.metrics.last_at("last_group_stanza_at_ms", h.figures),
+    ),
+    Reading(
+        "gauge",
+        "wa_suspected_deaf",
+        "1 while a silence is longer than usual, although the connection was made anew for it",
+        _suspected,
+        label="of",
     ),
     Reading(
         "counter",

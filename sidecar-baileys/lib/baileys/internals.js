@@ -27,6 +27,7 @@ export const STANZA = Object.freeze({
   notification: 'CB:notification',
   success: 'CB:success',
   pairDevice: 'CB:iq,type:set,pair-device',
+  offlinePreview: 'CB:ib,,offline_preview',
   offlineDone: 'CB:ib,,offline',
 })
 
@@ -40,6 +41,11 @@ export const ANY_STANZA = 'frame'
 export const TAGS_OF_BAILEYS = new Set([
   'message', 'receipt', 'notification', 'call', 'ack', 'iq', 'ib', 'presence', 'chatstate', 'success', 'failure',
   'stream:error', 'stream:features', 'xmlstreamend',
+])
+
+/** Tags of answers, and of what belongs to the stream itself: that they come says only that pings pass. */
+export const TAGS_OF_ANSWERS = new Set([
+  'ack', 'iq', 'ib', 'success', 'failure', 'stream:error', 'stream:features', 'xmlstreamend',
 ])
 
 /** What Baileys logs, with the stanza's XML as `node`, when it gives a message up. */

@@ -13,11 +13,14 @@ import {
 import { Gate } from '../log/gate.js'
 import { Inbox } from '../log/inbox.js'
 import { KeyStore } from '../log/keys.js'
+import { Preview } from '../log/preview.js'
 import { Throttle } from '../log/throttle.js'
 import { checkChains } from './certificates.js'
 import { toWireClose } from './close.js'
 import { toWireEvents } from './events.js'
-import { ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_BAILEYS } from './internals.js'
+import {
+  ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_ANSWERS, TAGS_OF_BAILEYS,
+} from './internals.js'
 import { toNotice } from './notice.js'
 import { rememberUnknown } from './lid_lookup.js'
 import { socketOptions } from './options.js'
@@ -51,6 +54,8 @@ const OF_A_GROUP = 'w:gp2'
 const STATUS = 'status'
 /** The nack of WhatsApp's own client for a stanza that it does not know. */
 const UNRECOGNISED_STANZA = 488
+/** The reason of a `stalled`: a backlog was announced and does not come. */
+const BACKLOG_STALLED = 'backlog'
 /** What an event takes in the log, roughly. */
 const EVENT_BYTES = 200
 
@@ -70,6 +75,8 @@ export class Connection {
   #transport = null
   /** @type {Throttle} */
   #throttle
+  /** @type {Preview} */
+  #preview
   /** @type {Pairing} */
   #link
   /** @type {Sections} */
@@ -87,8 +94,10 @@ export class Connection {
 
   stanzasIn = 0
   stanzasOut = 0
-  /** When the last stanza arrived, milliseconds; 0 before the first. */
+  /** When WhatsApp last sent anything but an answer, milliseconds; 0 before the first. */
   lastStanzaAt = 0
+  /** The same of what came from a group. */
+  lastGroupStanzaAt = 0
   /** The socket has closed. */
   ended = false
 
@@ -166,8 +175,14 @@ export class Connection {
       deliver: (stanza) => this.#deliver(stanza),
       swallow: (stanza) => this.#swallow(stanza),
       askForMore: () => this.#askForMore(),
-      busy: () => this.gate.items > 0,
+      busy: () => this.#busy,
       holdMs: params.offline_hold_ms,
+    })
+    this.#preview = new Preview({
+      busy: () => this.#busy,
+      stalled: (announced, arrived) =>
+        hooks.notify('stalled', { reason: BACKLOG_STALLED, detail: { announced, arrived } }),
+      patienceMs: params.offline_hold_ms,
     })
     this.sock = this.#makeSocket()
   }
@@ -202,6 +217,7 @@ export class Connection {
   /** Read nothing more: WhatsApp keeps what is on its way. */
   stopReceiving() {
     this.inbox.close()
+    this.#preview.close()
     this.#transport?.pause()
   }
 
@@ -272,6 +288,7 @@ export class Connection {
       const [node] = args
       switch (event) {
         case ANY_STANZA:
+          this.#hear(node)
           this.#answerUnknown(node)
           break
         case STANZA.message:
@@ -302,6 +319,9 @@ export class Connection {
           this.#acknowledge({ tag: 'iq', attrs: { to: S_WHATSAPP_NET, type: 'result', id: node.attrs.id } })
           this.#link.offer(node)
           return true
+        case STANZA.offlinePreview:
+          this.#preview.announced(Number(childOf(node, 'offline_preview')?.attrs.count) || 0)
+          break
         case STANZA.offlineDone:
           this.#backlogComplete(node)
           break
@@ -315,9 +335,8 @@ export class Connection {
 
   /** @param {any} node */
   #backlogComplete(node) {
-    const children = Array.isArray(node.content) ? node.content : []
-    const offline = children.find((/** @type {any} */ child) => child.tag === 'offline')
-    this.hooks.notify('offline', { count: Number(offline?.attrs.count) || 0 })
+    this.#preview.close()
+    this.hooks.notify('offline', { count: Number(childOf(node, 'offline')?.attrs.count) || 0 })
     this.inbox.backlogComplete()
   }
 
@@ -334,7 +353,6 @@ export class Connection {
     const stanza = new Stanza(node, this.creds, now, this.#clock.offset(now))
     stanza.treatment = stanza.hash ? this.params.suspects?.[stanza.hash] : undefined
     this.stanzasIn += 1
-    this.lastStanzaAt = stanza.arrivedAt
     this.inbox.arrive(stanza)
     this.#throttle.regulate()
   }
@@ -425,6 +443,19 @@ export class Connection {
     this.#link.renew()
   }
 
+  /** Our own pause, or the database: what arrived is not durable yet, and WhatsApp's silence says nothing. */
+  get #busy() {
+    return this.gate.items > 0 || this.#throttle.paused
+  }
+
+  /** @param {import('baileys').BinaryNode | Uint8Array} node bytes before the handshake has ended */
+  #hear(node) {
+    if (node instanceof Uint8Array || TAGS_OF_ANSWERS.has(node.tag)) return
+    this.lastStanzaAt = Date.now()
+    if (node.attrs.from?.endsWith('@g.us')) this.lastGroupStanzaAt = this.lastStanzaAt
+    if (node.attrs.offline !== undefined) this.#preview.arrived()
+  }
+
   /**
    * Answer what Baileys does not know: an unanswered stanza comes again at each login and ends the stream every 50
    * minutes (`docs/whatsapp.md`, "The real server in 2026").
@@ -445,6 +476,7 @@ export class Connection {
   /** @param {any} error */
   #onClose(error) {
     this.inbox.close()
+    this.#preview.close()
     this.#link.stop()
     this.#throttle.stop()
     this.#transport?.terminate()
@@ -467,4 +499,9 @@ export class Connection {
     if (this.#opened) return 'open'
     return this.#link.count > 0 || this.#pairing ? 'pairing' : 'connecting'
   }
+}
+
+/** @param {any} node @param {string} tag */
+function childOf(node, tag) {
+  return (Array.isArray(node.content) ? node.content : []).find((/** @type {any} */ child) => child.tag === tag)
 }

@@ -35,6 +35,9 @@ export class Throttle {
     this.hooks = hooks
   }
 
+  /** The socket is not read at the moment. */
+  get paused() { return this.#paused }
+
   /** The load has changed: pause, resume, or watch for a standstill. */
   regulate() {
     const { bytes, waitingBytes, waiting } = this.hooks.load()

@@ -156,6 +156,7 @@ export function registerMethods(peer, logger, mark) {
       stanzas_out: connection?.stanzasOut ?? 0,
       oldest_stanza_ms: connection?.inbox.oldestArrival ? Date.now() - connection.inbox.oldestArrival : null,
       last_stanza_at_ms: connection?.lastStanzaAt || null,
+      last_group_stanza_at_ms: connection?.lastGroupStanzaAt || null,
       swallowed: connection?.inbox.swallowed ?? 0,
     }
   })

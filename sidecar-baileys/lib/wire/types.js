@@ -141,6 +141,7 @@ export const RESULTS = {
     ...Object.fromEntries(FIGURES.map((figure) => [figure, isNumber])),
     oldest_stanza_ms: orNull(isNumber),
     last_stanza_at_ms: orNull(isNumber),
+    last_group_stanza_at_ms: orNull(isNumber),
   }),
   'state.load': shape({ creds: orNull(isString) }),
   'state.get': shape({ values: mapOf(isString) }),
