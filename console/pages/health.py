@@ -36,7 +36,7 @@ async def page(request: Request) -> Response:
         "refused",
         lambda c: (
             c.table("wa_refused_stanzas")
-            .select("id,at,chat_id,sender,wa_msg_id,code,reason")
+            .select("id,at,item,state,code,reason")
             .eq("session_id", place.session)
             .order("id", desc=True)
             .limit(REFUSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ ATTEMPTS = 5
 def paths(method: str) -> list[str]:
     """Every route of this method that needs a login, with 1 for each number."""
     found = [route for route in ROUTES if isinstance(route, Route) and method in (route.methods or ())]
-    filled = [route.path.replace("{group:int}", "1").replace("{message:int}", "1") for route in found]
+    filled = [re.sub(r"\{\w+:int\}", "1", route.path) for route in found]
     return [path for path in filled if path not in OPEN_PATHS]
 
 
@@ -187,6 +188,8 @@ async def test_every_action_is_in_the_audit_log_with_who_did_it(embedded: Endpoi
         await site.act(f"{site.base}/groups/fetch")
         await site.act(f"{site.base}/groups/{group.id}/switch", monitor="false")
         await site.act(f"{site.base}/health/retry")
+        await site.act(f"{site.base}/health/refused/1")
+        await site.get(f"{site.base}/health/refused")
         await site.get(f"{site.base}/groups/{group.id}/export")
     done = await audited(store, session)
     assert [entry["action"] for entry in done] == [
@@ -199,6 +202,8 @@ async def test_every_action_is_in_the_audit_log_with_who_did_it(embedded: Endpoi
             "fetch_groups",
             "switch",
             "media_retry",
+            "refused_retry",
+            "refused_export",
             "export",
         )
     ]

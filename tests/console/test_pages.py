@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -10,7 +11,8 @@ import pytest
 
 from tests.console.rows import connected, ids, recent, show, store_file, with_file
 from tests.console.site import served
-from tests.integration.database import GROUP, table, writer
+from tests.integration.database import GROUP, rows, table, writer
+from worker.ingest.parts import Item
 from worker.store import Audit, GroupChange, Store
 from worker.store.embedded import Endpoint
 
@@ -279,6 +281,27 @@ async def test_health_says_what_was_lost_and_what_to_do(embedded: Endpoint, stor
         assert "The file could not be fetched" not in page
         assert "1 due" in page
         assert "MEDIA_FAILED" not in await site.read(f"{site.base}/health?event=console")
+
+
+async def test_a_listed_message_is_exported_and_taken_back(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    listed = Item("message", recent("listed", text="kept although refused")).as_base64("22P05", "no", "waiting")
+    gone = Item("message", {"chat_id": GROUP, "sender": "ana@lid", "wa_msg_id": "broken", "ts": "never"})
+    await held.commit(refused=[listed, gone.as_base64("22007", "no time")])
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/health")
+        assert "waiting: tried again by itself" in page
+        exported = await site.get(f"{site.base}/health/refused")
+        documents = {each["wa_msg_id"]: each for each in map(json.loads, exported.text.splitlines())}
+        assert documents["listed"]["content"]["text"] == "kept although refused"
+
+        taken = await site.act(f"{site.base}/health/refused/{documents['listed']['id']}")
+        assert "Taken back" in await site.read(taken.headers["location"])
+        not_taken = await site.act(f"{site.base}/health/refused/{documents['broken']['id']}")
+        assert "could not be taken back" in await site.read(not_taken.headers["location"])
+    assert [row["text"] for row in await rows(store, "messages", session)] == ["kept although refused"]
+    assert [row["wa_msg_id"] for row in await rows(store, "wa_refused_stanzas", session)] == ["broken"]
 
 
 async def test_an_export_has_every_message(embedded: Endpoint, store: Store, session: str) -> None:

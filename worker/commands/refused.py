@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -17,8 +16,8 @@ from worker.errors import ExitCode
 from worker.settings import Settings
 from worker.store import Store
 from worker.store.console import RefusedItem
+from worker.store.listed import every_item, exported_page
 
-AT_ONCE = 200
 REASONS = {
     "gone": "no longer listed",
     "empty": "its bytes are not kept",
@@ -103,12 +102,10 @@ def export(
         try:
             with file.open("x", encoding="utf-8") as lines:
                 file.chmod(0o600)
-                count = 0
-                for item in await every_item(store, session):
-                    body, encoding = await store.console.refused_body(session, item.id)
-                    row = asdict(item) | {"id": str(item.id), "content": content(body, encoding)}
-                    lines.write(json.dumps(row, default=str) + "\n")
-                    count += 1
+                count = after = 0
+                while page := await exported_page(store, session, after):
+                    lines.writelines(json.dumps(document, default=str) + "\n" for document in page)
+                    count, after = count + len(page), int(page[-1]["id"])
         except OSError as error:
             raise WrongArgument(f"{file} cannot be written: {error.strerror}") from None
         if json_:
@@ -117,24 +114,6 @@ def export(
             out().print(f"{count} written to {file}", markup=False)
 
     perform(work)
-
-
-async def every_item(store: Store, session: str) -> list[RefusedItem]:
-    items: list[RefusedItem] = []
-    while page := await store.console.refused(session, items[-1].id if items else 0, AT_ONCE):
-        items += page
-    return items
-
-
-def content(body: str | None, encoding: str) -> object:
-    """The item as it was to be stored; its text if that is no JSON; None if it is not kept."""
-    if body is None:
-        return None
-    text = base64.b64decode(body).decode("utf-8", "replace") if encoding == "base64" else body
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def _line(item: RefusedItem) -> str:
