@@ -21,6 +21,7 @@ import { toWireEvents } from './events.js'
 import {
   ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_ANSWERS, TAGS_OF_BAILEYS,
 } from './internals.js'
+import { keysToOpen } from './key_names.js'
 import { toNotice } from './notice.js'
 import { rememberUnknown } from './lid_lookup.js'
 import { socketOptions } from './options.js'
@@ -353,6 +354,7 @@ export class Connection {
     const stanza = new Stanza(node, this.creds, now, this.#clock.offset(now))
     stanza.treatment = stanza.hash ? this.params.suspects?.[stanza.hash] : undefined
     this.stanzasIn += 1
+    this.keys.warm(keysToOpen(node.attrs))
     this.inbox.arrive(stanza)
     this.#throttle.regulate()
   }

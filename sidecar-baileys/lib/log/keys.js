@@ -57,22 +57,41 @@ export class KeyStore {
     }
   }
 
+  /**
+   * Read these ahead of their use. A failure is left to the read that needs the key.
+   * @param {Record<string, string[]>} names type → ids
+   */
+  warm(names) {
+    for (const [type, ids] of Object.entries(names)) {
+      const missing = ids.filter((id) => storable(id) && this.latest(type, id) === undefined)
+      if (missing.length > 0) this.#fetch(type, missing).catch(() => {})
+    }
+  }
+
   /** @param {string} type @param {string[]} ids */
   async #read(type, ids) {
     const missing = ids.filter((id) => storable(id) && this.latest(type, id) === undefined)
-    const read = missing.length > 0 ? await this.#reads.get(type, missing) : {}
+    const read = missing.length > 0 ? await this.#fetch(type, missing) : {}
     /** @type {Record<string, any>} */
     const found = {}
     for (const id of ids) {
-      // Look again after the read: a write in the meantime is newer than what the database said.
-      let text = this.latest(type, id)
-      if (text === undefined) {
-        text = read[id] ?? null
-        if (storable(id)) this.#keepClean(name(type, id), text)
-      }
+      const kept = this.latest(type, id) // null: deleted meanwhile
+      const text = kept === undefined ? read[id] ?? null : kept
       if (text !== null) found[id] = this.#revive(type, text)
     }
     return found
+  }
+
+  /**
+   * @param {string} type @param {string[]} ids
+   * @returns {Promise<Record<string, string>>} what the database says; kept, unless a write in the meantime is newer
+   */
+  async #fetch(type, ids) {
+    const read = await this.#reads.get(type, ids)
+    for (const id of ids) {
+      if (this.latest(type, id) === undefined) this.#keepClean(name(type, id), read[id] ?? null)
+    }
+    return read
   }
 
   /**
