@@ -81,7 +81,13 @@ class StoreError(WorkerError):
 
 
 class StoreUnavailable(StoreError):
-    """No answer, or one that a retry may change. The statement may have been committed all the same."""
+    """No answer, or one that a retry may change. The statement may have been committed all the same.
+
+    Attributes:
+        sent_at: `time.monotonic()` when the call was sent, after its turn had come; None if nobody noted it.
+    """
+
+    sent_at: float | None = None
 
 
 class TooSlow(StoreUnavailable):

@@ -49,7 +49,7 @@ class DatabaseWatch:
             result = await call
         except StoreUnavailable as error:
             self.reason = str(error)
-            self._since.setdefault(source, started)
+            self._since.setdefault(source, started if error.sent_at is None else error.sent_at)
             raise
         except Exception:
             self.answered(source)  # a refusal is an answer too

@@ -20,6 +20,7 @@ from worker.store.client import Timeouts, make_client, translated
 from worker.store.console import Console
 from worker.store.embedded import MIGRATIONS
 from worker.store.key import KeyWatch
+from worker.store.lanes import CONNECTIONS, Lanes
 from worker.store.rows import (
     AccountState,
     Audit,
@@ -46,7 +47,6 @@ from worker.store.rows import (
 )
 
 SCHEMA_VERSION = max(file.name for file in MIGRATIONS.glob("*.sql"))[:14]  # the newest migration, which we need
-DATABASE_CONNECTIONS = 8  # commits go one at a time; the rest is state reads, polls and status
 MEDIA_CONNECTIONS = 8
 STRAY_PAUSES_SECONDS = (0.3, 1.0)
 CHEAPEST = "wa_schema_version"  # reads no table
@@ -64,6 +64,7 @@ class Store:
         self.bucket = Bucket(media, timeouts)
         self.console = Console(self._call_again)
         self.key = KeyWatch()
+        self._lanes = Lanes()
 
     async def check(self) -> None:
         """Return only if Supabase answers, takes the key and has our schema.
@@ -338,8 +339,9 @@ class Store:
         return await self._call(function, args)
 
     async def _ask(self, function: str, args: Mapping[str, Any]) -> Any:
-        with translated(function, self._timeouts.call):
-            answer: Any = await self._database.rpc(function, dict(args)).execute()
+        async with self._lanes.turn(function):
+            with translated(function, self._timeouts.call):
+                answer: Any = await self._database.rpc(function, dict(args)).execute()
         if answer.data is None and function in NULLABLE:
             return None
         # A gateway's; supabase-py hands on as text what is no JSON.
@@ -364,7 +366,7 @@ async def connect_store(url: str, key: str, timeouts: Timeouts | None = None) ->
     """A store on this Supabase. Nothing is sent yet: `Store.check` and `Store.bucket.ensure` do."""
     limits = timeouts or Timeouts()
     async with (
-        make_client(url, key, connect=limits.connect, read=limits.call, connections=DATABASE_CONNECTIONS) as database,
+        make_client(url, key, connect=limits.connect, read=limits.call, connections=CONNECTIONS) as database,
         make_client(url, key, connect=limits.connect, read=limits.transfer, connections=MEDIA_CONNECTIONS) as media,
     ):
         yield Store(database, media, limits)

@@ -20,13 +20,17 @@ export function keysToOpen(attrs) {
   const forms = [author, ...[participant_lid, sender_lid, participant_pn, sender_pn].map((jid) => jidDecode(jid))]
   const lid = forms.find((form) => form?.server === 'lid')
   const number = forms.find((form) => form?.server === 's.whatsapp.net')
-  const user = lid ? `${lid.user}${LID_DOMAIN}` : number?.user
-  if (!user) return {}
-  const device = author?.device ?? 0
+  const address = lid ?? number
+  if (!author || !address) return {}
+  const session = nameOf(address, author.device)
   return {
     ...(number && { 'lid-mapping': [number.user], 'device-list': [number.user] }),
-    'identity-key': [`${user}.${device}`],
-    session: [`${user}.${device}`],
-    ...(from?.endsWith('@g.us') && { 'sender-key': [`${from}::${user}::${device}`] }),
+    'identity-key': [session.join('.')],
+    session: [session.join('.')],
+    // By the address that the stanza names, while the session is always that of the LID.
+    ...(from?.endsWith('@g.us') && { 'sender-key': [[from, ...nameOf(author, author.device)].join('::')] }),
   }
 }
+
+/** @param {{user: string, server: string}} address @param {number} [device] */
+const nameOf = ({ user, server }, device = 0) => [server === 'lid' ? `${user}${LID_DOMAIN}` : user, device]

@@ -1,0 +1,104 @@
+"""Calls of one sort hold up none of another, and a wait for one's turn is not the database's silence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import anyio
+import pytest
+from supabase import AsyncClient
+
+from worker.errors import StoreUnavailable, TooSlow
+from worker.store import Batch, Store
+from worker.store.availability import DatabaseWatch
+from worker.store.client import Timeouts
+from worker.store.lanes import LANE_CONNECTIONS
+
+ANSWER = {"seq": "1", "duplicate": False}
+
+
+@dataclass
+class Answer:
+    data: Any
+
+
+@dataclass
+class Calls:
+    """A database whose reads hang until they are let go."""
+
+    go: anyio.Event = field(default_factory=anyio.Event)
+    sent: list[str] = field(default_factory=list)
+
+    def rpc(self, function: str, _: dict[str, Any]) -> Call:
+        return Call(self, function)
+
+
+@dataclass
+class Call:
+    calls: Calls
+    function: str
+
+    async def execute(self) -> Answer:
+        self.calls.sent.append(self.function)
+        if self.function == "wa_get_keys":
+            await self.calls.go.wait()
+        return Answer({"values": {}, **ANSWER})
+
+
+def make_store(calls: Calls, seconds: float) -> Store:
+    client = cast(AsyncClient, calls)
+    return Store(client, client, Timeouts(call=seconds))
+
+
+async def test_reads_that_hang_hold_up_no_commit_and_no_poll() -> None:
+    calls = Calls()
+    store = make_store(calls, 60.0)
+    async with anyio.create_task_group() as reads:
+        for n in range(50):
+            reads.start_soon(store.get_keys, "s", "session", [str(n)])
+        with anyio.fail_after(30):
+            while len(calls.sent) < LANE_CONNECTIONS:  # noqa: ASYNC110 - the double has no event for it
+                await anyio.lowlevel.checkpoint()
+            await store.commit("s", Batch(fence=1, epoch=1, seq=1))
+            await store.commit_part("s", Batch(fence=1, epoch=1, seq=1))
+        assert calls.sent.count("wa_get_keys") == LANE_CONNECTIONS
+        reads.cancel_scope.cancel()
+
+
+async def test_the_time_of_a_call_begins_when_it_is_sent() -> None:
+    calls = Calls()
+    store = make_store(calls, 0.2)
+    watch = DatabaseWatch()
+    errors: list[TooSlow] = []
+
+    async def read() -> None:
+        try:
+            await watch.observe("state", store.get_keys("s", "session", ["k"]))
+        except TooSlow as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as reads:
+        for _ in range(2 * LANE_CONNECTIONS):
+            reads.start_soon(read)
+    assert len(errors) == 2 * LANE_CONNECTIONS
+    first, last = errors[0].sent_at, errors[-1].sent_at
+    assert first is not None
+    assert last is not None
+    assert last - first >= 0.19
+
+
+async def test_an_outage_is_counted_from_the_sending() -> None:
+    now = 100.0
+
+    async def fails() -> None:
+        nonlocal now
+        now += 30.0  # in our own queue
+        error = StoreUnavailable("away")
+        error.sent_at = now - 1.0
+        raise error
+
+    watch = DatabaseWatch(patience=20.0, clock=lambda: now)
+    with pytest.raises(StoreUnavailable):
+        await watch.observe("commit", fails())
+    assert (watch.away, watch.gone) == (True, False)
