@@ -58,7 +58,7 @@ async def test_reads_that_hang_hold_up_no_commit_and_no_poll() -> None:
         for n in range(50):
             reads.start_soon(store.get_keys, "s", "session", [str(n)])
         with anyio.fail_after(30):
-            while len(calls.sent) < LANE_CONNECTIONS:  # noqa: ASYNC110 - the double has no event for it
+            while len(calls.sent) < LANE_CONNECTIONS:
                 await anyio.lowlevel.checkpoint()
             await store.commit("s", Batch(fence=1, epoch=1, seq=1))
             await store.commit_part("s", Batch(fence=1, epoch=1, seq=1))
