@@ -19,7 +19,7 @@ from console.rules.situations import AWAY, Situation, judge
 from worker.errors import StoreError
 
 POLL_SECONDS = 1.0
-CHANGES_SECONDS = 3.0  # edits, reactions, files that arrived: rows that are there change less visibly than they come
+AGAIN_SECONDS = 30.0  # names of groups, which the change cursor does not tell
 WINDOW = 60  # the newest messages that are kept up to date in open pages
 HEARTBEAT_SECONDS = 15.0
 
@@ -44,8 +44,8 @@ class Live:
         self._running = False
         self._changed = anyio.Event()
         self._snapshot: Snapshot | None = None
-        self._cursor = -1
-        self._changes_at = 0.0
+        self._cursor: str | None = None
+        self._read_at = 0.0
 
     async def snapshots(self) -> AsyncIterator[Snapshot | None]:
         """Each new state, the present one first; None from time to time when nothing changes."""
@@ -75,7 +75,7 @@ class Live:
                 await anyio.sleep(POLL_SECONDS)
         finally:
             self._running = False
-            self._snapshot, self._cursor = None, -1
+            self._snapshot, self._cursor = None, None
 
     async def _look(self) -> None:
         before = self._snapshot
@@ -85,21 +85,18 @@ class Live:
         except StoreError as error:
             logger.debug("the console's poll: {}", error)
             self._show(Snapshot(situation=AWAY, page=before.page if before else Page(), read_at=time.monotonic()))
-            self._cursor = -1
+            self._cursor = None
             return
         self._show(Snapshot(situation=judge(view), page=page, read_at=time.monotonic()))
 
     async def _newest(self, known: Page | None) -> Page:
         """The newest messages; the same object as before if nothing about them can have changed."""
-        last = await self._database.read(
-            "cursor", lambda c: self._where.narrow(c.table("messages").select("id")).order("id", desc=True).limit(1)
-        )
-        cursor = int(last[0]["id"]) if last else 0
+        cursor = await self._database.ask(lambda store: store.console.change_cursor(self._where.session))
         now = time.monotonic()
-        if known is not None and cursor == self._cursor and now - self._changes_at < CHANGES_SECONDS:
+        if known is not None and cursor == self._cursor and now - self._read_at < AGAIN_SECONDS:
             return known
         page = await newest(self._database, self._where, WINDOW)
-        self._cursor, self._changes_at = cursor, now
+        self._cursor, self._read_at = cursor, now
         return known if known is not None and known.rows == page.rows else page
 
     def _show(self, snapshot: Snapshot) -> None:

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     worker_lease_s: int = Field(30, ge=2, le=600)
     worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
     worker_audit_days: int = Field(90, ge=0, le=36_500)  # 0: the audit log is kept for ever
+    worker_changes_days: int = Field(30, ge=1, le=36_500)  # how long deletions are told to apps that ask for changes
     worker_qr_again_s: int = Field(0, ge=0, le=86_400)  # 0: stay idle when the codes ran out, until asked
     worker_passkey: bool = False  # answer WhatsApp's request for the account's passkey, with a person's help
     worker_console_host: str = Field("127.0.0.1", min_length=1)
@@ -239,6 +240,11 @@ class Settings(BaseSettings):
     def audit_seconds(self) -> float | None:
         """How long the audit log is kept; None: for ever."""
         return self.worker_audit_days * DAY_SECONDS or None
+
+    @property
+    def changes_seconds(self) -> float:
+        """How long deletions are told to apps that ask for changes."""
+        return self.worker_changes_days * DAY_SECONDS
 
     @property
     def state_key(self) -> bytes | None:

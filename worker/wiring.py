@@ -176,6 +176,7 @@ async def open_leased_session(
                     session,
                     report,
                     lost_seconds=float(RETRY_WINDOW_S),
+                    changes_seconds=settings.changes_seconds,
                     audit_seconds=settings.audit_seconds,
                     expire=None if settings.worker_expire == "keep" else settings.worker_expire,
                 ),

@@ -17,6 +17,7 @@ alter table public.message_secrets enable row level security;
 alter table public.media_jobs enable row level security;
 alter table public.wa_media_abandoned enable row level security;
 alter table public.message_edits enable row level security;
+alter table public.message_changes enable row level security;
 alter table public.message_reactions enable row level security;
 alter table public.wa_held_changes enable row level security;
 alter table public.wa_identities enable row level security;
@@ -35,6 +36,7 @@ public.groups,
 public.media,
 public.media_jobs,
 public.media_verified,
+public.message_changes,
 public.message_edits,
 public.message_reactions,
 public.message_secrets,
@@ -61,6 +63,7 @@ public.groups,
 public.media,
 public.media_jobs,
 public.media_verified,
+public.message_changes,
 public.message_edits,
 public.message_reactions,
 public.message_secrets,
@@ -88,6 +91,7 @@ public.audit_log_id_seq,
 public.groups_id_seq,
 public.media_id_seq,
 public.media_jobs_id_seq,
+public.message_changes_number,
 public.message_edits_id_seq,
 public.messages_content_order,
 public.messages_id_seq,
@@ -95,9 +99,10 @@ public.wa_held_changes_id_seq,
 public.wa_merges_due_id_seq,
 public.wa_refused_stanzas_id_seq
 from anon, authenticated;
-grant usage on sequence public.messages_content_order to service_role;
+grant usage on sequence public.message_changes_number, public.messages_content_order to service_role;
 
 revoke execute on function
+public.changes,
 public.keys_json,
 public.wa_analyze,
 public.wa_audit,
@@ -139,6 +144,7 @@ public.wa_open_edits,
 public.wa_pairing_view,
 public.wa_pending_flags,
 public.wa_prune,
+public.wa_prune_changes,
 public.wa_put_piece,
 public.wa_raise_flag,
 public.wa_refused_body,
@@ -180,7 +186,10 @@ wa.merge_identity_with_retries,
 wa.merge_messages,
 wa.merge_step,
 wa.message_row,
+wa.note_change,
+wa.note_message_change,
 wa.note_moved_numbers,
+wa.note_part_change,
 wa.note_refusal,
 wa.open_edit,
 wa.openable_edits,
@@ -205,6 +214,7 @@ wa.write_refused
 from public, anon, authenticated;
 
 grant execute on function
+public.changes,
 public.keys_json,
 public.wa_analyze,
 public.wa_audit,
@@ -246,6 +256,7 @@ public.wa_open_edits,
 public.wa_pairing_view,
 public.wa_pending_flags,
 public.wa_prune,
+public.wa_prune_changes,
 public.wa_put_piece,
 public.wa_raise_flag,
 public.wa_refused_body,
@@ -287,7 +298,10 @@ wa.merge_identity_with_retries,
 wa.merge_messages,
 wa.merge_step,
 wa.message_row,
+wa.note_change,
+wa.note_message_change,
 wa.note_moved_numbers,
+wa.note_part_change,
 wa.note_refusal,
 wa.open_edit,
 wa.openable_edits,

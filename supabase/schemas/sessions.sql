@@ -25,7 +25,8 @@ create table public.wa_sessions (
   seq bigint not null default 0,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  batch text
+  batch text,
+  oldest_cursor bigint not null default 0
 );
 
 -- Baileys' Signal keys, a row each: one blob would be rewritten at every message.

@@ -18,6 +18,7 @@ TABLES = {
     "media",
     "media_jobs",
     "media_verified",
+    "message_changes",
     "message_edits",
     "message_reactions",
     "message_secrets",

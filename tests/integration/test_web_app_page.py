@@ -17,7 +17,7 @@ import httpx
 import pytest
 from storage3.types import SignedUrlJsonResponse
 
-from tests.integration.database import GROUP, message, photo, rows, writer
+from tests.integration.database import GROUP, message, photo, rows, table, writer
 from worker.store import MediaFile, Store
 from worker.store.embedded import Endpoint
 
@@ -91,11 +91,18 @@ async def test_the_python_examples_do_what_the_page_says(store: Store, session: 
     assert [row["kind"] for row in found["page"]] == ["image", "text", "text"]
     assert found["older"] == []
     assert found["news"] == []
+    assert {row["wa_msg_id"] for row in found["shown"].values()} == {"A1", "A2", "P1"}
+    assert [row["media"]["bytes"] for row in found["shown"].values() if row["media"]] == [len(content)]
+    await table(store, "messages").delete().eq("session_id", session).eq("wa_msg_id", "A1").execute()
+    asked = store._database.rpc("changes", {"p_session": session, "p_since": found["cursor"]})
+    answer: Any = await asked.execute()
+    told = answer.data["changes"]
+    assert [(row["message_id"], row["deleted"]) for row in told] == [(min(found["shown"]), True)]
     assert found["events"][0]["event"] == "connect"
     async with httpx.AsyncClient(trust_env=False) as http:
         answer = await http.get(found["signed"]["signedURL"])
     assert answer.content == content, "a signed URL needs no key"
-    assert len(await rows(store, "messages", session)) == 3
+    assert len(await rows(store, "messages", session)) == 2
 
 
 async def test_the_python_examples_run_before_there_is_anything(session: str) -> None:

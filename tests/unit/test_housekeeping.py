@@ -16,6 +16,8 @@ from worker.settings import Settings
 from worker.store import Expired, ExpireMode, Pruned
 from worker.store.session import SessionStore
 
+EVERYTHING = {"mark_lost", "prune", "prune_changes", "analyze", "retry_refused 7", "retry_refused 8"}
+
 
 class Housekept:
     """A store whose status is asked in vain."""
@@ -25,6 +27,7 @@ class Housekept:
         self.done: set[str] = set()
         self.kept: list[float | None] = []
         self.expired: list[str] = []
+        self.forgotten: list[float] = []
 
     async def status(self) -> dict[str, Any]:
         if self._error is None:
@@ -42,6 +45,12 @@ class Housekept:
         self.done.add("prune")
         self.kept.append(audit_seconds)
         return Pruned(stanzas=0, audits=0, changes=0, secrets=0, more=len(self.kept) < 3)
+
+    async def prune_changes(self, older_than_seconds: float) -> bool:
+        await anyio.lowlevel.checkpoint()
+        self.done.add("prune_changes")
+        self.forgotten.append(older_than_seconds)
+        return len(self.forgotten) < 2
 
     async def due_refused(self, limit: int) -> list[int]:
         await anyio.lowlevel.checkpoint()
@@ -72,7 +81,12 @@ def housekeeping_of(
 ) -> Housekeeping:
     report = Report(Database().store)
     return Housekeeping(
-        cast(SessionStore, store), report, lost_seconds=60.0, audit_seconds=audit_seconds, expire=expire
+        cast(SessionStore, store),
+        report,
+        lost_seconds=60.0,
+        changes_seconds=90.0,
+        audit_seconds=audit_seconds,
+        expire=expire,
     )
 
 
@@ -91,9 +105,9 @@ async def test_housekeeping_goes_on_although_the_status_has_no_answer(
     store = Housekept(error)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(housekeeping_of(store).run)
-        await until(lambda: store.done == {"mark_lost", "prune", "analyze", "retry_refused 7", "retry_refused 8"})
+        await until(lambda: store.done == EVERYTHING)
         tasks.cancel_scope.cancel()
-    assert store.done == {"mark_lost", "prune", "analyze", "retry_refused 7", "retry_refused 8"}, because
+    assert store.done == EVERYTHING, because
 
 
 @pytest.mark.parametrize(("days", "seconds"), [(90, 7_776_000.0), (1, 86_400.0), (0, None)])
@@ -102,6 +116,12 @@ async def test_the_audit_log_is_kept_as_long_as_the_setting_says(days: int, seco
     settings = Settings(worker_audit_days=days, _env_file=None)  # type: ignore[call-arg]
     await housekeeping_of(store, settings.audit_seconds).prune()
     assert store.kept == [seconds] * 3, "as long as there is more"
+
+
+async def test_deletions_are_forgotten_after_their_time() -> None:
+    store = Housekept(None)
+    await housekeeping_of(store).prune_changes()
+    assert store.forgotten == [90.0] * 2, "as long as there is more"
 
 
 @pytest.mark.parametrize(("mode", "calls"), [("blank", 3), ("delete", 3), (None, 0)])

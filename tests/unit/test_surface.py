@@ -318,7 +318,7 @@ async def test_discards_are_summed_up_in_the_audit_log_by_reason_and_only_the_ne
     database = Database()
     report = Report(database.store)
     store = Counting({"too_old": "5"}, {"too_old": "7", "unmonitored": "1"}, {"too_old": "7", "unmonitored": "1"})
-    housekeeping = Housekeeping(cast(SessionStore, store), report, lost_seconds=60.0)
+    housekeeping = Housekeeping(cast(SessionStore, store), report, lost_seconds=60.0, changes_seconds=60.0)
     for _ in range(3):
         await housekeeping.account_for_discards()
     async with anyio.create_task_group() as task_group:

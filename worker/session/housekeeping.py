@@ -32,7 +32,8 @@ KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
 class Housekeeping:
     """The housekeeping of one session.
 
-    `lost_seconds`: how long an undecryptable message may still get its content. `audit_seconds`: how long the audit log
+    `lost_seconds`: how long an undecryptable message may still get its content. `changes_seconds`: how long deletions
+    are told to apps that ask for changes. `audit_seconds`: how long the audit log
     is kept; None: for ever. `expire`: what is done with messages that have disappeared from phones; None: nothing.
     """
 
@@ -43,6 +44,7 @@ class Housekeeping:
         clock: Callable[[], float] = time.monotonic,
         *,
         lost_seconds: float,
+        changes_seconds: float,
         audit_seconds: float | None = None,
         expire: ExpireMode | None = None,
     ) -> None:
@@ -50,6 +52,7 @@ class Housekeeping:
         self._report = report
         self._clock = clock
         self._lost_seconds = lost_seconds
+        self._changes_seconds = changes_seconds
         self._audit_seconds = audit_seconds
         self._expire = expire
         self._discards: Mapping[str, int] | None = None
@@ -59,6 +62,7 @@ class Housekeeping:
         turns: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
+            (PRUNE_EVERY_SECONDS, self.prune_changes),
             (REFUSED_EVERY_SECONDS, self.retry_refused),
             (EXPIRE_EVERY_SECONDS, self.expire),
             (ANALYZE_EVERY_SECONDS, self._store.analyze),
@@ -90,6 +94,11 @@ class Housekeeping:
         while more:
             pruned = await self._store.prune(stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds)
             more = pruned.more
+
+    async def prune_changes(self) -> None:
+        """Forget deletions that every app has had the time to ask for; 10,000 a call."""
+        while await self._store.prune_changes(self._changes_seconds):
+            pass
 
     async def expire(self) -> None:
         """Remove what has disappeared from phones, and the files that no other message needs."""

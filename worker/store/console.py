@@ -143,6 +143,10 @@ class Console:
         row = await self._call("wa_pairing_view", {"p_session": session})
         return dict(row) if row else None
 
+    async def change_cursor(self, session: str) -> str:
+        """Differs as soon as a message has changed."""
+        return str((await self._call("changes", {"p_session": session, "p_since": None}))["next"])
+
     async def raise_flag(self, session: str, flag: str, value: Mapping[str, Any] | None = None) -> str:
         """The time that it carries, for `flag_handled`."""
         args = {"p_session": session, "p_flag": flag, "p_value": dict(value or {})}

@@ -112,6 +112,9 @@ class SessionStore:
     async def prune(self, *, stanza_seconds: float, audit_seconds: float | None = None) -> Pruned:
         return await self._store.prune(self.session, stanza_seconds=stanza_seconds, audit_seconds=audit_seconds)
 
+    async def prune_changes(self, older_than_seconds: float) -> bool:
+        return await self._store.prune_changes(self.session, older_than_seconds)
+
     async def expire(self, mode: ExpireMode, limit: int) -> Expired:
         return await self._store.expire(self.session, mode, limit)
 

@@ -283,6 +283,11 @@ class Store:
         args = {"p_session": session, "p_stanza_seconds": stanza_seconds, "p_audit_seconds": audit_seconds}
         return Pruned(**known(Pruned, await self._call("wa_prune", args)))
 
+    async def prune_changes(self, session: str, older_than_seconds: float) -> bool:
+        """Forgets old deletions (docs/schema.md, "message_changes"); whether there are more."""
+        args = {"p_session": session, "p_older_than_seconds": older_than_seconds}
+        return bool((await self._call("wa_prune_changes", args))["more"])
+
     async def expire(self, session: str, mode: ExpireMode, limit: int) -> Expired:
         """Removes messages whose time to disappear has come: their content, or all of them."""
         row = await self._call("wa_expire", {"p_session": session, "p_mode": mode, "p_limit": limit})

@@ -1,0 +1,197 @@
+-- The change cursor: public.changes, and the triggers that note what it tells.
+
+set check_function_bodies = off;
+
+alter table public.wa_sessions add column oldest_cursor bigint not null default 0;
+
+-- The number of each message's newest change. Rows of messages that are gone say so, and are kept for a while
+-- (public.wa_prune_changes). No foreign keys: a row outlives its message, and one is written with each message.
+create table public.message_changes (
+  message_id bigint primary key,
+  session_id text not null,
+  change_id bigint not null,
+  deleted boolean not null default false,
+  at timestamptz not null default clock_timestamp()
+);
+
+create sequence public.message_changes_number;
+
+create unique index message_changes_cursor on public.message_changes (session_id, change_id);
+
+create index message_changes_deleted on public.message_changes (session_id, at) where deleted;
+
+-- What is stored already, in the order of arrival.
+insert into public.message_changes (message_id, session_id, change_id)
+select m.id, m.session_id, nextval('public.message_changes_number')
+from (select id, session_id from public.messages order by id) as m;
+
+-- Notes a change under the next number. A message that is gone does not come back.
+create function wa.note_change(p_session text, p_message bigint, p_deleted boolean) returns void
+language plpgsql security invoker set search_path = '' as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('message_changes ' || p_session, 0));
+  insert into public.message_changes as c (message_id, session_id, change_id, deleted)
+  values (p_message, p_session, nextval('public.message_changes_number'), p_deleted)
+  on conflict (message_id) do update
+  set change_id = excluded.change_id, deleted = excluded.deleted, at = excluded.at
+  where not c.deleted;
+end
+$$;
+
+create function wa.note_message_change() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  if tg_op = 'DELETE' then
+    perform wa.note_change(old.session_id, old.id, true);
+  else
+    perform wa.note_change(new.session_id, new.id, false);
+  end if;
+  return null;
+end
+$$;
+
+-- For tables whose rows belong to a message: reactions, earlier texts. They go with it, which its own trigger notes.
+create function wa.note_part_change() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  if tg_op <> 'INSERT' then
+    perform wa.note_change(old.session_id, old.message_id, false)
+    where exists (select 1 from public.messages as m where m.id = old.message_id);
+  end if;
+  if tg_op <> 'DELETE' then
+    perform wa.note_change(new.session_id, new.message_id, false)
+    where exists (select 1 from public.messages as m where m.id = new.message_id);
+  end if;
+  return null;
+end
+$$;
+
+create constraint trigger note_new after insert or delete on public.messages
+deferrable initially deferred for each row execute function wa.note_message_change();
+
+create constraint trigger note_change after update on public.messages
+deferrable initially deferred for each row when (old.* is distinct from new.*)
+execute function wa.note_message_change();
+
+create constraint trigger note_change after insert or update or delete on public.message_reactions
+deferrable initially deferred for each row execute function wa.note_part_change();
+
+create constraint trigger note_change after insert or update or delete on public.message_edits
+deferrable initially deferred for each row execute function wa.note_part_change();
+
+-- The changes after the cursor `p_since`, oldest first, at most `p_limit` (1,000 at most): {changes: [{change_id,
+-- message_id, deleted, message}], next, start_again}. `next` is the `p_since` of the next call, and no number to count
+-- with. `message` is the row as it is now, without `raw` and the columns of our own bookkeeping, with its file as
+-- `media` and its `reactions`; null if it is gone. `p_since` null: no changes, and `next` is where they end now; '0':
+-- from the first message on. `start_again`: the cursor is older than what is kept of deletions, or of another database.
+--
+-- Who starts at '0' holds nothing that a forgotten deletion could be about. The cursor carries how far deletions were
+-- forgotten then (`number.forgotten`), until it has passed that.
+create function public.changes(p_session text, p_since text, p_limit integer default 500) returns jsonb
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  v_since bigint := split_part(p_since, '.', 1)::bigint;
+  v_forgotten bigint := coalesce(nullif(split_part(p_since, '.', 2), ''), '0')::bigint;
+  v_oldest bigint;
+  v_newest bigint;
+  v_changes jsonb;
+  v_next bigint;
+begin
+  select s.oldest_cursor into v_oldest from public.wa_sessions as s where s.id = p_session;
+  v_oldest := coalesce(v_oldest, 0);
+  select max(c.change_id) into v_newest from public.message_changes as c where c.session_id = p_session;
+  v_newest := greatest(v_newest, v_oldest);
+  if v_since = 0 then
+    v_forgotten := v_oldest;
+  end if;
+  if v_since is null or greatest(v_since, v_forgotten) < v_oldest or v_since > v_newest then
+    return jsonb_build_object('changes', '[]'::jsonb, 'next', v_newest::text, 'start_again', p_since is not null);
+  end if;
+  select coalesce(jsonb_agg(to_jsonb(p) - 'number' order by p.number), '[]'), coalesce(max(p.number), v_since)
+  into v_changes, v_next
+  from (
+    select
+      c.change_id as number, c.change_id::text as change_id, c.message_id, c.deleted,
+      to_jsonb(m) - '{raw,content_order,revoke_claimed_at,revoke_claimed_by}'::text [] || jsonb_build_object(
+        'media', (
+          select jsonb_build_object(
+            'sha256', f.sha256, 'mime', f.mime, 'bytes', f.bytes, 'width', f.width, 'height', f.height,
+            'duration_s', f.duration_s, 'storage_path', f.storage_path
+          )
+          from public.media as f
+          where f.id = m.media_id
+        ),
+        'reactions', (
+          select coalesce(jsonb_agg(jsonb_build_object('sender', r.sender, 'emoji', r.emoji, 'at', r.at)
+            order by r.at, r.sender), '[]')
+          from public.message_reactions as r
+          where r.message_id = m.id and r.emoji is not null
+        )
+      ) as message
+    from public.message_changes as c
+    left join public.messages as m on c.message_id = m.id
+    where c.session_id = p_session and c.change_id > v_since
+    order by c.change_id
+    limit least(p_limit, 1000)
+  ) as p;
+  return jsonb_build_object(
+    'changes', v_changes, 'start_again', false,
+    'next', v_next::text || case when v_next < v_forgotten then '.' || v_forgotten else '' end
+  );
+end
+$$;
+
+-- Forgets deletions that are older than this, at most 10,000 a call. From then on a cursor that has not seen them yet
+-- is told to start again.
+create function public.wa_prune_changes(p_session text, p_older_than_seconds double precision) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_count integer;
+  v_last bigint;
+begin
+  with gone as (
+    delete from public.message_changes
+    where message_id = any(array(
+      select c.message_id
+      from public.message_changes as c
+      where c.session_id = p_session and c.deleted and c.at < now() - make_interval(secs => p_older_than_seconds)
+      order by c.at
+      limit 10000
+    ))
+    returning change_id
+  )
+
+  select count(*), max(g.change_id) into v_count, v_last from gone as g;
+  update public.wa_sessions set oldest_cursor = v_last where id = p_session and v_last > oldest_cursor;
+  return jsonb_build_object('pruned', v_count, 'more', v_count = 10000);
+end
+$$;
+
+alter table public.message_changes enable row level security;
+revoke all on public.message_changes from anon, authenticated;
+grant select, insert, update, delete on public.message_changes to service_role;
+revoke all on sequence public.message_changes_number from anon, authenticated;
+grant usage on sequence public.message_changes_number to service_role;
+
+revoke execute on function
+public.changes,
+public.wa_prune_changes,
+wa.note_change,
+wa.note_message_change,
+wa.note_part_change
+from public, anon, authenticated;
+
+grant execute on function
+public.changes,
+public.wa_prune_changes,
+wa.note_change,
+wa.note_message_change,
+wa.note_part_change
+to service_role;
+
+create or replace function public.wa_schema_version() returns jsonb
+language sql immutable security invoker set search_path = '' as $$
+  select jsonb_build_object('version', '20261126211800')
+$$;
+
+notify pgrst, 'reload schema';
