@@ -18,7 +18,7 @@ PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
-.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench clean image audit sbom mutants docs \
+.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench benchqueries clean image audit sbom mutants docs \
   baileys lock console-smoke screenshots wheel wheel-smoke
 
 help: ## what can be done here
@@ -88,6 +88,9 @@ soak: setup ## MINUTES=15 and six to warm up: closes of every kind, again and ag
 
 bench: setup ## what the frame gate costs
 	@node bench/gate.js
+
+benchqueries: setup ## what an app's queries cost at 1,000,000 messages, and what they cost each commit
+	@$(BIN)/python -m bench.queries
 
 image: ## the container image, with docker or else buildah; prints its size
 	@bash scripts/image.sh

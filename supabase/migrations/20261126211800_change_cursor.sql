@@ -22,8 +22,17 @@ create index message_changes_deleted on public.message_changes (session_id, at) 
 
 -- What is stored already, in the order of arrival.
 insert into public.message_changes (message_id, session_id, change_id)
-select m.id, m.session_id, nextval('public.message_changes_number')
-from (select id, session_id from public.messages order by id) as m;
+select
+  m.id,
+  m.session_id,
+  nextval('public.message_changes_number') as change_id
+from (
+  select
+    n.id,
+    n.session_id
+  from public.messages as n
+  order by n.id
+) as m;
 
 -- Notes a change under the next number. A message that is gone does not come back.
 create function wa.note_change(p_session text, p_message bigint, p_deleted boolean) returns void
@@ -84,6 +93,7 @@ deferrable initially deferred for each row execute function wa.note_part_change(
 -- with. `message` is the row as it is now, without `raw` and the columns of our own bookkeeping, with its file as
 -- `media` and its `reactions`; null if it is gone. `p_since` null: no changes, and `next` is where they end now; '0':
 -- from the first message on. `start_again`: the cursor is older than what is kept of deletions, or of another database.
+-- A subquery and no join finds the message: for a join the planner, which does not know the limit, reads all messages.
 --
 -- Who starts at '0' holds nothing that a forgotten deletion could be about. The cursor carries how far deletions were
 -- forgotten then (`number.forgotten`), until it has passed that.
@@ -112,24 +122,30 @@ begin
   from (
     select
       c.change_id as number, c.change_id::text as change_id, c.message_id, c.deleted,
-      to_jsonb(m) - '{raw,content_order,revoke_claimed_at,revoke_claimed_by}'::text [] || jsonb_build_object(
-        'media', (
-          select jsonb_build_object(
-            'sha256', f.sha256, 'mime', f.mime, 'bytes', f.bytes, 'width', f.width, 'height', f.height,
-            'duration_s', f.duration_s, 'storage_path', f.storage_path
+      (
+        select
+          to_jsonb(m) - '{raw,content_order,revoke_claimed_at,revoke_claimed_by}'::text [] || jsonb_build_object(
+            'media', (
+              select jsonb_build_object(
+                'sha256', f.sha256, 'mime', f.mime, 'bytes', f.bytes, 'width', f.width, 'height', f.height,
+                'duration_s', f.duration_s, 'storage_path', f.storage_path
+              )
+              from public.media as f
+              where f.id = m.media_id
+            ),
+            'reactions', (
+              select coalesce(jsonb_agg(to_jsonb(r) order by r.at, r.sender), '[]')
+              from (
+                select e.sender, e.emoji, e.at
+                from public.message_reactions as e
+                where e.message_id = m.id and e.emoji is not null
+              ) as r
+            )
           )
-          from public.media as f
-          where f.id = m.media_id
-        ),
-        'reactions', (
-          select coalesce(jsonb_agg(jsonb_build_object('sender', r.sender, 'emoji', r.emoji, 'at', r.at)
-            order by r.at, r.sender), '[]')
-          from public.message_reactions as r
-          where r.message_id = m.id and r.emoji is not null
-        )
+        from public.messages as m
+        where m.id = c.message_id
       ) as message
     from public.message_changes as c
-    left join public.messages as m on c.message_id = m.id
     where c.session_id = p_session and c.change_id > v_since
     order by c.change_id
     limit least(p_limit, 1000)

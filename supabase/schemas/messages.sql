@@ -56,7 +56,14 @@ create unique index messages_parent_id on public.messages (parent_id) where pare
 create index messages_linkable on public.messages (session_id, chat_id, sender, ts, id)
 where kind = 'text' or media_status is not null;
 
-create index messages_group_ts on public.messages (group_id, ts);
+-- What apps ask for (docs/app-queries.md): pages of a group, of the session, of a person; pictures of a group.
+create index messages_group_ts on public.messages (group_id, ts, id);
+
+create index messages_session_ts on public.messages (session_id, ts, id);
+
+create index messages_sender_ts on public.messages (session_id, sender, ts, id);
+
+create index messages_gallery on public.messages (group_id, kind, ts, id) where media_id is not null;
 
 create index messages_media_id on public.messages (media_id) where media_id is not null;
 

@@ -1,0 +1,169 @@
+"""What an app's queries cost: `make benchqueries`, or `python -m bench.queries [--messages 1000000]`.
+
+Fills a PostgreSQL of its own (tests/conftest.py) and prints, for each query of docs/app-queries.md, the median time of
+seven runs with warm caches; and what commits of 400 messages cost with the indexes and triggers for apps, and without
+them, in turn. Prints figures; judges nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from tests.conftest import real_postgres
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "app-queries.md"
+SESSION, GROUPS, MEMBERS = "bench", 50, 300
+FOR_APPS = ("messages_session_ts", "messages_sender_ts", "messages_gallery")
+
+Connection = psycopg.Connection[Any]
+
+
+def queries() -> dict[str, str]:
+    """The queries of the page by their headings, their values as psycopg wants them."""
+    found = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```sql\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return {title: re.sub(r"(?<!:):(\w+)", r"%(\1)s", query.replace("%", "%%")) for title, query in found}
+
+
+def indexes() -> list[str]:
+    """The index that the page names for each query."""
+    return re.findall(r"^Index `(\w+)`", PAGE.read_text(), re.MULTILINE)
+
+
+def fill(connection: Connection, messages: int) -> None:
+    """A session as it may look: busy groups and quiet ones, texts and pictures, quotes and albums."""
+    say = connection.execute
+    say("select public.wa_lease_acquire(%s, 'bench', 86400)", (SESSION,))
+    say("select public.wa_begin_epoch(%s, 1)", (SESSION,))
+    say(
+        "insert into public.groups (session_id, wa_group_id, name, monitor) "
+        "select %s, n || '@g.us', 'Group ' || n, true from generate_series(1, %s) as n",
+        (SESSION, GROUPS),
+    )
+    say(
+        "insert into public.media (sha256, mime, bytes, storage_path) "
+        "select md5(n::text) || md5(n::text), 'image/jpeg', 1000, n::text from generate_series(1, 1000) as n"
+    )
+    base = one(connection, "select nextval('public.messages_id_seq')")
+    for first in range(1, messages + 1, 20_000):
+        say(
+            """
+            insert into public.messages (session_id, group_id, wa_msg_id, chat_id, sender, push_name, ts, kind, text,
+              media_id, media_status, quoted_id, album_id, from_me)
+            select %(session)s, g.id, 'M' || n, g.wa_group_id,
+              (pick.number * 200 + floor(power(random(), 2) * %(members)s)) || '@lid',
+              'Person', '2024-01-01'::timestamptz + n * interval '1 minute',
+              case when n %% 7 = 0 then 'image' else 'text' end, md5(n::text) || ' words of message ' || n,
+              case when n %% 7 = 0 then (select min(id) from public.media) + n %% 1000 end,
+              case when n %% 7 = 0 then 'stored' end,
+              case when n > 2000 and n %% 11 = 0 then %(base)s + n - 1500 - n %% 110 end,
+              case when n > 2000 and n %% 21 = 0 then %(base)s + n - 1500 - n %% 210 end, n %% 13 = 0
+            from generate_series(%(first)s::bigint, %(last)s::bigint) as n
+            cross join lateral (select floor(power(random(), 3) * %(groups)s + n * 0)::int + 1 as number) as pick
+            inner join public.groups as g on g.session_id = %(session)s and g.wa_group_id = pick.number || '@g.us'
+            """,
+            {
+                "base": base, "session": SESSION, "members": MEMBERS, "groups": GROUPS, "first": first,
+                "last": min(messages, first + 19_999),
+            },
+        )  # fmt: skip
+    connection.execute("vacuum analyze public.messages")
+    connection.execute("vacuum analyze public.message_changes")
+
+
+def values(connection: Connection) -> dict[str, Any]:
+    """For each name in the queries a value that finds something: the busiest group, the middle of the time."""
+    row = connection.execute(
+        "select m.quoted_id, m.ts, m.sender, m.group_id, m.chat_id from public.messages as m where m.session_id = %s "
+        "and m.group_id = (select min(id) from public.groups where session_id = %s) and m.quoted_id is not null "
+        "order by m.id limit 1 offset (select count(*) / 200 from public.messages where session_id = %s)",
+        (SESSION, SESSION, SESSION),
+    ).fetchone()
+    assert row is not None
+    cursor = one(connection, "select max(change_id) - 50 from public.message_changes where session_id = %s", SESSION)
+    return dict(zip(("id", "ts", "sender", "group", "chat"), row, strict=True)) | {
+        "session": SESSION,
+        "cursor": str(cursor),
+    }
+
+
+def one(connection: Connection, query: str, *args: object) -> Any:
+    row = connection.execute(query, args).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def median_ms(connection: Connection, query: str, args: Mapping[str, Any]) -> float:
+    times = []
+    for _ in range(7):
+        began = time.perf_counter()
+        connection.execute(query, args).fetchall()
+        times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
+@contextmanager
+def without_apps(connection: Connection) -> Iterator[None]:
+    """No indexes and no triggers for apps, inside a transaction that is rolled back."""
+    with connection.transaction(force_rollback=True):
+        for name in FOR_APPS:
+            connection.execute(f"drop index public.{name}")
+        connection.execute("alter table public.messages disable trigger user")
+        yield
+
+
+@contextmanager
+def with_apps(connection: Connection) -> Iterator[None]:
+    with connection.transaction(force_rollback=True):
+        yield
+
+
+def commit_ms(connection: Connection, seq: int, size: int = 400) -> float:
+    """One commit, to the end of what its triggers do."""
+    rows = [
+        {
+            "wa_msg_id": f"C{seq}-{n}", "chat_id": f"{n % GROUPS + 1}@g.us", "sender": f"{n}@lid", "push_name": "P",
+            "ts": "2026-11-22T12:00:00Z", "kind": "text", "text": f"words of {n}", "raw": {"conversation": "words"},
+        }
+        for n in range(size)
+    ]  # fmt: skip
+    batch = json.dumps({"fence": "1", "epoch": "1", "seq": str(seq), "messages": rows})
+    began = time.perf_counter()
+    connection.execute("select public.wa_commit(%s, %s)", (SESSION, batch))
+    connection.execute("set constraints all immediate")
+    return (time.perf_counter() - began) * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=1_000_000)
+    count = parser.parse_args().messages
+    with real_postgres() as dsn, psycopg.connect(dsn, autocommit=True) as connection:
+        began = time.monotonic()
+        fill(connection, count)
+        print(f"{count:,} messages filled in {time.monotonic() - began:.0f} s\n")
+        args = values(connection)
+        connection.execute("set search_path = public")
+        print("| query | ms |\n|---|---|")
+        for title, query in queries().items():
+            print(f"| {title} | {median_ms(connection, query, args):.1f} |", flush=True)
+        taken: dict[Any, list[float]] = {with_apps: [], without_apps: []}
+        for _ in range(7):
+            for way, times in taken.items():
+                with way(connection):
+                    times.append(commit_ms(connection, 1))
+        before, after = (statistics.median(taken[way]) for way in (without_apps, with_apps))
+        print(f"\ncommit of 400 messages: {before:.0f} ms without what apps need, {after:.0f} ms with it")
+
+
+if __name__ == "__main__":
+    main()
