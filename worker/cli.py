@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -108,6 +109,7 @@ def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = Fa
     import anyio
     from loguru import logger
 
+    from worker import machine
     from worker.installation import install_packages
     from worker.log import redact, set_up_log
     from worker.settings import load_settings, misspelt, unknown_names
@@ -125,13 +127,17 @@ def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = Fa
         fail(redact(str(error)), error.exit_code)
     except KeyboardInterrupt:
         fail("interrupted", ExitCode.INTERRUPTED)
-    except Exception:
+    except Exception as error:
+        words = machine.trouble(error) if isinstance(error, OSError) else None
+        if words:
+            fail(f"this machine is in trouble: {words}", ExitCode.FAULT)
         logger.exception("a fault of the worker itself; please report it")
         sys.exit(ExitCode.FAULT)
 
 
 def fail(text: str, code: int) -> NoReturn:
     """Print why on stderr, and exit."""
-    for line in text.splitlines():
-        print(f"wa-worker: {line}", file=sys.stderr)
+    with suppress(OSError):  # the code still tells
+        for line in text.splitlines():
+            print(f"wa-worker: {line}", file=sys.stderr)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""How much is logged: of equal lines (`Repeats`) and of one noisy source (`Allowance`). The rest is counted."""
+"""How much is logged: of equal lines (`Repeats`) and of one noisy source (`Allowance`)."""
 
 from __future__ import annotations
 
@@ -50,20 +50,18 @@ class Repeats:
 
 
 class Allowance:
-    """LINES_AT_ONCE lines at once, then LINES_PER_SECOND; the rest is counted, not written."""
+    """LINES_AT_ONCE lines at once, then LINES_PER_SECOND."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._left = LINES_AT_ONCE
         self._at = clock()
-        self.dropped = 0
 
     def take(self) -> bool:
         now = self._clock()
         self._left = min(LINES_AT_ONCE, self._left + (now - self._at) * LINES_PER_SECOND)
         self._at = now
         if self._left < 1:
-            self.dropped += 1
             return False
         self._left -= 1
         return True

@@ -20,6 +20,7 @@ from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
 from worker.bridge.process import Sidecar, check_node, make_environment, run_sidecar
+from worker.bridge.stderr import LeftOut
 from worker.errors import CallTimeout, SettingsError, SidecarGone
 
 BOUND = 15.0
@@ -245,8 +246,26 @@ async def test_a_flood_of_stderr_is_survived_counted_and_cut(logged: list[str]) 
     async with child(code) as sidecar:
         assert await sidecar.stdout.receive() == b"{}\n"
     assert 100 < len(logged) < 10_000
-    assert any("lines were left out" in line for line in logged)
+    told = [line for line in logged if "lines were left out" in line]
+    assert len(told) <= 2, "a sum, not a line for each gap"
+    assert "times" in told[0]
     assert max(map(len, logged)) < 5000
+
+
+def test_what_floods_the_log_is_summed_up_once_a_minute_by_its_texts(logged: list[str]) -> None:
+    now = [0.0]
+    left_out = LeftOut(lambda: now[0])
+    for n in range(500):
+        left_out.count(b'{"level":"debug","msg":"sent ack"}')
+        left_out.count(b'{"level":"debug","msg":"odd %d"}' % n)
+        left_out.tell()
+    assert logged == []
+    now[0] = 61.0
+    left_out.tell()
+    assert len(logged) == 1
+    assert "1000 lines were left out in 61 s (500 times 'sent ack', 301 times 'others'" in logged[0]
+    left_out.tell(now=True)
+    assert len(logged) == 1, "nothing more was left out"
 
 
 async def test_the_log_of_the_child_is_said_again_without_what_it_must_not_say(logged: list[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from worker.errors import SettingsError
 from worker.outbound import proxy_for, why, without_password
-from worker.session.closes import Close, decide
+from worker.session.closes import Close, Reconnect, decide
 
 PROXY = "http://proxy.example:3128"
 
@@ -75,7 +75,13 @@ def test_a_failed_connection_says_its_cause(error: Exception, words: str) -> Non
         ("WebSocket Error (connect ECONNREFUSED 127.0.0.1:443)", "refused"),
         ("WebSocket Error (Failed to establish tunnel to web.whatsapp.com:443 via …: HTTP/1.1 502)", "HTTPS_PROXY"),
         ("WebSocket Error (self-signed certificate)", "TLS"),
+        ("WebSocket Error (unable to verify the first certificate)", "TLS"),
+        ("WebSocket Error (write EPROTO 40AD:error:0A00010B:SSL routines::wrong version number)", "no TLS"),
+        ("WebSocket Error (Unexpected server response: 302)", "redirect"),
     ],
 )
-def test_a_socket_that_cannot_be_made_says_its_cause(message: str, words: str) -> None:
-    assert words in decide(Close(code=408, message=message, phase="connecting")).say
+@pytest.mark.parametrize("code", [408, 500])  # which of them depends on the name of Node's error
+def test_a_socket_that_cannot_be_made_says_its_cause_and_is_tried_again(message: str, words: str, code: int) -> None:
+    decision = decide(Close(code=code, message=message, phase="connecting"))
+    assert isinstance(decision, Reconnect)
+    assert words in decision.say

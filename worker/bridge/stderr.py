@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -35,12 +38,42 @@ SILENT = {
     "name",
     "subject",
 }
+TOLD_EVERY_SECONDS = 60.0
+TEXTS_COUNTED = 200  # of different lines that were left out; the others count as one
+TEXTS_TOLD = 3
+TEXT_OF_LINE = re.compile(rb'"msg":"((?:[^"\\]|\\.){0,80})')
 CRASH_LINE = re.compile(r"^(FATAL ERROR|<--- |node:|Node\.js v|\s{4}at |(\w*Error)(:| \[)|\(node:\d+\)|#)")
+
+
+class LeftOut:
+    """What was not logged because it came too fast: told in one line a minute, with what floods."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._texts: Counter[str] = Counter()
+        self._since = 0.0
+
+    def count(self, line: bytes) -> None:
+        if not self._texts:
+            self._since = self._clock()
+        found = TEXT_OF_LINE.search(line)
+        text = found[1].decode("utf-8", "replace") if found else ""
+        known = text in self._texts or len(self._texts) < TEXTS_COUNTED
+        self._texts[text if known else ""] += 1
+
+    def tell(self, *, now: bool = False) -> None:
+        """Log what was counted, if it is a minute old, or `now`."""
+        if not self._texts or not (now or self._clock() - self._since >= TOLD_EVERY_SECONDS):
+            return
+        most = ", ".join(f"{count} times {text or 'others'!r}" for text, count in self._texts.most_common(TEXTS_TOLD))
+        total, seconds = self._texts.total(), self._clock() - self._since
+        self._texts.clear()
+        logger.warning("the sidecar logs too fast: {} lines were left out in {:.0f} s ({})", total, seconds, most)
 
 
 async def relay_stderr(stream: ByteReceiveStream) -> None:
     """Log what arrives until the stream ends. Keeps reading past the limit, so the child never waits."""
-    allowance = Allowance()
+    allowance, left_out = Allowance(), LeftOut()
     rest = b""
     while True:
         try:
@@ -50,19 +83,19 @@ async def relay_stderr(stream: ByteReceiveStream) -> None:
         *lines, rest = (rest + chunk).split(b"\n")
         rest = rest[:LINE_BYTES_MAX]
         for line in lines:
-            _relay(line, allowance)
+            _relay(line, allowance, left_out)
     if rest:
-        _relay(rest, allowance)
-    if allowance.dropped:
-        logger.warning("the sidecar logs too fast; {} lines were left out", allowance.dropped)
+        _relay(rest, allowance, left_out)
+    left_out.tell(now=True)
 
 
-def _relay(line: bytes, allowance: Allowance) -> None:
-    if not line.strip() or not allowance.take():
+def _relay(line: bytes, allowance: Allowance, left_out: LeftOut) -> None:
+    left_out.tell()
+    if not line.strip():
         return
-    if allowance.dropped:
-        logger.warning("the sidecar logs too fast; {} lines were left out", allowance.dropped)
-        allowance.dropped = 0
+    if not allowance.take():
+        left_out.count(line)
+        return
     level, text, fields = read_line(line[:LINE_BYTES_MAX])
     logger.bind(part="sidecar", **fields).log(level.upper(), "{}", text)
 

@@ -17,6 +17,7 @@ import typer
 
 from worker.errors import ExitCode, OddAnswer, SettingsError, StoreRefused, StoreUnavailable, WorkerError, cause
 from worker.log import hide, redact, set_up_log
+from worker.machine import silence_stdout, trouble
 from worker.settings import Settings, load_settings
 from worker.store import Store, connect_store
 from worker.store.embedded import read_endpoint
@@ -57,7 +58,7 @@ def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int =
     except KeyboardInterrupt:
         raise typer.Exit(interrupted) from None
     except BrokenPipeError:  # `wa-worker tail | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         raise typer.Exit(0) from None
     except WorkerError as error:
         end(explain(error), exit_code(error))
@@ -71,6 +72,9 @@ def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int =
         assert isinstance(first, WorkerError)
         end(explain(first), exit_code(first))
     except Exception as fault:
+        if isinstance(fault, OSError) and (words := trouble(fault)):
+            silence_stdout()
+            end(f"the output cannot be written: {words}", ExitCode.FAULT)
         if os.environ.get("LOG_LEVEL", "").lower() in ("trace", "debug"):
             raise
         end(f"a fault of wa-worker itself ({type(fault).__name__}); LOG_LEVEL=debug shows where. Please report it.", 1)

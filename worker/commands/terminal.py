@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import partial
-from typing import Any
+from typing import IO, Any, cast
 
 import anyio.to_thread
 import segno
@@ -15,6 +15,7 @@ from rich.panel import Panel
 
 from worker.commands.tail import line
 from worker.errors import StoreRefused
+from worker.machine import PatientStdout
 from worker.session.arrivals import Arrivals
 from worker.session.report import View
 from worker.store import Store
@@ -37,7 +38,7 @@ class Terminal:
     """Draws on stdout; the log goes to stderr."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+        self._console = console or Console(file=cast(IO[str], PatientStdout(_cannot_show)))
         self.console_link: str | None = None
         self._last: tuple[str, str | None, str | None] | None = None
         self._drawn = False  # a code is on the screen
@@ -112,6 +113,14 @@ class Terminal:
         if self.console_link:
             words = f"Or in a browser (this link works once): {self.console_link}"
             self._console.print(words, highlight=False, markup=False, soft_wrap=True)
+
+
+def _cannot_show(why: str) -> None:
+    logger.warning(
+        "stdout cannot be written ({}): nothing more is shown there. The worker goes on; `wa-worker link` shows the QR "
+        "code in another terminal",
+        why,
+    )
 
 
 def window_too_small(drawn: str, console: Console) -> str | None:

@@ -12,6 +12,7 @@ so a crash leaves nothing behind.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import ssl
 import tempfile
@@ -25,6 +26,7 @@ import anyio
 import httpx
 
 from worker.errors import MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
+from worker.machine import trouble
 from worker.media.decrypt import MAX_OVERHEAD_BYTES, BlobDecryptor, Claims, Proof
 from worker.media.keys import MediaKeys
 from worker.outbound import BROWSER, http_client, proxy_for, trusted, why
@@ -123,21 +125,23 @@ class Downloader:
             MediaRefused: its address is not one that we fetch from, or it redirects.
             MediaExpired: WhatsApp no longer has it.
             MediaTooLarge: more bytes came than the limit allows, or the server announces more.
-            MediaUnavailable: network or server trouble, or not in time.
+            MediaUnavailable: network or server trouble, or not in time; or this machine's temporary folder is full.
             MediaCorrupt: the bytes are not the file that the message means.
         """
         address = media_address(direct_path, url, self._source.origin)
-        with tempfile.TemporaryFile(prefix="wa-media-") as spool:
+        with _spooled():
+            spool = tempfile.TemporaryFile(prefix="wa-media-")  # noqa: SIM115 - closed by the next block
+        with spool:
             seconds = self._limits.seconds_for(claims.length)
-            with _translated(seconds):
-                with anyio.fail_after(seconds):
-                    proof = await self._transfer(address, BlobDecryptor(keys, claims), spool)
+            with _translated(seconds), anyio.fail_after(seconds), _spooled():
+                proof = await self._transfer(address, BlobDecryptor(keys, claims), spool)
             if proof.length > self._limits.max_bytes:
                 raise MediaTooLarge(f"{proof.length} bytes, {self._limits.max_bytes} are allowed")
-            spool.flush()
-            spool.seek(0)
-            head = spool.read(HEAD_BYTES)
-            spool.seek(0)
+            with _spooled():
+                spool.flush()
+                spool.seek(0)
+                head = spool.read(HEAD_BYTES)
+                spool.seek(0)
             yield Fetched(proof=proof, head=head, content=Path(f"/dev/fd/{spool.fileno()}"))
 
     async def _transfer(self, address: httpx.URL, decryptor: BlobDecryptor, spool: IO[bytes]) -> Proof:
@@ -205,3 +209,16 @@ def _translated(total_s: float) -> Iterator[None]:
         raise MediaUnavailable(why(error)) from None
     except httpx.InvalidURL:
         raise MediaRefused("the address cannot be read") from None
+
+
+@contextmanager
+def _spooled() -> Iterator[None]:
+    """Turn trouble with the temporary file into ours: it passes when the machine is looked after."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError as error:
+        folder = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - for people
+        words = trouble(error) or (error.strerror or type(error).__name__).lower()
+        raise MediaUnavailable(f"files pass through the temporary folder {folder}: {words}") from None

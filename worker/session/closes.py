@@ -110,7 +110,10 @@ _CAUSES = {  # Node's words for a connection that failed
     "certificate": "its certificate is not trusted (TLS)",
     "ETIMEDOUT": "no answer in time",
     "ENETUNREACH": "this machine has no way to the Internet",
+    "EPROTO": "no TLS can be agreed on",
+    "Unexpected server response: 3": "it answers with a redirect; is this network's login page open?",
 }
+_SOCKET_FAILED = "WebSocket Error ("  # Baileys' words for a socket that was never open, or broke
 _CODES_RAN_OUT = "QR refs attempts ended"
 _UNTRUSTED = ("invalid signature", "signature invalid", "account signature", "certificat")
 # Baileys gives these to an untrusted peer; 500 is also its default for an error without a code. The text says more.
@@ -122,6 +125,8 @@ def decide(close: Close, immediate_before: int = 0) -> Decision:
 
     An unknown code is backed off and reported: it is never a reason to delete credentials.
     """
+    if close.message.startswith(_SOCKET_FAILED) and close.code in (CloseCode.LOST_OR_TIMED_OUT, *_UNTRUSTED_CODES):
+        return _lost_or_timed_out(close, immediate_before)
     if close.code in _UNTRUSTED_CODES and any(word in close.message.lower() for word in _UNTRUSTED):
         return _untrusted(close.phase)
     if close.code is None:

@@ -51,6 +51,14 @@ KEY_CODES = frozenset(
 BUSY_STATUS = frozenset({408, 425, 429, 502, 503, 504, *range(520, 531)})  # gateways; PostgREST without its database
 # The embedded Supabase has one code for all that it does not know: Postgres' other errors, and troubles of its own.
 EMBEDDED_REFUSALS = ("error: ", "RangeError: ")
+STATES_IN_WORDS = {
+    "25006": "it is read-only, as a hosted one is while its disk is full",
+    "53100": "its disk is full",
+    "53200": "it is out of memory",
+    "53300": "it has no connection left",
+    "57P03": "it is starting or stopping",
+    "58030": "its disk reports an error",
+}
 IN_WORDS = {
     402: "a quota of the project is used up, or a bill is open; see its dashboard",
     413: "the request is too large for the gateway before Supabase",
@@ -211,7 +219,8 @@ def refusal(what: str, code: str, message: str) -> StoreError:
     if code == "57014":
         return TooSlow(f"{what}: 57014, the database ended the statement because it took too long")
     if code in TRANSIENT_CODES or (len(code) == 5 and code[:2] in TRANSIENT_CLASSES) or code in {"", "SUP"}:
-        return StoreUnavailable(f"{what}: {code or 'an answer without a code'}")
+        words = f", {STATES_IN_WORDS[code]}" if code in STATES_IN_WORDS else ""
+        return StoreUnavailable(f"{what}: {code or 'an answer without a code'}{words}")
     is_status = len(code) == 3 and code.isdigit()
     if is_status and (code in {"408", "425", "429"} or code >= "500"):
         return StoreUnavailable(f"{what}: HTTP {code}")

@@ -22,7 +22,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,7 @@ from anyio.abc import ByteReceiveStream, Process, TaskStatus
 
 from worker.errors import SettingsError, StoreUnavailable, cause
 from worker.installation import DATA, node_folder, remedy
+from worker.machine import little_space, trouble
 from worker.store.endpoint import (
     Endpoint,
     free_port,
@@ -57,6 +58,7 @@ PORT_SECONDS: Final = 3.0  # a dying server may free its lock before its port
 POLL_SECONDS: Final = 0.05
 TAKE_OVER_POLL_SECONDS: Final = 0.5
 RESTART_DELAY_SECONDS: Final = 0.5
+RESTART_AFTER_FAILURE_SECONDS: Final = 5.0
 NODE_TOO_OLD: Final = 86  # the exit code of follow_parent.mjs
 NODE_BAD_OPTION: Final = 9  # Node's own, from versions that do not know --import
 
@@ -110,19 +112,33 @@ class Embedded:
                         await anyio.sleep(POLL_SECONDS)
                         continue
                 else:
-                    async with _Server(self, lock) as server:
-                        _same_address(announced, server.endpoint)
-                        if announced is None:
-                            announced = server.endpoint
-                            task_status.started(announced)
-                        await server.wait()
-                        self.report("the embedded Supabase ended; starting it again")
-                        await anyio.sleep(RESTART_DELAY_SECONDS)
+                    announced = await self._serve(lock, announced, task_status)
                     continue
             if announced is None:
                 announced = endpoint
                 task_status.started(announced)
             await anyio.sleep(TAKE_OVER_POLL_SECONDS)
+
+    async def _serve(self, lock: int, announced: Endpoint | None, task_status: TaskStatus[Endpoint]) -> Endpoint:
+        """One life of the server. A later start that fails, on a full disk for example, is tried again."""
+        async with AsyncExitStack() as life:
+            try:
+                server = await life.enter_async_context(_Server(self, lock, announced))
+            except (OSError, StoreUnavailable) as error:
+                if announced is None:
+                    raise
+                words = (trouble(error) or str(error)) if isinstance(error, OSError) else str(error)
+                self.report(f"the embedded Supabase cannot start again: {words}; trying again")
+                await anyio.sleep(RESTART_AFTER_FAILURE_SECONDS)
+                return announced
+            _same_address(announced, server.endpoint)
+            if announced is None:
+                announced = server.endpoint
+                task_status.started(announced)
+            await server.wait()
+            self.report("the embedded Supabase ended; starting it again")
+            await anyio.sleep(RESTART_DELAY_SECONDS)
+        return announced
 
     def _check_installed(self) -> None:
         if not self.node.exists():
@@ -179,11 +195,13 @@ async def embedded_supabase(place: Embedded) -> AsyncIterator[Endpoint]:
 class _Server:
     """One life of the server process: migrated, started, ready; stopped at the end of the block."""
 
-    def __init__(self, place: Embedded, lock: int) -> None:
+    def __init__(self, place: Embedded, lock: int, former: Endpoint | None) -> None:
         self._place = place
+        self._former = former  # where clients look for this one
         self._lock = lock
         self._folder = place.data_dir / "embedded"
         self._keys = load_keys(place.data_dir)
+        self._unfinished = self._folder / "unfinished"  # there from the first migration to the last of a new database
         self._process: Process | None = None
         self.endpoint: Endpoint
 
@@ -215,7 +233,7 @@ class _Server:
 
     async def _choose_port(self) -> int:
         """The port of the server before this one, so that its clients find this one too."""
-        former = read_endpoint(self._place.data_dir)
+        former = self._former or read_endpoint(self._place.data_dir)
         if former is not None:
             port = int(former.url.rsplit(":", 1)[1])
             with anyio.move_on_after(PORT_SECONDS):
@@ -238,6 +256,7 @@ class _Server:
         wanted = _digest(self._place.migrations)
         if stamp.exists() and stamp.read_text() == wanted:
             return
+        self._begin_database()
         process = await self._spawn("migration", "up", stdout=subprocess.PIPE)
         try:
             with anyio.fail_after(MIGRATE_SECONDS):
@@ -249,8 +268,17 @@ class _Server:
             raise StoreUnavailable("the migrations of the embedded Supabase took too long") from error
         finally:
             await _end(process)
-        _check_exit(code, "the migrations of the embedded Supabase failed")
+        _check_exit(code, "the migrations of the embedded Supabase failed", self._folder)
         stamp.write_text(wanted)
+        self._unfinished.unlink(missing_ok=True)
+
+    def _begin_database(self) -> None:
+        """Remove a database whose first migrations did not end, on a full disk for example: it never starts again."""
+        database = self._folder / "database"
+        if self._unfinished.exists():
+            shutil.rmtree(database, ignore_errors=True)
+        elif not database.exists():
+            self._unfinished.touch()
 
     async def _start(self, url: str) -> None:
         self._process = await self._spawn("start", "--no-admin", stdout=subprocess.DEVNULL)
@@ -258,11 +286,14 @@ class _Server:
             with anyio.fail_after(READY_SECONDS):
                 while not await _answers(url):
                     if self._process.returncode is not None:
-                        _check_exit(self._process.returncode, "the embedded Supabase ended while it started")
+                        _check_exit(
+                            self._process.returncode, "the embedded Supabase ended while it started", self._folder
+                        )
                         raise StoreUnavailable("the embedded Supabase ended while it started")
                     await anyio.sleep(POLL_SECONDS)
         except TimeoutError as error:
-            raise StoreUnavailable(f"the embedded Supabase was not ready within {READY_SECONDS:g} s") from error
+            words = f"the embedded Supabase was not ready within {READY_SECONDS:g} s"
+            raise StoreUnavailable(f"{words}{little_space(self._folder)}") from error
         self.endpoint = Endpoint(
             url=url,
             key=self._keys["secret"],
@@ -338,11 +369,11 @@ def _same_address(announced: Endpoint | None, now: Endpoint) -> None:
         raise StoreUnavailable("the port of the embedded Supabase was taken while it was down")
 
 
-def _check_exit(code: int | None, message: str) -> None:
+def _check_exit(code: int | None, message: str, folder: Path) -> None:
     if code in (NODE_TOO_OLD, NODE_BAD_OPTION):
         raise SettingsError("the embedded Supabase needs Node 22 or newer: run `make setup`, or set SUPABASE_URL")
     if code != 0:
-        raise StoreUnavailable(f"{message} (exit code {code})")
+        raise StoreUnavailable(f"{message} (exit code {code}){little_space(folder)}")
 
 
 def _digest(folder: Path) -> str:
