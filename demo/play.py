@@ -113,7 +113,8 @@ class Play:
         try:
             match order:
                 case None:
-                    self.screen.say("/help shows what can be typed" if line.strip() else "")
+                    if line.strip():
+                        self.screen.say("/help shows what can be typed")
                 case Order("quit"):
                     return False
                 case Order("help"):

@@ -27,7 +27,7 @@ app = typer.Typer(
     epilog="Exit codes: " + " · ".join(f"{code} {code.meaning}" for code in ExitCode),
     no_args_is_help=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typer.main import get_command
 from worker.cli import app
 from worker.commands import COMMANDS, load
 
-HEAVY = ("anyio", "httpx", "supabase", "loguru", "worker.store", "worker.settings", "worker.supervisor")
+HEAVY = ("rich", "anyio", "httpx", "supabase", "loguru", "worker.store", "worker.settings", "worker.supervisor")
 PROBE = """
 import runpy, sys
 sys.argv = ["wa-worker", *sys.argv[1:]]
@@ -32,6 +33,20 @@ def test_help_and_version_import_no_part_of_the_worker(arguments: list[str]) -> 
     loaded = ran.stdout.rpartition("loaded: ")[2].split()
     assert ("typer" in loaded) is (arguments != ["--version"]), "the bare version is answered before typer loads"
     assert not set(HEAVY) & set(loaded)
+
+
+def test_completion_imports_no_part_of_the_worker() -> None:
+    asked = {"_WA_WORKER_COMPLETE": "complete_bash", "COMP_WORDS": "wa-worker gr", "COMP_CWORD": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("groups\n")
+    assert not set(HEAVY) & set(ran.stdout.rpartition("loaded: ")[2].split())
 
 
 def commands_below(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
