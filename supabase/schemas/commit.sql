@@ -224,7 +224,8 @@ end
 $$;
 
 -- Takes a listed item back: stores it with its own time and arrival, applies what was held for it, and removes it from
--- the list. Errors: whatever Postgres says, or refused_again; then nothing has changed.
+-- the list. Errors: whatever Postgres says, or refused_again, whose SQLSTATE (WA001) no trigger of the app raises; then
+-- nothing has changed.
 create function wa.take_back(p_row public.wa_refused_stanzas) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -253,7 +254,7 @@ begin
     ));
   end if;
   if coalesce((v_counts ->> 'refused')::integer, 0) > 0 then
-    raise exception 'refused_again';
+    raise exception 'refused_again' using errcode = 'WA001';
   end if;
 end
 $$;
@@ -289,7 +290,7 @@ begin
     when data_exception or integrity_constraint_violation or program_limit_exceeded then
       get stacked diagnostics v_code = returned_sqlstate, v_reason = message_text;
       v_state := 'refused';
-    when raise_exception then
+    when sqlstate 'WA001' then
       v_code := v_row.code;
       v_reason := v_row.reason;
       v_state := 'refused';

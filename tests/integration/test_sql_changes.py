@@ -6,6 +6,7 @@ person's two addresses mixed until they are learned to be one: it must end in th
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -736,6 +737,28 @@ def test_a_sealed_edit_that_was_handed_out_is_put_off_for_longer_each_time(datab
         assert talk.all(left + "%(session)s") == [(minutes,)]
         database.execute("update public.wa_held_changes set next_at = now() where session_id = %s", [talk.id])
         assert talk.batch()["sealed"] == 1
+
+
+def test_an_error_that_an_apps_trigger_raises_is_no_verdict_on_a_message_that_is_taken_back(
+    database: psycopg.Connection[Any],
+) -> None:
+    talk = Talk(database)
+    body = base64.b64encode(json.dumps(message("m1", sender=ANA, text="not on Sundays")).encode()).decode()
+    listed = {"chat_id": GROUP, "sender": ANA, "wa_msg_id": "m1", "state": "waiting", "code": "57014", "reason": ""}
+    talk.batch(refused=[listed | {"encoding": "base64", "body": body}])
+    ((id_,),) = talk.all("select id from public.wa_refused_stanzas where session_id = %(session)s")
+    database.execute(
+        "create function public.no_sundays() returns trigger language plpgsql as $$ begin "
+        "if new.text = 'not on Sundays' then raise exception 'closed'; end if; return new; end $$; "
+        "create trigger no_sundays before insert on public.messages for each row execute function public.no_sundays()"
+    )
+    try:
+        assert talk._call("wa_retry_refused(%s, %s)", talk.id, id_) == {"taken": False, "code": "P0001"}
+    finally:
+        database.execute("drop function public.no_sundays() cascade")
+    state = "select state, code, reason from public.wa_refused_stanzas where session_id = %(session)s"
+    assert talk.all(state) == [("waiting", "P0001", "closed")]
+    assert talk._call("wa_retry_refused(%s, %s)", talk.id, id_) == {"taken": True}
 
 
 def test_what_waits_longer_than_a_week_is_dropped_and_counted(database: psycopg.Connection[Any]) -> None:
