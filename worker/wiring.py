@@ -18,6 +18,7 @@ from worker.bridge.peer import Handler, Peer
 from worker.bridge.protocol import Me
 from worker.errors import CallFailed, MediaExpired, MediaUnavailable
 from worker.ingest.committer import Committer, Listeners
+from worker.ingest.first_arrivals import FirstArrivals
 from worker.ingest.rules.live import RETRY_WINDOW_S, LiveWindow
 from worker.ingest.rules.normalise import Rules
 from worker.media.download import Downloader, Limits, Source, open_downloader
@@ -138,14 +139,20 @@ async def open_leased_session(
         source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
         async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
             media = _make_media(settings, store, downloader, owner, phone)
-            drops, arrivals = Drops(settings.worker_catch_up_s), Arrivals()
+            drops, arrivals, first = Drops(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
             discovery = Discovery(session, report, flags.done)
             listeners = Listeners(
                 error=report.error,
                 media=media.notify,
-                committed=(health.metrics.committed, drops.committed, discovery.committed, arrivals.committed),
+                committed=(
+                    health.metrics.committed,
+                    drops.committed,
+                    discovery.committed,
+                    arrivals.committed,
+                    first.committed,
+                ),
             )
-            committer = Committer(session, cipher, watch, _make_rules(settings, monitored), listeners)
+            committer = Committer(session, cipher, watch, _make_rules(settings, monitored, first), listeners)
 
             def note_own_addresses(me: Me) -> None:
                 committer.own = (me.lid, me.id)
@@ -188,6 +195,7 @@ async def open_leased_session(
                     events=events,
                     requests=Requests(state, policy, report, discovery, flags.done),
                     on_open=note_own_addresses,
+                    on_arrived=first.note,
                 ),
                 events=events,
                 phone=phone,
@@ -234,10 +242,10 @@ def _make_media(settings: Settings, store: Store, downloader: Downloader, owner:
     return MediaRunner(store, transfers, options, reuploads)
 
 
-def _make_rules(settings: Settings, monitored: Monitored) -> Callable[[], Rules]:
+def _make_rules(settings: Settings, monitored: Monitored, first: FirstArrivals) -> Callable[[], Rules]:
     window = LiveWindow(live_s=settings.worker_live_window_s, catch_up_s=settings.worker_catch_up_s)
     blank = settings.worker_revoke == "blank"
-    return lambda: Rules(monitored=monitored.groups, window=window, blank_revoked=blank)
+    return lambda: Rules(monitored=monitored.groups, window=window, blank_revoked=blank, first_arrival=first.of)
 
 
 def first_retry_state(row: dict[str, Any]) -> RetryState:

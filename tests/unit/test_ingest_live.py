@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -30,9 +31,18 @@ RECOMMENDED = LiveWindow(live_s=30, catch_up_s=86_400)
         (600, {"again": True}, CONTRACT, True, "the good copy of a stub that is there already"),
         (3601, {"again": True}, CONTRACT, False, "and too late even for that"),
         (7200, {"again": True}, RECOMMENDED, True, "unless catching up reaches as far"),
+        (
+            600,
+            {"offline": True, "first_s": NOW_S - 590},
+            CONTRACT,
+            True,
+            "it came live, and comes again after a reconnect",
+        ),
+        (600, {"offline": True, "first_s": NOW_S - 560}, CONTRACT, False, "it was too old when it first came"),
+        (31, {"first_s": NOW_S + 60}, CONTRACT, False, "a first arrival after this one makes nothing younger or older"),
     ],
 )
-def test_age_decides(age_s: float, how: dict[str, bool], window: LiveWindow, expected: bool, why: str) -> None:
+def test_age_decides(age_s: float, how: dict[str, Any], window: LiveWindow, expected: bool, why: str) -> None:
     arrival = Arrival(clock_s=NOW_S, **how)
     assert is_live(NOW_S - age_s, arrival, window) is expected, why
 

@@ -303,13 +303,27 @@ class Offline(Wire):
     count: int
 
 
+class ArrivedStanza(Wire):
+    """`attrs`: those by which it is known again."""
+
+    attrs: dict[str, str]
+    at_ms: int
+
+
+class Arrived(Wire):
+    """Group messages that have arrived and are not durable yet."""
+
+    server_time_offset_ms: float | None
+    stanzas: list[ArrivedStanza]
+
+
 class Stalled(Wire):
     reason: str
     detail: dict[str, Any]
 
 
 PasskeyNotice = PasskeyRequested | PasskeyCode | PasskeyFailed
-Notification = Qr | PasskeyNotice | ConnectionState | Offline | Stalled
+Notification = Qr | PasskeyNotice | ConnectionState | Offline | Arrived | Stalled
 
 # Method → model of its parameters; what the fixtures in tests/wire are checked against.
 TO_SIDECAR: dict[str, type[Wire]] = {
@@ -347,6 +361,7 @@ NOTIFICATIONS: dict[str, type[Wire]] = {
     "passkey_failed": PasskeyFailed,
     "connection": ConnectionState,
     "offline": Offline,
+    "arrived": Arrived,
     "stalled": Stalled,
 }
 

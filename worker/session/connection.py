@@ -14,7 +14,7 @@ import anyio
 from loguru import logger
 
 from worker.bridge.peer import Peer
-from worker.bridge.protocol import SOCKET_OPEN, Connected, ConnectParameters, Me
+from worker.bridge.protocol import SOCKET_OPEN, Arrived, Connected, ConnectParameters, Me
 from worker.errors import CallFailed, StateError
 from worker.session.auth_state import AuthState
 from worker.session.ceremony import STEP_SECONDS, PasskeyRules
@@ -89,6 +89,7 @@ class Connection:
         events: EventQueue,
         requests: Requests,
         on_open: Callable[[Me], None],
+        on_arrived: Callable[[Arrived], None] = lambda told: None,
     ) -> None:
         self._state = state
         self.policy = policy
@@ -97,6 +98,7 @@ class Connection:
         self._events = events
         self._requests = requests
         self._on_open = on_open
+        self._on_arrived = on_arrived
 
     async def run(self, peer: Peer) -> None:
         """Live over this sidecar until it is gone.
@@ -127,7 +129,10 @@ class Connection:
 
     async def _queue_notifications(self, peer: Peer) -> None:
         async for notification in peer.notifications:
-            self._events.put(notification)
+            if isinstance(notification, Arrived):  # also of a socket that is being ended
+                self._on_arrived(notification)
+            else:
+                self._events.put(notification)
 
     async def _step(self, peer: Peer) -> Plan:
         match self.policy.retry.plan:

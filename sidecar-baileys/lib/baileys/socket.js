@@ -15,6 +15,7 @@ import { Inbox } from '../log/inbox.js'
 import { KeyStore } from '../log/keys.js'
 import { Preview } from '../log/preview.js'
 import { Throttle } from '../log/throttle.js'
+import { Arrivals } from './arrivals.js'
 import { checkChains } from './certificates.js'
 import { toWireClose } from './close.js'
 import { toWireEvents } from './events.js'
@@ -78,6 +79,8 @@ export class Connection {
   #throttle
   /** @type {Preview} */
   #preview
+  /** @type {Arrivals} */
+  #arrivals
   /** @type {Pairing} */
   #link
   /** @type {Sections} */
@@ -115,6 +118,7 @@ export class Connection {
     const stored = creds === null ? null : reviveCreds(creds)
     // What an attempt to link left behind is void: with `me` in it, Baileys would log in instead of registering.
     this.creds = stored?.account ? stored : initAuthCreds()
+    this.#arrivals = new Arrivals(hooks.notify)
     this.#link = new Pairing({
       creds: this.creds, browser: params.browser, ttlMs: params.qr_timeout_ms, notify: hooks.notify,
       end: (error) => void this.sock.end(error),
@@ -355,6 +359,7 @@ export class Connection {
     stanza.treatment = stanza.hash ? this.params.suspects?.[stanza.hash] : undefined
     this.stanzasIn += 1
     this.keys.warm(keysToOpen(node.attrs))
+    this.#arrivals.arrived(stanza)
     this.inbox.arrive(stanza)
     this.#throttle.regulate()
   }

@@ -115,6 +115,10 @@ export const PARAMS = {
     (value.state !== 'open' || shape({ me: isMe, server_time_offset_ms: orNull(isNumber) })(value)) &&
     (value.state !== 'close' || shape({ close: isClose })(value)),
   offline: shape({ count: isCount }),
+  arrived: shape({
+    server_time_offset_ms: orNull(isNumber),
+    stanzas: listOf(shape({ attrs: mapOf(isString), at_ms: isCount })),
+  }),
   stalled: shape({ reason: isString, detail: isObject }),
 }
 

@@ -28,11 +28,15 @@ class LiveWindow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
-    """When a stanza came and how: `clock_s` is WhatsApp's time at that moment, as far as it is known."""
+    """When a stanza came and how: `clock_s` is WhatsApp's time at that moment, as far as it is known.
+
+    `first_s`: when a copy of it first came that is not durable, on this connection or an earlier one.
+    """
 
     clock_s: float
     offline: bool = False
     again: bool = False  # a copy that was asked for: a retry, or the phone's resend
+    first_s: float | None = None
 
 
 def clock_at(arrived_at_ms: float, server_time_offset_ms: float | None) -> float | None:
@@ -59,7 +63,8 @@ def is_live(sent_s: float, arrival: Arrival, window: LiveWindow) -> bool:
         longest = max(longest, window.catch_up_s)
     if arrival.again:
         longest = max(longest, RETRY_WINDOW_S)
-    return arrival.clock_s - sent_s <= longest
+    first = arrival.clock_s if arrival.first_s is None else min(arrival.first_s, arrival.clock_s)
+    return first - sent_s <= longest
 
 
 def iso(seconds: float) -> str:

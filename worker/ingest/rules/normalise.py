@@ -6,7 +6,7 @@ old (live only) and in what shape is decided here; what is atomic (parents, upgr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -133,6 +133,7 @@ class Rules:
         own: the account's own addresses, LID first: who wrote a `fromMe` message that does not say so.
         lids: phone number → LID, as far as learned; `MOVED` for a number that has changed hands.
         blank_revoked: WORKER_REVOKE=blank.
+        first_arrival: a stanza's attributes → when it first arrived, WhatsApp's time; None if that is not known.
     """
 
     monitored: Collection[str]
@@ -140,6 +141,7 @@ class Rules:
     own: tuple[str | None, str | None] = (None, None)
     lids: Mapping[str, str] = field(default_factory=dict)
     blank_revoked: bool = False
+    first_arrival: Callable[[Mapping[str, str]], float | None] = lambda attrs: None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +165,8 @@ def normalise(stanza: Stanza, rules: Rules) -> MessageRow | Discard:
     clock = clock_at(stanza.arrived_at_ms, stanza.server_time_offset_ms)
     if clock is None:
         return Discard(reason="malformed")
-    arrival = Arrival(clock_s=clock, offline="offline" in stanza.attrs, again=stanza.retry_count > 0)
+    offline, again = "offline" in stanza.attrs, stanza.retry_count > 0
+    arrival = Arrival(clock_s=clock, offline=offline, again=again, first_s=rules.first_arrival(stanza.attrs))
     envelope = _open(stanza.key, stanza.attrs, arrival, rules)
     if isinstance(envelope, Discard):
         return envelope
