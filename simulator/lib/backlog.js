@@ -1,11 +1,12 @@
 /**
  * After a login: what waited comes first, in order, marked `offline`; then its end is announced; then live traffic.
  *
- * preview → (the client asks for a batch) → stanzas → `<ib><offline count>`. With nothing waiting the end comes at once. With the
- * switch `windows` a request is good for one window only, and the first window comes unasked.
+ * preview → stanzas → `<ib><offline count>`. With nothing waiting the end comes at once. With the switch `windows` a part of them comes at a
+ * time: the first unasked, the next when the client asks (`offline_batch`). A client that never asks gets the next part when it
+ * has answered the last, as whatsmeow does with the real server.
  */
 import { setImmediate as yieldLoop } from 'node:timers/promises'
-import { sendHistory } from './history.js'
+import { sendFirst } from './history.js'
 import { node, SERVER } from './stanza.js'
 
 /** @typedef {import('./connection.js').Connection} Connection */
@@ -23,8 +24,8 @@ export function announceBacklog(connection) {
   const count = String(phone.queue.size + Number(phone.faults.take('preview_more')?.extra ?? 0))
   if (count === '0') return void finish(connection)
   connection.send(node('ib', { from: SERVER }, [node('offline_preview', { count, message: count, notification: '0', receipt: '0', appdata: '0' })]))
-  const { windows, first_window_unasked } = phone.realism.switches
-  if (windows && first_window_unasked) allowWindow(connection)
+  const { window, first_window_unasked } = phone.realism.switches
+  if (first_window_unasked) allow(connection, window)
 }
 
 /** One stanza whose answers do not count: it comes again at each login. @param {import('./phone.js').Phone} phone */
@@ -35,20 +36,27 @@ function holdForEver({ faults, queue }) {
   if (entry) entry.forgiven = true
 }
 
-/** The client has asked for it, or for more of it. @param {Connection} connection */
-export function startBacklog(connection) {
-  if (connection.state === 'backlog') allowWindow(connection)
+/** The client wants more. @param {Connection} connection @param {number} count - of stanzas; not a number: it does not say */
+export function askedForBacklog(connection, count) {
+  if (connection.state !== 'backlog') return
+  connection.asked = true
+  const { window } = connection.phone.realism.switches
+  allow(connection, Math.min(count || window, 2 * window))
 }
 
-/** @param {Connection} connection */
-function allowWindow(connection) {
-  connection.windows++
+/** @param {Connection} connection @param {number} count */
+function allow(connection, count) {
+  connection.allowed += count
   void deliver(connection)
 }
 
-/** A stanza that withheld the rest may have been settled. @param {Connection} connection */
+/** Something was answered: what withheld the rest may be gone, or a window settled. @param {Connection} connection */
 export function continueBacklog(connection) {
-  if (connection.state === 'backlog' && connection.windows > 0) void deliver(connection)
+  if (connection.state !== 'backlog') return
+  const { queue, realism: { switches: { window, first_window_unasked } } } = connection.phone
+  const waits = first_window_unasked && !connection.asked && connection.allowed === 0 && !queue.unsettled
+  if (waits) allow(connection, window)
+  else if (connection.allowed > 0) void deliver(connection)
 }
 
 /** @param {Connection} connection */
@@ -56,15 +64,14 @@ async function deliver(connection) {
   const { queue, realism } = connection.phone
   if (connection.delivering) return
   connection.delivering = true
-  while (connection.state === 'backlog' && connection.windows > 0) {
-    const { windows, window } = realism.switches
+  while (connection.state === 'backlog' && connection.allowed > 0) {
+    const most = realism.switches.windows ? connection.allowed : Infinity
     if (queue.stuck.length) {
       await write(connection, queue.stuck, Infinity)
       if (queue.stuck.length) break
     }
-    const left = await write(connection, queue.entries(), windows ? window : Infinity)
-    connection.windows--
-    if (!left) finish(connection)
+    connection.allowed = 0
+    if (!(await write(connection, queue.entries(), most))) finish(connection)
   }
   connection.delivering = false
 }
@@ -105,5 +112,5 @@ function finish(connection) {
   if (!unsaid) connection.send(node('ib', { from: SERVER }, [node('offline', { count: String(connection.offlineSent) })]))
   connection.become('live')
   phone.log.add('offline_sent', { connection: connection.number, count: connection.offlineSent })
-  if (phone.historyAuto && phone.companion && !phone.companion.historyReceipted) void sendHistory(phone, {})
+  if (phone.historyAuto && phone.companion && !phone.companion.historyReceipted) void sendFirst(phone)
 }

@@ -1,6 +1,6 @@
 /**
  * The two chains that a client checks: the Noise chain (root → intermediate → this server's static key) and
- * the TLS chain of the media host (an authority of our own → a certificate for 127.0.0.1).
+ * the TLS chain of the media host (an authority of our own → a certificate for 127.0.0.1 and for the names of WhatsApp's servers).
  */
 import 'reflect-metadata' // the X.509 library needs it to be there first
 import { X509CertificateGenerator, BasicConstraintsExtension, KeyUsagesExtension, KeyUsageFlags, SubjectAlternativeNameExtension,
@@ -11,6 +11,7 @@ import { makeSigningKey } from './curve.js'
 const INTERMEDIATE_SERIAL = 1
 const LEAF_SERIAL = 2
 const VALID_MS = 30 * 24 * 3600 * 1000
+const NAMES = ['localhost', 'web.whatsapp.com', '*.whatsapp.net']
 const EC = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
 
 /** Chains that a client must refuse; `replayed_chain` is a good one before another static key. */
@@ -59,7 +60,7 @@ export async function makeTlsIdentity() {
       new BasicConstraintsExtension(false, undefined, true),
       new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
       new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth]),
-      new SubjectAlternativeNameExtension([{ type: 'ip', value: '127.0.0.1' }, { type: 'dns', value: 'localhost' }]),
+      new SubjectAlternativeNameExtension([{ type: 'ip', value: '127.0.0.1' }, ...NAMES.map((value) => ({ type: /** @type {const} */ ('dns'), value }))]),
       await SubjectKeyIdentifierExtension.create(hostKeys.publicKey),
       await AuthorityKeyIdentifierExtension.create(authorityKeys.publicKey)
     ]

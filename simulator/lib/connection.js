@@ -5,6 +5,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { TLSSocket } from 'node:tls'
 import { CHAIN_FAULTS, makeNoiseChain } from './certificates.js'
 import { makeSigningKey } from './curve.js'
 import { frame, FrameReader } from './framing.js'
@@ -13,6 +14,9 @@ import { decode, encode, node } from './stanza.js'
 
 /** @typedef {import('./stanza.js').Node} Node */
 /** @typedef {'hello' | 'finish' | 'qr' | 'login' | 'backlog' | 'live' | 'closed'} State */
+
+/** No server answers faster than the way there and back; Baileys 6 has its keys a little after it has sent its last handshake frame. */
+const ROUND_TRIP_MS = 40
 
 let made = 0
 
@@ -37,8 +41,10 @@ export class Connection {
   offlineSent = 0
   /** @type {import('./passkey.js').Gate | null} */
   gate = null
-  /** windows of the backlog that the client may still have */
-  windows = 0
+  /** stanzas of the backlog that the client may still have */
+  allowed = 0
+  /** whether it has asked for some itself */
+  asked = false
   delivering = false
   /** this client never hears the end of its backlog, and nothing after it */
   endWithheld = false
@@ -97,7 +103,7 @@ export class Connection {
     const { clientStatic, payload, transport } = /** @type {ServerHandshake} */ (this.#handshake).finish(body)
     this.#transport = transport
     this.phone.log.add('handshake', { connection: this.number })
-    this.handlers.onPayload(this, payload, clientStatic)
+    setTimeout(() => this.state === 'closed' || this.handlers.onPayload(this, payload, clientStatic), ROUND_TRIP_MS)
   }
 
   /** @param {Buffer} body */
@@ -110,6 +116,7 @@ export class Connection {
     const own = fault === 'replayed_chain' ? makeSigningKey() : phone.serverStatic
     this.#handshake = new ServerHandshake(own, /** @type {Buffer} */ (this.#reader.intro))
     this.ws.send(frame(this.#handshake.hello(body, makeNoiseChain(root, phone.serverStatic.public, fault))))
+    if (this.#handshake.resumes) phone.log.add('resume_refused', { connection: this.number })
   }
 
   /** Whether this connection gets such a stanza; a deaf one looks alive and does not. @param {Node} stanza */
@@ -181,7 +188,8 @@ export class Connection {
   /** The TCP connection ends with a reset. */
   reset() {
     this.state = 'closed'
-    this.socket.resetAndDestroy()
+    if (this.socket instanceof TLSSocket) this.socket.destroy() // it cannot reset
+    else this.socket.resetAndDestroy()
     this.handlers.onClose(this)
   }
 

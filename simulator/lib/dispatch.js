@@ -1,7 +1,7 @@
 /** What the server does with each thing that a client sends: one flat switch per level. */
 import { Companion } from './companion.js'
 import { wrongInAck } from './answers.js'
-import { continueBacklog, startBacklog } from './backlog.js'
+import { announceBacklog, askedForBacklog, continueBacklog } from './backlog.js'
 import { collectDebts } from './debts.js'
 import { within } from './limits.js'
 import { answerQuery } from './queries.js'
@@ -31,6 +31,7 @@ function onPayload(connection, payload, clientStatic) {
   const passive = payload.passive ?? false
   phone.log.add('login', { connection: connection.number, passive, device: payload.device, version: connection.version })
   login(connection, companion)
+  if (!passive) announceBacklog(connection)
 }
 
 /** @param {import('baileys').proto.ClientPayload} payload */
@@ -97,7 +98,7 @@ function onStanza(connection, stanza) {
 function onInfo(connection, stanza) {
   const [first] = children(stanza)
   connection.phone.log.add(first?.tag === 'offline_batch' ? 'offline_batch' : 'info', { connection: connection.number, tag: first?.tag, attrs: first?.attrs })
-  if (first?.tag === 'offline_batch') startBacklog(connection)
+  if (first?.tag === 'offline_batch') askedForBacklog(connection, Number(first.attrs.count))
 }
 
 /** @param {Connection} connection @param {Node} stanza */

@@ -29,6 +29,16 @@ export function sendHistory(phone, { sync_type = 'INITIAL_BOOTSTRAP', inline = t
   return sendPeer(phone, { protocolMessage: { type: Type.HISTORY_SYNC_NOTIFICATION, historySyncNotification } }, { queued: false })
 }
 
+/**
+ * What a phone sends to a device that it has just linked: the key of the app state, then a little history. Some clients (whaileys) take a
+ * history without the key for a broken link.
+ * @param {Phone} phone
+ */
+export async function sendFirst(phone) {
+  await sendPeer(phone, { protocolMessage: { type: Type.APP_STATE_SYNC_KEY_SHARE, appStateSyncKeyShare: { keys: [phone.appStateKey] } } }, { queued: false })
+  await sendHistory(phone, {})
+}
+
 /** @param {Phone} phone @param {{people: number, messages: number, to: string}} wanted */
 function invent(phone, { people, messages, to }) {
   const names = Array.from({ length: people }, (_, i) => phone.people.get(`Stranger ${i}`).name)

@@ -1,13 +1,15 @@
 /**
  * The server's half of Noise_XX_25519_AESGCM_SHA256 as WhatsApp uses it, and the transport that follows
- * (docs/whatsapp.md, "The server's side").
+ * (docs/whatsapp.md, "The server's side"). A client that resumes (IK, with its static key in the first frame) is answered by
+ * XXfallback: from there on it does as if it had begun with XX.
  *
  * Owns keys and counters; does no I/O. A frame that does not decrypt throws: the connection is then over.
  */
 import { createCipheriv, createDecipheriv, createHash, hkdfSync } from 'node:crypto'
 import { Curve, proto } from 'baileys'
 
-const MODE = Buffer.from('Noise_XX_25519_AESGCM_SHA256\0\0\0\0') // 32 bytes: used unhashed
+const XX = Buffer.from('Noise_XX_25519_AESGCM_SHA256\0\0\0\0') // 32 bytes: used unhashed
+const XX_FALLBACK = createHash('sha256').update('Noise_XXfallback_25519_AESGCM_SHA256').digest()
 const TAG_BYTES = 16
 const EMPTY = Buffer.alloc(0)
 
@@ -32,17 +34,24 @@ function open(sealed, key, counter, aad) {
 }
 
 export class ServerHandshake {
-  #hash = MODE
-  #salt = MODE
-  #key = MODE
+  #hash = XX
+  #salt = XX
+  #key = XX
   #counter = 0
   #ephemeral = Curve.generateKeyPair()
   #static
+  #header
 
   /** @param {{private: Uint8Array, public: Uint8Array}} staticKey @param {Uint8Array} header - the client's intro, e.g. "WA" 6 3 */
   constructor(staticKey, header) {
     this.#static = staticKey
-    this.#mixHash(header)
+    this.#header = header
+  }
+
+  /** @param {Buffer<ArrayBuffer>} mode - the protocol's name, of 32 bytes */
+  #begin(mode) {
+    this.#hash = this.#salt = this.#key = mode
+    this.#mixHash(this.#header)
   }
 
   /** @param {Uint8Array} data */
@@ -86,6 +95,8 @@ export class ServerHandshake {
   hello(frame, certChain) {
     const { clientHello } = proto.HandshakeMessage.decode(frame)
     if (!clientHello?.ephemeral) throw new Error('no client hello')
+    this.resumes = Boolean(clientHello.static?.length)
+    this.#begin(this.resumes ? XX_FALLBACK : XX)
     this.clientEphemeral = clientHello.ephemeral
     this.#mixHash(clientHello.ephemeral)
     this.#mixHash(this.#ephemeral.public)

@@ -3,6 +3,7 @@
  *
  * Owns: the account, the linked device, the offline queue, the record of what the client did, the present connection.
  */
+import { randomBytes } from 'node:crypto'
 import { EventEmitter, once } from 'node:events'
 import { Authenticator } from './authenticator.js'
 import { makeSigningKey } from './curve.js'
@@ -58,6 +59,11 @@ export class Phone {
   restrictedUntil = 0
   /** @type {number[]} monotonic times of the logins of the last minute */
   recentLogins = []
+  /** what a device needs to read the collections of the app state @type {import('baileys').proto.Message.IAppStateSyncKey} */
+  appStateKey = {
+    keyId: { keyId: Buffer.from([0, 1, ...randomBytes(4)]) },
+    keyData: { keyData: randomBytes(32), fingerprint: { rawId: 1, currentIndex: 1, deviceIndexes: [0, 1] }, timestamp: Date.now() }
+  }
   /** @type {((open: boolean) => Promise<void>) | null} opens or closes the socket port; set by the server */
   listening = null
 

@@ -52,6 +52,11 @@ export class OfflineQueue {
     entry.sentAt = performance.now()
   }
 
+  /** Whether something that was written waits for its answer. */
+  get unsettled() {
+    return [...this.#entries.values()].some(({ sent }) => sent)
+  }
+
   /** Those that withhold the rest. */
   get stuck() {
     return [...this.#entries.values()].filter(({ stuck }) => stuck)

@@ -16,7 +16,7 @@ import { node, SERVER } from './stanza.js'
 /** @typedef {import('./phone.js').Phone} Phone */
 /** @typedef {import('./stanza.js').Node} Node */
 /** @typedef {import('./device.js').Device} Device */
-/** @typedef {{duplicate?: boolean, whole_blocks?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean, again?: boolean, new_session?: boolean, skip?: number, forged?: {counter?: number, previous_counter?: number}, garbage?: number}} MessageFault */
+/** @typedef {{duplicate?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean, again?: boolean, new_session?: boolean, skip?: number, forged?: {counter?: number, previous_counter?: number}, garbage?: number}} MessageFault */
 
 /**
  * @typedef {object} SentMessage
@@ -132,7 +132,7 @@ function prepare(phone, request) {
 /** @param {Phone} phone @param {SentMessage} message @returns {Promise<Node>} */
 async function encrypt(phone, message) {
   const { group, device, fault, mediatype } = message
-  const damaged = { corrupt: fault.corrupt, wholeBlocks: fault.whole_blocks, tamper: fault.tamper_signature }
+  const damaged = { corrupt: fault.corrupt, tamper: fault.tamper_signature }
   if (fault.unavailable) return node(message.tag, message.attrs, [node('unavailable', { type: 'unknown' })])
   if (fault.forged || fault.garbage) {
     const ciphertext = fault.forged ? forgedMessage(fault.forged) : garbage(fault.garbage ?? 0)

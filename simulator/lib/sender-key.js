@@ -7,10 +7,17 @@ import { proto } from 'baileys'
 import { advance } from './attacker.js'
 import { makeSigningKey, withTypePrefix } from './curve.js'
 
+const NO_PADDING = 0xff // a last byte that no length of padding has
 const VERSION = 0x33 // this version and the oldest one understood: both 3
 
 /** @param {Uint8Array} key @param {number} constant */
 const derive = (key, constant) => createHmac('sha256', key).update(Buffer.from([constant])).digest()
+
+/** Whole blocks that no reader takes for a padded message. @param {number} length - about so many bytes */
+function unreadable(length) {
+  const bytes = randomBytes(length + 16 - (length % 16))
+  return bytes.fill(NO_PADDING, bytes.length - 1)
+}
 
 export class SenderKey {
   #id = randomInt(1, 0x7fffffff)
@@ -37,17 +44,15 @@ export class SenderKey {
   /**
    * Encrypts with the next iteration.
    * @param {Uint8Array} padded - the padded message
-   * @param {{corrupt?: boolean, wholeBlocks?: boolean, tamper?: boolean}} [damage] - cannot be decrypted, but well signed · and of a good length · falsely signed
+   * @param {{corrupt?: boolean, tamper?: boolean}} [damage] - cannot be decrypted, but well signed and of a good length · falsely signed
    */
   encrypt(padded, damage = {}) {
     const seed = derive(this.#chainKey, 1)
     const keys = Buffer.from(hkdfSync('sha256', seed, Buffer.alloc(32), 'WhisperGroup', 64))
     const cipher = createCipheriv('aes-256-cbc', keys.subarray(16, 48), keys.subarray(0, 16))
-    const blocks = damage.corrupt && damage.wholeBlocks
-    if (blocks) cipher.setAutoPadding(false)
-    const plain = blocks ? Buffer.concat([padded, Buffer.alloc(16 - (padded.length % 16))]) : padded // zeros are no padding
-    let ciphertext = Buffer.concat([cipher.update(plain), cipher.final()])
-    if (damage.corrupt && !blocks) ciphertext = ciphertext.subarray(0, -1) // no whole block: fails always, not 255 times in 256
+    if (damage.corrupt) cipher.setAutoPadding(false)
+    const plain = damage.corrupt ? unreadable(padded.length) : padded
+    const ciphertext = Buffer.concat([cipher.update(plain), cipher.final()])
     const body = proto.SenderKeyMessage.encode({ id: this.#id, iteration: this.#iteration, ciphertext }).finish()
     const signed = Buffer.concat([Buffer.from([VERSION]), body])
     const signature = this.#signing.sign(signed)

@@ -9,6 +9,9 @@ import { handlers } from './dispatch.js'
 const SOCKET_PATH = '/ws/chat'
 const MAX_FRAME_BYTES = 64 * 1024 * 1024
 
+/** @type {import('ws').ServerOptions} */
+const SOCKET_OPTIONS = { noServer: true, perMessageDeflate: false, maxPayload: MAX_FRAME_BYTES }
+
 /** @param {import('node:net').Server} server */
 const portOf = (server) => /** @type {import('node:net').AddressInfo} */ (server.address()).port
 
@@ -17,16 +20,8 @@ const portOf = (server) => /** @type {import('node:net').AddressInfo} */ (server
  * @returns {Promise<{port: number, close: () => void}>}
  */
 export async function listenForClients(phone, host) {
-  const wss = new WebSocketServer({ noServer: true, perMessageDeflate: false, maxPayload: MAX_FRAME_BYTES })
-  const make = () => {
-    const server = http.createServer((_request, response) => void response.writeHead(426).end())
-    server.on('upgrade', (request, socket, head) => {
-      const refused = phone.faults.take('http_status')
-      if (refused || !request.url?.startsWith(SOCKET_PATH)) return refuse(/** @type {import('node:net').Socket} */ (socket), Number(refused?.status ?? 404))
-      wss.handleUpgrade(request, socket, head, (ws) => new Connection(phone, ws, /** @type {import('node:net').Socket} */ (socket), handlers))
-    })
-    return server
-  }
+  const wss = new WebSocketServer(SOCKET_OPTIONS)
+  const make = () => http.createServer((_request, response) => void response.writeHead(426).end()).on('upgrade', acceptClients(phone, wss))
   let server = make().listen(0, host)
   await once(server, 'listening')
   const port = portOf(server)
@@ -39,14 +34,28 @@ export async function listenForClients(phone, host) {
   return { port, close: () => (server.close(), server.closeAllConnections(), wss.clients.forEach((client) => client.terminate())) }
 }
 
+/**
+ * @param {import('./phone.js').Phone} phone @param {WebSocketServer} wss
+ * @returns {(request: http.IncomingMessage, socket: any, head: Buffer) => void} what a listener does with an upgrade
+ */
+const acceptClients = (phone, wss) => (request, socket, head) => {
+  const refused = phone.faults.take('http_status')
+  if (refused || !request.url?.startsWith(SOCKET_PATH)) return refuse(socket, Number(refused?.status ?? 404))
+  wss.handleUpgrade(request, socket, head, (ws) => new Connection(phone, ws, socket, handlers))
+}
+
 /** @param {import('node:net').Socket} socket @param {number} status */
 function refuse(socket, status) {
   socket.end(`HTTP/1.1 ${status} ${http.STATUS_CODES[status] ?? ''}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
 }
 
-/** @param {import('./phone.js').Phone} phone @param {string} host @param {{cert: string, key: string}} identity */
+/**
+ * The media host. It takes clients as well, for those that know the names of WhatsApp's servers alone: clients/proxy.js leads both here.
+ * @param {import('./phone.js').Phone} phone @param {string} host @param {{cert: string, key: string}} identity
+ */
 export async function listenForMedia(phone, host, identity) {
-  const server = https.createServer(identity, (request, response) => phone.media.serve(request, response)).listen(0, host)
+  const wss = new WebSocketServer(SOCKET_OPTIONS)
+  const server = https.createServer(identity, (request, response) => phone.media.serve(request, response)).on('upgrade', acceptClients(phone, wss)).listen(0, host)
   await once(server, 'listening')
-  return { port: portOf(server), close: () => (server.close(), server.closeAllConnections()) }
+  return { port: portOf(server), close: () => (server.close(), server.closeAllConnections(), wss.clients.forEach((client) => client.terminate())) }
 }

@@ -124,6 +124,59 @@ def test_the_tree_of_folders_names_every_module(folder: str) -> None:
     assert missing == []
 
 
+NAMED_TEST = re.compile(r'`((?:tests|sidecar-baileys|simulator)/[\w./-]+)`: "([^"]+)"')
+# In the virtual phone's table a file of its own tests is its name; `sidecar:` leads to the sidecar's.
+PHONE_TEST = {
+    "sidecar": "sidecar-baileys/test/{}.test.js",
+    "": "simulator/test/{}.test.js",
+}
+
+
+def titles(path: Path) -> list[str]:
+    """The titles of a file's tests, in Python and in JavaScript, as words without marks."""
+    text = path.read_text()
+    found = re.findall(r"^\s*(?:async )?def test_(\w+)", text, re.MULTILINE)
+    found += [title for _, title in re.findall(r"\btest\((['\"`])(.*?)\1,", text)]
+    return [words(title) for title in found]
+
+
+def words(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", title.replace("\\'", "'").lower()).strip()
+
+
+def test_every_test_that_the_table_of_behaviours_names_exists() -> None:
+    table = WHATSAPP.partition("### Behaviour by behaviour")[2].partition("## The passkey gate")[0]
+    rows = [row for row in table.splitlines() if row.startswith("| ") and not row.startswith("| behaviour")]
+    missing = []
+    for row in rows:
+        named = NAMED_TEST.findall(row)
+        assert named, f"a row without a test: {row}"
+        missing += [
+            f"{file}: {title}"
+            for file, title in named
+            if not any(known.startswith(words(title)) for known in titles(ROOT / file))
+        ]
+    assert len(rows) > 20
+    assert missing == []
+
+
+def test_every_test_that_the_virtual_phone_s_table_names_exists() -> None:
+    table = (ROOT / "simulator/README.md").read_text().partition("| behaviour | source, certainty")[2]
+    cells = [row.split(" | ")[-1].rstrip(" |") for row in table.partition("\n\n")[0].splitlines()[2:]]
+    missing = []
+    for cell in (part for whole in cells for part in whole.split("; ")):
+        place, _, title = cell.partition(": ")
+        if place == "worker":  # a whole file
+            missing += [] if (ROOT / title.strip("`")).exists() else [cell]
+            continue
+        name, _, rest = title.partition(", ") if place == "sidecar" else (place, "", title)
+        file = ROOT / PHONE_TEST["sidecar" if place == "sidecar" else ""].format(name)
+        if not file.exists() or not any(words(rest) in known for known in titles(file)):
+            missing.append(cell)
+    assert len(cells) > 20
+    assert missing == []
+
+
 # ── the passkey gate ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
