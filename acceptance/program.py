@@ -18,6 +18,7 @@ import httpx
 from rich.markup import escape
 from rich.table import Table
 
+from acceptance.record import claimed, closes, stanzas
 from acceptance.steps import STEPS, Scene, Since, Step
 from acceptance.tester import Choice, Place, Task, Tester
 from acceptance.verdict import (
@@ -47,6 +48,8 @@ CALL_SECONDS = 60.0  # what needs nobody but WhatsApp
 LOOK_SECONDS = 0.5
 CONNECTED = "wa_connected 1.0"  # the line of /metrics
 QR_LIFETIME = timedelta(seconds=61)  # the first code lives 60 s (docs/whatsapp.md, "Closes")
+EARLY = timedelta(seconds=5)  # a code that is replaced so long before its end was retired by WhatsApp
+RETIRED = "WhatsApp has retired the code before its end. An error on the phone is expected: scan the new code."
 GROUPS_NEEDED = 2
 FIRST_STEP = 4  # after the start, the phone, the groups
 COLOURS = {State.PASSED: "green", State.FAILED: "bold red", State.SKIPPED: "yellow"}
@@ -57,6 +60,7 @@ DEFAULTS: Mapping[str, str] = {
     "WORKER_MAX_MEDIA_MB": "5",  # a file above it is quickly found; photos are far below
     "WORKER_QR_AGAIN_S": "2",
     "WORKER_POLL_MS": "500",
+    "LOG_LEVEL": "debug",  # the counts of stanzas are debugging to an operator
 }
 
 
@@ -79,6 +83,8 @@ class AcceptanceRun:
         self.findings: list[Finding] = []
         self.report: Path | None = None
         self._began = datetime.now(UTC)
+        self._seen: dict[str, str] = {}
+        self._log: Path | None = None
         self._broken: str | None = "interrupted"
 
     async def run(self) -> int:
@@ -86,7 +92,10 @@ class AcceptanceRun:
         try:
             async with AsyncExitStack() as running:
                 worker, database, before = await self._start(running)
-                await self._with(worker, database, before)
+                try:
+                    await self._with(worker, database, before)
+                finally:
+                    await self._record(database, before)
                 self.screen.faint("stopping the worker")
             self._broken = None
         except AssertionError as missed:  # a wait ran out, or the tester left
@@ -105,6 +114,16 @@ class AcceptanceRun:
             await self._play(step, scene, worker)
         await self._audit(database, before)
 
+    async def _record(self, database: Database, before: int) -> None:
+        """For the report; it must not hide how the run ended."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CALL_SECONDS):
+            try:
+                row, events = await database.session_row(), await database.events("disconnect")
+            except (httpx.HTTPError, OSError):
+                return
+            self._seen["WhatsApp Web, as claimed"] = claimed(row)
+            self._seen["ends of connections, by code"] = closes(event for event in events if event["id"] > before)
+
     # Before the first message
 
     async def _start(self, running: AsyncExitStack) -> tuple[Worker, Database, int]:
@@ -121,6 +140,7 @@ class AcceptanceRun:
                 supabase = await endpoint(worker.data_dir, READY_SECONDS, tell=worker.child.tail)
             url = supabase.url
             database, before = await self._look(running, url, supabase.key)
+        self._log = worker.child.log
         async with self.screen.waiting("the worker starts"):
             await worker.ready(READY_SECONDS)
         self._note([passed_if(await worker.healthz() == {"ok": True}, 9, "/healthz answers {ok: true}")])
@@ -166,9 +186,10 @@ class AcceptanceRun:
         The session's row as it was when the last QR waited, and when that was; None if none was needed.
         """
         last: tuple[str, Row, datetime] | None = None
+        retired = 0
 
         async def probe() -> bool:
-            nonlocal last
+            nonlocal last, retired
             _still_running(worker)
             row = await database.session_row() or {}
             if row.get("status") == "connected":  # a row that a killed worker left says so too
@@ -177,12 +198,18 @@ class AcceptanceRun:
             await self._stop_if_refused(worker)
             detail = row.get("detail") or {}
             if detail.get("qr") and detail.get("expiresAt") and (last is None or last[0] != detail["qr"]):
+                if last and datetime.now(UTC) < parse_time(last[1]["detail"]["expiresAt"]) - EARLY:
+                    retired += 1
+                    self.screen.say(RETIRED)
                 last = detail["qr"], row, datetime.now(UTC)
                 await self.tester.scan(detail["qr"])
             return False
 
         await database.until("a linked phone", probe, LINK_SECONDS, worker.child.tail, every=LOOK_SECONDS)
+        if retired:
+            self._seen["codes that WhatsApp retired, each followed by a second scan"] = str(retired)
         row = await database.session_row() or {}
+        self.screen.say(f"WhatsApp Web {claimed(row)} is claimed.")
         self.screen.say(f"Connected as {row.get('wa_name') or 'this account'}.")
         return last[1:] if last else None
 
@@ -330,7 +357,11 @@ class AcceptanceRun:
             "worker": importlib.metadata.version("wa-worker"),
             "server": "a local one (WA_SOCKET_URL)" if self.settings.get("WA_SOCKET_URL") else "WhatsApp",
             "Supabase": "configured" if self.settings.get("SUPABASE_URL") else "embedded",
+            **self._seen,
         }
+        if self._log and self._log.exists():
+            seen = stanzas(self._log.read_text(errors="replace"))
+            about["stanzas by kind"] = ", ".join(f"{kind} {count}" for kind, count in sorted(seen.items())) or "unknown"
         self.folder.mkdir(parents=True, exist_ok=True)
         path.write_text(make_report(about, self.findings, self._broken))
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import sys
@@ -18,7 +19,7 @@ from acceptance.tester import Choice, Task
 from acceptance.verdict import EXIT_FAILED, EXIT_INCOMPLETE, LINES, State, verdict
 from demo.screen import Screen
 from testkit.embedded import EmbeddedSupabase, seed
-from testkit.phone import Media, VirtualPhone
+from testkit.phone import Media, PhoneError, VirtualPhone
 from testkit.processes import PYTHON, ROOT, Child, alive, descendants
 from testkit.waiting import until
 from testkit.worker import POLL_MS, environment
@@ -51,7 +52,8 @@ class Script:
 
     async def scan(self, qr: str) -> None:
         self.scans += 1
-        await self._phone.scan(qr)
+        with contextlib.suppress(PhoneError):  # as on the phone: an error, and the tester scans the next code
+            await self._phone.scan(qr)
 
     async def choose_group(self, question: str, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
         wanted = OTHER if "NOT" in question else MONITORED
@@ -176,6 +178,26 @@ async def test_a_linked_account_can_be_unlinked_and_scanned_once_more(tmp_path: 
 
     assert tester.scans == 1
     assert [line for line, state in verdicts(again).items() if state is State.PASSED] == [1, 2, 3, 9]
+
+
+async def test_a_code_that_whatsapp_retires_is_scanned_anew_and_the_report_counts_what_was_seen(
+    tmp_path: Path, acceptance: Accept
+) -> None:
+    async with await VirtualPhone.start(tmp_path) as phone:
+        await two_groups(phone)
+        await phone.fault("refresh_at_scan")
+        tester = Script(phone, skips=[step.name for step in STEPS])
+        run = acceptance(phone, tester)
+
+        assert await run.run() == EXIT_INCOMPLETE
+
+    assert tester.scans == 2
+    assert run.report is not None
+    report = run.report.read_text()
+    assert "- codes that WhatsApp retired, each followed by a second scan: 1\n" in report
+    assert "- WhatsApp Web, as claimed: 2." in report
+    assert "515: 1" in report, "the restart that WhatsApp asks for after a scan"
+    assert "notification companion_reg_refresh 1" in report
 
 
 async def test_a_photo_that_never_comes_fails_its_line_and_the_run(

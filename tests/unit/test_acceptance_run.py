@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from acceptance.human import Human
+from acceptance.record import claimed, closes, stanzas
 from acceptance.steps import STEPS
 from acceptance.tester import Choice, Place, Task
 from acceptance.verdict import (
@@ -140,3 +141,18 @@ async def test_only_a_yes_is_a_yes(typed: tuple[int, Human, io.StringIO], keys: 
     os.write(writing, keys.encode())
     with anyio.fail_after(5):
         assert await human.agrees("Again?") is answer
+
+
+def test_the_report_counts_ends_of_connections_and_stanzas_and_names_the_version() -> None:
+    ends: list[dict[str, dict[str, int]]] = [
+        {"payload": {"code": 515}},
+        {"payload": {"code": 428}},
+        {"payload": {"code": 428}},
+        {"payload": {}},
+    ]
+    assert closes(ends) == "428: 2, 515: 1, ours: 1"
+    assert closes([]) == "none"
+    assert claimed({"detail": {"claims": {"version": "2.3000.1", "source": "fetched"}}}) == "2.3000.1 (fetched)"
+    assert claimed(None) == "unknown (unknown)"
+    line = '{"message": "stanzas of this connection", "type": "message", "count": 2}'
+    assert stanzas(f"{line}\nother\n{line}\n" + line[:60]) == {"message": 4}

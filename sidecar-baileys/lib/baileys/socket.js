@@ -34,6 +34,7 @@ import { Sections } from './sections.js'
 import { revive, reviveCreds, serialise, serialiseCreds } from './serial.js'
 import { ServerClock } from './server_clock.js'
 import { Stanza } from './stanza.js'
+import { Traffic } from './traffic.js'
 import { Transactions } from './transactions.js'
 import { CLOSE_PATIENCE_MS, Transport } from './transport.js'
 import { answerUndecryptable, keepRetryCounts } from './undecryptable.js'
@@ -88,6 +89,7 @@ export class Connection {
   #transactions = new Transactions((data) => this.keys.set(data))
   #retries = new RetryBudget()
   #clock = new ServerClock()
+  #traffic = new Traffic()
   #activeReceipts = false
   #pairing = false
   #opened = false
@@ -294,6 +296,7 @@ export class Connection {
       switch (event) {
         case ANY_STANZA:
           this.#hear(node)
+          this.#traffic.note(node)
           this.#answerUnknown(node)
           break
         case STANZA.message:
@@ -482,6 +485,7 @@ export class Connection {
 
   /** @param {any} error */
   #onClose(error) {
+    for (const [type, count] of this.#traffic.counts) this.hooks.logger.info({ type, count }, 'stanzas of this connection')
     this.inbox.close()
     this.#preview.close()
     this.#link.stop()
