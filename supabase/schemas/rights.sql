@@ -20,6 +20,7 @@ alter table public.message_edits enable row level security;
 alter table public.message_changes enable row level security;
 alter table public.message_reactions enable row level security;
 alter table public.wa_held_changes enable row level security;
+alter table public.people enable row level security;
 alter table public.wa_identities enable row level security;
 alter table public.wa_numbers_moved enable row level security;
 alter table public.wa_merges_due enable row level security;
@@ -41,6 +42,7 @@ public.message_edits,
 public.message_reactions,
 public.message_secrets,
 public.messages,
+public.people,
 public.runtime_flags,
 public.wa_commit_pieces,
 public.wa_discards,
@@ -68,6 +70,7 @@ public.message_edits,
 public.message_reactions,
 public.message_secrets,
 public.messages,
+public.people,
 public.runtime_flags,
 public.wa_commit_pieces,
 public.wa_discards,
@@ -186,7 +189,9 @@ wa.merge_identity_with_retries,
 wa.merge_messages,
 wa.merge_step,
 wa.message_row,
+wa.note_authors,
 wa.note_change,
+wa.note_identity,
 wa.note_message_change,
 wa.note_moved_numbers,
 wa.note_part_change,
@@ -298,7 +303,9 @@ wa.merge_identity_with_retries,
 wa.merge_messages,
 wa.merge_step,
 wa.message_row,
+wa.note_authors,
 wa.note_change,
+wa.note_identity,
 wa.note_message_change,
 wa.note_moved_numbers,
 wa.note_part_change,

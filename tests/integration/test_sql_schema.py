@@ -23,6 +23,7 @@ TABLES = {
     "message_reactions",
     "message_secrets",
     "messages",
+    "people",
     "runtime_flags",
     "wa_commit_pieces",
     "wa_discards",

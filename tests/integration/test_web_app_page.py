@@ -91,6 +91,7 @@ async def test_the_python_examples_do_what_the_page_says(store: Store, session: 
     assert [row["kind"] for row in found["page"]] == ["image", "text", "text"]
     assert found["older"] == []
     assert found["news"] == []
+    assert set(found["names"].values()) == {"Ana"}
     assert {row["wa_msg_id"] for row in found["shown"].values()} == {"A1", "A2", "P1"}
     assert [row["media"]["bytes"] for row in found["shown"].values() if row["media"]] == [len(content)]
     await table(store, "messages").delete().eq("session_id", session).eq("wa_msg_id", "A1").execute()
