@@ -195,6 +195,14 @@ async def test_doctor_finds_nothing_wrong(wa: Commands, store: Store, session: s
     assert lines.rstrip().splitlines()[-1].startswith("All is well")
 
 
+async def test_doctor_looks_at_the_project_alone(wa: Commands) -> None:
+    found = grades(await wa("doctor", "--supabase", "--json"))
+    assert {"Supabase", "Schema", "Key", "Clock", "Bucket"} <= set(found)
+    assert not {"Settings", "Python", "Node", "Sidecar", "WhatsApp"} & set(found)
+    ran = await wa("doctor", "--supabase", SUPABASE_URL="", SUPABASE_SERVICE_KEY="")
+    assert (ran.code, ran.out[:40]) == (1, "FAIL Supabase: SUPABASE_URL and SUPABASE")
+
+
 async def test_doctor_names_the_wrong_key(wa: Commands, embedded: Endpoint) -> None:
     ran = await wa("doctor", SUPABASE_SERVICE_KEY=embedded.publishable_key)
     assert (ran.code, ran.out[:65]) == (2, "FAIL Settings: SUPABASE_SERVICE_KEY: is the publishable key, whic")

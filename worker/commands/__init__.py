@@ -54,6 +54,9 @@ COMMANDS = {
         "doctor",
         "doctor",
     ),
+    "schema": Entry(
+        "Change", "Print the SQL that makes the tables, for the SQL editor of a Supabase project.", "schema", "schema"
+    ),
     "groups": Entry("Change", "List the groups, and choose which are stored.", "groups", "app"),
     "media": Entry("Change", "Retry failed downloads, or run more downloaders.", "media", "app"),
     "refused": Entry(

@@ -63,6 +63,7 @@ class Finding:
 
 def doctor(
     json_: Annotated[bool, typer.Option("--json", help="One JSON document instead of lines.")] = False,
+    supabase: Annotated[bool, typer.Option("--supabase", help="Only what concerns the Supabase project.")] = False,
 ) -> None:
     """Check settings, Python, Node, Supabase, key, schema, bucket, clock and the way to WhatsApp.
 
@@ -77,7 +78,7 @@ def doctor(
 
     async def work(_: Settings) -> int:
         findings = []
-        async for finding in examine(settings):
+        async for finding in examine_project(settings) if supabase else examine(settings):
             findings.append(finding)
             if not json_:
                 _print(finding, json_)
@@ -120,6 +121,17 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         async for finding in _examine_supabase(settings, url, key):
             yield finding
     yield await check_whatsapp(settings)
+
+
+async def examine_project(settings: Settings) -> AsyncIterator[Finding]:
+    """The Supabase project alone, before a worker runs on it."""
+    if settings.supabase_url is None or settings.supabase_service_key is None:
+        text = "SUPABASE_URL and SUPABASE_SERVICE_KEY are not set: take both from the project's dashboard"
+        yield Finding(name="Supabase", grade="fail", text=text)
+        return
+    key = settings.supabase_service_key.get_secret_value()
+    async for finding in _examine_supabase(settings, settings.supabase_url, key):
+        yield finding
 
 
 def check_settings(settings: Settings) -> Finding:
@@ -290,11 +302,17 @@ def judge_schema(presence: dict[str, Presence], version: str | None) -> tuple[Fi
             "project of its own for wa-worker"
         )
     if len(missing) == len(presence):
-        return fail("the database is empty: apply the migrations with `supabase db push`")
+        return fail(
+            "the database is empty: apply the migrations with `supabase db push`, or paste what `wa-worker schema` "
+            "prints into the dashboard's SQL editor"
+        )
     if missing or version is None:
         return fail("the migrations were applied in part only: apply the rest with `supabase db push`")
     if version < SCHEMA_VERSION:
-        return fail(f"the database lacks migrations after {version}: apply them with `supabase db push`")
+        return fail(
+            f"the database lacks migrations after {version}: apply them with `supabase db push`, or paste what "
+            f"`wa-worker schema --after {version}` prints into the dashboard's SQL editor"
+        )
     if version > SCHEMA_VERSION:
         text = f"the database is newer ({version}) than this program ({SCHEMA_VERSION}): update wa-worker"
         return Finding(name="Schema", grade="note", text=text), True
