@@ -95,7 +95,7 @@ grant execute on function wa.note_authors, wa.note_identity to service_role;
 
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select jsonb_build_object('version', '20261126215000')
+  select jsonb_build_object('version', '20261126215100')
 $$;
 
 notify pgrst, 'reload schema';
