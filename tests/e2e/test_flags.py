@@ -56,6 +56,7 @@ async def test_a_qr_code_that_whatsapp_retires_is_replaced_by_one_that_links(
             return shown if shown != first else None
 
         second = await database.until("another code in detail.qr", replacement, tell=worker.child.tail)
+        assert "that is expected: close it and scan the new code" in (await database.detail())["say"]
         await phone.scan(second)
         await database.wait_status("connected", tell=worker.child.tail)
 

@@ -210,9 +210,10 @@ def test_a_401_names_both_causes_and_warns_before_linking_again() -> None:
         assert words in say
 
 
+@pytest.mark.parametrize("data", [{"expire": "86400"}, {"expire": ""}, {"restriction": "1"}, {"reason_ban": True}])
 @pytest.mark.parametrize("message", ["Connection Failure", "Stream Errored (conflict)"])
-def test_a_restricted_account_gets_no_new_qr_by_itself(message: str) -> None:
-    decision = decide(Close(code=401, message=message, phase="open", data={"expire": "86400"}))
+def test_a_restricted_account_gets_no_new_qr_by_itself(message: str, data: dict[str, object]) -> None:
+    decision = decide(Close(code=401, message=message, phase="open", data=data))
     assert isinstance(decision, Halt)
     assert "Look at the phone first" in decision.say
     assert decision.seconds is None

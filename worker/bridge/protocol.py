@@ -251,10 +251,14 @@ class Commit(Wire):
 
 
 class Qr(Wire):
-    """A code to scan; None: the last has run out, and a pairing code alone is good for `ttl_ms`."""
+    """A code to scan; None: the last has run out, and a pairing code alone is good for `ttl_ms`.
+
+    `retired`: WhatsApp has retired the code before it, perhaps while it was scanned.
+    """
 
     qr: str | None
     ttl_ms: int
+    retired: bool = False
 
 
 class PasskeyRequested(Wire):

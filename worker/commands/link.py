@@ -185,7 +185,7 @@ def judge(view: Mapping[str, Any], now: datetime) -> Pairing:
     expires_at = datetime.fromisoformat(detail["expiresAt"]) if detail.get("expiresAt") else None
     typed = plain(detail["pairing_code"]) if detail.get("pairing_code") else None
     if detail.get("qr") and (expires_at is None or expires_at > now):
-        return Pairing(code=str(detail["qr"]), typed=typed, expires_at=expires_at)
+        return Pairing(code=str(detail["qr"]), say=plain(detail.get("say") or ""), typed=typed, expires_at=expires_at)
     say = "Waiting for the next code." if detail.get("qr") else plain(detail.get("say") or "Waiting for the worker.")
     resting = view["status"] == "disconnected" and detail.get("state") in RESTING
     return Pairing(say=say, typed=typed, passkey=detail.get("passkey"), resting=resting)
@@ -204,5 +204,7 @@ def _show(pairing: Pairing, *, hint: bool) -> None:
         err().print(too_small, markup=False)
     print(drawn, flush=True)
     out().print(f"Scan it: WhatsApp, Linked devices, Link a device. A new one comes in {lives:.0f} s.", markup=False)
+    if pairing.say and not pairing.say.startswith("Scan the QR code"):
+        out().print(pairing.say, markup=False)
     if too_small:  # the first has left the window
         err().print(too_small, markup=False)

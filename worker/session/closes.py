@@ -141,7 +141,7 @@ def decide(close: Close, immediate_before: int = 0) -> Decision:
 def _logged_out(close: Close, _: int) -> Decision:
     if not close.message.startswith(_UNLINKED):
         return Reconnect(say="WhatsApp refused the connection once; trying again.", alert=True)
-    if _ban_seconds(close.data) is not None:
+    if _restricted(close.data):
         return Halt(say=f"WhatsApp has restricted this account. {_LOOK_FIRST} Wait until it is over, {_ASK_AGAIN}.")
     return Relogin(
         say="This device is linked no longer: it was unlinked on the phone, or the phone was off-line for 14 days. "
@@ -214,6 +214,12 @@ def _ban_seconds(data: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return min(seconds, BAN_SECONDS_MAX) if seconds > 0 else None
+
+
+def _restricted(data: object) -> bool:
+    """Whether a 401 says that the account is restricted. Nobody has reported the words: any sign will do."""
+    names = [str(name).lower() for name in data] if isinstance(data, dict) else []
+    return any(sign in name for name in names for sign in ("expire", "restrict", "ban"))
 
 
 def _in_words(seconds: float) -> str:

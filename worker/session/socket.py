@@ -32,6 +32,10 @@ from worker.session.watchdog import OPEN_WITHIN_SECONDS
 
 SKEW_MAX_MS = 5_000.0  # more is audited; docs/architecture.md, "Live only"
 SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link a device."
+SCAN_AGAIN = (
+    "WhatsApp has retired the QR code that was shown. If the phone has just scanned it and shows an error, that is "
+    "expected: close it and scan the new code."
+)
 
 
 class Socket:
@@ -56,6 +60,7 @@ class Socket:
         self._deadline = policy.clock() + OPEN_WITHIN_SECONDS
         self._open = False
         self._waits_for_scan = False
+        self._code_retired = False  # a phone may have scanned it in vain
         self._ceremony = Ceremony(peer, report, requests, passkey, policy.clock)
 
     async def run(self) -> Plan:
@@ -167,6 +172,7 @@ class Socket:
 
     def _show_qr(self, told: Qr) -> None:
         self._waits_for_scan = True
+        self._code_retired = self._code_retired or told.retired
         ttl = told.ttl_ms / 1000
         self._stay_for(ttl)
         now = datetime.now(UTC)
@@ -177,7 +183,7 @@ class Socket:
             View(
                 status="connecting",
                 state="waiting_for_scan",
-                say=" ".join(filter(None, (ENTER_THE_CODE if typed else SCAN_THE_CODE, self._policy.doubt()))),
+                say=" ".join(filter(None, (self._what_to_do(typed), self._policy.doubt()))),
                 qr=told.qr,
                 expires_at=now + timedelta(seconds=ttl) if told.qr else None,
                 pairing_code=typed.pairing_code if typed else None,
@@ -186,6 +192,11 @@ class Socket:
         )
         if told.qr:
             self._report.audit("qr_generated", ttl_s=ttl, claims=self._policy.claims())
+
+    def _what_to_do(self, typed: View | None) -> str:
+        if typed:
+            return ENTER_THE_CODE
+        return SCAN_AGAIN if self._code_retired else SCAN_THE_CODE
 
     def _stay_for(self, seconds: float) -> None:
         """Whatever is shown is good for so long; only then is the socket late."""

@@ -67,7 +67,7 @@ export class Pairing {
 
   /** Show the same reference with the account's present secret, for the rest of its time. */
   renew() {
-    if (this.#goodUntil > Date.now()) this.#tell()
+    if (this.#goodUntil > Date.now()) this.#tell(true)
   }
 
   /** Nothing is shown any more: the phone has linked, or the socket has ended. */
@@ -159,7 +159,7 @@ export class Pairing {
   #ranOut() {
     const left = this.#codeUntil - Date.now()
     if (left <= 0) return this.end(new Boom('QR refs attempts ended', { statusCode: 408 }))
-    if (this.#goodUntil) this.notify('qr', { qr: null, ttl_ms: left })
+    if (this.#goodUntil) this.notify('qr', { qr: null, ttl_ms: left, retired: false })
     this.#goodUntil = 0
     this.#wait(left)
   }
@@ -169,12 +169,13 @@ export class Pairing {
     this.#timer = setTimeout(() => this.#next(), ms)
   }
 
-  #tell() {
+  /** @param {boolean} [retired] it takes the place of one that WhatsApp has retired, perhaps at the scan */
+  #tell(retired = false) {
     const { noiseKey, signedIdentityKey, advSecretKey } = this.creds
     const qr = buildPairingQRData(
       this.#ref, base64(noiseKey.public), base64(signedIdentityKey.public), advSecretKey, /** @type {any} */ (this.browser),
     )
-    this.notify('qr', { qr, ttl_ms: this.#goodUntil - Date.now() })
+    this.notify('qr', { qr, ttl_ms: this.#goodUntil - Date.now(), retired })
   }
 }
 

@@ -106,7 +106,7 @@ export const PARAMS = {
     stanzas: listOf(isStanza),
     events: listOf(isEvent),
   }),
-  qr: shape({ qr: orNull(isString), ttl_ms: isCount }),
+  qr: shape({ qr: orNull(isString), ttl_ms: isCount, retired: optional(isBool) }),
   passkey_requested: shape({ options: orNull(isObject) }),
   passkey_code: shape({ code: isString }),
   passkey_failed: shape({ step: isString, status: orNull(isInt) }),
