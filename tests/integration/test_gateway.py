@@ -12,6 +12,7 @@ import pytest
 from tests.chaos.proxy import FaultProxy, Rule
 from tests.integration.database import Writer, message, rows, writer
 from tests.integration.test_supervisor import OPENS, Running, running
+from worker.commands.doctor import check_body_size
 from worker.errors import StaleEpoch
 from worker.ingest.batch_writer import BatchWriter
 from worker.store import Committed, KeyChange, Store, connect_store
@@ -261,3 +262,21 @@ async def test_what_a_command_asks_survives_a_stray_401(behind: Store, session: 
         rule = gateway.arm(Rule(kind="gateway", status=401, content=JWT, times=2))
         await ask
         assert rule.hits == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "grade", "words"),
+    [
+        (None, "ok", "16.0 MB passes"),
+        (2_000_000, "ok", "1.0 MB passes, more does not (HTTP 413)"),
+        (200_000, "note", "raise the limit of the gateway"),
+        (10_000, "note", "not even 100 kB pass (HTTP 413)"),
+    ],
+)
+async def test_doctor_measures_how_large_a_request_may_be(
+    embedded: Endpoint, gateway: FaultProxy, limit: int | None, grade: str, words: str
+) -> None:
+    if limit:
+        gateway.arm(Rule(kind="gateway", status=413, content=PAGE, larger_than=limit))
+    found = await check_body_size(gateway.url, embedded.key)
+    assert (found.grade, words in found.text) == (grade, True), found.text

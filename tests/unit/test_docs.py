@@ -230,3 +230,18 @@ def field(number: int, content: bytes) -> bytes:
 
 def derive(secret: bytes, *, salt: bytes | None, info: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=salt, info=info).derive(secret)
+
+
+TABLE_OF_TESTS = re.compile(r"^\|(?:[^|\n]*\|)+\s*$", re.MULTILINE)
+TEST_IN_ROW = re.compile(r"`([\w.]+\.(?:test\.js|py))(?:::(\w+))?`")
+
+
+@pytest.mark.parametrize("page", ["docs/durability.md", "SECURITY.md"])
+def test_every_test_that_a_table_names_exists(page: str) -> None:
+    rows = [row for row in TABLE_OF_TESTS.findall((ROOT / page).read_text()) if TEST_IN_ROW.search(row)]
+    assert len(rows) > 15
+    places = {path.name: path for folder in ("tests", "sidecar-baileys/test") for path in (ROOT / folder).rglob("*")}
+    for row in rows:
+        for file, name in TEST_IN_ROW.findall(row.split("|")[-2]):
+            assert file in places, row
+            assert not name or re.search(rf"def {name}\b", places[file].read_text()), f"{file}::{name}"

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from worker.bridge.process import check_node
 from worker.commands.runtime import end, find, run
-from worker.commands.show import number_of, out, plain, print_json
+from worker.commands.show import number_of, out, plain, print_json, size
 from worker.commands.status import claimed
 from worker.errors import ExitCode, KeyRefused, OddAnswer, SettingsError, StoreError, StoreRefused, StoreUnavailable
 from worker.installation import node_folder, remedy, sidecar_folder, waits_for_packages
@@ -35,6 +35,9 @@ Grade = Literal["ok", "note", "fail"]
 
 PYTHON_MIN = (3, 11)
 REACH_SECONDS = 8.0
+BODY_BYTES = (100_000, 1_000_000, 4_000_000, 16_000_000)  # a batch has 1 MB; one message can have 16
+BODY_WANTED_BYTES = 1_000_000
+BODY_SECONDS = 20.0  # 16 MB at 6 Mbit/s
 CLOCK_MAX_SECONDS = 5.0  # docs/architecture.md, "Live only": a larger difference is audited
 WHATSAPP = ("web.whatsapp.com", 443)
 PAGE = "https://web.whatsapp.com/"
@@ -215,6 +218,7 @@ async def _examine_database(settings: Settings, store: Store, url: str, key: str
             return
         yield Finding(name="Key", grade="ok", text="of the service role")
         yield check_clock(caller.now, datetime.fromtimestamp(middle, UTC))
+        yield await check_body_size(url, key)
     yield await check_bucket(url, key)
     if usable:
         answer = await store.status(settings.worker_session)
@@ -326,6 +330,36 @@ def check_clock(there: datetime, here: datetime) -> Finding:
     if abs(difference) <= CLOCK_MAX_SECONDS:
         return Finding(name="Clock", grade="ok", text=shown)
     return Finding(name="Clock", grade="fail", text=f"{shown}: switch on time synchronisation (NTP) on this machine")
+
+
+async def check_body_size(url: str, key: str) -> Finding:
+    """How large a request may be on the way to the database: padded calls of a function that writes nothing."""
+    headers = {"apikey": key, "authorization": f"Bearer {key}", "content-type": "application/json"}
+    passed, why_not = 0, ""
+    async with http_client(url, timeout=BODY_SECONDS) as http:
+        for length in BODY_BYTES:
+            body = b"{" + b" " * (length - 2) + b"}"
+            try:
+                answer = await http.post(f"{url}/rest/v1/rpc/wa_schema_version", headers=headers, content=body)
+            except httpx.HTTPError as error:
+                why_not = why(error)
+                break
+            if not answer.is_success:
+                why_not = f"HTTP {answer.status_code}"
+                break
+            passed = length
+    return judge_body_size(passed, why_not)
+
+
+def judge_body_size(passed: int, why_not: str) -> Finding:
+    """What it means that a request of `passed` bytes was answered, and the next larger one was not because of this."""
+    if not why_not:
+        return Finding(name="Request size", grade="ok", text=f"{size(passed)} passes")
+    limit = f"{size(passed)} passes, more does not ({why_not})" if passed else f"not even 100 kB pass ({why_not})"
+    if passed >= BODY_WANTED_BYTES:
+        return Finding(name="Request size", grade="ok", text=limit)
+    text = f"{limit}: messages go in smaller parts, which takes longer; raise the limit of the gateway before Supabase"
+    return Finding(name="Request size", grade="note", text=text)
 
 
 async def check_bucket(url: str, key: str) -> Finding:
