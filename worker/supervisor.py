@@ -42,6 +42,7 @@ from worker.outbound import proxy_for, without_password
 from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import DeafFound, StallFound
+from worker.session.host_poll import HostPoll
 from worker.session.report import View
 from worker.session.suspects import Cause, cause_of
 from worker.session.watchdog import PING_EVERY_SECONDS, judge, settled
@@ -50,7 +51,7 @@ from worker.store import Lease, Store, connect_store, holder_file, lease
 from worker.store.retry import until_answered
 from worker.web.app import bind, serve
 from worker.web.health import Health
-from worker.wiring import LeasedSession, open_leased_session, open_supabase
+from worker.wiring import LeasedSession, open_leased_session, open_supabase, pace
 
 WHATSAPP = "wss://web.whatsapp.com/ws/chat"
 STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
@@ -242,8 +243,8 @@ class Supervisor:
             open_leased_session(settings, store, self._owner, fence, self.health, self._on_view) as leased,
             anyio.create_task_group() as task_group,
         ):
-            session, seconds = settings.worker_session, float(settings.worker_lease_s)
-            task_group.start_soon(lease.keep, store, session, self._owner, seconds, fence, leased.watch)
+            poll = HostPoll(store, self._owner, pace(settings), [leased.served])
+            task_group.start_soon(leased.served.until_lost)
             task_group.start_soon(leased.report.run)
             task_group.start_soon(leased.watch.run, leased.tell_database_gone)
             task_group.start_soon(store.key.run, store.schema_version, leased.tell_key)
@@ -256,13 +257,14 @@ class Supervisor:
                 with self._stop.interrupts():
                     credentials = leased.state.credentials  # raises before anything is changed
                     await until_answered(credentials, what="the credentials")
-                    await until_answered(leased.flags.poll, what="the monitored groups and the flags")
+                    await until_answered(poll.ask, what="the monitored groups and the flags")
+                task_group.start_soon(poll.run)
                 task_group.start_soon(leased.flags.run)
                 task_group.start_soon(leased.media.run)
                 task_group.start_soon(leased.housekeeping.run)
                 task_group.start_soon(leased.drops.run)
                 if self._follow:
-                    task_group.start_soon(self._follow, store, session, leased.arrivals)
+                    task_group.start_soon(self._follow, store, settings.worker_session, leased.arrivals)
                 task_group.start_soon(leased.figures.run)
                 await self._run_sidecars(leased)
             except StaleFence:

@@ -35,6 +35,7 @@ from worker.session.drops import Drops
 from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import FlagWatch, Monitored
 from worker.session.hearing import Hearing
+from worker.session.host_poll import Served
 from worker.session.housekeeping import Housekeeping
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report, View
@@ -46,12 +47,12 @@ from worker.store import Store
 from worker.store.availability import PATIENCE_SECONDS, DatabaseWatch
 from worker.store.cipher import StateCipher
 from worker.store.embedded import Embedded, embedded_supabase
+from worker.store.lease import Pace
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 from worker.web.figures import FiguresPoller
 from worker.web.health import Health
 
-LEASE_SHARE = 1 / 2  # a renewal at a third may fail; the socket ends before the lease runs out
 NO_LONGER_THERE = (403, 404, 410)
 
 
@@ -90,6 +91,7 @@ class LeasedSession:
     flags: FlagWatch
     media: MediaRunner
     housekeeping: Housekeeping
+    served: Served
     drops: Drops
     arrivals: Arrivals
     figures: FiguresPoller
@@ -129,13 +131,13 @@ async def open_leased_session(
     row = (await until_answered(session.status, what="the session's row")).get("session") or {}
     version = parse_kept(row.get("detail") or {})
     report = _make_report(session, {**_kept(version), **_heard(row)}, health, on_view)
-    watch = DatabaseWatch(lease_patience=min(PATIENCE_SECONDS, settings.worker_lease_s * LEASE_SHARE))
+    watch = DatabaseWatch(lease_patience=pace(settings).patience)
     cipher = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
     state = AuthState(session, cipher, watch)
     suspects = Suspects(session)
     monitored, phone, events = Monitored(), Phone(), EventQueue()
     try:
-        flags = FlagWatch(session, monitored, report, events.put, settings.worker_poll_ms / 1000)
+        flags = FlagWatch(session, report, events.put, pace(settings).again)
         source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
         async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
             media = _make_media(settings, store, downloader, owner, phone)
@@ -168,6 +170,15 @@ async def open_leased_session(
             health.metrics.media = media.counts
             figures = FiguresPoller(store, settings.worker_session, health)
             health.refresh = figures.refresh
+            housekeeping = Housekeeping(
+                session,
+                report,
+                lost_seconds=float(RETRY_WINDOW_S),
+                changes_seconds=settings.changes_seconds,
+                audit_seconds=settings.audit_seconds,
+                analyze=settings.embedded,
+                expire=None if settings.worker_expire == "keep" else settings.worker_expire,
+            )
             yield LeasedSession(
                 report=report,
                 watch=watch,
@@ -179,13 +190,15 @@ async def open_leased_session(
                 arrivals=arrivals,
                 figures=figures,
                 hearing=health.hearing,
-                housekeeping=Housekeeping(
-                    session,
-                    report,
-                    lost_seconds=float(RETRY_WINDOW_S),
-                    changes_seconds=settings.changes_seconds,
-                    audit_seconds=settings.audit_seconds,
-                    expire=None if settings.worker_expire == "keep" else settings.worker_expire,
+                housekeeping=housekeeping,
+                served=Served(
+                    session=session.session,
+                    fence=fence,
+                    watch=watch,
+                    monitored=monitored,
+                    flags=flags,
+                    media=media,
+                    housekeeping=housekeeping,
                 ),
                 connection=Connection(
                     state=state,
@@ -209,6 +222,11 @@ async def open_leased_session(
     finally:
         health.refresh = None
         events.close()
+
+
+def pace(settings: Settings) -> Pace:
+    """How often the database is polled, and how long it is waited for."""
+    return Pace(poll=settings.worker_poll_ms / 1000, lease=float(settings.worker_lease_s))
 
 
 def _make_report(
@@ -236,7 +254,7 @@ def _kept(good: Claim | None) -> dict[str, Any]:
 
 def _make_media(settings: Settings, store: Store, downloader: Downloader, owner: str, phone: Phone) -> MediaRunner:
     most = settings.worker_media_concurrency
-    options = ClaimOptions(owner=owner, concurrency=most, session=settings.worker_session)
+    options = ClaimOptions(owner=owner, concurrency=most, session=settings.worker_session, poll_seconds=None)
     transfers = Transfers(store, downloader, settings.max_document_bytes)
     reuploads = Reuploads(phone.refresh, limit=max(1, most // 2), has_phone=lambda: phone.peer is not None)
     return MediaRunner(store, transfers, options, reuploads)

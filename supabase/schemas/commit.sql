@@ -182,6 +182,7 @@ $$;
 -- One batch, or what its parts have left of it: {fence, epoch, seq, digest?, creds?, keys, messages, changes, hashes,
 -- audits, identities, groups, refused, discards}. Only the next batch is applied; one that was applied before is
 -- answered as durable, and nothing is written. Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
+-- Renews the lease as well: the row is written anyway, and while commits keep it locked the poll passes it over.
 create function public.wa_commit(p_session text, p_batch jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -197,7 +198,11 @@ begin
   update public.wa_sessions
   set
     seq = v_seq, batch = concat_ws(' ', v_seq, p_batch ->> 'digest'),
-    creds_json = coalesce(p_batch ->> 'creds', creds_json)
+    creds_json = coalesce(p_batch ->> 'creds', creds_json),
+    lease_expires_at = case
+      when lease_owner is not null
+        then greatest(lease_expires_at, clock_timestamp() + make_interval(secs => lease_seconds))
+    end
   where id = p_session;
   perform wa.write_identities(p_session, coalesce(nullif(p_batch -> 'identities', 'null'), '[]'));
   perform wa.write_hashes_and_discards(p_session, p_batch -> 'hashes', p_batch -> 'discards');

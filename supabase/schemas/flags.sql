@@ -5,8 +5,15 @@ create table public.runtime_flags (
   key text primary key,
   value jsonb not null default '{}',
   handled_at timestamptz,
-  handled_value jsonb
+  handled_value jsonb,
+  session_id text generated always as (
+    case when strpos(key, ':') = 0 then 'default' else nullif(split_part(key, ':', 1), 'default') end
+  ) stored
 );
+
+-- Requests that may be pending, by session: a poll reads no others.
+create index runtime_flags_pending on public.runtime_flags (session_id)
+where value is distinct from handled_value;
 
 -- A text as a finite time; null if it is not one.
 create function wa.parse_time(p_text text) returns timestamptz
@@ -41,11 +48,11 @@ language sql volatile security invoker set search_path = '' as $$
     )
   )
   from (
-    select r.key, r.value, r.handled_at, r.handled_value, wa.parse_time(r.value ->> 'at') as at
+    select r.key, r.value, r.handled_at, wa.parse_time(r.value ->> 'at') as at
     from public.runtime_flags as r
-    where case when p_session = 'default' then strpos(r.key, ':') = 0 else starts_with(r.key, p_session || ':') end
+    where r.session_id = p_session and r.value is distinct from r.handled_value
   ) as f
-  where f.value is distinct from f.handled_value and (f.at is null or f.handled_at is null or f.at > f.handled_at)
+  where f.at is null or f.handled_at is null or f.at > f.handled_at
 $$;
 
 -- Marks the request that carried `p_at_text` as done; a newer one that came meanwhile stays pending. The answer of a

@@ -14,6 +14,38 @@ create table public.groups (
   unique (session_id, wa_group_id)
 );
 
+-- How often the set of monitored groups has changed: a worker that has this version need not read them. In a table of
+-- its own, because a commit holds the session's row, and a user who switches a group must not wait for it.
+create table public.wa_monitored_versions (
+  session_id text primary key references public.wa_sessions (id) on delete cascade,
+  version bigint not null
+);
+
+-- Raises the version, whoever writes: with the rights of the owner, because the writer may have none on that table.
+create function wa.raise_monitored_version() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into public.wa_monitored_versions as v (session_id, version)
+  select distinct s.id, 1
+  from unnest(array[old.session_id, new.session_id]) as s (id)
+  where s.id is not null
+  on conflict (session_id) do update set version = v.version + 1;
+  return null;
+end
+$$;
+
+create trigger groups_monitored_inserted after insert on public.groups
+for each row when (new.monitor) execute function wa.raise_monitored_version();
+
+create trigger groups_monitored_deleted after delete on public.groups
+for each row when (old.monitor) execute function wa.raise_monitored_version();
+
+create trigger groups_monitored_updated after update on public.groups
+for each row when (
+  old.monitor <> new.monitor
+  or (new.monitor and (old.session_id, old.wa_group_id) is distinct from (new.session_id, new.wa_group_id))
+) execute function wa.raise_monitored_version();
+
 -- Who the admins are: [{wa_group_id, admins?, promoted?, demoted?}]. A list replaces the former one; then some are
 -- added and some taken away, which says nothing while the list is unknown. Revokes that waited are tried again.
 create function wa.write_admins(p_session text, p_groups jsonb) returns void

@@ -21,7 +21,7 @@ create table public.media_jobs (
 
 create index media_jobs_next_attempt_at on public.media_jobs (next_attempt_at);
 
-create index media_jobs_session_id on public.media_jobs (session_id);
+create index media_jobs_session_id on public.media_jobs (session_id, next_attempt_at);
 
 -- Files that were given up, with what another attempt needs.
 create table public.wa_media_abandoned (

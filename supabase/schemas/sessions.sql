@@ -26,7 +26,8 @@ create table public.wa_sessions (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   batch text,
-  oldest_cursor bigint not null default 0
+  oldest_cursor bigint not null default 0,
+  lease_seconds double precision
 );
 
 -- Baileys' Signal keys, a row each: one blob would be rewritten at every message.
@@ -87,7 +88,9 @@ begin
     v_row.lease_owner := p_owner;
     v_row.lease_expires_at := v_now + make_interval(secs => p_seconds);
     update public.wa_sessions
-    set lease_owner = v_row.lease_owner, lease_expires_at = v_row.lease_expires_at, fence = v_row.fence
+    set
+      lease_owner = v_row.lease_owner, lease_expires_at = v_row.lease_expires_at, lease_seconds = p_seconds,
+      fence = v_row.fence
     where id = p_session;
   end if;
   return jsonb_build_object(

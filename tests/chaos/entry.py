@@ -23,7 +23,8 @@ from worker.ingest.parts import rest_of
 from worker.media import jobs, steps
 from worker.media.download import Limits
 from worker.session import backoff as crashes
-from worker.store import Bucket, Store
+from worker.session.flags import Monitored
+from worker.store import Bucket, MonitoredGroups, Store
 from worker.store.rows import Batch
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
@@ -106,8 +107,8 @@ def sabotage(what: str) -> None:
     async def skipped(bucket: Bucket, path: str, content: bytes, mime: str) -> None:
         pass
 
-    async def all_groups(self: Store, session: str) -> frozenset[str]:
-        return Everything()
+    def all_groups(self: Monitored, now: MonitoredGroups) -> None:
+        self.groups, self.version = Everything(), now.version
 
     in_order = _Parting.run
 
@@ -129,7 +130,7 @@ def sabotage(what: str) -> None:
         case "object":
             sabotage_uploads(skipped)
         case "monitor":
-            Store.monitored_groups = all_groups  # type: ignore[method-assign]
+            Monitored.take = all_groups  # type: ignore[method-assign]
 
 
 def hurry() -> None:

@@ -163,7 +163,10 @@ class Known:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseCall:
-    """An answer of `wa_lease_acquire`, or a `wa_lease_release` on its way (`released`). `at`: the database's clock."""
+    """An answer of `wa_lease_acquire`, a renewal, or a `wa_lease_release` on its way (`released`).
+
+    `at`: the database's clock, None for a renewal. A commit renews the lease as well, which nobody tells.
+    """
 
     owner: str
     fence: int
@@ -359,6 +362,8 @@ class FaultProxy:
                 return self._note_known
             case "wa_lease_acquire":
                 return self._expect_lease(json.loads(request.body)["p_owner"])
+            case "wa_host_poll":
+                return self._expect_renewal(json.loads(request.body))
             case "wa_lease_release":
                 args = json.loads(request.body)
                 # Taken as done, whatever becomes of the answer.
@@ -407,6 +412,18 @@ class FaultProxy:
                 row = json.loads(body)
                 at, expires = datetime.fromisoformat(row["now"]), datetime.fromisoformat(row["expires_at"])
                 self._note_lease(owner, int(row["fence"]), bool(row["acquired"]), at, expires)
+            return lambda: None
+
+        return note
+
+    def _expect_renewal(self, args: dict[str, Any]) -> Callable[[int, bytes], Callable[[], None]]:
+        fences = {held["session"]: int(held["fence"]) for held in args["p_held"]}
+
+        def note(status: int, body: bytes) -> Callable[[], None]:
+            renewed = json.loads(body).get("renewed", {}) if status == 200 else {}
+            for session, until in renewed.items():
+                expires = datetime.fromisoformat(until)
+                self._note_lease(args["p_owner"], fences[session], True, None, expires)
             return lambda: None
 
         return note

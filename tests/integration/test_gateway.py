@@ -58,7 +58,7 @@ async def test_no_answer_ends_a_running_worker(
         for status, body in ODD:
             rule = gateway.arm(Rule(kind="gateway", status=status, content=body, times=3))
             await _is_over(worker, rule)
-        renewed = gateway.arm(Rule(kind="gateway", function="wa_lease_acquire", status=401, content=JWT, times=2))
+        renewed = gateway.arm(Rule(kind="gateway", function="wa_host_poll", status=401, content=JWT, times=2))
         await _is_over(worker, renewed)
         await worker.state("connected")
         assert "Traceback" not in worker.log.read_text()

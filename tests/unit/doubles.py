@@ -25,8 +25,23 @@ from worker.bridge.protocol import (
     Notification,
     Qr,
 )
-from worker.errors import StoreUnavailable
-from worker.store import AccountState, Audit, Batch, Committed, Flag, GroupChange, GroupsUpserted, Lease, Piece, Suspect
+from worker.errors import StoreRefused, StoreUnavailable
+from worker.store import (
+    AccountState,
+    Audit,
+    Batch,
+    Committed,
+    Flag,
+    GroupChange,
+    GroupsUpserted,
+    HeldSession,
+    HostPolled,
+    Lease,
+    MonitoredGroups,
+    News,
+    Piece,
+    Suspect,
+)
 from worker.store.session import SessionStore
 
 BOUND = 60.0  # no wait in a unit test takes longer
@@ -61,6 +76,11 @@ class Database:
     suspects: list[Suspect] = field(default_factory=list)
     deaths: list[tuple[str, str, bool]] = field(default_factory=list)
     wipes: int = 0
+    busy: bool = False
+    hangs: bool = False
+    media_due: bool = False
+    refused_poll: bool = False
+    polled: list[HeldSession] = field(default_factory=list)
     refuse: Callable[[Batch], Exception | None] = lambda batch: None
     session: str = "default"
     tries: int = 0  # calls of any kind; grows while it is away too
@@ -166,13 +186,24 @@ class Database:
         self.groups = list(groups)
         return GroupsUpserted(count=len(groups), added=len(groups), renamed=0, left=0)
 
-    async def monitored_groups(self) -> frozenset[str]:
+    async def host_poll(self, owner: str, capacity: int, held: Sequence[HeldSession]) -> HostPolled:
+        """As the SQL function, for one session; `busy` and `hangs` are what a test makes of it."""
         await self._answer()
-        return self.monitored
-
-    async def pending_flags(self) -> list[Flag]:
-        await self._answer()
-        return [flag for flag in self.flags if flag not in self.handled]
+        if self.hangs:
+            await anyio.sleep_forever()
+        (one,) = held
+        self.polled.append(one)
+        if self.refused_poll:
+            raise StoreRefused("wa_host_poll: 42501", "42501")
+        if (self.holder, self.fence) != (owner, one.fence):
+            return HostPolled(lost=frozenset({one.session}), news={})
+        version = hash(self.monitored)
+        news = News(
+            flags=[flag for flag in self.flags if flag not in self.handled],
+            monitored=MonitoredGroups(version=version, groups=self.monitored) if version != one.monitored else None,
+            media=self.media_due and one.media > 0,
+        )
+        return HostPolled(busy=frozenset({one.session} if self.busy else ()), news={one.session: news})
 
     async def flag_handled(self, flag: Flag) -> None:
         await self._answer()

@@ -87,6 +87,7 @@ def housekeeping_of(
         changes_seconds=90.0,
         audit_seconds=audit_seconds,
         expire=expire,
+        analyze=True,
     )
 
 
@@ -104,7 +105,9 @@ async def test_housekeeping_goes_on_although_the_status_has_no_answer(
     monkeypatch.setattr(module, "FIRST_AFTER_SECONDS", 0.0)
     store = Housekept(error)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(housekeeping_of(store).run)
+        housekeeping = housekeeping_of(store)
+        tasks.start_soon(housekeeping.run)
+        housekeeping.note_refused_due()
         await until(lambda: store.done == EVERYTHING)
         tasks.cancel_scope.cancel()
     assert store.done == EVERYTHING, because

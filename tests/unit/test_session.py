@@ -29,7 +29,7 @@ from worker.ingest.committer import Committer, Listeners
 from worker.ingest.rules.normalise import Rules
 from worker.session import auth_state as state_module
 from worker.session.auth_state import AuthState
-from worker.session.flags import Ask, FlagWatch, Monitored, Request, read_flag
+from worker.session.flags import Ask, Request, read_flag
 from worker.session.report import Report, View
 from worker.store import KeyChange, Store, lease, retry
 from worker.store.availability import DatabaseWatch
@@ -94,65 +94,6 @@ def test_a_number_that_cannot_be_put_right_is_refused_with_a_sentence(written: s
     assert '"phone": "491511234567"' in fault
 
 
-class Watching:
-    """A flag watch on a database in memory."""
-
-    def __init__(self) -> None:
-        self.database = Database()
-        self.report = Report(self.database.store)
-        self.monitored = Monitored()
-        self.sent: list[Request] = []
-        self.watch = FlagWatch(self.database.store, self.monitored, self.report, self.sent.append, 0.001)
-
-
-async def test_a_flag_is_sent_once_and_marked_when_it_is_done() -> None:
-    it = Watching()
-    it.database.flags = [make_flag("fetch_groups_requested")]
-    await it.watch.poll()
-    await it.watch.poll()
-    assert [request.ask for request in it.sent] == [Ask.GROUPS]
-    assert it.database.handled == [], "not before it is done: a crash must not lose it"
-    it.watch.done(it.sent[0])
-    await it.watch.poll()
-    assert it.database.handled == it.database.flags
-
-
-async def test_a_newer_request_of_the_same_kind_is_sent_as_well() -> None:
-    it = Watching()
-    it.database.flags = [make_flag("fetch_groups_requested", "2026-01-31T12:00:00Z")]
-    await it.watch.poll()
-    it.database.flags = [make_flag("fetch_groups_requested", "2026-01-31T12:00:01Z")]
-    await it.watch.poll()
-    assert [request.flag.at_text for request in it.sent] == ["2026-01-31T12:00:00Z", "2026-01-31T12:00:01Z"]
-
-
-async def test_a_malformed_flag_is_audited_once_marked_and_stops_nothing() -> None:
-    it = Watching()
-    it.database.flags = [make_flag("wa_refresh_qr_requested", None), make_flag("fetch_groups_requested")]
-    await it.watch.poll()
-    await it.watch.poll()
-    assert [request.ask for request in it.sent] == [Ask.GROUPS]
-    assert [flag.key for flag in it.database.handled] == ["wa_refresh_qr_requested"]
-    async with anyio.create_task_group() as task_group:
-        task_group.start_soon(it.report.run)
-        await until(lambda: it.database.events("error"))
-        task_group.cancel_scope.cancel()
-    assert [entry["code"] for entry in it.database.events("error")] == ["FLAG_MALFORMED"]
-
-
-async def test_the_poll_goes_on_when_the_database_comes_back() -> None:
-    it = Watching()
-    it.database.away = True
-    with anyio.fail_after(BOUND):
-        async with anyio.create_task_group() as task_group:
-            task_group.start_soon(it.watch.run)
-            await until(lambda: it.database.tries >= 2)
-            it.database.monitored = frozenset({"1@g.us"})
-            it.database.away = False
-            await until(lambda: "1@g.us" in it.monitored)
-            task_group.cancel_scope.cancel()
-
-
 # ── lease ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -170,30 +111,6 @@ async def test_a_worker_waits_for_the_lease_and_says_so_once() -> None:
             await until(lambda: said and database.tries >= 3)
             database.holder = None
     assert said == ["another worker (elsewhere:77) serves this session; waiting until it stops"]
-
-
-async def test_a_lease_that_went_to_another_is_noticed() -> None:
-    database = Database(holder="other")
-    with anyio.fail_after(BOUND), pytest.raises(StaleFence):
-        await lease.keep(cast(Store, database), "default", "me", 0.03, 1, DatabaseWatch())
-
-
-async def test_a_lease_that_came_back_with_another_fence_is_lost() -> None:
-    database = Database(holder="me", fence=2)
-    with anyio.fail_after(BOUND), pytest.raises(StaleFence):
-        await lease.keep(cast(Store, database), "default", "me", 0.03, 1, DatabaseWatch())
-
-
-async def test_a_lease_that_cannot_be_renewed_is_told_before_it_runs_out() -> None:
-    database, gone = Database(holder="me", away=True), anyio.Event()
-    watch = DatabaseWatch(lease_patience=0.02)
-    with anyio.fail_after(BOUND):
-        async with anyio.create_task_group() as task_group:
-            task_group.start_soon(lease.keep, cast(Store, database), "default", "me", 0.03, 1, watch)
-            task_group.start_soon(watch.run, gone.set)
-            await gone.wait()
-            assert watch.gone
-            task_group.cancel_scope.cancel()
 
 
 def test_every_process_has_a_name_of_its_own() -> None:

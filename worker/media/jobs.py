@@ -21,7 +21,7 @@ from worker.media.transfer import Transfers
 from worker.store import Claim, MediaJob, Store
 
 LEASE_SECONDS = 60.0  # renewed at a third; a crashed worker's jobs are free again after this
-POLL_SECONDS = 20.0  # jobs that other processes made or gave back; our own come with `notify`
+POLL_SECONDS = 20.0  # jobs that other processes made or gave back, where no poll of the session tells of them
 DUE_SOON_SECONDS = 5.0  # a run that ends when nothing is left waits so long for a job that is due soon
 GIVE_BACK_SECONDS = 2.0  # at a stop, to tell the database that a claimed job is free again
 
@@ -47,12 +47,16 @@ class MediaCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimOptions:
-    """Whose jobs are claimed (`session` None: every session's), by whom, how many at a time and for how long."""
+    """Whose jobs are claimed (`session` None: every session's), by whom, how many at a time and for how long.
+
+    `poll_seconds`: how often to look without being told; None: never, because `notify` tells of every job.
+    """
 
     owner: str
     concurrency: int
     session: str | None = None
     lease_seconds: float = LEASE_SECONDS
+    poll_seconds: float | None = POLL_SECONDS
 
 
 class MediaRunner:
@@ -85,12 +89,16 @@ class MediaRunner:
         """There may be a new job: look now instead of at the next poll."""
         self._woken.set()
 
+    def takes(self) -> int:
+        """Which jobs could be claimed now, as `HeldSession.media` says it."""
+        return 0 if self._room(phone=False) <= 0 else 1 + (self._room(phone=True) > 0)
+
     async def run(self, *, until_empty: bool = False) -> None:
         """Claim and work, for ever; or until nothing is left that could be claimed now."""
         async with anyio.create_task_group() as attempts:
             while True:
                 self._woken = anyio.Event()
-                pause, due = POLL_SECONDS, False
+                pause, due = self._options.poll_seconds or float("inf"), False
                 for phone in (False, True):
                     room = self._room(phone)
                     if room <= 0:

@@ -1,4 +1,4 @@
-"""Polls the web app's requests (`runtime_flags`) and its choice of groups every WORKER_POLL_MS.
+"""What the poll brings of the web app: its requests (`runtime_flags`) and its choice of groups.
 
 Turns each flag into one request; the connection carries it out and says when it is done. `handled_at` is stored, so a
 restart neither repeats nor misses a request.
@@ -7,16 +7,17 @@ restart neither repeats nor misses a request.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import anyio
 from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.session.report import Report
-from worker.store import Flag
-from worker.store.retry import repeat
+from worker.store import Flag, MonitoredGroups
 from worker.store.session import SessionStore
 
 PHONE = re.compile(r"[1-9][0-9]{6,14}")  # E.164 without the plus; no country code begins with 0
@@ -44,10 +45,14 @@ class Request:
 
 
 class Monitored:
-    """The groups that were switched on at the last poll."""
+    """The groups that were switched on at the last poll, and the version of that set; None before the first."""
 
     def __init__(self) -> None:
         self.groups: frozenset[str] = frozenset()
+        self.version: int | None = None
+
+    def take(self, now: MonitoredGroups) -> None:
+        self.groups, self.version = now.groups, now.version
 
     def __contains__(self, group: object) -> bool:
         return group in self.groups
@@ -82,51 +87,34 @@ def international(written: str) -> str:
 
 
 class FlagWatch:
-    """Polls the flags, hands each request to `send` once, and refreshes the monitored groups."""
+    """Hands each request to `send` once, and marks it as handled when it is done."""
 
     def __init__(
         self,
         store: SessionStore,
-        monitored: Monitored,
         report: Report,
         send: Callable[[Request], None],
-        poll_seconds: float,
+        again_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
-        self._monitored = monitored
         self._report = report
         self._send = send
-        self._poll_seconds = poll_seconds
+        self._again_seconds = again_seconds
+        self._clock = clock
         self._taken: dict[str, str | None] = {}
         self._done: list[Flag] = []
-        self._away = False
+        self._marked: dict[str, tuple[str | None, float]] = {}
+        self._woken = anyio.Event()
 
-    async def run(self) -> None:
-        """Poll until cancelled. Neither an outage of the database nor a malformed flag ends it."""
-        await repeat(self._poll_seconds, self._poll_and_recover, self._failed)
-
-    async def _poll_and_recover(self) -> None:
-        await self.poll()
-        self._away = False
-
-    def _failed(self, error: StoreUnavailable | StoreRefused) -> None:
-        if isinstance(error, StoreRefused):
-            logger.error("the flags cannot be read (code {})", error.code)
-        elif not self._away:
-            logger.warning("the database does not answer; flags are read again when it does")
-            self._away = True
-
-    async def poll(self) -> None:
-        """Poll once.
-
-        Raises:
-            StoreUnavailable: the database does not answer.
-        """
-        await self._mark_done()
-        self._monitored.groups = await self._store.monitored_groups()
-        for flag in await self._store.pending_flags():
+    def take(self, flags: Sequence[Flag], asked_at: float) -> None:
+        """Send what is new among the pending flags of an answer. It was asked for at `asked_at` of the clock."""
+        for flag in flags:
             if flag.key in self._taken and self._taken[flag.key] == flag.at_text:
                 continue
+            marked, at = self._marked.get(flag.key, (None, float("-inf")))
+            if marked == flag.at_text and at >= asked_at:
+                continue  # the answer is older than the mark
             match read_flag(flag):
                 case Request() as request:
                     self._taken[flag.key] = flag.at_text
@@ -135,17 +123,32 @@ class FlagWatch:
                     self._taken[flag.key] = flag.at_text
                     logger.warning("{}", fault)
                     self._report.error("FLAG_MALFORMED", fault, key=flag.key)
-                    self._done.append(flag)
-        await self._mark_done()
+                    self._mark(flag)
 
     def done(self, request: Request) -> None:
-        """Mark a request as handled, whether carried out or turned down. Stored at the next poll."""
-        self._done.append(request.flag)
+        """Mark a request as handled, whether carried out or turned down."""
+        self._mark(request.flag)
 
-    async def _mark_done(self) -> None:
-        while self._done:
-            flag = self._done[0]
-            await self._store.flag_handled(flag)
-            self._done.pop(0)
-            if self._taken.get(flag.key) == flag.at_text:
-                del self._taken[flag.key]
+    async def run(self) -> None:
+        """Store what is done, until cancelled; what the database does not take is tried again."""
+        while True:
+            await self._woken.wait()
+            self._woken = anyio.Event()
+            while self._done:
+                try:
+                    await self._store_first()
+                except (StoreUnavailable, StoreRefused) as error:
+                    logger.warning("a flag could not be marked as handled ({}); trying again", error)
+                    await anyio.sleep(self._again_seconds)
+
+    def _mark(self, flag: Flag) -> None:
+        self._done.append(flag)
+        self._woken.set()
+
+    async def _store_first(self) -> None:
+        flag = self._done[0]
+        await self._store.flag_handled(flag)
+        self._done.pop(0)
+        self._marked[flag.key] = (flag.at_text, self._clock())
+        if self._taken.get(flag.key) == flag.at_text:
+            del self._taken[flag.key]

@@ -19,11 +19,11 @@ from worker.store.session import SessionStore
 
 LOST_EVERY_SECONDS = 300.0
 PRUNE_EVERY_SECONDS = 300.0  # large merges of identities wait for it, and with them that person's edits and revokes
-REFUSED_EVERY_SECONDS = 60.0  # the first pause; the database doubles it for each item
+REFUSED_AGAIN_SECONDS = 60.0  # after a try without an answer
 REFUSED_AT_ONCE = 20
 EXPIRE_EVERY_SECONDS = 60.0
 EXPIRE_AT_ONCE = 100  # commits wait for one such call
-ANALYZE_EVERY_SECONDS = 6 * 3600.0
+ANALYZE_EVERY_SECONDS = 6 * 3600.0  # on the embedded Supabase alone, which has no autovacuum
 DISCARDS_EVERY_SECONDS = 3600.0
 FIRST_AFTER_SECONDS = 30.0  # leaves the database to the start
 KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
@@ -35,6 +35,7 @@ class Housekeeping:
     `lost_seconds`: how long an undecryptable message may still get its content. `changes_seconds`: how long deletions
     are told to apps that ask for changes. `audit_seconds`: how long the audit log
     is kept; None: for ever. `expire`: what is done with messages that have disappeared from phones; None: nothing.
+    `analyze`: refresh the planner's statistics, too.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Housekeeping:
         changes_seconds: float,
         audit_seconds: float | None = None,
         expire: ExpireMode | None = None,
+        analyze: bool = False,
     ) -> None:
         self._store = store
         self._report = report
@@ -55,6 +57,8 @@ class Housekeeping:
         self._changes_seconds = changes_seconds
         self._audit_seconds = audit_seconds
         self._expire = expire
+        self._analyze = analyze
+        self._refused_due = anyio.Event()
         self._discards: Mapping[str, int] | None = None
 
     async def run(self) -> None:
@@ -63,12 +67,13 @@ class Housekeeping:
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
             (PRUNE_EVERY_SECONDS, self.prune_changes),
-            (REFUSED_EVERY_SECONDS, self.retry_refused),
             (EXPIRE_EVERY_SECONDS, self.expire),
-            (ANALYZE_EVERY_SECONDS, self._store.analyze),
         ]
+        if self._analyze:
+            turns.append((ANALYZE_EVERY_SECONDS, self._store.analyze))
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(self._report_discards)
+            task_group.start_soon(self._retry_when_due)
             for every, turn in turns:
                 task_group.start_soon(self._turn, every, turn)
 
@@ -83,6 +88,20 @@ class Housekeeping:
     async def _turn(self, every: float, turn: Callable[[], Awaitable[None]]) -> None:
         await anyio.sleep(FIRST_AFTER_SECONDS)
         await repeat(every, turn, _log_failure)
+
+    def note_refused_due(self) -> None:
+        """The poll says that waiting items are due."""
+        self._refused_due.set()
+
+    async def _retry_when_due(self) -> None:
+        while True:
+            await self._refused_due.wait()
+            self._refused_due = anyio.Event()
+            try:
+                await self.retry_refused()
+            except (StoreUnavailable, StoreRefused) as error:
+                _log_failure(error)
+                await anyio.sleep(REFUSED_AGAIN_SECONDS)
 
     async def mark_lost(self) -> None:
         """Mark undecryptable messages as lost once a good copy would come too late to be stored."""

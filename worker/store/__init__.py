@@ -2,6 +2,7 @@
 
 from worker.store.bucket import BUCKET, Bucket
 from worker.store.client import Timeouts
+from worker.store.host_poll import HeldSession, HostPolled, MonitoredGroups, News
 from worker.store.rows import (
     AccountState,
     Audit,
@@ -43,11 +44,15 @@ __all__ = [
     "Flag",
     "GroupChange",
     "GroupsUpserted",
+    "HeldSession",
+    "HostPolled",
     "KeyChange",
     "Lease",
     "MediaFile",
     "MediaJob",
     "MediaLinked",
+    "MonitoredGroups",
+    "News",
     "OpenedEdit",
     "Piece",
     "Pieces",

@@ -48,14 +48,18 @@ class DatabaseWatch:
         try:
             result = await call
         except StoreUnavailable as error:
-            self.reason = str(error)
-            self._since.setdefault(source, started if error.sent_at is None else error.sent_at)
+            self.unanswered(source, started if error.sent_at is None else error.sent_at, str(error))
             raise
         except Exception:
             self.answered(source)  # a refusal is an answer too
             raise
         self.answered(source)
         return result
+
+    def unanswered(self, source: Source, since: float, why: str) -> None:
+        """A call that began at `since`, by the clock of this watch, had no answer."""
+        self.reason = why
+        self._since.setdefault(source, since)
 
     def answered(self, source: Source) -> None:
         if self._since.pop(source, None) is not None and not self._since:

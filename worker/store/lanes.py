@@ -22,6 +22,7 @@ LANES = {
     **dict.fromkeys(
         (
             "wa_begin_epoch",
+            "wa_host_poll",
             "wa_lease_acquire",
             "wa_lease_release",
             "wa_load_state",

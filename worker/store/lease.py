@@ -1,7 +1,7 @@
 """The lease: one worker at a time serves a session.
 
-Acquires it, waits while another worker holds it, renews it, and raises when it is lost. The database checks the fence
-that comes with it; the lease only keeps two workers from logging in at once.
+Acquires it, and waits while another worker holds it; the poll renews it (worker/session/host_poll.py). The database
+checks the fence that comes with it; the lease only keeps two workers from logging in at once.
 """
 
 from __future__ import annotations
@@ -11,16 +11,49 @@ import socket
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 
 import anyio
 from loguru import logger
 
-from worker.errors import OddAnswer, StaleFence, StoreRefused, StoreUnavailable
+from worker.errors import OddAnswer, StoreRefused, StoreUnavailable
 from worker.store import Lease, Store
-from worker.store.availability import DatabaseWatch
+from worker.store.availability import PATIENCE_SECONDS
 
 ASK_AGAIN_SECONDS = 1.0  # how soon a waiting worker notices that the lease was given back
-RENEWALS_PER_LEASE = 3  # two renewals may fail before it runs out
+RENEWED_AFTER = 1 / 3  # of its time, by the poll
+RESERVE = 1 / 10  # of its time: the socket has ended before the lease runs out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often to poll, and how long to wait for an answer, in seconds.
+
+    After a poll that was answered, the lease lasts for two thirds of its time at least.
+    """
+
+    poll: float
+    lease: float
+
+    @property
+    def every(self) -> float:
+        return min(self.poll, self.lease * RENEWED_AFTER)
+
+    @property
+    def again(self) -> float:
+        """After a poll that failed."""
+        return min(self.every, ASK_AGAIN_SECONDS)
+
+    @property
+    def patience(self) -> float:
+        """How long polls may go without an answer, from the first that has none: the lease must not run out."""
+        left = self.lease * (1 - RENEWED_AFTER - RESERVE) - self.every
+        return min(PATIENCE_SECONDS, self.lease / 2, left)
+
+    @property
+    def call(self) -> float:
+        """How long one poll may take: one that hangs is no verdict."""
+        return self.patience / 2
 
 
 def make_owner() -> str:
@@ -56,40 +89,13 @@ async def acquire(
         if reason != said:
             waiting(reason)
             said = reason
-        await anyio.sleep(min(ASK_AGAIN_SECONDS, seconds / RENEWALS_PER_LEASE))
+        await anyio.sleep(min(ASK_AGAIN_SECONDS, seconds * RENEWED_AFTER))
 
 
 async def _release_for(store: Store, session: str, lease: Lease) -> None:
     """Give back a dead holder's lease. If that fails, it runs out by itself: the proof is used up."""
     with suppress(StoreUnavailable, StoreRefused):
         await store.lease_release(session, lease.holder, lease.fence)
-
-
-async def keep(store: Store, session: str, owner: str, seconds: float, fence: int, watch: DatabaseWatch) -> None:
-    """Renew until cancelled, and report each call to `watch`.
-
-    Raises:
-        StaleFence: another worker took it.
-    """
-    while True:
-        await anyio.sleep(seconds / RENEWALS_PER_LEASE)
-        try:
-            lease = await watch.observe("lease", _renew(store, session, owner, seconds))
-        except StoreUnavailable:
-            continue
-        except StoreRefused as refused:  # if it stays so, the lease runs out, and the commits know
-            logger.warning("the lease could not be renewed ({})", refused)
-            continue
-        if not lease.acquired or lease.fence != fence:
-            logger.warning("the lease went to another worker ({})", _place(lease.holder))
-            raise StaleFence("another worker took the lease")
-
-
-async def _renew(store: Store, session: str, owner: str, seconds: float) -> Lease:
-    """One renewal, ended before the lease can run out."""
-    with anyio.move_on_after(seconds / RENEWALS_PER_LEASE):
-        return await store.lease_acquire(session, owner, seconds)
-    raise StoreUnavailable("the lease could not be renewed in time")
 
 
 def _place(holder: str | None) -> str:

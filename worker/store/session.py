@@ -95,12 +95,6 @@ class SessionStore:
     async def upsert_groups(self, groups: Sequence[GroupChange], *, complete: bool) -> GroupsUpserted:
         return await self._store.upsert_groups(self.session, self.fence, groups, complete=complete)
 
-    async def monitored_groups(self) -> frozenset[str]:
-        return await self._store.monitored_groups(self.session)
-
-    async def pending_flags(self) -> list[Flag]:
-        return await self._store.pending_flags(self.session)
-
     async def flag_handled(self, flag: Flag) -> None:
         await self._store.flag_handled(self.session, flag)
 

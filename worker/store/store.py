@@ -19,6 +19,7 @@ from worker.store.bucket import Bucket
 from worker.store.client import Timeouts, make_client, translated
 from worker.store.console import Console
 from worker.store.embedded import MIGRATIONS
+from worker.store.host_poll import HeldSession, HostPolled, parse_answer, parse_flag
 from worker.store.key import KeyWatch
 from worker.store.lanes import CONNECTIONS, Lanes
 from worker.store.rows import (
@@ -104,6 +105,11 @@ class Store:
         args = {"p_session": session, "p_owner": owner, "p_fence": str(fence)}
         return bool((await self._call("wa_lease_release", args))["released"])
 
+    async def host_poll(self, owner: str, capacity: int, held: Sequence[HeldSession]) -> HostPolled:
+        """Renews the leases of these sessions, and says what is new for them."""
+        args = {"p_owner": owner, "p_capacity": capacity, "p_held": [one.as_document() for one in held]}
+        return parse_answer(await self._call("wa_host_poll", args))
+
     async def begin_epoch(self, session: str, fence: int) -> int:
         return int((await self._call("wa_begin_epoch", _held(session, fence)))["epoch"])
 
@@ -187,17 +193,7 @@ class Store:
 
     async def pending_flags(self, session: str) -> list[Flag]:
         rows = (await self._call("wa_pending_flags", {"p_session": session}))["flags"]
-        return [
-            Flag(
-                key=row["key"],
-                at=_time(row["at"]) if row["at"] else None,
-                at_text=row["at_text"],
-                age_seconds=row["age_s"],
-                phone=row["phone"],
-                given=row["given"],
-            )
-            for row in rows
-        ]
+        return [parse_flag(row) for row in rows]
 
     async def flag_handled(self, session: str, flag: Flag) -> None:
         """Mark this request as handled; a newer one stays pending."""
