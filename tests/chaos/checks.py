@@ -3,9 +3,9 @@
 Pure: looks at what was gathered (`Evidence`), asks nobody. The checks:
 
     settled      0  everything that was sent has got in, within the time that is given for it
-    stored       1  a message whose receipt reached the server is in `messages`
+    stored       1  a message whose receipt reached the server is in `messages`, or listed as refused with its bytes
     once         1  … exactly once
-    intact       1  … with its text
+    intact       1  … with its text, and not taken back by somebody else
     gate         2  no receipt reached the server before the commit that holds its message was answered
     readable     3  nothing that was sent in good form was acked instead of receipted, or left undecryptable
     media        4  a stored file has its object, whose sha256 is its path and the sender's
@@ -97,8 +97,13 @@ def settled(evidence: Evidence) -> Iterator[str]:
 
 def stored(evidence: Evidence) -> Iterator[str]:
     delivered, rows = evidence.delivered(), evidence.rows()
+    listed = {
+        evidence.ledger.identity(row["chat_id"], row["sender"], row["wa_msg_id"])
+        for row in evidence.others["wa_refused_stanzas"]
+        if row["body"] and row["item"] == "message"
+    }
     for identity, entry in evidence.ledger.stored(["wide"]).items():
-        if identity in delivered and identity not in rows:
+        if identity in delivered and identity not in rows and identity not in listed:
             yield f"{_name(entry)} was receipted and is not in the table"
 
 
@@ -116,6 +121,8 @@ def intact(evidence: Evidence) -> Iterator[str]:
     for identity, rows in evidence.rows().items():
         entry = expected.get(identity)
         for row in rows:
+            if row["revoked_at"]:
+                yield f"{_name(entry) if entry else identity} was revoked by somebody who may not"
             if entry and row["kind"] != "undecryptable" and (row["text"] or None) != (entry.text or None):
                 yield f"{_name(entry)}: {_short(entry.text)} was stored as {_short(row['text'])}"
 
@@ -166,7 +173,7 @@ def readable(evidence: Evidence) -> Iterator[str]:
         if entry.good if entry else item["kind"] == "nack":
             yield f"{_name(entry) if entry else who} in {item['to']} got no receipt but an ack (error {item['error']})"
     for row in evidence.messages:
-        if row["kind"] == "undecryptable":
+        if row["kind"] == "undecryptable" and evidence.ledger.name(row["sender"]) not in evidence.ledger.attackers:
             yield f"{row['wa_msg_id']} of {evidence.ledger.name(row['sender'])} stayed undecryptable"
 
 

@@ -8,7 +8,7 @@ long) says that it did not. Which comes when is `tests/chaos/deck.py`'s business
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -16,6 +16,7 @@ from random import Random
 import anyio
 
 from testkit.waiting import TookTooLong, until
+from tests.chaos.attackers import Attackers
 from tests.chaos.proxy import Kind, Rule
 from tests.chaos.rig import LEASE_SECONDS, Killer, Post, Rig, armed, gone, kill
 from tests.chaos.traffic import Traffic
@@ -36,6 +37,7 @@ class Stage:
 
     rig: Rig
     traffic: Traffic
+    attackers: Attackers
     random: Random
     violations: list[tuple[str, str]] = field(default_factory=list)  # (check, what)
 
@@ -210,6 +212,16 @@ ODD = [
 ]
 SIZE_LIMITS = (3_000, 10_000, 40_000)
 ITEM_LIMITS = (3, 10)
+ODD_EVERY = 5  # calls: one odd answer for so many
+STATUSES = range(301, 545)
+
+
+def every_answer(random: Random) -> Iterator[tuple[int, bytes]]:
+    """Each status with JSON, a page, or nothing, shuffled; each status once before any comes twice."""
+    bodies = (b"{}", PAGE, b"")
+    for turn in range(len(bodies)):
+        for status in random.sample(STATUSES, len(STATUSES)):
+            yield status, bodies[(status + turn) % len(bodies)]
 
 
 async def gateway_odd(stage: Stage) -> None:
@@ -251,6 +263,40 @@ def _disliked(stage: Stage) -> Rule:
     """About one message in sixteen, by its id."""
     mark = f'{stage.random.choice("0123456789ABCDEF")}","chat_id"'.encode()
     return Rule(kind="gateway", status=403, content=PAGE, mark=mark, ends=time.monotonic() + 6)
+
+
+async def dies_between_parts(stage: Stage) -> None:
+    """A batch that is too slow goes in parts, and the worker dies when the first of them is durable."""
+    await stage.connected()
+    before = await stage.logins()
+    proxy = stage.rig.proxy
+    slow = proxy.arm(Rule(kind="gateway", status=500, content=TIME_OUT, more_items_than=ITEM_LIMITS[0]))
+    dies = Rule(kind="lost_answer", times=1, continues=slow, on_hit=lambda: stage.rig.kill_worker(stage.rig.primary))
+    proxy.arm(dies)
+    try:
+        await stage.traffic.burst(60)
+        await stage.until("a death between two parts", lambda: _hit(dies), BACK_SECONDS)
+    finally:
+        slow.ends = dies.ends = 0.0
+    await stage.logged_in_again(before)
+
+
+# Strangers
+
+
+def _attack(name: str) -> Inject:
+    """Sent while the worker is connected. What no group message waits behind is answered last, so not looked for here.
+
+    That everything gets an answer is what settling looks at.
+    """
+
+    async def inject(stage: Stage) -> None:
+        await stage.connected()
+        ids = await getattr(stage.attackers, name)()
+        if name in GROUP_ATTACKS:
+            await stage.until(f"an answer to {name}", lambda: stage.attackers.answered(ids), BACK_SECONDS)
+
+    return inject
 
 
 # Storage
@@ -436,6 +482,8 @@ async def _hit(rule: Rule) -> bool:
     return rule.hits > 0
 
 
+GROUP_ATTACKS = ("garbage", "revoke", "crowd")
+ATTACKS = ("forge", "flood", *GROUP_ATTACKS)
 # One at a time: each of these ends a connection or a process, or holds the database up.
 MAIN: dict[str, Inject] = {
     "kill_sidecar": kill_sidecar,
@@ -453,6 +501,7 @@ MAIN: dict[str, Inject] = {
     "gateway_size": _parted(_too_large),
     "gateway_slow": _parted(_too_slow),
     "gateway_content": _parted(_disliked),
+    "dies_between_parts": dies_between_parts,
     "db_outage": db_outage,
     "socket_drop": socket_drop,
     "drop_before_read": drop_before_read,
@@ -477,4 +526,5 @@ SIDE: dict[str, Inject] = {
     "cdn_flip": _cdn("flip"),
     "storage_error": storage_error,
     "storage_cut": storage_cut,
+    **{f"attack_{name}": _attack(name) for name in ATTACKS},
 }

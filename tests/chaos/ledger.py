@@ -47,6 +47,7 @@ class Ledger:
     monitored: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     kinds: dict[str, int] = field(default_factory=dict)
+    attackers: set[str] = field(default_factory=set)  # names; what they send in bad form is in no promise
     phase: str = "wide"
 
     def know(self, person: Person) -> None:

@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
@@ -47,9 +47,13 @@ class Rule:
         function: the SQL function that is meant; None: every call (uploads excepted).
         times: after so many hits it is over; None: only `ends` counts.
         ends: `time.monotonic()` at which it is over.
-        on_hit: called in the middle of it (`storage_cut`: when half of the object has been passed on).
+        on_hit: called in the middle of it: `storage_cut` when half of the object has been passed on, `lost_answer` when
+            the database has answered.
         status, content: what a gateway answers in Supabase's place, without asking it.
         mark: only requests whose body holds these bytes.
+        answers: what to answer instead, one after the other; then it is over.
+        every: only each so many-th of these requests.
+        continues: only further requests of the batch that last met this other rule.
         item_mark: only commits and parts that write a message or a change with this text, as it is or as base64.
         larger_than: only requests whose body has more bytes.
         more_items_than: only commits and parts with more messages and changes.
@@ -63,16 +67,22 @@ class Rule:
     status: int = 404
     content: bytes = b""
     mark: bytes = b""
+    answers: Iterator[tuple[int, bytes]] | None = None
+    every: int = 1
+    continues: Rule | None = None
+    digest: str | None = None  # of the batch that met it last
     item_mark: str = ""
     larger_than: int = -1
     more_items_than: int = -1
     on_hit: Callable[[], None] = lambda: None
     hits: int = 0
+    passed: int = 0  # requests that `every` let through
+    exhausted: bool = False
     functions: Counter[str] = field(default_factory=Counter)
 
     @property
     def over(self) -> bool:
-        return time.monotonic() > self.ends or (self.times is not None and self.hits >= self.times)
+        return self.exhausted or time.monotonic() > self.ends or (self.times is not None and self.hits >= self.times)
 
     def matches(self, request: Request) -> bool:
         if self.over or self.mark not in request.body or len(request.body) <= self.larger_than:
@@ -81,11 +91,26 @@ class Rule:
             return False
         if self.item_mark and self.item_mark not in request.written:
             return False
+        if self.continues and (self.continues.digest is None or request.digest != self.continues.digest):
+            return False
         if self.kind == "storage_gateway":
             return request.is_storage
         if self.kind.startswith("storage"):
             return request.is_upload
-        return not request.is_storage and self.function in (None, request.function)
+        return not request.is_storage and self.function in (None, request.function) and self._is_due()
+
+    def _is_due(self) -> bool:
+        self.passed += 1
+        return self.passed % self.every == 0
+
+    def hit(self, request: Request) -> None:
+        """Note it, and choose what is answered."""
+        self.hits += 1
+        self.digest = request.digest
+        if self.answers is not None:
+            answer = next(self.answers, None)
+            self.exhausted = answer is None
+            self.status, self.content = answer or (503, b"")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +141,13 @@ class Request:
         batch = json.loads(self.body)["p_batch"]
         hidden = [json.loads(base64.b64decode(one["body"])) for one in batch["opaque"]]
         return json.dumps([*batch["messages"], *batch["changes"], *hidden], ensure_ascii=False)
+
+    @property
+    def digest(self) -> str | None:
+        """Of the batch that a commit or a part belongs to; None for other calls."""
+        if self.function not in ("wa_commit", "wa_commit_part"):
+            return None
+        return str(json.loads(self.body)["p_batch"]["digest"])
 
     @property
     def is_storage(self) -> bool:
@@ -273,7 +305,7 @@ class FaultProxy:
         rule = next((one for one in self.rules if one.matches(request)), None)
         if rule is None:
             return await self._forward(request)
-        rule.hits += 1
+        rule.hit(request)
         rule.functions[name] += 1
         match rule.kind:
             case "error_500":
@@ -297,6 +329,7 @@ class FaultProxy:
                 return answered
             case "lost_answer":
                 await self._forward(request)
+                rule.on_hit()
                 raise _CutOff
             case "storage_cut":
                 await self._forward_half(request, rule.on_hit)

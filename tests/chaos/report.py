@@ -41,11 +41,22 @@ class Result:
     supabase_calls: int = 0
     cold_reads: int = 0
     discarded: int = 0
+    odd_answers: int = 0
+    control_ms: list[float] = field(default_factory=list)
+    attacked_ms: list[float] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
 
     @property
     def failed(self) -> set[str]:
         return {check for check, _ in self.violations}
+
+
+def _times(sorted_ms: list[float]) -> str:
+    """Median and longest of some times in milliseconds, shortest first."""
+    if not sorted_ms:
+        return "not measured"
+    median, longest = sorted_ms[len(sorted_ms) // 2], sorted_ms[-1]
+    return f"{median / 1000:.2f} s (median), {longest / 1000:.2f} s (longest), of {len(sorted_ms)}"
 
 
 def show(result: Result, console: Console) -> None:
@@ -64,6 +75,9 @@ def show(result: Result, console: Console) -> None:
     facts.add_row(
         "calls to Supabase", f"{result.supabase_calls}, {result.cold_reads} of them for keys that no cache had"
     )
+    facts.add_row("odd answers of a gateway", f"{result.odd_answers}, every status from 301 on, besides the bursts")
+    facts.add_row("a member's message, receipted after", _times(result.control_ms))
+    facts.add_row("… while attackers attack", _times(result.attacked_ms))
     facts.add_row(
         "memory, at most", ", ".join(f"{name} {peak // MB} MB" for name, peak in sorted(result.peak_bytes.items()))
     )

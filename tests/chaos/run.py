@@ -13,10 +13,12 @@ import anyio
 
 from testkit.waiting import TookTooLong, until
 from tests.chaos import faults
+from tests.chaos.attackers import CROWD, Attackers
 from tests.chaos.checks import Evidence, check_all
 from tests.chaos.deck import Deck, Tally
 from tests.chaos.faults import Stage
 from tests.chaos.ledger import Ledger
+from tests.chaos.proxy import Rule
 from tests.chaos.report import Result
 from tests.chaos.rig import WIDE, Rig, kill, open_rig
 from tests.chaos.sabotage import SABOTAGES
@@ -32,6 +34,8 @@ DEFAULTS_SECONDS = 5.0
 OLD_MESSAGES = 25
 OLD_SECONDS = 300  # beyond the live window of 30 s
 SABOTAGE_SECONDS = 6.0
+MEMBERS_MESSAGES = 40
+MEMBERS_PAUSE_SECONDS = 0.2
 OVERTIME = 2.0  # a kind that was not seen yet may take the run to so many times its length
 PROGRESS_SECONDS = 5.0
 LONG_TEXT = 10_000  # characters; left out of the file that is kept
@@ -68,32 +72,37 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
 
     async with open_rig(folder, options.seed, options.sabotage) as rig:
         traffic = Traffic(rig.phone, ledger, options.seed, bursts=40 if options.only_traffic else 120)
-        stage = Stage(rig=rig, traffic=traffic, random=random)
+        crowd = 0 if options.only_traffic else CROWD
+        attackers = Attackers(rig.phone, ledger, traffic, options.seed, crowd)
+        stage = Stage(rig=rig, traffic=traffic, attackers=attackers, random=random)
         async with anyio.create_task_group() as witnesses:
             witnesses.start_soon(rig.sample)
             witnesses.start_soon(_progress, rig, ledger, tell)
-            await _link(rig, traffic)
+            await _link(rig, traffic, attackers)
             tell("linked; the traffic begins")
             try:
-                unsettled = await _act(options, stage, traffic, result.tally, random, tell)
+                unsettled = await _act(options, stage, traffic, result, random, tell)
                 tell("settled; looking at everything" if not unsettled else f"NOT settled: {unsettled}")
                 evidence = await _gather(rig, ledger, unsettled)
+                if missing := len(await attackers.unanswered()):
+                    evidence.unsettled.append(f"{missing} stanzas of attackers have no answer")
             finally:
                 witnesses.cancel_scope.cancel()
         result.logins = int((await rig.phone.state())["logins"])
     _keep(folder, evidence)
     result.violations = [*stage.violations, *check_all(evidence)]
     if not options.sabotage:
-        result.violations += _missing(result.tally, ledger, rig.proxy.calls["wa_get_keys"])
+        result.violations += _missing(result, ledger, rig.proxy.calls["wa_get_keys"])
     result.violations += [("processes", f"process {pid} is left") for pid in rig.orphans()]
     _fill(result, rig, ledger, evidence)
     result.seconds = time.monotonic() - started
     return result
 
 
-async def _link(rig: Rig, traffic: Traffic) -> None:
-    """People, groups, a worker, the scan; three of the five groups are switched on."""
+async def _link(rig: Rig, traffic: Traffic, attackers: Attackers) -> None:
+    """People, groups, a worker, the scan; four of the six groups are switched on."""
     await traffic.found()
+    await attackers.found()
     post = rig.start_worker(WIDE)
     qr = await rig.database.wait_qr(seconds=START_SECONDS, tell=post.worker.child.tail)
     await rig.phone.scan(qr)
@@ -105,31 +114,42 @@ async def _link(rig: Rig, traffic: Traffic) -> None:
 
 
 async def _act(
-    options: Options, stage: Stage, traffic: Traffic, tally: Tally, random: Random, tell: Callable[[str], None]
+    options: Options, stage: Stage, traffic: Traffic, result: Result, random: Random, tell: Callable[[str], None]
 ) -> list[str]:
     begun = time.monotonic()
+    tally = result.tally
     async with anyio.create_task_group() as talking:
         talking.start_soon(traffic.run)
         if options.only_traffic:
             await _sabotaged(options, stage, tally, random, tell)
         else:
             ends = begun + options.seconds
-            latest = begun + max(OVERTIME * options.seconds, options.seconds + 180)
+            latest = begun + max(OVERTIME * options.seconds, options.seconds + 300)
+            answers = faults.every_answer(Random(random.random()))  # noqa: S311
+            odd = stage.rig.proxy.arm(Rule(kind="gateway", answers=answers, every=faults.ODD_EVERY))
             async with anyio.create_task_group() as dealing:
                 main_pause = MAIN_PAUSE if options.seconds else SHORT_PAUSE
                 for kinds, pause in ((faults.MAIN, main_pause), (faults.SIDE, SIDE_PAUSE)):
                     deck = Deck(kinds, Random(random.random()), tally, tell, pause)  # noqa: S311
                     dealing.start_soon(deck.deal, stage, ends, latest)
+            result.odd_answers = odd.hits
         await traffic.stop()
         talking.cancel_scope.cancel()
     tell("the faults are over; settling")
-    unsettled = await _settle(stage.rig, SABOTAGED_SETTLE_SECONDS if options.sabotage else SETTLE_SECONDS)
+    unsettled = await _settle(
+        stage.rig, traffic.ledger, SABOTAGED_SETTLE_SECONDS if options.sabotage else SETTLE_SECONDS
+    )
     if options.only_traffic:
         return unsettled
     if not unsettled:
+        tell("members' messages against the clock: without an attack, and with one")
+        result.control_ms = await _members_take(stage)
+        result.attacked_ms = await _under_attack(stage)
+        unsettled = await _settle(stage.rig, traffic.ledger, SETTLE_SECONDS)
+    if not unsettled:
         tell("now on the default settings")
         await _on_defaults(stage, traffic)
-        unsettled = await _settle(stage.rig, SETTLE_SECONDS)
+        unsettled = await _settle(stage.rig, traffic.ledger, SETTLE_SECONDS)
     return unsettled
 
 
@@ -142,6 +162,28 @@ async def _sabotaged(options: Options, stage: Stage, tally: Tally, random: Rando
     await anyio.sleep(SABOTAGE_SECONDS)
     for kind in ("file", "same_file", "burst"):
         await stage.traffic.say(kind)
+
+
+async def _members_take(stage: Stage) -> list[float]:
+    """Milliseconds from the sending of each of some messages of members to its receipt, shortest first."""
+    sent: dict[str, float] = {}
+    for _ in range(MEMBERS_MESSAGES):
+        at = time.time() * 1000
+        sent[(await stage.traffic.one()).id] = at
+        await anyio.sleep(MEMBERS_PAUSE_SECONDS)
+    receipts = await stage.rig.phone.wait_receipts(sorted(sent), seconds=SETTLE_SECONDS)
+    return sorted(float(item["at_ms"]) - sent[item["id"]] for item in receipts if item["id"] in sent)
+
+
+async def _under_attack(stage: Stage) -> list[float]:
+    """As `_members_take`, while every attacker attacks but the crowd, who are members."""
+    times: list[float] = []
+    async with anyio.create_task_group() as attacks:
+        for attack in faults.ATTACKS:
+            if attack != "crowd":
+                attacks.start_soon(getattr(stage.attackers, attack))
+        times += await _members_take(stage)
+    return times
 
 
 async def _on_defaults(stage: Stage, traffic: Traffic) -> None:
@@ -163,7 +205,7 @@ async def _on_defaults(stage: Stage, traffic: Traffic) -> None:
     await stage.connected()
 
 
-async def _settle(rig: Rig, seconds: float) -> list[str]:
+async def _settle(rig: Rig, ledger: Ledger, seconds: float) -> list[str]:
     """End all faults and wait until nothing is on its way any more; what still was when the time was over."""
     rig.proxy.clear()
     rig.disarm()
@@ -179,9 +221,9 @@ async def _settle(rig: Rig, seconds: float) -> list[str]:
             connected=state["connected"],
             offline_queue=state["offline_queue"],
             media_jobs=[(job["attempts"], job["last_error"]) for job in jobs][:3],
-            stubs=[row["wa_msg_id"] for row in pending],
+            stubs=[row["wa_msg_id"] for row in pending if ledger.name(row["sender"]) not in ledger.attackers],
         )
-        return bool(state["connected"]) and not state["offline_queue"] and not jobs and not pending
+        return bool(state["connected"]) and not state["offline_queue"] and not jobs and not open_ends["stubs"]
 
     try:
         await until("quiet", quiet, seconds=seconds, every=0.5)
@@ -227,10 +269,12 @@ def _keep(folder: Path, evidence: Evidence) -> None:
     (folder / "evidence.json").write_text(json.dumps(found, default=str, indent=1))
 
 
-def _missing(tally: Tally, ledger: Ledger, cold_reads: int) -> list[tuple[str, str]]:
+def _missing(result: Result, ledger: Ledger, cold_reads: int) -> list[tuple[str, str]]:
     """Kinds of faults and of traffic that this run should have had."""
     kinds = [*faults.MAIN, *faults.SIDE]
-    found = [("faults", f"{kind} was never seen") for kind in kinds if not tally.seen[kind]]
+    found = [("faults", f"{kind} was never seen") for kind in kinds if not result.tally.seen[kind]]
+    if result.odd_answers < len(faults.STATUSES):
+        found.append(("faults", f"the gateway gave {result.odd_answers} odd answers: not every status"))
     if not cold_reads:
         found.append(("faults", "the key cache was never cold"))
     return found + [("faults", f"no traffic of the kind {kind}") for kind in WEIGHTS if not ledger.kinds.get(kind)]

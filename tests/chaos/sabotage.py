@@ -21,16 +21,12 @@ LAST = "29991231235959_sabotage.sql"
 
 @dataclass(frozen=True, kw_only=True)
 class Sabotage:
-    """`check`: the one that must fail; `also`: those that may, as a consequence. `faults`: what brings it to light.
-
-    `by_chance`: why a short run does not bring it to light each time, if so.
-    """
+    """`check`: the one that must fail; `also`: those that may, as a consequence. `faults`: what brings it to light."""
 
     check: str
     also: tuple[str, ...] = ()
     broken: str
     faults: tuple[str, ...] = ()
-    by_chance: str = ""
 
 
 SABOTAGES = {
@@ -47,9 +43,7 @@ SABOTAGES = {
         check="stored",
         also=("settled", "media"),
         broken="a batch in parts sends its keys and its number before its messages",
-        faults=("gateway_size",),
-        # tests/integration/test_gateway.py has a death at that very place.
-        by_chance="needs a death between two parts: python -m tests.chaos --sabotage keys_first",
+        faults=("dies_between_parts",),
     ),
     "gate": Sabotage(check="gate", broken="the sidecar writes frames at once"),
     "keys": Sabotage(

@@ -257,6 +257,12 @@ class Traffic:
         await self._send_all([self._text(self._writer(), self._group()) | {"id": id_}], kind)
         return self.ledger.entries[-1]
 
+    async def all_at_once(self, names: Sequence[str], group: Group) -> list[str]:
+        """A text of each of these people at the same moment."""
+        seen = len(self.ledger.entries)
+        await self._send_all([self._text(name, group) for name in names], "crowd")
+        return [entry.id for entry in self.ledger.entries[seen:] if entry.kind == "crowd"]
+
     async def old_news(self, count: int, age_seconds: int, now: int) -> None:
         """Texts with a time beyond the live window."""
         items = [self._text(self._writer(), self._group()) | {"t": now - age_seconds} for _ in range(count)]
