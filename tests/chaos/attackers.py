@@ -11,7 +11,7 @@ from typing import Any
 
 from testkit.phone import Group, VirtualPhone
 from tests.chaos.ledger import FORBIDDEN, Entry, Ledger
-from tests.chaos.traffic import WRITERS, Traffic
+from tests.chaos.traffic import WRITERS
 
 Json = dict[str, Any]
 
@@ -24,27 +24,23 @@ STRANGERS = 50
 FLOOD = 300
 REVOKES = 30
 RECENT = 500
-CROWD = 500
 
 
 class Attackers:
     """Each method is one attack and returns the ids of what was sent."""
 
-    def __init__(self, phone: VirtualPhone, ledger: Ledger, traffic: Traffic, seed: object, crowd: int = CROWD) -> None:
+    def __init__(self, phone: VirtualPhone, ledger: Ledger, seed: object) -> None:
         self._phone = phone
         self._ledger = ledger
-        self._traffic = traffic
         self._random = Random(f"{seed}:attackers")  # noqa: S311 - repeatable on purpose
         self._fair: Group | None = None
         self.sent: set[str] = set()
-        self._crowd = [f"Visitor {n}" for n in range(crowd)]
 
     async def found(self) -> None:
         """Their group, in which members write as well, before anything is said."""
-        for name in (MALLORY, *self._crowd):
-            self._ledger.know(await self._phone.person(name))
+        self._ledger.know(await self._phone.person(MALLORY))
         self._ledger.attackers.add(MALLORY)
-        self._fair = await self._phone.group("Fair", [*WRITERS, MALLORY, *self._crowd], "lid")
+        self._fair = await self._phone.group("Fair", [*WRITERS, MALLORY], "lid")
         self._ledger.groups[self._fair.id] = self._fair
         self._ledger.monitored.add(self._fair.id)
 
@@ -98,11 +94,6 @@ class Attackers:
             ids.append((await self._phone.post("/revoke", body))["id"])
         self.sent.update(ids)
         return ids
-
-    async def crowd(self) -> Sequence[str]:
-        """Five hundred members who have never written do so at once. They are in the promise."""
-        assert self._fair is not None
-        return await self._traffic.all_at_once(self._crowd, self._fair)
 
     async def _send(self, items: Sequence[Json]) -> list[str]:
         ids = [answer["id"] for answer in (await self._phone.post("/send_many", {"items": list(items)}))["items"]]

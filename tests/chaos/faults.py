@@ -482,7 +482,7 @@ async def _hit(rule: Rule) -> bool:
     return rule.hits > 0
 
 
-GROUP_ATTACKS = ("garbage", "revoke", "crowd")
+GROUP_ATTACKS = ("garbage", "revoke")
 ATTACKS = ("forge", "flood", *GROUP_ATTACKS)
 # One at a time: each of these ends a connection or a process, or holds the database up.
 MAIN: dict[str, Inject] = {

@@ -13,7 +13,7 @@ import anyio
 
 from testkit.waiting import TookTooLong, until
 from tests.chaos import faults
-from tests.chaos.attackers import CROWD, Attackers
+from tests.chaos.attackers import Attackers
 from tests.chaos.checks import Evidence, check_all
 from tests.chaos.deck import Deck, Tally
 from tests.chaos.faults import Stage
@@ -72,8 +72,7 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
 
     async with open_rig(folder, options.seed, options.sabotage) as rig:
         traffic = Traffic(rig.phone, ledger, options.seed, bursts=40 if options.only_traffic else 120)
-        crowd = 0 if options.only_traffic else CROWD
-        attackers = Attackers(rig.phone, ledger, traffic, options.seed, crowd)
+        attackers = Attackers(rig.phone, ledger, options.seed)
         stage = Stage(rig=rig, traffic=traffic, attackers=attackers, random=random)
         async with anyio.create_task_group() as witnesses:
             witnesses.start_soon(rig.sample)
@@ -176,12 +175,11 @@ async def _members_take(stage: Stage) -> list[float]:
 
 
 async def _under_attack(stage: Stage) -> list[float]:
-    """As `_members_take`, while every attacker attacks but the crowd, who are members."""
+    """As `_members_take`, while every attacker attacks."""
     times: list[float] = []
     async with anyio.create_task_group() as attacks:
         for attack in faults.ATTACKS:
-            if attack != "crowd":
-                attacks.start_soon(getattr(stage.attackers, attack))
+            attacks.start_soon(getattr(stage.attackers, attack))
         times += await _members_take(stage)
     return times
 

@@ -30,7 +30,6 @@ FILES: dict[str, Json] = {
 }
 WRITERS = ("Ana", "Ben", "Chika", "Dana", "Emeka", "Farid")
 NEWCOMERS = 60  # members who have never written: each first message opens a Signal session
-AT_ONCE = 25
 HUGE_CHARS = 5_000_000
 HUGE_MAX = 2  # in one run; each is a row of 5 MB, and another 5 MB in `raw`
 PAUSE_SECONDS = (0.05, 0.4)
@@ -257,13 +256,6 @@ class Traffic:
         """A single text in a monitored group, with this id."""
         await self._send_all([self._text(self._writer(), self._group()) | {"id": id_}], kind)
         return self.ledger.entries[-1]
-
-    async def all_at_once(self, names: Sequence[str], group: Group) -> list[str]:
-        """A text of each of these people at the same moment."""
-        seen = len(self.ledger.entries)
-        for first in range(0, len(names), AT_ONCE):  # the phone makes a session for each, and must answer meanwhile
-            await self._send_all([self._text(name, group) for name in names[first : first + AT_ONCE]], "crowd")
-        return [entry.id for entry in self.ledger.entries[seen:] if entry.kind == "crowd"]
 
     async def old_news(self, count: int, age_seconds: int, now: int) -> None:
         """Texts with a time beyond the live window."""
