@@ -110,6 +110,17 @@ test('a message is asked for five times in all, however many connections it come
   await empty()
 })
 
+test('garbage under the id of another member\'s message uses up no request for that one', async () => {
+  const id = `3EB0${'5'.repeat(16)}`
+  const garbage = { from: 'Ben', to: group, text: '', id, fault: { garbage: 120, never: true } }
+  await phone.post('/send_many', { items: Array.from({ length: 6 }, () => garbage) })
+  await empty()
+  assert.equal((await answers(id)).filter(({ kind }) => kind === 'retry').length, 5)
+  await phone.post('/send', { from: 'Ana', to: group, text: 'hers', id, fault: { corrupt: true } })
+  await sidecar.until(() => database.texts(id)[0] === 'hers', 'the good copy of her message')
+  await empty()
+})
+
 for (const forgotten of [false, true]) {
   const name = forgotten
     ? 'whose hash is forgotten is asked for: its counter alone does not tell; not so a direct one'

@@ -112,6 +112,20 @@ test('the passkey links: both screens show one code, a person confirms, the acco
   await acked(REQUEST, CONTINUATION)
 })
 
+test('of two answers at once one is taken, and the other is refused', async () => {
+  await scan()
+  await sidecar.notice('passkey_requested')
+  const answer = await assertion()
+  const calls = await Promise.allSettled([1, 2].map(() => sidecar.call('passkey_assertion', { assertion: answer })))
+  assert.deepEqual(calls.map(({ status }) => status), ['fulfilled', 'rejected'])
+  assert.equal(/** @type {any} */ (calls[1]).reason.data.status, 409)
+  assert.equal((await sidecar.notice('passkey_code')).code, (await gate()).code, 'of what was committed to')
+  await phone.post('/passkey/confirm', {})
+  await sidecar.call('passkey_confirm')
+  assert.equal((await sidecar.connection('close')).close.code, 515)
+  assert.deepEqual((await gate()).problems, [])
+})
+
 test('by code it links as well', async () => {
   const { owner } = await phone.get('/state')
   await phone.post('/passkey', {})

@@ -44,7 +44,7 @@ class Answering:
             length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
             await request.receive_exactly(int(length[1]) if length else 0)
             if self.status is not None:
-                content = self.body.encode()
+                content = self.body.encode(errors="surrogateescape")
                 answer = f"HTTP/1.1 {self.status} X\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
                 await stream.send(answer.encode() + content)
 
@@ -100,6 +100,8 @@ def postgres(code: str, message: str = SECRET) -> str:
         (200, "{}", OddAnswer, None, "JSON, but not the function's"),
         (200, "[]", OddAnswer, None, "JSON, but not the function's"),
         (200, "null", OddAnswer, None, "JSON, but not the function's"),
+        (200, '{"seq": "\udcff"}', OddAnswer, None, "bytes that are no UTF-8"),
+        (200, '{"seq": "1', OddAnswer, None, "cut off in its middle"),
         (402, '{"message": "exceed_egress_quota"}', OddAnswer, None, "a quota"),
         (413, "<html>Request Entity Too Large</html>", TooLarge, None, "nginx' limit"),
         (540, "paused", OddAnswer, None, "a project that is paused"),
@@ -191,6 +193,8 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "export_size": lambda store: store.console.export_size("s", 1, 0),
     "refused": lambda store: store.console.refused("s", 0, 1),
     "refused_body": lambda store: store.console.refused_body("s", 1),
+    "note_death": lambda store: store.note_death("s", 1, "ab" * 32, "one", killed=False),
+    "list_suspects": lambda store: store.list_suspects("s"),
     "figures": lambda store: store.console.figures("s"),
 }
 

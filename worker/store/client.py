@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 import httpx
 from postgrest.exceptions import APIError
+from pydantic import ValidationError
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient, AsyncClientOptions
 
@@ -198,6 +199,8 @@ def translated(what: str, seconds: float) -> Iterator[None]:
         raise refusal(what, error.code or "", error.message or "") from None
     except StorageApiError as error:
         raise refusal(what, str(error.status), "") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+        raise OddAnswer(f"{what}: an answer that cannot be read") from error
     except (UnicodeError, ValueError, RecursionError) as error:
         raise StoreRefused(f"{what}: cannot be written as JSON", "client") from error
 

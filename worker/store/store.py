@@ -129,7 +129,7 @@ class Store:
     async def note_death(self, session: str, fence: int, digest: str, death: str, *, killed: bool) -> None:
         """Count one end of a sidecar against the stanza that it was decrypting. An end is counted once."""
         args = {"p_hash": digest, "p_death": death, "p_killed": killed}
-        await self._call("wa_note_death", _held(session, fence) | args)
+        await self._do("wa_note_death", _held(session, fence) | args)
 
     async def list_suspects(self, session: str) -> list[Suspect]:
         rows = (await self._call("wa_list_suspects", {"p_session": session}))["suspects"]

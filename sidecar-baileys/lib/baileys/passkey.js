@@ -31,6 +31,8 @@ export class Passkey {
   active = false
   /** Committed to before the phone shows anything. @type {import('./passkey_crypto.js').Half | null} */
   #half = null
+  /** `prove` is under way. */
+  #proving = false
   /** @type {{publicKey: Uint8Array, nonce: Uint8Array} | null} */
   #phone = null
   #revealed = false
@@ -85,7 +87,17 @@ export class Passkey {
    * @throws {Boom} as Baileys' `query` does; a refusal has the server's code as `data`
    */
   async prove(assertion) {
-    if (!this.active || this.#half) throw new Boom('no passkey is asked for', { statusCode: 409 })
+    if (!this.active || this.#half || this.#proving) throw new Boom('no passkey is asked for', { statusCode: 409 })
+    this.#proving = true
+    try {
+      await this.#commit(assertion)
+    } finally {
+      this.#proving = false
+    }
+  }
+
+  /** @param {{rawId: string}} assertion */
+  async #commit(assertion) {
     const ref = Buffer.from(/** @type {Uint8Array} */ ((await this.#get('ref')).content)).toString()
     const { deviceType } = this
     const half = { ephemeral: Curve.generateKeyPair(), nonce: randomBytes(KEY_BYTES), deviceType, ref }

@@ -39,11 +39,13 @@ export class Sections {
   /** The stanza that Baileys is decrypting; it takes one at a time. @type {Stanza | null} */
   #current = null
 
+  /** The stanza that Baileys decrypted last; it answers it before it takes the next. @type {Stanza | null} */
+  #last = null
   /**
    * Stanzas that Baileys got lately, by their id. Of several with one id, one of a chat that may be stored.
    * @type {LRUCache<string, Stanza>}
    */
-  handedOver = new LRUCache({ max: HANDED_OVER_MAX })
+  #handedOver = new LRUCache({ max: HANDED_OVER_MAX })
 
   /** @param {SectionHooks} hooks */
   constructor(hooks) {
@@ -53,11 +55,16 @@ export class Sections {
   /** The section of the stanza on whose behalf the caller runs. */
   get own() { return this.#context.getStore()?.section }
 
+  /** The stanza with this id that Baileys is about to ask for: senders choose ids, so several may have it. @param {string} id */
+  askedFor(id) {
+    return this.#last?.node.attrs.id === id ? this.#last : this.#handedOver.get(id)
+  }
+
   /** Call this before Baileys gets the stanza. @param {Stanza} stanza */
   expect(stanza) {
     for (const { content } of stanza.parts ?? []) this.#byCiphertext.set(content, stanza)
     const { id } = stanza.node.attrs
-    if (id && (stanza.stored || !this.handedOver.get(id)?.stored)) this.handedOver.set(id, stanza)
+    if (id && (stanza.stored || !this.#handedOver.get(id)?.stored)) this.#handedOver.set(id, stanza)
     if (stanza.complete) this.#journal(stanza) // nothing to decrypt: journal it before Baileys answers it
     else stanza.nameAuthor()
   }
@@ -84,15 +91,15 @@ export class Sections {
 
   /**
    * Journal a stanza that Baileys gave up, with the reason, before Baileys refuses it.
-   * @param {Iterable<Stanza>} unsettled
+   * @param {Iterable<Stanza>} inWork that Baileys got and that are not in the log
    * @param {string} xml the stanza as Baileys logs it
    */
-  abandon(unsettled, xml) {
-    for (const stanza of unsettled) {
+  abandon(inWork, xml) {
+    for (const stanza of inWork) {
       // Compare all of it: two senders may share an id, and Baileys may be at the next (docs/whatsapp.md, "Shapes").
       if (!xml.includes(stanza.node.attrs.id) || binaryNodeToString(stanza.node) !== xml) continue
       stanza.abandon('given up by Baileys')
-      return this.#journal(stanza) // the oldest one; a copy of it is not with Baileys yet
+      return this.#journal(stanza)
     }
   }
 
@@ -121,7 +128,7 @@ export class Sections {
     if (!stanza) return run()
     await yieldTurn() // a burst does not yield, and timers would lag by seconds (docs/whatsapp.md, "Holding frames")
     stanza.section ??= this.hooks.gate.openSection()
-    this.#current = stanza
+    this.#current = this.#last = stanza
     this.hooks.onOpen()
     try {
       // Baileys takes it for one that does not decrypt: when its stub is durable, the retry receipt leaves, then the ack.

@@ -236,7 +236,7 @@ export class Connection {
     const sock = makeWASocket({
       ...socketOptions(params),
       auth: { creds: this.creds, keys: /** @type {any} */ (this.keys) },
-      logger: watchLogger(hooks.logger, (xml) => this.#sections.abandon(this.inbox.unsettled, xml), this.closed),
+      logger: watchLogger(hooks.logger, (xml) => this.#sections.abandon(this.inbox.inWork, xml), this.closed),
       makeSignalRepository: (auth, logger, lookup) =>
         this.#sections.watch(DEFAULT_CONNECTION_CONFIG.makeSignalRepository(auth, logger, rememberUnknown(lookup))),
     })
@@ -247,7 +247,7 @@ export class Connection {
       throw error
     }
     answerUndecryptable(params.nack_undecryptable)
-    keepRetryCounts(sock.messageRetryManager)
+    keepRetryCounts(sock.messageRetryManager, (id) => this.#sections.askedFor(id)?.name ?? id)
     this.#transactions.watch(sock.authState.keys)
     this.#boundRetries(sock.messageRetryManager)
     this.#transport = new Transport(/** @type {any} */ (sock.ws).socket, {
@@ -270,7 +270,7 @@ export class Connection {
   #boundRetries(manager) {
     const exceeded = manager.hasExceededMaxRetries.bind(manager)
     manager.hasExceededMaxRetries = (/** @type {string} */ id) => {
-      const stanza = this.#sections.handedOver.get(id)
+      const stanza = this.#sections.askedFor(id)
       return exceeded(id) || (stanza !== undefined && (stanza.hopeless || !this.#retries.allows(stanza)))
     }
   }

@@ -92,6 +92,9 @@ export class Stanza {
     return address.replace(/[:@].*/, '')
   }
 
+  /** Names the message: senders choose ids, so the id alone does not. */
+  get name() { return [this.node.attrs.from, this.author, this.node.attrs.id].join(' ') }
+
   /**
    * Of a chat that may be stored: a group's, or the account's own devices, which bring keys. Direct messages and
    * statuses of others never are (docs/architecture.md, "Monitored only").

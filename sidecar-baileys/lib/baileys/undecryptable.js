@@ -16,9 +16,18 @@ export function answerUndecryptable(nack) {
   Object.assign(NACK_REASONS, { UnhandledError: nack ? UNHANDLED_ERROR : undefined })
 }
 
-/** Counts of retries outlive the socket. @param {any} manager `sock.messageRetryManager` */
-export function keepRetryCounts(manager) {
-  if (manager) manager.retryCounters = retryCounts
+/**
+ * Counts of retries outlive the socket, and one sender cannot use up those of another's message with the same id.
+ * @param {any} manager `sock.messageRetryManager`
+ * @param {(id: string) => string} name of the message that Baileys asks for under this id
+ */
+export function keepRetryCounts(manager, name) {
+  if (!manager) return
+  manager.retryCounters = {
+    ...retryCounts,
+    get: (/** @type {string} */ id) => retryCounts.get(name(id)),
+    set: (/** @type {string} */ id, /** @type {number} */ count) => retryCounts.set(name(id), count),
+  }
 }
 
 /**

@@ -88,6 +88,9 @@ export class Inbox {
   /** @returns {any[]} that have arrived and are not in the log yet, oldest first */
   get unsettled() { return [...this.#unsettled] }
 
+  /** @returns {any[]} that were delivered and are not in the log yet, oldest first */
+  get inWork() { return [...this.#inWork] }
+
   get waiting() { return this.#unsettled.size }
 
   /** @returns {number} when the oldest of them arrived, or 0 */
