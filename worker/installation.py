@@ -74,7 +74,10 @@ def install_packages(node: Path, report: Report, shipped: Path = SHIPPED) -> Non
         InstallFailed: they could not be fetched or written; nothing half done is left in the way.
     """
     place = node_folder(shipped)
-    if place.is_dir() and (place != CHECKOUT or (place / "node_modules").is_dir()):
+    if place == CHECKOUT and (place / "node_modules").is_dir():
+        return
+    if place != CHECKOUT and place.is_dir():
+        _check_owner(place)
         return
     if place == CHECKOUT:
         raise SettingsError(f"the npm packages are missing: {remedy()}")
@@ -90,11 +93,24 @@ def install_packages(node: Path, report: Report, shipped: Path = SHIPPED) -> Non
         ) from error
 
 
+def _check_owner(place: Path) -> None:
+    """The code in `place` runs as us, so nobody else may have put it there.
+
+    Raises:
+        InstallFailed: the folder, or the cache that it lies in, belongs to another user.
+    """
+    for folder in (place, place.parent):
+        if folder.stat().st_uid not in (os.geteuid(), 0):
+            raise InstallFailed(
+                f"{folder} belongs to another user: remove it, or set XDG_CACHE_HOME to a folder of yours"
+            )
+
+
 @contextmanager
 def _alone(folder: Path, report: Report) -> Iterator[int]:
     """The lock on the cache, as a file descriptor. It is given to npm too, so that an orphan of ours still holds it."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.stat().st_uid != os.geteuid():  # its code would run as us
+    if folder.stat().st_uid != os.geteuid():
         raise PermissionError(1, "it belongs to another user", str(folder))
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { KeyReads } from '../lib/log/key_reads.js'
+import { KEYS_MAX, KeyReads } from '../lib/log/key_reads.js'
 
 const turn = () => new Promise(setImmediate)
 
@@ -55,4 +55,22 @@ test('a call that fails fails for those who asked in it, and the next one goes o
   await turn()
   calls[1].answer()
   assert.equal((await found).a, 'session/a')
+})
+
+test('a call never asks for more keys than the answer may hold, however many are wanted at once', async () => {
+  const { calls, reads } = makeDatabase()
+  const ids = Array.from({ length: 3 * KEYS_MAX + 7 }, (_, n) => `group::person ${n}`)
+  const together = reads.get('sender-key', ids)
+  const single = ids.map((id) => reads.get('sender-key', [`other ${id}`]))
+  const answered = Promise.all([together, ...single])
+  let done = false
+  void answered.then(() => { done = true })
+  for (let turns = 0; !done; turns++) {
+    for (const { answer } of calls) answer()
+    await turn()
+    assert.ok(turns < 1_000)
+  }
+  assert.equal(Math.max(...calls.map((call) => call.ids.length)), KEYS_MAX)
+  const found = await together
+  assert.deepEqual(ids.filter((id) => found[id] !== `sender-key/${id}`), [])
 })

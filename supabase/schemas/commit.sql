@@ -39,7 +39,7 @@ begin
 end
 $$;
 
--- As wa.begin_batch, for a call that does not end the batch.
+-- As wa.begin_batch, for a call that does not end the batch. Renews the lease, as public.wa_commit does.
 create function wa.begin_part(p_session text, p_batch jsonb) returns boolean
 language plpgsql security invoker set search_path = '' as $$
 begin
@@ -47,8 +47,13 @@ begin
     return true;
   end if;
   update public.wa_sessions as s
-  set batch = concat_ws(' ', p_batch ->> 'seq', p_batch ->> 'digest')
-  where s.id = p_session and s.batch is distinct from concat_ws(' ', p_batch ->> 'seq', p_batch ->> 'digest');
+  set
+    batch = concat_ws(' ', p_batch ->> 'seq', p_batch ->> 'digest'),
+    lease_expires_at = case
+      when s.lease_owner is not null
+        then greatest(s.lease_expires_at, clock_timestamp() + make_interval(secs => s.lease_seconds))
+    end
+  where s.id = p_session;
   return false;
 end
 $$;

@@ -15,14 +15,14 @@ create table public.runtime_flags (
 create index runtime_flags_pending on public.runtime_flags (session_id)
 where value is distinct from handled_value;
 
--- A text as a finite time; null if it is not one.
+-- A text as a time of the years 1970 to 2199; null if it is none. Postgres reads a number as a date of a far century.
 create function wa.parse_time(p_text text) returns timestamptz
 language plpgsql stable security invoker set search_path = '' as $$
 declare
   v_time timestamptz;
 begin
   v_time := p_text::timestamptz;
-  return case when isfinite(v_time) then v_time end;
+  return case when v_time >= '1970-01-01 00:00:00+00' and v_time < '2200-01-01 00:00:00+00' then v_time end;
 exception
   when data_exception then
     return null;

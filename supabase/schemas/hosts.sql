@@ -47,7 +47,7 @@ $$;
 -- could serve; none are handed out yet.
 --
 -- Waits for nobody. A lease is written after a third of its time. If the session's row is locked then, because its
--- holder commits, the session is `busy`: its lease stays as it is, and nobody else can take it either.
+-- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it.
 --
 -- Answer: {alive: how many sessions are still held, lost?: [session], busy?: [session], renewed?: {session: until},
 -- news?: {session: wa.news_of}}. In the news `flags` are those of public.wa_pending_flags, `monitored` is {version,

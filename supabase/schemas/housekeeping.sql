@@ -109,7 +109,8 @@ $$;
 
 -- Removes messages whose time has come to disappear: their content (`p_mode` 'blank') or all of them ('delete'), with
 -- earlier texts, secrets, changes that wait for them, and the kept bytes of refused copies. A message that somebody has
--- kept in the chat stays. Commits wait for this call, so `p_limit` is small; `more` says that there may be others.
+-- kept in the chat stays, until they or its sender take that back. Commits wait for this call, so `p_limit` is small;
+-- `more` says that there may be others.
 create function public.wa_expire(p_session text, p_mode text, p_limit integer) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -121,13 +122,22 @@ begin
     select m.*
     from public.messages as m
     where m.session_id = p_session and m.expires_at <= now() and not m.blanked
-      and 'keep_for_all' is distinct from (
-        select k.content ->> 'type'
+      and not exists (
+        select 1
         from public.messages as k
         where k.session_id = p_session and k.chat_id = m.chat_id and k.kind = 'keep'
           and k.content -> 'target' ->> 'wa_msg_id' = m.wa_msg_id
-        order by k.ts desc, k.id desc
-        limit 1
+          and k.content -> 'target' ->> 'sender' in (m.sender, m.sender_alt)
+          and k.content ->> 'type' = 'keep_for_all'
+          and not exists (
+            select 1
+            from public.messages as u
+            where u.session_id = p_session and u.chat_id = m.chat_id and u.kind = 'keep'
+              and u.content -> 'target' ->> 'wa_msg_id' = m.wa_msg_id
+              and u.content -> 'target' ->> 'sender' in (m.sender, m.sender_alt)
+              and u.content ->> 'type' = 'undo_keep_for_all'
+              and u.sender in (k.sender, m.sender) and (u.ts, u.id) > (k.ts, k.id)
+          )
       )
     order by m.expires_at
     limit p_limit

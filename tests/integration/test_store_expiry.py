@@ -22,6 +22,12 @@ def keep(wa_msg_id: str, seconds: float, type_: str) -> dict[str, Any]:
     )
 
 
+OTHERS_OWN = keep("K2", 20, "undo_keep_for_all") | {
+    "sender": "mallory@lid",
+    "content": {"type": "undo_keep_for_all", "target": {"sender": "mallory@lid", "wa_msg_id": "A1"}},
+}
+
+
 async def by_id(store: Store, session: str) -> dict[str, dict[str, Any]]:
     return {row["wa_msg_id"]: row for row in await rows(store, "messages", session)}
 
@@ -95,9 +101,19 @@ async def test_delete_takes_the_row_too_and_its_copy_does_not_bring_it_back(stor
     [
         ([keep("K1", 10, "keep_for_all")], True),
         ([keep("K1", 10, "keep_for_all"), keep("K2", 20, "undo_keep_for_all")], False),
+        ([keep("K1", 10, "keep_for_all"), keep("K2", 20, "undo_keep_for_all") | {"sender": "ana@lid"}], False),
+        ([keep("K1", 10, "keep_for_all"), keep("K2", 20, "undo_keep_for_all") | {"sender": "mallory@lid"}], True),
+        ([keep("K1", 10, "keep_for_all"), OTHERS_OWN], True),
         ([keep("K2", 20, "keep_for_all"), keep("K1", 10, "undo_keep_for_all")], True),
     ],
-    ids=["kept", "no longer kept", "kept again, out of order"],
+    ids=[
+        "kept",
+        "no longer kept",
+        "no longer, says its sender",
+        "a stranger's word",
+        "of a message of the stranger's with the same id",
+        "kept again, out of order",
+    ],
 )
 async def test_what_somebody_keeps_in_the_chat_stays(
     store: Store, session: str, keeps: list[dict[str, Any]], stays: bool

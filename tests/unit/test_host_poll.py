@@ -195,12 +195,18 @@ async def test_a_lease_that_cannot_be_renewed_is_told_before_it_runs_out(trouble
     assert it.database.tries >= 2, "one answer is not a verdict"
 
 
-async def test_a_poll_that_is_refused_is_an_answer_and_is_repeated() -> None:
+async def test_a_poll_that_is_refused_is_repeated_and_counts_as_silence_only_if_it_stays_so() -> None:
     it = Polling()
     it.database.refused_poll = True
+    away: list[bool] = []
+    with pytest.raises(StoreRefused):
+        await it.poll.ask()
+    away.append(it.watch.away)
     async with it.running():
-        await until(lambda: len(it.database.polled) >= 3)
-        assert not it.watch.away
+        await until(lambda: it.watch.away)
+    it.database.refused_poll = False
+    await it.poll.ask()
+    assert [*away, it.watch.away] == [False, False], "one refusal is no verdict, and an answer ends it"
 
 
 @pytest.mark.parametrize("poll", [0.05, 2.0, 10.0, 60.0])

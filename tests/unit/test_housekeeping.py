@@ -132,4 +132,18 @@ async def test_what_has_disappeared_goes_as_the_setting_says(mode: ExpireMode | 
     store = Housekept(None)
     await housekeeping_of(store, expire=mode).expire()
     assert store.expired == [mode] * calls, "as long as there is more"
-    assert ("delete_unused_objects" in store.done) is bool(calls)
+
+
+@pytest.mark.parametrize(("mode", "removed"), [("blank", True), ("delete", True), (None, False)])
+async def test_files_that_no_message_needs_go_in_a_turn_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, mode: ExpireMode | None, removed: bool
+) -> None:
+    monkeypatch.setattr(module, "FIRST_AFTER_SECONDS", 0.0)
+    store = Housekept(None)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(housekeeping_of(store, expire=mode).run)
+        await until(
+            lambda: {"mark_lost", "prune"} <= store.done and (not removed or "delete_unused_objects" in store.done)
+        )
+        tasks.cancel_scope.cancel()
+    assert ("delete_unused_objects" in store.done) is removed

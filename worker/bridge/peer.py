@@ -201,7 +201,12 @@ class Peer:
                 answer = await self._dispatch(method, params)
         finally:
             self._unanswered -= 1
-        await self._writer.send({"jsonrpc": "2.0", "id": number, **answer})
+        try:
+            await self._writer.send({"jsonrpc": "2.0", "id": number, **answer})
+        except ValueError as too_long:  # nothing was written
+            logger.error("the answer to {} cannot be sent: {}", method, too_long)
+            answer = _error(REFUSED, "the answer is too long for the wire", "unavailable")
+            await self._writer.send({"jsonrpc": "2.0", "id": number, **answer})
 
     async def _dispatch(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         model, handler = TO_WORKER.get(method), self._handlers.get(method)

@@ -7,6 +7,7 @@ socket; `reconnect_policy` says what follows its end.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -14,7 +15,7 @@ import anyio
 from loguru import logger
 
 from worker.bridge.peer import Peer
-from worker.bridge.protocol import SOCKET_OPEN, Arrived, Connected, ConnectParameters, Me
+from worker.bridge.protocol import SOCKET_OPEN, Arrived, Connected, ConnectParameters, Me, Notification
 from worker.errors import CallFailed, StateError
 from worker.session.auth_state import AuthState
 from worker.session.ceremony import STEP_SECONDS, PasskeyRules
@@ -128,11 +129,18 @@ class Connection:
             logger.warning("{} items of the log were not committed; WhatsApp will send them again", left)
 
     async def _queue_notifications(self, peer: Peer) -> None:
+        """Take them as fast as they are read: one a turn would be slower than the reader, whose queue is bounded."""
         async for notification in peer.notifications:
-            if isinstance(notification, Arrived):  # also of a socket that is being ended
-                self._on_arrived(notification)
-            else:
-                self._events.put(notification)
+            self._take_notification(notification)
+            with suppress(anyio.WouldBlock, anyio.EndOfStream):
+                while True:
+                    self._take_notification(peer.notifications.receive_nowait())
+
+    def _take_notification(self, notification: Notification) -> None:
+        if isinstance(notification, Arrived):  # also of a socket that is being ended
+            self._on_arrived(notification)
+        else:
+            self._events.put(notification)
 
     async def _step(self, peer: Peer) -> Plan:
         match self.policy.retry.plan:

@@ -20,6 +20,7 @@ from worker.session.housekeeping import Housekeeping
 from worker.store import HeldSession, HostPolled, News, Store
 from worker.store.availability import DatabaseWatch
 from worker.store.lease import Pace
+from worker.store.retry import REFUSALS_BELIEVED
 
 CAPACITY = 0  # a process serves the session that it was told to
 
@@ -78,6 +79,8 @@ class HostPoll:
         self._sessions = sessions
         self._clock = clock
         self._away = False
+        self._refusals = 0
+        self._refused_since = 0.0
 
     async def run(self) -> None:
         """Poll until cancelled. Neither an outage of the database nor a refusal ends it."""
@@ -98,7 +101,7 @@ class HostPoll:
 
         Raises:
             StoreUnavailable: the database does not answer.
-            StoreRefused: it says no. The leases run out if it stays so, and the commits know.
+            StoreRefused: it says no. Several times in a row, it counts as no answer.
         """
         asked_at = self._clock()
         try:
@@ -107,13 +110,23 @@ class HostPoll:
             for one in self._sessions:
                 one.watch.unanswered("lease", asked_at if error.sent_at is None else error.sent_at, str(error))
             raise
-        except StoreRefused:
-            for one in self._sessions:
-                one.watch.answered("lease")
+        except StoreRefused as refused:
+            self._note_refusal(asked_at, str(refused))
             raise
+        self._refusals = 0
         for one in self._sessions:
             self._tell(one, answer, asked_at)
         return answer
+
+    def _note_refusal(self, asked_at: float, why: str) -> None:
+        """One refusal says nothing. If it stays so, the leases run out, and the sockets have to end before."""
+        self._refused_since = self._refused_since if self._refusals else asked_at
+        self._refusals += 1
+        for one in self._sessions:
+            if self._refusals < REFUSALS_BELIEVED:
+                one.watch.answered("lease")
+            else:
+                one.watch.unanswered("lease", self._refused_since, why)
 
     async def _call(self) -> HostPolled:
         with anyio.move_on_after(self._pace.call):

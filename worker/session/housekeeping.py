@@ -22,6 +22,7 @@ PRUNE_EVERY_SECONDS = 300.0  # large merges of identities wait for it, and with 
 REFUSED_AGAIN_SECONDS = 60.0  # after a try without an answer
 REFUSED_AT_ONCE = 20
 EXPIRE_EVERY_SECONDS = 60.0
+OBJECTS_EVERY_SECONDS = 3600.0  # looks at every file
 EXPIRE_AT_ONCE = 100  # commits wait for one such call
 ANALYZE_EVERY_SECONDS = 6 * 3600.0  # on the embedded Supabase alone, which has no autovacuum
 DISCARDS_EVERY_SECONDS = 3600.0
@@ -67,8 +68,10 @@ class Housekeeping:
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
             (PRUNE_EVERY_SECONDS, self.prune_changes),
-            (EXPIRE_EVERY_SECONDS, self.expire),
         ]
+        if self._expire:
+            turns.append((EXPIRE_EVERY_SECONDS, self.expire))
+            turns.append((OBJECTS_EVERY_SECONDS, self.delete_unused_objects))
         if self._analyze:
             turns.append((ANALYZE_EVERY_SECONDS, self._store.analyze))
         async with anyio.create_task_group() as task_group:
@@ -120,14 +123,19 @@ class Housekeeping:
             pass
 
     async def expire(self) -> None:
-        """Remove what has disappeared from phones, and the files that no other message needs."""
+        """Remove what has disappeared from phones."""
         count, more = 0, self._expire is not None
         while more and self._expire:
             expired = await self._store.expire(self._expire, EXPIRE_AT_ONCE)
             count, more = count + expired.expired, expired.more
         if count:
-            files = await self._store.delete_unused_objects()
-            logger.info("{} messages disappeared, with {} files", count, files)
+            logger.info("{} messages disappeared", count)
+
+    async def delete_unused_objects(self) -> None:
+        """Remove the files that no message needs any more: also those that an earlier turn could not remove."""
+        files = await self._store.delete_unused_objects()
+        if files:
+            logger.info("{} files that no message needs were removed", files)
 
     async def retry_refused(self) -> None:
         """Try waiting items again that are due. No gateway stands between: they are in the database already."""

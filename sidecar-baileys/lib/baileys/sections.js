@@ -9,6 +9,7 @@ import { setImmediate as yieldTurn } from 'node:timers/promises'
 import { binaryNodeToString } from 'baileys'
 import { LRUCache } from 'lru-cache'
 import { withinBudget } from './key_steps.js'
+import { RetryBudget } from './retry_budget.js'
 import { isOldCounter } from './undecryptable.js'
 
 /** An empty message, padded: Baileys takes it for a good one, and receipts it. */
@@ -39,11 +40,14 @@ export class Sections {
   /** The stanza that Baileys is decrypting; it takes one at a time. @type {Stanza | null} */
   #current = null
 
+  /** How often `#knows` asks. */
+  #lookups = new RetryBudget()
   /** The stanza that Baileys decrypted last; it answers it before it takes the next. @type {Stanza | null} */
   #last = null
   /**
-   * Stanzas that Baileys got lately, by their id. Of several with one id, one of a chat that may be stored.
-   * @type {LRUCache<string, Stanza>}
+   * What is asked of stanzas that Baileys got lately, by their id: not the whole of them, which may be large. Of several
+   * with one id, one of a chat that may be stored.
+   * @type {LRUCache<string, Pick<Stanza, 'name' | 'author' | 'stored' | 'hopeless'>>}
    */
   #handedOver = new LRUCache({ max: HANDED_OVER_MAX })
 
@@ -64,7 +68,10 @@ export class Sections {
   expect(stanza) {
     for (const { content } of stanza.parts ?? []) this.#byCiphertext.set(content, stanza)
     const { id } = stanza.node.attrs
-    if (id && (stanza.stored || !this.#handedOver.get(id)?.stored)) this.#handedOver.set(id, stanza)
+    if (id && (stanza.stored || !this.#handedOver.get(id)?.stored)) {
+      const { name, author, stored, hopeless } = stanza
+      this.#handedOver.set(id, { name, author, stored, hopeless })
+    }
     if (stanza.complete) this.#journal(stanza) // nothing to decrypt: journal it before Baileys answers it
     else stanza.nameAuthor()
   }
@@ -127,6 +134,8 @@ export class Sections {
     const stanza = this.#byCiphertext.get(ciphertext)
     if (!stanza) return run()
     await yieldTurn() // a burst does not yield, and timers would lag by seconds (docs/whatsapp.md, "Holding frames")
+    const { failure } = this.hooks.gate
+    if (failure) throw failure // nothing of it would become durable, and the mark is another connection's
     stanza.section ??= this.hooks.gate.openSection()
     this.#current = this.#last = stanza
     this.hooks.onOpen()
@@ -154,13 +163,15 @@ export class Sections {
   }
 
   /**
-   * Whether this is a live copy of what an earlier process committed. Copies in the backlog never come this far, and
-   * a flood of what is never stored is worth no query.
+   * Whether this is a live copy of what an earlier process committed. Copies in the backlog never come this far. A flood
+   * of what is never stored is worth no query, and one author's garbage is worth a bounded number: while it is asked,
+   * Baileys opens nothing else. Beyond that a copy counts as unknown, and is asked for.
    * @param {Stanza} stanza @param {Uint8Array} ciphertext
    */
   async #knows(stanza, ciphertext) {
     const hash = stanza.parts?.find(({ content }) => content === ciphertext)?.hash
-    return hash !== undefined && stanza.stored && !stanza.offline && (await this.hooks.known([hash])).includes(hash)
+    if (hash === undefined || stanza.offline || !this.#lookups.allows(stanza)) return false
+    return (await this.hooks.known([hash])).includes(hash)
   }
 
   /** @param {Stanza} stanza */

@@ -328,7 +328,7 @@ export class Connection {
           this.#link.offer(node)
           return true
         case STANZA.offlinePreview:
-          this.#preview.announced(Number(childOf(node, 'offline_preview')?.attrs.count) || 0)
+          this.#preview.announced(countOf(childOf(node, 'offline_preview')))
           break
         case STANZA.offlineDone:
           this.#backlogComplete(node)
@@ -344,7 +344,7 @@ export class Connection {
   /** @param {any} node */
   #backlogComplete(node) {
     this.#preview.close()
-    this.hooks.notify('offline', { count: Number(childOf(node, 'offline')?.attrs.count) || 0 })
+    this.hooks.notify('offline', { count: countOf(childOf(node, 'offline')) })
     this.inbox.backlogComplete()
   }
 
@@ -463,7 +463,9 @@ export class Connection {
     if (node instanceof Uint8Array || TAGS_OF_ANSWERS.has(node.tag)) return
     this.lastStanzaAt = Date.now()
     if (node.attrs.from?.endsWith('@g.us')) this.lastGroupStanzaAt = this.lastStanzaAt
-    if (node.attrs.offline !== undefined) this.#preview.arrived()
+    if (node.attrs.offline === undefined) return
+    this.#preview.arrived()
+    if (node.tag !== 'message') this.inbox.otherArrived()
   }
 
   /**
@@ -515,4 +517,10 @@ export class Connection {
 /** @param {any} node @param {string} tag */
 function childOf(node, tag) {
   return (Array.isArray(node.content) ? node.content : []).find((/** @type {any} */ child) => child.tag === tag)
+}
+
+/** The attribute `count`; 0 if it is no count. @param {any} node */
+function countOf(node) {
+  const count = Number(node?.attrs.count)
+  return Number.isSafeInteger(count) && count > 0 ? count : 0
 }

@@ -108,6 +108,12 @@ export class Inbox {
     void this.#drain()
   }
 
+  /** A receipt or a notification of the backlog: it fills the window, and nothing waits for it. */
+  otherArrived() {
+    this.#backlog.arrived()
+    this.#backlog.settled()
+  }
+
   /** The server says that it has sent the whole backlog. */
   backlogComplete() {
     this.#backlog.complete()

@@ -7,8 +7,8 @@
 
 /** Calls under way at once. The others gather meanwhile. */
 const AT_ONCE = 2
-/** Most keys in a call. */
-const KEYS_MAX = 1_000
+/** Most keys in a call: a sender key may have 270 kB, and a line of the wire holds 32 MiB. */
+export const KEYS_MAX = 50
 
 /**
  * @typedef {object} Ask one call to be
@@ -35,6 +35,14 @@ export class KeyReads {
    * @returns {Promise<Record<string, string>>} these, perhaps among others; rejects if the call fails
    */
   get(type, ids) {
+    if (ids.length <= KEYS_MAX) return this.#ask(type, ids)
+    const parts = []
+    for (let at = 0; at < ids.length; at += KEYS_MAX) parts.push(this.#ask(type, ids.slice(at, at + KEYS_MAX)))
+    return Promise.all(parts).then((answers) => Object.assign({}, ...answers))
+  }
+
+  /** @param {string} type @param {string[]} ids at most `KEYS_MAX` */
+  #ask(type, ids) {
     const open = this.#waiting.find((ask) => ask.type === type && ask.ids.size + ids.length <= KEYS_MAX)
     const ask = open ?? this.#add(type)
     for (const id of ids) ask.ids.add(id)
