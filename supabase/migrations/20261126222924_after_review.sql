@@ -93,20 +93,27 @@ $$;
 
 -- Whoever stood under the number while their merge was due: one person, under the LID.
 update public.people as p
-set push_name = n.push_name, named_at = n.named_at
-from public.wa_identities as i
-inner join public.people as n on i.session_id = n.session_id and i.pn = n.sender
+set push_name = former.push_name, named_at = former.named_at
+from (
+  select
+    i.session_id,
+    i.lid,
+    n.push_name,
+    n.named_at
+  from public.wa_identities as i
+  inner join public.people as n on i.session_id = n.session_id and i.pn = n.sender
+  left join public.wa_numbers_moved as m on i.session_id = m.session_id and i.pn = m.pn
+  where m.pn is null
+) as former
 where
-  p.session_id = i.session_id and p.sender = i.lid and n.named_at > coalesce(p.named_at, '-infinity')
-  and not exists (
-    select 1
-    from public.wa_numbers_moved as m
-    where m.session_id = i.session_id and m.pn = i.pn
-  );
+  p.session_id = former.session_id and p.sender = former.lid
+  and former.named_at > coalesce(p.named_at, '-infinity');
 
 delete from public.people
 where (session_id, sender) in (
-  select i.session_id, i.pn
+  select
+    i.session_id,
+    i.pn
   from public.wa_identities as i
   inner join public.people as o on i.session_id = o.session_id and i.lid = o.sender
   left join public.wa_numbers_moved as m on i.session_id = m.session_id and i.pn = m.pn

@@ -190,9 +190,16 @@ def test_a_take_over_waits_for_the_commit_and_the_next_commit_is_refused(
     connect: Callable[[], Connection], beside: Beside, session: str
 ) -> None:
     mine = connect()
-    mine.execute("update public.wa_sessions set lease_expires_at = now() - interval '1 s' where id = %s", (session,))
+    expire = "update public.wa_sessions set lease_expires_at = now() - interval '1 s' where id = %s"
+    mine.execute(expire, (session,))
     mine.commit()
     call(mine, "wa_commit", session, batch(1, messages=[message("A1")]))
+    tried = beside.start("wa_lease_acquire", session, "b", 60)
+    beside.wait_until_blocked(tried)
+    mine.commit()
+    assert tried.result(10)["acquired"] is False, "a commit renews the lease"
+
+    mine.execute(expire, (session,))
     taken = beside.start("wa_lease_acquire", session, "b", 60)
     beside.wait_until_blocked(taken)
     mine.commit()

@@ -290,7 +290,8 @@ async def test_a_flag_from_a_clock_that_runs_ahead_neither_repeats_nor_hides_lat
 
 
 @pytest.mark.parametrize(
-    "value", [{}, {"at": "soon"}, {"at": "infinity"}, {"at": 5}, {"at": 1764191126}, {"at": "1764191126"}, [], {"at": None}]
+    "value",
+    [{}, {"at": "soon"}, {"at": "infinity"}, {"at": 5}, {"at": 1764191126}, {"at": "1764191126"}, [], {"at": None}],
 )
 async def test_a_malformed_flag_is_reported_until_it_is_marked(store: Store, session: str, value: object) -> None:
     key = f"{session}:fetch_groups_requested"

@@ -26,7 +26,7 @@ PINO_LEVELS = {"warning": "warn"}
 NODE_MAJOR_MIN = (
     22  # Node 20 lacks what the sidecar and the embedded Supabase need (docs/supabase.md, "The embedded Supabase")
 )
-NODE_ASK_SECONDS = 10.0  # `node --version` takes 40 ms; a cold disk may take seconds
+NODE_ASK_SECONDS = 30.0  # `node --version` takes 40 ms; a cold disk or a busy machine takes seconds
 STDIN_GRACE_SECONDS = 2.0  # a healthy sidecar leaves within 100 ms of the end of its stdin
 TERM_GRACE_SECONDS = 1.0  # only a hung one gets here; the whole stop has ten seconds
 KILL_GRACE_SECONDS = 2.0  # for the kernel; longer means uninterruptible sleep
@@ -54,10 +54,18 @@ def check_node(node: Path) -> None:
     remedy = f"set it to a Node {NODE_MAJOR_MIN} or newer, or leave it out after `make setup`"
     try:
         asked = subprocess.run(  # a question of 40 ms at start, before anything else runs
-            [node, "--version"], capture_output=True, text=True, timeout=NODE_ASK_SECONDS, check=False
+            [node, "--version"],
+            env=make_environment("info"),
+            capture_output=True,
+            text=True,
+            timeout=NODE_ASK_SECONDS,
+            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        raise SettingsError(f"WORKER_NODE: there is no Node that runs at {node}; {remedy}") from None
+    except subprocess.TimeoutExpired:
+        late = f"WORKER_NODE: {node} did not answer within {NODE_ASK_SECONDS:g} s"
+        raise SettingsError(f"{late}. Unless this machine is very busy, {remedy}") from None
+    except OSError as error:
+        raise SettingsError(f"WORKER_NODE: no Node runs at {node} ({error.strerror}); {remedy}") from None
     version = re.match(r"v(\d+)\.", asked.stdout)
     if asked.returncode or not version:
         raise SettingsError(f"WORKER_NODE: {node} does not answer like Node; {remedy}")
