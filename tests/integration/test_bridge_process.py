@@ -327,7 +327,7 @@ def test_another_node_is_named_with_what_to_do(tmp_path: Path, script: str, says
 
 
 def test_a_missing_node_is_named() -> None:
-    with pytest.raises(SettingsError, match="WORKER_NODE: there is no Node"):
+    with pytest.raises(SettingsError, match="WORKER_NODE: no Node runs at"):
         check_node(Path("/nonexistent"))
 
 
