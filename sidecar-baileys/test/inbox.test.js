@@ -266,3 +266,14 @@ test('the next stanza of a suspect\'s author still waits for it', async () => {
   assert.deepEqual(ids().sort(), ['bad', 'next', 'other'])
   inbox.close()
 })
+
+test('receipts and notifications of the backlog fill its window too: the next one is asked for', () => {
+  const { inbox, asked, ids } = makeInbox()
+  for (let n = 0; n < 100; n++) inbox.otherArrived()
+  assert.ok(asked() > 0, 'a window without a message is no end')
+  inbox.arrive(stanza('live'))
+  assert.deepEqual(ids(), [], 'the backlog goes on')
+  inbox.backlogComplete()
+  assert.deepEqual(ids(), ['live'])
+  inbox.close()
+})

@@ -257,6 +257,26 @@ async def test_a_fault_of_ours_in_a_handler_goes_up() -> None:
         assert isinstance(far.ended, ZeroDivisionError)
 
 
+async def test_an_answer_that_is_too_long_for_the_wire_is_an_error_and_not_the_end() -> None:
+    async def get(_: object) -> Values:
+        return Values(values={"a": "x" * 1000})
+
+    async with link({"state.get": get}) as (_, far):
+        plain_send = far.send
+
+        async def bounded(document: dict[str, Any]) -> None:
+            if len(str(document)) > 500:
+                raise ValueError("a line of 1000 bytes is over the wire's limit of 500")
+            await plain_send(document)
+
+        far.send = bounded  # type: ignore[method-assign]
+        for number in (1, 2):
+            await far.says(id=number, method="state.get", params={"type": "session", "ids": ["a"]})
+            answer = await far.hears()
+            assert (answer["id"], answer["error"]["data"]) == (number, {"reason": "unavailable"})
+        assert far.ended is None
+
+
 async def test_notifications_keep_their_order() -> None:
     async with link() as (peer, far):
         for n in range(50):
