@@ -38,6 +38,7 @@ from worker.store.availability import DatabaseWatch
 from worker.store.retry import PAUSE_MAX_SECONDS, REFUSALS_BELIEVED, until_answered
 from worker.store.session import SessionStore
 
+TOO_LARGE_BELIEVED = 2  # a stray 413 would make small parts of all that follows
 ITEMS_TO_AN_OUTAGE = 8  # so many fail alone before any has passed: no use to ask for each of 500
 LONE_ROUNDS = 5  # a batch of one item cannot tell an outage from its own fault: it is asked so often in full
 COUNTS = ("stored", "upgraded", "duplicates", "skipped", "jobs", "refused", "waiting", "changed", "held")
@@ -108,7 +109,9 @@ class BatchWriter:
                     if done.duplicate:
                         return done
                 pieces = Pieces(batch=number_of(part), document=document, pieces=len(bodies), last=last)
-                return await self._answer(part, lambda pieces=pieces: self._store.commit_pieces(pieces))  # type: ignore[misc]
+                done = await self._answer(part, lambda pieces=pieces: self._store.commit_pieces(pieces))  # type: ignore[misc]
+                self.sizes.passed(part)
+                return done
             except _Fails as failing:
                 if not isinstance(failing.error, TooLarge) or size < SMALLEST_BYTES:
                     raise
@@ -281,6 +284,8 @@ def _needs_no_look(error: StoreError) -> bool:
 
 def _believed(error: StoreError) -> int:
     """How many failures in a row make it this request's fault."""
+    if isinstance(error, TooLarge):
+        return TOO_LARGE_BELIEVED
     if _needs_no_look(error):
         return 1
     return TIMEOUTS_BELIEVED if isinstance(error, TooSlow) else REFUSALS_BELIEVED
