@@ -225,7 +225,9 @@ async def test_a_commit_whose_answer_is_lost_is_not_written_again_when_its_size_
 ) -> None:
     me = await writer(store, session)
     lost = gateway.arm(Rule(kind="lost_answer", function="wa_commit", times=1))
-    gateway.arm(Rule(kind="gateway", function="wa_commit", status=413, content=PAGE, times=2))  # one alone is not believed
+    gateway.arm(
+        Rule(kind="gateway", function="wa_commit", status=413, content=PAGE, times=2)
+    )  # one alone is not believed
     texts = [f"text {n}" for n in range(10)]
     done = await write(behind, me, texts)
     assert (lost.hits, done.duplicate) == (1, True)
