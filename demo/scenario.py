@@ -132,9 +132,6 @@ class Cast:
     people: dict[str, Person]
     groups: dict[str, Group]
 
-    def key_of(self, wa_group_id: str) -> str | None:
-        return next((key for key, group in self.groups.items() if group.id == wa_group_id), None)
-
     async def send(self, step: Step) -> Sent:
         """Send one message of the scenario."""
         owner_writes = step.sender == "owner"

@@ -12,7 +12,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from testkit.cdn import cdn_on_loopback, serving
 from testkit.database import Database
 from testkit.embedded import EmbeddedSupabase, seed
 from testkit.inside import inside
-from testkit.phone import VirtualPhone
+from testkit.phone import Group, VirtualPhone
 from testkit.processes import PYTHON, Child, descendants, free_port
 from testkit.waiting import until
 from testkit.worker import Worker, environment
@@ -300,6 +300,14 @@ async def test_a_whatsapp_that_cannot_be_reached_is_told_with_the_cause_and_trie
 # Clocks, sleep, processes that are stopped
 
 
+async def link(phone: VirtualPhone, database: Database, group: Group, tell: Callable[[], str]) -> None:
+    """The phone scans the code, and its group is switched on."""
+    await phone.scan(await database.wait_qr(tell=tell))
+    await database.wait_groups([group.id], tell=tell)
+    await database.monitor([group.id])
+    await database.fetch_groups(tell=tell)
+
+
 @pytest.mark.parametrize("step", [HOUR, -HOUR])
 async def test_a_clock_that_is_set_by_an_hour_loses_no_message(
     tmp_path: Path, supabase: EmbeddedSupabase, session: str, step: int
@@ -324,10 +332,7 @@ async def test_a_clock_that_is_set_by_an_hour_loses_no_message(
         }  # fmt: skip
         async with Worker.start(tmp_path, phone=phone, settings=settings) as worker:
             tell = worker.child.tail
-            await phone.scan(await database.wait_qr(tell=tell))
-            await database.wait_groups([market.id], tell=tell)
-            await database.monitor([market.id])
-            await database.fetch_groups(tell=tell)
+            await link(phone, database, market, tell)
             before = await phone.send("Ana", market.id, "before the clock was set")
             await database.wait_message(before.id, seconds=BOUND, tell=tell)
 
@@ -360,10 +365,7 @@ async def test_a_machine_that_sleeps_for_hours_takes_what_waited(
         }  # fmt: skip
         async with Worker.start(tmp_path, phone=phone, settings=settings) as worker:
             tell = worker.child.tail
-            await phone.scan(await database.wait_qr(tell=tell))
-            await database.wait_groups([market.id], tell=tell)
-            await database.monitor([market.id])
-            await database.fetch_groups(tell=tell)
+            await link(phone, database, market, tell)
             processes = [worker.child.pid, *descendants(worker.child.pid)]
             for pid in processes:
                 os.kill(pid, signal.SIGSTOP)

@@ -55,7 +55,6 @@ NOTIFICATIONS_AT_ONCE = 1024  # a handful an hour is usual; a full queue means t
 
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
-INTERNAL_ERROR = -32603
 
 Handler = Callable[[Any], Awaitable[Wire]]
 Result = TypeVar("Result", bound=Wire)

@@ -286,9 +286,9 @@ def _believed(error: StoreError) -> int:
     """How many failures in a row make it this request's fault."""
     if isinstance(error, TooLarge):
         return TOO_LARGE_BELIEVED
-    if _needs_no_look(error):
-        return 1
-    return TIMEOUTS_BELIEVED if isinstance(error, TooSlow) else REFUSALS_BELIEVED
+    if isinstance(error, TooSlow):
+        return TIMEOUTS_BELIEVED
+    return 1 if _needs_no_look(error) else REFUSALS_BELIEVED
 
 
 def _code(error: StoreError) -> str:

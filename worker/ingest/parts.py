@@ -43,7 +43,8 @@ class Item:
     def as_base64(self, code: str = "", reason: str = "", state: str = "refused") -> Refused:
         """The item whole, in a form that passes every gateway and every JSON parser."""
         chat_id, sender, wa_msg_id = self.name
-        return Refused(
+        return Refused.keeping(
+            self._text(),
             code=code,
             reason=reason,
             item=self.kind,
@@ -51,8 +52,6 @@ class Item:
             chat_id=chat_id,
             sender=sender,
             wa_msg_id=wa_msg_id,
-            body=base64.b64encode(self._text().encode("utf-8", "surrogatepass")).decode(),
-            encoding="base64",
         )
 
     def _text(self) -> str:

@@ -30,16 +30,12 @@ async def until_answered(
     call: Callable[[], Awaitable[T]],
     patience: float | None = None,
     *,
-    pause_max: float = PAUSE_MAX_SECONDS,
-    refusals_believed: int = REFUSALS_BELIEVED,
     what: str | None = None,
 ) -> T:
     """Call until the database answers, with growing random pauses. The call must be safe to repeat.
 
     Args:
         patience: seconds after which to give up; None: never.
-        pause_max: the longest pause in seconds.
-        refusals_believed: how many refusals in a row are believed.
         what: named in a warning, once, when the answer is long in coming; None: no warning.
 
     Raises:
@@ -57,11 +53,11 @@ async def until_answered(
     def may_change(error: BaseException) -> bool:
         nonlocal refusals
         refusals = refusals + 1 if isinstance(error, StoreRefused) else 0
-        return isinstance(error, StoreUnavailable) or 0 < refusals < refusals_believed
+        return isinstance(error, StoreUnavailable) or 0 < refusals < REFUSALS_BELIEVED
 
     retrying = AsyncRetrying(
         retry=retry_if_exception(may_change),
-        wait=wait_random_exponential(multiplier=PAUSE_FIRST_SECONDS, max=pause_max),
+        wait=wait_random_exponential(multiplier=PAUSE_FIRST_SECONDS, max=PAUSE_MAX_SECONDS),
         stop=stop_never if patience is None else stop_after_delay(patience),
         before_sleep=say,
         reraise=True,

@@ -6,7 +6,6 @@ and the hashes that recognise a redelivery (docs/architecture.md, "Monitored onl
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -96,15 +95,14 @@ def _undecrypted(
     """The whole of each stanza that was not decrypted, if its stub is stored."""
     stubs = {row.identity for row in rows if row.pending}
     return [
-        Refused(
+        Refused.keeping(
+            stanza.undecrypted,
             code="suspect",
             reason="its decryption ended the sidecar more than once",
             state="undecrypted",
             chat_id=result.chat_id,
             sender=result.sender,
             wa_msg_id=result.wa_msg_id,
-            body=base64.b64encode(stanza.undecrypted.encode("utf-8", "surrogatepass")).decode(),
-            encoding="base64",
         )
         for stanza, result in zip(stanzas, results, strict=False)  # the stanzas' results come first
         if stanza.undecrypted is not None and isinstance(result, MessageRow) and result.identity in stubs
