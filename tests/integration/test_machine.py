@@ -328,7 +328,7 @@ async def test_a_clock_that_is_set_by_an_hour_loses_no_message(
             **supabase.worker_env, "WORKER_SESSION": session, "WORKER_CATCH_UP_S": "0",
             "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(python_clock), "FAKETIME_NO_CACHE": "1",
             "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "NODE_OPTIONS": f"--import={CLOCK_HOOK.as_uri()}?file={node_clock}",
+            "NODE_OPTIONS": f"--import={CLOCK_HOOK.as_uri()}?file={node_clock}", "PYTHONPATH": str(CLOCK_HOOK.parent),
         }  # fmt: skip
         async with Worker.start(tmp_path, phone=phone, settings=settings) as worker:
             tell = worker.child.tail

@@ -1,4 +1,4 @@
-// Steps this Node's wall clock: by as many seconds as the file named in CLOCK_FILE says, looked at ten times a second.
+// Steps this Node's wall clock: by as many seconds as the file in `?file=` says, looked at ten times a second.
 // Timers, performance.now() and the uptime go on as they are, as when somebody sets a machine's clock.
 import { readFileSync } from 'node:fs'
 
