@@ -351,6 +351,16 @@ async def test_tail_shows_the_newest_of_one_group_or_all(wa: Commands, store: St
     assert (await wa("tail", "nobody")).code == 2
 
 
+async def test_tail_names_who_did_something_by_the_name_that_they_wrote_under(
+    wa: Commands, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    notice = message("N1", 2, kind="system", text="The group has a new name.", push_name=None)
+    await held.commit(messages=[message("A1", 1), notice])
+    (line,) = (await wa("tail", "--no-follow", "-n", "1")).out.splitlines()
+    assert line.endswith("Family  Ana: [system] The group has a new name.")
+
+
 async def test_tail_is_live_and_ctrl_c_is_clean(wa: Commands, store: Store, session: str, tmp_path: Path) -> None:
     held = await writer(store, session)
     await held.commit(messages=[message("A1")])
