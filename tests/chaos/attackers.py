@@ -11,7 +11,7 @@ from typing import Any
 
 from testkit.phone import Group, VirtualPhone
 from tests.chaos.ledger import FORBIDDEN, Entry, Ledger
-from tests.chaos.traffic import WRITERS
+from tests.chaos.traffic import WRITERS, Traffic
 
 Json = dict[str, Any]
 
@@ -24,16 +24,19 @@ STRANGERS = 50
 FLOOD = 300
 REVOKES = 30
 RECENT = 500
+CROWD = 500
 
 
 class Attackers:
     """Each method is one attack and returns the ids of what was sent."""
 
-    def __init__(self, phone: VirtualPhone, ledger: Ledger, seed: object) -> None:
+    def __init__(self, phone: VirtualPhone, ledger: Ledger, traffic: Traffic, seed: object) -> None:
         self._phone = phone
         self._ledger = ledger
+        self._traffic = traffic
         self._random = Random(f"{seed}:attackers")  # noqa: S311 - repeatable on purpose
         self._fair: Group | None = None
+        self._crowds = 0
         self.sent: set[str] = set()
 
     async def found(self) -> None:
@@ -94,6 +97,16 @@ class Attackers:
             ids.append((await self._phone.post("/revoke", body))["id"])
         self.sent.update(ids)
         return ids
+
+    async def crowd(self) -> Sequence[str]:
+        """Five hundred people join, and their first messages arrive together. They are in the promise."""
+        assert self._fair is not None
+        self._crowds += 1
+        names = [f"Visitor {self._crowds}.{n}" for n in range(CROWD)]
+        await self._phone.post("/groups/add", {"id": self._fair.id, "participants": names})
+        for name in names:
+            self._ledger.know(await self._phone.person(name))
+        return await self._traffic.all_at_once(names, self._fair)
 
     async def _send(self, items: Sequence[Json]) -> list[str]:
         ids = [answer["id"] for answer in (await self._phone.post("/send_many", {"items": list(items)}))["items"]]

@@ -15,7 +15,7 @@ import anyio
 
 from testkit.phone import PhoneError
 from testkit.waiting import TookTooLong
-from tests.chaos.faults import Inject, NotSeen, Stage
+from tests.chaos.stage import Inject, NotSeen, Stage
 
 FAULT_SECONDS = 120.0  # each has bounds of its own; this one is for a hang
 RETRIES = 3  # of a kind that was not seen

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worker.ingest.batch_writer import _Parting
+from worker.ingest.batch_writer import BatchWriter, _Parting
 from worker.ingest.parts import rest_of
 from worker.media import jobs, steps
 from worker.media.download import Limits
@@ -116,6 +116,14 @@ def sabotage(what: str) -> None:
         await parting._writer.whole(rest_of(parting._batch))
         return await in_order(parting)
 
+    commit_part, in_pieces = Store.commit_part, BatchWriter.in_pieces
+
+    async def unlisted(self: Store, session: str, part: Batch) -> Any:
+        return await commit_part(self, session, replace(part, refused=()))
+
+    async def no_pieces(self: BatchWriter, part: Batch, *, last: bool) -> Any:
+        return await in_pieces(self, part if last else replace(part, messages=(), opaque=()), last=last)
+
     match what:
         case "lost":  # about one message in ten never reaches the database
             sabotage_commits(lambda message: None if message["wa_msg_id"].endswith(("7", "A")) else message)
@@ -123,6 +131,10 @@ def sabotage(what: str) -> None:
             sabotage_commits(lambda message: message | {"text": message["text"] and message["text"][:-1]})
         case "keys_first":
             _Parting.run = keys_first  # type: ignore[method-assign,assignment]
+        case "unlisted":
+            Store.commit_part = unlisted  # type: ignore[method-assign]
+        case "pieces":
+            BatchWriter.in_pieces = no_pieces  # type: ignore[method-assign]
         case "hash":
             sabotage_uploads(flipped)
         case "twice":

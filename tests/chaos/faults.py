@@ -8,63 +8,15 @@ long) says that it did not. Which comes when is `tests/chaos/deck.py`'s business
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from random import Random
 
-import anyio
-
-from testkit.waiting import TookTooLong, until
-from tests.chaos.attackers import Attackers
+from tests.chaos import gateway
 from tests.chaos.proxy import Kind, Rule
-from tests.chaos.rig import LEASE_SECONDS, Killer, Post, Rig, armed, gone, kill
-from tests.chaos.traffic import Traffic
+from tests.chaos.rig import LEASE_SECONDS, Killer, Post, armed, gone, kill
+from tests.chaos.stage import BACK_SECONDS, Inject, NotSeen, Stage, hit
 
-SEEN_SECONDS = 20.0  # traffic hits an armed fault within a second or two; a busy machine takes longer
-BACK_SECONDS = 45.0  # a worker on a busy machine: Python, lease, Node, login
 BURST = 200
 UPLOAD_BYTES = 600_000  # large enough to have a middle
-
-
-class NotSeen(AssertionError):
-    """The fault was injected and nothing shows that it took effect."""
-
-
-@dataclass(kw_only=True)
-class Stage:
-    """What a fault may use."""
-
-    rig: Rig
-    traffic: Traffic
-    attackers: Attackers
-    random: Random
-    violations: list[tuple[str, str]] = field(default_factory=list)  # (check, what)
-
-    async def until(self, what: str, probe: Callable[[], Awaitable[object]], seconds: float = SEEN_SECONDS) -> None:
-        try:
-            await until(what, probe, seconds=seconds, every=0.05)
-        except TookTooLong as late:
-            raise NotSeen(str(late)) from None
-
-    async def connected(self) -> None:
-        async def probe() -> bool:
-            return bool((await self.rig.phone.state())["connected"])
-
-        await self.until("the worker to be connected", probe, BACK_SECONDS)
-
-    async def logins(self) -> int:
-        return int((await self.rig.phone.state())["logins"])
-
-    async def logged_in_again(self, before: int) -> None:
-        async def probe() -> bool:
-            state = await self.rig.phone.state()
-            return bool(state["logins"] > before and state["connected"])
-
-        await self.until("another login", probe, BACK_SECONDS)
-
-
-Inject = Callable[[Stage], Awaitable[None]]
 
 
 # Processes
@@ -158,7 +110,7 @@ def _database(kind: Kind, seconds: tuple[float, float]) -> Inject:
         stage.rig.proxy.arm(rule)
         await stage.traffic.one()
 
-        await stage.until(f"a call that meets {kind}", lambda: _hit(rule), lasts + 2)
+        await stage.until(f"a call that meets {kind}", lambda: hit(rule), lasts + 2)
 
         async def over() -> bool:
             return rule.over
@@ -173,14 +125,14 @@ async def db_lost_answer(stage: Stage) -> None:
     await stage.connected()
     rule = stage.rig.proxy.arm(Rule(kind="lost_answer", function="wa_commit", times=stage.random.randint(1, 3)))
     await stage.traffic.burst(20)
-    await stage.until("a commit whose answer is lost", lambda: _hit(rule))
+    await stage.until("a commit whose answer is lost", lambda: hit(rule))
 
 
 async def db_reset(stage: Stage) -> None:
     await stage.connected()
     rule = stage.rig.proxy.arm(Rule(kind="reset", times=stage.random.randint(3, 8)))
     await stage.traffic.one()
-    await stage.until("connections that are reset", lambda: _hit(rule))
+    await stage.until("connections that are reset", lambda: hit(rule))
 
 
 async def db_outage(stage: Stage) -> None:
@@ -195,89 +147,6 @@ async def db_outage(stage: Stage) -> None:
         return not (await stage.rig.phone.state())["connected"]
 
     await stage.until("the worker to leave WhatsApp", away, lasts)
-    await stage.logged_in_again(before)
-
-
-# A gateway that answers in Supabase's place
-
-JWT = b'{"code":"PGRST303","message":"JWT issued at future","details":null,"hint":null}'
-NO_FUNCTION = b'{"code":"PGRST202","message":"Could not find the function","details":null,"hint":null}'
-TIME_OUT = b'{"code":"57014","message":"canceling statement due to statement timeout","details":null,"hint":null}'
-PAGE = b"<html><h1>Just a moment</h1></html>"
-ODD = [
-    *((status, body) for status in (200, 301, 403, 404, 413, 500, 540, 544) for body in (PAGE, b"", b"{}", b"[]")),
-    (204, b""),
-    (401, JWT),
-    (404, NO_FUNCTION),
-]
-SIZE_LIMITS = (3_000, 10_000, 40_000)
-ITEM_LIMITS = (3, 10)
-ODD_EVERY = 5  # calls: one odd answer for so many
-STATUSES = range(301, 545)
-
-
-def every_answer(random: Random) -> Iterator[tuple[int, bytes]]:
-    """Each status with JSON, a page, or nothing, shuffled; each status once before any comes twice."""
-    bodies = (b"{}", PAGE, b"")
-    for turn in range(len(bodies)):
-        for status in random.sample(STATUSES, len(STATUSES)):
-            yield status, bodies[(status + turn) % len(bodies)]
-
-
-async def gateway_odd(stage: Stage) -> None:
-    """A burst of answers that no Supabase gives, to every call."""
-    await stage.connected()
-    status, body = stage.random.choice(ODD)
-    rule = Rule(kind="gateway", status=status, content=body, times=stage.random.randint(1, 8))
-    stage.rig.proxy.arm(rule)
-    await stage.traffic.burst(20)
-    await stage.until(f"a call that is answered {status}", lambda: _hit(rule))
-
-
-def _parted(make: Callable[[Stage], Rule]) -> Inject:
-    """Batches of a certain look do not pass for a while."""
-
-    async def inject(stage: Stage) -> None:
-        await stage.connected()
-        rule = stage.rig.proxy.arm(make(stage))
-        await stage.traffic.burst(60)
-        await stage.until("a batch that does not pass", lambda: _hit(rule))
-        while not rule.over:
-            await stage.traffic.one()
-            await anyio.sleep(0.5)
-
-    return inject
-
-
-def _too_large(stage: Stage) -> Rule:
-    limit = stage.random.choice(SIZE_LIMITS)
-    return Rule(kind="gateway", status=413, content=PAGE, larger_than=limit, ends=time.monotonic() + 6)
-
-
-def _too_slow(stage: Stage) -> Rule:
-    limit = stage.random.choice(ITEM_LIMITS)
-    return Rule(kind="gateway", status=500, content=TIME_OUT, more_items_than=limit, ends=time.monotonic() + 6)
-
-
-def _disliked(stage: Stage) -> Rule:
-    """About one message in sixteen, by its id."""
-    mark = f'{stage.random.choice("0123456789ABCDEF")}","chat_id"'.encode()
-    return Rule(kind="gateway", status=403, content=PAGE, mark=mark, ends=time.monotonic() + 6)
-
-
-async def dies_between_parts(stage: Stage) -> None:
-    """A batch that is too slow goes in parts, and the worker dies when the first of them is durable."""
-    await stage.connected()
-    before = await stage.logins()
-    proxy = stage.rig.proxy
-    slow = proxy.arm(Rule(kind="gateway", status=500, content=TIME_OUT, more_items_than=ITEM_LIMITS[0]))
-    dies = Rule(kind="lost_answer", times=1, continues=slow, on_hit=lambda: stage.rig.kill_worker(stage.rig.primary))
-    proxy.arm(dies)
-    try:
-        await stage.traffic.burst(60)
-        await stage.until("a death between two parts", lambda: _hit(dies), BACK_SECONDS)
-    finally:
-        slow.ends = dies.ends = 0.0
     await stage.logged_in_again(before)
 
 
@@ -305,14 +174,14 @@ def _attack(name: str) -> Inject:
 async def storage_error(stage: Stage) -> None:
     rule = stage.rig.proxy.arm(Rule(kind="storage_error", times=stage.random.randint(1, 3)))
     await stage.traffic.fresh_file()
-    await stage.until("an upload that is refused", lambda: _hit(rule), BACK_SECONDS)
+    await stage.until("an upload that is refused", lambda: hit(rule), BACK_SECONDS)
 
 
 async def storage_cut(stage: Stage) -> None:
     """The connection breaks in the middle of an upload."""
     rule = stage.rig.proxy.arm(Rule(kind="storage_cut", times=1))
     await stage.traffic.fresh_file(UPLOAD_BYTES)
-    await stage.until("an upload that is cut off", lambda: _hit(rule), BACK_SECONDS)
+    await stage.until("an upload that is cut off", lambda: hit(rule), BACK_SECONDS)
 
 
 # WhatsApp's side
@@ -474,15 +343,11 @@ async def crash_mid_upload(stage: Stage) -> None:
     rule = Rule(kind="storage_cut", times=1, on_hit=lambda: stage.rig.kill_worker(stage.rig.primary))
     stage.rig.proxy.arm(rule)
     await stage.traffic.fresh_file(UPLOAD_BYTES)
-    await stage.until("a crash in mid-upload", lambda: _hit(rule), BACK_SECONDS)
+    await stage.until("a crash in mid-upload", lambda: hit(rule), BACK_SECONDS)
     await stage.logged_in_again(before)
 
 
-async def _hit(rule: Rule) -> bool:
-    return rule.hits > 0
-
-
-GROUP_ATTACKS = ("garbage", "revoke")
+GROUP_ATTACKS = ("garbage", "revoke", "crowd")
 ATTACKS = ("forge", "flood", *GROUP_ATTACKS)
 # One at a time: each of these ends a connection or a process, or holds the database up.
 MAIN: dict[str, Inject] = {
@@ -497,11 +362,12 @@ MAIN: dict[str, Inject] = {
     "db_late": _database("late", (2.0, 4.0)),
     "db_lost_answer": db_lost_answer,
     "db_reset": db_reset,
-    "gateway_odd": gateway_odd,
-    "gateway_size": _parted(_too_large),
-    "gateway_slow": _parted(_too_slow),
-    "gateway_content": _parted(_disliked),
-    "dies_between_parts": dies_between_parts,
+    "gateway_odd": gateway.odd,
+    "gateway_size": gateway.size,
+    "gateway_slow": gateway.slow,
+    "gateway_content": gateway.content,
+    "gateway_text": gateway.text,
+    "dies_between_parts": gateway.dies_between_parts,
     "db_outage": db_outage,
     "socket_drop": socket_drop,
     "drop_before_read": drop_before_read,

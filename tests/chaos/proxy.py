@@ -169,6 +169,8 @@ class Answer:
 class Commit:
     """One `wa_commit` on its way. `messages`: (chat, sender, id) of every readable message in it and in its parts.
 
+    Listed messages are among them.
+
     Attributes:
         sent_at_ms: when it went on to the database.
         answered_at_ms: when the answer "durable" left for the worker; None if none did.
@@ -488,11 +490,9 @@ def _number(batch: dict[str, Any]) -> tuple[str, str, str]:
 
 def _messages(batch: dict[str, Any]) -> set[tuple[str, str, str]]:
     hidden = [json.loads(base64.b64decode(one["body"])) for one in batch["opaque"] if one["item"] == "message"]
-    return {
-        (message["chat_id"], message["sender"], message["wa_msg_id"])
-        for message in [*batch["messages"], *hidden]
-        if message["kind"] != "undecryptable"
-    }
+    listed = [one for one in batch["refused"] if one["item"] == "message" and one["state"] != "undecrypted"]
+    readable = [one for one in [*batch["messages"], *hidden] if one["kind"] != "undecryptable"]
+    return {(one["chat_id"], one["sender"], one["wa_msg_id"]) for one in [*readable, *listed]}
 
 
 async def _receive(link: h11.Connection, reader: asyncio.StreamReader) -> Request | None:

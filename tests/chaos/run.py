@@ -12,16 +12,16 @@ from random import Random
 import anyio
 
 from testkit.waiting import TookTooLong, until
-from tests.chaos import faults
+from tests.chaos import faults, gateway
 from tests.chaos.attackers import Attackers
 from tests.chaos.checks import Evidence, check_all
 from tests.chaos.deck import Deck, Tally
-from tests.chaos.faults import Stage
 from tests.chaos.ledger import Ledger
 from tests.chaos.proxy import Rule
 from tests.chaos.report import Result
 from tests.chaos.rig import WIDE, Rig, kill, open_rig
 from tests.chaos.sabotage import SABOTAGES
+from tests.chaos.stage import Stage
 from tests.chaos.traffic import WEIGHTS, Traffic
 
 START_SECONDS = 90.0
@@ -72,7 +72,7 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
 
     async with open_rig(folder, options.seed, options.sabotage) as rig:
         traffic = Traffic(rig.phone, ledger, options.seed, bursts=40 if options.only_traffic else 120)
-        attackers = Attackers(rig.phone, ledger, options.seed)
+        attackers = Attackers(rig.phone, ledger, traffic, options.seed)
         stage = Stage(rig=rig, traffic=traffic, attackers=attackers, random=random)
         async with anyio.create_task_group() as witnesses:
             witnesses.start_soon(rig.sample)
@@ -124,8 +124,8 @@ async def _act(
         else:
             ends = begun + options.seconds
             latest = begun + max(OVERTIME * options.seconds, options.seconds + 300)
-            answers = faults.every_answer(Random(random.random()))  # noqa: S311
-            odd = stage.rig.proxy.arm(Rule(kind="gateway", answers=answers, every=faults.ODD_EVERY))
+            answers = gateway.every_answer(Random(random.random()))  # noqa: S311
+            odd = stage.rig.proxy.arm(Rule(kind="gateway", answers=answers, every=gateway.ODD_EVERY))
             async with anyio.create_task_group() as dealing:
                 main_pause = MAIN_PAUSE if options.seconds else SHORT_PAUSE
                 for kinds, pause in ((faults.MAIN, main_pause), (faults.SIDE, SIDE_PAUSE)):

@@ -45,6 +45,17 @@ SABOTAGES = {
         broken="a batch in parts sends its keys and its number before its messages",
         faults=("dies_between_parts",),
     ),
+    "unlisted": Sabotage(
+        check="stored",
+        broken="what never passes is answered as if it were listed",
+        faults=("gateway_text",),
+    ),
+    "pieces": Sabotage(
+        check="stored",
+        also=("settled", "media"),
+        broken="what is too large alone is answered as if it had gone in pieces",
+        faults=("gateway_size",),
+    ),
     "gate": Sabotage(check="gate", broken="the sidecar writes frames at once"),
     "keys": Sabotage(
         check="readable",

@@ -30,6 +30,7 @@ FILES: dict[str, Json] = {
 }
 WRITERS = ("Ana", "Ben", "Chika", "Dana", "Emeka", "Farid")
 NEWCOMERS = 60  # members who have never written: each first message opens a Signal session
+AT_ONCE = 25
 HUGE_CHARS = 5_000_000
 HUGE_MAX = 2  # in one run; each is a row of 5 MB, and another 5 MB in `raw`
 PAUSE_SECONDS = (0.05, 0.4)
@@ -257,6 +258,21 @@ class Traffic:
         await self._send_all([self._text(self._writer(), self._group()) | {"id": id_}], kind)
         return self.ledger.entries[-1]
 
+    async def long(self, chars: int) -> Entry:
+        """A single text of this length in a monitored group."""
+        item = self._text(self._writer(), self._group())
+        await self._send_all([item | {"text": item["text"].ljust(chars, "o")}], "long")
+        return self.ledger.entries[-1]
+
+    async def all_at_once(self, names: Sequence[str], group: Group) -> list[str]:
+        """A text of each of these people, written to the wire together."""
+        made: list[str] = []
+        for first in range(0, len(names), AT_ONCE):  # the phone makes a session for each, and must answer meanwhile
+            items = [self._text(name, group) | {"fault": {"hold": True}} for name in names[first : first + AT_ONCE]]
+            made += await self._send_all(items, "crowd")
+        await self._phone.post("/release", {"ids": made})
+        return made
+
     async def old_news(self, count: int, age_seconds: int, now: int) -> None:
         """Texts with a time beyond the live window."""
         items = [self._text(self._writer(), self._group()) | {"t": now - age_seconds} for _ in range(count)]
@@ -264,7 +280,8 @@ class Traffic:
 
     # Making and sending
 
-    async def _send_all(self, items: Sequence[Json], kind: str) -> None:
+    async def _send_all(self, items: Sequence[Json], kind: str) -> list[str]:
+        """Their ids."""
         answers = (await self._phone.post("/send_many", {"items": list(items)}))["items"]
         for item, answer in zip(items, answers, strict=True):
             sha256 = (answer.get("media") or {}).get("sha256")
@@ -274,6 +291,7 @@ class Traffic:
             self._enter(answer["id"], person, chat, text, sha256, kind)
             if sha256 and chat in self.ledger.monitored:
                 self._forwardable.append(answer["id"])
+        return [answer["id"] for answer in answers]
 
     def _enter(self, id_: str, person: str, chat: str | None, text: str | None, sha256: str | None, kind: str) -> None:
         expected = text.replace("\0", "\ufffd") if text else text
