@@ -64,7 +64,10 @@ class Sent:
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """A file as its sender describes it. `kind`: image video gif ptv audio voice document sticker."""
+    """A file as its sender describes it. `kind`: image video gif ptv audio voice document sticker.
+
+    `host`: the one in the message's url; `no_direct_path`: the url is all that it has.
+    """
 
     kind: str
     data: bytes
@@ -74,6 +77,8 @@ class Media:
     height: int | None = None
     seconds: int | None = None
     file_name: str | None = None
+    host: str | None = None
+    no_direct_path: bool | None = None
 
     def to_json(self) -> Json:
         fields: Json = {
@@ -85,6 +90,8 @@ class Media:
             "height": self.height,
             "seconds": self.seconds,
             "file_name": self.file_name,
+            "host": self.host,
+            "no_direct_path": self.no_direct_path,
         }
         return {name: value for name, value in fields.items() if value is not None}
 

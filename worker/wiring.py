@@ -15,13 +15,14 @@ from typing import Any
 from loguru import logger
 
 from worker.bridge.peer import Handler, Peer
-from worker.bridge.protocol import Me
+from worker.bridge.protocol import Me, MediaHostList
 from worker.errors import CallFailed, MediaExpired, MediaUnavailable
 from worker.ingest.committer import Committer, Listeners
 from worker.ingest.first_arrivals import FirstArrivals
 from worker.ingest.rules.live import RETRY_WINDOW_S, LiveWindow
 from worker.ingest.rules.normalise import Rules
 from worker.media.download import Downloader, Limits, Source, open_downloader
+from worker.media.hosts import MediaHosts
 from worker.media.jobs import ClaimOptions, MediaRunner
 from worker.media.remote import Json
 from worker.media.reupload import Reuploads
@@ -57,7 +58,7 @@ NO_LONGER_THERE = (403, 404, 410)
 
 
 class Phone:
-    """The way to the phone, while there is a sidecar: asks it to upload a file again."""
+    """The way to the phone and to WhatsApp, while there is a sidecar: what the download of files needs of them."""
 
     def __init__(self) -> None:
         self.peer: Peer | None = None
@@ -78,6 +79,16 @@ class Phone:
             if status in NO_LONGER_THERE:
                 raise MediaExpired("the phone no longer has the file") from failed
             raise MediaUnavailable("the phone did not upload the file again") from failed
+
+    async def media_hosts(self) -> MediaHostList:
+        """WhatsApp's hosts of files.
+
+        Raises:
+            MediaUnavailable: it cannot be asked at the moment.
+        """
+        if self.peer is None:
+            raise MediaUnavailable("no phone is linked at the moment")
+        return await self.peer.media_hosts()
 
 
 @dataclass(kw_only=True)
@@ -139,7 +150,8 @@ async def open_leased_session(
     try:
         flags = FlagWatch(session, report, events.put, pace(settings).again)
         source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
-        async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:
+        hosts = MediaHosts(phone.media_hosts)
+        async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes), hosts) as downloader:
             media = _make_media(settings, store, downloader, owner, phone)
             drops, arrivals, first = Drops(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
             discovery = Discovery(session, report, flags.done)

@@ -113,10 +113,10 @@ async function clear(phone) {
   return { active: [] }
 }
 
-const MEDIA_MODES = ['404', '410', '403', '503', 'stall', 'drop', 'truncate', 'flip', 'wrong_hash', 'redirect', 'slow', 'endless', 'reupload_not_found', 'reupload_silence']
+const MEDIA_MODES = ['down', '404', '410', '403', '503', 'stall', 'drop', 'truncate', 'flip', 'wrong_hash', 'redirect', 'slow', 'endless', 'reupload_not_found', 'reupload_silence']
 
-/** @param {Phone} phone @param {{id?: string, path?: string, mode: string | number, times?: number, ms?: number, to?: string}} request */
-export function makeMediaFault(phone, { id, path, mode, times = 1, ms = 0, to }) {
+/** @param {Phone} phone @param {{id?: string, path?: string, host?: string, mode: string | number, times?: number, ms?: number, to?: string}} request */
+export function makeMediaFault(phone, { id, path, host, mode, times = 1, ms = 0, to }) {
   if (mode === 'clear') {
     phone.media.faults = []
     return { faults: [] }
@@ -125,6 +125,6 @@ export function makeMediaFault(phone, { id, path, mode, times = 1, ms = 0, to })
   const message = id && [...phone.sent.values()].findLast((one) => one.id === id)
   if (id && !(message && message.blob)) throw new ControlError(404, `no media message ${id}`)
   const where = message ? message.blob?.directPath : path
-  phone.media.faults.push({ path: where?.split('?')[0], mode: String(mode), times, ms, to })
+  phone.media.faults.push({ path: where?.split('?')[0], host, mode: String(mode), times, ms, to })
   return { faults: phone.media.faults }
 }

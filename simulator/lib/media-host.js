@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { Journal } from './journal.js'
 
-/** @typedef {{path?: string, mode: string, times: number, ms: number, to?: string}} MediaFault */
+/** @typedef {{path?: string, host?: string, mode: string, times: number, ms: number, to?: string}} MediaFault */
 
 const DEFAULT_SLOW_MS = 200 // between chunks
 const CHUNK_BYTES = 16 * 1024
@@ -41,11 +41,13 @@ export class MediaHost {
   /** @param {import('node:http').IncomingMessage} request @param {import('node:http').ServerResponse} response */
   serve(request, response) {
     const path = (request.url ?? '/').split('?')[0] ?? '/'
+    const host = request.headers.host ?? ''
     const blob = this.blobs.get(path)
-    const fault = blob && this.#take(({ mode }) => !mode.startsWith('reupload'), path)
+    const fault = blob && this.#take(({ mode, host: only }) => !mode.startsWith('reupload') && (only === undefined || only === host), path)
     this.count.set(path, (this.count.get(path) ?? 0) + 1)
     const status = /^\d+$/.test(fault?.mode ?? '') ? Number(fault?.mode) : fault?.mode === 'redirect' ? 302 : blob ? 200 : 404
-    this.requests.add('request', { path, status, fault: fault?.mode ?? null, bytes: status === 200 ? blob?.length ?? 0 : 0, range: request.headers.range ?? null })
+    if (fault?.mode === 'down') return void (this.requests.add('request', { path, host, status: null, fault: 'down', bytes: 0 }), request.socket.destroy())
+    this.requests.add('request', { path, host, status, fault: fault?.mode ?? null, bytes: status === 200 ? blob?.length ?? 0 : 0, range: request.headers.range ?? null })
     if (fault?.mode === 'redirect') return void response.writeHead(302, { location: fault.to ?? `https://example.invalid${path}` }).end()
     if (!blob || status !== 200) return void response.writeHead(status).end()
     this.#body(response, blob, path, fault)

@@ -49,7 +49,7 @@ export class Phone {
   historyAuto = true
   business = true
   /** names of the media hosts that the client is told, best first */
-  mediaHosts = ['mmg.whatsapp.net']
+  mediaHosts = ['media-fra3-1.cdn.whatsapp.net', 'mmg.whatsapp.net']
   passkey = new Authenticator()
   /** @type {Record<string, string>} how the next attempt at the passkey gate goes */
   passkeyVariant = {}

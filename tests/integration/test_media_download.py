@@ -15,9 +15,12 @@ import pytest
 
 from testkit.blobs import MEDIA_KEY, Sealed, seal
 from testkit.cdn import Cdn, Exchange, Handler, cdn_on_loopback, serving, status
+from worker.bridge.protocol import MediaHostList
 from worker.errors import MediaCorrupt, MediaError, MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
+from worker.media.address import DEFAULT_HOST
 from worker.media.decrypt import Claims
 from worker.media.download import Downloader, Limits, Source, open_downloader
+from worker.media.hosts import MediaHosts
 from worker.media.keys import derive_keys
 
 KEYS = derive_keys(MEDIA_KEY, "image")
@@ -257,7 +260,7 @@ async def test_a_name_of_whatsapp_that_leads_into_a_private_network_is_refused(c
     transport = httpx.AsyncHTTPTransport(verify=context)
     transport._pool = httpcore.AsyncConnectionPool(ssl_context=context, network_backend=LyingResolver(cdn.port))
     async with httpx.AsyncClient(transport=transport) as client:
-        downloader = Downloader(client, Source(), Limits(max_bytes=MAX_BYTES))
+        downloader = Downloader(client, Source(), Limits(max_bytes=MAX_BYTES), MediaHosts())
         with pytest.raises(MediaRefused, match="public"):
             await fetched(downloader)
     assert "Host: mmg.whatsapp.net" in cdn.heads[0]  # the name and its certificate were believed, the address was not
@@ -305,3 +308,72 @@ async def test_a_transfer_holds_pieces_never_the_file(cdn: Cdn) -> None:
         finally:
             tracemalloc.stop()
     assert peak < 2 * 1024 * 1024
+
+
+FIRST = "media-fra3-1.cdn.whatsapp.net"
+
+
+async def named() -> MediaHostList:
+    return MediaHostList(hosts=[FIRST, DEFAULT_HOST], ttl_s=300.0)
+
+
+def host_of(head: str) -> str:
+    return head.lower().partition("\nhost: ")[2].partition("\r")[0]
+
+
+async def hung_up(exchange: Exchange) -> None:
+    exchange.abort()
+
+
+async def flipped(exchange: Exchange) -> None:
+    await serving(bytes(FLIPPED))(exchange)
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [hung_up, silent, dropped, truncated, slow_without_end, flipped, status("503 Busy"), status("404 Not Found")],
+    ids=lambda handler: getattr(handler, "__name__", "status"),
+)
+async def test_what_one_host_does_not_give_comes_whole_from_the_next(cdn: Cdn, failing: Handler) -> None:
+    async def by_host(exchange: Exchange) -> None:
+        await (failing if host_of(exchange.head) == FIRST else serving(SMALL.blob))(exchange)
+
+    cdn.routes["/file"] = by_host
+    limits = Limits(max_bytes=MAX_BYTES, connect_s=2.0, read_s=0.4, total_s=1.0)
+    async with open_downloader(Source(origin=cdn.origin, ca=cdn.ca), limits, MediaHosts(named)) as downloader:
+        assert await fetched(downloader) == SMALL.plain
+    assert [host_of(head) for head in cdn.heads] == [FIRST, DEFAULT_HOST]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "error"),
+    [
+        (status("404 Not Found"), hung_up, MediaExpired),
+        (hung_up, status("404 Not Found"), MediaExpired),
+        (hung_up, hung_up, MediaUnavailable),
+        (flipped, hung_up, MediaCorrupt),
+    ],
+)
+async def test_when_no_host_gives_it_one_that_has_it_no_longer_decides(
+    cdn: Cdn, one: Handler, other: Handler, error: type[MediaError]
+) -> None:
+    async def by_host(exchange: Exchange) -> None:
+        await (one if host_of(exchange.head) == FIRST else other)(exchange)
+
+    cdn.routes["/file"] = by_host
+    source = Source(origin=cdn.origin, ca=cdn.ca)
+    async with open_downloader(source, Limits(max_bytes=MAX_BYTES), MediaHosts(named)) as downloader:
+        with pytest.raises(error):
+            await fetched(downloader)
+
+
+async def test_a_host_that_redirects_or_sends_too_much_ends_the_walk(cdn: Cdn) -> None:
+    cdn.routes["/file"] = status("302 Found", location="https://evil.example/")
+    source = Source(origin=cdn.origin, ca=cdn.ca)
+    async with open_downloader(source, Limits(max_bytes=MAX_BYTES), MediaHosts(named)) as downloader:
+        with pytest.raises(MediaRefused):
+            await fetched(downloader)
+        cdn.routes["/file"] = without_end
+        with pytest.raises(MediaTooLarge):
+            await fetched(downloader)
+    assert [host_of(head) for head in cdn.heads] == [FIRST, FIRST]

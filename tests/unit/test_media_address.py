@@ -1,11 +1,11 @@
-"""Which addresses are fetched from: WhatsApp's hosts over https, or the one origin of a local server."""
+"""Which addresses are fetched from: WhatsApp's hosts over https; a local server may stand for all of them."""
 
 from __future__ import annotations
 
 import pytest
 
 from worker.errors import MediaRefused
-from worker.media.download import media_address
+from worker.media.address import Address, addresses, is_whatsapp_host
 
 ORIGIN = "https://127.0.0.1:8443"
 
@@ -25,14 +25,16 @@ ORIGIN = "https://127.0.0.1:8443"
         ("", "https://mmg.whatsapp.net/a", None, "https://mmg.whatsapp.net/a", "an empty path is none"),
         (None, "https://MMG.WhatsApp.NET/a", None, "https://mmg.whatsapp.net/a", "hosts have no case"),
         ("/a.enc", "https://mmg.whatsapp.net/a", ORIGIN, ORIGIN + "/a.enc", "a local server takes its place"),
-        (None, ORIGIN + "/a.enc", ORIGIN, ORIGIN + "/a.enc", "an address on the local server"),
+        (None, "https://mmg.whatsapp.net/a?x=1", ORIGIN, ORIGIN + "/a?x=1", "also that of the url"),
+        ("//evil.example/a", None, ORIGIN, ORIGIN + "//evil.example/a", "nor does it leave the local server"),
         ("//evil.example/a", None, None, "https://mmg.whatsapp.net//evil.example/a", "a path stays a path"),
     ],
 )
 def test_an_address_is_fetched(
     direct_path: str | None, url: str | None, origin: str | None, expected: str, why: str
 ) -> None:
-    assert str(media_address(direct_path, url, origin)) == expected, why
+    (address,) = addresses(direct_path, url, origin=origin)[:1]
+    assert str(address.url) == expected, why
 
 
 @pytest.mark.parametrize(
@@ -62,13 +64,39 @@ def test_an_address_is_fetched(
         (None, "https://a b.whatsapp.net/", None, "not an address"),
         (None, "https://xn--whatsapp-.net/", None, "a name that IDNA cannot decode"),
         (None, "https://xn--0.whatsapp.net.example/", None, "nor this one"),
-        (None, "https://mmg.whatsapp.net/a", ORIGIN, "with a local server, nothing else is fetched"),
-        (None, "https://127.0.0.1:8444/a", ORIGIN, "nor another port of it"),
-        (None, "http://127.0.0.1:8443/a", ORIGIN, "nor without encryption"),
-        ("@evil.example/a", None, ORIGIN, "nor by a path that is none"),
+        (None, "https://evil.example/a", ORIGIN, "with a local server the same names are refused"),
+        (None, "https://127.0.0.1:8443/a", ORIGIN, "and its own is none of a sender's"),
+        ("@evil.example/a", None, ORIGIN, "and a path is none"),
     ],
 )
 def test_an_address_is_refused(direct_path: str | None, url: str | None, origin: str | None, why: str) -> None:
     with pytest.raises(MediaRefused) as refused:
-        media_address(direct_path, url, origin)
+        addresses(direct_path, url, origin=origin)
     assert "/a" not in str(refused.value), why
+
+
+def tried(*found: Address) -> list[str]:
+    return [f"{address.host} {address.url}" for address in found]
+
+
+def test_a_path_is_tried_on_every_host_in_turn() -> None:
+    found = addresses("/a?x=1", "https://c.whatsapp.net/b", ("a.whatsapp.net", "b.whatsapp.net"))
+    assert tried(*found) == [
+        "a.whatsapp.net https://a.whatsapp.net/a?x=1",
+        "b.whatsapp.net https://b.whatsapp.net/a?x=1",
+    ]
+
+
+def test_without_a_path_the_url_is_first_and_then_its_path_on_the_others() -> None:
+    found = addresses(None, "https://b.whatsapp.net/a?x=%20", ("a.whatsapp.net", "b.whatsapp.net"), ORIGIN)
+    assert tried(*found) == [f"b.whatsapp.net {ORIGIN}/a?x=%20", f"a.whatsapp.net {ORIGIN}/a?x=%20"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "whatsapp.net", "mmg.whatsapp.net.", "mmg.whatsapp.net:1", "127.0.0.1", ""],
+)
+def test_a_host_is_not_whatsapps_whoever_named_it(host: str) -> None:
+    assert not is_whatsapp_host(host)
+    with pytest.raises(MediaRefused):
+        addresses("/a", None, (host,))

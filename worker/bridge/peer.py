@@ -29,6 +29,7 @@ from worker.bridge.protocol import (
     Connected,
     ConnectParameters,
     Groups,
+    MediaHostList,
     MediaRefresh,
     Nothing,
     Notification,
@@ -48,6 +49,7 @@ PAIRING_CODE_SECONDS = 30.0  # one query that WhatsApp answers in a second
 PASSKEY_STEP_SECONDS = 30.0  # one query, for which the sidecar waits 20 s
 GROUPS_SECONDS = 70.0  # Baileys ends a query after 60 s with an error that says more than our time-out
 MEDIA_REFRESH_SECONDS = 60.0  # the phone must be awake; Baileys itself would wait for ever
+MEDIA_HOSTS_SECONDS = 10.0  # one query that WhatsApp answers in a second; files wait for it
 PING_SECONDS = 10.0  # an event loop that lags longer is a hang
 REQUESTS_AT_ONCE = 256  # the sidecar has one commit in flight and a few reads; further requests wait their turn
 REQUESTS_WAITING = 4096  # with those in work; a sidecar that sends more has failed
@@ -125,6 +127,9 @@ class Peer:
     async def media_refresh(self, key: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
         params = MediaRefresh(key=key, content=content)
         return (await self._ask("media_refresh", params, Refreshed, MEDIA_REFRESH_SECONDS)).content
+
+    async def media_hosts(self) -> MediaHostList:
+        return await self._ask("media_hosts", None, MediaHostList, MEDIA_HOSTS_SECONDS)
 
     async def ping(self) -> Pong:
         return await self._ask("ping", None, Pong, PING_SECONDS)

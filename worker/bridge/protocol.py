@@ -129,6 +129,13 @@ class Refreshed(Wire):
     content: dict[str, Any]
 
 
+class MediaHostList(Wire):
+    """WhatsApp's hosts of files, the best one first, and for how many seconds that holds."""
+
+    hosts: list[str]
+    ttl_s: float
+
+
 class Pong(Wire):
     """The sidecar's figures, for the watchdogs and /metrics."""
 
@@ -339,6 +346,7 @@ TO_SIDECAR: dict[str, type[Wire]] = {
     "passkey_confirm": Nothing,
     "groups": Nothing,
     "media_refresh": MediaRefresh,
+    "media_hosts": Nothing,
     "ping": Nothing,
 }
 RESULTS_OF_SIDECAR: dict[str, type[Wire]] = {
@@ -350,6 +358,7 @@ RESULTS_OF_SIDECAR: dict[str, type[Wire]] = {
     "passkey_confirm": Nothing,
     "groups": Groups,
     "media_refresh": Refreshed,
+    "media_hosts": MediaHostList,
     "ping": Pong,
 }
 TO_WORKER: dict[str, type[Wire]] = {

@@ -1,7 +1,7 @@
 """Downloads a file from WhatsApp's servers into a nameless temporary file; decrypts and verifies it on the way.
 
-The sender chooses the address, so only the hosts below are asked, over TLS, without redirects or cookies; the
-bytes that arrive are limited, and so is the time.
+The sender chooses the address, so only WhatsApp's hosts are asked, over TLS, without redirects or cookies; the
+bytes that arrive are limited, and so is the time. When a host fails, the next one is asked.
 
 The object's path is its hash, which is known only after the last byte. So the plaintext is spooled: each piece of the
 response (at most 64 KiB) is decrypted and written to the temporary file before the next is read, and the upload reads
@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import ssl
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +24,14 @@ from typing import IO
 import anyio
 import httpx
 
-from worker.errors import MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
+from worker.errors import MediaCorrupt, MediaError, MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
 from worker.machine import trouble
+from worker.media.address import DEFAULT_HOST, Address, addresses
 from worker.media.decrypt import MAX_OVERHEAD_BYTES, BlobDecryptor, Claims, Proof
+from worker.media.hosts import MediaHosts
 from worker.media.keys import MediaKeys
 from worker.outbound import BROWSER, http_client, proxy_for, trusted, why
 
-DEFAULT_HOST = "mmg.whatsapp.net"  # serves every directPath
-_HOST = re.compile(rb"([a-z0-9-]+\.)+whatsapp\.net")
 EXPIRED = frozenset({403, 404, 410})  # docs/whatsapp.md, "Media"
 SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line cannot keep up with a group's videos
 # As the browser that we are to WhatsApp sends them (docs/whatsapp.md, "Media").
@@ -56,11 +55,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where files may come from: WhatsApp's hosts, or one other origin instead (WA_MEDIA_ORIGIN, a local server)."""
+    """What is connected to: WhatsApp's hosts, or one local server instead (WA_MEDIA_ORIGIN).
+
+    The local server finds the host that is meant in the header `Host`.
+    """
 
     origin: str | None = None
     ca: Path | None = None
     proxied: bool = False  # files come through the proxy
+
+
+class NoRoom(MediaUnavailable):
+    """The temporary folder took no more: no host is at fault, and none can help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,48 +78,14 @@ class Fetched:
     content: Path
 
 
-def media_address(direct_path: str | None, url: str | None, origin: str | None = None) -> httpx.URL:
-    """The address to fetch: the directPath on WhatsApp's host, else the sender's url if it is on one of those hosts.
-
-    Raises:
-        MediaRefused: there is no address, or it is not one that we fetch from.
-    """
-    base = origin or f"https://{DEFAULT_HOST}"
-    if direct_path:
-        if not direct_path.startswith("/"):
-            raise MediaRefused("the path of the file does not start at the root")
-        return _allowed(base + direct_path, origin)
-    if url:
-        return _allowed(url, origin)
-    raise MediaRefused("the message names no address")
-
-
-def _allowed(text: str, origin: str | None) -> httpx.URL:
-    try:
-        url = httpx.URL(text)
-    except (httpx.InvalidURL, ValueError):
-        raise MediaRefused("the address cannot be read") from None
-    if url.userinfo:
-        raise MediaRefused("the address holds a user name")
-    if origin is not None:
-        ours = httpx.URL(origin)
-        if (url.scheme, url.raw_host, url.port) != (ours.scheme, ours.raw_host, ours.port):
-            raise MediaRefused("the address is not on WA_MEDIA_ORIGIN")
-        return url
-    if url.scheme != "https" or url.port is not None:
-        raise MediaRefused("the address is not plain https")
-    if _HOST.fullmatch(url.raw_host) is None:  # what is connected to; `host` decodes it, which can fail
-        raise MediaRefused("the host is not WhatsApp's")
-    return url
-
-
 class Downloader:
     """Downloads files; shared by all transfers. Make it with `open_downloader`."""
 
-    def __init__(self, client: httpx.AsyncClient, source: Source, limits: Limits) -> None:
+    def __init__(self, client: httpx.AsyncClient, source: Source, limits: Limits, hosts: MediaHosts) -> None:
         self._client = client
         self._source = source
         self._limits = limits
+        self._hosts = hosts
 
     @asynccontextmanager
     async def fetch(
@@ -123,18 +95,16 @@ class Downloader:
 
         Raises:
             MediaRefused: its address is not one that we fetch from, or it redirects.
-            MediaExpired: WhatsApp no longer has it.
+            MediaExpired: a host no longer has it, and no other gave it.
             MediaTooLarge: more bytes came than the limit allows, or the server announces more.
             MediaUnavailable: network or server trouble, or not in time; or this machine's temporary folder is full.
             MediaCorrupt: the bytes are not the file that the message means.
         """
-        address = media_address(direct_path, url, self._source.origin)
+        places = addresses(direct_path, url, await self._hosts.current(), self._source.origin)
         with _spooled():
             spool = tempfile.TemporaryFile(prefix="wa-media-")  # noqa: SIM115 - closed by the next block
         with spool:
-            seconds = self._limits.seconds_for(claims.length)
-            with _translated(seconds), anyio.fail_after(seconds), _spooled():
-                proof = await self._transfer(address, BlobDecryptor(keys, claims), spool)
+            proof = await self._walk(places, keys, claims, spool)
             if proof.length > self._limits.max_bytes:
                 raise MediaTooLarge(f"{proof.length} bytes, {self._limits.max_bytes} are allowed")
             with _spooled():
@@ -144,9 +114,29 @@ class Downloader:
                 spool.seek(0)
             yield Fetched(proof=proof, head=head, content=Path(f"/dev/fd/{spool.fileno()}"))
 
-    async def _transfer(self, address: httpx.URL, decryptor: BlobDecryptor, spool: IO[bytes]) -> Proof:
+    async def _walk(self, places: Sequence[Address], keys: MediaKeys, claims: Claims, spool: IO[bytes]) -> Proof:
+        """Fetch from the first place that gives the file; each has the whole time."""
+        seconds = self._limits.seconds_for(claims.length)
+        failures: list[MediaError] = []
+        for place in places:
+            try:
+                with _translated(seconds), anyio.fail_after(seconds), _spooled():
+                    spool.seek(0)
+                    spool.truncate()
+                    return await self._transfer(place, BlobDecryptor(keys, claims), spool)
+            except NoRoom:
+                raise
+            except (MediaUnavailable, MediaExpired, MediaCorrupt) as error:
+                failures.append(error)
+                if isinstance(error, MediaUnavailable):
+                    self._hosts.put_last(place.host)
+        # One that cannot be reached must not keep us from asking the phone for what another no longer has.
+        raise next((error for error in failures if isinstance(error, MediaExpired)), failures[0])
+
+    async def _transfer(self, place: Address, decryptor: BlobDecryptor, spool: IO[bytes]) -> Proof:
         cap = self._limits.max_bytes + MAX_OVERHEAD_BYTES
-        async with self._client.stream("GET", address, headers={"accept-encoding": "identity"}) as response:
+        headers = {"accept-encoding": "identity", "host": place.host}
+        async with self._client.stream("GET", place.url, headers=headers) as response:
             _check_peer(response, self._source)
             _check_answer(response, cap)
             came = 0
@@ -161,7 +151,7 @@ class Downloader:
 
 
 @asynccontextmanager
-async def open_downloader(source: Source, limits: Limits) -> AsyncIterator[Downloader]:
+async def open_downloader(source: Source, limits: Limits, hosts: MediaHosts | None = None) -> AsyncIterator[Downloader]:
     """A downloader with its own connections; of the environment it takes the proxy, and no credentials."""
     context = ssl.create_default_context(cafile=str(source.ca)) if source.ca else trusted()
     timeout = httpx.Timeout(limits.read_s, connect=limits.connect_s)
@@ -170,7 +160,7 @@ async def open_downloader(source: Source, limits: Limits) -> AsyncIterator[Downl
     async with http_client(
         origin, verify=context, timeout=timeout, follow_redirects=False, http2=False, headers=HEADERS
     ) as client:
-        yield Downloader(client, source, limits)
+        yield Downloader(client, source, limits, hosts or MediaHosts())
 
 
 def _check_peer(response: httpx.Response, source: Source) -> None:
@@ -221,4 +211,4 @@ def _spooled() -> Iterator[None]:
     except OSError as error:
         folder = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - for people
         words = trouble(error) or (error.strerror or type(error).__name__).lower()
-        raise MediaUnavailable(f"files pass through the temporary folder {folder}: {words}") from None
+        raise NoRoom(f"files pass through the temporary folder {folder}: {words}") from None

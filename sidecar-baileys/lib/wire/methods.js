@@ -4,6 +4,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Boom } from '@hapi/boom'
 import { ALREADY_CONNECTED, FAILED, INVALID_PARAMS, NOT_CONNECTED, rpcError } from './peer.js'
 import { MissingInternals, NOISE_MODULE } from '../baileys/internals.js'
+import { mediaHosts } from '../baileys/media_hosts.js'
 import { reupload } from '../baileys/reupload.js'
 import { adminsOf } from '../baileys/events.js'
 import { Connection } from '../baileys/socket.js'
@@ -137,6 +138,8 @@ export function registerMethods(peer, logger, mark) {
       throw rpcError(error.message, FAILED, { status: error?.output?.statusCode ?? null, ...error?.data })
     }
   })
+
+  answer('media_hosts', () => refusable(() => mediaHosts(open().sock)))
 
   answer('ping', () => {
     const memory = process.memoryUsage()

@@ -94,6 +94,7 @@ export const PARAMS = {
   passkey_confirm: isObject,
   groups: isObject,
   media_refresh: shape({ key: isObject, content: isObject }),
+  media_hosts: isObject,
   ping: isObject,
   'state.load': isObject,
   'state.get': shape({ type: isString, ids: listOf(isString) }),
@@ -141,6 +142,7 @@ export const RESULTS = {
   passkey_confirm: isObject,
   groups: shape({ groups: listOf(isGroup) }),
   media_refresh: shape({ content: isObject }),
+  media_hosts: shape({ hosts: listOf(isString), ttl_s: isNumber }),
   ping: shape({
     ...Object.fromEntries(FIGURES.map((figure) => [figure, isNumber])),
     oldest_stanza_ms: orNull(isNumber),
