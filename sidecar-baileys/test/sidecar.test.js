@@ -532,6 +532,30 @@ for (const [stage, renewed] of /** @type {[string, boolean][]} */ ([['primary_he
   })
 }
 
+test('a pairing code that WhatsApp retires links nothing, the one after it does; the phone\'s late answer to the first changes nothing', async () => {
+  const database = new Database()
+  const sidecar = start(database)
+  await sidecar.connect(phone)
+  await sidecar.notice('qr')
+  const { owner } = await phone.get('/state')
+  const number = owner.pn.split('@')[0]
+  const about = async (/** @type {string} */ kind) => (await phone.all('/receipts')).filter((/** @type {any} */ item) => item.kind === kind && item.type === 'link_code_companion_reg')
+  const before = (await about('ack')).length
+  const { code: first } = await sidecar.call('pairing_code', { phone: number })
+  await phone.post('/pair_code/refresh', {})
+  assert.equal((await sidecar.notice('pairing_code_retired')).by_hand, false)
+  await assert.rejects(phone.post('/pair_code', { code: first }), /retired/)
+  const { code: second } = await sidecar.call('pairing_code', { phone: number })
+  const child = (/** @type {string} */ tag, /** @type {number} */ length) => ({ tag, attrs: {}, content: { $bytes: Buffer.alloc(length, 7).toString('base64') } })
+  const late = { tag: 'link_code_companion_reg', attrs: { stage: 'primary_hello' }, content: [child('link_code_pairing_wrapped_primary_ephemeral_pub', 80), child('primary_identity_pub', 32), child('link_code_pairing_ref', 16)] }
+  const attrs = { from: 's.whatsapp.net', type: 'link_code_companion_reg', id: 'LATE' }
+  await phone.post('/stanza', { node: { tag: 'notification', attrs, content: [late] } })
+  await phone.post('/pair_code', { code: second })
+  assert.equal((await sidecar.connection('close')).close.code, 515)
+  assert.equal((await about('ack')).length, before + 3, 'each is acked: retired, late, typed')
+  await sidecar.stop()
+})
+
 test('a success before the pairing is no connection, and the QR stays good', async () => {
   const sidecar = start(new Database())
   await phone.post('/faults', { kind: 'success_before_pairing' })

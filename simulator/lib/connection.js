@@ -56,7 +56,7 @@ export class Connection {
   qrAt = 0
   /** @type {number[]} monotonic times of the queries of the last minute */
   recentQueries = []
-  /** a pairing by code under way @type {{at: number, phone: string, wrapped: Buffer, ref: Buffer, shared: Buffer, bundle: Buffer} | null} */
+  /** a pairing by code under way @type {{at: number, phone: string, wrapped: Buffer, ref: Buffer, shared: Buffer, bundle: Buffer, retired: boolean} | null} */
   codeRequest = null
 
   /**

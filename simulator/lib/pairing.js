@@ -150,7 +150,7 @@ export function rememberCodeRequest(connection, request) {
   connection.codeRequest = {
     phone: request.attrs.jid?.split('@')[0] ?? '',
     wrapped: bytesOf(child(request, 'link_code_pairing_wrapped_companion_ephemeral_pub')),
-    at: performance.now(), ref: randomBytes(16), shared: Buffer.alloc(0), bundle: Buffer.alloc(0)
+    at: performance.now(), ref: randomBytes(16), shared: Buffer.alloc(0), bundle: Buffer.alloc(0), retired: false
   }
   const [platform, display] = ['companion_platform_id', 'companion_platform_display'].map((tag) => bytesOf(child(request, tag)).toString())
   connection.phone.log.add('code_requested', { connection: connection.number, phone: connection.codeRequest.phone, platform, display })
@@ -168,6 +168,7 @@ export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
   mayLink(phone, connection)
   const { realism } = phone
   if (realism.switches.code_expires && performance.now() > request.at + realism.ms('code_ms')) throw new ControlError(409, 'this code has expired')
+  if (request.retired) throw new ControlError(409, 'this code was retired')
   if (request.phone !== phone.owner.phone) throw new ControlError(400, `the code is for ${request.phone}, this phone is ${phone.owner.phone}`)
   const clientKey = ctr(createDecipheriv, codeKey(code, request.wrapped.subarray(0, 32)), request.wrapped.subarray(32, 48), request.wrapped.subarray(48))
   const ephemeral = Curve.generateKeyPair()
@@ -194,10 +195,11 @@ export function acceptedDisplay(request) {
   return /^[1-9]$/.test(id) && DISPLAY.test(bytesOf(child(request, 'companion_platform_display')).toString())
 }
 
-/** The server wants the client to ask for another code. @param {Phone} phone @param {{force_manual_refresh?: boolean}} request */
+/** The server wants the client to ask for another code; the one that is out links nothing any more. @param {Phone} phone @param {{force_manual_refresh?: boolean}} request */
 export function refreshCode(phone, { force_manual_refresh = false }) {
   const connection = [...phone.connections].find((one) => one.codeRequest)
   if (!connection?.codeRequest) throw new ControlError(409, 'no client has asked for a code')
+  connection.codeRequest.retired = true
   const attrs = { stage: 'refresh_code', force_manual_refresh: force_manual_refresh ? 'true' : undefined }
   connection.send(node('notification', { from: SERVER, type: 'link_code_companion_reg', id: randomBytes(8).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, [
     node('link_code_companion_reg', attrs, [node('link_code_pairing_ref', {}, connection.codeRequest.ref)])
@@ -220,6 +222,15 @@ export function rememberBundle({ phone, codeRequest }, request) {
   phone.changes.emit('change')
 }
 
+/** @param {import('node:crypto').DecipherGCM} decipher @param {Buffer} sealed @returns {Buffer | null} null: with another key */
+function decrypted(decipher, sealed) {
+  try {
+    return Buffer.concat([decipher.update(sealed), decipher.final()])
+  } catch {
+    return null
+  }
+}
+
 /** @param {Phone} phone @param {Connection} connection @returns {Buffer} the secret that both sides now share */
 function openBundle(phone, { codeRequest, candidate }) {
   if (!codeRequest || !candidate) throw new ControlError(409, 'the client has gone')
@@ -227,7 +238,8 @@ function openBundle(phone, { codeRequest, candidate }) {
   const key = Buffer.from(hkdfSync('sha256', shared, bundle.subarray(0, 32), 'link_code_pairing_key_bundle_encryption_key', 32))
   const sealed = bundle.subarray(44)
   const decipher = createDecipheriv('aes-256-gcm', key, bundle.subarray(32, 44)).setAuthTag(sealed.subarray(-16))
-  const plain = Buffer.concat([decipher.update(sealed.subarray(0, -16)), decipher.final()])
+  const plain = decrypted(decipher, sealed.subarray(0, -16))
+  if (!plain) throw new ControlError(400, 'the code is wrong')
   const [identity, random] = [plain.subarray(0, 32), plain.subarray(64, 96)]
   if (!identity.equals(candidate.identity)) throw new ControlError(400, 'the bundle names another identity')
   const secret = Buffer.concat([shared, Curve.sharedKey(phone.owner.device().identity.private, identity), random])

@@ -8,7 +8,7 @@ import pytest
 
 from testkit.database import Database
 from testkit.embedded import EmbeddedSupabase
-from testkit.phone import VirtualPhone
+from testkit.phone import PhoneError, VirtualPhone
 from testkit.worker import Worker
 from tests.e2e.town import found_town, link
 
@@ -118,6 +118,48 @@ async def test_a_phone_is_linked_by_its_number_and_a_code_instead_of_a_qr(
         await database.wait_flag_handled("wa_pairing_code_requested", tell=worker.child.tail)
         assert {"pairing_code_generated", "connect"} <= {each["event"] for each in await database.events()}
         assert [item["phone"] for item in await phone.log() if item["kind"] == "code_requested"] == [number]
+
+
+async def test_a_pairing_code_that_whatsapp_retires_is_replaced_and_said_to_be_dead(
+    tmp_path: Path, supabase: EmbeddedSupabase
+) -> None:
+    settings = {**supabase.worker_env, "WORKER_SESSION": "newcode"}
+    async with (
+        await VirtualPhone.start(tmp_path) as phone,
+        await Database.connect(supabase.url, supabase.service_key, "newcode") as database,
+        Worker.start(tmp_path / "worker", phone=phone, settings=settings) as worker,
+    ):
+        number = (await phone.owner()).pn.partition("@")[0]
+        await worker.ready()
+        await database.wait_qr(tell=worker.child.tail)
+        await database.raise_flag("wa_pairing_code_requested", phone=number)
+
+        async def another_code(than: str | None = None) -> str:
+            async def probe() -> str | None:
+                code = (await database.detail()).get("pairing_code")
+                return code if code != than else None
+
+            return str(await database.until("detail.pairing_code", probe, tell=worker.child.tail))
+
+        first = await another_code()
+        await phone.post("/pair_code/refresh", {})
+        second = await another_code(than=first)
+        assert "has retired the pairing code before this one" in (await database.detail())["say"]
+        with pytest.raises(PhoneError):
+            await phone.pair_code(first)
+
+        await phone.post("/pair_code/refresh", {"force_manual_refresh": True})
+        error = await database.wait_event("error", tell=worker.child.tail)
+        assert error["payload"]["code"] == "PAIRING_CODE_RETIRED"
+        detail = await database.detail()
+        assert "pairing_code" not in detail, "WhatsApp wants a person to ask for the next one"
+        assert "Ask for another one" in detail["say"]
+
+        await database.raise_flag("wa_pairing_code_requested", phone=number)
+        third = await another_code()
+        assert third not in (first, second)
+        await phone.pair_code(third)
+        await database.wait_status("connected", tell=worker.child.tail)
 
 
 async def test_a_pairing_code_that_nobody_types_does_not_stand_in_the_way_of_a_qr(

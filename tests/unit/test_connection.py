@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
-from worker.bridge.protocol import ConnectionState, PasskeyRequested, Stalled
+from worker.bridge.protocol import ConnectionState, PairingCodeRetired, PasskeyRequested, Stalled
 from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, Stuck, cause
 from worker.session import reconnect_policy, socket
 from worker.session.auth_state import AuthState
@@ -459,6 +459,38 @@ async def test_a_pairing_code_is_shown_beside_the_qr() -> None:
         it.sidecar.opens()
         row = await it.state("connected")
         assert "pairing_code" not in row["detail"]
+
+
+async def test_a_server_that_retires_every_pairing_code_is_given_five_more_and_no_sixth() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.shows_qr("2@one")
+        await it.state("waiting_for_scan")
+        it.sidecar.says(PairingCodeRetired(by_hand=False))  # there is none: nothing is drawn for it
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        for _ in range(6):
+            it.sidecar.says(PairingCodeRetired(by_hand=False))
+        await until(lambda: it.database.events("error"))
+        assert it.sidecar.calls.count("pairing_code 491511234567") == 6
+        assert it.database.events("error")[0]["code"] == "PAIRING_CODE_RETIRED"
+        await until(lambda: "pairing_code" not in it.database.row["detail"])
+        it.sidecar.shows_qr("2@two")
+        await until(lambda: it.database.row["detail"].get("qr") == "2@two")
+        assert "retired the pairing code" in it.database.row["detail"]["say"]
+
+
+async def test_a_retired_pairing_code_whose_successor_is_refused_is_shown_no_longer() -> None:
+    async with life() as it:
+        await it.connects(1)
+        it.sidecar.shows_qr("2@one")
+        await it.state("waiting_for_scan")
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        await until(lambda: it.database.row["detail"].get("pairing_code"))
+        it.sidecar.failures["pairing_code"] = [CallFailed("too many", -32000, {"status": 429})]
+        it.sidecar.says(PairingCodeRetired(by_hand=False))
+        await until(lambda: it.database.events("error"))
+        await until(lambda: "pairing_code" not in it.database.row["detail"])
+        assert it.database.row["detail"]["qr"] == "2@one", "the QR code is as good as before"
 
 
 async def test_a_pairing_code_for_a_linked_session_is_turned_down() -> None:

@@ -268,6 +268,12 @@ class Qr(Wire):
     retired: bool = False
 
 
+class PairingCodeRetired(Wire):
+    """The pairing code that is out links nothing any more. `by_hand`: WhatsApp wants a person to ask for the next."""
+
+    by_hand: bool
+
+
 class PasskeyRequested(Wire):
     """WhatsApp asks for the account's passkey before it links. `options`: WebAuthn's, as they came; None: none did."""
 
@@ -334,7 +340,7 @@ class Stalled(Wire):
 
 
 PasskeyNotice = PasskeyRequested | PasskeyCode | PasskeyFailed
-Notification = Qr | PasskeyNotice | ConnectionState | Offline | Arrived | Stalled
+Notification = Qr | PairingCodeRetired | PasskeyNotice | ConnectionState | Offline | Arrived | Stalled
 
 # Method → model of its parameters; what the fixtures in tests/wire are checked against.
 TO_SIDECAR: dict[str, type[Wire]] = {
@@ -369,6 +375,7 @@ TO_WORKER: dict[str, type[Wire]] = {
 }
 NOTIFICATIONS: dict[str, type[Wire]] = {
     "qr": Qr,
+    "pairing_code_retired": PairingCodeRetired,
     "passkey_requested": PasskeyRequested,
     "passkey_code": PasskeyCode,
     "passkey_failed": PasskeyFailed,

@@ -20,7 +20,7 @@ from worker.commands.runtime import NotDone, WrongArgument, perform
 from worker.commands.show import err, out, plain, print_json
 from worker.commands.terminal import draw_qr, window_too_small
 from worker.session.flags import PHONE, Ask, international
-from worker.session.requests import ENTER_THE_CODE
+from worker.session.requests import ENTER_THE_CODE, ENTER_THE_NEW_CODE
 from worker.settings import Settings
 from worker.store import Store
 
@@ -159,9 +159,9 @@ class Following:
         if self._asked_at is None:
             self._asked_at = await console.raise_flag(self._session, flag, {"phone": phone})
         elif pairing.typed and pairing.typed != self._shown:
-            self._shown = pairing.typed
             out().print(f"Code: {pairing.typed}", markup=False)
-            err().print(ENTER_THE_CODE, markup=False)
+            err().print(ENTER_THE_NEW_CODE if isinstance(self._shown, str) else ENTER_THE_CODE, markup=False)
+            self._shown = pairing.typed
         elif not pairing.typed and self._handled:
             raise NotDone("there is no code, or nobody typed it in time: `wa-worker status` has the last error")
         elif not pairing.typed:  # what we read may be older than this answer: look once more

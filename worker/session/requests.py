@@ -22,6 +22,13 @@ DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
 ENTER_THE_CODE = (
     "Enter the pairing code on the phone: WhatsApp, Linked devices, Link a device, Link with phone number instead."
 )
+ENTER_THE_NEW_CODE = (
+    f"WhatsApp has retired the pairing code before this one: it links nothing any more. {ENTER_THE_CODE}"
+)
+ASK_FOR_A_CODE = (
+    "WhatsApp has retired the pairing code that was shown: it links nothing any more. Ask for another one "
+    "(`wa-worker link --code NUMBER`), or scan the QR code."
+)
 LOGGED_OUT = "Logged out as asked. Ask for a refresh (`wa-worker link --refresh`) to link a phone again."
 FORGOTTEN = (
     "The credentials are forgotten as asked, but WhatsApp could not be told: there was no connection. Remove this "
@@ -82,23 +89,39 @@ class Requests:
     async def show_pairing_code(self, peer: Peer, request: Request) -> float:
         """Ask WhatsApp for a pairing code and show it beside the QR code; how many seconds it is good for, or 0."""
         try:
-            told = await peer.pairing_code(request.phone or "")
-        except CallFailed as failed:
+            seconds = await self._draw_code(peer, request.phone or "", ENTER_THE_CODE)
+        except (CallFailed, CallTimeout) as failed:
             self.turn_down(request, _no_code(failed))
             return 0.0
-        except CallTimeout:
-            self.turn_down(request, "WhatsApp did not answer the request for a pairing code; ask again")
+        self.done(request)
+        return seconds
+
+    async def renew_pairing_code(self, peer: Peer, phone: str) -> float:
+        """Show another code in the place of one that WhatsApp has retired; how many seconds it is good for, or 0."""
+        try:
+            return await self._draw_code(peer, phone, ENTER_THE_NEW_CODE)
+        except (CallFailed, CallTimeout) as failed:
+            self.withdraw_pairing_code(_no_code(failed))
             return 0.0
+
+    def withdraw_pairing_code(self, why: str) -> None:
+        """Show no code: WhatsApp has retired the one that is out, and there is no other."""
+        self._report.amend(pairing_code=None, pairing_code_expires_at=None, say=ASK_FOR_A_CODE)
+        self._report.error("PAIRING_CODE_RETIRED", why)
+
+    async def _draw_code(self, peer: Peer, phone: str, say: str) -> float:
+        told = await peer.pairing_code(phone)
         ttl = told.ttl_ms / 1000
         expires_at = datetime.now(UTC) + timedelta(seconds=ttl)
-        self._report.amend(pairing_code=told.code, pairing_code_expires_at=expires_at, say=ENTER_THE_CODE)
+        self._report.amend(pairing_code=told.code, pairing_code_expires_at=expires_at, say=say)
         self._report.audit("pairing_code_generated", ttl_s=ttl)
-        self.done(request)
         return ttl
 
 
-def _no_code(failed: CallFailed) -> str:
+def _no_code(failed: CallFailed | CallTimeout) -> str:
     """Why there is no pairing code, for people."""
+    if isinstance(failed, CallTimeout):
+        return "WhatsApp did not answer the request for a pairing code; ask again"
     match failed.data.get("status") if isinstance(failed.data, dict) else None:
         case 400:
             return "WhatsApp refused to give a pairing code (400): check the number, or scan the QR code"

@@ -15,6 +15,7 @@ from worker.bridge.protocol import (
     ConnectionState,
     Me,
     Offline,
+    PairingCodeRetired,
     PasskeyCode,
     PasskeyFailed,
     PasskeyRequested,
@@ -27,10 +28,11 @@ from worker.session.events import DatabaseGone, DeafFound, EventQueue, SessionEv
 from worker.session.flags import Ask, Request
 from worker.session.reconnect_policy import Connect, Plan, ReconnectPolicy
 from worker.session.report import Report, View
-from worker.session.requests import DRAIN_SECONDS, ENTER_THE_CODE, Requests
+from worker.session.requests import ASK_FOR_A_CODE, DRAIN_SECONDS, ENTER_THE_CODE, ENTER_THE_NEW_CODE, Requests
 from worker.session.watchdog import OPEN_WITHIN_SECONDS
 
 SKEW_MAX_MS = 5_000.0  # more is audited; docs/architecture.md, "Live only"
+RENEWALS_MAX = 5  # pairing codes drawn by ourselves on one socket; a server that wants more is told no
 SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link a device."
 SCAN_AGAIN = (
     "WhatsApp has retired the QR code that was shown. If the phone has just scanned it and shows an error, that is "
@@ -61,6 +63,8 @@ class Socket:
         self._open = False
         self._waits_for_scan = False
         self._code_retired = False  # a phone may have scanned it in vain
+        self._typed_for: str | None = None  # the number of the pairing code that is out
+        self._typed_retired = 0  # how many of those WhatsApp has retired
         self._ceremony = Ceremony(peer, report, requests, passkey, policy.clock)
 
     async def run(self) -> Plan:
@@ -90,6 +94,8 @@ class Socket:
         match event:
             case Qr():
                 self._show_qr(event)
+            case PairingCodeRetired(by_hand=by_hand):
+                await self._renew_pairing_code(by_hand)
             case PasskeyRequested() | PasskeyCode() | PasskeyFailed():
                 self._waits_for_scan = False
                 halt = await self._ceremony.take(event)
@@ -144,10 +150,21 @@ class Socket:
                 halt = await self._ceremony.obey(request)
                 return await self._give_up(halt) if halt else None
             case Ask.PAIRING_CODE if self._waits_for_scan and request.phone is not None:
+                self._typed_for, self._typed_retired = request.phone, 0
                 self._stay_for(await self._requests.show_pairing_code(self._peer, request))
             case Ask.PAIRING_CODE:
                 self._requests.turn_down(request, "the session does not wait for a phone to be linked")
         return None
+
+    async def _renew_pairing_code(self, by_hand: bool) -> None:
+        """WhatsApp has retired the code that is out: show another, unless a person is to ask for it."""
+        if self._typed_for is None:
+            return
+        self._typed_retired += 1
+        if by_hand or self._typed_retired > RENEWALS_MAX:
+            self._requests.withdraw_pairing_code("WhatsApp has retired the pairing code; ask for another")
+        else:
+            self._stay_for(await self._requests.renew_pairing_code(self._peer, self._typed_for))
 
     def _note_connecting(self, told: ConnectionState) -> None:
         if told.is_new_login:
@@ -194,6 +211,8 @@ class Socket:
             self._report.audit("qr_generated", ttl_s=ttl, claims=self._policy.claims())
 
     def _what_to_do(self, typed: View | None) -> str:
+        if self._typed_retired:
+            return ENTER_THE_NEW_CODE if typed else ASK_FOR_A_CODE
         if typed:
             return ENTER_THE_CODE
         return SCAN_AGAIN if self._code_retired else SCAN_THE_CODE

@@ -8,7 +8,7 @@ import { randomBytes } from 'node:crypto'
 import { Boom } from '@hapi/boom'
 import {
   aesEncryptCTR, buildPairingQRData, bytesToCrockford, derivePairingCodeKey, getBinaryNodeChild,
-  getBinaryNodeChildren, getCompanionPlatformId, jidEncode, S_WHATSAPP_NET,
+  getBinaryNodeChildBuffer, getBinaryNodeChildren, getCompanionPlatformId, jidEncode, S_WHATSAPP_NET,
 } from 'baileys'
 
 /** WhatsApp takes the first QR code for a minute, later ones for twenty seconds (docs/whatsapp.md, "Closes"). */
@@ -18,6 +18,8 @@ const FOLLOWING_MS = 20_000
 const CODE_MS = 180_000
 /** From the typed code to `pair-success`; the same page. */
 const FINISH_MS = 60_000
+/** The name of a code that is out no longer. */
+const NO_REF = Buffer.alloc(0)
 /** The server answers in a second; the worker gives up after 30. */
 const ANSWER_MS = 20_000
 /**
@@ -34,6 +36,8 @@ export class Pairing {
   /** Until when somebody may still be linking by code, milliseconds; 0 if no code is out. */
   #codeUntil = 0
   #finishingUntil = 0
+  /** The server's name for the code that is out; null: none was asked for. @type {Buffer | null} */
+  #codeRef = null
   /** @type {NodeJS.Timeout | undefined} */
   #timer
   /** How many QR codes were shown. */
@@ -79,13 +83,34 @@ export class Pairing {
 
   /**
    * A notification about the pairing code. If somebody has typed the code, what follows has its own time. WhatsApp may
-   * also ask for another code (`refresh_code`): that is no typing.
+   * also ask for another code (`refresh_code`): then the one that is out links nothing any more.
    * @param {import('baileys').BinaryNode} node
+   * @returns {boolean} whether it is for Baileys: the phone's answer to the code that is out
    */
-  codeTyped(node) {
-    if (getBinaryNodeChild(node, 'link_code_companion_reg')?.attrs.stage === 'refresh_code') return
+  aboutCode(node) {
+    const registration = getBinaryNodeChild(node, 'link_code_companion_reg')
+    const ref = getBinaryNodeChildBuffer(registration, 'link_code_pairing_ref')
+    const current = this.#codeRef !== null && ref !== undefined && this.#codeRef.equals(ref)
+    if (registration?.attrs.stage === 'refresh_code') {
+      if (current) this.#retireCode(registration.attrs.force_manual_refresh === 'true')
+      return false
+    }
+    if (this.#codeRef !== null && !current) return false // to a code that is out no longer
     this.#finishingUntil = Date.now() + FINISH_MS
     if (this.#codeUntil) this.#codeUntil = Math.max(this.#codeUntil, Date.now() + FINISH_MS)
+    return true
+  }
+
+  /** @param {boolean} byHand a person must ask for the next one */
+  #retireCode(byHand) {
+    this.#codeRef = NO_REF
+    this.#finishingUntil = 0
+    this.#codeUntil = Date.now() + FINISH_MS // for the next one
+    if (!this.#goodUntil) {
+      clearTimeout(this.#timer)
+      this.#wait(FINISH_MS)
+    }
+    this.notify('pairing_code_retired', { by_hand: byHand })
   }
 
   /**
@@ -108,7 +133,9 @@ export class Pairing {
     try {
       const answer = await sock.query(await this.#hello(sock.generateMessageTag(), jid, code), ANSWER_MS)
       const registration = getBinaryNodeChild(answer, 'link_code_companion_reg')
-      if (!getBinaryNodeChild(registration, 'link_code_pairing_ref')) throw new Boom('the answer has no reference')
+      const ref = getBinaryNodeChildBuffer(registration, 'link_code_pairing_ref')
+      if (!ref) throw new Boom('the answer has no reference')
+      this.#codeRef = Buffer.from(ref)
     } catch (error) {
       Object.assign(creds, { me, pairingCode })
       this.#codeUntil = before

@@ -42,8 +42,8 @@ import { watchLogger } from './watched_logger.js'
 
 /** A notification: the secret in the QR code on show is no longer valid. Baileys does not know it (Baileys #2737). */
 const QR_RETIRED = 'companion_reg_refresh'
-/** A notification: somebody has typed the pairing code on the phone. */
-const CODE_TYPED = 'link_code_companion_reg'
+/** A notification: somebody has typed the pairing code on the phone, or it is retired. */
+const OF_A_CODE = 'link_code_companion_reg'
 /**
  * A notification: settings of the account have changed on another device. Baileys would fetch and store the whole
  * collection again, and the worker needs none of it (docs/whatsapp.md, "The real server in 2026").
@@ -307,8 +307,7 @@ export class Connection {
             this.#acknowledge(buildAckStanza(node, this.passkey.take(node)))
             return true
           }
-          if (node.attrs.type === CODE_TYPED) this.#link.codeTyped(node)
-          if (node.attrs.type === STATE_CHANGED) {
+          if (node.attrs.type === STATE_CHANGED || (node.attrs.type === OF_A_CODE && !this.#link.aboutCode(node))) {
             this.#acknowledge(buildAckStanza(node))
             return true
           }

@@ -108,6 +108,7 @@ export const PARAMS = {
     events: listOf(isEvent),
   }),
   qr: shape({ qr: orNull(isString), ttl_ms: isCount, retired: optional(isBool) }),
+  pairing_code_retired: shape({ by_hand: isBool }),
   passkey_requested: shape({ options: orNull(isObject) }),
   passkey_code: shape({ code: isString }),
   passkey_failed: shape({ step: isString, status: orNull(isInt) }),
