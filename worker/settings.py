@@ -83,6 +83,7 @@ class Settings(BaseSettings):
     worker_media_concurrency: int = Field(4, ge=1, le=32)
     worker_lease_s: int = Field(30, ge=2, le=600)
     worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
+    worker_keep_days: int = Field(0, ge=0, le=36_500)  # 0: messages and files are kept for ever
     worker_audit_days: int = Field(90, ge=0, le=36_500)  # 0: the audit log is kept for ever
     worker_changes_days: int = Field(30, ge=1, le=36_500)  # how long deletions are told to apps that ask for changes
     worker_qr_again_s: int = Field(0, ge=0, le=86_400)  # 0: stay idle when the codes ran out, until asked
@@ -212,6 +213,10 @@ class Settings(BaseSettings):
                 "WORKER_CONSOLE_TOKEN: is missing although WORKER_CONSOLE_HOST can be reached from elsewhere; set a "
                 "token, or `generate`"
             )
+        if self.keep_seconds and self.keep_seconds < self.worker_catch_up_s:
+            raise ValueError(
+                "WORKER_KEEP_DAYS: is shorter than WORKER_CATCH_UP_S; make it at least as long, or leave it out"
+            )
         if self.worker_backoff_max_ms < self.worker_backoff_base_ms:
             raise ValueError("WORKER_BACKOFF_MAX_MS: is below WORKER_BACKOFF_BASE_MS; make it at least as large")
         return self
@@ -235,6 +240,11 @@ class Settings(BaseSettings):
     def max_document_bytes(self) -> int | None:
         """Up to which size office files, archives and texts are stored; None: as large as any file."""
         return None if self.worker_max_document_mb is None else self.worker_max_document_mb * MIB
+
+    @property
+    def keep_seconds(self) -> float | None:
+        """How long messages and their files are kept; None: for ever."""
+        return self.worker_keep_days * DAY_SECONDS or None
 
     @property
     def audit_seconds(self) -> float | None:

@@ -187,6 +187,7 @@ async def open_leased_session(
                 report,
                 lost_seconds=float(RETRY_WINDOW_S),
                 changes_seconds=settings.changes_seconds,
+                keep_seconds=settings.keep_seconds,
                 audit_seconds=settings.audit_seconds,
                 analyze=settings.embedded,
                 expire=None if settings.worker_expire == "keep" else settings.worker_expire,

@@ -15,11 +15,16 @@ create index audit_log_error on public.audit_log (session_id, at) where event = 
 
 -- Appends audit entries: a JSON array of {event, payload}.
 create function wa.write_audits(p_session text, p_audits jsonb) returns void
-language sql volatile security invoker set search_path = '' as $$
+language plpgsql security invoker set search_path = '' as $$
+begin
+  if coalesce(p_audits in ('[]', 'null'), true) then
+    return;
+  end if;
   insert into public.audit_log (session_id, event, payload)
   select p_session, left(coalesce(a ->> 'event', 'error'), 64), coalesce(nullif(a -> 'payload', 'null'), '{}')
-  from jsonb_array_elements(coalesce(nullif(p_audits, 'null'), '[]')) with ordinality as t (a, ord)
-  order by t.ord
+  from jsonb_array_elements(p_audits) with ordinality as t (a, ord)
+  order by t.ord;
+end
 $$;
 
 create function public.wa_audit(p_session text, p_event text, p_payload jsonb) returns jsonb

@@ -49,10 +49,7 @@ begin
   update public.wa_sessions as s
   set
     batch = concat_ws(' ', p_batch ->> 'seq', p_batch ->> 'digest'),
-    lease_expires_at = case
-      when s.lease_owner is not null
-        then greatest(s.lease_expires_at, clock_timestamp() + make_interval(secs => s.lease_seconds))
-    end
+    lease_expires_at = wa.renewed_lease(s.lease_owner, s.lease_expires_at, s.lease_seconds)
   where s.id = p_session;
   return false;
 end
@@ -188,8 +185,11 @@ $$;
 -- audits, identities, groups, refused, discards}. Only the next batch is applied; one that was applied before is
 -- answered as durable, and nothing is written. Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
 -- Renews the lease as well: the row is written anyway, and while commits keep it locked the poll passes it over.
+-- Plans are made once for each connection, not for each batch, and perhaps when the tables are still empty: hence no
+-- sequential scans.
 create function public.wa_commit(p_session text, p_batch jsonb) returns jsonb
-language plpgsql security invoker set search_path = '' as $$
+language plpgsql security invoker set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
 declare
   v_seq bigint := (p_batch ->> 'seq')::bigint;
   v_counts jsonb;
@@ -204,14 +204,11 @@ begin
   set
     seq = v_seq, batch = concat_ws(' ', v_seq, p_batch ->> 'digest'),
     creds_json = coalesce(p_batch ->> 'creds', creds_json),
-    lease_expires_at = case
-      when lease_owner is not null
-        then greatest(lease_expires_at, clock_timestamp() + make_interval(secs => lease_seconds))
-    end
+    lease_expires_at = wa.renewed_lease(lease_owner, lease_expires_at, lease_seconds)
   where id = p_session;
   perform wa.write_identities(p_session, coalesce(nullif(p_batch -> 'identities', 'null'), '[]'));
   perform wa.write_hashes_and_discards(p_session, p_batch -> 'hashes', p_batch -> 'discards');
-  if p_batch ? 'groups' then
+  if p_batch -> 'groups' not in ('[]', 'null') then
     perform wa.write_groups(p_session, p_batch -> 'groups');
   end if;
 

@@ -207,7 +207,8 @@ begin
         jsonb_agg(
           jsonb_build_object(
             'id', m.id::text, 'group_id', m.group_id::text, 'group_name', g.name, 'wa_msg_id', m.wa_msg_id,
-            'ts', m.ts, 'received_at', m.received_at, 'sender', m.sender, 'push_name', m.push_name,
+            'ts', m.ts, 'received_at', m.received_at, 'sender', m.sender,
+            'push_name', coalesce(m.push_name, p.push_name),
             'from_me', m.from_me, 'kind', m.kind, 'text', m.text, 'file_name', m.file_name,
             'media_status', m.media_status, 'mime', f.mime, 'bytes', f.bytes::text, 'edited_at', m.edited_at,
             'revoked_at', m.revoked_at, 'revoke_claimed_at', m.revoke_claimed_at
@@ -218,6 +219,7 @@ begin
       from public.messages as m
       inner join public.groups as g on m.group_id = g.id
       left join public.media as f on m.media_id = f.id
+      left join public.people as p on m.session_id = p.session_id and m.sender = p.sender
       where m.id = any(v_ids)
     )
   );

@@ -169,8 +169,9 @@ $$;
 -- `secret`, which are stored elsewhere (docs/schema.md). `p_order` counts for content only.
 create function wa.message_row(p_session text, p_group bigint, p_message jsonb, p_order bigint)
 returns public.messages
-language sql stable security invoker set search_path = '' as $$
-  select jsonb_populate_record(
+language plpgsql stable security invoker set search_path = '' as $$
+begin
+  return jsonb_populate_record(
     null::public.messages,
     jsonb_build_object(
       'received_at', now(), 'from_me', false, 'mention_count', 0, 'forwarded', false, 'forward_score', 0
@@ -185,13 +186,16 @@ language sql stable security invoker set search_path = '' as $$
       'pending', p_message ->> 'kind' = 'undecryptable' and coalesce((p_message ->> 'pending')::boolean, true),
       'content_order', case when p_message ->> 'kind' <> 'undecryptable' then p_order end
     )
-  )
+  );
+end
 $$;
 
 -- The good copy of a message that is too old to be stored by itself: it only takes the place of its stub.
 create function wa.is_late(p_body jsonb) returns boolean
-language sql immutable security invoker set search_path = '' as $$
-  select coalesce((p_body ->> 'late')::boolean, false)
+language plpgsql immutable security invoker set search_path = '' as $$
+begin
+  return coalesce((p_body ->> 'late')::boolean, false);
+end
 $$;
 
 -- Gives a stored message the content of another row: every column that a sender fills, but not who sent it, where and
@@ -339,13 +343,46 @@ begin
     end loop;
   end if;
 
+  -- Most senders need no walk: all their messages there, the neighbours on both sides too, are texts, or none is.
   for v_row in
-    select
-      n.chat_id, n.sender,
-      min(n.ts) as first_ts, (array_agg(n.id order by n.ts, n.id))[1] as first_id,
-      max(n.ts) as last_ts, (array_agg(n.id order by n.ts desc, n.id desc))[1] as last_id
-    from unnest(v_ids, v_chats, v_senders, v_times) as n (id, chat_id, sender, ts)
-    group by n.chat_id, n.sender
+    select r.*
+    from (
+      select
+        n.chat_id, n.sender,
+        min(n.ts) as first_ts, (array_agg(n.id order by n.ts, n.id))[1] as first_id,
+        max(n.ts) as last_ts, (array_agg(n.id order by n.ts desc, n.id desc))[1] as last_id
+      from unnest(v_ids, v_chats, v_senders, v_times) as n (id, chat_id, sender, ts)
+      group by n.chat_id, n.sender
+    ) as r
+    cross join lateral (
+      (
+        select m.kind = 'text' as is_text
+        from public.messages as m
+        where m.session_id = p_session and m.chat_id = r.chat_id and m.sender = r.sender
+          and (m.kind = 'text' or m.media_status is not null) and (m.ts, m.id) < (r.first_ts, r.first_id)
+        order by m.ts desc, m.id desc
+        limit 1
+      )
+      union all
+      (
+        select m.kind = 'text'
+        from public.messages as m
+        where m.session_id = p_session and m.chat_id = r.chat_id and m.sender = r.sender
+          and (m.kind = 'text' or m.media_status is not null)
+          and (m.ts, m.id) >= (r.first_ts, r.first_id) and (m.ts, m.id) <= (r.last_ts, r.last_id)
+      )
+      union all
+      (
+        select m.kind = 'text'
+        from public.messages as m
+        where m.session_id = p_session and m.chat_id = r.chat_id and m.sender = r.sender
+          and (m.kind = 'text' or m.media_status is not null) and (m.ts, m.id) > (r.last_ts, r.last_id)
+        order by m.ts, m.id
+        limit 1
+      )
+    ) as near
+    group by r.chat_id, r.sender, r.first_ts, r.first_id, r.last_ts, r.last_id
+    having count(distinct near.is_text) > 1
   loop
     perform wa.link_parents(
       p_session, v_row.chat_id, v_row.sender, v_row.first_ts, v_row.first_id, v_row.last_ts, v_row.last_id

@@ -67,6 +67,18 @@ begin
 end
 $$;
 
+-- When a lease ends that is renewed now: never earlier than before. Null: nobody holds it.
+create function wa.renewed_lease(p_owner text, p_ends timestamptz, p_seconds double precision)
+returns timestamptz
+language plpgsql volatile security invoker set search_path = '' as $$
+begin
+  if p_owner is null then
+    return null;
+  end if;
+  return greatest(p_ends, clock_timestamp() + make_interval(secs => p_seconds));
+end
+$$;
+
 -- Takes or renews the lease. The same owner renews it and keeps its fence; a free or expired lease is taken with fence
 -- + 1. The clock is read after the row is locked, so that the wait for the lock does not lengthen an expired lease.
 -- Rows that refer to the session in somebody's open transaction do not hold the lease up.
@@ -146,10 +158,14 @@ $$;
 
 -- Keys: [{type, id, value or null}]; null deletes; the last entry for a key wins.
 create function wa.write_keys(p_session text, p_keys jsonb) returns void
-language sql volatile security invoker set search_path = '' as $$
+language plpgsql security invoker set search_path = '' as $$
+begin
+  if coalesce(p_keys in ('[]', 'null'), true) then
+    return;
+  end if;
   with latest as materialized (
     select distinct on (k ->> 'type', k ->> 'id') k ->> 'type' as type, k ->> 'id' as id, k ->> 'value' as value
-    from jsonb_array_elements(coalesce(nullif(p_keys, 'null'), '[]')) with ordinality as t (k, ord)
+    from jsonb_array_elements(p_keys) with ordinality as t (k, ord)
     order by k ->> 'type', k ->> 'id', t.ord desc
   ),
 
@@ -161,7 +177,8 @@ language sql volatile security invoker set search_path = '' as $$
 
   insert into public.wa_session_keys (session_id, type, key_id, value)
   select p_session, latest.type, latest.id, latest.value from latest where latest.value is not null
-  on conflict (session_id, type, key_id) do update set value = excluded.value
+  on conflict (session_id, type, key_id) do update set value = excluded.value;
+end
 $$;
 
 -- Changes what the web app sees of the session. `p_patch` may hold status, detail (replaces the old one), wa_name,

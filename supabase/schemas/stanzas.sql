@@ -119,7 +119,11 @@ $$;
 -- is; but the good copy of a listed stub is listed beside it. An `undecrypted` one stands beside the others, and is not
 -- listed if the chat is not monitored, or the message is stored with its content.
 create function wa.write_refused(p_session text, p_refused jsonb) returns void
-language sql volatile security invoker set search_path = '' as $$
+language plpgsql security invoker set search_path = '' as $$
+begin
+  if coalesce(p_refused in ('[]', 'null'), true) then
+    return;
+  end if;
   insert into public.wa_refused_stanzas (
     session_id, chat_id, sender, wa_msg_id, code, reason, body, encoding, item, state, next_at
   )
@@ -128,7 +132,7 @@ language sql volatile security invoker set search_path = '' as $$
     left(coalesce(r ->> 'code', 'unknown'), 64), left(coalesce(r ->> 'reason', ''), 1000),
     kept.body, 'base64', coalesce(r ->> 'item', 'message'), coalesce(r ->> 'state', 'refused'),
     case when r ->> 'state' = 'waiting' then now() + interval '1 minute' end
-  from jsonb_array_elements(coalesce(nullif(p_refused, 'null'), '[]')) with ordinality as t (r, ord)
+  from jsonb_array_elements(p_refused) with ordinality as t (r, ord)
   left join public.groups as g on g.session_id = p_session and g.wa_group_id = r ->> 'chat_id'
   cross join lateral (
     select case
@@ -151,7 +155,8 @@ language sql volatile security invoker set search_path = '' as $$
     where m.session_id = p_session and m.chat_id = r ->> 'chat_id' and m.sender = r ->> 'sender'
       and m.wa_msg_id = r ->> 'wa_msg_id' and m.kind <> 'undecryptable'
   )))
-  order by t.ord
+  order by t.ord;
+end
 $$;
 
 -- The message has its content, or was none: its stanza need not be kept any more. `p_senders`: forms of one person.
@@ -174,27 +179,27 @@ $$;
 
 -- Ciphertext hashes ([hex]) and discards ({reason: count}) of a batch. What was decrypted is no suspect any more.
 create function wa.write_hashes_and_discards(p_session text, p_hashes jsonb, p_discards jsonb) returns void
-language sql volatile security invoker set search_path = '' as $$
-  insert into public.decrypted_stanzas (session_id, hash)
-  select p_session, decode(h, 'hex')
-  from jsonb_array_elements_text(coalesce(nullif(p_hashes, 'null'), '[]')) as h
-  where h ~ '^[0-9a-f]{64}$'
-  on conflict do nothing;
-
-  delete from public.wa_suspects
-  where session_id = p_session and hash = any(array(
-    select decode(h, 'hex')
-    from jsonb_array_elements_text(coalesce(nullif(p_hashes, 'null'), '[]')) as h
-    where h ~ '^[0-9a-f]{64}$'
-  ));
-
-  insert into public.wa_discards (session_id, reason, count)
-  select p_session, left(d.key, 64), sum(d.value::bigint)
-  from jsonb_each_text(coalesce(nullif(p_discards, 'null'), '{}')) as d
-  where d.value ~ '^[0-9]{1,18}$'
-  group by left(d.key, 64)
-  on conflict (session_id, reason) do update
-  set count = public.wa_discards.count + excluded.count, last_at = now();
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_hashes bytea [];
+begin
+  if p_hashes not in ('[]', 'null') then
+    v_hashes := array(select decode(h, 'hex') from jsonb_array_elements_text(p_hashes) as h where h ~ '^[0-9a-f]{64}$');
+    insert into public.decrypted_stanzas (session_id, hash)
+    select p_session, h from unnest(v_hashes) as h
+    on conflict do nothing;
+    delete from public.wa_suspects where session_id = p_session and hash = any(v_hashes);
+  end if;
+  if p_discards not in ('{}', 'null') then
+    insert into public.wa_discards (session_id, reason, count)
+    select p_session, left(d.key, 64), sum(d.value::bigint)
+    from jsonb_each_text(p_discards) as d
+    where d.value ~ '^[0-9]{1,18}$'
+    group by left(d.key, 64)
+    on conflict (session_id, reason) do update
+    set count = public.wa_discards.count + excluded.count, last_at = now();
+  end if;
+end
 $$;
 
 -- Adds to a count of public.wa_discards.

@@ -25,6 +25,7 @@ from worker.store import Flag, MediaFile, Store, connect_store
 from worker.store.console import Console
 from worker.store.embedded import Embedded, Endpoint, embedded_supabase
 from worker.store.endpoint import write_endpoint
+from worker.store.session import SessionStore
 
 BOUND = 30.0
 
@@ -350,6 +351,16 @@ async def test_tail_shows_the_newest_of_one_group_or_all(wa: Commands, store: St
     assert (await wa("tail", "nobody")).code == 2
 
 
+async def test_tail_names_who_did_something_by_the_name_that_they_wrote_under(
+    wa: Commands, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    notice = message("N1", 2, kind="system", text="The group has a new name.", push_name=None)
+    await held.commit(messages=[message("A1", 1), notice])
+    (line,) = (await wa("tail", "--no-follow", "-n", "1")).out.splitlines()
+    assert line.endswith("Family  Ana: [system] The group has a new name.")
+
+
 async def test_tail_is_live_and_ctrl_c_is_clean(wa: Commands, store: Store, session: str, tmp_path: Path) -> None:
     held = await writer(store, session)
     await held.commit(messages=[message("A1")])
@@ -494,6 +505,22 @@ async def test_prune_counts_first_and_deletes_only_what_is_old_and_unneeded(
     assert await store.bucket.download(shared.storage_path) == b"shared"
     assert "Deleted 0 messages, 0 files." in (await wa("prune", "--older-than", "30", "--yes")).out
     assert (await wa("prune", "--older-than", "0")).code == 2
+
+
+async def test_the_setting_for_how_long_messages_are_kept_deletes_what_prune_would(store: Store, session: str) -> None:
+    held = await writer(store, session)
+    for name, days in (("P1", 40), ("P2", 20)):
+        sent = {"ts": (datetime.now(UTC) - timedelta(days=days)).isoformat()}
+        await store_photo(store, held, file(name[1]), photo(name) | sent, name.encode())
+    kept = SessionStore(store, session, held.fence)
+
+    deleted = await kept.delete_older(30 * 86_400.0, 500)
+
+    assert (deleted.messages, deleted.more) == (1, False)
+    assert [row["wa_msg_id"] for row in await rows(store, "messages", session)] == ["P2"]
+    assert await kept.delete_unused_objects() >= 1
+    assert not await store.bucket.exists(file("1").storage_path)
+    assert await store.bucket.download(file("2").storage_path) == b"P2"
 
 
 async def test_an_interrupted_prune_is_finished_by_the_next_and_no_row_points_to_a_doomed_object(

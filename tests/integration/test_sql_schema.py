@@ -116,6 +116,7 @@ def test_functions_run_as_their_caller_with_an_empty_search_path(postgres: str) 
     assert {tuple(config) for _, _, config in found} == {
         ('search_path=""',),
         ('search_path=""', "enable_seqscan=off"),
+        ('search_path=""', "plan_cache_mode=force_generic_plan", "enable_seqscan=off"),
     }
 
 

@@ -14,6 +14,7 @@ from worker.session.housekeeping import Housekeeping
 from worker.session.report import Report
 from worker.settings import Settings
 from worker.store import Expired, ExpireMode, Pruned
+from worker.store.console import Deleted
 from worker.store.session import SessionStore
 
 EVERYTHING = {"mark_lost", "prune", "prune_changes", "analyze", "retry_refused 7", "retry_refused 8"}
@@ -28,6 +29,7 @@ class Housekept:
         self.kept: list[float | None] = []
         self.expired: list[str] = []
         self.forgotten: list[float] = []
+        self.aged: list[float] = []
 
     async def status(self) -> dict[str, Any]:
         if self._error is None:
@@ -66,6 +68,11 @@ class Housekept:
         self.expired.append(mode)
         return Expired(expired=limit, more=len(self.expired) < 3)
 
+    async def delete_older(self, seconds: float, limit: int) -> Deleted:
+        await anyio.lowlevel.checkpoint()
+        self.aged.append(seconds)
+        return Deleted(messages=limit, refused=1, more=len(self.aged) < 3)
+
     async def delete_unused_objects(self) -> int:
         await anyio.lowlevel.checkpoint()
         self.done.add("delete_unused_objects")
@@ -77,15 +84,20 @@ class Housekept:
 
 
 def housekeeping_of(
-    store: Housekept, audit_seconds: float | None = None, expire: ExpireMode | None = None
+    store: Housekept,
+    audit_seconds: float | None = None,
+    expire: ExpireMode | None = None,
+    keep_seconds: float | None = None,
+    report: Report | None = None,
 ) -> Housekeeping:
-    report = Report(Database().store)
+    report = report or Report(Database().store)
     return Housekeeping(
         cast(SessionStore, store),
         report,
         lost_seconds=60.0,
         changes_seconds=90.0,
         audit_seconds=audit_seconds,
+        keep_seconds=keep_seconds,
         expire=expire,
         analyze=True,
     )
@@ -134,14 +146,30 @@ async def test_what_has_disappeared_goes_as_the_setting_says(mode: ExpireMode | 
     assert store.expired == [mode] * calls, "as long as there is more"
 
 
-@pytest.mark.parametrize(("mode", "removed"), [("blank", True), ("delete", True), (None, False)])
+@pytest.mark.parametrize(("days", "calls"), [(365, [31_536_000.0] * 3), (0, [])])
+async def test_old_messages_go_as_the_setting_says_and_the_audit_log_says_how_many(
+    days: int, calls: list[float]
+) -> None:
+    store = Housekept(None)
+    told: list[dict[str, Any]] = []
+    report = Report(Database().store, on_audit=lambda event, payload: told.append({event: payload}))
+    settings = Settings(worker_keep_days=days, _env_file=None)  # type: ignore[call-arg]
+    await housekeeping_of(store, keep_seconds=settings.keep_seconds, report=report).delete_old()
+    assert store.aged == calls, "as long as there is more"
+    assert told == ([{"ingest": {"deleted": {"messages": 1500, "refused": 3}}}] if calls else [])
+
+
+@pytest.mark.parametrize(
+    ("mode", "keep_seconds", "removed"),
+    [("blank", None, True), ("delete", None, True), (None, 86_400.0, True), (None, None, False)],
+)
 async def test_files_that_no_message_needs_go_in_a_turn_of_their_own(
-    monkeypatch: pytest.MonkeyPatch, mode: ExpireMode | None, removed: bool
+    monkeypatch: pytest.MonkeyPatch, mode: ExpireMode | None, keep_seconds: float | None, removed: bool
 ) -> None:
     monkeypatch.setattr(module, "FIRST_AFTER_SECONDS", 0.0)
     store = Housekept(None)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(housekeeping_of(store, expire=mode).run)
+        tasks.start_soon(housekeeping_of(store, expire=mode, keep_seconds=keep_seconds).run)
         await until(
             lambda: {"mark_lost", "prune"} <= store.done and (not removed or "delete_unused_objects" in store.done)
         )

@@ -123,6 +123,10 @@ async def test_what_is_not_known_is_left_out_and_what_is_known_is_shown() -> Non
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
 
+    assert found["wa_logged_out",] == 0
+    health.view = View(status="disconnected", state="logged_out", say="")
+    assert (await scrape(health))["wa_logged_out",] == 1
+
     health.sidecar_pid = None
     health.figures = {}
     found = await scrape(health)

@@ -52,6 +52,7 @@ def test_nothing_set_gives_the_contracts_defaults() -> None:
         ({"WA_SOCKET_URL": "http://x"}, "WA_SOCKET_URL", "no web socket"),
         ({"WA_MEDIA_CA": "/nonexistent.pem"}, "WA_MEDIA_CA", "no such file"),
         ({"WA_ROOT_KEY": "AAAA"}, "WA_ROOT_KEY", "not 32 bytes"),
+        ({"WORKER_KEEP_DAYS": "1", "WORKER_CATCH_UP_S": "90000"}, "WORKER_KEEP_DAYS", "would be deleted at once"),
         ({"WORKER_BACKOFF_BASE_MS": "5000", "WORKER_BACKOFF_MAX_MS": "10"}, "WORKER_BACKOFF_MAX_MS", "below the base"),
     ],
 )

@@ -22,6 +22,8 @@ PRUNE_EVERY_SECONDS = 300.0  # large merges of identities wait for it, and with 
 REFUSED_AGAIN_SECONDS = 60.0  # after a try without an answer
 REFUSED_AT_ONCE = 20
 EXPIRE_EVERY_SECONDS = 60.0
+RETENTION_EVERY_SECONDS = 3600.0
+OLD_AT_ONCE = 500  # commits wait for one such call
 OBJECTS_EVERY_SECONDS = 3600.0  # looks at every file
 EXPIRE_AT_ONCE = 100  # commits wait for one such call
 ANALYZE_EVERY_SECONDS = 6 * 3600.0  # on the embedded Supabase alone, which has no autovacuum
@@ -34,9 +36,9 @@ class Housekeeping:
     """The housekeeping of one session.
 
     `lost_seconds`: how long an undecryptable message may still get its content. `changes_seconds`: how long deletions
-    are told to apps that ask for changes. `audit_seconds`: how long the audit log
-    is kept; None: for ever. `expire`: what is done with messages that have disappeared from phones; None: nothing.
-    `analyze`: refresh the planner's statistics, too.
+    are told to apps that ask for changes. `keep_seconds`, `audit_seconds`: how long messages with their files, and the
+    audit log, are kept; None: for ever. `expire`: what is done with messages that have disappeared from phones; None:
+    nothing. `analyze`: refresh the planner's statistics, too.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Housekeeping:
         *,
         lost_seconds: float,
         changes_seconds: float,
+        keep_seconds: float | None = None,
         audit_seconds: float | None = None,
         expire: ExpireMode | None = None,
         analyze: bool = False,
@@ -56,6 +59,7 @@ class Housekeeping:
         self._clock = clock
         self._lost_seconds = lost_seconds
         self._changes_seconds = changes_seconds
+        self._keep_seconds = keep_seconds
         self._audit_seconds = audit_seconds
         self._expire = expire
         self._analyze = analyze
@@ -71,6 +75,9 @@ class Housekeeping:
         ]
         if self._expire:
             turns.append((EXPIRE_EVERY_SECONDS, self.expire))
+        if self._keep_seconds:
+            turns.append((RETENTION_EVERY_SECONDS, self.delete_old))
+        if self._expire or self._keep_seconds:
             turns.append((OBJECTS_EVERY_SECONDS, self.delete_unused_objects))
         if self._analyze:
             turns.append((ANALYZE_EVERY_SECONDS, self._store.analyze))
@@ -130,6 +137,16 @@ class Housekeeping:
             count, more = count + expired.expired, expired.more
         if count:
             logger.info("{} messages disappeared", count)
+
+    async def delete_old(self) -> None:
+        """Delete messages and refused stanzas past their age."""
+        messages, refused, more = 0, 0, self._keep_seconds is not None
+        while more and self._keep_seconds:
+            deleted = await self._store.delete_older(self._keep_seconds, OLD_AT_ONCE)
+            messages, refused, more = messages + deleted.messages, refused + deleted.refused, deleted.more
+        if messages or refused:
+            logger.info("{} messages and {} refused stanzas were older than WORKER_KEEP_DAYS", messages, refused)
+            self._report.audit("ingest", deleted={"messages": messages, "refused": refused})
 
     async def delete_unused_objects(self) -> None:
         """Remove the files that no message needs any more: also those that an earlier turn could not remove."""

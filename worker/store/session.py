@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from worker.store import (
@@ -23,6 +24,7 @@ from worker.store import (
     Store,
     Suspect,
 )
+from worker.store.console import Deleted
 from worker.store.retention import delete_unused_objects
 
 
@@ -111,6 +113,11 @@ class SessionStore:
 
     async def expire(self, mode: ExpireMode, limit: int) -> Expired:
         return await self._store.expire(self.session, mode, limit)
+
+    async def delete_older(self, seconds: float, limit: int) -> Deleted:
+        """Delete up to `limit` messages sent longer ago by the database's clock, and refused stanzas as old."""
+        before = (await self._store.console.whoami()).now - timedelta(seconds=seconds)
+        return await self._store.console.delete_messages(self.session, before, limit)
 
     async def delete_unused_objects(self) -> int:
         return await delete_unused_objects(self._store)

@@ -101,6 +101,12 @@ def _figures_age(health: Health) -> Value:
 
 READINGS: tuple[Reading, ...] = (
     Reading("gauge", "wa_connected", "1 while WhatsApp is connected", lambda h: _is(h.view, "connected")),
+    Reading(
+        "gauge",
+        "wa_logged_out",
+        "1 after a logout that somebody asked for, until a new code is asked for",
+        lambda h: float(h.view is not None and h.view.state == "logged_out"),
+    ),
     Reading("gauge", "wa_lease_held", "1 while this worker serves the session", lambda h: float(h.lease_ok)),
     Reading("gauge", "wa_database_away", "1 while the database does not answer", lambda h: float(h.metrics.away())),
     Reading("gauge", "wa_held_frames", "Frames that wait for a commit before they may leave", _figure("held_frames")),

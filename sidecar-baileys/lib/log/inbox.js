@@ -19,7 +19,7 @@ import { Backlog } from './backlog.js'
 /** Hashes decrypted by this process. A redelivery within one connection comes soon or never. */
 const RECENT_HASHES = 20_000
 /** Stanzas that are looked up together. */
-const BATCH = 100
+const BATCH = 1000
 /** Stanzas of chats that are never stored, in work at once. */
 const UNSTORED_IN_WORK = 4
 
