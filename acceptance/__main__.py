@@ -1,6 +1,7 @@
 """`python -m acceptance`, which is `make e2e PHONE=real`: the acceptance list with the person at this terminal.
 
-Exit codes: 0 every line passed, 1 one failed, 3 one was skipped, 2 a wrong option or no terminal, 130 Ctrl-C.
+Exit codes: 0 every line passed, or was not met; 1 one failed, 3 one was skipped, 2 a wrong option or no terminal, 130
+Ctrl-C.
 Settings come from the environment and .env, as the worker's.
 """
 
@@ -16,6 +17,7 @@ from dotenv import dotenv_values  # pydantic-settings reads .env with it, too
 from rich.console import Console
 
 from acceptance.human import Human
+from acceptance.later import BACKLOG, HOLD_SECONDS, Scale
 from acceptance.program import STEP_SECONDS, AcceptanceRun
 from demo.interrupt import run_until_interrupted
 from demo.screen import Screen
@@ -35,7 +37,8 @@ def main() -> int:
         return NO_TERMINAL
     screen = Screen(Console())
     folder = Path(options.folder).resolve()
-    run = AcceptanceRun(screen, folder, Human(screen, Keyboard()), settings(), options.seconds)
+    scale = Scale(backlog=options.backlog, hold_seconds=options.hold_seconds)
+    run = AcceptanceRun(screen, folder, Human(screen, Keyboard()), settings(), options.seconds, scale)
     return anyio.run(run_until_interrupted, screen, run.run)
 
 
@@ -52,6 +55,12 @@ def _options() -> argparse.Namespace:
         "--folder", default="data/acceptance", help="data, log and reports; kept, so that a second run needs no QR"
     )
     parser.add_argument("--seconds", type=float, default=STEP_SECONDS, help="patience with a step (default: 180)")
+    parser.add_argument(
+        "--hold-seconds", type=float, default=HOLD_SECONDS, help="the second part's long wait (default: 3600)"
+    )
+    parser.add_argument(
+        "--backlog", type=int, default=BACKLOG, help="messages that wait while the worker is stopped (default: 120)"
+    )
     return parser.parse_args()
 
 

@@ -14,10 +14,12 @@ from rich.text import Text
 from acceptance.tester import Choice, Task
 from demo.screen import Screen, alone
 from worker.commands.keyboard import Keyboard
+from worker.session.flags import PHONE, international
+from worker.session.requests import ENTER_THE_CODE
 
 ANSWER_SECONDS = 300.0
 TICK_SECONDS = 0.5
-KEYS = {"s": Choice.SKIP, "r": Choice.REPEAT}
+KEYS = {"s": Choice.SKIP, "r": Choice.REPEAT, "d": Choice.DONE}
 
 
 class Human:
@@ -53,6 +55,17 @@ class Human:
             tasks.cancel_scope.cancel()
         return choice
 
+    async def number(self, question: str) -> str | None:
+        while answer := await self._ask(question):
+            phone = international(answer)
+            if PHONE.fullmatch(phone):
+                return phone
+            self._screen.say("With the country code, like +49 151 1234567, please.")
+        return None
+
+    async def type_code(self, code: str) -> None:
+        self._screen.console.print(Panel(Text(f"{code}\n{ENTER_THE_CODE}"), title="On the phone", expand=False))
+
     async def agrees(self, question: str) -> bool:
         answer = await self._ask(f"{question} y or n, then Enter:")
         return (answer or "").casefold().startswith("y")
@@ -83,7 +96,7 @@ class Human:
         columns = (
             TextColumn("  waiting for it"),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[left]:.0f} s left   s Enter: skip   r Enter: once more"),
+            TextColumn("{task.fields[left]:.0f} s left   s Enter: skip   r Enter: once more   d Enter: done"),
         )
         with Progress(*columns, console=self._screen.console, auto_refresh=False, transient=True) as progress:
             bar = progress.add_task("", total=seconds, left=seconds)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
@@ -18,7 +16,10 @@ import httpx
 from rich.markup import escape
 from rich.table import Table
 
-from acceptance.record import claimed, closes, stanzas
+from acceptance.later import Scale, SecondPart
+from acceptance.linking import CALL_SECONDS, LOOK_SECONDS, Linking
+from acceptance.record import claimed, closes, listed, stanzas
+from acceptance.running import Running
 from acceptance.steps import STEPS, Scene, Since, Step
 from acceptance.tester import Choice, Place, Task, Tester
 from acceptance.verdict import (
@@ -37,27 +38,20 @@ from acceptance.verdict import (
     verdict,
 )
 from demo.screen import Screen, alone
-from testkit.database import DEFAULT_SESSION, Database, Row, parse_time
-from testkit.embedded import endpoint
-from testkit.worker import Worker
+from testkit.database import Database, Row
+from worker.session.version import SOURCE, fetch_version
 
 STEP_SECONDS = 180.0  # to find a photo and send it, without hurry
-READY_SECONDS = 120.0  # a first start makes a database
-LINK_SECONDS = 300.0  # several rounds of codes; also a lease of 30 s that a killed run left behind
-CALL_SECONDS = 60.0  # what needs nobody but WhatsApp
-LOOK_SECONDS = 0.5
-CONNECTED = "wa_connected 1.0"  # the line of /metrics
-QR_LIFETIME = timedelta(seconds=61)  # the first code lives 60 s (docs/whatsapp.md, "Closes")
-EARLY = timedelta(seconds=5)  # a code that is replaced so long before its end was retired by WhatsApp
-RETIRED = "WhatsApp has retired the code before its end. An error on the phone is expected: scan the new code."
+FULL = Scale()
 GROUPS_NEEDED = 2
 FIRST_STEP = 4  # after the start, the phone, the groups
-COLOURS = {State.PASSED: "green", State.FAILED: "bold red", State.SKIPPED: "yellow"}
+COLOURS = {State.PASSED: "green", State.FAILED: "bold red", State.SKIPPED: "yellow", State.NOT_MET: "dim"}
 
 # A session of its own, so that a run over somebody's Supabase does not take the lease of the account that works there.
 DEFAULTS: Mapping[str, str] = {
     "WORKER_SESSION": "acceptance",
     "WORKER_MAX_MEDIA_MB": "5",  # a file above it is quickly found; photos are far below
+    "WORKER_CATCH_UP_S": "86400",  # what waits while the worker is stopped is to be stored
     "WORKER_QR_AGAIN_S": "2",
     "WORKER_POLL_MS": "500",
     "LOG_LEVEL": "debug",  # the counts of stanzas are debugging to an operator
@@ -74,166 +68,97 @@ class AcceptanceRun:
         tester: Tester,
         settings: Mapping[str, str],
         seconds: float = STEP_SECONDS,
+        scale: Scale = FULL,
     ) -> None:
         self.screen = screen
         self.folder = folder
         self.tester = tester
         self.settings = {**DEFAULTS, **settings}
         self.seconds = seconds
+        self.scale = scale
         self.findings: list[Finding] = []
         self.report: Path | None = None
         self._began = datetime.now(UTC)
         self._seen: dict[str, str] = {}
         self._log: Path | None = None
+        self._log_began = 0
         self._broken: str | None = "interrupted"
 
     async def run(self) -> int:
         """Everything; the exit code. A report is written however it ends."""
         try:
-            async with AsyncExitStack() as running:
-                worker, database, before = await self._start(running)
+            self.screen.title("1  Start: the worker")
+            log = self.folder / "worker.log"
+            self._log_began = log.stat().st_size if log.exists() else 0
+            async with Running(self.folder, self.settings, self.screen) as running:
+                self._log = log
                 try:
-                    await self._with(worker, database, before)
+                    await self._with(running)
                 finally:
-                    await self._record(database, before)
+                    await self._record(running)
                 self.screen.faint("stopping the worker")
             self._broken = None
         except AssertionError as missed:  # a wait ran out, or the tester left
             self._broken = str(missed).partition("\n")[0]
             self.screen.wrong(str(missed))
         finally:
+            self._count_stanzas()
             self.report = self._write_report()
         self._conclude()
         return EXIT_FAILED if self._broken else exit_code(self.findings)
 
-    async def _with(self, worker: Worker, database: Database, before: int) -> None:
-        await self._link(worker, database)
-        scene = await self._choose(worker, database)
+    async def _with(self, running: Running) -> None:
+        self._note([passed_if(await running.worker.healthz() == {"ok": True}, 9, "/healthz answers {ok: true}")])
+        self.screen.faint(f"Supabase: {running.url}; the worker's log: {running.worker.child.log}")
+        self.screen.title("2  Link the phone")
+        linking = Linking(running, self.tester, self.screen, self._note)
+        await self._versions(running, linking)
+        scene = await self._choose(running)
         for number, step in enumerate(STEPS, start=FIRST_STEP):
             self.screen.title(f"{number}  {step.title}")
-            await self._play(step, scene, worker)
-        await self._audit(database, before)
+            await self._play(step, scene, running)
+        scene.mark = await scene.database.last_message()
 
-    async def _record(self, database: Database, before: int) -> None:
+        async def play(step: Step) -> None:
+            await self._play(step, scene, running)
+
+        later = SecondPart(running, self.tester, self.screen, self.scale, play, self._note)
+        self.screen.title(f"{FIRST_STEP + len(STEPS)}  The second part")
+        await later.run(scene, linking)
+        await self._audit(running)
+
+    async def _versions(self, running: Running, linking: Linking) -> None:
+        """Link the phone; the version that is claimed beside the one that WhatsApp serves now."""
+        url = self.settings.get("WA_VERSION_URL") or (None if self.settings.get("WA_SOCKET_URL") else SOURCE)
+        now = await fetch_version(url) if url else None
+        served = ".".join(map(str, now)) if now else "could not be fetched" if url else "not asked for: a local server"
+        self._seen["WhatsApp Web, as served now"] = served
+        try:
+            await linking.scan()
+        finally:
+            if linking.claimed:
+                self.screen.say(f"WhatsApp Web: {linking.claimed} is claimed; served now: {served}.")
+
+    async def _record(self, running: Running) -> None:
         """For the report; it must not hide how the run ended."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(CALL_SECONDS):
             try:
-                row, events = await database.session_row(), await database.events("disconnect")
-            except (httpx.HTTPError, OSError):
+                row, events = await running.database.session_row(), await running.database.events("disconnect")
+            except (httpx.HTTPError, OSError, RuntimeError):  # RuntimeError: the client is closed, the worker stopped
                 return
             self._seen["WhatsApp Web, as claimed"] = claimed(row)
-            self._seen["ends of connections, by code"] = closes(event for event in events if event["id"] > before)
+            self._seen["ends of connections, by code"] = closes(e for e in events if e["id"] > running.before)
 
-    # Before the first message
-
-    async def _start(self, running: AsyncExitStack) -> tuple[Worker, Database, int]:
-        """The worker, its database, and the last entry of the audit log that is not this worker's."""
-        self.screen.title("1  Start: the worker")
-        url, key = self.settings.get("SUPABASE_URL"), self.settings.get("SUPABASE_SERVICE_KEY")
-        start = partial(Worker.start, self.folder, settings=self.settings)
-        if url and key:  # a linked worker may be connected before anybody looks
-            database, before = await self._look(running, url, key)
-            worker = await running.enter_async_context(start())
-        else:
-            worker = await running.enter_async_context(start())
-            async with self.screen.waiting("the worker starts, with its Supabase"):
-                supabase = await endpoint(worker.data_dir, READY_SECONDS, tell=worker.child.tail)
-            url = supabase.url
-            database, before = await self._look(running, url, supabase.key)
-        self._log = worker.child.log
-        async with self.screen.waiting("the worker starts"):
-            await worker.ready(READY_SECONDS)
-        self._note([passed_if(await worker.healthz() == {"ok": True}, 9, "/healthz answers {ok: true}")])
-        self.screen.faint(f"Supabase: {url}; the worker's log: {worker.child.log}")
-        return worker, database, before
-
-    async def _look(self, running: AsyncExitStack, url: str, key: str) -> tuple[Database, int]:
-        session = self.settings.get("WORKER_SESSION") or DEFAULT_SESSION
-        database = await running.enter_async_context(await Database.connect(url, key, session))
-        return database, await database.last_event()
-
-    async def _link(self, worker: Worker, database: Database) -> None:
-        self.screen.title("2  Link the phone")
-        shown = await self._connected(worker, database)
-        if shown is None and await self.tester.agrees(
-            "This account is linked since an earlier run. Unlink it and scan a QR code again (lines 1 and 2)?"
-        ):
-            await database.raise_flag("wa_disconnect_requested")
-            await database.wait_status("disconnected", CALL_SECONDS, tell=worker.child.tail)
-            await database.wait_flag_handled("wa_disconnect_requested", CALL_SECONDS, tell=worker.child.tail)
-            await database.raise_flag("wa_refresh_qr_requested")
-            shown = await self._connected(worker, database)
-        if shown is None:
-            self._note(skipped((1, 2), "linked since an earlier run: no QR code was needed"))
-            return
-        row, seen_at = shown
-        after = await database.session_row() or {}
-        lives = parse_time(row["detail"]["expiresAt"]) - seen_at
-        self._note(
-            [
-                passed_if(row["status"] == "connecting", 1, "status is connecting while the QR waits"),
-                passed_if(after.get("status") == "connected", 1, "status is connected after the scan"),
-                passed_if("qr" not in after.get("detail", {}), 1, "the QR is gone once it is used"),
-                passed_if(after.get("wa_number"), 1, "wa_number is known"),
-                passed_if(row["detail"]["qr"], 2, "the QR is in wa_sessions.detail"),
-                passed_if(timedelta(0) < lives <= QR_LIFETIME, 2, f"expiresAt is {lives.total_seconds():.0f} s ahead"),
-            ]
-        )
-
-    async def _connected(self, worker: Worker, database: Database) -> tuple[Row, datetime] | None:
-        """Wait until the account is linked, handing each new QR to the tester.
-
-        The session's row as it was when the last QR waited, and when that was; None if none was needed.
-        """
-        last: tuple[str, Row, datetime] | None = None
-        retired = 0
-
-        async def probe() -> bool:
-            nonlocal last, retired
-            _still_running(worker)
-            row = await database.session_row() or {}
-            if row.get("status") == "connected":  # a row that a killed worker left says so too
-                metrics = await worker.get("/metrics")
-                return metrics is not None and CONNECTED in metrics.text.splitlines()
-            await self._stop_if_refused(worker)
-            detail = row.get("detail") or {}
-            if detail.get("qr") and detail.get("expiresAt") and (last is None or last[0] != detail["qr"]):
-                if last and datetime.now(UTC) < parse_time(last[1]["detail"]["expiresAt"]) - EARLY:
-                    retired += 1
-                    self.screen.say(RETIRED)
-                last = detail["qr"], row, datetime.now(UTC)
-                await self.tester.scan(detail["qr"])
-            return False
-
-        await database.until("a linked phone", probe, LINK_SECONDS, worker.child.tail, every=LOOK_SECONDS)
-        if retired:
-            self._seen["codes that WhatsApp retired, each followed by a second scan"] = str(retired)
-        row = await database.session_row() or {}
-        self.screen.say(f"WhatsApp Web {claimed(row)} is claimed.")
-        self.screen.say(f"Connected as {row.get('wa_name') or 'this account'}.")
-        return last[1:] if last else None
-
-    async def _stop_if_refused(self, worker: Worker) -> None:
-        """When the worker waits for a person, as at the passkey gate, no code comes; its own words are the verdict.
-
-        Raises:
-            AssertionError: it does.
-        """
-        answer = await worker.get("/readyz")  # the session's row may be one that an earlier worker left
-        session = (answer.json()["session"] if answer is not None else None) or {}
-        if session.get("state") == "needs_you":
-            self._note([passed_if(False, 1, f"the phone was not linked: {session['say']}")])
-            raise AssertionError(f"the phone was not linked: {session['say']}")
-
-    async def _choose(self, worker: Worker, database: Database) -> Scene:
+    async def _choose(self, running: Running) -> Scene:
         self.screen.title("3  The groups")
-        rows = await self._groups(worker, database)
+        worker, database = running.worker, running.database
+        rows = await self._groups(running)
         while len(rows) < GROUPS_NEEDED:
             if not await self.tester.agrees(
                 f"{GROUPS_NEEDED} groups are needed, {len(rows)} found. Make more on the phone. Look again?"
             ):
                 raise AssertionError(f"{GROUPS_NEEDED} groups are needed")
-            rows = await self._groups(worker, database)
+            rows = await self._groups(running)
         group = _place(await self.tester.choose_group("Which group shall be monitored?", rows))
         others = [row for row in rows if row["wa_group_id"] != group.id]
         other = _place(await self.tester.choose_group("And which one shall NOT be monitored?", others))
@@ -241,7 +166,7 @@ class AcceptanceRun:
         await database.monitor([other.id], on=False)
         before = await _switches(database)
         last = await database.last_event()
-        await self._groups(worker, database)
+        await self._groups(running)
         after = await _switches(database)
         found = next(row for row in await database.events("discovery") if row["id"] > last)
         present = [row for row in await database.groups() if row["left_at"] is None]
@@ -263,21 +188,21 @@ class AcceptanceRun:
             places=ours,
         )
 
-    async def _groups(self, worker: Worker, database: Database) -> list[Row]:
+    async def _groups(self, running: Running) -> list[Row]:
         async with self.screen.waiting("the list of groups"):
-            await database.fetch_groups(CALL_SECONDS, tell=worker.child.tail)
-        return [row for row in await database.groups() if row["left_at"] is None]
+            await running.database.fetch_groups(CALL_SECONDS, tell=running.worker.child.tail)
+        return [row for row in await running.database.groups() if row["left_at"] is None]
 
     # The steps
 
-    async def _play(self, step: Step, scene: Scene, worker: Worker) -> None:
+    async def _play(self, step: Step, scene: Scene, running: Running) -> None:
         """One step, as often as the tester wants; the last attempt counts."""
         if step.needs_photo and scene.photo is None:
             self._note(skipped(step.lines, "needs the photo of the step before"))
             return
         while True:
             task, since = step.task(scene), await scene.now()
-            findings, choice = await self._watch(step, task, scene, since, worker)
+            findings, choice = await self._watch(step, task, scene, since, running)
             if choice is Choice.SKIP:
                 findings = skipped(step.lines, f"skipped by the tester: {step.title.lower()}")
             elif choice is Choice.REPEAT:
@@ -292,7 +217,7 @@ class AcceptanceRun:
             return
 
     async def _watch(
-        self, step: Step, task: Task, scene: Scene, since: Since, worker: Worker
+        self, step: Step, task: Task, scene: Scene, since: Since, running: Running
     ) -> tuple[list[Finding], Choice | None]:
         """Have the task done and look until the outcome is known, the tester chooses otherwise, or time is up."""
         findings = [awaited(line, step.title.lower()) for line in step.lines]
@@ -305,8 +230,8 @@ class AcceptanceRun:
         async with alone(), anyio.create_task_group() as tasks:
             tasks.start_soon(act)
             with anyio.move_on_after(task.seconds):
-                while choice is None:
-                    _still_running(worker)
+                while choice in (None, Choice.DONE):
+                    running.check()
                     try:
                         findings = await step.look(scene, task, since)
                     except httpx.TransportError:
@@ -317,11 +242,11 @@ class AcceptanceRun:
             tasks.cancel_scope.cancel()
         return time_is_up(findings, task.seconds), choice
 
-    async def _audit(self, database: Database, before: int) -> None:
+    async def _audit(self, running: Running) -> None:
         """Line 8 but for the forced failure, which was a step."""
-        self.screen.title(f"{FIRST_STEP + len(STEPS)}  The audit log")
-        events = await database.events()
-        fresh = {row["event"] for row in events if row["id"] > before}
+        self.screen.title(f"{FIRST_STEP + len(STEPS) + 1}  The audit log")
+        events = await running.database.events()
+        fresh = {row["event"] for row in events if row["id"] > running.before}
         self._note(
             [
                 passed_if("connect" in fresh, 8, "audit_log has connect"),
@@ -341,8 +266,20 @@ class AcceptanceRun:
             say = self.screen.wrong if finding.state is State.FAILED else self.screen.say
             say(f"{finding.state:<8} {finding.what}")
 
+    def _count_stanzas(self) -> None:
+        """From the log, after the worker has ended: a connection says it at its end."""
+        if self._log is None:
+            return
+        seen, unanswered = stanzas(self._log.read_bytes()[self._log_began :].decode(errors="replace"))
+        self._seen["stanzas by kind"] = listed(seen) or "unknown"
+        self._seen["of these without an answer when their connection ended"] = listed(unanswered) or "none"
+        if State.PASSED in {finding.state for finding in self.findings if finding.line == 14}:
+            came = seen["status"]
+            what = "statuses came and were answered" if came else "no status came: has each the other's number saved?"
+            self._note([passed_if(not unanswered["status"], 14, f"{came} {what}")] if came else skipped((14,), what))
+
     def _conclude(self) -> None:
-        table = Table("", "line of the contract's list (§13)", "verdict", title="Acceptance", title_justify="left")
+        table = Table("", "line (1 to 9: contract §13)", "verdict", title="Acceptance", title_justify="left")
         for line, text in LINES.items():
             state = verdict(line, self.findings)
             table.add_row(str(line), escape(text), f"[{COLOURS[state]}]{state}[/]")
@@ -359,17 +296,9 @@ class AcceptanceRun:
             "Supabase": "configured" if self.settings.get("SUPABASE_URL") else "embedded",
             **self._seen,
         }
-        if self._log and self._log.exists():
-            seen = stanzas(self._log.read_text(errors="replace"))
-            about["stanzas by kind"] = ", ".join(f"{kind} {count}" for kind, count in sorted(seen.items())) or "unknown"
         self.folder.mkdir(parents=True, exist_ok=True)
         path.write_text(make_report(about, self.findings, self._broken))
         return path
-
-
-def _still_running(worker: Worker) -> None:
-    if not worker.child.running:
-        raise AssertionError(f"the worker ended with code {worker.child.process.returncode}\n{worker.child.tail()}")
 
 
 def _place(row: Row) -> Place:

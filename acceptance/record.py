@@ -1,4 +1,4 @@
-"""What the report says beside the verdicts: the version claimed, ends of connections, stanzas by kind. Counts alone."""
+"""What the report says beside the verdicts: versions, ends of connections, stanzas by kind. Counts alone."""
 
 from __future__ import annotations
 
@@ -19,18 +19,29 @@ def claimed(session_row: Mapping[str, Any] | None) -> str:
 def closes(events: Iterable[Mapping[str, Any]]) -> str:
     """How often a connection ended, by WhatsApp's code, from entries `disconnect` of the audit log."""
     codes = Counter(str(entry["payload"].get("code") or "ours") for entry in events)
-    return ", ".join(f"{code}: {count}" for code, count in sorted(codes.items())) or "none"
+    return listed(codes, ": ") or "none"
 
 
-def stanzas(log: str) -> Counter[str]:
-    """Stanzas by tag, and notifications by type, over all connections in this log of a worker."""
+def unanswered_ends(events: Iterable[Mapping[str, Any]]) -> int:
+    """How often WhatsApp ended the stream since something had no answer (`stream:error` with an `ack`)."""
+    return sum("(ack)" in str(entry["payload"].get("reason")) for entry in events)
+
+
+def stanzas(log: str) -> tuple[Counter[str], Counter[str]]:
+    """Stanzas by tag, and notifications by type, over all connections in this log of a worker; and the unanswered."""
     counted: Counter[str] = Counter()
+    unanswered: Counter[str] = Counter()
     for line in log.splitlines():
         if STANZAS not in line:
             continue
         try:
             entry = json.loads(line)
             counted[str(entry["type"])] += int(entry["count"])
+            unanswered[str(entry["type"])] += int(entry["unanswered"])
         except (ValueError, TypeError, KeyError):  # cut by a kill
             continue
-    return counted
+    return counted, +unanswered
+
+
+def listed(counts: Mapping[str, int], between: str = " ") -> str:
+    return ", ".join(f"{kind}{between}{count}" for kind, count in sorted(counts.items()))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import anyio.to_thread
 
 from acceptance.tester import Place, Task, TaskName
-from acceptance.verdict import Finding, awaited, passed_if, settled
+from acceptance.verdict import Finding, awaited, passed_if
 from testkit.database import Database, Row, parse_time
 
 PARENT_SECONDS = 90.0  # docs/contract.md §7
@@ -44,6 +45,10 @@ class Scene:
     seconds: float
     places: Sequence[Path] = ()  # where nothing of the other group may be: the embedded Supabase's folder, the log
     photo: Row | None = None
+    mark: int = 0  # the newest message before the worker was stopped
+    started: datetime | None = None  # again
+    waiting: int = 0  # messages that were to be sent meanwhile
+    seen: dict[str, datetime] = field(default_factory=dict)  # when a text sent after that was first seen in a row
 
     async def now(self) -> Since:
         return Since(
@@ -80,24 +85,30 @@ class Step:
     patience: float = 1.0
     needs_photo: bool = False
 
-    def task(self, scene: Scene) -> Task:
+    def task(self, scene: Scene, count: int = 0, seconds: float | None = None) -> Task:
         """The task, with fresh words, so that an earlier attempt cannot be taken for this one."""
         words = (_word(), _word())
         return Task(
             name=self.name,
             say=self.say.format(
-                group=scene.group.name, other=scene.other.name, word=words[0], second=words[1], limit=scene.limit_mb
+                group=scene.group.name,
+                other=scene.other.name,
+                word=words[0],
+                second=words[1],
+                limit=scene.limit_mb,
+                count=count,
             ),
             group=scene.group,
             other=scene.other,
             words=words,
             limit_mb=scene.limit_mb,
-            seconds=scene.seconds * self.patience,
+            seconds=scene.seconds * self.patience if seconds is None else seconds,
+            count=count,
         )
 
 
 async def look_for_text(scene: Scene, task: Task, since: Since) -> list[Finding]:
-    row = _saying(task.words[0], await scene.arrived(since))
+    row = saying(task.words[0], await scene.arrived(since))
     if row is None:
         return [awaited(4, "the text in messages")]
     return [
@@ -108,7 +119,7 @@ async def look_for_text(scene: Scene, task: Task, since: Since) -> list[Finding]
 
 async def look_for_text_and_photo(scene: Scene, task: Task, since: Since) -> list[Finding]:
     rows = await scene.arrived(since)
-    text = _saying(task.words[0], rows)
+    text = saying(task.words[0], rows)
     if text is None:
         return [awaited(7, "the text in messages")]
     if text["parent_id"]:
@@ -175,26 +186,32 @@ async def look_for_refusal(scene: Scene, task: Task, since: Since) -> list[Findi
 
 async def look_for_nothing(scene: Scene, task: Task, since: Since) -> list[Finding]:
     """The second text, in the monitored group, proves that the first one must have been delivered as well."""
-    hidden, shown = task.words
-    control = _saying(shown, await scene.arrived(since))
-    findings = [
-        passed_if(control, 4, "the text in the monitored group arrived")
-        if control
-        else awaited(4, "the text in the monitored group"),
+    findings = await look_for_hidden(4, scene, task, since)
+    newer = await scene.database.newer_messages(since.message)
+    return [
+        *findings,
         passed_if(True, 4, "a message was dropped because its group is not monitored")
         if await scene.discarded() > since.discarded
         else awaited(4, "a message that is dropped because its group is not monitored"),
-    ]
-    newer = await scene.database.newer_messages(since.message)
-    findings += [
         passed_if(not [row for row in newer if row["chat_id"] == scene.other.id], 4, "no row is of the other group"),
-        passed_if(_saying(hidden, newer) is None, 4, "no row has the text of the other group"),
     ]
-    if scene.places and settled(findings):
+
+
+async def look_for_hidden(line: int, scene: Scene, task: Task, since: Since) -> list[Finding]:
+    """The second text is a row; the first is in none, and in no file if the files are ours."""
+    hidden, shown = task.words
+    if not saying(shown, await scene.arrived(since)):
+        return [awaited(line, "the text in the monitored group")]
+    newer = await scene.database.newer_messages(since.message)
+    findings = [
+        passed_if(True, line, "the text in the monitored group arrived"),
+        passed_if(saying(hidden, newer) is None, line, "no row has the other text"),
+    ]
+    if scene.places:
         there = await anyio.to_thread.run_sync(_written, scene.places, (hidden, shown))
         findings += [
-            passed_if(there[shown], 4, "the stored text is found by a search of Supabase's files and the log"),
-            passed_if(not there[hidden], 4, "the other text is in none of them"),
+            passed_if(there[shown], line, "the stored text is found by a search of Supabase's files and the log"),
+            passed_if(not there[hidden], line, "the other text is in none of them"),
         ]
     return findings
 
@@ -253,7 +270,7 @@ def _word() -> str:
     return f"{secrets.choice(WORDS)} {secrets.randbelow(9000) + 1000}"
 
 
-def _saying(word: str, rows: Sequence[Row]) -> Row | None:
+def saying(word: str, rows: Sequence[Row]) -> Row | None:
     """The row with this text; keyboards capitalise, and add blanks."""
     return next((row for row in rows if " ".join((row["text"] or "").casefold().split()) == word), None)
 

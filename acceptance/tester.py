@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Literal, Protocol
 
-TaskName = Literal["text", "text_photo", "photo", "forward", "large", "unmonitored"]
+TaskName = Literal[
+    "text", "text_photo", "photo", "forward", "large", "unmonitored", "backlog", "live", "status", "hold", "after"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +31,13 @@ class Task:
     words: tuple[str, ...]  # texts to write, exactly
     limit_mb: int
     seconds: float
+    count: int = 0  # of messages to send
 
 
 class Choice(Enum):
     REPEAT = auto()
     SKIP = auto()
+    DONE = auto()  # of what nobody else can see
 
 
 class Tester(Protocol):
@@ -47,6 +51,12 @@ class Tester(Protocol):
 
     async def perform(self, task: Task) -> Choice | None:
         """Do it, or have it done. None: it is done, go on looking. Cancelled as soon as the outcome is known."""
+
+    async def number(self, question: str) -> str | None:
+        """A phone number in digits, with its country code; None if it is not to be done."""
+
+    async def type_code(self, code: str) -> None:
+        """Show this code, to be typed on the phone."""
 
     async def agrees(self, question: str) -> bool:
         """Yes or no; no if nobody answers."""

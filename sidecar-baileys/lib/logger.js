@@ -8,7 +8,7 @@ import pino from 'pino'
 
 const SCALARS = [
   'id', 'msgId', 'code', 'statusCode', 'reason', 'count', 'attempt', 'attempts', 'retryCount', 'type', 'name', 'signal',
-  'ms', 'version',
+  'ms', 'version', 'unanswered',
 ]
 const LONGEST = 300
 

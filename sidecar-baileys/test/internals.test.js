@@ -82,6 +82,7 @@ const OTHER_PACKAGES = /** @type {[string, any, string][]} */ ([
   ['no default signal repository', otherBaileys({ DEFAULT_CONNECTION_CONFIG: {} }), 'makeSignalRepository'],
   ['no decodeMessageNode', otherBaileys({ decodeMessageNode: undefined }), 'decodeMessageNode'],
   ['another log text', otherSource('messages-recv', 'error in handling message'), 'the log text'],
+  ['another log text of a stanza', otherSource('socket', 'xml send'), 'xml send'],
   ['the log text without its stanza', otherSource('messages-recv', 'node: binaryNodeToString(node)'), 'the log text'],
   ['another failure', otherBaileys({ NO_MESSAGE_FOUND_ERROR_TEXT: 'empty' }), 'the failure'],
   ['nacks that cannot be changed', otherBaileys({ NACK_REASONS: Object.freeze({ UnhandledError: 500 }) }), 'NACK_REASONS'],

@@ -10,8 +10,9 @@ import anyio
 import pytest
 from rich.console import Console
 
+from acceptance import later
 from acceptance.human import Human
-from acceptance.record import claimed, closes, stanzas
+from acceptance.record import claimed, closes, listed, stanzas, unanswered_ends
 from acceptance.steps import STEPS
 from acceptance.tester import Choice, Place, Task
 from acceptance.verdict import (
@@ -23,6 +24,7 @@ from acceptance.verdict import (
     awaited,
     exit_code,
     make_report,
+    not_met,
     passed_if,
     settled,
     skipped,
@@ -46,6 +48,8 @@ PASSED = [passed_if(True, line, "fine") for line in LINES]
         ([passed_if(True, 4, ""), passed_if(False, 4, "")], State.FAILED, "one failure is enough"),
         ([passed_if(True, 4, ""), *skipped([4], "")], State.SKIPPED, "one part was not tried"),
         ([passed_if(False, 4, ""), *skipped([4], "")], State.FAILED, "a failure outweighs what was not tried"),
+        ([not_met(4, "")], State.NOT_MET, "WhatsApp did not do what it is about"),
+        ([not_met(4, ""), passed_if(False, 4, "")], State.FAILED, "one failure is enough"),
         ([awaited(4, "")], State.FAILED, "it ended before it came"),
         ([passed_if(False, 5, "")], State.SKIPPED, "another line's finding says nothing here"),
     ],
@@ -60,6 +64,7 @@ def test_the_verdict_on_a_line(findings: list[Finding], state: State, because: s
         (PASSED, 0),
         (PASSED[1:], EXIT_INCOMPLETE),
         ([*PASSED, *skipped([6], "")], EXIT_INCOMPLETE),
+        ([*PASSED[:9], not_met(10, ""), *PASSED[10:]], 0),
         ([*PASSED[1:], passed_if(False, 1, "")], EXIT_FAILED),
     ],
 )
@@ -83,7 +88,8 @@ def test_the_report_has_every_line_and_says_what_was_not_reached() -> None:
 
 
 def test_the_steps_and_what_is_seen_without_a_phone_cover_the_whole_list() -> None:
-    assert {line for step in STEPS for line in step.lines} | {1, 2, 3, 9} == set(LINES)
+    steps = (*STEPS, later.LIVE, later.STATUS, later.AFTER)
+    assert {line for step in steps for line in step.lines} | {1, 2, 3, 9, 10, 11, 12} == set(LINES)
 
 
 @pytest.fixture
@@ -100,7 +106,9 @@ def typed() -> Iterator[tuple[int, Human, io.StringIO]]:
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize(("keys", "choice"), [("s\n", Choice.SKIP), ("\nwhat?\nR\n", Choice.REPEAT)])
+@pytest.mark.parametrize(
+    ("keys", "choice"), [("s\n", Choice.SKIP), ("d\n", Choice.DONE), ("\nwhat?\nR\n", Choice.REPEAT)]
+)
 async def test_a_step_can_be_skipped_or_repeated(
     typed: tuple[int, Human, io.StringIO], keys: str, choice: Choice
 ) -> None:
@@ -154,5 +162,33 @@ def test_the_report_counts_ends_of_connections_and_stanzas_and_names_the_version
     assert closes([]) == "none"
     assert claimed({"detail": {"claims": {"version": "2.3000.1", "source": "fetched"}}}) == "2.3000.1 (fetched)"
     assert claimed(None) == "unknown (unknown)"
-    line = '{"message": "stanzas of this connection", "type": "message", "count": 2}'
-    assert stanzas(f"{line}\nother\n{line}\n" + line[:60]) == {"message": 4}
+    line = '{"message": "stanzas of this connection", "type": "message", "count": 2, "unanswered": 1}'
+    other = '{"message": "stanzas of this connection", "type": "call", "count": 1, "unanswered": 0}'
+    seen, unanswered = stanzas(f"{line}\nother\n{line}\n{other}\n" + line[:60])
+    assert (listed(seen), listed(unanswered)) == ("call 1, message 4", "message 2")
+    ended = [
+        {"payload": {"code": 500, "reason": "Stream Errored (ack)"}},
+        {"payload": {"code": 500, "reason": "other"}},
+    ]
+    assert unanswered_ends(ended) == 1
+
+
+async def test_a_number_is_put_right_or_asked_for_again(typed: tuple[int, Human, io.StringIO]) -> None:
+    writing, human, out = typed
+    answers: list[str | None] = []
+
+    async def ask() -> None:
+        answers.append(await human.number("Whose?"))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            for asked, line in enumerate((b"0151 1\n", b"+49 151 1234567\n"), start=1):
+
+                async def question(times: int = asked) -> bool:
+                    return out.getvalue().count("Whose?") == times
+
+                await until("the question", question, seconds=5)
+                os.write(writing, line)
+    assert answers == ["491511234567"]
+    assert "With the country code" in out.getvalue()

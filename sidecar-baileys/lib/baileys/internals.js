@@ -51,6 +51,9 @@ export const TAGS_OF_ANSWERS = new Set([
 /** What Baileys logs, with the stanza's XML as `node`, when it gives a message up. */
 export const LOG_GAVE_UP = 'error in handling message'
 
+/** What Baileys logs, with the stanza's XML as `xml`, of each stanza that leaves; at the level trace. */
+export const LOG_SENT = 'xml send'
+
 /** How Baileys' group cipher begins its complaint about a message that came before the last one it read. */
 export const OLD_COUNTER = 'Received message with old counter'
 
@@ -155,6 +158,12 @@ export const IN_PACKAGES = [
       const lines = source('Socket/messages-recv.js').split('\n').filter((line) => line.includes(`'${LOG_GAVE_UP}'`))
       return lines.some((line) => line.includes('logger.error(') && line.includes('node: binaryNodeToString(node)'))
     },
+  },
+  {
+    name: `the log text "${LOG_SENT}"`,
+    use: 'counts the stanzas that got no answer',
+    found: (/** @type {Packages} */ { source }) =>
+      source('Socket/socket.js').includes(`logger.trace({ xml: binaryNodeToString(frame), msg: '${LOG_SENT}' })`),
   },
   {
     name: `the failure "${NOTHING_TO_DECRYPT}"`,

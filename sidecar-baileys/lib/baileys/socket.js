@@ -236,7 +236,10 @@ export class Connection {
     const sock = makeWASocket({
       ...socketOptions(params),
       auth: { creds: this.creds, keys: /** @type {any} */ (this.keys) },
-      logger: watchLogger(hooks.logger, (xml) => this.#sections.abandon(this.inbox.inWork, xml), this.closed),
+      logger: watchLogger(hooks.logger, {
+        onGaveUp: (xml) => this.#sections.abandon(this.inbox.inWork, xml),
+        onSent: (xml) => this.#traffic.sent(xml),
+      }, this.closed),
       makeSignalRepository: (auth, logger, lookup) =>
         this.#sections.watch(DEFAULT_CONNECTION_CONFIG.makeSignalRepository(auth, logger, rememberUnknown(lookup))),
     })
@@ -486,7 +489,7 @@ export class Connection {
 
   /** @param {any} error */
   #onClose(error) {
-    for (const [type, count] of this.#traffic.counts) this.hooks.logger.info({ type, count }, 'stanzas of this connection')
+    for (const kind of this.#traffic.counts) this.hooks.logger.info(kind, 'stanzas of this connection')
     this.inbox.close()
     this.#preview.close()
     this.#link.stop()
