@@ -45,7 +45,7 @@ from worker.session.events import DeafFound, StallFound
 from worker.session.host_poll import HostPoll
 from worker.session.report import View
 from worker.session.suspects import Cause, cause_of
-from worker.session.watchdog import PING_EVERY_SECONDS, judge, settled
+from worker.session.watchdog import PING_EVERY_SECONDS, judge
 from worker.settings import Settings
 from worker.store import Lease, Store, connect_store, holder_file, lease
 from worker.store.retry import until_answered
@@ -109,7 +109,6 @@ class Supervisor:
         self._stop = Stop()
         self._owner = lease.make_owner()
         self._crashes = Crashes(settings.worker_backoff_base_ms / 1000, settings.worker_backoff_max_ms / 1000)
-        self._ends = 0  # of sidecars, and stalls: their names in the database
         self.health = Health()
 
     def stop(self) -> None:
@@ -315,14 +314,14 @@ class Supervisor:
                         await self._talk(leased, peer, sidecar)
         except BridgeError as gone:
             if sidecar and not self._stop.asked:
-                await self._suspect(leased, sidecar, cause_of(gone, sidecar.returncode, forced=sidecar.forced))
+                cause = cause_of(gone, sidecar.returncode, forced=sidecar.forced)
+                await self._suspect(leased, sidecar.mark.read(), cause)
             raise
 
-    async def _suspect(self, leased: LeasedSession, sidecar: Sidecar, cause: Cause | None) -> None:
-        """Count what happened against the stanza that the sidecar was decrypting."""
-        self._ends += 1
+    async def _suspect(self, leased: LeasedSession, digest: str | None, cause: Cause | None) -> None:
+        """Count what happened against this stanza."""
         with self._stop.interrupts():
-            await leased.suspects.note(sidecar.mark.read(), f"{self._owner} {self._ends}", cause)
+            await leased.suspects.note(digest, cause)
 
     async def _talk(self, leased: LeasedSession, peer: Peer, sidecar: Sidecar) -> None:
         async with anyio.create_task_group() as task_group:
@@ -336,18 +335,18 @@ class Supervisor:
 
     async def _watch_over(self, leased: LeasedSession, peer: Peer, sidecar: Sidecar) -> None:
         """Ping the sidecar and judge its figures. One that does not answer raises CallTimeout."""
-        before: int | None = None
+        before: Pong | None = None
         while True:
             await anyio.sleep(PING_EVERY_SECONDS)
             pong = await peer.ping()
             self.health.figures = pong.model_dump()
             logger.bind(**self.health.figures).trace("the sidecar's figures")
             self._listen_to(leased, pong)
-            reason = judge(pong, database_away=leased.watch.away, settled_before=before)
-            before = settled(pong)
-            if reason and leased.connection.policy.opened_at is not None:
-                await self._suspect(leased, sidecar, "death")
-                leased.events.put(StallFound(reason=reason))
+            stall = judge(pong, before, database_away=leased.watch.away)
+            before = pong
+            if stall and leased.connection.policy.opened_at is not None:
+                await self._suspect(leased, stall.blamed or sidecar.mark.read(), "death")
+                leased.events.put(StallFound(reason=stall.reason))
 
     def _listen_to(self, leased: LeasedSession, pong: Pong) -> None:
         """Judge whether the open connection is deaf, and tell when something came last."""

@@ -5,11 +5,11 @@ import { Inbox } from '../lib/log/inbox.js'
 /** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string, stored?: boolean, alone?: boolean}} [options] */
 const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}`, stored = true, alone = false } = {}) => {
   const parts = hashes.map((hash) => ({ content: Buffer.from(hash), hash }))
-  return /** @type {any} */ ({ id, offline, stored, alone, parts, author, arrivedAt: 1, expectedBytes: 100, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
+  return /** @type {any} */ ({ id, offline, stored, alone, parts, author, expectedBytes: 100, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
 }
 
-/** @param {{known?: string[], holdMs?: number, busy?: () => boolean}} [options] */
-function makeInbox({ known = [], holdMs = 60_000, busy = () => false } = {}) {
+/** @param {{known?: string[], holdMs?: number, busy?: () => boolean, now?: () => number}} [options] */
+function makeInbox({ known = [], holdMs = 60_000, busy = () => false, now } = {}) {
   /** @type {any[]} */
   const delivered = []
   /** @type {string[]} */
@@ -22,6 +22,7 @@ function makeInbox({ known = [], holdMs = 60_000, busy = () => false } = {}) {
     deliver: (s) => delivered.push(s),
     swallow: (s) => swallowed.push(/** @type {any} */ (s).id),
     holdMs,
+    now,
   })
   return { inbox, delivered, swallowed, asked: () => asked, ids: () => delivered.map(({ id }) => id) }
 }
@@ -275,5 +276,37 @@ test('receipts and notifications of the backlog fill its window too: the next on
   assert.deepEqual(ids(), [], 'the backlog goes on')
   inbox.backlogComplete()
   assert.deepEqual(ids(), ['live'])
+  inbox.close()
+})
+
+test('the stanza that is stuck: in decryption, never decrypted at all, or overtaken by one that came long after it', async () => {
+  let at = 0
+  const { inbox, delivered } = makeInbox({ now: () => at })
+  inbox.backlogComplete()
+  assert.equal(inbox.stuck, null)
+  const arrive = async (/** @type {string} */ id) => {
+    inbox.arrive(stanza(id))
+    await turn()
+    return delivered.at(-1)
+  }
+  const stuck = () => [inbox.stuck?.stanza.id, inbox.stuck?.ms]
+  const [lost, next] = [await arrive('lost'), await arrive('next')]
+  at = 100
+  assert.deepEqual(stuck(), ['lost', 100], 'nothing is in decryption: the oldest')
+  next.section = { open: true }
+  assert.deepEqual(stuck(), ['next', 100], 'the one in decryption, and the oldest may wait for it')
+  inbox.settled(next, ['next'])
+  assert.deepEqual(stuck(), ['lost', 0], 'it came with the other: it may be next')
+  at = 300
+  const later = await arrive('later')
+  later.section = { open: true }
+  at = 310
+  inbox.settled(later, ['later'])
+  assert.deepEqual(stuck(), ['lost', 300], 'one that came 300 ms later is through')
+  inbox.settled(await arrive('without a ciphertext'), [])
+  at = 320
+  assert.deepEqual(stuck(), ['lost', 300], 'what needs no decryption tells nothing')
+  inbox.settled(lost, [])
+  assert.equal(inbox.stuck, null)
   inbox.close()
 })

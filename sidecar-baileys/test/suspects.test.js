@@ -140,3 +140,16 @@ test('a copy that kills like the first is acked, and not asked for again', async
   assert.deepEqual((await answers(id, before.length + 1)).slice(before.length), ['ack'])
   await second.stop()
 })
+
+test('nothing is asked of WhatsApp for one that is not to be decrypted: the question may be what never ends', async () => {
+  const crew = (await phone.post('/groups', { subject: 'By number', participants: ['Ana'], mode: 'pn' })).id
+  const { id, hash } = await killedOver({ from: 'A stranger', to: crew, text: 'who?', omit_alt: true })
+  await phone.post('/faults', { kind: 'iq_silence', xmlns: 'usync', times: -1 })
+  const sidecar = start()
+  await sidecar.connect(phone, { suspects: { [hash]: 'unread' } })
+  const stanza = await stanzaOf(sidecar, id)
+  assert.match(stanza.failure, /not decrypted/)
+  assert.deepEqual(await answers(id, 2), ['retry', 'ack'])
+  await phone.post('/faults', { kind: 'clear' })
+  await sidecar.stop()
+})

@@ -292,7 +292,8 @@ def hooked_node(folder: Path, sabotage: str = "") -> Path:
 class Killer:
     """A message whose stanza ends the sidecar at each delivery, from now until `disarm`.
 
-    `ways` in turn, then the last for ever: "exit", "hang" or a signal's name. Good copies of it are harmless.
+    `ways` in turn, then the last for ever: "exit", "hang", "never", "lost" (hooks/sidecar.mjs) or a signal's name. Good
+    copies of it are harmless.
     """
 
     def __init__(self, folder: Path, message_id: str, ways: Sequence[str]) -> None:

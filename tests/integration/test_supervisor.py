@@ -44,9 +44,8 @@ const me = { id: '491511234567:5@s.whatsapp.net', lid: '2001:5@lid', name: 'Ana'
 const open = () => tell('connection', { state: 'open', me, server_time_offset_ms: 0 })
 const pong = {
   rss_bytes: 1, heap_bytes: 1, log_items: 0, log_bytes: 0, log_bytes_max: 0, held_frames: 0, longest_hold_ms: 0,
-  open_sections: 0, loop_lag_ms: 0, stanzas_in: 0, stanzas_out: 0, oldest_stanza_ms: null, last_stanza_at_ms: null,
-  last_group_stanza_at_ms: null,
-  swallowed: 0,
+  open_sections: 0, loop_lag_ms: 0, stanzas_in: 0, stanzas_out: 0, stuck_ms: null, stuck_hash: null,
+  last_stanza_at_ms: null, last_group_stanza_at_ms: null, swallowed: 0,
 }
 const answers = {
   connect: () => ({ version: [2, 3000, 1] }), close: () => ({ pending: 0 }), groups: () => ({ groups: [] }),

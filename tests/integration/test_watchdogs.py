@@ -15,6 +15,7 @@ import pytest
 from testkit.inside import Inside, inside
 from testkit.phone import VirtualPhone
 from testkit.processes import alive
+from tests.chaos.rig import Killer, hooked_node
 from worker.errors import Stuck
 from worker.session import watchdog
 from worker.store.embedded import Endpoint
@@ -149,3 +150,30 @@ async def test_a_message_whose_decryption_never_ends_is_a_stall_and_is_not_lost(
         await it.phone.fault("clear")
         assert (await it.row(sent))["text"] == "who writes this?"
         await it.connected()
+
+
+@pytest.mark.parametrize("way", ["lost", "never"])
+async def test_a_stanza_that_never_settles_cannot_come_back_for_ever_though_others_are_stored_meanwhile(
+    tmp_path: Path, embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("worker.supervisor.PING_EVERY_SECONDS", 0.2)
+    async with inside(tmp_path, embedded, session, settings={"worker_node": hooked_node(tmp_path)}) as it:
+        await it.link()
+        await it.stored(it.market, "her keys")
+        killer = Killer(tmp_path, "3EB0KILLER5", [way])
+        monkeypatch.setattr(watchdog, "STANZA_STUCK_MS", 2_000)
+        sent = await it.phone.send("Ana", it.market.id, "at last", id="3EB0KILLER5")
+
+        async def at_last() -> bool:
+            rows = await it.database.messages(wa_msg_id=sent.id)
+            if rows and rows[0]["text"] == "at last":
+                return True
+            await it.row(await it.phone.send("Ben", it.market.id, "meanwhile"))
+            return False
+
+        await it.until("the good copy", at_last, seconds=60)
+
+        assert killer.deaths == 2, "decrypted twice, the second time alone, and then not at all"
+        (suspect,) = await it.database.rows("wa_suspects", session_id=session)
+        assert (suspect["deaths"], suspect["kills"]) == (2, 0), "Ben's were never suspected"
+        assert len(await it.payloads("error", code="STALLED")) == 2

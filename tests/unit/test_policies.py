@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from worker.bridge.protocol import Pong
 from worker.session.backoff import LOOP_AFTER, LOOP_SECONDS, Crashes, next_delay
 from worker.session.version import SCRIPT_BYTES_MAX, Claim, VersionPolicy, fetch_version, parse_kept
-from worker.session.watchdog import LOOP_LAG_MS, STANZA_STUCK_MS, judge, settled
+from worker.session.watchdog import LOOP_LAG_MS, STANZA_STUCK_MS, Stall, judge
 from worker.settings import Version
 
 PAGE = b" " * 65_536
@@ -52,11 +53,15 @@ def test_a_sidecar_that_lived_long_starts_the_count_anew() -> None:
     assert not crashes.looping
 
 
-def pong(**changes: float | None) -> Pong:
-    figures: dict[str, float | None] = {
+STUCK: dict[str, Any] = {"stuck_ms": STANZA_STUCK_MS + 1, "stuck_hash": "aa" * 32}
+
+
+def pong(**changes: float | str | None) -> Pong:
+    figures: dict[str, float | str | None] = {
         "rss_bytes": 1, "heap_bytes": 1, "log_items": 0, "log_bytes": 0, "log_bytes_max": 0, "held_frames": 0,
         "longest_hold_ms": 0, "open_sections": 0, "loop_lag_ms": 1, "stanzas_in": 0, "stanzas_out": 0,
-        "oldest_stanza_ms": None, "last_stanza_at_ms": None, "last_group_stanza_at_ms": None, "swallowed": 0,
+        "stuck_ms": None, "stuck_hash": None, "last_stanza_at_ms": None, "last_group_stanza_at_ms": None,
+        "swallowed": 0,
     }  # fmt: skip
     return Pong.model_validate({**figures, **changes})
 
@@ -66,20 +71,31 @@ def pong(**changes: float | None) -> Pong:
     [
         ({}, False, False, "silence in a quiet group is no stall"),
         ({"last_stanza_at_ms": 1}, False, False, "a day without a message is no stall"),
-        ({"oldest_stanza_ms": STANZA_STUCK_MS + 1}, False, True, "begun and never ended"),
-        ({"oldest_stanza_ms": STANZA_STUCK_MS}, False, False, "still within two queries' time-outs"),
-        ({"oldest_stanza_ms": STANZA_STUCK_MS + 1}, True, False, "it waits for the database: another rule"),
+        (STUCK, False, True, "begun and never ended"),
+        (STUCK | {"stuck_ms": STANZA_STUCK_MS}, False, False, "still within two queries' time-outs"),
+        (STUCK, True, False, "it waits for the database: another rule"),
         ({"loop_lag_ms": LOOP_LAG_MS + 1}, False, True, "too busy to do anything"),
     ],
 )
 def test_a_stall_is(figures: dict[str, float], away: bool, stalled: bool, because: str) -> None:
-    assert (judge(pong(**figures), database_away=away) is not None) is stalled, because
+    assert (judge(pong(**figures), pong(**figures), database_away=away) is not None) is stalled, because
 
 
-def test_an_old_stanza_is_no_stall_while_others_are_settled() -> None:
-    late = pong(oldest_stanza_ms=STANZA_STUCK_MS + 1)
-    assert judge(late, database_away=False, settled_before=settled(late) - 1) is None
-    assert judge(late, database_away=False, settled_before=settled(late)) is not None
+@pytest.mark.parametrize(
+    ("before", "stalled", "because"),
+    [
+        (None, False, "the first look"),
+        (pong(), False, "the machine may have slept: everything looks old"),
+        (pong(**STUCK | {"stuck_hash": "bb" * 32}), False, "that one has moved"),
+        (pong(**STUCK), True, "the same, and still stuck"),
+    ],
+)
+def test_a_stanza_is_stuck_when_two_looks_say_so_and_it_is_the_one_to_blame(
+    before: Pong | None, stalled: bool, because: str
+) -> None:
+    found = judge(pong(**STUCK), before, database_away=False)
+    blamed = Stall(reason="a message has been in work for too long", blamed=STUCK["stuck_hash"])
+    assert found == (blamed if stalled else None), because
 
 
 PINNED, GOOD, FETCHED = (2, 1, 1), (2, 2, 2), (2, 3000, 333333333)

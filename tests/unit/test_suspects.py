@@ -52,8 +52,24 @@ def test_signals_from_outside_count_from_the_fifth_on(deaths: int, kills: int, t
 async def test_an_end_without_a_stanza_in_work_or_without_a_cause_is_not_noted() -> None:
     database = Database()
     suspects = Suspects(database.store)
-    await suspects.note(None, "1", "death")
-    await suspects.note(A, "2", None)
-    await suspects.note(A, "3", "death")
-    await suspects.note(B, "4", "kill")
-    assert database.deaths == [(A, "3", False), (B, "4", True)]
+    await suspects.treatments()
+    await suspects.note(None, "death")
+    await suspects.note(A, None)
+    await suspects.note(A, "death")
+    await suspects.treatments()
+    await suspects.note(B, "kill")
+    (first, _, first_killed), (second, _, second_killed) = database.deaths
+    assert [(first, first_killed), (second, second_killed)] == [(A, False), (B, True)]
+
+
+async def test_what_happens_in_one_connection_is_counted_once_and_in_two_twice() -> None:
+    database = Database()
+    suspects = Suspects(database.store)
+    await suspects.treatments()
+    await suspects.note(A, "death")  # it stalled
+    await suspects.note(A, "death")  # then it did not answer
+    await suspects.note(B, "kill")  # then it was killed
+    await suspects.treatments()
+    await suspects.note(A, "death")
+    assert [digest for digest, _, _ in database.deaths] == [A, A]
+    assert len({death for _, death, _ in database.deaths}) == 2, "an end has a name of its own"

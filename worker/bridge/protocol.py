@@ -137,7 +137,10 @@ class MediaHostList(Wire):
 
 
 class Pong(Wire):
-    """The sidecar's figures, for the watchdogs and /metrics."""
+    """The sidecar's figures, for the watchdogs and /metrics.
+
+    `stuck_hash`: the stanza that would be to blame for a stall, by its first ciphertext; `stuck_ms`: for how long.
+    """
 
     rss_bytes: int
     heap_bytes: int
@@ -150,7 +153,8 @@ class Pong(Wire):
     loop_lag_ms: float
     stanzas_in: int
     stanzas_out: int
-    oldest_stanza_ms: float | None
+    stuck_ms: float | None
+    stuck_hash: Hash | None
     last_stanza_at_ms: float | None
     last_group_stanza_at_ms: float | None
     swallowed: int

@@ -32,7 +32,7 @@ def cause_of(gone: BridgeError, code: int | None, *, forced: bool) -> Cause | No
     if isinstance(gone, CallTimeout):
         return "death"  # it hung
     if forced or not code:
-        return None  # it was ended for what it wrote, or for a stall that was counted already
+        return None  # it was ended for what it wrote, or for a stall
     return "kill" if -code in KILLS else "death"
 
 
@@ -43,19 +43,23 @@ def treatments(suspects: Iterable[Suspect]) -> dict[str, Treatment]:
 
 
 class Suspects:
-    """The suspects of one session."""
+    """The suspects of one session. Each connection counts against one at most: a hang may end as a stall and a kill."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
+        self._connections = 0
+        self._counted = False  # in this connection
 
-    async def note(self, digest: str | None, death: str, cause: Cause | None) -> None:
-        """Count the end `death` of a sidecar. Asks until the database answers.
+    async def note(self, digest: str | None, cause: Cause | None) -> None:
+        """Count the end or the stall of a connection against this stanza. Asks until the database answers.
 
         Raises:
             StaleFence: another worker holds the lease.
         """
-        if digest is None or cause is None:
+        if digest is None or cause is None or self._counted:
             return
+        self._counted = True
+        death = f"{self._store.fence}.{self._connections}"
         logger.warning("the sidecar was decrypting the stanza {} when it ended or hung ({})", digest[:16], cause)
         try:
             await until_answered(lambda: self._store.note_death(digest, death, killed=cause == "kill"))
@@ -64,4 +68,7 @@ class Suspects:
 
     async def treatments(self) -> dict[str, Treatment]:
         """As `treatments`, for the next connection."""
-        return treatments(await until_answered(self._store.list_suspects))
+        found = await until_answered(self._store.list_suspects)
+        self._connections += 1
+        self._counted = False
+        return treatments(found)

@@ -5,6 +5,8 @@ Silence in a quiet group is no stall; only work that began and does not end is. 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from worker.bridge.protocol import Pong
 
 PING_EVERY_SECONDS = 10.0
@@ -17,21 +19,25 @@ STALLS_BEFORE_RESTART = 2  # the first stall ends the socket, this one the sidec
 STALLS_BEFORE_EXIT = 4  # this one ends the worker; the platform may start it elsewhere
 
 
-def judge(pong: Pong, *, database_away: bool, settled_before: int | None = None) -> str | None:
-    """Why the connection counts as stalled; None if it does not.
+@dataclass(frozen=True, kw_only=True)
+class Stall:
+    """A stalled connection. `blamed`: the stanza that nothing moves; None: whichever is marked as in decryption."""
 
-    `settled_before`: how many stanzas were settled at the last look. While more are, an old one only waits its turn.
+    reason: str
+    blamed: str | None = None
+
+
+def judge(pong: Pong, before: Pong | None, *, database_away: bool) -> Stall | None:
+    """Whether the connection counts as stalled. `before`: the figures at the last look.
+
+    A stanza is stuck when two looks say so: to a machine that has just slept everything looks old.
     While the database is away everything waits behind the gate: docs/architecture.md, "The frame gate", 6.
     """
     if database_away:
         return None
-    if (pong.oldest_stanza_ms or 0) > STANZA_STUCK_MS and settled_before in (None, settled(pong)):
-        return "a message has been in work for too long"
+    looks = [pong.stuck_ms or 0, before.stuck_ms or 0 if before and before.stuck_hash == pong.stuck_hash else 0]
+    if min(looks) > STANZA_STUCK_MS:
+        return Stall(reason="a message has been in work for too long", blamed=pong.stuck_hash)
     if pong.loop_lag_ms > LOOP_LAG_MS:
-        return "the sidecar is too busy to do anything"
+        return Stall(reason="the sidecar is too busy to do anything")
     return None
-
-
-def settled(pong: Pong) -> int:
-    """Stanzas of this connection that are in the log, or were swallowed."""
-    return pong.stanzas_out + pong.swallowed

@@ -260,9 +260,9 @@ export const IN_SOCKET = [
       && isWritable(sock.messageRetryManager, 'retryCounters'),
   },
   {
-    name: 'sock.sendReceipt, sock.sendNode, sock.generateMessageTag',
-    use: 'receipts for redeliveries, acks and the logout',
-    found: (sock) => hasMethods(sock, 'sendReceipt', 'sendNode', 'generateMessageTag'),
+    name: 'sock.sendReceipt, sock.sendRetryRequest, sock.sendNode, sock.generateMessageTag',
+    use: 'receipts for redeliveries and suspects, acks and the logout',
+    found: (sock) => hasMethods(sock, 'sendReceipt', 'sendRetryRequest', 'sendNode', 'generateMessageTag'),
   },
 ]
 

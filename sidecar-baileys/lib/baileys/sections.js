@@ -15,7 +15,7 @@ import { isOldCounter } from './undecryptable.js'
 /** An empty message, padded: Baileys takes it for a good one, and receipts it. */
 const NOTHING = Uint8Array.of(1)
 /** The failure of a suspect. */
-const UNREAD = 'not decrypted: it has ended the sidecar before'
+const UNREAD = 'not decrypted: it has ended or stalled the sidecar before'
 /** Baileys asks for what it cannot read soon after it got it. */
 const HANDED_OVER_MAX = 1_000
 
@@ -72,6 +72,7 @@ export class Sections {
       const { name, author, stored, hopeless } = stanza
       this.#handedOver.set(id, { name, author, stored, hopeless })
     }
+    if (stanza.treatment === 'unread') stanza.abandon(UNREAD)
     if (stanza.complete) this.#journal(stanza) // nothing to decrypt: journal it before Baileys answers it
     else stanza.nameAuthor()
   }
@@ -140,8 +141,6 @@ export class Sections {
     this.#current = this.#last = stanza
     this.hooks.onOpen()
     try {
-      // Baileys takes it for one that does not decrypt: when its stub is durable, the retry receipt leaves, then the ack.
-      if (stanza.treatment === 'unread') throw new Error(UNREAD)
       if (stanza.hash) this.hooks.mark.set(stanza.hash)
       const plaintext = await this.#context.run(stanza, () => withinBudget(stanza.keySteps, run))
       stanza.decrypted(ciphertext, plaintext)

@@ -7,8 +7,8 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
 import {
-  areJidsSameUser, buildAckStanza, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, S_WHATSAPP_NET,
-  WA_CERT_DETAILS,
+  areJidsSameUser, buildAckStanza, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, NACK_REASONS,
+  S_WHATSAPP_NET, WA_CERT_DETAILS,
 } from 'baileys'
 import { Gate } from '../log/gate.js'
 import { Inbox } from '../log/inbox.js'
@@ -372,8 +372,21 @@ export class Connection {
   /** @param {Stanza} stanza */
   #deliver(stanza) {
     this.#sections.expect(stanza)
+    if (stanza.treatment === 'unread') return void this.#answerUnread(stanza)
     if (stanza.absent && !this.#retries.allows(stanza)) return this.#acknowledge(buildAckStanza(stanza.node))
     this.#emitStanza(STANZA.message, stanza.node)
+  }
+
+  /**
+   * Baileys must not see it: it may be what Baileys does before the decryption that never ends. The same answers as for
+   * what does not decrypt, and they leave when its stub is durable.
+   * @param {Stanza} stanza
+   */
+  async #answerUnread(stanza) {
+    if (stanza.node.attrs.category === 'peer') return this.#swallow(stanza)
+    await this.sock.sendRetryRequest(stanza.node).catch((error) =>
+      this.hooks.logger.debug({ err: error }, 'the sender could not be asked for another copy'))
+    this.#acknowledge(buildAckStanza(stanza.node, NACK_REASONS.UnhandledError))
   }
 
   /** Receipt a redelivery, and nothing else. @param {Stanza} stanza */

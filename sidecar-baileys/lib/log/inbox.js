@@ -33,7 +33,8 @@ const UNSTORED_IN_WORK = 4
  * @property {string} author
  * @property {boolean} stored of a chat that may be stored
  * @property {boolean} alone a suspect: nothing else may be in work meanwhile
- * @property {number} arrivedAt milliseconds
+ * @property {{open: boolean}} [section] its decryption has begun, and is open until it is in the log
+ * @property {string | null} [hash] what names it when it comes again
  * @property {number} expectedBytes what it will take in the log, roughly
  * @property {Part[]} [parts]
  * @property {(spent: Part[]) => void} forget take these parts out
@@ -46,6 +47,7 @@ const UNSTORED_IN_WORK = 4
  * @property {() => void} askForMore for the next window of the backlog
  * @property {() => boolean} busy what arrived is not durable yet: WhatsApp's silence says nothing
  * @property {number} holdMs how long live stanzas wait while the backlog makes no progress
+ * @property {() => number} [now] milliseconds; tells what is stuck
  */
 
 export class Inbox {
@@ -63,16 +65,22 @@ export class Inbox {
    * @type {Map<string, [Arrival, Set<string>][]>}
    */
   #lanes = new Map()
-  /** Delivered and not settled yet. @type {Set<Arrival>} */
-  #inWork = new Set()
+  /** Delivered and not settled yet, oldest first, with the time of the delivery. @type {Map<Arrival, number>} */
+  #inWork = new Map()
+  /** When a decryption ended last. */
+  #decryptedAt = -Infinity
+  /** The latest delivery of any that was decrypted. */
+  #decryptedUpTo = -Infinity
   /** Not delivered yet, because a suspect is in work or comes first. @type {Arrival[]} */
   #ready = []
   /** @type {Backlog} */
   #backlog
+  #now
 
   /** @param {InboxHooks} hooks */
   constructor(hooks) {
     this.hooks = hooks
+    this.#now = hooks.now ?? (() => performance.now()) // nobody sets that clock
     this.#backlog = new Backlog({
       ask: () => hooks.askForMore(),
       busy: () => hooks.busy(),
@@ -89,12 +97,24 @@ export class Inbox {
   get unsettled() { return [...this.#unsettled] }
 
   /** @returns {any[]} that were delivered and are not in the log yet, oldest first */
-  get inWork() { return [...this.#inWork] }
+  get inWork() { return [...this.#inWork.keys()] }
 
   get waiting() { return this.#unsettled.size }
 
-  /** @returns {number} when the oldest of them arrived, or 0 */
-  get oldestArrival() { return this.#unsettled.values().next().value?.arrivedAt ?? 0 }
+  /**
+   * The stanza that nothing moves, and for how long, milliseconds; null if none is in work. Baileys looks authors up side
+   * by side, and then decrypts one stanza at a time, first come, first served. So the oldest is stuck if one that was
+   * delivered long after it has been decrypted. If none has been for long, it is the one in decryption, if any.
+   * @returns {{stanza: any, ms: number} | null}
+   */
+  get stuck() {
+    const [[oldest, since] = []] = this.#inWork
+    if (!oldest || since === undefined) return null
+    const overtaken = this.#decryptedUpTo - since
+    const still = this.#now() - Math.max(since, this.#decryptedAt)
+    if (overtaken > still) return { stanza: oldest, ms: overtaken }
+    return { stanza: this.inWork.find(({ section }) => section?.open) ?? oldest, ms: still }
+  }
 
   /** @param {Arrival} stanza */
   arrive(stanza) {
@@ -132,6 +152,10 @@ export class Inbox {
       this.#recent.delete(oldest)
     }
     if (!this.#unsettled.delete(stanza)) return
+    if (stanza.section) {
+      this.#decryptedAt = this.#now()
+      this.#decryptedUpTo = Math.max(this.#decryptedUpTo, this.#inWork.get(stanza) ?? 0)
+    }
     this.#inWork.delete(stanza)
     this.waitingBytes -= stanza.expectedBytes
     this.#unstored.delete(stanza)
@@ -234,10 +258,10 @@ export class Inbox {
   #deliverReady() {
     for (;;) {
       const [next] = this.#ready
-      const [first] = this.#inWork
+      const [first] = this.#inWork.keys()
       if (!next || first?.alone || (first && next.alone)) return
       this.#ready.shift()
-      this.#inWork.add(next)
+      this.#inWork.set(next, this.#now())
       this.hooks.deliver(next)
     }
   }

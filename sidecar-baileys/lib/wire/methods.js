@@ -145,6 +145,7 @@ export function registerMethods(peer, logger, mark) {
     const memory = process.memoryUsage()
     const lagMs = lag.mean / 1e6
     lag.reset()
+    const stuck = connection?.inbox.closed ? null : connection?.inbox.stuck
     return {
       rss_bytes: memory.rss,
       heap_bytes: memory.heapUsed,
@@ -157,7 +158,8 @@ export function registerMethods(peer, logger, mark) {
       loop_lag_ms: Number.isFinite(lagMs) ? Math.round(lagMs) : 0,
       stanzas_in: connection?.stanzasIn ?? 0,
       stanzas_out: connection?.stanzasOut ?? 0,
-      oldest_stanza_ms: connection?.inbox.oldestArrival ? Date.now() - connection.inbox.oldestArrival : null,
+      stuck_ms: stuck?.ms ?? null,
+      stuck_hash: stuck?.stanza.hash ?? null,
       last_stanza_at_ms: connection?.lastStanzaAt || null,
       last_group_stanza_at_ms: connection?.lastGroupStanzaAt || null,
       swallowed: connection?.inbox.swallowed ?? 0,

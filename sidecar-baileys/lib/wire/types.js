@@ -146,7 +146,8 @@ export const RESULTS = {
   media_hosts: shape({ hosts: listOf(isString), ttl_s: isNumber }),
   ping: shape({
     ...Object.fromEntries(FIGURES.map((figure) => [figure, isNumber])),
-    oldest_stanza_ms: orNull(isNumber),
+    stuck_ms: orNull(isNumber),
+    stuck_hash: orNull(isHash),
     last_stanza_at_ms: orNull(isNumber),
     last_group_stanza_at_ms: orNull(isNumber),
   }),

@@ -27,23 +27,28 @@ globalThis.chaos = {
 
   /**
    * The stanza of the message `id` in killer.json ends the sidecar in each way of `ways` in turn, and then in the last
-   * one for ever. Copies of the message are other stanzas, and do not.
+   * one for ever. Copies of the message are other stanzas, and do not. "never" and "lost" are promises that never
+   * settle: in its decryption, for which all others wait, and before it, while others go on.
    * @param {string} hash
+   * @param {boolean} before its decryption
+   * @returns {boolean} nothing more may become of it
    */
-  decrypting(hash) {
+  reached(hash, before) {
     const file = `${CHAOS_FOLDER}/killer.json`
     let killer
     try {
       killer = JSON.parse(readFileSync(file, 'utf8'))
     } catch {
-      return // there is none
+      return false // there is none
     }
-    if (chaos.ids.get(hash) !== killer.id || (killer.hash ?? hash) !== hash) return
+    if (chaos.ids.get(hash) !== killer.id || (killer.hash ?? hash) !== hash) return false
     const way = killer.ways[Math.min(killer.deaths ?? 0, killer.ways.length - 1)]
+    if ((way === 'lost') !== before) return false
     writeFileSync(file, JSON.stringify({ ...killer, hash, deaths: (killer.deaths ?? 0) + 1 }))
     if (way === 'exit') process.exit(1)
     if (way === 'hang') for (;;);
-    process.kill(process.pid, way)
+    if (way !== 'lost' && way !== 'never') process.kill(process.pid, way)
+    return true
   },
 }
 
@@ -52,13 +57,28 @@ const KILLER = {
   'inbox.js': `
 Inbox = class extends Inbox {
   constructor(hooks) {
-    super({ ...hooks, deliver: (stanza) => { chaos.ids.set(stanza.hash, stanza.node.attrs.id); hooks.deliver(stanza) } })
+    super({
+      ...hooks,
+      deliver: (stanza) => {
+        chaos.ids.set(stanza.hash, stanza.node.attrs.id)
+        if (stanza.treatment === 'unread' || !chaos.reached(stanza.hash, true)) hooks.deliver(stanza)
+      },
+    })
   }
 }
 `,
   'mark.js': `
 const set = Mark.prototype.set
-Mark.prototype.set = function (hash) { set.call(this, hash); chaos.decrypting(hash) }
+Mark.prototype.set = function (hash) { set.call(this, hash); chaos.silent = chaos.reached(hash, false) }
+`,
+  'keys.js': `
+KeyStore = class extends KeyStore {
+  constructor(hooks) {
+    super(hooks)
+    chaos.silent = false // another connection
+  }
+  get(...asked) { return chaos.silent ? new Promise(() => {}) : super.get(...asked) }
+}
 `,
 }
 
@@ -102,7 +122,7 @@ KeyStore.prototype.get = async function (type, ids) {
 }` },
   // Nothing tells which stanza a sidecar was decrypting.
   mark: { 'mark.js': `
-Mark.prototype.set = (hash) => chaos.decrypting(hash)` },
+Mark.prototype.set = (hash) => { chaos.silent = chaos.reached(hash, false) }` },
   // Nothing that a stanza brings is ever let go.
   memory: { 'inbox.js': `
 const kept = []

@@ -98,7 +98,7 @@ def _undecrypted(
         Refused.keeping(
             stanza.undecrypted,
             code="suspect",
-            reason="its decryption ended the sidecar more than once",
+            reason="its decryption ended or stalled the sidecar more than once",
             state="undecrypted",
             chat_id=result.chat_id,
             sender=result.sender,
