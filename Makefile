@@ -78,7 +78,7 @@ check: setup ## linters and type checkers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@node_modules/.bin/tsc --noEmit
-	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/schemas supabase/migrations
+	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/schemas supabase/migrations supabase/optional
 
 chaos: setup ## MINUTES=3 SEED=1: kill everything at random and look for a lost message
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),3) --seed $(SEED)

@@ -6,7 +6,10 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("package.json", "package-lock.json", "sidecar-baileys", "simulator", "supabase/migrations", "seeds")
+SHIPPED = (
+    "package.json", "package-lock.json", "sidecar-baileys", "simulator", "supabase/migrations", "supabase/optional",
+    "seeds",
+)  # fmt: skip
 LEFT_OUT = shutil.ignore_patterns("node_modules", "test", "make.sh")
 
 

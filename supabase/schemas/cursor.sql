@@ -75,12 +75,24 @@ deferrable initially deferred for each row execute function wa.note_part_change(
 create constraint trigger note_change after insert or update or delete on public.message_edits
 deferrable initially deferred for each row execute function wa.note_part_change();
 
+-- How far deletions were forgotten, and the newest number. With the rights of the owner: whoever calls changes() under
+-- policies sees neither wa_sessions nor the changes of other groups, and would walk over those anew at each call.
+create function wa.cursor_range(p_session text, out oldest bigint, out newest bigint)
+language sql stable security definer set search_path = '' as $$
+  select
+    coalesce((select s.oldest_cursor from public.wa_sessions as s where s.id = p_session), 0),
+    coalesce((select max(c.change_id) from public.message_changes as c where c.session_id = p_session), 0)
+$$;
+
 -- The changes after the cursor `p_since`, oldest first, at most `p_limit` (1,000 at most): {changes: [{change_id,
 -- message_id, deleted, message}], next, start_again}. `next` is the `p_since` of the next call, and no number to count
 -- with. `message` is the row as it is now, without `raw` and the columns of our own bookkeeping, with its file as
 -- `media` and its `reactions`; null if it is gone. `p_since` null: no changes, and `next` is where they end now; '0':
 -- from the first message on. `start_again`: the cursor is older than what is kept of deletions, or of another database.
 -- A subquery and no join finds the message: for a join the planner, which does not know the limit, reads all messages.
+--
+-- Users may call it (supabase/optional/users.sql): it reads what they see, and they may not read every column, so the
+-- columns are named. Whoever sees no group of the session learns nothing of it.
 --
 -- Who starts at '0' holds nothing that a forgotten deletion could be about. The cursor carries how far deletions were
 -- forgotten then (`number.forgotten`), until it has passed that.
@@ -89,48 +101,56 @@ language plpgsql stable security invoker set search_path = '' as $$
 declare
   v_since bigint := split_part(p_since, '.', 1)::bigint;
   v_forgotten bigint := coalesce(nullif(split_part(p_since, '.', 2), ''), '0')::bigint;
-  v_oldest bigint;
-  v_newest bigint;
+  v_oldest bigint := 0;
+  v_newest bigint := 0;
   v_changes jsonb;
   v_next bigint;
 begin
-  select s.oldest_cursor into v_oldest from public.wa_sessions as s where s.id = p_session;
-  v_oldest := coalesce(v_oldest, 0);
-  select max(c.change_id) into v_newest from public.message_changes as c where c.session_id = p_session;
-  v_newest := greatest(v_newest, v_oldest);
+  if exists (select 1 from public.groups as g where g.session_id = p_session) then
+    select r.oldest, greatest(r.newest, r.oldest) into v_oldest, v_newest from wa.cursor_range(p_session) as r;
+  end if;
   if v_since = 0 then
     v_forgotten := v_oldest;
   end if;
   if v_since is null or greatest(v_since, v_forgotten) < v_oldest or v_since > v_newest then
     return jsonb_build_object('changes', '[]'::jsonb, 'next', v_newest::text, 'start_again', p_since is not null);
   end if;
-  select coalesce(jsonb_agg(to_jsonb(p) - 'number' order by p.number), '[]'), coalesce(max(p.number), v_since)
+  -- Fewer than the limit: no more are visible up to the newest.
+  select
+    coalesce(jsonb_agg(to_jsonb(p) - 'number' order by p.number), '[]'),
+    case when count(*) < least(p_limit, 1000) then v_newest else coalesce(max(p.number), v_since) end
   into v_changes, v_next
   from (
     select
       c.change_id as number, c.change_id::text as change_id, c.message_id, c.deleted,
       (
-        select
-          to_jsonb(m) - '{raw,content_order,revoke_claimed_at,revoke_claimed_by}'::text [] || jsonb_build_object(
-            'media', (
+        select to_jsonb(shown)
+        from (
+          select
+            m.id, m.session_id, m.group_id, m.wa_msg_id, m.chat_id, m.sender, m.sender_alt, m.push_name, m.from_me,
+            m.ts, m.received_at, m.kind, m.text, m.file_name, m.media_id, m.media_status, m.parent_id, m.pending,
+            m.lost_at, m.edited_at, m.revoked_at, m.edit_msg_id, m.revoked_by, m.blanked, m.quoted_msg_id,
+            m.quoted_sender, m.quoted_id, m.album_id, m.mentions, m.mention_count, m.forwarded, m.forward_score,
+            m.content, m.expires_at,
+            (
               select jsonb_build_object(
                 'sha256', f.sha256, 'mime', f.mime, 'bytes', f.bytes, 'width', f.width, 'height', f.height,
                 'duration_s', f.duration_s, 'storage_path', f.storage_path
               )
               from public.media as f
               where f.id = m.media_id
-            ),
-            'reactions', (
+            ) as media,
+            (
               select coalesce(jsonb_agg(to_jsonb(r) order by r.at, r.sender), '[]')
               from (
                 select e.sender, e.emoji, e.at
                 from public.message_reactions as e
                 where e.message_id = m.id and e.emoji is not null
               ) as r
-            )
-          )
-        from public.messages as m
-        where m.id = c.message_id
+            ) as reactions
+          from public.messages as m
+          where m.id = c.message_id
+        ) as shown
       ) as message
     from public.message_changes as c
     where c.session_id = p_session and c.change_id > v_since

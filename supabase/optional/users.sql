@@ -1,0 +1,258 @@
+-- Optional: users of your own (Supabase Auth) read what their sessions stored, from a browser, with their own token.
+--
+-- Apply it after the migrations, and again after each update: it may be applied any number of times. To take it back,
+-- apply remove_users.sql. docs/users.md explains it. Who belongs to a session stands in public.session_members, which
+-- only the service role writes. Policies decide about rows, grants about columns; what is not granted stays closed. No
+-- policy opens a table that holds credentials or keys.
+
+-- What policies call. The Data API does not expose this schema.
+create schema if not exists wa_users;
+revoke all on schema wa_users from public, anon;
+grant usage on schema wa_users to authenticated, service_role;
+
+-- Who may see what. `groups` null: all groups of the session, also those to come; else ids of public.groups. An owner
+-- also sees the QR code, switches `monitor` and asks the worker for things.
+create table if not exists public.session_members (
+  session_id text not null references public.wa_sessions (id) on delete cascade,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  role text not null default 'member' check (role in ('owner', 'member')),
+  groups bigint[],
+  created_at timestamptz not null default now(),
+  primary key (session_id, user_id),
+  check (role <> 'owner' or groups is null)
+);
+
+create index if not exists session_members_user_id on public.session_members (user_id);
+
+alter table public.session_members enable row level security;
+
+-- Does the user see this file? Without the groups in it, a sticker that went round would be looked up in all groups.
+create index if not exists messages_media_group on public.messages (media_id, group_id) where media_id is not null;
+
+-- The answers depend on the user alone, so that a query asks once: policies write `(select wa_users.group_ids())`.
+-- With the rights of the owner: the policies of the tables that they read would call them again.
+create or replace function wa_users.group_ids() returns bigint[]
+language sql stable security definer set search_path = '' as $$
+  select coalesce(array_agg(g.id), '{}')
+  from public.session_members as m
+  inner join public.groups as g on m.session_id = g.session_id and (m.groups is null or g.id = any(m.groups))
+  where m.user_id = (select auth.uid())
+$$;
+
+-- Sessions of which the user sees all groups.
+create or replace function wa_users.whole_sessions() returns text[]
+language sql stable security definer set search_path = '' as $$
+  select coalesce(array_agg(m.session_id), '{}')
+  from public.session_members as m
+  where m.user_id = (select auth.uid()) and m.groups is null
+$$;
+
+create or replace function wa_users.sessions() returns text[]
+language sql stable security definer set search_path = '' as $$
+  select coalesce(array_agg(m.session_id), '{}') from public.session_members as m where m.user_id = (select auth.uid())
+$$;
+
+create or replace function wa_users.owned_sessions() returns text[]
+language sql stable security definer set search_path = '' as $$
+  select coalesce(array_agg(m.session_id), '{}')
+  from public.session_members as m
+  where m.user_id = (select auth.uid()) and m.role = 'owner'
+$$;
+
+-- The user's sessions and how they are. wa_sessions itself stays closed: the account's credentials are in it.
+create or replace function wa_users.list_sessions() returns jsonb
+language sql stable security definer set search_path = '' as $$
+  select coalesce(jsonb_agg(
+    jsonb_build_object(
+      'id', s.id, 'role', m.role, 'groups', m.groups, 'status', s.status, 'state', s.detail -> 'state',
+      'say', s.detail -> 'say', 'worker_runs', coalesce(s.lease_expires_at > now(), false), 'updated_at', s.updated_at
+    ) || case
+      when m.role = 'owner'
+        then jsonb_build_object('wa_name', s.wa_name, 'wa_number', s.wa_number, 'detail', s.detail)
+      else '{}'
+    end
+    order by s.id
+  ), '[]')
+  from public.session_members as m
+  inner join public.wa_sessions as s on m.session_id = s.id
+  where m.user_id = (select auth.uid())
+$$;
+
+create or replace function public.my_sessions() returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select wa_users.list_sessions()
+$$;
+
+-- Policies. A scalar subquery finds the message of a row, and no `exists`: that one the planner may answer by reading
+-- all messages into a hash table first.
+
+drop policy if exists members_read_own on public.session_members;
+create policy members_read_own on public.session_members for select to authenticated
+using (user_id = (select auth.uid()));
+
+drop policy if exists members_read on public.groups;
+create policy members_read on public.groups for select to authenticated
+using (id = any((select wa_users.group_ids())::bigint[]));
+
+drop policy if exists owners_switch on public.groups;
+create policy owners_switch on public.groups for update to authenticated
+using (session_id = any((select wa_users.owned_sessions())::text[]))
+with check (session_id = any((select wa_users.owned_sessions())::text[]));
+
+drop policy if exists members_read on public.messages;
+create policy members_read on public.messages for select to authenticated
+using (group_id = any((select wa_users.group_ids())::bigint[]));
+
+drop policy if exists members_read on public.message_reactions;
+create policy members_read on public.message_reactions for select to authenticated
+using (
+  session_id = any((select wa_users.whole_sessions())::text[])
+  or (
+    select true from public.messages as m
+    where m.id = message_reactions.message_id
+  )
+);
+
+drop policy if exists members_read on public.message_edits;
+create policy members_read on public.message_edits for select to authenticated
+using (
+  session_id = any((select wa_users.whole_sessions())::text[])
+  or (
+    select true from public.messages as m
+    where m.id = message_edits.message_id
+  )
+);
+
+-- Of a message that is gone nobody knows the group any more: its number is told to all members of the session.
+drop policy if exists members_read on public.message_changes;
+create policy members_read on public.message_changes for select to authenticated
+using (
+  session_id = any((select wa_users.whole_sessions())::text[])
+  or (deleted and session_id = any((select wa_users.sessions())::text[]))
+  or (
+    select true from public.messages as m
+    where m.id = message_changes.message_id
+  )
+);
+
+-- A content is one row, whoever sent it: it is seen by those who see a message with it.
+drop policy if exists members_read on public.media;
+create policy members_read on public.media for select to authenticated
+using (
+  (
+    select true from public.messages as m
+    where m.media_id = media.id
+    limit 1 -- noqa: AM09
+  )
+);
+
+-- Members of some groups see who wrote in them. The join takes one step in an index for each group.
+drop policy if exists members_read on public.people;
+create policy members_read on public.people for select to authenticated
+using (
+  session_id = any((select wa_users.whole_sessions())::text[])
+  or (
+    select true
+    from public.groups as g
+    inner join public.messages as m
+      on g.session_id = m.session_id and g.wa_group_id = m.chat_id and m.sender = people.sender
+    where g.session_id = people.session_id
+    limit 1 -- noqa: AM09
+  )
+);
+
+drop policy if exists owners_read on public.runtime_flags;
+create policy owners_read on public.runtime_flags for select to authenticated
+using (session_id = any((select wa_users.owned_sessions())::text[]));
+
+drop policy if exists owners_ask on public.runtime_flags;
+create policy owners_ask on public.runtime_flags for insert to authenticated
+with check (session_id = any((select wa_users.owned_sessions())::text[]));
+
+drop policy if exists owners_ask_again on public.runtime_flags;
+create policy owners_ask_again on public.runtime_flags for update to authenticated
+using (session_id = any((select wa_users.owned_sessions())::text[]))
+with check (session_id = any((select wa_users.owned_sessions())::text[]));
+
+-- The object's name begins with the hash of its content. The policy of public.media decides.
+drop policy if exists wa_members_read on storage.objects;
+create policy wa_members_read on storage.objects for select to authenticated
+using (
+  bucket_id = 'wa-media'
+  and (
+    select true from public.media as f
+    where f.sha256 = split_part(objects.name, '/', 1) and f.storage_path = objects.name
+  )
+);
+
+-- Rights: nothing but what stands here, also where a project grants all that is new.
+
+revoke all on
+public.groups,
+public.media,
+public.message_changes,
+public.message_edits,
+public.message_reactions,
+public.messages,
+public.people,
+public.poll_votes,
+public.runtime_flags,
+public.session_members
+from anon, authenticated;
+
+grant select, insert, update, delete on public.session_members to service_role;
+grant select on public.session_members to authenticated;
+grant select (id, session_id, wa_group_id, name, monitor, left_at, created_at, updated_at),
+update (monitor) on public.groups to authenticated;
+grant select (
+  id, session_id, group_id, wa_msg_id, chat_id, sender, sender_alt, push_name, from_me, ts, received_at, kind, text,
+  file_name, media_id, media_status, parent_id, pending, lost_at, edited_at, revoked_at, edit_msg_id, revoked_by,
+  blanked, quoted_msg_id, quoted_sender, quoted_id, album_id, mentions, mention_count, forwarded, forward_score,
+  content, expires_at, revoke_claimed_at
+) on public.messages to authenticated;
+grant select (message_id, sender, session_id, emoji, at) on public.message_reactions to authenticated;
+grant select (id, session_id, message_id, edit_msg_id, text, at) on public.message_edits to authenticated;
+grant select on public.message_changes to authenticated;
+grant select (id, sha256, mime, bytes, width, height, duration_s, storage_path) on public.media to authenticated;
+grant select on public.people to authenticated;
+grant select on public.poll_votes to authenticated;
+grant select (key, value, handled_at, handled_value, session_id), insert (key, value), update (key, value)
+on public.runtime_flags to authenticated;
+
+revoke execute on function
+public.my_sessions,
+wa_users.group_ids,
+wa_users.list_sessions,
+wa_users.owned_sessions,
+wa_users.sessions,
+wa_users.whole_sessions
+from public, anon, authenticated;
+
+grant execute on function
+public.my_sessions,
+wa_users.group_ids,
+wa_users.list_sessions,
+wa_users.owned_sessions,
+wa_users.sessions,
+wa_users.whole_sessions
+to authenticated, service_role;
+
+-- The only function of the worker's that users may call: their policies hold in it.
+grant usage on schema wa to authenticated;
+grant execute on function public.changes, wa.cursor_range to authenticated;
+
+-- Realtime tells users that something changed; what it is, they ask changes(). So there is one small table in it.
+do $$
+begin
+  if exists (select 1 from pg_catalog.pg_publication where pubname = 'supabase_realtime' and not puballtables)
+    and not exists (
+      select 1 from pg_catalog.pg_publication_tables
+      where pubname = 'supabase_realtime' and schemaname = 'public' and tablename = 'message_changes'
+    )
+  then
+    alter publication supabase_realtime add table public.message_changes;
+  end if;
+end
+$$;
+
+notify pgrst, 'reload schema';
