@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import ssl
 import tempfile
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,8 +19,8 @@ from testkit.cdn import Cdn, Exchange, Handler, cdn_on_loopback, serving, status
 from worker.bridge.protocol import MediaHostList
 from worker.errors import MediaCorrupt, MediaError, MediaExpired, MediaRefused, MediaTooLarge, MediaUnavailable
 from worker.media.address import DEFAULT_HOST
-from worker.media.decrypt import Claims
-from worker.media.download import Downloader, Limits, Source, open_downloader
+from worker.media.decrypt import BlobDecryptor, Claims
+from worker.media.download import PIECE_BYTES, Downloader, Limits, Source, open_downloader
 from worker.media.hosts import MediaHosts
 from worker.media.keys import derive_keys
 
@@ -377,3 +378,25 @@ async def test_a_host_that_redirects_or_sends_too_much_ends_the_walk(cdn: Cdn) -
         with pytest.raises(MediaTooLarge):
             await fetched(downloader)
     assert [host_of(head) for head in cdn.heads] == [FIRST, FIRST]
+
+
+async def test_no_file_is_decrypted_on_the_loop_that_messages_need(cdn: Cdn, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = seal(bytes(3 * PIECE_BYTES))
+    cdn.routes["/file"] = serving(sealed.blob)
+    threads: list[int] = []
+    update = BlobDecryptor.update
+
+    def noted(self: BlobDecryptor, piece: bytes) -> bytes:
+        threads.append(threading.get_ident())
+        assert len(piece) <= PIECE_BYTES
+        return update(self, piece)
+
+    monkeypatch.setattr(BlobDecryptor, "update", noted)
+    source = Source(origin=cdn.origin, ca=cdn.ca)
+    async with (
+        open_downloader(source, Limits(max_bytes=4 * PIECE_BYTES)) as downloader,
+        downloader.fetch("/file", None, KEYS, claims_of(sealed)) as file,
+    ):
+        assert file.proof.length == 3 * PIECE_BYTES
+    assert len(threads) >= 3
+    assert threading.get_ident() not in threads
