@@ -18,7 +18,7 @@ PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
-.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench benchqueries clean image audit sbom mutants docs \
+.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench benchgate benchqueries clean image audit sbom mutants docs \
   baileys lock console-smoke screenshots wheel wheel-smoke
 
 help: ## what can be done here
@@ -86,7 +86,10 @@ chaos: setup ## MINUTES=3 SEED=1: kill everything at random and look for a lost 
 soak: setup ## MINUTES=15 and six to warm up: closes of every kind, again and again; flat memory, nothing leaked
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),15) --seed $(SEED)
 
-bench: setup ## what the frame gate costs
+bench: setup ## everything side by side, ten minutes; BENCH=quick: two
+	@$(BIN)/python -m bench $(if $(filter quick,$(BENCH)),--quick)
+
+benchgate: setup ## what the frame gate costs
 	@node bench/gate.js
 
 benchqueries: setup ## what an app's queries cost at 1,000,000 messages, and what they cost each commit

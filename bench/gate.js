@@ -1,5 +1,5 @@
 /**
- * What the frame gate costs: `make bench`, or `node bench/gate.js [--rounds 5] [--messages 2000] [--commit-ms 20]`.
+ * What the frame gate costs: `make benchgate`, or `node bench/gate.js [--rounds 5] [--messages 2000] [--commit-ms 20]`.
  *
  * The same sidecar, the same virtual phone, one run, three ways in turn: with the gate; without it (every frame is written at
  * once, commits go on beside); without it and with commits that nobody awaits, as stock Baileys would. A commit takes
