@@ -341,6 +341,7 @@ class Supervisor:
             pong = await peer.ping()
             self.health.figures = pong.model_dump()
             logger.bind(**self.health.figures).trace("the sidecar's figures")
+            leased.served.high_water.take(pong)
             self._listen_to(leased, pong)
             stall = judge(pong, before, database_away=leased.watch.away)
             before = pong

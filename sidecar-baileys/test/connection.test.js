@@ -120,6 +120,47 @@ test('a key that is written while a stanza is being decrypted does not wait for 
   answer()
 })
 
+test('the mark moves over what is durable, and only when the backlog is', async (context) => {
+  const { connection, sock } = connect()
+  Object.assign(connection.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
+  /** @type {(() => void)[]} */
+  const commits = []
+  connection.gate.hooks.commit = () => new Promise((resolve) => { commits.push(() => resolve(undefined)) })
+  const durable = async () => {
+    while (commits.length === 0) await new Promise(setImmediate)
+    const settled = connection.gate.settled()
+    commits.splice(0).forEach((resolve) => resolve())
+    await settled
+  }
+  const receive = (/** @type {string} */ tag, /** @type {any} */ attrs, /** @type {any[]} */ content = []) => {
+    const node = { tag, attrs, content }
+    sock.ws.emit('frame', node)
+    sock.ws.emit(tag === 'ib' ? 'CB:ib,,offline' : `CB:${tag}`, node)
+  }
+  const message = (/** @type {string} */ id, more = {}) => receive('message', { id, from: '1@g.us', participant: '222@lid', t: '1790000000', ...more }, [{ tag: 'unavailable', attrs: { type: 'view_once' } }])
+  /** Seconds that the mark is behind; null: there is none. */
+  const behind = () => (connection.complete ? Math.round((Date.now() + 60_000 - connection.complete.to_ms) / 1000) : null)
+  context.mock.timers.enable({ apis: ['Date'], now: 1_790_000_000_000 })
+  sock.ws.removeAllListeners('CB:success') // what Baileys asks of a server after a login: there is none
+  receive('success', { t: '1790000060' })
+  message('A1', { offline: '1' })
+  assert.equal(behind(), null, 'the backlog has not ended')
+  receive('ib', {}, [{ tag: 'offline', attrs: { count: '1' } }])
+  assert.equal(behind(), null, 'its last message is not durable')
+  await durable()
+  assert.equal(connection.complete?.epoch, 1)
+  context.mock.timers.setTime(1_790_000_001_000)
+  message('A2')
+  context.mock.timers.setTime(1_790_000_101_000)
+  receive('presence', {})
+  const waiting = /** @type {any} */ (connection.complete).to_ms
+  await durable()
+  assert.equal(Math.round((/** @type {any} */ (connection.complete).to_ms - waiting) / 1000), 100, 'A2 held it')
+  connection.end()
+  await connection.closed
+  assert.equal(behind(), null, 'nothing more comes')
+})
+
 test('a re-upload that the phone does not answer, or that cannot be asked for, leaves nobody listening', async () => {
   const { connection, sock } = connect()
   connection.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }

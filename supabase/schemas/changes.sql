@@ -402,7 +402,8 @@ begin
     if v_result is null then
       perform wa.write_refused(p_session, jsonb_build_array(jsonb_build_object(
         'item', 'change', 'chat_id', v_in ->> 'chat_id', 'sender', v_in ->> 'author',
-        'wa_msg_id', v_in ->> 'change_id', 'code', v_code, 'reason', v_reason, 'body', v_in::text
+        'wa_msg_id', v_in ->> 'change_id', 'code', v_code, 'reason', v_reason, 'body', v_in::text,
+        'sent_at', v_in ->> 'at'
       )));
       v_refused := v_refused + 1;
     end if;

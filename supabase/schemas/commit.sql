@@ -182,8 +182,8 @@ end
 $$;
 
 -- One batch, or what its parts have left of it: {fence, epoch, seq, digest?, creds?, keys, messages, changes, hashes,
--- audits, identities, groups, refused, discards}. Only the next batch is applied; one that was applied before is
--- answered as durable, and nothing is written. Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
+-- audits, identities, groups, refused, discards, dropped}. Only the next batch is applied; one that was applied before
+-- is answered as durable, and nothing is written. Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
 -- Renews the lease as well: the row is written anyway, and while commits keep it locked the poll passes it over.
 -- Plans are made once for each connection, not for each batch, and perhaps when the tables are still empty: hence no
 -- sequential scans.
@@ -223,6 +223,7 @@ begin
   ) then
     v_sealed := cardinality(wa.openable_edits(p_session, 1));
   end if;
+  perform wa.write_dropped(p_session, p_batch -> 'dropped');
   perform wa.write_audits(p_session, p_batch -> 'audits');
   delete from public.wa_commit_pieces where session_id = p_session;
   return '{"changed": 0, "held": 0}'::jsonb || v_counts

@@ -14,11 +14,13 @@ create table public.groups (
   unique (session_id, wa_group_id)
 );
 
--- How often the set of monitored groups has changed: a worker that has this version need not read them. In a table of
+-- How often the set of monitored groups has changed: a worker that has this version need not read them; `taken`: the
+-- version that one had when it last said so. In a table of
 -- its own, because a commit holds the session's row, and a user who switches a group must not wait for it.
 create table public.wa_monitored_versions (
   session_id text primary key references public.wa_sessions (id) on delete cascade,
-  version bigint not null
+  version bigint not null,
+  taken bigint
 );
 
 -- Raises the version, whoever writes: with the rights of the owner, because the writer may have none on that table.

@@ -7,6 +7,7 @@ declare
   v_news jsonb := '{}';
   v_flags jsonb;
   v_version bigint;
+  v_taken bigint;
 begin
   if exists (
     select 1 from public.runtime_flags as r
@@ -18,7 +19,12 @@ begin
     end if;
   end if;
   -- Before the groups, which may then be newer than the version: they are only read once more.
-  v_version := coalesce((select m.version from public.wa_monitored_versions as m where m.session_id = p_session), 0);
+  select m.version, m.taken into v_version, v_taken
+  from public.wa_monitored_versions as m where m.session_id = p_session;
+  v_version := coalesce(v_version, 0);
+  if v_version = p_monitored and v_taken is distinct from v_version and v_version > 0 then
+    perform wa.monitored_taken(p_session, v_version);
+  end if;
   if v_version is distinct from p_monitored then
     v_news := v_news || jsonb_build_object(
       'monitored', public.wa_monitored_groups(p_session) || jsonb_build_object('version', v_version::text)
@@ -41,10 +47,11 @@ begin
 end
 $$;
 
--- Renews the leases that `p_owner` holds, and tells what is new. `p_held`: [{session, fence, monitored, media}];
--- `monitored` is the version of the monitored groups that the process has, null if it has none; `media` says which jobs
--- it could take now: 0 none, 1 files, 2 also those that wait for the phone. `p_capacity`: how many more sessions it
--- could serve; none are handed out yet.
+-- Renews the leases that `p_owner` holds, and tells what is new. `p_held`: [{session, fence, monitored, media, epoch?,
+-- complete_to?}]; `monitored` is the version of the monitored groups that the process has, null if it has none; `media`
+-- says which jobs it could take now: 0 none, 1 files, 2 also those that wait for the phone; what came until
+-- `complete_to` on the connection `epoch` is durable (wa.move_mark). `p_capacity`: how many more sessions it could
+-- serve; none are handed out yet.
 --
 -- Waits for nobody. A lease is written after a third of its time. If the session's row is locked then, because its
 -- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it.
@@ -58,23 +65,35 @@ declare
   v_held record;
   v_row record;
   v_until timestamptz;
+  v_due boolean;
+  v_moves boolean;
   v_news jsonb;
   v_alive integer := 0;
   v_answer jsonb := '{}';
 begin
   for v_held in
-    select h.session, h.fence, h.monitored, h.media
-    from jsonb_to_recordset(p_held) as h (session text, fence bigint, monitored bigint, media integer)
+    select h.session, h.fence, h.monitored, h.media, h.epoch, h.complete_to
+    from jsonb_to_recordset(p_held) as h (
+      session text, fence bigint, monitored bigint, media integer, epoch bigint, complete_to timestamptz
+    )
     order by h.session
   loop
-    select s.fence, s.lease_owner, s.lease_expires_at, make_interval(secs => s.lease_seconds) as lease into v_row
+    select
+      s.fence, s.lease_owner, s.lease_expires_at, make_interval(secs => s.lease_seconds) as lease, s.epoch,
+      s.complete_epoch, s.complete_to
+    into v_row
     from public.wa_sessions as s where s.id = v_held.session;
     if v_row.fence is distinct from v_held.fence or v_row.lease_owner is distinct from p_owner then
       v_answer := jsonb_set(v_answer, '{lost}', coalesce(v_answer -> 'lost', '[]') || to_jsonb(v_held.session));
       continue;
     end if;
     v_alive := v_alive + 1;
-    if v_row.lease_expires_at <= clock_timestamp() + v_row.lease * 2 / 3 then
+    v_due := v_row.lease_expires_at <= clock_timestamp() + v_row.lease * 2 / 3;
+    v_moves := v_held.epoch = v_row.epoch and v_held.complete_to is not null and (
+      v_row.complete_epoch is distinct from v_row.epoch
+      or v_held.complete_to > coalesce(v_row.complete_to, '-infinity') + v_row.lease / 3
+    );
+    if v_due or v_moves then
       update public.wa_sessions as s
       set lease_expires_at = clock_timestamp() + v_row.lease
       where s.id = (
@@ -84,12 +103,15 @@ begin
         for no key update skip locked
       )
       returning s.lease_expires_at into v_until;
-      if found then
+      if found and v_moves then
+        perform wa.move_mark(v_held.session, v_held.epoch, v_held.complete_to);
+      end if;
+      if v_until is not null then
         v_answer := jsonb_set(
           v_answer, '{renewed}',
           coalesce(v_answer -> 'renewed', '{}') || jsonb_build_object(v_held.session, v_until)
         );
-      else
+      elsif v_due then
         v_answer := jsonb_set(v_answer, '{busy}', coalesce(v_answer -> 'busy', '[]') || to_jsonb(v_held.session));
       end if;
     end if;

@@ -96,6 +96,9 @@ begin
     select r.id from public.wa_refused_stanzas as r where r.session_id = p_session and r.at < p_before limit p_limit
   ));
   get diagnostics v_refused = row_count;
+  if v_messages + v_refused > 0 then
+    perform wa.note_deleted(p_session, p_before);
+  end if;
   return jsonb_build_object(
     'messages', v_messages, 'refused', v_refused, 'more', p_limit in (v_messages, v_refused)
   );

@@ -424,7 +424,8 @@ begin
   if v_half = 0 then
     perform wa.write_refused(p_session, jsonb_build_array(jsonb_build_object(
       'chat_id', p_messages -> 0 ->> 'chat_id', 'sender', p_messages -> 0 ->> 'sender',
-      'wa_msg_id', p_messages -> 0 ->> 'wa_msg_id', 'code', v_code, 'reason', v_reason, 'body', p_messages ->> 0
+      'wa_msg_id', p_messages -> 0 ->> 'wa_msg_id', 'code', v_code, 'reason', v_reason, 'body', p_messages ->> 0,
+      'sent_at', p_messages -> 0 ->> 'ts'
     )));
     return '{"stored": 0, "upgraded": 0, "duplicates": 0, "skipped": 0, "jobs": 0, "refused": 1}'::jsonb;
   end if;

@@ -2,8 +2,9 @@
 --
 -- A worker serves a session while it holds its lease. Every take-over raises `fence`; every connection raises `epoch`;
 -- `seq` counts the batches of one epoch; `batch` names the one that was begun last: its number, and a digest of its
--- items. Each writer names the fence it holds, and is refused if the session has a newer one. Columns of
--- all tables are explained in docs/schema.md.
+-- items. What came until `complete_to`, on the connection `complete_epoch`, is durable, and so is all that had waited
+-- (coverage.sql). Each writer names the fence it holds, and is refused if the session has a newer one. Columns of all
+-- tables are explained in docs/schema.md.
 
 -- A function may call one that stands in a later file.
 set check_function_bodies = off;
@@ -27,7 +28,9 @@ create table public.wa_sessions (
   updated_at timestamptz not null default now(),
   batch text,
   oldest_cursor bigint not null default 0,
-  lease_seconds double precision
+  lease_seconds double precision,
+  complete_to timestamptz,
+  complete_epoch bigint
 );
 
 -- Baileys' Signal keys, a row each: one blob would be rewritten at every message.
@@ -196,6 +199,11 @@ begin
     wa_number = case when p_patch ? 'wa_number' then p_patch ->> 'wa_number' else wa_number end,
     updated_at = now()
   where id = p_session;
+  if p_patch ->> 'status' = 'connected' then
+    update public.coverage_gaps
+    set to_at = greatest(from_at, now())
+    where session_id = p_session and chat_id is null and reason = 'unlinked' and to_at is null;
+  end if;
   perform wa.write_audits(p_session, p_audits);
   return '{"done": true}'::jsonb;
 end
@@ -207,6 +215,12 @@ language plpgsql security invoker set search_path = '' as $$
 declare
   v_row public.wa_sessions := wa.lock_session(p_session, p_fence);
 begin
+  -- Until a phone is linked again nothing is kept for us.
+  if v_row.creds_json is not null and v_row.wa_number is not null then
+    insert into public.coverage_gaps (session_id, reason, from_at)
+    values (p_session, 'unlinked', least(coalesce(v_row.complete_to, v_row.created_at), now()))
+    on conflict (session_id, coalesce(chat_id, ''), reason) where to_at is null do nothing;
+  end if;
   delete from public.wa_session_keys where session_id = p_session;
   update public.wa_sessions
   set

@@ -28,7 +28,8 @@ create table public.wa_refused_stanzas (
   item text not null default 'message' check (item in ('message', 'change')),
   state text not null default 'refused' check (state in ('refused', 'waiting', 'undecrypted')),
   tries integer not null default 0,
-  next_at timestamptz
+  next_at timestamptz,
+  sent_at timestamptz
 );
 
 create index wa_refused_stanzas_session_id on public.wa_refused_stanzas (session_id, at);
@@ -114,10 +115,10 @@ language sql immutable security invoker set search_path = '' as $$
   select position('"undecryptable"'::bytea in decode(p_body, 'base64')) > 0
 $$;
 
--- Refused items: [{item, state, chat_id, sender, wa_msg_id, code, reason, body, encoding}]. Bodies are kept as base64,
--- and only if the chat is monitored: content of other chats reaches no table. One that is listed already stays as it
--- is; but the good copy of a listed stub is listed beside it. An `undecrypted` one stands beside the others, and is not
--- listed if the chat is not monitored, or the message is stored with its content.
+-- Refused items: [{item, state, chat_id, sender, wa_msg_id, code, reason, body, encoding, sent_at}]. Bodies are kept as
+-- base64, and only if the chat is monitored: content of other chats reaches no table. One that is listed already stays
+-- as it is; but the good copy of a listed stub is listed beside it. An `undecrypted` one stands beside the others, and
+-- is not listed if the chat is not monitored, or the message is stored with its content.
 create function wa.write_refused(p_session text, p_refused jsonb) returns void
 language plpgsql security invoker set search_path = '' as $$
 begin
@@ -125,13 +126,13 @@ begin
     return;
   end if;
   insert into public.wa_refused_stanzas (
-    session_id, chat_id, sender, wa_msg_id, code, reason, body, encoding, item, state, next_at
+    session_id, chat_id, sender, wa_msg_id, code, reason, body, encoding, item, state, next_at, sent_at
   )
   select
     p_session, left(r ->> 'chat_id', 256), left(r ->> 'sender', 256), left(r ->> 'wa_msg_id', 256),
     left(coalesce(r ->> 'code', 'unknown'), 64), left(coalesce(r ->> 'reason', ''), 1000),
     kept.body, 'base64', coalesce(r ->> 'item', 'message'), coalesce(r ->> 'state', 'refused'),
-    case when r ->> 'state' = 'waiting' then now() + interval '1 minute' end
+    case when r ->> 'state' = 'waiting' then now() + interval '1 minute' end, wa.parse_time(r ->> 'sent_at')
   from jsonb_array_elements(p_refused) with ordinality as t (r, ord)
   left join public.groups as g on g.session_id = p_session and g.wa_group_id = r ->> 'chat_id'
   cross join lateral (

@@ -13,6 +13,7 @@ from worker.store.embedded import MIGRATIONS, Endpoint
 
 TABLES = {
     "audit_log",
+    "coverage_gaps",
     "decrypted_stanzas",
     "groups",
     "media",
@@ -110,10 +111,10 @@ def test_functions_run_as_their_caller_with_an_empty_search_path(postgres: str) 
         found = connection.execute(
             f"select proname, prosecdef, proconfig from pg_proc where {OURS}"  # noqa: S608
         ).fetchall()
-    # Analysing takes the owner; whoever switches a group may have no rights on the version; users who read changes see
-    # neither the session's row nor others' changes.
+    # Analysing takes the owner; whoever switches a group may have no rights on version and ledger; users who read
+    # changes see neither the session's row nor others' changes.
     definers = {name for name, definer, _ in found if definer}
-    assert definers == {"cursor_range", "raise_monitored_version", "wa_analyze"}
+    assert definers == {"cursor_range", "note_monitored", "raise_monitored_version", "wa_analyze"}
     # Some may not scan whole tables, whatever the planner thinks of its chances.
     assert {tuple(config) for _, _, config in found} == {
         ('search_path=""',),

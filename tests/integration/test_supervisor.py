@@ -45,7 +45,7 @@ const open = () => tell('connection', { state: 'open', me, server_time_offset_ms
 const pong = {
   rss_bytes: 1, heap_bytes: 1, log_items: 0, log_bytes: 0, log_bytes_max: 0, held_frames: 0, longest_hold_ms: 0,
   open_sections: 0, loop_lag_ms: 0, stanzas_in: 0, stanzas_out: 0, stuck_ms: null, stuck_hash: null,
-  last_stanza_at_ms: null, last_group_stanza_at_ms: null, swallowed: 0,
+  last_stanza_at_ms: null, last_group_stanza_at_ms: null, swallowed: 0, complete: null,
 }
 const answers = {
   connect: () => ({ version: [2, 3000, 1] }), close: () => ({ pending: 0 }), groups: () => ({ groups: [] }),

@@ -81,7 +81,16 @@ DISCARDS: dict[str, tuple[Stanza, str]] = {
 
 @pytest.mark.parametrize(("stanza", "reason"), DISCARDS.values(), ids=DISCARDS.keys())
 def test_what_is_not_stored_has_its_reason(stanza: Stanza, reason: str) -> None:
-    assert normalise(stanza, make_rules()) == Discard(reason=reason)  # type: ignore[arg-type]
+    result = normalise(stanza, make_rules())
+    assert isinstance(result, Discard)
+    assert result.reason == reason
+
+
+def test_what_is_too_old_says_of_when_it_is_and_nothing_else_does() -> None:
+    told = {name: normalise(stanza, make_rules()) for name, (stanza, _) in DISCARDS.items()}
+    aged = {name for name, result in told.items() if isinstance(result, Discard) and result.chat_id is not None}
+    assert aged == {name for name in DISCARDS if name.startswith("too old")}
+    assert told["too old"] == Discard(reason="too_old", chat_id=GROUP, sent_s=NOW_S - 31)
 
 
 def test_an_unmonitored_chat_is_discarded_before_its_content_is_looked_at() -> None:

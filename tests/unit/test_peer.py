@@ -19,6 +19,7 @@ PONG = {
     "rss_bytes": 1, "heap_bytes": 1, "log_items": 0, "log_bytes": 0, "log_bytes_max": 0, "held_frames": 0,
     "longest_hold_ms": 0, "open_sections": 0, "loop_lag_ms": 1, "stanzas_in": 0, "stanzas_out": 0,
     "stuck_ms": None, "stuck_hash": None, "last_stanza_at_ms": None, "last_group_stanza_at_ms": None, "swallowed": 0,
+    "complete": None,
 }  # fmt: skip
 
 

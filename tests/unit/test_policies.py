@@ -56,12 +56,12 @@ def test_a_sidecar_that_lived_long_starts_the_count_anew() -> None:
 STUCK: dict[str, Any] = {"stuck_ms": STANZA_STUCK_MS + 1, "stuck_hash": "aa" * 32}
 
 
-def pong(**changes: float | str | None) -> Pong:
-    figures: dict[str, float | str | None] = {
+def pong(**changes: object) -> Pong:
+    figures: dict[str, object] = {
         "rss_bytes": 1, "heap_bytes": 1, "log_items": 0, "log_bytes": 0, "log_bytes_max": 0, "held_frames": 0,
         "longest_hold_ms": 0, "open_sections": 0, "loop_lag_ms": 1, "stanzas_in": 0, "stanzas_out": 0,
         "stuck_ms": None, "stuck_hash": None, "last_stanza_at_ms": None, "last_group_stanza_at_ms": None,
-        "swallowed": 0,
+        "swallowed": 0, "complete": None,
     }  # fmt: skip
     return Pong.model_validate({**figures, **changes})
 

@@ -136,6 +136,13 @@ class MediaHostList(Wire):
     ttl_s: float
 
 
+class Complete(Wire):
+    """What arrived on this connection (`epoch`) until `to_ms`, by WhatsApp's clock, is durable, and the backlog too."""
+
+    epoch: int
+    to_ms: float
+
+
 class Pong(Wire):
     """The sidecar's figures, for the watchdogs and /metrics.
 
@@ -158,6 +165,7 @@ class Pong(Wire):
     last_stanza_at_ms: float | None
     last_group_stanza_at_ms: float | None
     swallowed: int
+    complete: Complete | None
 
 
 # Sidecar → worker

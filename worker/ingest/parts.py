@@ -52,6 +52,7 @@ class Item:
             chat_id=chat_id,
             sender=sender,
             wa_msg_id=wa_msg_id,
+            sent_at=plain(self.value.get("ts" if self.kind == "message" else "at")),
         )
 
     def _text(self) -> str:

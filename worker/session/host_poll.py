@@ -16,6 +16,7 @@ from loguru import logger
 from worker.errors import StaleFence, StoreRefused, StoreUnavailable
 from worker.media.jobs import MediaRunner
 from worker.session.flags import FlagWatch, Monitored
+from worker.session.high_water import HighWater
 from worker.session.housekeeping import Housekeeping
 from worker.store import HeldSession, HostPolled, News, Store
 from worker.store.availability import DatabaseWatch
@@ -36,11 +37,16 @@ class Served:
     flags: FlagWatch
     media: MediaRunner
     housekeeping: Housekeeping
+    high_water: HighWater = field(default_factory=HighWater)
     lost: anyio.Event = field(default_factory=anyio.Event)
 
     def held(self) -> HeldSession:
         return HeldSession(
-            session=self.session, fence=self.fence, monitored=self.monitored.version, media=self.media.takes()
+            session=self.session,
+            fence=self.fence,
+            monitored=self.monitored.version,
+            media=self.media.takes(),
+            complete=self.high_water.value,
         )
 
     def take(self, news: News, asked_at: float) -> None:

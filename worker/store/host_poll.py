@@ -15,17 +15,23 @@ class HeldSession:
     """A session that this process holds.
 
     `monitored`: the version of the monitored groups that it has, None if it has none. `media`: which jobs it could take
-    now: 0 none, 1 files, 2 also those that wait for the phone.
+    now: 0 none, 1 files, 2 also those that wait for the phone. `complete`: connection (epoch) and time until which
+    everything that came on it is durable; None while that is not known.
     """
 
     session: str
     fence: int
     monitored: int | None
     media: int
+    complete: tuple[int, datetime] | None = None
 
     def as_document(self) -> dict[str, Any]:
         version = None if self.monitored is None else str(self.monitored)
-        return {"session": self.session, "fence": str(self.fence), "monitored": version, "media": self.media}
+        held = {"session": self.session, "fence": str(self.fence), "monitored": version, "media": self.media}
+        if self.complete is None:
+            return held
+        epoch, complete_to = self.complete
+        return {**held, "epoch": str(epoch), "complete_to": complete_to.isoformat()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,7 @@ class Refused:
     wa_msg_id: str | None = None
     body: str | None = None
     encoding: str = "json"  # or "base64"
+    sent_at: str | None = None  # ISO
 
     @classmethod
     def keeping(cls, text: str, **columns: Any) -> Refused:
@@ -121,7 +122,7 @@ class Batch:
     (`worker.ingest.rules.changes`): kind, chat_id, target_sender, target_id, author, change_id, at, payload.
     `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason.
     `digest` tells the items of one number from others; all parts of a batch have the same. `opaque`: items of a part
-    as base64, which no gateway can read.
+    as base64, which no gateway can read. `dropped`: times of what came too late (`worker.ingest.rules.dropped`).
     """
 
     fence: int
@@ -139,6 +140,7 @@ class Batch:
     discards: Mapping[str, int] = field(default_factory=dict)
     digest: str | None = None
     opaque: Sequence[Refused] = ()
+    dropped: Sequence[Mapping[str, Any]] = ()
 
     @property
     def number(self) -> dict[str, Any]:
@@ -159,6 +161,7 @@ class Batch:
             "refused": [asdict(refused) for refused in self.refused],
             "discards": dict(self.discards),
             "opaque": [asdict(item) for item in self.opaque],
+            "dropped": [dict(times) for times in self.dropped],
         }
 
 

@@ -104,6 +104,10 @@ export class Connection {
   lastStanzaAt = 0
   /** The same of what came from a group. */
   lastGroupStanzaAt = 0
+  /** When any frame last came, milliseconds since 1970. */
+  #lastFrameAt = 0
+  /** When WhatsApp said that it has sent everything that had waited; Infinity before. */
+  #backlogEndedAt = Infinity
   /** The socket has closed. */
   ended = false
 
@@ -192,6 +196,19 @@ export class Connection {
       patienceMs: params.offline_hold_ms,
     })
     this.sock = this.#makeSocket()
+  }
+
+  /**
+   * Up to which time everything that WhatsApp sent is durable, by its clock; null while some of the backlog is not. The
+   * socket keeps the order: what came before the last frame is all there is.
+   * @returns {{epoch: number, to_ms: number} | null}
+   */
+  get complete() {
+    const now = Date.now()
+    const offset = this.#clock.offset(now)
+    const pending = Math.min(this.inbox.oldestArrival || Infinity, this.gate.oldestArrival)
+    if (this.ended || this.gate.failure || offset === null || pending <= this.#backlogEndedAt) return null
+    return { epoch: this.params.epoch, to_ms: Math.min(this.#lastFrameAt, pending) + offset }
   }
 
   /** End the socket without logging out. @param {Error} [error] */
@@ -298,6 +315,7 @@ export class Connection {
       const [node] = args
       switch (event) {
         case ANY_STANZA:
+          this.#lastFrameAt = Date.now()
           this.#hear(node)
           this.#traffic.note(node)
           this.#answerUnknown(node)
@@ -345,6 +363,7 @@ export class Connection {
 
   /** @param {any} node */
   #backlogComplete(node) {
+    this.#backlogEndedAt = this.#lastFrameAt
     this.#preview.close()
     this.hooks.notify('offline', { count: countOf(childOf(node, 'offline')) })
     this.inbox.backlogComplete()

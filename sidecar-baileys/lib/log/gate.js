@@ -96,7 +96,7 @@ export class Section {
 
 /** One connection's log and frame queue. A new connection gets a new gate. */
 export class Gate {
-  /** @type {{number: number, item: Item}[]} */
+  /** `at`: when the item was appended, milliseconds since 1970. @type {{number: number, item: Item, at: number}[]} */
   #log = []
   /** @type {{tag: number, frame: Uint8Array, at: number}[]} */
   #frames = []
@@ -132,6 +132,12 @@ export class Gate {
   get durable() { return this.#durable }
   get failure() { return this.#failure }
 
+  /** When the oldest that is not durable arrived, milliseconds since 1970; Infinity: all is. @returns {number} */
+  get oldestArrival() {
+    return this.#log.reduce((oldest, { item, at }) =>
+      Math.min(oldest, /** @type {any} */ (item.stanza)?.arrived_at_ms ?? at), Infinity)
+  }
+
   /**
    * Put an item at the end of the log.
    * @param {Item} item
@@ -139,7 +145,7 @@ export class Gate {
    */
   append(item) {
     if (this.#failure) return this.#appended
-    this.#log.push({ number: ++this.#appended, item })
+    this.#log.push({ number: ++this.#appended, item, at: Date.now() })
     this.bytes += item.bytes
     this.bytesMax = Math.max(this.bytesMax, this.bytes)
     this.hooks.onDepth?.()

@@ -33,6 +33,7 @@ const UNSTORED_IN_WORK = 4
  * @property {string} author
  * @property {boolean} stored of a chat that may be stored
  * @property {boolean} alone a suspect: nothing else may be in work meanwhile
+ * @property {number} [arrivedAt] milliseconds since 1970
  * @property {{open: boolean}} [section] its decryption has begun, and is open until it is in the log
  * @property {string | null} [hash] what names it when it comes again
  * @property {number} expectedBytes what it will take in the log, roughly
@@ -95,6 +96,9 @@ export class Inbox {
 
   /** @returns {any[]} that have arrived and are not in the log yet, oldest first */
   get unsettled() { return [...this.#unsettled] }
+
+  /** @returns {number} when the oldest of them arrived, milliseconds since 1970; 0: there is none */
+  get oldestArrival() { return this.#unsettled.values().next().value?.arrivedAt ?? 0 }
 
   /** @returns {any[]} that were delivered and are not in the log yet, oldest first */
   get inWork() { return [...this.#inWork.keys()] }

@@ -163,6 +163,7 @@ export function registerMethods(peer, logger, mark) {
       last_stanza_at_ms: connection?.lastStanzaAt || null,
       last_group_stanza_at_ms: connection?.lastGroupStanzaAt || null,
       swallowed: connection?.inbox.swallowed ?? 0,
+      complete: connection?.complete ?? null,
     }
   })
 

@@ -150,6 +150,7 @@ export const RESULTS = {
     stuck_hash: orNull(isHash),
     last_stanza_at_ms: orNull(isNumber),
     last_group_stanza_at_ms: orNull(isNumber),
+    complete: orNull(shape({ epoch: isCount, to_ms: isNumber })),
   }),
   'state.load': shape({ creds: orNull(isString) }),
   'state.get': shape({ values: mapOf(isString) }),

@@ -24,6 +24,7 @@ from worker.bridge.protocol import (
     SystemEvent,
 )
 from worker.ingest.rules.changes import Change, change_of, links_of
+from worker.ingest.rules.dropped import Dropped, dropped_times
 from worker.ingest.rules.jids import GROUP_SERVER, LID_SERVER, MOVED, PHONE_SERVER, parse_jid
 from worker.ingest.rules.normalise import (
     Discard,
@@ -44,7 +45,8 @@ class Ingested(TypedDict):
     """What one commit stores besides keys and credentials: arguments of `worker.store.rows.Batch`, by name.
 
     `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason. `identities` are
-    pairs of LID and number; the LID is `MOVED` for a number that its owner gave up. `refused`: stanzas that were not
+    pairs of LID and number; the LID is `MOVED` for a number that its owner gave up. `dropped`: when was sent what came
+    too late. `refused`: stanzas that were not
     decrypted, beside their stubs.
     """
 
@@ -55,6 +57,7 @@ class Ingested(TypedDict):
     groups: list[GroupChange]
     audits: list[Audit]
     discards: dict[str, int]
+    dropped: list[Dropped]
     refused: list[Refused]
 
 
@@ -77,14 +80,17 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
     rows = _one_each(result for result in results if isinstance(result, MessageRow))
     changes = [result for result in results if isinstance(result, Change)]
     changes += [link for row in rows for link in links_of(row)]
+    messages = [row.as_json() for row in rows]
+    discards = [result for result in results if isinstance(result, Discard)]
     return Ingested(
-        messages=[row.as_json() for row in rows],
+        messages=messages,
         changes=[change.as_json() for change in changes],
         hashes=list(dict.fromkeys(digest for stanza in commit.stanzas for digest in stanza.hashes)),
         identities=[*identities.items(), *((MOVED, number) for number in moved)],
         groups=_groups(commit.events),
         audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
-        discards=dict(Counter(result.reason for result in results if isinstance(result, Discard))),
+        discards=dict(Counter(discard.reason for discard in discards)),
+        dropped=dropped_times(discards, messages),
         refused=_undecrypted(commit.stanzas, results, rows),
     )
 

@@ -40,9 +40,14 @@ _KEPT_ATTRS = ("t", "type", "offline", "addressing_mode", "participant", "edit",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Discard:
-    """Nothing to store; the caller counts the reason. Holds no content."""
+    """Nothing to store; the caller counts the reason. Holds no content.
+
+    `chat_id` and `sent_s` (seconds since 1970): of what is dropped from a monitored group for its age alone.
+    """
 
     reason: Reason
+    chat_id: str | None = None
+    sent_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,7 +261,7 @@ def _open(
     sent = sent_at(attrs.get("t"), arrival.clock_s)
     late = not is_live(sent, arrival, rules.window)
     if late and not arrival.again:
-        return Discard(reason="waited_too_long" if arrival.offline else "too_old")
+        return Discard(reason="waited_too_long" if arrival.offline else "too_old", chat_id=str(chat), sent_s=sent)
     return _Envelope(
         key=key,
         chat_id=str(chat),
