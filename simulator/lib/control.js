@@ -32,6 +32,7 @@ const ROUTES = {
   'GET /passkey': (phone) => gateOf(phone),
   'POST /passkey': setPasskeyVariant,
   'POST /passkey/assert': (phone, { options, lies }) => phone.passkey.assert(options ?? gateOf(phone).options, lies),
+  'POST /passkey/cut': (phone) => gateOf(phone).cutOff(),
   'POST /passkey/confirm': (phone) => Object.assign(gateOf(phone), { confirmed: true }),
   'GET /sw.js': presentVersion,
   'GET /realism': (phone) => phone.realism.switches,

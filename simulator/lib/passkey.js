@@ -18,13 +18,16 @@ import { bytesOf, child, node, SERVER } from './stanza.js'
 const REFUSED = { error: 400, text: 'bad-request' }
 const KEY_BYTES = 32
 
+/** The client's queries, in their order. */
+export const STEPS = ['passkey_request_options', 'ref', 'passkey_prologue', 'companion_nonce', 'encrypted_pairing_request']
+
 /** What may go wrong on purpose, for the next attempt. */
 export const PASSKEY_VARIANTS = {
   options: ['embedded', 'absent', 'broken', 'twice', 'wrong_from'], // how the request comes
   continuation: ['normal', 'silence', 'early', 'short_key', 'short_nonce'], // what follows the prologue
-  refuse: ['', 'passkey_prologue', 'companion_nonce', 'encrypted_pairing_request'], // answered with 400
-  silence: ['', 'passkey_prologue', 'companion_nonce', 'encrypted_pairing_request'], // not answered, or (the last) no pair-success
-  cut: ['', 'passkey_prologue_request', 'passkey_prologue', 'companion_nonce', 'encrypted_pairing_request'] // the socket ends there
+  refuse: ['', ...STEPS], // answered with 400
+  silence: ['', ...STEPS, 'pair-success'], // not answered; the last: the pairing request is, and nothing follows
+  cut: ['', 'passkey_prologue_request', ...STEPS] // the socket ends there
 }
 
 export class Gate {
@@ -99,7 +102,7 @@ export class Gate {
     if (refuse === tag) return this.#refused(`${tag} refused as asked`)
     const answer = this.#step(query)
     this.connection.phone.changes.emit('change')
-    return silence === tag && tag !== 'encrypted_pairing_request' ? null : answer
+    return silence === tag ? null : answer
   }
 
   /** @param {Node} query @returns {Answer} */
@@ -170,7 +173,7 @@ export class Gate {
     const secret = Buffer.from(advSecret ?? [])
     if (secret.length !== KEY_BYTES || secret.equals(this.advSecret)) return this.#refused('secret')
     this.stage = 'linking'
-    if (this.variant.silence !== 'encrypted_pairing_request') setImmediate(() => void this.#finish(secret))
+    if (this.variant.silence !== 'pair-success') setImmediate(() => void this.#finish(secret))
     return []
   }
 
@@ -178,6 +181,12 @@ export class Gate {
   async #finish(advSecret) {
     await this.link(advSecret).then(() => { this.stage = 'linked' }, (error) => { this.problems.push(String(error.message)) })
     this.connection.phone.changes.emit('change')
+  }
+
+  /** The socket ends, now. */
+  cutOff() {
+    this.connection.reset()
+    return {}
   }
 
   /** @param {string} why @returns {Answer} */

@@ -4,13 +4,13 @@ import { announceBacklog } from './backlog.js'
 import { groupNode } from './groups.js'
 import { within } from './limits.js'
 import { acceptedDisplay, completePairing, rememberBundle, rememberCodeRequest } from './pairing.js'
+import { STEPS as PASSKEY_STEPS } from './passkey.js'
 import { bytesOf, child, children, node, SERVER } from './stanza.js'
 
 /** @typedef {import('./connection.js').Connection} Connection */
 /** @typedef {import('./stanza.js').Node} Node */
 /** @typedef {(connection: Connection, query: Node) => Node[] | {error: number, text: string} | null} Answer - null: silence */
 
-const PASSKEY_STEPS = ['passkey_request_options', 'ref', 'passkey_prologue', 'companion_nonce', 'encrypted_pairing_request']
 const NO_SUCH = { error: 404, text: 'item-not-found' }
 
 /** @type {Record<string, Answer>} */

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
 import anyio
 import pytest
 
-from testkit.database import Database, Row
+from testkit.database import Database, Row, parse_time
 from testkit.embedded import EmbeddedSupabase
 from testkit.phone import VirtualPhone
 from testkit.processes import NODE, PYTHON, Child
@@ -220,6 +221,11 @@ FAILURES = [
     pytest.param({"continuation": "short_nonce"}, ["crsc_continuation"], id="the phone's nonce is too short"),
     pytest.param({"continuation": "silence"}, ["then sent nothing"], id="silence after the answer"),
     pytest.param({"continuation": "early"}, ["then sent nothing"], id="the phone's half came too early"),
+    pytest.param({"refuse": "ref"}, ["refused", "passkey_prologue", "400"], id="the reference is refused"),
+    pytest.param({"silence": "ref"}, ["did not answer", "passkey_prologue"], id="silence at the reference"),
+    pytest.param({"silence": "passkey_prologue"}, ["did not answer", "passkey_prologue"], id="silence at the answer"),
+    pytest.param({"silence": "companion_nonce"}, ["then sent nothing"], id="silence at the nonce"),
+    pytest.param({"cut": "ref"}, ["passkey_prologue"], id="cut at the reference"),
     pytest.param({"cut": "passkey_prologue"}, ["passkey_prologue"], id="cut at the answer"),
     pytest.param({"cut": "companion_nonce"}, ["cannot be resumed"], id="cut at the nonce"),
 ]
@@ -229,8 +235,8 @@ FAILURES = [
 async def test_an_attempt_that_fails_says_how_and_the_next_one_links(
     tmp_path: Path, supabase: EmbeddedSupabase, session: str, variant: dict[str, str], words: list[str]
 ) -> None:
-    settings = HURRIED if "then sent nothing" in words else ON
-    async with gated(tmp_path, supabase, session, settings) as gate:
+    silent = "silence" in variant or "then sent nothing" in words
+    async with gated(tmp_path, supabase, session, HURRIED if silent else ON) as gate:
         await gate.phone.passkey_variant(**variant)
         await gate.scan()
         await gate.answer()
@@ -238,9 +244,95 @@ async def test_an_attempt_that_fails_says_how_and_the_next_one_links(
         await gate.links()
 
 
+NO_OPTIONS = [
+    pytest.param({"silence": "passkey_request_options"}, ["did not answer"], id="silence"),
+    pytest.param({"refuse": "passkey_request_options"}, ["refused", "400"], id="refused"),
+    pytest.param({"cut": "passkey_request_options"}, ["passkey_request_options"], id="cut"),
+]
+
+
+@pytest.mark.parametrize(("variant", "words"), NO_OPTIONS)
+async def test_a_request_without_options_that_brings_none_ends_the_attempt_and_the_next_one_links(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str, variant: dict[str, str], words: list[str]
+) -> None:
+    async with gated(tmp_path, supabase, session, HURRIED) as gate:
+        await gate.phone.passkey_variant(options="absent", **variant)
+        await gate.scan()
+        await gate.ends(*words)
+        await gate.links()
+
+
+@pytest.mark.parametrize("while_a_person", ["signs", "compares"])
+async def test_a_connection_that_ends_while_a_person_is_at_it_ends_the_attempt_and_the_next_one_links(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str, while_a_person: str
+) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        await gate.scan()
+        if while_a_person == "compares":
+            await gate.answer()
+            await gate.code()
+        await gate.detail_with("passkey")
+        await gate.phone.post("/passkey/cut", {})
+        await gate.ends("cannot be resumed")
+        await gate.links()
+
+
+async def test_a_connection_that_ends_with_the_request_leaves_no_attempt(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        await gate.phone.passkey_variant(cut="passkey_prologue_request")
+        first = await gate.database.wait_qr(tell=gate.worker.child.tail)
+        await gate.phone.scan(first)
+
+        async def over() -> str | None:  # it may have been read before the end, or not
+            detail = await gate.database.detail()
+            return (
+                detail["state"] if detail.get("state") == "needs_you" or (detail.get("qr") or first) != first else None
+            )
+
+        if await gate.database.until("the end, or a new code", over, tell=gate.worker.child.tail) == "needs_you":
+            await gate.links()
+        else:
+            await gate.phone.realism(passkey=False)
+            await gate.scan()
+            await gate.database.wait_status("connected", tell=gate.worker.child.tail)
+
+
+async def test_a_person_may_take_longer_than_the_codes_would_have_lived(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    hurried_codes = {**ON, "WA_QR_TIMEOUT_MS": "1500"}  # six codes: 9 s
+    async with gated(tmp_path, supabase, session, hurried_codes) as gate:
+        await gate.phone.realism(
+            time_scale=20, qr_expires=False
+        )  # 160 s are 8 s, 300 s are 15 s, the challenge's 600 s 30
+        await gate.scan()
+        expires = parse_time((await gate.detail_with("passkey"))["passkey"]["expiresAt"])
+
+        async def late() -> bool:
+            return datetime.now(UTC) > expires - timedelta(seconds=14)
+
+        await until("more than half of the challenge's life", late, seconds=30)
+        await gate.answer()
+        await gate.compare()
+        await gate.database.wait_status("connected", tell=gate.worker.child.tail)
+
+
+async def test_the_phone_links_although_the_last_step_got_no_answer(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    async with gated(tmp_path, supabase, session, ON) as gate:
+        await gate.phone.passkey_variant(silence="encrypted_pairing_request")
+        await gate.scan()
+        await gate.answer()
+        await gate.compare()
+        await gate.database.wait_status("connected", tell=gate.worker.child.tail)
+
+
 LAST_STEP = [
     pytest.param({"refuse": "encrypted_pairing_request"}, ["refused", "400"], id="refused"),
-    pytest.param({"silence": "encrypted_pairing_request"}, ["neither the phone nor WhatsApp"], id="no pair-success"),
+    pytest.param({"silence": "pair-success"}, ["neither the phone nor WhatsApp"], id="no pair-success"),
     pytest.param({"cut": "encrypted_pairing_request"}, ["passkey"], id="cut"),
 ]
 

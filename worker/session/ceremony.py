@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any
 
+import anyio
+
 from worker.bridge.peer import Peer
 from worker.bridge.protocol import PasskeyCode, PasskeyFailed, PasskeyNotice, PasskeyRequested
 from worker.errors import CallFailed, CallTimeout
@@ -51,6 +53,9 @@ CODES_DIFFER = (
 CUT_OFF = (
     f"The connection ended while WhatsApp waited for the passkey, and such an attempt cannot be resumed. {START_OVER}"
 )
+
+NO_ANSWER = (None, 408, 428)  # Baileys' own: no answer in time, no connection
+FAILURES = (CallFailed, CallTimeout, TimeoutError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +137,13 @@ class Ceremony:
         return await self._compared(request)
 
     async def _ask(self, options: Mapping[str, Any] | None) -> Halt | None:
-        try:
-            asked = read_options(await self._peer.passkey_options() if options is None else options)
-        except (CallFailed, CallTimeout) as failed:
-            return _refused("passkey_request_options", _status(failed))
+        if options is None:
+            try:
+                with anyio.fail_after(self._rules.step_seconds):
+                    options = await self._peer.passkey_options()
+            except FAILURES as failed:
+                return _refused("passkey_request_options", _status(failed))
+        asked = read_options(options)
         if isinstance(asked, str):
             return Halt(say=f"{asked} {START_OVER}")
         self._asked = asked
@@ -153,8 +161,9 @@ class Ceremony:
             return None
         self._requests.done(request)
         try:
-            await self._peer.passkey_assertion(assertion)
-        except (CallFailed, CallTimeout) as failed:
+            with anyio.fail_after(self._rules.step_seconds):
+                await self._peer.passkey_assertion(assertion)
+        except FAILURES as failed:
             return _refused("passkey_prologue", _status(failed))
         self._await(Stage.CODE, self._rules.step_seconds, "connecting", WAIT_FOR_THE_CODE)
         return None
@@ -173,7 +182,9 @@ class Ceremony:
         try:
             await self._peer.passkey_confirm()
         except (CallFailed, CallTimeout) as failed:
-            return _refused("encrypted_pairing_request", _status(failed))
+            status = _status(failed)
+            # Without an answer it may have been taken all the same: the phone links, or the time runs out.
+            return None if status in NO_ANSWER else _refused("encrypted_pairing_request", status)
         return None
 
     def _await(
@@ -185,7 +196,7 @@ class Ceremony:
         self._report.show(View(status="connecting", state=state, say=say, passkey=passkey, expires_at=expires_at))
 
 
-def _status(failed: CallFailed | CallTimeout) -> int | None:
+def _status(failed: CallFailed | CallTimeout | TimeoutError) -> int | None:
     data = failed.data if isinstance(failed, CallFailed) else None
     status = data.get("status") if isinstance(data, dict) else None
     return status if isinstance(status, int) else None
@@ -193,7 +204,7 @@ def _status(failed: CallFailed | CallTimeout) -> int | None:
 
 def _refused(step: str, status: int | None) -> Halt:
     """`step` is the stanza's name: for people it only serves to tell one report from another."""
-    if status in (None, 408, 428):  # Baileys' own: no answer in time, no connection
+    if status in NO_ANSWER:
         return Halt(
             say=f"WhatsApp did not answer a step of the passkey's exchange ({step}), or not readably. {START_OVER}"
         )

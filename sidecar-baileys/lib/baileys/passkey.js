@@ -143,7 +143,7 @@ export class Passkey {
   /**
    * Step 8, once a person has compared the codes. `pair-success` follows, sealed with a new secret: Baileys checks it when it
    * arrives, which may be at once.
-   * @throws {Boom} as `prove`; the secret is the old one again
+   * @throws {Boom} as `prove`; the secret is the old one again if WhatsApp has refused. Without an answer it may have been taken.
    */
   async confirm() {
     const { creds } = this
@@ -158,7 +158,7 @@ export class Passkey {
     try {
       await this.#ask('set', { tag: 'encrypted_pairing_request', attrs: {}, content })
     } catch (error) {
-      if (!creds.account) creds.advSecretKey = before
+      if (refusal(error) !== null && !creds.account) creds.advSecretKey = before
       throw error
     }
   }
