@@ -1,10 +1,11 @@
 """The embedded Supabase as tests and the demo use it: run by itself, or found where a worker runs it.
 
-`python -m testkit.embedded FOLDER [MIGRATIONS]` serves that folder until SIGTERM or the end of stdin.
+`python -m testkit.embedded FOLDER [--migrations FOLDER] [--users]` serves it until SIGTERM or the end of stdin.
 """
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import shutil
@@ -59,13 +60,13 @@ class EmbeddedSupabase:
         self.server_pid = endpoint.pid
 
     @classmethod
-    async def start(cls, folder: Path, migrations: Path | None = None) -> Self:
+    async def start(cls, folder: Path, migrations: Path | None = None, *, users: bool = False) -> Self:
         """Serve `folder`, made if need be. A server that is killed comes back under the same address."""
         if migrations is None and not (folder / "embedded").exists():
             await seed(folder)
         child = Child.start(
             "supabase",
-            [PYTHON, "-m", "testkit.embedded", folder, *([migrations] if migrations else [])],
+            [PYTHON, "-m", "testkit.embedded", folder, "--migrations", migrations or MIGRATIONS, *["--users"] * users],
             log=folder / "supabase.log",
             hold_stdin=True,
         )
@@ -105,7 +106,7 @@ async def endpoint(data_dir: Path, seconds: float = READY_SECONDS, tell: Callabl
     return await until(f"an embedded Supabase on {data_dir}", probe, seconds=seconds, tell=tell)
 
 
-async def _serve(folder: Path, migrations: Path) -> None:
+async def _serve(place: Embedded) -> None:
     async with anyio.create_task_group() as tasks:
 
         async def until_stdin_ends() -> None:
@@ -119,8 +120,16 @@ async def _serve(folder: Path, migrations: Path) -> None:
 
         tasks.start_soon(until_stdin_ends)
         tasks.start_soon(until_told)
-        await tasks.start(Embedded(data_dir=folder, node=NODE, report=print, migrations=migrations).run)
+        await tasks.start(place.run)
 
 
 if __name__ == "__main__":
-    anyio.run(_serve, Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else MIGRATIONS)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--migrations", type=Path, default=MIGRATIONS)
+    parser.add_argument("--users", action="store_true")
+    args = parser.parse_args()
+    anyio.run(
+        _serve,
+        Embedded(data_dir=args.folder, node=NODE, report=print, migrations=args.migrations, users=args.users),
+    )

@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     worker_console_origin: str | None = None  # where people open it, if a proxy stands before it
     worker_console_read_only: bool = False
     worker_node: Path = Field(default_factory=default_node)
+    worker_embedded_users: bool = False  # people may sign up at the embedded Supabase: docs/users.md
     wa_version: Annotated[Version | None, NoDecode] = None
     wa_strict_certs: bool = True
     wa_nack_undecryptable: bool = False  # answer NACK 500, as stock Baileys does, where others send a plain ack

@@ -309,5 +309,6 @@ async def open_supabase(settings: Settings, say: Callable[[str], None]) -> Async
         yield settings.supabase_url, settings.supabase_service_key.get_secret_value(), settings.supabase_url
         return
     folder = settings.worker_data_dir.resolve()
-    async with embedded_supabase(Embedded(data_dir=folder, node=settings.worker_node, report=say)) as endpoint:
+    place = Embedded(data_dir=folder, node=settings.worker_node, report=say, users=settings.worker_embedded_users)
+    async with embedded_supabase(place) as endpoint:
         yield endpoint.url, endpoint.key, f"embedded, in {folder} ({endpoint.url})"

@@ -21,7 +21,7 @@ SUPPLY_CHAIN = ROOT / "scripts" / "supply_chain.py"
 
 # What compose sets itself, or what makes no sense inside the image.
 NOT_PASSED_ON = {"WORKER_NODE", "WA_SOCKET_URL", "WA_ROOT_KEY", "WA_VERSION_URL", "WA_MEDIA_ORIGIN", "WA_MEDIA_CA"}
-NOT_PASSED_ON |= {"WA_QR_TIMEOUT_MS", "WA_KEEP_ALIVE_MS", "WA_PASSKEY_STEP_MS"}
+NOT_PASSED_ON |= {"WORKER_EMBEDDED_USERS", "WA_QR_TIMEOUT_MS", "WA_KEEP_ALIVE_MS", "WA_PASSKEY_STEP_MS"}
 
 
 def read(name: str) -> str:

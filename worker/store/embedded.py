@@ -48,6 +48,7 @@ __all__ = ["LITE_CLI", "MIGRATIONS", "Embedded", "Endpoint", "embedded_supabase"
 
 LITE_CLI: Final = node_folder() / "node_modules/@supabase/lite/dist/cli/index.js"
 MIGRATIONS: Final = DATA / "supabase/migrations"
+USERS: Final = DATA / "supabase/optional/users.sql"
 FOLLOW_PARENT: Final = Path(__file__).with_name("follow_parent.mjs")
 
 READY_SECONDS: Final = 60.0  # 1.5 s at rest; a loaded machine with two cores has taken 20
@@ -71,7 +72,7 @@ driver = "pglite"
 url = "./database"
 
 [auth]
-enabled = false
+enabled = {users}
 jwt_secret = "env(LITE_JWT_SECRET)"
 publishable_key = "env(SUPABASE_PUBLISHABLE_KEY)"
 secret_key = "env(SUPABASE_SECRET_KEY)"
@@ -91,6 +92,7 @@ class Embedded:
     report: Callable[[str], None] = lambda _line: None
     lite_cli: Path = LITE_CLI
     migrations: Path = MIGRATIONS
+    users: bool = False  # people sign up and read their groups (docs/users.md)
 
     async def run(self, *, task_status: TaskStatus[Endpoint]) -> None:
         """Serves, or follows whoever serves, until cancelled: `endpoint = await group.start(embedded.run)`.
@@ -200,6 +202,7 @@ class _Server:
         self._former = former  # where clients look for this one
         self._lock = lock
         self._folder = place.data_dir / "embedded"
+        self._migrations = self._folder / "supabase" / "migrations"
         self._keys = load_keys(place.data_dir)
         self._unfinished = self._folder / "unfinished"  # there from the first migration to the last of a new database
         self._process: Process | None = None
@@ -246,14 +249,17 @@ class _Server:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         supabase = self._folder / "supabase"
         supabase.mkdir(exist_ok=True)
-        (supabase / "config.toml").write_text(CONFIG.format(port=port))
-        shutil.rmtree(supabase / "migrations", ignore_errors=True)
-        shutil.copytree(self._place.migrations, supabase / "migrations")
+        (supabase / "config.toml").write_text(CONFIG.format(port=port, users=str(self._place.users).lower()))
+        shutil.rmtree(self._migrations, ignore_errors=True)
+        shutil.copytree(self._place.migrations, self._migrations)
+        if self._place.users:  # numbered after the newest migration, and so applied again after each update
+            newest = max(path.name[:14] for path in self._migrations.glob("*.sql"))
+            shutil.copy(USERS, self._migrations / f"{int(newest) + 1}_users.sql")
 
     async def _migrate(self) -> None:
         """Applies what is pending; a stamp spares the two seconds that finding nothing takes."""
         stamp = self._folder / "migrations.sha256"
-        wanted = _digest(self._place.migrations)
+        wanted = _digest(self._migrations)
         if stamp.exists() and stamp.read_text() == wanted:
             return
         self._begin_database()
