@@ -16,8 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +42,7 @@ from testkit.processes import NODE
 from testkit.waiting import until
 
 ALL: list[type[Side]] = [Stock, Native, Naive, Embedded, Postgres]
-SLOW = (Stock, Naive)  # get a tenth of the messages, or the run would be theirs
+SLOW = (Stock, Naive)  # get a twenty-fifth of the messages, at least 200, or the run would be theirs
 TEXT_CHARS = 100
 PART = 500  # messages asked of the virtual phone in one call
 SAMPLE_SECONDS = 0.5
@@ -74,7 +73,7 @@ class Plan:
         return False
 
     def count_for(self, side: Side, most: int) -> int:
-        return max(100, most // 10) if type(side) in SLOW else most
+        return max(200, most // 25) if type(side) in SLOW else most
 
 
 async def queue(side: Side, count: int) -> list[str]:
@@ -217,7 +216,12 @@ async def media(side: Product, size: int, count: int) -> Result:
     roles = side.roles()
     ids = []
     for n in range(count):
-        file = Media(kind="document", data=os.urandom(size), mime="application/pdf", file_name=f"{n}.pdf")
+        file = Media(
+            kind="document",
+            data=(b"%PDF-1.7\n" + os.urandom(size))[:size],
+            mime="application/pdf",
+            file_name=f"{n}.pdf",
+        )
         ids.append((await side.phone.send(SENDERS[n % 6], side.groups[0], media=file, fault={"hold": True})).id)
     async with peak_of(roles) as peaks:
         began = time.monotonic()
@@ -243,7 +247,6 @@ async def guarded(results: list[Result], side: Side, what: str, action: Awaitabl
     try:
         result = await action
     except Exception as error:
-        traceback.print_exc()
         with contextlib.suppress(Exception):
             side.kill()
         result = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
@@ -264,16 +267,17 @@ async def run(plan: Plan, folder: Path) -> list[Result]:
         for side in sides:
             if side.keeps and plan.time_for(f"kill, {side.name}"):
                 await guarded(results, side, "kill", killed(side, plan.count_for(side, plan.kill_messages)))
-        for side in sides:
-            await side.phone.realism(windows=True)
-        await queues(plan, sides, results, "queue in windows of 100", plan.windowed, 1)
+        for product in products:
+            await product.phone.realism(windows=True)
+        # Stock Baileys asks for one window more and then never again (docs/whatsapp.md).
+        await queues(plan, products, results, "queue in windows of 100", plan.windowed, 1)
         for product in products:
             if plan.time_for(f"media, {product.name}"):
                 await files(product, results)
     return results
 
 
-async def queues(plan: Plan, sides: list[Side], results: list[Result], what: str, most: int, rounds: int) -> None:
+async def queues(plan: Plan, sides: Sequence[Side], results: list[Result], what: str, most: int, rounds: int) -> None:
     for number in range(rounds):
         turn = number % len(sides)
         for side in [*sides[turn:], *sides[:turn]]:
@@ -327,7 +331,7 @@ def main() -> None:
         messages=2000, windowed=1000, rounds=1, distances_ms=(0, 150), latency_seconds=5, kill_messages=2000, ends=ends
     )
     full = Plan(
-        messages=10_000, windowed=2000, rounds=2, distances_ms=(0, 40, 150), latency_seconds=10, kill_messages=3000,
+        messages=10_000, windowed=2000, rounds=2, distances_ms=(0, 40, 150), latency_seconds=8, kill_messages=3000,
         ends=ends,
     )  # fmt: skip
     plan = quick if options.quick else full

@@ -50,7 +50,7 @@ class Gateway:
             answer = await connection.execute(f"select {name}({holes})::text", values, prepare=True)
             row = await answer.fetchone()
             assert row is not None
-            return Response(row[0], media_type="application/json")
+            return Response(row[0] or "null", media_type="application/json")
         except psycopg.Error as error:
             state = error.sqlstate or "PGRST000"
             body = {"code": state, "message": error.diag.message_primary, "details": None, "hint": None}

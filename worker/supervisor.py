@@ -22,7 +22,7 @@ import anyio
 from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
-from worker.bridge.process import Sidecar, check_node, kill_at_once, make_environment, run_sidecar
+from worker.bridge.process import NODE_FLAGS, Sidecar, check_node, kill_at_once, make_environment, run_sidecar
 from worker.bridge.protocol import Pong
 from worker.errors import (
     BridgeError,
@@ -307,7 +307,8 @@ class Supervisor:
         sidecar: Sidecar | None = None
         try:
             with unwrapped():
-                async with run_sidecar([settings.worker_node, folder / "index.js"], environment, folder) as sidecar:
+                command: list[str | Path] = [settings.worker_node, *NODE_FLAGS, folder / "index.js"]
+                async with run_sidecar(command, environment, folder) as sidecar:
                     self.health.sidecar_pid = sidecar.pid
                     with make_peer(sidecar.stdout, sidecar.stdin, leased.handlers) as peer:
                         leased.phone.peer = peer

@@ -31,6 +31,10 @@ STDIN_GRACE_SECONDS = 2.0  # a healthy sidecar leaves within 100 ms of the end o
 TERM_GRACE_SECONDS = 1.0  # only a hung one gets here; the whole stop has ten seconds
 KILL_GRACE_SECONDS = 2.0  # for the kernel; longer means uninterruptible sleep
 
+# MB of the young generation. Left alone it grows with every burst and stays large, and nothing is faster for it
+# (measured: 180 MB of a burst of 3,000 became 150).
+NODE_FLAGS = ("--max-semi-space-size=2",)
+
 # What the sidecar may see of our environment. Never the service key, never the state key.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
 
