@@ -182,8 +182,9 @@ end
 $$;
 
 -- One batch, or what its parts have left of it: {fence, epoch, seq, digest?, creds?, keys, messages, changes, hashes,
--- audits, identities, groups, refused, discards, dropped}. Only the next batch is applied; one that was applied before
--- is answered as durable, and nothing is written. Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
+-- audits, identities, groups, refused, discards, dropped, unread}. Only the next batch is applied; one that was applied
+-- before is answered as durable, and nothing is written. Errors (PT409): stale_fence, stale_epoch, sequence_gap,
+-- other_items.
 -- Renews the lease as well: the row is written anyway, and while commits keep it locked the poll passes it over.
 -- Plans are made once for each connection, not for each batch, and perhaps when the tables are still empty: hence no
 -- sequential scans.
@@ -207,7 +208,13 @@ begin
     lease_expires_at = wa.renewed_lease(lease_owner, lease_expires_at, lease_seconds)
   where id = p_session;
   perform wa.write_identities(p_session, coalesce(nullif(p_batch -> 'identities', 'null'), '[]'));
-  perform wa.write_hashes_and_discards(p_session, p_batch -> 'hashes', p_batch -> 'discards');
+  perform wa.write_hashes_and_discards(
+    p_session, p_batch -> 'hashes',
+    case
+      when p_batch -> 'unread' <> '{}' then wa.new_discards(p_session, p_batch -> 'discards', p_batch -> 'unread')
+      else p_batch -> 'discards'
+    end
+  );
   if p_batch -> 'groups' not in ('[]', 'null') then
     perform wa.write_groups(p_session, p_batch -> 'groups');
   end if;

@@ -1,6 +1,7 @@
 -- What is remembered of a stanza without a message: its hash, its refusal, or only that it was dropped.
 
--- sha256 of every ciphertext that was decrypted and committed, of any chat: how a redelivery is recognised.
+-- sha256 of every ciphertext that was decrypted and committed, of any chat: how a redelivery is recognised. And of the
+-- names of what was discarded undecrypted, so that it is counted once.
 create table public.decrypted_stanzas (
   session_id text not null references public.wa_sessions (id),
   hash bytea not null check (length(hash) = 32),
@@ -178,6 +179,37 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
+-- The discards of a batch ({reason: count}) without those that were counted before. `p_unread` ({reason: [hex sha256]})
+-- names what no ciphertext recognises when it comes again, after a kill or a lost receipt.
+create function wa.new_discards(p_session text, p_discards jsonb, p_unread jsonb) returns jsonb
+language sql volatile security invoker set search_path = '' as $$
+  with named as (
+    select u.key as reason, decode(h, 'hex') as hash
+    from jsonb_each(coalesce(nullif(p_unread, 'null'), '{}')) as u
+    cross join jsonb_array_elements_text(u.value) as h
+    where h ~ '^[0-9a-f]{64}$'
+  ),
+
+  fresh as (
+    insert into public.decrypted_stanzas (session_id, hash)
+    select distinct p_session, n.hash from named as n
+    on conflict do nothing
+    returning hash
+  ),
+
+  repeated as (
+    select n.reason, count(*) - count(distinct f.hash) as count
+    from named as n
+    left join fresh as f on n.hash = f.hash
+    group by n.reason
+  )
+
+  select coalesce(jsonb_object_agg(d.key, d.value::bigint - coalesce(r.count, 0)), '{}')
+  from jsonb_each_text(coalesce(nullif(p_discards, 'null'), '{}')) as d
+  left join repeated as r on d.key = r.reason
+  where d.value ~ '^[0-9]{1,18}$'
+$$;
+
 -- Ciphertext hashes ([hex]) and discards ({reason: count}) of a batch. What was decrypted is no suspect any more.
 create function wa.write_hashes_and_discards(p_session text, p_hashes jsonb, p_discards jsonb) returns void
 language plpgsql security invoker set search_path = '' as $$
@@ -195,7 +227,7 @@ begin
     insert into public.wa_discards (session_id, reason, count)
     select p_session, left(d.key, 64), sum(d.value::bigint)
     from jsonb_each_text(p_discards) as d
-    where d.value ~ '^[0-9]{1,18}$'
+    where d.value ~ '^[0-9]{1,18}$' and d.value::bigint > 0
     group by left(d.key, 64)
     on conflict (session_id, reason) do update
     set count = public.wa_discards.count + excluded.count, last_at = now();

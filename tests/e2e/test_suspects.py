@@ -120,3 +120,22 @@ async def test_a_direct_message_that_ends_the_sidecar_leaves_a_count_only(own_to
     assert await town.database.rows("wa_refused_stanzas", session_id=town.database.session) == []
     assert "private-7d1c" not in town.worker.child.text()
     killer.disarm()
+
+
+async def test_what_was_discarded_undecrypted_and_comes_again_after_a_kill_is_counted_once(own_town: Town) -> None:
+    town = own_town
+
+    async def counted() -> int:
+        rows = await town.database.rows("wa_discards", session_id=town.database.session, reason="not_a_group")
+        return sum(row["count"] for row in rows)
+
+    before = await counted()  # what the account's own phone sends when it links
+    armed = town.folder / "crash" / "answered"  # the commit is answered, and nothing has left
+    armed.parent.mkdir()
+    armed.touch()
+    sent = await town.phone.send("Chika", "direct", "", fault={"garbage": 120, "never": True})
+
+    await town.phone.wait_receipts([sent], seconds=PATIENCE_SECONDS, kinds=["ack"])
+    assert not armed.exists(), "the sidecar was killed"
+    await town.stored("Ana", town.market, "and durable is what was answered")
+    assert await counted() == before + 1

@@ -110,6 +110,19 @@ async def test_a_batch_is_applied_once_and_in_order(store: Store, session: str) 
     assert (await store.status(session))["discards"] == {"too_old": "1"}
 
 
+async def test_what_was_discarded_undecrypted_is_counted_once_though_it_comes_again(store: Store, session: str) -> None:
+    a, b, c = "aa" * 32, "bb" * 32, "cc" * 32
+    me = await writer(store, session)
+    await me.commit(discards={"unmonitored": 3, "too_old": 1}, unread={"unmonitored": [a, a], "too_old": [c]})
+    assert (await store.status(session))["discards"] == {"unmonitored": "2", "too_old": "1"}, "two copies in one batch"
+    await me.commit(
+        discards={"unmonitored": 3, "waited_too_long": 1}, unread={"unmonitored": [a, b], "waited_too_long": [c]}
+    )
+    assert (await store.status(session))["discards"] == {"unmonitored": "4", "too_old": "1"}
+    await me.commit(discards={"unmonitored": 1}, unread={"unmonitored": [b]})
+    assert (await store.status(session))["discards"] == {"unmonitored": "4", "too_old": "1"}
+
+
 async def test_credentials_and_keys_come_back_byte_for_byte(store: Store, session: str) -> None:
     me = await writer(store, session)
     assert await store.load_state(session, me.fence) == AccountState(creds=None, has_keys=False)

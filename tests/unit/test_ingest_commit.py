@@ -109,6 +109,21 @@ def test_discards_are_counted_by_reason() -> None:
     assert ingested([old, share, old, make_stanza()])["discards"] == {"too_old": 2, "key_share": 1}
 
 
+def test_what_was_discarded_without_a_ciphertext_to_know_it_by_has_a_name() -> None:
+    """It comes again after a kill, and is counted once. The hash of what was decrypted is enough for the others."""
+    key = make_key(remoteJid=OTHER_GROUP)
+    one, two = ({"from": OTHER_GROUP, "participant": ANA, "id": name, "t": str(NOW_S)} for name in "12")
+    bad = make_stanza(key=key, attrs=one, hashes=[], failure="?")
+    partly = make_stanza(key=key, attrs=two, failure="?")
+    bare = make_stanza(key=key, attrs=one | {"id": "3"}, hashes=[])
+    notice = SystemEvent(type="system", key=key, stub_type="GROUP_CREATE", stub_parameters=[], t=str(NOW_S))
+    result = ingested([bad, partly, bare, make_stanza(key=key), make_stanza(failure="?")], [notice])
+    assert result["discards"] == {"unmonitored": 5}
+    names = result["unread"]["unmonitored"]
+    assert len(names) == len(set(names)) == 4
+    assert ingested([bad])["unread"] == {"unmonitored": names[:1]}
+
+
 def test_identities_come_from_events_and_from_monitored_stanzas() -> None:
     events: list[Event] = [IdentityEvent(type="identity", lid="1002:1@lid", pn="49222:1@s.whatsapp.net")]
     result = ingested([make_stanza()], events)

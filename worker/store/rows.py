@@ -120,7 +120,8 @@ class Batch:
     `messages` are rows for `public.messages` as `MessageRow.as_json` makes them (worker/ingest/rules/normalise.py;
     docs/schema.md, `wa_commit`). `changes` are what is said about messages
     (`worker.ingest.rules.changes`): kind, chat_id, target_sender, target_id, author, change_id, at, payload.
-    `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason.
+    `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason;
+    `unread` names those of them that are not counted if they were before, by reason, hex sha256.
     `digest` tells the items of one number from others; all parts of a batch have the same. `opaque`: items of a part
     as base64, which no gateway can read. `dropped`: times of what came too late (`worker.ingest.rules.dropped`).
     """
@@ -138,6 +139,7 @@ class Batch:
     groups: Sequence[GroupChange] = ()
     refused: Sequence[Refused] = ()
     discards: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, Sequence[str]] = field(default_factory=dict)
     digest: str | None = None
     opaque: Sequence[Refused] = ()
     dropped: Sequence[Mapping[str, Any]] = ()
@@ -160,6 +162,7 @@ class Batch:
             "groups": [asdict(group) for group in self.groups],
             "refused": [asdict(refused) for refused in self.refused],
             "discards": dict(self.discards),
+            "unread": {reason: list(names) for reason, names in self.unread.items()},
             "opaque": [asdict(item) for item in self.opaque],
             "dropped": [dict(times) for times in self.dropped],
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any, TypedDict
 
 from worker.bridge.protocol import (
@@ -44,10 +45,10 @@ NUMBER_CHANGED = ("modify", "change_number")  # notices of a group (docs/whatsap
 class Ingested(TypedDict):
     """What one commit stores besides keys and credentials: arguments of `worker.store.rows.Batch`, by name.
 
-    `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason. `identities` are
-    pairs of LID and number; the LID is `MOVED` for a number that its owner gave up. `dropped`: when was sent what came
-    too late. `refused`: stanzas that were not
-    decrypted, beside their stubs.
+    `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason, and `unread` names
+    those of them that no ciphertext's hash recognises when they come again, by reason. `identities` are pairs of LID
+    and number; the LID is `MOVED` for a number that its owner gave up. `dropped`: when was sent what came too late.
+    `refused`: stanzas that were not decrypted, beside their stubs.
     """
 
     messages: list[dict[str, Any]]
@@ -58,6 +59,7 @@ class Ingested(TypedDict):
     audits: list[Audit]
     discards: dict[str, int]
     dropped: list[Dropped]
+    unread: dict[str, list[str]]
     refused: list[Refused]
 
 
@@ -72,11 +74,11 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
     still = {number: lid for number, lid in rules.lids.items() if lid == MOVED} | moved
     rules = replace(rules, lids={**rules.lids, **{pn: lid for lid, pn in identities.items()}, **still})
     results = [_result(normalise(stanza, rules), stanza.content, rules) for stanza in commit.stanzas]
+    told = [(event, result) for event in commit.events for result in _event_rows(event, rules, received_at_ms)]
     results += [
-        _result(result, event.content if isinstance(event, ResendEvent) else None, rules)
-        for event in commit.events
-        for result in _event_rows(event, rules, received_at_ms)
+        _result(result, event.content if isinstance(event, ResendEvent) else None, rules) for event, result in told
     ]
+    sources = [*commit.stanzas, *(event for event, _ in told)]
     rows = _one_each(result for result in results if isinstance(result, MessageRow))
     changes = [result for result in results if isinstance(result, Change)]
     changes += [link for row in rows for link in links_of(row)]
@@ -91,8 +93,33 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
         audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
         discards=dict(Counter(discard.reason for discard in discards)),
         dropped=dropped_times(discards, messages),
+        unread=_unread(sources, results),
         refused=_undecrypted(commit.stanzas, results, rows),
     )
+
+
+def _unread(
+    sources: Sequence[Stanza | Event], results: Sequence[MessageRow | Discard | Change]
+) -> dict[str, list[str]]:
+    """sha256, hex, of the names of what was discarded and may come again without being recognised, by reason."""
+    found: dict[str, list[str]] = {}
+    for source, result in zip(sources, results, strict=True):
+        name = _name(source)
+        if isinstance(result, Discard) and name:
+            found.setdefault(result.reason, []).append(sha256(name.encode("utf-8", "surrogatepass")).hexdigest())
+    return found
+
+
+def _name(source: Stanza | Event) -> str | None:
+    """What tells it from others; None if the hash of a ciphertext does, its own or that of the stanza it came in."""
+    match source:
+        case Stanza(failure=failure, hashes=hashes, attrs=attrs) if failure or not hashes:
+            parts: list[object] = [attrs.get(name) for name in ("from", "participant", "recipient", "id")]
+        case NoticeEvent(key=key) | SystemEvent(key=key):
+            parts = [key.get(name) for name in ("remoteJid", "participant", "id")]
+        case _:
+            return None
+    return "\n".join(str(part) for part in parts)
 
 
 def _undecrypted(
