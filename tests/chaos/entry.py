@@ -18,11 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.whatsapp import PATIENCE_SECONDS
 from worker.ingest.batch_writer import BatchWriter, _Parting
 from worker.ingest.parts import rest_of
 from worker.media import jobs, steps
 from worker.media.download import Limits
 from worker.session import backoff as crashes
+from worker.session import connection
 from worker.session.flags import Monitored
 from worker.store import Bucket, MonitoredGroups, Store
 from worker.store.rows import Batch
@@ -149,6 +151,7 @@ def hurry() -> None:
     """Shorter waits, so that a run of minutes sees what takes hours: backoffs, leases, patience. No other behaviour."""
     steps.BACKOFF_FIRST_SECONDS = 1.0
     steps.BACKOFF_MAX_SECONDS = 3.0
+    connection.OFFLINE_HOLD_MS = int(PATIENCE_SECONDS * 1000)
     crashes.LOOP_AFTER = 1_000_000  # a sidecar that is killed all the time is no news here
     _default(jobs.ClaimOptions, lease_seconds=5.0)
     _default(Limits, read_s=2.0)

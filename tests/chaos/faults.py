@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tests.chaos import gateway
+from tests.chaos import gateway, whatsapp
 from tests.chaos.proxy import Kind, Rule
 from tests.chaos.rig import LEASE_SECONDS, Killer, Post, armed, gone, kill
 from tests.chaos.stage import BACK_SECONDS, Inject, NotSeen, Stage, hit
@@ -374,6 +374,12 @@ MAIN: dict[str, Inject] = {
     "stream_503": stream_503,
     "stream_515": stream_515,
     "http_503": http_503,
+    "no_offline_end": whatsapp.no_offline_end,
+    "endless_backlog": whatsapp.endless_backlog,
+    "never_settles": whatsapp.never_settles,
+    "nack_sticks": whatsapp.nack_sticks,
+    "deaf_connection": whatsapp.deaf_connection,
+    "other_stanzas": whatsapp.other_stanzas,
     "second_worker": second_worker,
     "takeover": takeover,
     "crash_inside": _crash("inside", of="sidecar"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,6 +86,8 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
                 evidence = await _gather(rig, ledger, unsettled)
                 if missing := len(await attackers.unanswered()):
                     evidence.unsettled.append(f"{missing} stanzas of attackers have no answer")
+                debts = Counter(item["tag"] for item in await rig.phone.log() if item["kind"] == "debt")
+                evidence.unsettled += [f"{n} streams ended for a {tag} without an answer" for tag, n in debts.items()]
             finally:
                 witnesses.cancel_scope.cancel()
         result.logins = int((await rig.phone.state())["logins"])

@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.soak.run import MB, Soak, soak
+from tests.soak.run import MB, PERIOD_SECONDS, Soak, soak
 from worker.errors import ExitCode
 
 MEMORY = {
@@ -68,6 +68,9 @@ def show(result: Soak, console: Console) -> None:
     console.print(table)
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(result.closes.items()))
     console.print(f"{sum(result.closes.values())} closes in {result.seconds:.0f} s: {kinds}", markup=False)
+    console.print(
+        f"{result.periods} periods of {PERIOD_SECONDS:.0f} s for 50 minutes, on connections that nobody ended"
+    )
     console.print(f"{len(result.sent)} messages, each in the table exactly once" if not result.violations else "")
     for violation in result.violations:
         console.print(f"FAILED: {violation}", markup=False)

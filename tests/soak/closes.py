@@ -12,6 +12,8 @@ from testkit.phone import VirtualPhone
 REFUSED_SECONDS = 0.5  # how long the port stays closed
 SILENT_SECONDS = 30.0  # Baileys notices a silent server after its keep-alive and five seconds more
 
+CHAINS = ("replayed_chain", "expired_chain", "future_chain", "foreign_leaf", "wrong_serial")
+
 Inject = Callable[[VirtualPhone, Database], Awaitable[None]]
 
 
@@ -54,6 +56,25 @@ async def unlinked(phone: VirtualPhone, database: Database) -> None:
     await phone.scan(await database.wait_qr())
 
 
+async def flagged(phone: VirtualPhone, database: Database) -> None:
+    """The account is restricted; a person waits until it is not, and links it anew."""
+    await phone.fault("flagged")
+
+    async def removed() -> bool:
+        return await database.status() == "disconnected"
+
+    await database.until("status disconnected", removed, seconds=30)
+    await phone.fault("clear")
+    await database.raise_flag("wa_refresh_qr_requested")
+    await phone.scan(await database.wait_qr())
+
+
+async def _deaf_connection(phone: VirtualPhone, database: Database) -> None:
+    """Pings pass and nothing comes, until somebody makes another connection."""
+    await phone.fault("deaf_connection")
+    await database.raise_flag("wa_refresh_qr_requested")
+
+
 def _halts(inject: Inject) -> Inject:
     """The worker stays down; a person looks, and asks for a refresh."""
 
@@ -93,5 +114,13 @@ CLOSES: dict[str, Inject] = {
     "414 credentials": _halts(_at_login("failure", reason=414)),
     "440 replaced": _halts(_now("conflict", type="replaced")),
     "foreign certificate": _halts(_at_login("foreign_root", times=-1)),
+    **{kind.replace("_", " "): _halts(_at_login(kind, times=-1)) for kind in CHAINS},
+    "the backlog's end untold": _at_login("no_offline_end"),
+    "a preview of too many": _at_login("preview_more", extra=50),
+    "one stanza for ever": _at_login("offline_never_settles"),
+    "deaf connection": _deaf_connection,
     "401 unlinked": unlinked,
+    "401 flagged": flagged,
 }
+# The server forgets what waits for a device that is removed.
+FORGETS = (unlinked, flagged)

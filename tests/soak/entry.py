@@ -15,10 +15,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from worker.session import connection
 from worker.web import app
 from worker.web.health import Health
 
 PARENT_LOOK_SECONDS = 0.5
+PATIENCE_MS = 10_000  # with a backlog whose end is not told; 60 s in the product
 
 
 def add_page() -> None:
@@ -53,5 +55,6 @@ def follow_parent() -> None:
 if __name__ == "__main__":
     follow_parent()
     add_page()
+    connection.OFFLINE_HOLD_MS = PATIENCE_MS
     sys.argv[0] = "wa-worker"
     runpy.run_module("worker", run_name="__main__")

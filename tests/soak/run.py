@@ -20,11 +20,14 @@ from testkit.phone import Group, VirtualPhone
 from testkit.processes import PYTHON, ROOT, Child, free_port, resident_bytes
 from testkit.waiting import until
 from testkit.worker import Worker, environment
-from tests.soak.closes import CLOSES, unlinked
+from tests.soak.closes import CLOSES, FORGETS
 
 MB = 1_000_000
 BEFORE, MEANWHILE = 20, 5  # messages before a close, and while the worker is away
 ROUND_SECONDS = 60.0
+# The server ends a stream when a stanza has had no answer for 50 minutes: so long here.
+PERIOD_SECONDS = 20.0
+PERIODS = 3  # that a connection lives through undisturbed, once in each round of closes
 END_SECONDS = 10.0
 TELL_EVERY_SECONDS = 30.0
 MEMBERS = ("Ana", "Ben", "Chika", "Dora")
@@ -69,6 +72,7 @@ class Soak:
 
     seconds: float = 0.0
     closes: Counter[str] = field(default_factory=Counter)
+    periods: int = 0
     samples: list[Sample] = field(default_factory=list)
     sent: dict[str, str] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
@@ -120,6 +124,7 @@ async def soak(seconds: float, seed: int, folder: Path, say: Callable[[str], Non
         await Database.connect(supabase.url, supabase.service_key) as database,
         start(folder / "worker", phone, supabase) as worker,
     ):
+        await phone.realism(debt_s=PERIOD_SECONDS)
         groups = [await phone.group(name, MEMBERS, mode) for name, mode in (("Market", "lid"), ("Crew", "pn"))]  # type: ignore[arg-type]
         await worker.ready()
         await link(phone, database, worker)
@@ -130,7 +135,9 @@ async def soak(seconds: float, seed: int, folder: Path, say: Callable[[str], Non
         deck: list[str] = []
         say(f"warming up for {WARM_SECONDS:.0f} s, then {seconds:.0f} s that count")
         while time.monotonic() - begun < WARM_SECONDS + seconds:
-            deck = deck or random.sample(sorted(CLOSES), len(CLOSES))
+            if not deck:
+                deck = random.sample(sorted(CLOSES), len(CLOSES))
+                await stay(phone, worker, groups, result)
             kind = deck.pop()
             await play(kind, phone, database, worker, groups, result)
             result.closes[kind] += 1
@@ -142,6 +149,8 @@ async def soak(seconds: float, seed: int, folder: Path, say: Callable[[str], Non
                 say(progress(told - begun, result, sample))
         result.seconds = time.monotonic() - begun
         result.violations += await missing(database, result.sent)
+        debts = Counter(item["tag"] for item in await phone.log() if item["kind"] == "debt")
+        result.violations += [f"{n} streams ended for a {tag} without an answer" for tag, n in debts.items()]
         if "Traceback" in worker.child.text():
             result.violations.append("a traceback in the worker's log")
         if await worker.child.stop(END_SECONDS):
@@ -173,11 +182,11 @@ async def play(
     prefix = f"{sum(result.closes.values())}"
     wanted = await talk(phone, to, BEFORE, f"{prefix}-before", result)
     inject = CLOSES[kind]
-    if inject is unlinked:  # the server forgets what waits for a device that is removed
+    if inject in FORGETS:
         await phone.wait_receipts(wanted, seconds=ROUND_SECONDS)
         wanted = []
     await inject(phone, database)
-    if inject is not unlinked:
+    if inject not in FORGETS:
         wanted += await talk(phone, to, MEANWHILE, f"{prefix}-meanwhile", result)
 
     async def back() -> bool:
@@ -186,6 +195,30 @@ async def play(
 
     await until(f"connected after: {kind}", back, seconds=ROUND_SECONDS, tell=worker.child.tail)
     await phone.wait_receipts(wanted, seconds=ROUND_SECONDS)
+
+
+async def stay(phone: VirtualPhone, worker: Worker, groups: Sequence[Group], result: Soak) -> None:
+    """One connection that lives through several of the server's periods, with stanzas of every kind in each."""
+    before = (await phone.state())["logins"]
+    to = [group.id for group in groups]
+    for _ in range(PERIODS):
+        ends = time.monotonic() + PERIOD_SECONDS
+        wanted = await talk(phone, to, MEANWHILE, f"period-{result.periods}", result)
+        await phone.send("Ana", "status", "a status")
+        await phone.send("Ben", "direct", "a direct message")
+        await phone.notify()
+        await phone.post("/call", {"from": "Ana"})
+        await phone.post("/newsletter", {"text": "of a channel"})
+        await phone.wait_receipts(wanted, seconds=ROUND_SECONDS)
+
+        async def over(end: float = ends) -> bool:
+            return time.monotonic() > end
+
+        await until("a period to end", over, seconds=PERIOD_SECONDS + ROUND_SECONDS, tell=worker.child.tail)
+        result.periods += 1
+    logins = (await phone.state())["logins"]
+    if logins != before:
+        result.violations.append(f"{logins - before} connections ended while nobody ended one")
 
 
 async def talk(phone: VirtualPhone, to: Sequence[str], count: int, prefix: str, result: Soak) -> list[str]:
