@@ -337,10 +337,7 @@ begin
   end if;
   if v_change.kind = 'revoke' and coalesce((v_change.payload -> 'blank') = 'true', false)
     and wa.may_revoke(v_change) = 'allowed' then
-    update public.wa_refused_stanzas as r
-    set body = null, state = case r.state when 'waiting' then 'refused' else r.state end
-    where r.session_id = p_session and r.chat_id = v_change.chat_id and r.sender = v_change.target_sender
-      and r.wa_msg_id = v_change.target_id;
+    perform wa.empty_kept(p_session, v_change.chat_id, v_change.target_sender, v_change.target_id);
   end if;
   v_result := wa.apply_change(v_change);
   if v_result = 'done' then

@@ -238,8 +238,8 @@ begin
 end
 $$;
 
--- Takes a listed item back: stores it with its own time and arrival, applies what was held for it, and removes it from
--- the list. Errors: whatever Postgres says, or refused_again, whose SQLSTATE (WA001) no trigger of the app raises; then
+-- Takes a listed item back: stores it with its own time and arrival, gives it its file, applies what was held for it,
+-- and removes it from the list. Errors: whatever Postgres says, or refused_again, whose SQLSTATE (WA001) no trigger of the app raises; then
 -- nothing has changed.
 create function wa.take_back(p_row public.wa_refused_stanzas) returns void
 language plpgsql security invoker set search_path = '' as $$
@@ -255,6 +255,17 @@ begin
     v_counts := wa.take_items(p_row.session_id, '[]', v_items);
   else
     v_counts := wa.take_items(p_row.session_id, v_items, '[]');
+    if p_row.media_id is not null then
+      with linked as (
+        update public.messages
+        set media_id = p_row.media_id, media_status = 'stored'
+        where session_id = p_row.session_id and chat_id = p_row.chat_id and sender = p_row.sender
+          and wa_msg_id = p_row.wa_msg_id and media_status = 'pending'
+        returning id
+      )
+
+      delete from public.media_jobs where message_id in (select l.id from linked as l);
+    end if;
     update public.wa_held_changes as h
     set message_id = m.id
     from public.messages as m

@@ -107,38 +107,48 @@ begin
 end
 $$;
 
+-- Whether somebody has kept this message in the chat, so that it does not disappear, and neither they nor its sender
+-- have taken that back.
+create function wa.is_kept(p_session text, p_chat text, p_sender text, p_sender_alt text, p_wa_msg_id text)
+returns boolean
+language sql stable security invoker set search_path = '' as $$
+  select exists (
+    select 1
+    from public.messages as k
+    where k.session_id = p_session and k.chat_id = p_chat and k.kind = 'keep'
+      and k.content -> 'target' ->> 'wa_msg_id' = p_wa_msg_id
+      and k.content -> 'target' ->> 'sender' in (p_sender, p_sender_alt)
+      and k.content ->> 'type' = 'keep_for_all'
+      and not exists (
+        select 1
+        from public.messages as u
+        where u.session_id = p_session and u.chat_id = p_chat and u.kind = 'keep'
+          and u.content -> 'target' ->> 'wa_msg_id' = p_wa_msg_id
+          and u.content -> 'target' ->> 'sender' in (p_sender, p_sender_alt)
+          and u.content ->> 'type' = 'undo_keep_for_all'
+          and u.sender in (k.sender, p_sender) and (u.ts, u.id) > (k.ts, k.id)
+      )
+  )
+$$;
+
 -- Removes messages whose time has come to disappear: their content (`p_mode` 'blank') or all of them ('delete'), with
--- earlier texts, secrets, changes that wait for them, and the kept bytes of refused copies. A message that somebody has
--- kept in the chat stays, until they or its sender take that back. Commits wait for this call, so `p_limit` is small;
--- `more` says that there may be others.
+-- earlier texts, secrets and changes that wait for them; and the kept bytes of listed ones, with their files. A message
+-- that somebody has kept in the chat stays. Commits wait for this call, so `p_limit` is small; `more` says that there
+-- may be others.
 create function public.wa_expire(p_session text, p_mode text, p_limit integer) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_due public.messages;
+  v_listed public.wa_refused_stanzas;
   v_count integer := 0;
+  v_emptied integer := 0;
 begin
   perform 1 from public.wa_sessions where id = p_session for no key update;
   for v_due in
     select m.*
     from public.messages as m
     where m.session_id = p_session and m.expires_at <= now() and not m.blanked
-      and not exists (
-        select 1
-        from public.messages as k
-        where k.session_id = p_session and k.chat_id = m.chat_id and k.kind = 'keep'
-          and k.content -> 'target' ->> 'wa_msg_id' = m.wa_msg_id
-          and k.content -> 'target' ->> 'sender' in (m.sender, m.sender_alt)
-          and k.content ->> 'type' = 'keep_for_all'
-          and not exists (
-            select 1
-            from public.messages as u
-            where u.session_id = p_session and u.chat_id = m.chat_id and u.kind = 'keep'
-              and u.content -> 'target' ->> 'wa_msg_id' = m.wa_msg_id
-              and u.content -> 'target' ->> 'sender' in (m.sender, m.sender_alt)
-              and u.content ->> 'type' = 'undo_keep_for_all'
-              and u.sender in (k.sender, m.sender) and (u.ts, u.id) > (k.ts, k.id)
-          )
-      )
+      and not wa.is_kept(p_session, m.chat_id, m.sender, m.sender_alt, m.wa_msg_id)
     order by m.expires_at
     limit p_limit
     for no key update of m skip locked
@@ -147,10 +157,7 @@ begin
     delete from public.wa_held_changes
     where session_id = p_session and chat_id = v_due.chat_id and target_id = v_due.wa_msg_id
       and target_sender = v_due.sender;
-    update public.wa_refused_stanzas
-    set body = null
-    where session_id = p_session and chat_id = v_due.chat_id and sender = v_due.sender
-      and wa_msg_id = v_due.wa_msg_id;
+    perform wa.empty_kept(p_session, v_due.chat_id, v_due.sender, v_due.wa_msg_id);
     perform wa.blank_message(v_due.id);
     if p_mode = 'delete' then
       delete from public.messages where id = v_due.id;
@@ -158,7 +165,18 @@ begin
       update public.messages set media_status = 'disappeared' where id = v_due.id and media_status is not null;
     end if;
   end loop;
-  return jsonb_build_object('expired', v_count, 'more', v_count = p_limit);
+  for v_listed in
+    select r.*
+    from public.wa_refused_stanzas as r
+    where r.session_id = p_session and r.expires_at <= now() and r.body is not null
+      and not wa.is_kept(p_session, r.chat_id, r.sender, null, r.wa_msg_id)
+    order by r.expires_at
+    limit p_limit
+  loop
+    v_emptied := v_emptied + 1;
+    perform wa.empty_kept(p_session, v_listed.chat_id, v_listed.sender, v_listed.wa_msg_id);
+  end loop;
+  return jsonb_build_object('expired', v_count + v_emptied, 'more', p_limit in (v_count, v_emptied));
 end
 $$;
 

@@ -56,6 +56,9 @@ language sql stable security invoker set search_path = '' as $$
     where not exists (
       select 1 from public.messages as m
       where m.media_id = f.id and (m.ts >= p_before or m.session_id <> p_session)
+    ) and not exists (
+      select 1 from public.wa_refused_stanzas as r
+      where r.media_id = f.id and (r.at >= p_before or r.session_id <> p_session)
     )
   )
 
@@ -105,7 +108,8 @@ begin
 end
 $$;
 
--- Retention, second step: deletes the rows of contents that no message of any session refers to. Lists up to `p_limit`
+-- Retention, second step: deletes the rows of contents that no message of any session refers to, stored or listed as
+-- refused. Lists up to `p_limit`
 -- objects to delete from the bucket, including those of an interrupted run. A content whose other object (another
 -- extension) is still being removed waits until that is done.
 create function public.wa_list_media_to_delete(p_limit integer) returns jsonb
@@ -118,6 +122,7 @@ begin
     select f.id
     from public.media as f
     where not exists (select 1 from public.messages as m where m.media_id = f.id)
+      and not exists (select 1 from public.wa_refused_stanzas as r where r.media_id = f.id)
       and not exists (
         select 1 from public.wa_media_doomed as d where d.sha256 = f.sha256 and d.deleted_at is null
       )
@@ -128,6 +133,7 @@ begin
   with gone as (
     delete from public.media as f
     where f.id = any(v_ids) and not exists (select 1 from public.messages as m where m.media_id = f.id)
+      and not exists (select 1 from public.wa_refused_stanzas as r where r.media_id = f.id)
     returning f.sha256, f.storage_path
   )
 

@@ -3,12 +3,14 @@
 -- Any number of processes claim jobs with a lease. A job ends as done or abandoned, or is tried again.
 -- `wants_phone_at` says since when a job waits for the phone. The process that has the phone claims it, has the file
 -- uploaded again, and gives the job back with its new place (or ends it).
+--
+-- A job is a message's or, if that could not be stored, the listed item's (`refused_id`).
 
 -- `descriptor` holds the media key.
 create table public.media_jobs (
   id bigint generated always as identity primary key,
   session_id text not null references public.wa_sessions (id),
-  message_id bigint not null unique references public.messages (id) on delete cascade,
+  message_id bigint unique references public.messages (id) on delete cascade,
   descriptor jsonb not null,
   attempts integer not null default 0,
   next_attempt_at timestamptz not null default now(),
@@ -16,7 +18,9 @@ create table public.media_jobs (
   lease_expires_at timestamptz,
   last_error text,
   created_at timestamptz not null default now(),
-  wants_phone_at timestamptz
+  wants_phone_at timestamptz,
+  refused_id bigint unique references public.wa_refused_stanzas (id) on delete cascade,
+  constraint media_jobs_of_one check (num_nonnulls(message_id, refused_id) = 1)
 );
 
 create index media_jobs_next_attempt_at on public.media_jobs (next_attempt_at);
@@ -52,13 +56,18 @@ begin
 end
 $$;
 
--- Locks the message of a job, before the job itself: deletions lock in this order, so it prevents deadlocks.
+-- Locks the message of a job, or the listed item, before the job itself: deletions lock in this order, so it prevents
+-- deadlocks.
 create function wa.lock_message_of_job(p_job bigint) returns void
 language plpgsql security invoker set search_path = '' as $$
 begin
   perform 1
   from public.messages as m
   where m.id = (select j.message_id from public.media_jobs as j where j.id = p_job)
+  for no key update;
+  perform 1
+  from public.wa_refused_stanzas as r
+  where r.id = (select j.refused_id from public.media_jobs as j where j.id = p_job)
   for no key update;
 end
 $$;
@@ -94,14 +103,19 @@ begin
   return jsonb_build_object(
     'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object(
-        'id', j.id, 'session_id', j.session_id, 'message_id', j.message_id, 'attempts', j.attempts,
+        'id', j.id, 'session_id', j.session_id, 'attempts', j.attempts,
         'descriptor', j.descriptor, 'last_error', j.last_error, 'created_at', j.created_at,
         'wants_phone', j.wants_phone_at is not null,
-        'wa_msg_id', m.wa_msg_id, 'chat_id', m.chat_id, 'sender', m.sender, 'sender_alt', m.sender_alt,
-        'from_me', m.from_me, 'kind', m.kind, 'file_name', m.file_name
+        'wa_msg_id', coalesce(m.wa_msg_id, r.wa_msg_id), 'chat_id', coalesce(m.chat_id, r.chat_id),
+        'sender', coalesce(m.sender, r.sender), 'sender_alt', coalesce(m.sender_alt, k.item ->> 'sender_alt'),
+        'from_me', coalesce(m.from_me, coalesce(k.item -> 'from_me', 'false') = 'true'),
+        'kind', coalesce(m.kind, k.item ->> 'kind'),
+        'file_name', coalesce(m.file_name, k.item -> 'media' ->> 'file_name')
       ) order by j.id), '[]')
       from public.media_jobs as j
-      inner join public.messages as m on j.message_id = m.id
+      left join public.messages as m on j.message_id = m.id
+      left join public.wa_refused_stanzas as r on j.refused_id = r.id
+      left join lateral (select wa.kept_item(r.body, r.encoding) as item where r.id is not null) as k on true
       where j.id = any(v_ids)
     ),
     'next_in_s', extract(epoch from (v_next - now()))
@@ -165,6 +179,7 @@ begin
       raise exception 'object_doomed' using errcode = 'PT409';
     end if;
     update public.messages set media_id = v_media_id, media_status = 'stored' where id = v_job.message_id;
+    update public.wa_refused_stanzas set media_id = v_media_id where id = v_job.refused_id;
     delete from public.media_jobs where id = v_job.id;
   elsif v_doomed = p_media ->> 'storage_path' and (not v_reused or v_path is distinct from v_doomed) then
     if not v_reused then
@@ -222,7 +237,8 @@ end
 $$;
 
 -- Gives a file up until a person asks for it again: sets the message's `media_status` to `p_status`, audits the reason,
--- ends the job. What another attempt needs is kept for 60 days; WhatsApp keeps files for less.
+-- ends the job. What another attempt needs is kept for 60 days; WhatsApp keeps files for less. A listed message gets
+-- another job when it is taken back.
 create function public.wa_media_abandon(
   p_job bigint, p_owner text, p_status text, p_code text, p_error text
 ) returns jsonb
@@ -235,11 +251,14 @@ begin
   v_job := wa.lock_job(p_job, p_owner);
   if v_job.id is not null then
     update public.messages set media_status = p_status where id = v_job.message_id returning wa_msg_id into v_msg_id;
+    v_msg_id := coalesce(
+      v_msg_id, (select r.wa_msg_id from public.wa_refused_stanzas as r where r.id = v_job.refused_id)
+    );
     delete from public.media_jobs where id = v_job.id;
     insert into public.wa_media_abandoned (message_id, session_id, descriptor, status, code, error, attempts)
-    values (
+    select
       v_job.message_id, v_job.session_id, v_job.descriptor, p_status, p_code, left(p_error, 1000), v_job.attempts
-    )
+    where v_job.message_id is not null
     on conflict (message_id) do update
     set
       descriptor = excluded.descriptor, status = excluded.status, code = excluded.code, error = excluded.error,
@@ -299,4 +318,17 @@ begin
   get diagnostics v_requeued = row_count;
   return jsonb_build_object('requeued', v_requeued, 'without', v_without);
 end
+$$;
+
+-- Empties what is kept of a listed message, with its file: it was taken back by its sender, or has disappeared.
+create function wa.empty_kept(p_session text, p_chat text, p_sender text, p_wa_msg_id text) returns void
+language sql volatile security invoker set search_path = '' as $$
+  with emptied as (
+    update public.wa_refused_stanzas
+    set body = null, media_id = null, state = case state when 'waiting' then 'refused' else state end
+    where session_id = p_session and chat_id = p_chat and sender = p_sender and wa_msg_id = p_wa_msg_id
+    returning id
+  )
+
+  delete from public.media_jobs where refused_id in (select e.id from emptied as e)
 $$;

@@ -30,7 +30,10 @@ create table public.wa_refused_stanzas (
   state text not null default 'refused' check (state in ('refused', 'waiting', 'undecrypted')),
   tries integer not null default 0,
   next_at timestamptz,
-  sent_at timestamptz
+  sent_at timestamptz,
+  -- Of a message: its file, once that is stored, and when it is to disappear.
+  media_id bigint references public.media (id),
+  expires_at timestamptz
 );
 
 create index wa_refused_stanzas_session_id on public.wa_refused_stanzas (session_id, at);
@@ -38,6 +41,11 @@ create index wa_refused_stanzas_session_id on public.wa_refused_stanzas (session
 create index wa_refused_stanzas_name on public.wa_refused_stanzas (session_id, wa_msg_id, chat_id, sender);
 
 create index wa_refused_stanzas_next_at on public.wa_refused_stanzas (session_id, next_at) where state = 'waiting';
+
+create index wa_refused_stanzas_media_id on public.wa_refused_stanzas (media_id) where media_id is not null;
+
+create index wa_refused_stanzas_expires_at on public.wa_refused_stanzas (session_id, expires_at)
+where expires_at is not null and body is not null;
 
 -- Stanzas (sha256 of the first ciphertext) in whose decryption sidecars ended: `deaths` by themselves, `kills` by a
 -- signal from outside. docs/architecture.md, "A stanza that kills".
@@ -122,42 +130,87 @@ $$;
 -- is not listed if the chat is not monitored, or the message is stored with its content.
 create function wa.write_refused(p_session text, p_refused jsonb) returns void
 language plpgsql security invoker set search_path = '' as $$
+declare
+  v_id bigint;
 begin
   if coalesce(p_refused in ('[]', 'null'), true) then
     return;
   end if;
-  insert into public.wa_refused_stanzas (
-    session_id, chat_id, sender, wa_msg_id, code, reason, body, encoding, item, state, next_at, sent_at
-  )
-  select
-    p_session, left(r ->> 'chat_id', 256), left(r ->> 'sender', 256), left(r ->> 'wa_msg_id', 256),
-    left(coalesce(r ->> 'code', 'unknown'), 64), left(coalesce(r ->> 'reason', ''), 1000),
-    kept.body, 'base64', coalesce(r ->> 'item', 'message'), coalesce(r ->> 'state', 'refused'),
-    case when r ->> 'state' = 'waiting' then now() + interval '1 minute' end, wa.parse_time(r ->> 'sent_at')
-  from jsonb_array_elements(p_refused) with ordinality as t (r, ord)
-  left join public.groups as g on g.session_id = p_session and g.wa_group_id = r ->> 'chat_id'
-  cross join lateral (
-    select case
-      when not coalesce(g.monitor, false) then null
-      when r ->> 'encoding' = 'base64' then r ->> 'body'
-      else replace(encode(convert_to(r ->> 'body', 'UTF8'), 'base64'), e'\n', '')
-    end as body
-  ) as kept
-  where not exists (
-    select 1 from public.wa_refused_stanzas as s
-    where s.session_id = p_session and s.wa_msg_id = left(r ->> 'wa_msg_id', 256)
-      and s.chat_id is not distinct from left(r ->> 'chat_id', 256)
-      and s.sender is not distinct from left(r ->> 'sender', 256)
-      and s.item = coalesce(r ->> 'item', 'message')
-      and (s.state = 'undecrypted') = (coalesce(r ->> 'state', 'refused') = 'undecrypted')
-      and not (coalesce(wa.holds_stub(s.body), false) and not coalesce(wa.holds_stub(kept.body), true))
-  )
-  and not (r ->> 'state' is not distinct from 'undecrypted' and (kept.body is null or exists (
-    select 1 from public.messages as m
-    where m.session_id = p_session and m.chat_id = r ->> 'chat_id' and m.sender = r ->> 'sender'
-      and m.wa_msg_id = r ->> 'wa_msg_id' and m.kind <> 'undecryptable'
-  )))
-  order by t.ord;
+  for v_id in
+    insert into public.wa_refused_stanzas (
+      session_id, chat_id, sender, wa_msg_id, code, reason, body, encoding, item, state, next_at, sent_at
+    )
+    select
+      p_session, left(r ->> 'chat_id', 256), left(r ->> 'sender', 256), left(r ->> 'wa_msg_id', 256),
+      left(coalesce(r ->> 'code', 'unknown'), 64), left(coalesce(r ->> 'reason', ''), 1000),
+      kept.body, 'base64', coalesce(r ->> 'item', 'message'), coalesce(r ->> 'state', 'refused'),
+      case when r ->> 'state' = 'waiting' then now() + interval '1 minute' end, wa.parse_time(r ->> 'sent_at')
+    from jsonb_array_elements(p_refused) with ordinality as t (r, ord)
+    left join public.groups as g on g.session_id = p_session and g.wa_group_id = r ->> 'chat_id'
+    cross join lateral (
+      select case
+        when not coalesce(g.monitor, false) then null
+        when r ->> 'encoding' = 'base64' then r ->> 'body'
+        else replace(encode(convert_to(r ->> 'body', 'UTF8'), 'base64'), e'\n', '')
+      end as body
+    ) as kept
+    where not exists (
+      select 1 from public.wa_refused_stanzas as s
+      where s.session_id = p_session and s.wa_msg_id = left(r ->> 'wa_msg_id', 256)
+        and s.chat_id is not distinct from left(r ->> 'chat_id', 256)
+        and s.sender is not distinct from left(r ->> 'sender', 256)
+        and s.item = coalesce(r ->> 'item', 'message')
+        and (s.state = 'undecrypted') = (coalesce(r ->> 'state', 'refused') = 'undecrypted')
+        and not (coalesce(wa.holds_stub(s.body), false) and not coalesce(wa.holds_stub(kept.body), true))
+    )
+    and not (r ->> 'state' is not distinct from 'undecrypted' and (kept.body is null or exists (
+      select 1 from public.messages as m
+      where m.session_id = p_session and m.chat_id = r ->> 'chat_id' and m.sender = r ->> 'sender'
+        and m.wa_msg_id = r ->> 'wa_msg_id' and m.kind <> 'undecryptable'
+    )))
+    order by t.ord
+    returning id
+  loop
+    perform wa.note_kept(v_id);
+  end loop;
+end
+$$;
+
+-- What a listed item would store; null if Postgres cannot read it.
+create function wa.kept_item(p_body text, p_encoding text) returns jsonb
+language plpgsql immutable security invoker set search_path = '' as $$
+begin
+  return case when p_encoding = 'json' then p_body else convert_from(decode(p_body, 'base64'), 'UTF8') end::jsonb;
+exception
+  when data_exception or program_limit_exceeded then
+    return null;
+end
+$$;
+
+-- Notes when a listed message disappears, and makes the job for its file: WhatsApp does not keep it until the message
+-- is taken back. Does neither where what the sender wrote does not fit.
+create function wa.note_kept(p_id bigint) returns void
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_row public.wa_refused_stanzas;
+  v_item jsonb;
+begin
+  select * into v_row from public.wa_refused_stanzas where id = p_id;
+  if v_row.item <> 'message' or v_row.state = 'undecrypted' or num_nulls(v_row.sender, v_row.wa_msg_id) > 0 then
+    return;
+  end if;
+  v_item := wa.kept_item(v_row.body, v_row.encoding);
+  if v_item ->> 'expires_at' is not null then
+    update public.wa_refused_stanzas set expires_at = (v_item ->> 'expires_at')::timestamptz where id = p_id;
+  end if;
+  if jsonb_typeof(v_item -> 'media') = 'object' and coalesce(v_item ->> 'media_status', 'pending') = 'pending' then
+    insert into public.media_jobs (session_id, refused_id, descriptor)
+    values (v_row.session_id, p_id, coalesce(nullif(v_item -> 'media' -> 'descriptor', 'null'), '{}'))
+    on conflict (refused_id) do nothing;
+  end if;
+exception
+  when data_exception or integrity_constraint_violation or program_limit_exceeded then
+    null;
 end
 $$;
 

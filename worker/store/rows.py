@@ -283,7 +283,6 @@ class MediaJob:
 
     id: int
     session_id: str
-    message_id: int
     wa_msg_id: str
     chat_id: str
     sender: str
