@@ -239,8 +239,8 @@ end
 $$;
 
 -- Takes a listed item back: stores it with its own time and arrival, gives it its file, applies what was held for it,
--- and removes it from the list. Errors: whatever Postgres says, or refused_again, whose SQLSTATE (WA001) no trigger of the app raises; then
--- nothing has changed.
+-- and removes it from the list. Errors: whatever Postgres says, or refused_again, whose SQLSTATE (WA001) no trigger of
+-- the app raises; then nothing has changed.
 create function wa.take_back(p_row public.wa_refused_stanzas) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare

@@ -103,7 +103,7 @@ begin
   return jsonb_build_object(
     'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object(
-        'id', j.id, 'session_id', j.session_id, 'attempts', j.attempts,
+        'id', j.id, 'session_id', j.session_id, 'message_id', j.message_id, 'attempts', j.attempts,
         'descriptor', j.descriptor, 'last_error', j.last_error, 'created_at', j.created_at,
         'wants_phone', j.wants_phone_at is not null,
         'wa_msg_id', coalesce(m.wa_msg_id, r.wa_msg_id), 'chat_id', coalesce(m.chat_id, r.chat_id),

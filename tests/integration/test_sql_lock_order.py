@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.integration.database import GROUP, message, photo
 from tests.integration.test_sql_races import Beside, Connection, batch, beside, call, connect, session
 from tests.integration.test_store_changes import change
+from worker.ingest.parts import Item
 
 __all__ = ["beside", "connect", "session"]  # fixtures
 
@@ -60,6 +62,25 @@ def test_a_message_is_blanked_while_its_file_is_being_linked(
     mine.execute("update public.messages set media_status = 'stored' where id = %s", (job["message_id"],))
     mine.commit()
     assert revoking.result(10)["changed"] == 1
+
+
+def test_a_listed_message_is_emptied_while_its_file_is_being_linked(
+    connect: Callable[[], Connection], beside: Beside, session: str
+) -> None:
+    """As above: the listed item first, its job second."""
+    mine = connect()
+    listed = asdict(Item("message", photo("A1")).as_base64("XX000", "internal error", "waiting"))
+    call(mine, "wa_commit", session, batch(1, refused=[listed]))
+    (job,) = call(mine, "wa_media_claim", "m", 10, 60, session)["jobs"]
+    mine.commit()
+    call(mine, "wa.lock_message_of_job", job["id"])  # where wa_media_done begins
+    revoking = beside.start("wa_commit", session, batch(2, changes=[revoke("A1")]))
+    beside.wait_until_blocked(revoking)
+    mine.execute("set local lock_timeout = '500ms'")
+    mine.execute("select 1 from public.media_jobs where id = %s for update", (job["id"],))
+    mine.commit()
+    assert revoking.result(10)["held"] == 1
+    assert mine.execute("select 1 from public.media_jobs where id = %s", (job["id"],)).fetchone() is None
 
 
 @pytest.mark.parametrize("wa_msg_ids", [["A2"], ["A2", "A3"]])
