@@ -144,6 +144,30 @@ async def test_status_as_json_and_its_verdict(wa: Commands, store: Store, sessio
     assert ran.json["jobs"] == {"running": 0, "due": 0, "waiting": 0, "oldest_s": None, "abandoned": {}}
 
 
+async def test_coverage_says_since_when_each_group_is_complete_and_names_each_gap(
+    wa: Commands, store: Store, session: str
+) -> None:
+    assert "No group was ever switched on" in (await wa("coverage")).out
+    held = await writer(store, session)
+    at = (datetime.now(UTC) - timedelta(seconds=60)).isoformat()
+    dropped = {"chat_id": GROUP, "reason": "too_old", "from_at": at, "to_at": at, "count": 3}
+    await held.commit(messages=[recent("A1")], dropped=[dropped])
+    said = "Family: not complete: not switched on"
+    assert (await wa("coverage")).out.strip() == said, "no worker has heard of the switch"
+    assert said in (await wa("status")).out
+    ran = await wa("coverage", "family")
+    assert [line.split("  ")[-1] for line in ran.out.splitlines()] == [
+        said,
+        "not connected to WhatsApp",
+        "not switched on",
+        "dropped: came too late (3 messages)",
+    ]
+    one, every = (await wa("coverage", "family", "--json")).json, (await wa("coverage", "--json")).json
+    assert [gap["reason"] for gap in one["gaps"]] == ["not_connected", "not_monitored", "too_old"]
+    assert [group["wa_group_id"] for group in every["groups"]] == [GROUP]
+    assert [group["gap_count"] for group in (await wa("status", "--json")).json["coverage"]] == [3]
+
+
 # ── groups ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -575,6 +599,8 @@ async def test_export_writes_messages_and_files_and_later_adds_what_is_new(
     assert (again["messages"], again["files"]) == (1, 0)
     assert [line["wa_msg_id"] for line in lines_of(folder)] == ["P1", "A1", "P2"]
     assert [path.name for path in folder.iterdir() if path.name.endswith(".part")] == []
+    manifest = json.loads((folder / "export.json").read_text())
+    assert "not_monitored" in {gap["reason"] for gap in manifest["coverage"]["gaps"]}, "what is missing, and why"
 
     ran = await wa("export", "Work", str(folder))
     assert (ran.code, "another group" in ran.err) == (2, True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from testkit.stanzas import GROUP, OTHER_GROUP, ingested, make_key, make_stanza
 from tests.unit.test_policies import pong
 from worker.bridge.protocol import Complete
+from worker.commands.coverage import REASONS, line, sentence
+from worker.commands.show import local_time
 from worker.ingest.rules.dropped import dropped_times
 from worker.ingest.rules.live import iso
 from worker.ingest.rules.normalise import Discard
@@ -74,3 +79,53 @@ def test_the_mark_is_a_little_before_what_the_sidecar_says(
     mark.take(pong(complete=Complete(epoch=2, to_ms=T * 1000.0)))
     mark.take(pong(complete=complete))
     assert (mark.value and (mark.value[0], mark.value[1].timestamp())) == value
+
+
+A, B, C = "2026-11-20T08:00:00+00:00", "2026-11-20T09:30:00+00:00", "2026-11-22T10:00:00+00:00"
+SINCE = f"complete since {local_time(C)}"
+
+
+def gap(reason: str, start: str | None, end: str | None, count: int | None = None) -> dict[str, object]:
+    return {"reason": reason, "from": start, "to": end, "count": count}
+
+
+OFF = gap("not_monitored", None, A)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "count", "said"),
+    [
+        pytest.param([], 0, "complete", id="nothing was ever missing"),
+        pytest.param([OFF], 1, SINCE, id="before it was switched on there is no hole"),
+        pytest.param([OFF, gap("lost", B, B, 1)], 2, f"{SINCE}; before that 1 gap", id="one hole"),
+        pytest.param([gap("lost", B, B, 1)], 1200, f"{SINCE}; before that 1,200 gaps", id="many"),
+        pytest.param([OFF, gap("away", B, None)], 2, f"not complete: no worker ran since {local_time(B)}", id="now"),
+        pytest.param([gap("not_monitored", None, None)], 1, "not complete: not switched on", id="never"),
+        pytest.param([gap("new\x1b", None, None)], 1, "not complete: new", id="a reason of a later version"),
+    ],
+)  # fmt: skip
+def test_a_sentence_says_since_when_or_why_not(gaps: list[dict[str, object]], count: int, said: str) -> None:
+    assert sentence({"gaps": gaps, "gap_count": count, "since": C}) == said
+
+
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        (OFF, f"until {local_time(A)}  not switched on"),
+        (gap("not_monitored", None, None), "always  not switched on"),
+        (gap("away", A, None), f"since {local_time(A)}  no worker ran"),
+        (gap("lost", A, A, 1), f"{local_time(A)}  never became readable (1 message)"),
+        (gap("too_old", A, B, 12), f"{local_time(A)} to {local_time(B)[11:]}  dropped: came too late (12 messages)"),
+        (gap("unlinked", A, C), f"{local_time(A)} to {local_time(C)}  no phone was linked"),
+    ],
+)
+def test_a_line_says_when_why_and_how_much(shown: dict[str, object], said: str) -> None:
+    assert line(shown) == said
+
+
+def test_every_reason_of_the_page_has_words() -> None:
+    page = (
+        (Path(__file__).parents[2] / "docs" / "coverage.md").read_text().partition("## Reasons")[2].partition("##")[0]
+    )
+    first = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    assert {word for cell in first for word in re.findall(r"`(\w+)`", cell)} == REASONS.keys()

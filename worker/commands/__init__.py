@@ -47,6 +47,12 @@ COMMANDS = {
         "console",
         "console",
     ),
+    "coverage": Entry(
+        "Look",
+        "Show since when each group's archive is complete; with GROUP also each gap and its reason.",
+        "coverage",
+        "coverage",
+    ),
     "tail": Entry("Look", "Show messages live, from the database; Ctrl-C ends it.", "tail", "tail"),
     "doctor": Entry(
         "Look",

@@ -2,7 +2,7 @@
 
     FOLDER/messages.jsonl       a message a line, by id; `media.file` is a path below FOLDER
     FOLDER/media/<sha256>.<ext> each file once, its hash checked
-    FOLDER/export.json          which group, and how far: read to resume, and to add what is new
+    FOLDER/export.json          which group, how far, its coverage: read to resume, and to add what is new
 
 Files come before the lines that name them. Lines go into `messages.jsonl.part`, which takes its name when it is
 complete, so whatever has its final name is whole.
@@ -48,6 +48,7 @@ class Progress:
     bytes: int = 0
     messages: int = 0
     complete: bool = False
+    coverage: dict[str, Any] | None = None  # docs/coverage.md
 
 
 @dataclass
@@ -112,6 +113,7 @@ def open_folder(folder: Path, fresh: Progress) -> Progress:
 
 async def _copy(store: Store, group: int, folder: Path, state: Progress) -> Counts:
     counts = Counts()
+    coverage = await store.console.coverage(state.session, state.wa_group_id)  # before: what comes meanwhile is more
     everything, left = await store.console.export_size(state.session, group, state.cursor)
     with bar("messages", everything) as progress, (folder / f"{LINES_FILE}.part").open("ab") as lines:
         state = replace(state, complete=False)
@@ -127,7 +129,7 @@ async def _copy(store: Store, group: int, folder: Path, state: Progress) -> Coun
             _write_state(folder, state)
             progress.update(progress.task_ids[0], advance=len(page))
     (folder / f"{LINES_FILE}.part").replace(folder / LINES_FILE)
-    _write_state(folder, replace(state, complete=True))
+    _write_state(folder, replace(state, complete=True, coverage=coverage))
     return counts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from worker.commands.coverage import name_of, sentence
 from worker.commands.groups import as_json as groups_as_json
 from worker.commands.groups_table import GroupsTable
 from worker.commands.runtime import perform
@@ -21,6 +22,7 @@ from worker.settings import Settings
 from worker.store import Store
 from worker.store.console import Figures, ListedGroup
 
+COVERAGE_LINES = 10
 FAULTS = "yellow"
 GOOD = "green"
 # What the counts of `wa_discards` are about, after the number.
@@ -43,6 +45,7 @@ class SessionOverview:
     row: Mapping[str, Any]  # the answer of wa_status
     figures: Figures
     groups: list[ListedGroup]
+    coverage: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def now(self) -> datetime:
@@ -88,6 +91,7 @@ async def read_overview(session: str, store: Store) -> SessionOverview:
         row=await store.status(session),
         figures=await store.console.figures(session),
         groups=await store.console.groups(session),
+        coverage=await store.console.all_coverage(session),
     )
 
 
@@ -105,6 +109,7 @@ def document(overview: SessionOverview) -> dict[str, Any]:
             "abandoned": dict(figures.abandoned),
         },
         "group_list": groups_as_json(overview.groups),
+        "coverage": overview.coverage,
     }
 
 
@@ -132,6 +137,8 @@ def describe(overview: SessionOverview) -> list[tuple[str, Text]]:
         lines.append(("Heard", Text(heard_from(heard, now))))
     if claims := (overview.account.get("detail") or {}).get("claims"):
         lines.append(("Client", Text(f"WhatsApp Web {claimed(claims, now)}")))
+    if any(row["monitor"] for row in overview.coverage):
+        lines.append(("Archive", _archive(overview.coverage)))
     lines += [("Files", _files(overview.figures, row)), *_troubles(overview)]
     return lines
 
@@ -188,6 +195,15 @@ def _worker(overview: SessionOverview) -> Text:
 
 def _when(overview: SessionOverview) -> str:
     return ago(overview.account.get("lease_expires_at"), overview.now)
+
+
+def _archive(coverage: list[dict[str, Any]]) -> Text:
+    """A line for each group that is switched on, those that are not complete first."""
+    rows = sorted((row for row in coverage if row["monitor"]), key=lambda row: row["since"] is not None)
+    text = Text("\n").join(Text(f"{name_of(row)}: {sentence(row)}") for row in rows[:COVERAGE_LINES])
+    if len(rows) > COVERAGE_LINES:
+        text.append(f"\n… and {number_of(len(rows) - COVERAGE_LINES, 'group')} more: `wa-worker coverage`")
+    return text
 
 
 def _files(figures: Figures, row: Mapping[str, Any]) -> Text:

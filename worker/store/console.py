@@ -133,6 +133,14 @@ class Console:
             for row in rows
         ]
 
+    async def coverage(self, session: str, wa_group_id: str) -> Row:
+        """`{complete, since, complete_to, gaps, gap_count}` of one group, since ever; docs/coverage.md."""
+        return dict(await self._call("coverage", {"p_session": session, "p_group": wa_group_id}))
+
+    async def all_coverage(self, session: str) -> list[Row]:
+        """The same of every group that is or was switched on, with `wa_group_id`, `name`, `monitor`."""
+        return list((await self._call("wa_coverage", {"p_session": session}))["groups"])
+
     async def set_monitor(self, session: str, groups: Sequence[int], on: bool) -> int:
         """How many were not so before."""
         args = {"p_session": session, "p_groups": [str(group) for group in groups], "p_monitor": on}
