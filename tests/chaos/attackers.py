@@ -5,6 +5,7 @@ What they send is in no promise, what members send meanwhile is. Repeatable from
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -65,6 +66,7 @@ class Attackers:
         """Random bytes in a monitored group: each is a stub, and is asked for."""
         assert self._fair is not None
         fault = {"fault": {"garbage": self._random.randint(1, 200), "never": True}}
+        begun = time.time()
         ids = await self._send([{"from": MALLORY, "to": self._fair.id, "text": ""} | fault for _ in range(GARBAGE)])
         for id_ in ids:
             self._ledger.add(
@@ -77,6 +79,7 @@ class Attackers:
                     good=False,
                     kind="garbage",
                     phase=self._ledger.phase,
+                    sent=(begun, time.time()),
                 )
             )
         return ids

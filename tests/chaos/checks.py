@@ -14,6 +14,8 @@ Pure: looks at what was gathered (`Evidence`), asks nobody. The checks:
     privacy      5  nothing unmonitored was stored, sent to Supabase, logged, or written to disk
     memory       5  memory stayed bounded
     accounted    1  (the phase on default settings) receipted = stored, or counted as discarded
+    covered      1  what was sent and cannot be read lies in a gap of the coverage; each gap holds what it says, and
+                    there is no other; at no time was anything missing before the high-water mark
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.chaos.coverage import violations
 from tests.chaos.ledger import FORBIDDEN, Entry, Identity, Ledger
 from tests.chaos.proxy import Commit, Known, LeaseCall
 
@@ -31,8 +34,8 @@ Row = dict[str, Any]
 Violation = tuple[str, str]
 
 POINTS = {
-    "settled": 0, "stored": 1, "once": 1, "intact": 1, "accounted": 1, "gate": 2, "readable": 3, "media": 4,
-    "media_once": 4, "lease": 5, "privacy": 5, "memory": 5, "faults": 0, "processes": 0,
+    "settled": 0, "stored": 1, "once": 1, "intact": 1, "accounted": 1, "covered": 1, "gate": 2, "readable": 3,
+    "media": 4, "media_once": 4, "lease": 5, "privacy": 5, "memory": 5, "faults": 0, "processes": 0,
 }  # fmt: skip
 # Two processes, two clocks that count the same nanoseconds from starts of their own; the proxy holds answers for 10 ms.
 CLOCK_MS = 3.0
@@ -62,6 +65,8 @@ class Evidence:
     leaked_files: list[str]
     peak_bytes: Mapping[str, int]
     unsettled: list[str]
+    coverage: Mapping[str, Row]  # by group
+    unmarked: list[str]  # what was missing before the mark
 
     @property
     def too_old(self) -> int:
@@ -87,7 +92,21 @@ class Evidence:
 
 def check_all(evidence: Evidence) -> list[Violation]:
     """Every violation, as (check, what was found)."""
-    checks = (settled, stored, once, intact, accounted, gate, readable, media, media_once, lease, privacy, memory)
+    checks = (
+        settled,
+        stored,
+        once,
+        intact,
+        accounted,
+        covered,
+        gate,
+        readable,
+        media,
+        media_once,
+        lease,
+        privacy,
+        memory,
+    )
     return [(check.__name__, text) for check in checks for text in check(evidence)]
 
 
@@ -137,6 +156,22 @@ def accounted(evidence: Evidence) -> Iterator[str]:
     for entry in missing:
         if not entry.old and not counted:
             yield f"{_name(entry)} is missing"
+
+
+def covered(evidence: Evidence) -> Iterator[str]:
+    yield from evidence.unmarked
+    readable = {
+        identity for identity, rows in evidence.rows().items() if any(row["kind"] != "undecryptable" for row in rows)
+    }
+    others = {chat: Counter[str]() for chat in evidence.coverage}
+    for row in evidence.messages:
+        if row["chat_id"] in others and row["kind"] == "undecryptable":
+            others[row["chat_id"]]["stubs"] += 1
+    for row in evidence.others["wa_refused_stanzas"]:
+        if row["chat_id"] in others and row["state"] != "undecrypted":
+            others[row["chat_id"]]["refused"] += 1
+    expected = evidence.ledger.stored(["wide", "defaults"])
+    yield from violations(evidence.coverage, expected, readable, others)
 
 
 def gate(evidence: Evidence) -> Iterator[str]:

@@ -15,10 +15,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.whatsapp import PATIENCE_SECONDS
+from worker import supervisor
+from worker.bridge.protocol import Pong
 from worker.ingest.batch_writer import BatchWriter, _Parting
 from worker.ingest.parts import rest_of
 from worker.media import jobs, steps
@@ -26,6 +29,7 @@ from worker.media.download import Limits
 from worker.session import backoff as crashes
 from worker.session import connection
 from worker.session.flags import Monitored
+from worker.session.high_water import HighWater
 from worker.store import Bucket, MonitoredGroups, Store
 from worker.store.rows import Batch
 
@@ -112,6 +116,13 @@ def sabotage(what: str) -> None:
     def all_groups(self: Monitored, now: MonitoredGroups) -> None:
         self.groups, self.version = Everything(), now.version
 
+    take_mark = HighWater.take
+
+    def half_a_minute_ahead(self: HighWater, pong: Pong) -> None:
+        take_mark(self, pong)
+        if self.value is not None:
+            self.value = self.value[0], self.value[1] + timedelta(seconds=30)
+
     in_order = _Parting.run
 
     async def keys_first(parting: _Parting) -> Any:
@@ -143,6 +154,8 @@ def sabotage(what: str) -> None:
             sabotage_uploads(doubled)
         case "object":
             sabotage_uploads(skipped)
+        case "early":
+            HighWater.take = half_a_minute_ahead  # type: ignore[method-assign]
         case "monitor":
             Monitored.take = all_groups  # type: ignore[method-assign]
 
@@ -152,6 +165,7 @@ def hurry() -> None:
     steps.BACKOFF_FIRST_SECONDS = 1.0
     steps.BACKOFF_MAX_SECONDS = 3.0
     connection.OFFLINE_HOLD_MS = int(PATIENCE_SECONDS * 1000)
+    supervisor.PING_EVERY_SECONDS = 1.0  # type: ignore[attr-defined]  # the high-water mark comes with the answer
     crashes.LOOP_AFTER = 1_000_000  # a sidecar that is killed all the time is no news here
     _default(jobs.ClaimOptions, lease_seconds=5.0)
     _default(Limits, read_s=2.0)

@@ -24,6 +24,7 @@ class Entry:
         sha256: of its file.
         good: sent in good form, so that an ack or a stub that stays would be our fault.
         old: sent long before it can arrive, beyond the live window.
+        sent: between which times, in seconds since 1970.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Entry:
     old: bool = False
     kind: str
     phase: str
+    sent: tuple[float, float]
 
 
 @dataclass

@@ -16,6 +16,7 @@ from testkit.waiting import TookTooLong, until
 from tests.chaos import faults, gateway
 from tests.chaos.attackers import Attackers
 from tests.chaos.checks import Evidence, check_all
+from tests.chaos.coverage import Witness, read_settled
 from tests.chaos.deck import Deck, Tally
 from tests.chaos.ledger import Ledger
 from tests.chaos.proxy import Rule
@@ -78,12 +79,14 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
         async with anyio.create_task_group() as witnesses:
             witnesses.start_soon(rig.sample)
             witnesses.start_soon(_progress, rig, ledger, tell)
+            witness = Witness(rig.database, ledger)
+            witnesses.start_soon(witness.run)
             await _link(rig, traffic, attackers)
             tell("linked; the traffic begins")
             try:
                 unsettled = await _act(options, stage, traffic, result, random, tell)
                 tell("settled; looking at everything" if not unsettled else f"NOT settled: {unsettled}")
-                evidence = await _gather(rig, ledger, unsettled)
+                evidence = await _gather(rig, ledger, unsettled, witness)
                 if missing := len(await attackers.unanswered()):
                     evidence.unsettled.append(f"{missing} stanzas of attackers have no answer")
                 debts = Counter(item["tag"] for item in await rig.phone.log() if item["kind"] == "debt")
@@ -95,6 +98,8 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
     result.violations = [*stage.violations, *check_all(evidence)]
     if not options.sabotage:
         result.violations += _missing(result, ledger, rig.proxy.calls["wa_get_keys"])
+        if not witness.looks:
+            result.violations.append(("covered", "there was never a high-water mark to look at"))
     result.violations += [("processes", f"process {pid} is left") for pid in rig.orphans()]
     _fill(result, rig, ledger, evidence)
     result.seconds = time.monotonic() - started
@@ -141,9 +146,9 @@ async def _act(
     unsettled = await _settle(
         stage.rig, traffic.ledger, SABOTAGED_SETTLE_SECONDS if options.sabotage else SETTLE_SECONDS
     )
-    if options.only_traffic:
+    if options.only_traffic and not SABOTAGES[options.sabotage].on_defaults:
         return unsettled
-    if not unsettled:
+    if not unsettled and not options.only_traffic:
         tell("members' messages against the clock: without an attack, and with one")
         result.control_ms = await _members_take(stage)
         result.attacked_ms = await _under_attack(stage)
@@ -233,9 +238,10 @@ async def _settle(rig: Rig, ledger: Ledger, seconds: float) -> list[str]:
     return []
 
 
-async def _gather(rig: Rig, ledger: Ledger, unsettled: list[str]) -> Evidence:
+async def _gather(rig: Rig, ledger: Ledger, unsettled: list[str], witness: Witness) -> Evidence:
     database = rig.database
     rig.look()
+    coverage = await read_settled(database, sorted(ledger.monitored))
     objects = {path: await database.download(path) for path in await database.objects()}
     discards = {row["reason"]: int(row["count"]) for row in await database.rows("wa_discards")}
     return Evidence(
@@ -253,6 +259,8 @@ async def _gather(rig: Rig, ledger: Ledger, unsettled: list[str]) -> Evidence:
         leaked_files=rig.leaked_onto_disk(),
         peak_bytes=dict(rig.peak_bytes),
         unsettled=unsettled,
+        coverage=coverage,
+        unmarked=witness.broken,
     )
 
 

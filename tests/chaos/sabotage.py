@@ -21,12 +21,14 @@ LAST = "29991231235959_sabotage.sql"
 
 @dataclass(frozen=True, kw_only=True)
 class Sabotage:
-    """`check`: the one that must fail; `also`: those that may, as a consequence. `faults`: what brings it to light."""
+    """`check`: the one that must fail; `also`: those that may, as a consequence. `faults`: what brings it to light;
+    `on_defaults`: the phase on default settings does."""
 
     check: str
     also: tuple[str, ...] = ()
     broken: str
     faults: tuple[str, ...] = ()
+    on_defaults: bool = False
 
 
 SABOTAGES = {
@@ -73,6 +75,8 @@ SABOTAGES = {
         broken="nothing tells which stanza a sidecar was decrypting",
         faults=("dies_at_one",),
     ),
+    "ledger": Sabotage(check="covered", broken="what is dropped for its age makes no gap", on_defaults=True),
+    "early": Sabotage(check="covered", broken="the high-water mark is half a minute ahead", faults=("kill_worker",)),
     "memory": Sabotage(check="memory", broken="the sidecar keeps 4 MB for each message"),
 }
 
@@ -110,9 +114,14 @@ def _monitor_everything() -> str:
     return _changed("wa.store_messages", r"and g\.monitor", "")
 
 
+def _forget_drops() -> str:
+    return _changed("wa.write_dropped", r"if coalesce\(p_dropped in \('\[\]', 'null'\), true\) then", "if true then")
+
+
 _SQL: dict[str, Callable[[], str]] = {
     "dedupe": _take_batches_twice,
     "lease": _lease_for_everybody,
+    "ledger": _forget_drops,
     "monitor": _monitor_everything,
 }
 

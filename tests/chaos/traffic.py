@@ -6,6 +6,7 @@ Sends and keeps the ledger; knows nothing of faults. Every kind of traffic comes
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -238,9 +239,11 @@ class Traffic:
         """Many at once, from several people into several groups."""
         groups = [self.ledger.groups[chat] for chat in sorted(self.ledger.monitored)]
         prefix = f"{self.ledger.phase}-burst-{self._next()}"
+        begun = time.time()
         answer = await self._phone.burst(WRITERS, [group.id for group in groups], count, text_prefix=prefix)
         for item in answer["items"]:
-            self._enter(item["id"], self.ledger.name(item["participant"]), item["to"], item["text"], None, "burst")
+            person = self.ledger.name(item["participant"])
+            self._enter(item["id"], person, item["to"], item["text"], None, "burst", (begun, time.time()))
 
     async def fresh_file(self, size: int = 0) -> None:
         """A file that nobody has sent before."""
@@ -282,18 +285,30 @@ class Traffic:
 
     async def _send_all(self, items: Sequence[Json], kind: str) -> list[str]:
         """Their ids."""
+        begun = time.time()
         answers = (await self._phone.post("/send_many", {"items": list(items)}))["items"]
+        sent = begun, time.time()
         for item, answer in zip(items, answers, strict=True):
             sha256 = (answer.get("media") or {}).get("sha256")
             text = item.get("text") or item.get("caption") or (item.get("media") or {}).get("caption")
             chat = item["to"] if item["to"] in self.ledger.groups else None
             person = self.ledger.name(answer["sender"])
-            self._enter(answer["id"], person, chat, text, sha256, kind)
+            at = float(item["t"]) if "t" in item else None
+            self._enter(answer["id"], person, chat, text, sha256, kind, (at, at) if at is not None else sent)
             if sha256 and chat in self.ledger.monitored:
                 self._forwardable.append(answer["id"])
         return [answer["id"] for answer in answers]
 
-    def _enter(self, id_: str, person: str, chat: str | None, text: str | None, sha256: str | None, kind: str) -> None:
+    def _enter(
+        self,
+        id_: str,
+        person: str,
+        chat: str | None,
+        text: str | None,
+        sha256: str | None,
+        kind: str,
+        sent: tuple[float, float],
+    ) -> None:
         expected = text.replace("\0", "\ufffd") if text else text
         entry = Entry(
             id=id_,
@@ -306,6 +321,7 @@ class Traffic:
             old=kind == "old",
             kind=kind,
             phase=self.ledger.phase,
+            sent=sent,
         )
         self.ledger.add(entry)
 
