@@ -16,10 +16,11 @@ from console.here import Here, here
 from console.rules.people import Names
 from console.viewer import go_to, read_action
 from worker.session.flags import Ask
-from worker.store.console import ListedGroup
+from worker.store.console import ListedGroup, open_gap
 
 MEMBERS_FROM = 1000  # the newest messages of a group, from which its page takes who writes
 GALLERY = 24
+GAPS = 50  # the newest
 GALLERY_KINDS = ["image", "video", "gif", "ptv"]
 RENAMES = 200
 EXPORT_PAGE = 200
@@ -40,6 +41,8 @@ async def one(request: Request) -> Response:
     total, _ = await place.database.ask(lambda store: store.console.export_size(place.session, group.id, 0))
     values = {"group": group, "total": total, "members": await _members(place, group.id)}
     gallery = await _gallery(place, group.id)
+    coverage = await place.database.ask(lambda store: store.console.coverage(place.session, group.wa_group_id, GAPS))
+    values |= {"coverage": coverage, "present": open_gap(coverage["gaps"])}
     return await place.show("group.html", values | {"gallery": gallery, "former": await _former_names(place)})
 
 

@@ -14,7 +14,7 @@ from tests.chaos.deck import Tally
 
 SENTENCES = {
     0: "the run settled, every kind of fault was injected and seen, no process is left",
-    1: "receipted = in the table, exactly once, text intact (on defaults: or counted as discarded)",
+    1: "receipted = in the table, exactly once, text intact (on defaults: or counted as discarded); the rest is a gap",
     2: "no receipt before the answer to its commit",
     3: "nothing in good form acked instead of receipted, or left undecryptable",
     4: "every stored file has its object, named by its hash; no content twice",

@@ -324,3 +324,20 @@ async def test_pages_speak_the_browser_s_language(embedded: Endpoint, session: s
             page = (await site.get(f"{site.base}/{name}", **{"accept-language": language})).text
             assert 'lang="de"' in page
         assert "Nachrichten" in page
+
+
+async def test_a_group_says_since_when_its_archive_is_complete_and_what_is_missing(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    at = (datetime.now(UTC) - timedelta(seconds=60)).isoformat()
+    dropped = {"chat_id": GROUP, "reason": "too_old", "from_at": at, "to_at": at, "count": 1234}
+    await held.commit(dropped=[dropped])
+    group = next(group.id for group in await store.console.groups(session) if group.wa_group_id == GROUP)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/groups/{group}")
+    assert "Not complete: not switched on." in page, "no worker has heard of the switch"
+    assert "dropped: came too late" in page
+    assert '<td class="number">1234</td>' in page
+    assert active(page) == []

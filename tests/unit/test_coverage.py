@@ -100,6 +100,10 @@ OFF = gap("not_monitored", None, A)
         pytest.param([OFF, gap("lost", B, B, 1)], 2, f"{SINCE}; before that 1 gap", id="one hole"),
         pytest.param([gap("lost", B, B, 1)], 1200, f"{SINCE}; before that 1,200 gaps", id="many"),
         pytest.param([OFF, gap("away", B, None)], 2, f"not complete: no worker ran since {local_time(B)}", id="now"),
+        pytest.param(
+            [gap("away", None, None), gap("not_monitored", A, None)], 2,
+            f"not complete: not switched on since {local_time(A)}", id="two reasons",
+        ),
         pytest.param([gap("not_monitored", None, None)], 1, "not complete: not switched on", id="never"),
         pytest.param([gap("new\x1b", None, None)], 1, "not complete: new", id="a reason of a later version"),
     ],

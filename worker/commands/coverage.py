@@ -12,6 +12,7 @@ from worker.commands.runtime import perform
 from worker.commands.show import local_time, number_of, out, plain, print_json, safe
 from worker.settings import Settings
 from worker.store import Store
+from worker.store.console import open_gap
 
 Json = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ def name_of(row: Json) -> str:
 def sentence(found: Json) -> str:
     """Since when it is complete, or why it is not; and how much is missing before."""
     gaps = found["gaps"]
-    present = next((gap for gap in reversed(gaps) if gap["to"] is None), None)
+    present = open_gap(gaps)
     if present is not None:
         since = f" since {local_time(present['from'])}" if present["from"] else ""
         return f"not complete: {REASONS.get(present['reason'], plain(present['reason']))}{since}"

@@ -133,9 +133,10 @@ class Console:
             for row in rows
         ]
 
-    async def coverage(self, session: str, wa_group_id: str) -> Row:
+    async def coverage(self, session: str, wa_group_id: str, limit: int = 1000) -> Row:
         """`{complete, since, complete_to, gaps, gap_count}` of one group, since ever; docs/coverage.md."""
-        return dict(await self._call("coverage", {"p_session": session, "p_group": wa_group_id}))
+        args = {"p_session": session, "p_group": wa_group_id, "p_limit": limit}
+        return dict(await self._call("coverage", args))
 
     async def all_coverage(self, session: str) -> list[Row]:
         """The same of every group that is or was switched on, with `wa_group_id`, `name`, `monitor`."""
@@ -242,6 +243,12 @@ class Console:
             refused_waiting=int(row["refused_waiting"]),
             undecrypted=int(row["undecrypted"]),
         )
+
+
+def open_gap(gaps: Sequence[Row]) -> Row | None:
+    """Of the gaps of a coverage the one that says why the group is not complete now."""
+    going_on = [gap for gap in gaps if gap["to"] is None]
+    return next((gap for gap in going_on if gap["reason"] == "not_monitored"), going_on[0] if going_on else None)
 
 
 def _time(text: str | None) -> datetime | None:
