@@ -44,7 +44,8 @@ class Archive:
 
         async def probe() -> list[dict[str, Any]] | None:
             answer = await self.answer()
-            marked = behind is None or parse_time(answer["complete_to"]) > parse_time(behind)
+            mark = answer["complete_to"]
+            marked = behind is None or (mark is not None and parse_time(mark) > parse_time(behind))
             gaps = list(answer["gaps"])
             return [{"gaps": gaps}] if marked and [gap["reason"] for gap in gaps] == reasons else None
 
