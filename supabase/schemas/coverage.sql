@@ -183,15 +183,16 @@ end
 $$;
 
 -- Every gap of a group between two times: those of the ledger, and those that other tables tell. Those of the present
--- have the reasons `away` (no worker runs), `not_connected`, `backlog` (connected, but WhatsApp has not said that it
--- sent everything that had waited) and `left`.
+-- have the reasons `away` (no worker runs), `not_connected`, `backlog` (connected, but the mark does not move: WhatsApp
+-- has not said that it sent everything that had waited, or what came does not get in) and `left`.
 create function wa.gaps_of(p_session text, p_group text, p_from timestamptz, p_to timestamptz)
 returns table (reason text, from_at timestamptz, to_at timestamptz, count bigint)
 language sql stable security invoker set search_path = '' as $$
   with present as (
     select
       s.complete_to, s.status = 'connected' as connected, coalesce(s.lease_expires_at > now(), false) as held,
-      s.complete_epoch is not distinct from s.epoch as delivered
+      s.complete_epoch is not distinct from s.epoch
+      and s.complete_to > now() - make_interval(secs => 120 + coalesce(s.lease_seconds, 0)) as delivered
     from public.wa_sessions as s
     where s.id = p_session
   ),
