@@ -119,9 +119,9 @@ async def test_each_time_that_lacks_something_is_a_gap_with_its_reason_and_no_ot
             await town.phone.wait_receipts(dropped)
             crew.since = None
             waited = [gap for gap in await crew.gaps() if gap["reason"] == "waited_too_long"]
-            assert [(parse_time(gap["from"]), parse_time(gap["to"]), gap["count"]) for gap in waited] == [
-                (parse_time(second(at)), parse_time(second(at + 20)), 2)
-            ]
+            times = [parse_time(gap[end]) for gap in waited for end in ("from", "to")]
+            assert (min(times), max(times)) == (parse_time(second(at)), parse_time(second(at + 20)))
+            assert sum(gap["count"] for gap in waited) == 2
             late = await town.phone.send("Ana", town.crew.id, "late, and live", t=at + 30)
             await town.phone.wait_receipts([late])
             (gap,) = [gap for gap in await crew.gaps() if gap["reason"] == "too_old"]

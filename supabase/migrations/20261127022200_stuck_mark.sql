@@ -68,7 +68,7 @@ $$;
 
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select jsonb_build_object('version', '20261127021500')
+  select jsonb_build_object('version', '20261127022200')
 $$;
 
 notify pgrst, 'reload schema';
