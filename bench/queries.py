@@ -1,8 +1,9 @@
 """What an app's queries cost: `make benchqueries`, or `python -m bench.queries [--messages 1000000]`.
 
 Fills a PostgreSQL of its own (tests/conftest.py) and prints, for each query of docs/app-queries.md, the median time of
-seven runs with warm caches; and what commits of 400 messages cost with the indexes and triggers for apps, and without
-them, in turn. Prints figures; judges nothing.
+seven runs with warm caches: as the service role, as a user of all groups, and as a member of one quiet group, under the
+policies of supabase/optional/users.sql. Then what commits of 400 messages cost with the indexes and triggers for apps,
+and without them, in turn. Prints figures; judges nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 
+from testkit.users import REMOVE_USERS, STAND_IN, USERS, acting_as
 from tests.conftest import real_postgres
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "app-queries.md"
@@ -80,13 +84,14 @@ def fill(connection: Connection, messages: int) -> None:
     connection.execute("vacuum analyze public.message_changes")
 
 
-def values(connection: Connection) -> dict[str, Any]:
-    """For each name in the queries a value that finds something: the busiest group, the middle of the time."""
+def values(connection: Connection, group: int | None = None) -> dict[str, Any]:
+    """For each name in the queries a value that finds something: of this group, else of the busiest."""
     row = connection.execute(
-        "select m.quoted_id, m.ts, m.sender, m.group_id, m.chat_id from public.messages as m where m.session_id = %s "
-        "and m.group_id = (select min(id) from public.groups where session_id = %s) and m.quoted_id is not null "
-        "order by m.id limit 1 offset (select count(*) / 200 from public.messages where session_id = %s)",
-        (SESSION, SESSION, SESSION),
+        "select m.quoted_id, m.ts, m.sender, m.group_id, m.chat_id from public.messages as m where m.group_id = "
+        "coalesce(%s, (select min(id) from public.groups where session_id = %s)) and m.quoted_id is not null "
+        "order by m.id limit 1 offset case when %s::bigint is null then "
+        "(select count(*) / 200 from public.messages where session_id = %s) else 0 end",
+        (group, SESSION, group, SESSION),
     ).fetchone()
     assert row is not None
     cursor = one(connection, "select max(change_id) - 50 from public.message_changes where session_id = %s", SESSION)
@@ -94,6 +99,42 @@ def values(connection: Connection) -> dict[str, Any]:
         "session": SESSION,
         "cursor": str(cursor),
     }
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A user, the values that find something of theirs, and the columns of messages that they may read."""
+
+    user: str
+    values: dict[str, Any]
+    columns: str
+
+    def query(self, query: str) -> str:
+        """The same for somebody who may not read every column."""
+        return query.replace("select *", f"select {self.columns}")
+
+
+def readers(connection: Connection) -> tuple[Reader, Reader]:
+    """A user of all groups, and a member of one of the quiet groups. The users' policies are applied."""
+    connection.execute(STAND_IN.read_bytes())
+    connection.execute(USERS.read_bytes())
+    columns = one(
+        connection,
+        "select string_agg(column_name, ', ') from information_schema.column_privileges "
+        "where table_schema = 'public' and table_name = 'messages' and grantee = 'authenticated'",
+    )
+    quiet = one(connection, "select group_id from public.messages group by 1 order by count(*) limit 1")
+    return _reader(connection, columns, None), _reader(connection, columns, quiet)
+
+
+def _reader(connection: Connection, columns: str, group: int | None) -> Reader:
+    user = str(uuid4())
+    connection.execute("insert into auth.users (id) values (%s)", (user,))
+    connection.execute(
+        "insert into public.session_members (session_id, user_id, groups) values (%s, %s, %s)",
+        (SESSION, user, None if group is None else [group]),
+    )
+    return Reader(user, values(connection, group), columns)
 
 
 def one(connection: Connection, query: str, *args: object) -> Any:
@@ -153,9 +194,15 @@ def main() -> None:
         print(f"{count:,} messages filled in {time.monotonic() - began:.0f} s\n")
         args = values(connection)
         connection.execute("set search_path = public")
-        print("| query | ms |\n|---|---|")
+        print("| query | ms | as a user of all groups | as a member of one |\n|---|---|---|---|")
+        users = readers(connection)
         for title, query in queries().items():
-            print(f"| {title} | {median_ms(connection, query, args):.1f} |", flush=True)
+            times = [median_ms(connection, query, args)]
+            for reader in users:
+                with acting_as(connection, reader.user):
+                    times.append(median_ms(connection, reader.query(query), reader.values))
+            print(f"| {title} | {' | '.join(f'{ms:.1f}' for ms in times)} |", flush=True)
+        connection.execute(REMOVE_USERS.read_bytes())
         taken: dict[Any, list[float]] = {with_apps: [], without_apps: []}
         for _ in range(7):
             for way, times in taken.items():

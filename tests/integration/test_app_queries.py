@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from bench import queries as bench
+from testkit.users import acting_as
+from tests.integration.catalogue import database, migration_files
 
 MESSAGES = 20_000
 
 
 @pytest.fixture(scope="module")
 def filled(postgres: str) -> Iterator[tuple[bench.Connection, dict[str, Any]]]:
-    with psycopg.connect(postgres, autocommit=True) as connection:
+    with database(postgres, migration_files()) as connection:
         bench.fill(connection, MESSAGES)
         connection.execute("set search_path = public")
         yield connection, bench.values(connection)
+
+
+@pytest.fixture(scope="module")
+def users(filled: tuple[bench.Connection, dict[str, Any]]) -> tuple[bench.Reader, bench.Reader]:
+    return bench.readers(filled[0])
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -30,12 +37,31 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("title", bench.queries())
 def test_a_query_reads_what_it_shows(filled: tuple[bench.Connection, dict[str, Any]], title: str) -> None:
     connection, args = filled
-    row = connection.execute(f"explain (analyze, format json) {bench.queries()[title]}", args).fetchone()
+    assert rows_read(connection, bench.queries()[title], args) <= 400, "of 20,000"
+
+
+def rows_read(connection: bench.Connection, query: str, args: dict[str, Any]) -> int:
+    """How many rows of messages a query reads, all of them through indexes."""
+    row = connection.execute(f"explain (analyze, format json) {query}", args).fetchone()
     assert row is not None
     found = [node for node in nodes(row[0][0]["Plan"]) if node.get("Relation Name") == "messages"]
     assert all("Index" in node["Node Type"] or "Bitmap" in node["Node Type"] for node in found)
-    read = sum((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in found)
-    assert read <= 400, "of 20,000"
+    return sum((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in found)
+
+
+@pytest.mark.parametrize("title", bench.queries())
+def test_a_user_s_query_reads_what_it_shows_too(
+    filled: tuple[bench.Connection, dict[str, Any]], users: tuple[bench.Reader, bench.Reader], title: str
+) -> None:
+    """Of a member of one group only the queries that name a group: the others pass what the member does not see.
+
+    The planner does not know how many groups a user has. With so few messages it rather sorts a group's pictures.
+    """
+    connection, _ = filled
+    query = bench.queries()[title]
+    for reader in users if re.search("group|chat", query) else users[:1]:
+        with acting_as(connection, reader.user):
+            assert rows_read(connection, reader.query(query), reader.values) <= 1000, reader
 
 
 def test_every_query_names_an_index_that_exists(filled: tuple[bench.Connection, dict[str, Any]]) -> None:

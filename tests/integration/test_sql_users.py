@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -295,6 +296,13 @@ def test_the_worker_s_functions_stay_its_own(world: World) -> None:
         """array_to_string(proconfig, ',') is distinct from 'search_path=""')"""
     )
     assert helpers.fetchall() == []
+
+
+def test_policies_ask_once_for_each_query_and_not_for_each_row(world: World) -> None:
+    found = world.connection.execute("select concat(qual, with_check) from pg_policies").fetchall()
+    calls = [call for (text,) in found for call in re.findall(r"(\w+) (?:wa_users|auth)\.", text)]
+    assert set(calls) == {"SELECT"}
+    assert len(calls) == sum(len(re.findall(r"(?:wa_users|auth)\.\w+\(", text)) for (text,) in found)
 
 
 @pytest.mark.parametrize("name", NAMES)

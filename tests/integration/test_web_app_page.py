@@ -117,14 +117,16 @@ async def test_the_javascript_examples_run_too(node: Path, store: Store, session
     await store.set_session(session, held.fence, {"status": "connected"})
     await held.commit(messages=[message("A1", 1)])
     script = "\n".join(examples("js")).replace("'default'", f"'{session}'", 1)
-    script += "\nconsole.log(JSON.stringify([session.status, workerRuns, currentQr(session), groups.length, page]))"
+    told = "session.status, workerRuns, currentQr(session), groups.length, page, older.data"
+    script += f"\nconsole.log(JSON.stringify([{told}]))"
     done = await anyio.run_process(
         [node, "--input-type=module", "--eval", script], cwd=PAGE.parents[1], check=False, stderr=subprocess.STDOUT
     )
     assert done.returncode == 0, done.stdout.decode()
-    status, worker_runs, qr, groups, page = json.loads(done.stdout.decode().splitlines()[-1])
+    status, worker_runs, qr, groups, page, older = json.loads(done.stdout.decode().splitlines()[-1])
     assert (status, worker_runs, qr or None, groups) == ("connected", True, None, 2)
     assert [row["text"] for row in page] == ["text of A1"]
+    assert older == []
     assert [flag.key for flag in await store.pending_flags(session)] == ["fetch_groups_requested"]
 
 
