@@ -19,6 +19,7 @@ NAMES_MAX = 200
 COLUMNS = (
     "id,group_id,wa_msg_id,chat_id,sender,sender_alt,push_name,from_me,ts,received_at,kind,text,file_name,media_status,"
     "parent_id,pending,lost_at,edited_at,revoked_at,revoked_by,blanked,quoted_id,quoted_msg_id,quoted_sender,album_id,"
+    "rendition,rendition_of,"
     "content,mentions,mention_count,forwarded,forward_score,media(sha256,mime,bytes,width,height,duration_s,storage_path),"
     "message_reactions(sender,emoji,at),message_edits(text,at),groups(id,name)"
 )
@@ -47,7 +48,8 @@ class Where:
     group: int | None = None
 
     def narrow(self, query: Any) -> Any:
-        narrowed = query.eq("session_id", self.session)
+        """Without renditions: the file that they bring is shown by the message that they belong to."""
+        narrowed = query.eq("session_id", self.session).is_("rendition_of", "null")
         return narrowed if self.group is None else narrowed.eq("group_id", self.group)
 
     def order(self, query: Any, *, newest_first: bool) -> Any:

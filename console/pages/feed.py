@@ -33,12 +33,13 @@ async def newest(request: Request) -> Response:
 
 
 async def message(request: Request) -> Response:
-    """One message with those around it, in its group."""
+    """One message with those around it, in its group. A rendition is shown as the message that it belongs to."""
     place = here(request)
     wanted = int(request.path_params["message"])
     row = await messages.one(place.database, place.session, wanted)
     if row is None:
         raise HTTPException(404)
+    wanted = row["rendition_of"] or wanted
     where = Where(session=place.session, group=row["group_id"])
     page = await messages.around(place.database, where, wanted)
     return await _show(place, where, page, live=False, marked=wanted)

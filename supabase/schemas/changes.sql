@@ -1,4 +1,4 @@
--- Changes to messages: edits, revokes, reactions, quotes, albums.
+-- Changes to messages: edits, revokes, reactions, quotes, albums, renditions.
 --
 -- A change names its target by (chat, canonical sender, id). It is applied when the target is there, and held until
 -- then. Where changes compete, their own content picks the winner, never their order of arrival: any order and any
@@ -35,12 +35,12 @@ create index message_reactions_number on public.message_reactions (session_id, s
 where sender like '%@s.whatsapp.net';
 
 -- Changes whose target has not arrived. `author` and `change_id` name the message that brought the change; `message_id`
--- is that message's row, where it has one (a quote, a child of an album).
+-- is that message's row, where it has one (a quote, a child of an album, a rendition).
 create table public.wa_held_changes (
   id bigint generated always as identity primary key,
   session_id text not null references public.wa_sessions (id),
   chat_id text not null check (length(chat_id) between 1 and 256),
-  kind text not null check (kind in ('edit', 'sealed_edit', 'revoke', 'reaction', 'quote', 'album')),
+  kind text not null check (kind in ('edit', 'sealed_edit', 'revoke', 'reaction', 'quote', 'album', 'rendition')),
   target_sender text not null check (length(target_sender) between 1 and 256),
   target_id text not null check (length(target_id) between 1 and 256),
   author text not null check (length(author) between 1 and 256),
@@ -194,7 +194,7 @@ create function wa.apply_revoke(p_message bigint, p_by text, p_at timestamptz, p
 returns void
 language plpgsql security invoker set search_path = '' as $$
 begin
-  perform 1 from public.messages where id = p_message for no key update;
+  perform 1 from public.messages where id = p_message or rendition_of = p_message order by id for no key update;
   update public.messages
   set revoked_at = p_at, revoked_by = p_by, revoke_claimed_at = null, revoke_claimed_by = null
   where id = p_message
@@ -202,7 +202,29 @@ begin
   if p_blank then
     perform wa.blank_message(p_message);
   end if;
+  perform wa.apply_revoke(m.id, p_by, p_at, p_blank) from public.messages as m where m.rendition_of = p_message;
 end
+$$;
+
+-- Gives a message the best file of its renditions that is stored: the largest, if it is larger than its own. What the
+-- sender calls a better copy is believed no further.
+create function wa.use_best_file(p_message bigint) returns void
+language sql volatile security invoker set search_path = '' as $$
+  update public.messages as m
+  set media_id = best.media_id, media_status = 'stored'
+  from (
+    select r.media_id, f.bytes, r.kind
+    from public.messages as r
+    inner join public.media as f on r.media_id = f.id
+    where r.rendition_of = p_message and r.rendition = 'hd' and not r.blanked
+    order by f.bytes desc, r.id
+    limit 1
+  ) as best
+  where m.id = p_message and not m.blanked and m.kind = best.kind
+    and (m.media_id, m.media_status) is distinct from (best.media_id, 'stored')
+    and not exists (
+      select 1 from public.media as f where f.id = m.media_id and m.media_status = 'stored' and f.bytes >= best.bytes
+    )
 $$;
 
 -- Applies one reaction: each person's greatest (at, id) counts. An empty emoji removes it.
@@ -218,24 +240,27 @@ language sql volatile security invoker set search_path = '' as $$
     > (public.message_reactions.at, public.message_reactions.wa_msg_id collate "C");
 $$;
 
--- Applies one change if its target is there: 'done', 'waiting' or 'refused'. An edit, and a child of an album, must
--- come from the target's own sender, a revoke also from an admin. A number and a LID with an unknown number may be one
--- person, so those wait.
+-- Applies one change if its target is there: 'done', 'waiting' or 'refused'. An edit, a child of an album and a
+-- rendition must come from the target's own sender, a revoke also from an admin. A number and a LID with an unknown
+-- number may be one person, so those wait.
 create function wa.apply_change(p_change public.wa_held_changes) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
+  v_target public.messages;
   v_id bigint;
   v_kind text;
 begin
-  select m.id, m.kind into v_id, v_kind
+  select * into v_target
   from public.messages as m
   where m.session_id = p_change.session_id and m.chat_id = p_change.chat_id and m.sender = p_change.target_sender
     and m.wa_msg_id = p_change.target_id;
+  v_id := v_target.id;
+  v_kind := v_target.kind;
   if v_id is null or p_change.kind = 'sealed_edit'
-    or (p_change.kind in ('quote', 'album') and p_change.message_id is null) then
+    or (p_change.kind in ('quote', 'album', 'rendition') and p_change.message_id is null) then
     return 'waiting';
   end if;
-  if p_change.kind in ('edit', 'album') then
+  if p_change.kind in ('edit', 'album', 'rendition') then
     if p_change.author <> p_change.target_sender then
       return case
         when wa.are_two_people(p_change.session_id, p_change.author, p_change.target_sender) then 'refused'
@@ -275,6 +300,16 @@ begin
         return 'refused';
       end if;
       update public.messages set album_id = v_id where id = p_change.message_id and id <> v_id;
+    when 'rendition' then
+      if v_target.media_status is null or v_target.rendition is not null then
+        return 'refused';
+      end if;
+      perform 1 from public.messages where id in (v_id, p_change.message_id) order by id for no key update;
+      update public.messages set rendition_of = v_id where id = p_change.message_id and id <> v_id;
+      if v_target.revoked_at is not null then
+        perform wa.apply_revoke(p_change.message_id, v_target.revoked_by, v_target.revoked_at, v_target.blanked);
+      end if;
+      perform wa.use_best_file(v_id);
     else
       raise exception 'no such change' using errcode = 'invalid_parameter_value';
   end case;
@@ -312,7 +347,7 @@ begin
   v_change := jsonb_populate_record(null::public.wa_held_changes, p_change - 'id' - 'message_id' - 'held_at');
   v_change.session_id := p_session;
   v_change.payload := coalesce(nullif(v_change.payload, 'null'), '{}');
-  if v_change.kind in ('quote', 'album') then
+  if v_change.kind in ('quote', 'album', 'rendition') then
     select m.id into v_change.message_id
     from public.messages as m
     where m.session_id = p_session and m.chat_id = v_change.chat_id and m.sender = v_change.author

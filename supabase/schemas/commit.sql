@@ -270,13 +270,13 @@ begin
     set message_id = m.id
     from public.messages as m
     where h.session_id = p_row.session_id and h.chat_id = p_row.chat_id and h.author = p_row.sender
-      and h.change_id = p_row.wa_msg_id and h.kind in ('quote', 'album') and h.message_id is null
+      and h.change_id = p_row.wa_msg_id and h.kind in ('quote', 'album', 'rendition') and h.message_id is null
       and m.session_id = p_row.session_id and m.chat_id = h.chat_id and m.sender = h.author
       and m.wa_msg_id = h.change_id;
     perform wa.retry_changes(p_row.session_id, array(
       select h.id from public.wa_held_changes as h
       where h.session_id = p_row.session_id and h.chat_id = p_row.chat_id and h.author = p_row.sender
-        and h.change_id = p_row.wa_msg_id and h.kind in ('quote', 'album')
+        and h.change_id = p_row.wa_msg_id and h.kind in ('quote', 'album', 'rendition')
     ));
   end if;
   if coalesce((v_counts ->> 'refused')::integer, 0) > 0 then

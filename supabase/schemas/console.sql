@@ -237,6 +237,7 @@ language sql stable security invoker set search_path = '' as $$
       to_jsonb(m) || jsonb_build_object(
         'id', m.id::text, 'group_id', m.group_id::text, 'media_id', m.media_id::text,
         'parent_id', m.parent_id::text, 'quoted_id', m.quoted_id::text, 'album_id', m.album_id::text,
+        'rendition_of', m.rendition_of::text,
         'media', (
           select to_jsonb(f) || jsonb_build_object('id', f.id::text, 'bytes', f.bytes::text)
           from public.media as f where f.id = m.media_id

@@ -82,7 +82,7 @@ begin
   counted as (
     select count(wa.count_discard(p_session, k.kind || '_unmatched', k.count))
     from (
-      select g.kind, count(*) as count from gone as g where g.kind not in ('quote', 'album') group by g.kind
+      select g.kind, count(*) as count from gone as g where g.kind not in ('quote', 'album', 'rendition') group by g.kind
     ) as k
   )
 

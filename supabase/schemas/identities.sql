@@ -377,7 +377,8 @@ begin
 
   update public.messages set quoted_id = p_kept where quoted_id = p_gone;
   update public.messages set album_id = p_kept where album_id = p_gone;
-  delete from public.wa_held_changes where message_id = v_other.id and kind in ('quote', 'album');
+  update public.messages set rendition_of = p_kept where rendition_of = p_gone;
+  delete from public.wa_held_changes where message_id = v_other.id and kind in ('quote', 'album', 'rendition');
   update public.wa_held_changes set message_id = p_kept where message_id = p_gone;
   for v_row in select * from public.message_reactions as r where r.message_id = p_gone loop
     perform wa.apply_reaction(v_row.session_id, p_kept, v_row.sender, v_row.emoji, v_row.at, v_row.wa_msg_id);
@@ -419,7 +420,8 @@ begin
   set
     sender = p_sender, sender_alt = p_alt, edited_at = null, edit_msg_id = null,
     quoted_id = case when v_source.quoted_id not in (p_kept, p_gone) then v_source.quoted_id end,
-    album_id = case when v_source.album_id not in (p_kept, p_gone) then v_source.album_id end
+    album_id = case when v_source.album_id not in (p_kept, p_gone) then v_source.album_id end,
+    rendition_of = case when v_source.rendition_of not in (p_kept, p_gone) then v_source.rendition_of end
   where id = p_kept;
 
   if v_gone.revoked_at is not null then
@@ -537,13 +539,13 @@ begin
     select m.ts, m.id into v_first
     from public.messages as m
     where m.session_id = p_session and m.chat_id = v_due.chats[1] and m.sender = v_due.lid
-      and (m.kind = 'text' or m.media_status is not null)
+      and (m.kind = 'text' or m.media_status is not null) and m.rendition is null
     order by m.ts, m.id
     limit 1;
     select m.ts, m.id into v_last
     from public.messages as m
     where m.session_id = p_session and m.chat_id = v_due.chats[1] and m.sender = v_due.lid
-      and (m.kind = 'text' or m.media_status is not null)
+      and (m.kind = 'text' or m.media_status is not null) and m.rendition is null
     order by m.ts desc, m.id desc
     limit 1;
     if v_first.id is not null then

@@ -56,14 +56,20 @@ begin
 end
 $$;
 
--- Locks the message of a job, or the listed item, before the job itself: deletions lock in this order, so it prevents
--- deadlocks.
+-- Locks the message of a job with the one that it is a rendition of, or the listed item, before the job itself:
+-- deletions lock in this order, so it prevents deadlocks.
 create function wa.lock_message_of_job(p_job bigint) returns void
 language plpgsql security invoker set search_path = '' as $$
 begin
   perform 1
   from public.messages as m
-  where m.id = (select j.message_id from public.media_jobs as j where j.id = p_job)
+  where m.id in (
+    select unnest(array[j.message_id, r.rendition_of])
+    from public.media_jobs as j
+    inner join public.messages as r on j.message_id = r.id
+    where j.id = p_job
+  )
+  order by m.id
   for no key update;
   perform 1
   from public.wa_refused_stanzas as r
@@ -180,6 +186,7 @@ begin
     end if;
     update public.messages set media_id = v_media_id, media_status = 'stored' where id = v_job.message_id;
     update public.wa_refused_stanzas set media_id = v_media_id where id = v_job.refused_id;
+    perform wa.use_best_file(coalesce(m.rendition_of, m.id)) from public.messages as m where m.id = v_job.message_id;
     delete from public.media_jobs where id = v_job.id;
   elsif v_doomed = p_media ->> 'storage_path' and (not v_reused or v_path is distinct from v_doomed) then
     if not v_reused then
@@ -254,6 +261,7 @@ begin
     v_msg_id := coalesce(
       v_msg_id, (select r.wa_msg_id from public.wa_refused_stanzas as r where r.id = v_job.refused_id)
     );
+    perform wa.use_best_file(v_job.message_id);
     delete from public.media_jobs where id = v_job.id;
     insert into public.wa_media_abandoned (message_id, session_id, descriptor, status, code, error, attempts)
     select

@@ -6,7 +6,8 @@ create sequence public.messages_content_order increment by 1000000;
 
 -- Senders choose message ids, so a message is identified by (chat, sender, id). `content_order` is set when content is
 -- stored, also when it replaces a stub; null means a stub, or stored before this column existed, which counts as
--- earliest. `revoke_claimed_at`: somebody revoked it of whom it is not known yet whether they may.
+-- earliest. `revoke_claimed_at`: somebody revoked it of whom it is not known yet whether they may. `rendition`: what
+-- the sender says that it is of another message (a better copy, a motion photo's film), `rendition_of` the other one.
 create table public.messages (
   id bigint generated always as identity primary key,
   session_id text not null default 'default' references public.wa_sessions (id),
@@ -46,6 +47,8 @@ create table public.messages (
   revoke_claimed_by text,
   content jsonb check (jsonb_typeof(content) = 'object'),
   expires_at timestamptz,
+  rendition text check (rendition in ('hd', 'hevc', 'motion')),
+  rendition_of bigint references public.messages (id) on delete set null,
   unique (session_id, chat_id, sender, wa_msg_id)
 );
 
@@ -54,7 +57,7 @@ create unique index messages_parent_id on public.messages (parent_id) where pare
 
 -- Both walks of wa.link_parents.
 create index messages_linkable on public.messages (session_id, chat_id, sender, ts, id)
-where kind = 'text' or media_status is not null;
+where (kind = 'text' or media_status is not null) and rendition is null;
 
 -- What apps ask for (docs/app-queries.md): pages of a group, of the session, of a person; pictures of a group.
 create index messages_group_ts on public.messages (group_id, ts, id);
@@ -72,6 +75,8 @@ create index messages_pending on public.messages (session_id, received_at) where
 create index messages_quoted_id on public.messages (quoted_id) where quoted_id is not null;
 
 create index messages_album_id on public.messages (album_id) where album_id is not null;
+
+create index messages_rendition_of on public.messages (rendition_of) where rendition_of is not null;
 
 -- What disappears: public.wa_expire.
 create index messages_expires_at on public.messages (session_id, expires_at)
@@ -127,7 +132,7 @@ begin
   into v_prev_id, v_prev_ts, v_prev_is_text, v_prev_is_free
   from public.messages as m
   where m.session_id = p_session and m.chat_id = p_chat and m.sender = p_sender
-    and (m.kind = 'text' or m.media_status is not null)
+    and (m.kind = 'text' or m.media_status is not null) and m.rendition is null
     and (m.ts, m.id) < (p_first_ts, p_first_id)
   order by m.ts desc, m.id desc
   limit 1;
@@ -136,7 +141,7 @@ begin
     select m.id, m.ts, m.kind = 'text' as is_text, m.parent_id
     from public.messages as m
     where m.session_id = p_session and m.chat_id = p_chat and m.sender = p_sender
-      and (m.kind = 'text' or m.media_status is not null)
+      and (m.kind = 'text' or m.media_status is not null) and m.rendition is null
       and (m.ts, m.id) >= (p_first_ts, p_first_id)
     order by m.ts, m.id
   loop
@@ -210,7 +215,7 @@ language sql volatile security invoker set search_path = '' as $$
     quoted_msg_id = p_from.quoted_msg_id, quoted_sender = p_from.quoted_sender, mentions = p_from.mentions,
     mention_count = p_from.mention_count, forwarded = p_from.forwarded, forward_score = p_from.forward_score,
     pending = p_from.pending, lost_at = p_from.lost_at, content_order = p_from.content_order,
-    expires_at = p_from.expires_at
+    expires_at = p_from.expires_at, rendition = p_from.rendition
   where m.id = p_message;
 
   select wa.unlist_undecrypted(m.session_id, m.chat_id, array[m.sender, m.sender_alt], m.wa_msg_id)
@@ -247,7 +252,7 @@ begin
     insert into public.messages overriding user value
     select (a.new).* from arrived as a where not wa.is_late(a.body) order by a.place
     on conflict (session_id, chat_id, sender, wa_msg_id) do nothing
-    returning id, chat_id, sender, wa_msg_id, ts, kind, media_status
+    returning id, chat_id, sender, wa_msg_id, ts, kind, media_status, rendition
   ),
 
   jobs as (
@@ -283,7 +288,9 @@ begin
   ),
 
   linkable as (
-    select s.id, s.chat_id, s.sender, s.ts from stored as s where s.kind = 'text' or s.media_status is not null
+    select s.id, s.chat_id, s.sender, s.ts
+    from stored as s
+    where (s.kind = 'text' or s.media_status is not null) and s.rendition is null
   )
 
   select
@@ -334,7 +341,7 @@ begin
         select v_stub.id, p_session, v_row.body ->> 'secret' where v_row.body ->> 'secret' is not null
         on conflict (message_id) do nothing;
       end if;
-      if v_new.kind = 'text' or v_new.media_status is not null then
+      if (v_new.kind = 'text' or v_new.media_status is not null) and v_new.rendition is null then
         v_ids := v_ids || v_stub.id;
         v_chats := v_chats || v_stub.chat_id;
         v_senders := v_senders || v_stub.sender;
@@ -359,7 +366,8 @@ begin
         select m.kind = 'text' as is_text
         from public.messages as m
         where m.session_id = p_session and m.chat_id = r.chat_id and m.sender = r.sender
-          and (m.kind = 'text' or m.media_status is not null) and (m.ts, m.id) < (r.first_ts, r.first_id)
+          and (m.kind = 'text' or m.media_status is not null) and m.rendition is null
+          and (m.ts, m.id) < (r.first_ts, r.first_id)
         order by m.ts desc, m.id desc
         limit 1
       )
@@ -368,7 +376,7 @@ begin
         select m.kind = 'text'
         from public.messages as m
         where m.session_id = p_session and m.chat_id = r.chat_id and m.sender = r.sender
-          and (m.kind = 'text' or m.media_status is not null)
+          and (m.kind = 'text' or m.media_status is not null) and m.rendition is null
           and (m.ts, m.id) >= (r.first_ts, r.first_id) and (m.ts, m.id) <= (r.last_ts, r.last_id)
       )
       union all
@@ -376,7 +384,8 @@ begin
         select m.kind = 'text'
         from public.messages as m
         where m.session_id = p_session and m.chat_id = r.chat_id and m.sender = r.sender
-          and (m.kind = 'text' or m.media_status is not null) and (m.ts, m.id) > (r.last_ts, r.last_id)
+          and (m.kind = 'text' or m.media_status is not null) and m.rendition is null
+          and (m.ts, m.id) > (r.last_ts, r.last_id)
         order by m.ts, m.id
         limit 1
       )

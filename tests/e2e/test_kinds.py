@@ -41,6 +41,10 @@ async def test_one_message_of_every_kind_becomes_the_row_that_was_written_down_f
         wrong = kind_differences(players, await town.database.messages(), await town.database.rows("media"))
         assert wrong == []
 
+        rows = {row["wa_msg_id"]: row for row in await town.database.messages()}
+        first, better = rows[players.sent["photo-sd"].id], rows[players.sent["photo-hd"].id]
+        assert (better["rendition"], better["rendition_of"], first["rendition_of"]) == ("hd", first["id"], None)
+
         requests = (await town.phone.media_requests())["count"]
         withheld = [players.sent[each.id] for each in kinds.examples if each.expect.kind == "view_once"]
         assert withheld, "the file has views-once"

@@ -28,6 +28,7 @@ FULL = photo("A1", 5) | {
     "forwarded": True,
     "forward_score": 3,
     "expires_at": "2027-01-01T00:00:00+00:00",
+    "rendition": "hd",
     "secret": "c2VjcmV0",
     "target": {"chat_id": GROUP, "sender": "ben@lid", "wa_msg_id": "T1"},
 }

@@ -168,6 +168,16 @@ def test_a_quote_and_an_album_are_links_of_a_row() -> None:
     ]
 
 
+def test_a_better_copy_of_a_photo_is_a_row_and_a_link_to_the_first() -> None:
+    beside = {
+        "messageAssociation": {"associationType": "HD_IMAGE_DUAL_UPLOAD", "parentMessageKey": {**OWN, "id": "A1"}}
+    }
+    wrapped = {"associatedChildMessage": {"message": {"imageMessage": make_file()}}, "messageContextInfo": beside}
+    result = ingested([make_stanza(wrapped)])
+    assert [row["rendition"] for row in result["messages"]] == ["hd"]
+    assert [(c["kind"], c["target_sender"], c["target_id"]) for c in result["changes"]] == [("rendition", ANA, "A1")]
+
+
 @pytest.mark.parametrize(
     ("key", "attrs", "reason"),
     [

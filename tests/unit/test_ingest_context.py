@@ -129,6 +129,30 @@ def test_an_albums_child_names_its_album(association: Any, expected: str | None,
 
 
 @pytest.mark.parametrize(
+    ("kind", "rendition"),
+    [
+        ("HD_IMAGE_DUAL_UPLOAD", "hd"), (10, "hd"), ("HD_VIDEO_DUAL_UPLOAD", "hd"), (5, "hd"),
+        ("HEVC_VIDEO_DUAL_UPLOAD", "hevc"), (19, "hevc"), ("MOTION_PHOTO", "motion"), (12, "motion"),
+        ("MEDIA_ALBUM", None), ("MEDIA_POLL", None), (99, None), ([], None), (None, None),
+    ],
+)  # fmt: skip
+def test_a_rendition_names_the_message_that_it_is_of(kind: Any, rendition: str | None) -> None:
+    association = {"associationType": kind, "parentMessageKey": {"id": "A", "fromMe": True}}
+    beside = {"messageContextInfo": {"messageAssociation": association}}
+    found = read({"associatedChildMessage": {"message": {"imageMessage": {}}}, **beside})
+    assert found.rendition == rendition
+    assert (found.rendition_of and (found.rendition_of.sender, found.rendition_of.wa_msg_id)) == (
+        (ANA, "A") if rendition else None
+    )
+
+
+def test_a_rendition_of_nothing_is_an_ordinary_message() -> None:
+    beside = {"messageContextInfo": {"messageAssociation": {"associationType": 10, "parentMessageKey": {"id": 7}}}}
+    found = read({"imageMessage": {}, **beside})
+    assert (found.rendition, found.rendition_of) == (None, None)
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [(SECRET, SECRET), (b64(b"\x07" * 31), None), ("not base64!", None), (None, None), ("A" * 5000, None)],
 )

@@ -1,4 +1,4 @@
-"""Messages about messages: an edit, a revoke, a reaction; and the links of a quote and of an album's child.
+"""Messages about messages: an edit, a revoke, a reaction; and the links of a quote, an album's child, a rendition.
 
 None of these is a row of `messages` of its own. The commit function applies each to its target, or holds it until the
 target comes. This module only reads what is meant, by whom and when. What cannot be read as a change stays a row.
@@ -20,7 +20,7 @@ from worker.ingest.rules.normalise import MessageRow, Rules
 from worker.text import clean_text
 
 Json = Mapping[str, Any]
-Kind = Literal["edit", "sealed_edit", "revoke", "reaction", "quote", "album"]
+Kind = Literal["edit", "sealed_edit", "revoke", "reaction", "quote", "album", "rendition"]
 
 MAX_EMOJI_CHARS = 64  # the longest family emoji has about 30
 MAX_ENCRYPTED_BYTES = 256 * 1024  # WhatsApp's longest text is 65,536 characters
@@ -143,8 +143,10 @@ def change_of(row: MessageRow, message: Json, rules: Rules) -> Change | None:
 
 
 def links_of(row: MessageRow) -> Iterator[Change]:
-    """What ties this row to others: the message it quotes, its album, the poll whose secret opens this vote."""
-    kinds: tuple[tuple[Kind, Reference | None], ...] = (("quote", row.quoted), ("album", row.album))
+    """What ties this row to others: what it quotes, its album, the file it is a rendition of, the poll of a vote."""
+    kinds: tuple[tuple[Kind, Reference | None], ...] = (
+        ("quote", row.quoted), ("album", row.album), ("rendition", row.rendition_of),
+    )  # fmt: skip
     for kind, target in kinds:
         if target is not None:
             yield Change(

@@ -1,4 +1,4 @@
-"""What a message says about other messages and people: quote, mentions, forwarding, album, secret.
+"""What a message says about other messages and people: quote, mentions, forwarding, album, rendition, secret.
 
 It is read from the `contextInfo` of the content and from the `messageContextInfo` beside it. All of it is the sender's
 claim: addresses are made canonical, numbers are bounded, and what does not parse is dropped.
@@ -23,7 +23,15 @@ MAX_MENTION_COUNT = 100_000
 MAX_FORWARD_SCORE = 1_000_000  # WhatsApp shows "forwarded many times" from 5 on, and writes 127
 SECRET_BYTES = 32
 MAX_EXPIRATION_S = 366 * 86_400  # WhatsApp offers a day, a week and 90 days
-MEDIA_ALBUM = ("MEDIA_ALBUM", 1)
+MEDIA_ALBUM = "album"
+# Which associations tie a file to another message, by name and by number of `AssociationType`.
+ASSOCIATIONS: Mapping[object, str] = {
+    "MEDIA_ALBUM": MEDIA_ALBUM, 1: MEDIA_ALBUM,
+    "HD_VIDEO_DUAL_UPLOAD": "hd", 5: "hd",
+    "HD_IMAGE_DUAL_UPLOAD": "hd", 10: "hd",
+    "HEVC_VIDEO_DUAL_UPLOAD": "hevc", 19: "hevc",
+    "MOTION_PHOTO": "motion", 12: "motion",
+}  # fmt: skip
 # Keys of other messages, by the field that brings them: their participants may be known by number alone.
 _TARGETS = ("key", "targetMessageKey", "pollCreationMessageKey")
 
@@ -42,6 +50,7 @@ class Context:
 
     Attributes:
         mentions: canonical, each once, at most `MAX_MENTIONS`; `mention_count` is how many there were.
+        rendition: what it is of `rendition_of`: a better copy (`hd`), another coding (`hevc`), its film (`motion`).
         expires_after_s: seconds after which the message disappears from phones; 0: it does not.
     """
 
@@ -51,11 +60,13 @@ class Context:
     forwarded: bool = False
     forward_score: int = 0
     album: Reference | None = None
+    rendition: str | None = None
+    rendition_of: Reference | None = None
     expires_after_s: int = 0
     secret: str | None = field(default=None, repr=False)
 
     def columns(self) -> dict[str, Any]:
-        """The columns of `messages` that come from the context. A quote and an album also travel as changes."""
+        """The columns of `messages` that come from the context. Links to other messages also travel as changes."""
         return {
             "quoted_msg_id": self.quoted.wa_msg_id if self.quoted else None,
             "quoted_sender": self.quoted.sender if self.quoted else None,
@@ -63,6 +74,7 @@ class Context:
             "mention_count": self.mention_count,
             "forwarded": self.forwarded,
             "forward_score": self.forward_score,
+            "rendition": self.rendition,
             "secret": self.secret,
         }
 
@@ -74,6 +86,7 @@ def read_context(message: Json, author: str, lids: Mapping[str, str]) -> Context
     mentions = _list(info.get("mentionedJid"))
     found = (canonical(jid, None, lids) for jid in mentions[: MAX_MENTIONS * 4])
     names = dict.fromkeys(person.sender for person in found if person is not None)
+    tie, parent = _association(beside, author, lids)
     score = _whole(info.get("forwardingScore"), MAX_FORWARD_SCORE)
     return Context(
         quoted=reference(info.get("stanzaId"), info.get("participant"), None, lids),
@@ -81,7 +94,9 @@ def read_context(message: Json, author: str, lids: Mapping[str, str]) -> Context
         mention_count=min(len(mentions), MAX_MENTION_COUNT),
         forwarded=info.get("isForwarded") is True or score > 0,
         forward_score=score,
-        album=_album(beside, author, lids),
+        album=parent if tie == MEDIA_ALBUM else None,
+        rendition=tie if parent and tie != MEDIA_ALBUM else None,
+        rendition_of=parent if tie != MEDIA_ALBUM else None,
         expires_after_s=_whole(info.get("expiration"), MAX_EXPIRATION_S),
         secret=next((secret for each in beside if (secret := _secret(each.get("messageSecret")))), None),
     )
@@ -128,16 +143,17 @@ def _beside(message: Json) -> Iterator[Json]:
             yield info
 
 
-def _album(beside: list[Json], author: str, lids: Mapping[str, str]) -> Reference | None:
+def _association(beside: list[Json], author: str, lids: Mapping[str, str]) -> tuple[str | None, Reference | None]:
+    """How this file belongs to another message, and to which."""
     for each in beside:
         association = each.get("messageAssociation")
-        if not isinstance(association, Mapping) or association.get("associationType") not in MEDIA_ALBUM:
-            continue
-        key = association.get("parentMessageKey")
-        if isinstance(key, Mapping):
+        kind = association.get("associationType") if isinstance(association, Mapping) else None
+        tie = ASSOCIATIONS.get(kind) if isinstance(kind, str | int) else None
+        key = association.get("parentMessageKey") if isinstance(association, Mapping) else None
+        if tie and isinstance(key, Mapping):
             participant = None if key.get("fromMe") is True else key.get("participant")
-            return reference(key.get("id"), participant, author, lids)
-    return None
+            return tie, reference(key.get("id"), participant, author, lids)
+    return None, None
 
 
 def _secret(value: object) -> str | None:

@@ -115,6 +115,10 @@ class MessageRow:
     def album(self) -> Reference | None:
         return self.context.album
 
+    @property
+    def rendition_of(self) -> Reference | None:
+        return self.context.rendition_of
+
     def as_json(self) -> dict[str, Any]:
         """The row as `wa_commit` takes it. Shares `raw` and the descriptor with this row: do not change them."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
