@@ -208,7 +208,7 @@ grant select (
   id, session_id, group_id, wa_msg_id, chat_id, sender, sender_alt, push_name, from_me, ts, received_at, kind, text,
   file_name, media_id, media_status, parent_id, pending, lost_at, edited_at, revoked_at, edit_msg_id, revoked_by,
   blanked, quoted_msg_id, quoted_sender, quoted_id, album_id, mentions, mention_count, forwarded, forward_score,
-  content, expires_at, revoke_claimed_at
+  content, expires_at, revoke_claimed_at, rendition, rendition_of
 ) on public.messages to authenticated;
 grant select (message_id, sender, session_id, emoji, at) on public.message_reactions to authenticated;
 grant select (id, session_id, message_id, edit_msg_id, text, at) on public.message_edits to authenticated;

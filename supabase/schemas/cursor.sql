@@ -131,7 +131,7 @@ begin
             m.ts, m.received_at, m.kind, m.text, m.file_name, m.media_id, m.media_status, m.parent_id, m.pending,
             m.lost_at, m.edited_at, m.revoked_at, m.edit_msg_id, m.revoked_by, m.blanked, m.quoted_msg_id,
             m.quoted_sender, m.quoted_id, m.album_id, m.mentions, m.mention_count, m.forwarded, m.forward_score,
-            m.content, m.expires_at,
+            m.content, m.expires_at, m.rendition, m.rendition_of,
             (
               select jsonb_build_object(
                 'sha256', f.sha256, 'mime', f.mime, 'bytes', f.bytes, 'width', f.width, 'height', f.height,
