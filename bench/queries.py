@@ -2,13 +2,15 @@
 
 Fills a PostgreSQL of its own (tests/conftest.py) and prints, for each query of docs/app-queries.md, the median time of
 seven runs with warm caches: as the service role, as a user of all groups, and as a member of one quiet group, under the
-policies of supabase/optional/users.sql. Then what commits of 400 messages cost with the indexes and triggers for apps,
-and without them, in turn. Prints figures; judges nothing.
+policies of supabase/optional/users.sql (the search is the service role's alone). Then what commits of 400 messages cost
+with the indexes and triggers for apps, without those of the search, and without all, in turn. Prints figures; judges
+nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import statistics
@@ -28,6 +30,19 @@ from tests.conftest import real_postgres
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "app-queries.md"
 SESSION, GROUPS, MEMBERS = "bench", 50, 300
 FOR_APPS = ("messages_session_ts", "messages_sender_ts", "messages_gallery")
+WAYS = {
+    "with all": [],
+    "without the search": [
+        "alter table public.messages disable trigger note_search_change",
+        "alter table public.messages disable trigger note_search_end",
+        "drop index public.people_words",
+    ],
+    "without what apps need": [
+        *(f"drop index public.{name}" for name in FOR_APPS),
+        "drop index public.people_words",
+        "alter table public.messages disable trigger user",
+    ],
+}
 
 Connection = psycopg.Connection[Any]
 
@@ -44,7 +59,11 @@ def indexes() -> list[str]:
 
 
 def fill(connection: Connection, messages: int) -> None:
-    """A session as it may look: busy groups and quiet ones, texts and pictures, quotes and albums."""
+    """A session as it may look: busy groups and quiet ones, texts and pictures, quotes and albums.
+
+    A text has a word of its own and eight of 20,000, of which the first is in half of the messages, the tenth in 8 %,
+    the hundredth in 0.8 %.
+    """
     say = connection.execute
     say("select public.wa_lease_acquire(%s, 'bench', 86400)", (SESSION,))
     say("select public.wa_begin_epoch(%s, 1)", (SESSION,))
@@ -65,14 +84,18 @@ def fill(connection: Connection, messages: int) -> None:
               media_id, media_status, quoted_id, album_id, from_me)
             select %(session)s, g.id, 'M' || n, g.wa_group_id,
               (pick.number * 200 + floor(power(random(), 2) * %(members)s)) || '@lid',
-              'Person', '2024-01-01'::timestamptz + n * interval '1 minute',
-              case when n %% 7 = 0 then 'image' else 'text' end, md5(n::text) || ' words of message ' || n,
-              case when n %% 7 = 0 then (select min(id) from public.media) + n %% 1000 end,
+              left(md5(n %% 1000 || 'name'), 6), '2024-01-01'::timestamptz + n * interval '1 minute',
+              case when n %% 7 = 0 then 'image' else 'text' end, md5(n::text) || ' message ' || n || words.some,
+              case when n %% 7 = 0 then (select min(id) from public.media where storage_path = '1') + n %% 1000 end,
               case when n %% 7 = 0 then 'stored' end,
               case when n > 2000 and n %% 11 = 0 then %(base)s + n - 1500 - n %% 110 end,
               case when n > 2000 and n %% 21 = 0 then %(base)s + n - 1500 - n %% 210 end, n %% 13 = 0
             from generate_series(%(first)s::bigint, %(last)s::bigint) as n
             cross join lateral (select floor(power(random(), 3) * %(groups)s + n * 0)::int + 1 as number) as pick
+            cross join lateral (
+              select string_agg(' ' || left(md5(floor(exp(random() * 9.9 + (n + k) * 0))::text), 7), '') as some
+              from generate_series(1, 8) as k
+            ) as words
             inner join public.groups as g on g.session_id = %(session)s and g.wa_group_id = pick.number || '@g.us'
             """,
             {
@@ -80,8 +103,12 @@ def fill(connection: Connection, messages: int) -> None:
                 "last": min(messages, first + 19_999),
             },
         )  # fmt: skip
+    while one(connection, "select wa.search_fill(%s, 20000)", SESSION):
+        pass
     connection.execute("vacuum analyze public.messages")
     connection.execute("vacuum analyze public.message_changes")
+    connection.execute("vacuum analyze public.message_search")
+    connection.execute("vacuum analyze public.people")
 
 
 def values(connection: Connection, group: int | None = None) -> dict[str, Any]:
@@ -98,6 +125,11 @@ def values(connection: Connection, group: int | None = None) -> dict[str, Any]:
     return dict(zip(("id", "ts", "sender", "group", "chat"), row, strict=True)) | {
         "session": SESSION,
         "cursor": str(cursor),
+        "frequent": word(1),
+        "half_frequent": word(100),
+        "rare": word(10_000),
+        "beginning": word(5_000)[:4],
+        "name": hashlib.md5(b"7name", usedforsecurity=False).hexdigest()[:6],
     }
 
 
@@ -137,6 +169,11 @@ def _reader(connection: Connection, columns: str, group: int | None) -> Reader:
     return Reader(user, values(connection, group), columns)
 
 
+def word(place: int) -> str:
+    """The word of this place in how frequent they are, as `fill` writes it."""
+    return hashlib.md5(str(place).encode(), usedforsecurity=False).hexdigest()[:7]
+
+
 def one(connection: Connection, query: str, *args: object) -> Any:
     row = connection.execute(query, args).fetchone()
     assert row is not None
@@ -153,18 +190,11 @@ def median_ms(connection: Connection, query: str, args: Mapping[str, Any]) -> fl
 
 
 @contextmanager
-def without_apps(connection: Connection) -> Iterator[None]:
-    """No indexes and no triggers for apps, inside a transaction that is rolled back."""
+def changed(connection: Connection, *statements: str) -> Iterator[None]:
+    """Some of it missing, inside a transaction that is rolled back."""
     with connection.transaction(force_rollback=True):
-        for name in FOR_APPS:
-            connection.execute(f"drop index public.{name}")
-        connection.execute("alter table public.messages disable trigger user")
-        yield
-
-
-@contextmanager
-def with_apps(connection: Connection) -> Iterator[None]:
-    with connection.transaction(force_rollback=True):
+        for statement in statements:
+            connection.execute(statement)
         yield
 
 
@@ -197,19 +227,20 @@ def main() -> None:
         print("| query | ms | as a user of all groups | as a member of one |\n|---|---|---|---|")
         users = readers(connection)
         for title, query in queries().items():
-            times = [median_ms(connection, query, args)]
-            for reader in users:
+            times = [f"{median_ms(connection, query, args):.1f}"]
+            for reader in users if not title.startswith("Search") else ():
                 with acting_as(connection, reader.user):
-                    times.append(median_ms(connection, reader.query(query), reader.values))
-            print(f"| {title} | {' | '.join(f'{ms:.1f}' for ms in times)} |", flush=True)
+                    times.append(f"{median_ms(connection, reader.query(query), reader.values):.1f}")
+            print(f"| {title} | {' | '.join(times)} |", flush=True)
         connection.execute(REMOVE_USERS.read_bytes())
-        taken: dict[Any, list[float]] = {with_apps: [], without_apps: []}
+        taken: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(7):
-            for way, times in taken.items():
-                with way(connection):
-                    times.append(commit_ms(connection, 1))
-        before, after = (statistics.median(taken[way]) for way in (without_apps, with_apps))
-        print(f"\ncommit of 400 messages: {before:.0f} ms without what apps need, {after:.0f} ms with it")
+            for way, statements in WAYS.items():
+                with changed(connection, *statements):
+                    taken[way].append(commit_ms(connection, 1))
+        print("\ncommit of 400 messages:")
+        for way, times in taken.items():
+            print(f"{statistics.median(times):.0f} ms {way}")
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ $$;
 -- `complete_to` on the connection `epoch` is durable (wa.move_mark). `p_capacity`: how many more sessions it could
 -- serve; none are handed out yet.
 --
+-- Also makes the next 500 entries of the search (wa.search_fill).
+--
 -- Waits for nobody. A lease is written after a third of its time. If the session's row is locked then, because its
 -- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it.
 --
@@ -115,6 +117,7 @@ begin
         v_answer := jsonb_set(v_answer, '{busy}', coalesce(v_answer -> 'busy', '[]') || to_jsonb(v_held.session));
       end if;
     end if;
+    perform wa.search_fill(v_held.session, 500);
     v_news := wa.news_of(v_held.session, v_held.monitored, v_held.media);
     if v_news <> '{}' then
       v_answer := jsonb_set(

@@ -4,7 +4,7 @@
 -- shows it. After a week deletes held changes, unless they belong to a message that is listed as refused; they are
 -- counted as `edit_unmatched` and so on. And secrets (WhatsApp accepts edits for a quarter of an hour), but those of
 -- polls and events live as long as their message. At most 10,000 of each a call; `more` says that there are others.
--- Also takes one step of a merge that was too large for its commit.
+-- Also takes one step of a merge that was too large for its commit, and makes the next entries of the search.
 create function public.wa_prune(
   p_session text, p_stanza_seconds double precision, p_audit_seconds double precision
 )
@@ -18,6 +18,7 @@ declare
   v_error bigint;
   v_code text;
   v_reason text;
+  v_unsearched boolean := wa.search_fill(p_session, 2000);
 begin
   if exists (select 1 from public.wa_merges_due as d where d.session_id = p_session) then
     perform 1 from public.wa_sessions where id = p_session for no key update;
@@ -101,7 +102,7 @@ begin
   get diagnostics v_secrets = row_count;
   return jsonb_build_object(
     'stanzas', v_stanzas, 'audits', v_audits, 'changes', v_changes, 'secrets', v_secrets,
-    'more', 10000 in (v_stanzas, v_audits, v_changes, v_secrets)
+    'more', v_unsearched or 10000 in (v_stanzas, v_audits, v_changes, v_secrets)
     or exists (select 1 from public.wa_merges_due as d where d.session_id = p_session)
   );
 end
@@ -186,7 +187,8 @@ create function public.wa_analyze() returns jsonb
 language plpgsql security definer set search_path = '' as $$
 begin
   analyze public.wa_session_keys, public.messages, public.media_jobs, public.media, public.decrypted_stanzas,
-    public.audit_log, public.message_edits, public.message_reactions, public.message_secrets, public.wa_held_changes;
+    public.audit_log, public.message_edits, public.message_reactions, public.message_search, public.message_secrets,
+    public.wa_held_changes;
   return '{"done": true}'::jsonb;
 end
 $$;

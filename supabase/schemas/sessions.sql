@@ -30,7 +30,9 @@ create table public.wa_sessions (
   oldest_cursor bigint not null default 0,
   lease_seconds double precision,
   complete_to timestamptz,
-  complete_epoch bigint
+  complete_epoch bigint,
+  search_language text not null default 'simple',
+  search_done bigint not null default 0
 );
 
 -- Baileys' Signal keys, a row each: one blob would be rewritten at every message.

@@ -22,6 +22,7 @@ TABLES = {
     "message_changes",
     "message_edits",
     "message_reactions",
+    "message_search",
     "message_secrets",
     "messages",
     "people",

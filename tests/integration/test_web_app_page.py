@@ -78,6 +78,8 @@ async def test_the_python_examples_do_what_the_page_says(store: Store, session: 
     await store.media_done(job.id, "w", media)
     await store.audit(session, "connect")
 
+    await store.prune(session, stanza_seconds=3600)
+
     found = await play(session)
 
     assert found["worker_runs"] is True
@@ -92,6 +94,7 @@ async def test_the_python_examples_do_what_the_page_says(store: Store, session: 
     assert found["older"] == []
     assert found["news"] == []
     assert set(found["names"].values()) == {"Ana"}
+    assert [row["kind"] for row in found["answer"]["results"]] == ["image", "text", "text"]
     assert {row["wa_msg_id"] for row in found["shown"].values()} == {"A1", "A2", "P1"}
     assert [row["media"]["bytes"] for row in found["shown"].values() if row["media"]] == [len(content)]
     await table(store, "messages").delete().eq("session_id", session).eq("wa_msg_id", "A1").execute()
