@@ -39,6 +39,7 @@ SABOTAGE_SECONDS = 6.0
 MEMBERS_MESSAGES = 40
 MEMBERS_PAUSE_SECONDS = 0.2
 OVERTIME = 2.0  # a kind that was not seen yet may take the run to so many times its length
+OVERTIME_SECONDS = 420.0  # or so much, for a short run
 PROGRESS_SECONDS = 5.0
 LONG_TEXT = 10_000  # characters; left out of the file that is kept
 TABLES = ("wa_refused_stanzas", "audit_log", "media_jobs", "wa_sessions", "groups", "runtime_flags", "wa_identities")
@@ -131,7 +132,7 @@ async def _act(
             await _sabotaged(options, stage, tally, random, tell)
         else:
             ends = begun + options.seconds
-            latest = begun + max(OVERTIME * options.seconds, options.seconds + 300)
+            latest = begun + max(OVERTIME * options.seconds, options.seconds + OVERTIME_SECONDS)
             answers = gateway.every_answer(Random(random.random()))  # noqa: S311
             odd = stage.rig.proxy.arm(Rule(kind="gateway", answers=answers, every=gateway.ODD_EVERY))
             async with anyio.create_task_group() as dealing:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.chaos.run import Options, chaos
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]  # two minutes; a loaded machine takes longer
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]  # four minutes; a loaded machine takes longer
 
 SEED = 1
 
