@@ -262,7 +262,7 @@ async def run(plan: Plan, folder: Path) -> list[Result]:
     async with all_sides(folder, ALL) as sides:
         print("every side is linked", flush=True)
         products = [side for side in sides if isinstance(side, Product)]
-        await queues(plan, sides, results, "queue", plan.messages, plan.rounds)
+        await queues(plan, sides, results, "queue", plan.messages, 0)
         await live(plan, sides, results)
         for side in sides:
             if side.keeps and plan.time_for(f"kill, {side.name}"):
@@ -270,20 +270,22 @@ async def run(plan: Plan, folder: Path) -> list[Result]:
         for product in products:
             await product.phone.realism(windows=True)
         # Stock Baileys asks for one window more and then never again (docs/whatsapp.md).
-        await queues(plan, products, results, "queue in windows of 100", plan.windowed, 1)
+        await queues(plan, products, results, "queue in windows of 100", plan.windowed, 0)
         for product in products:
             if plan.time_for(f"media, {product.name}"):
                 await files(product, results)
+            await product.phone.realism(windows=False)
+        for number in range(1, plan.rounds):
+            await queues(plan, sides, results, "queue", plan.messages, number)
     return results
 
 
-async def queues(plan: Plan, sides: Sequence[Side], results: list[Result], what: str, most: int, rounds: int) -> None:
-    for number in range(rounds):
-        turn = number % len(sides)
-        for side in [*sides[turn:], *sides[:turn]]:
-            if plan.time_for(f"{what}, {side.name}"):
-                count = plan.count_for(side, most)
-                await guarded(results, side, what, throughput(side, count))
+async def queues(plan: Plan, sides: Sequence[Side], results: list[Result], what: str, most: int, number: int) -> None:
+    """One round; in each another side begins."""
+    turn = number % len(sides)
+    for side in [*sides[turn:], *sides[:turn]]:
+        if plan.time_for(f"{what}, {side.name}"):
+            await guarded(results, side, what, throughput(side, plan.count_for(side, most)))
 
 
 async def live(plan: Plan, sides: list[Side], results: list[Result]) -> None:

@@ -46,7 +46,7 @@ def _median(results: list[Result], what: str, side: str, name: str) -> float:
 def _roles(results: list[Result], what: str, side: str, name: str) -> str:
     """`worker 1.2 + sidecar 0.4`: the program's own processes."""
     found = [one[name] for one in results if one["what"] == what and one["side"] == side]
-    roles = [role for role in found[0] if role != "phone"]
+    roles = [role for role in found[0] if role != "phone" and (role != "database" or found[0][role])]
     return " + ".join(f"{role} {statistics.median(one[role] for one in found):.3g}" for role in roles)
 
 

@@ -32,7 +32,7 @@ TERM_GRACE_SECONDS = 1.0  # only a hung one gets here; the whole stop has ten se
 KILL_GRACE_SECONDS = 2.0  # for the kernel; longer means uninterruptible sleep
 
 # MB of the young generation. Left alone it grows with every burst and stays large, and nothing is faster for it
-# (measured: 180 MB of a burst of 3,000 became 150).
+# (docs/performance.md, "Memory").
 NODE_FLAGS = ("--max-semi-space-size=2",)
 
 # What the sidecar may see of our environment. Never the service key, never the state key.
