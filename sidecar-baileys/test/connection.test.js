@@ -156,6 +156,8 @@ test('the mark moves over what is durable, and only when the backlog is', async 
   const waiting = /** @type {any} */ (connection.complete).to_ms
   await durable()
   assert.equal(Math.round((/** @type {any} */ (connection.complete).to_ms - waiting) / 1000), 100, 'A2 held it')
+  context.mock.timers.setTime(1_790_000_050_000)
+  assert.equal(behind(), null, 'the clock was set back')
   connection.end()
   await connection.closed
   assert.equal(behind(), null, 'nothing more comes')

@@ -103,7 +103,8 @@ end
 $$;
 
 -- Moves the mark: everything that came until `p_to` on the connection `p_epoch` is durable, and so is what had waited.
--- For a caller that has locked the session's row. WhatsApp promises to keep nothing for longer than 14 days.
+-- For a caller that has locked the session's row. A clock that is wrong claims nothing of the future. WhatsApp promises
+-- to keep nothing for longer than 14 days.
 create function wa.move_mark(p_session text, p_epoch bigint, p_to timestamptz) returns void
 language sql volatile security invoker set search_path = '' as $$
   insert into public.coverage_gaps (session_id, reason, from_at, to_at)
@@ -118,7 +119,7 @@ language sql volatile security invoker set search_path = '' as $$
     );
 
   update public.wa_sessions
-  set complete_to = greatest(complete_to, p_to), complete_epoch = p_epoch
+  set complete_to = greatest(complete_to, least(p_to, now())), complete_epoch = p_epoch
   where id = p_session and epoch = p_epoch;
 $$;
 

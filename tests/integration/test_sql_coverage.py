@@ -191,6 +191,15 @@ def test_the_mark_never_goes_back(mine: Served) -> None:
     assert ("away", 50, None, None) in mine.gaps()
 
 
+def test_a_mark_of_the_future_says_nothing_of_it(mine: Served) -> None:
+    mine.served()
+    mine.mark(-3600)
+    row = mine.connection.execute(
+        "select complete_to <= now() from public.wa_sessions where id = %s", (mine.session,)
+    ).fetchone()
+    assert row == (True,)
+
+
 def test_longer_away_than_whatsapp_promises_to_keep_is_a_gap(mine: Served) -> None:
     day = 86_400
     mine.served(20 * day)
@@ -342,3 +351,22 @@ def test_the_ledger_hides_from_users(mine: Served, connect: Callable[[], Connect
         " has_function_privilege('anon', 'public.wa_coverage(text)', 'execute')"
     ).fetchone()
     assert rights == (False, False)
+
+
+def test_the_answer_reads_gaps_and_not_messages(mine: Served) -> None:
+    mine.served(0)
+    mine.connection.execute(
+        "insert into public.messages (session_id, group_id, wa_msg_id, chat_id, sender, ts, kind, text)"
+        " select g.session_id, g.id, 'M' || n, g.wa_group_id, 'ana@lid', now() - make_interval(secs => n),"
+        "  case when n %% 4000 = 0 then 'undecryptable' else 'text' end, repeat('x', 200)"
+        " from public.groups as g, generate_series(1, 20000) as n where g.session_id = %s and g.monitor",
+        (mine.session,),
+    )
+    mine.connection.execute("reset role; analyze public.messages; set role service_role")
+    assert len(mine.gaps(None)) == 6
+    for _ in range(2):  # the first reads the catalogue as well
+        (plan,) = mine.connection.execute(
+            "explain (analyze, buffers, format json) select public.coverage(%s, %s)", (mine.session, GROUP)
+        ).fetchone()  # type: ignore[misc]
+    blocks = plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"]
+    assert blocks < 100, "20,000 messages lie in about 800"

@@ -208,6 +208,8 @@ export class Connection {
     const offset = this.#clock.offset(now)
     const pending = Math.min(this.inbox.oldestArrival || Infinity, this.gate.oldestArrival)
     if (this.ended || this.gate.failure || offset === null || pending <= this.#backlogEndedAt) return null
+    // Somebody has set this machine's clock back: these times say nothing until the next frame.
+    if (this.#lastFrameAt > now || (pending > now && pending < Infinity)) return null
     return { epoch: this.params.epoch, to_ms: Math.min(this.#lastFrameAt, pending) + offset }
   }
 
