@@ -22,7 +22,7 @@ $$;
 
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select jsonb_build_object('version', '20261127023500')
+  select jsonb_build_object('version', '20261127024000')
 $$;
 
 notify pgrst, 'reload schema';
