@@ -6,6 +6,7 @@ One method per call; answers become frozen dataclasses where tests look at them.
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,7 +112,8 @@ class VirtualPhone:
         self.root_key: str = ready["root_key"]
         self.media_ca = folder / "media-ca.pem"
         self.media_ca.write_text(ready["media_ca"])
-        self._http = httpx.AsyncClient(base_url=self.control_url, timeout=CALL_SECONDS, trust_env=False)
+        self._http = self._client("")
+        self._others: list[VirtualPhone] = []
 
     @classmethod
     async def start(cls, folder: Path) -> Self:
@@ -141,8 +143,19 @@ class VirtualPhone:
     ) -> None:
         await self.stop()
 
+    def _client(self, path: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.control_url + path, timeout=CALL_SECONDS, trust_env=False)
+
+    async def another(self, name: str) -> VirtualPhone:
+        """Another account on the same server, with this owner; it ends with this one."""
+        other = copy.copy(self)
+        other._http = self._client((await self.post("/phones", {"name": name}))["path"])
+        self._others.append(other)
+        return other
+
     async def stop(self) -> None:
-        await self._http.aclose()
+        for phone in (self, *self._others):
+            await phone._http.aclose()
         await self.child.stop(seconds=5)
 
     @property
@@ -176,8 +189,9 @@ class VirtualPhone:
         """`connected`, `disconnected`, `paired`, `qr_waiting`, `queue_empty` or `logins` (with `count`)."""
         return await self.post("/wait", {"for": what, "timeout_ms": int(seconds * 1000), **more})
 
-    async def unpair(self) -> None:
-        await self.post("/unpair", {})
+    async def unpair(self, device: int | None = None) -> None:
+        """Remove this linked device, or all."""
+        await self.post("/unpair", {} if device is None else {"device": device})
 
     # People and groups
 

@@ -17,19 +17,19 @@ const DRAIN_LOOK_MS = 5
 
 /** The client has gone active. @param {Connection} connection */
 export function announceBacklog(connection) {
-  const { phone } = connection
-  if (connection.state !== 'login' || phone.holdBacklog) return
+  const { phone, line } = connection
+  if (!line || connection.state !== 'login' || phone.holdBacklog) return
   connection.become('backlog')
-  holdForEver(phone)
-  const count = String(phone.queue.size + Number(phone.faults.take('preview_more')?.extra ?? 0))
+  holdForEver(line)
+  const count = String(line.queue.size + Number(phone.faults.take('preview_more')?.extra ?? 0))
   if (count === '0') return void finish(connection)
   connection.send(node('ib', { from: SERVER }, [node('offline_preview', { count, message: count, notification: '0', receipt: '0', appdata: '0' })]))
   const { window, first_window_unasked } = phone.realism.switches
   if (first_window_unasked) allow(connection, window)
 }
 
-/** One stanza whose answers do not count: it comes again at each login. @param {import('./phone.js').Phone} phone */
-function holdForEver({ faults, queue }) {
+/** One stanza whose answers do not count: it comes again at each login. @param {import('./line.js').Line} line */
+function holdForEver({ phone: { faults }, queue }) {
   const entries = [...queue.entries()]
   const fault = entries.length && faults.take('offline_never_settles')
   const entry = fault && (entries.find(({ node: { attrs } }) => attrs.id === fault.id) ?? entries[0])
@@ -52,17 +52,18 @@ function allow(connection, count) {
 
 /** Something was answered: what withheld the rest may be gone, or a window settled. @param {Connection} connection */
 export function continueBacklog(connection) {
-  if (connection.state !== 'backlog') return
-  const { queue, realism: { switches: { window, first_window_unasked } } } = connection.phone
-  const waits = first_window_unasked && !connection.asked && connection.allowed === 0 && !queue.unsettled
+  const { line, phone: { realism: { switches: { window, first_window_unasked } } } } = connection
+  if (!line || connection.state !== 'backlog') return
+  const waits = first_window_unasked && !connection.asked && connection.allowed === 0 && !line.queue.unsettled
   if (waits) allow(connection, window)
   else if (connection.allowed > 0) void deliver(connection)
 }
 
 /** @param {Connection} connection */
 async function deliver(connection) {
-  const { queue, realism } = connection.phone
-  if (connection.delivering) return
+  const { line, phone: { realism } } = connection
+  if (!line || connection.delivering) return
+  const { queue } = line
   connection.delivering = true
   while (connection.state === 'backlog' && connection.allowed > 0) {
     const most = realism.switches.windows ? connection.allowed : Infinity
@@ -86,7 +87,7 @@ async function write(connection, entries, most) {
     if (connection.state !== 'backlog') return true
     if (entry.sent) continue
     if (written++ >= most) return true
-    connection.phone.queue.markSent(entry)
+    connection.line?.queue.markSent(entry)
     const { node: stanza } = entry
     connection.send({ ...stanza, attrs: { ...stanza.attrs, offline: String(connection.offlineSent++) } })
     if (connection.offlineSent % YIELD_EVERY === 0) await room(connection)
@@ -104,13 +105,13 @@ export async function room(connection) {
 
 /** @param {Connection} connection */
 function finish(connection) {
-  const { phone } = connection
-  if (connection.state !== 'backlog' || connection.endWithheld) return
+  const { phone, line } = connection
+  if (!line || connection.state !== 'backlog' || connection.endWithheld) return
   const unsaid = phone.faults.take('no_offline_end')
   connection.endWithheld = unsaid?.live === false
   if (connection.endWithheld) return
   if (!unsaid) connection.send(node('ib', { from: SERVER }, [node('offline', { count: String(connection.offlineSent) })]))
   connection.become('live')
   phone.log.add('offline_sent', { connection: connection.number, count: connection.offlineSent })
-  if (phone.historyAuto && phone.companion && !phone.companion.historyReceipted) void sendFirst(phone)
+  if (phone.historyAuto && !line.companion.historyReceipted) void sendFirst(line)
 }

@@ -39,6 +39,8 @@ export class Connection {
   /** secrets of QR codes that count no longer @type {Set<string>} */
   retiredSecrets = new Set()
   offlineSent = 0
+  /** the linked device that has logged in here @type {import('./line.js').Line | null} */
+  line = null
   /** @type {import('./passkey.js').Gate | null} */
   gate = null
   /** stanzas of the backlog that the client may still have */
@@ -111,11 +113,11 @@ export class Connection {
     const { phone } = this
     this.state = 'finish'
     if (phone.faults.take('garbage_handshake')) return void this.ws.send(frame(randomBytes(120)))
-    const root = phone.faults.take('foreign_root') ? phone.foreignRoot : phone.root
+    const root = phone.faults.take('foreign_root') ? phone.world.foreignRoot : phone.world.root
     const fault = CHAIN_FAULTS.find((kind) => phone.faults.take(kind))
-    const own = fault === 'replayed_chain' ? makeSigningKey() : phone.serverStatic
+    const own = fault === 'replayed_chain' ? makeSigningKey() : phone.world.serverStatic
     this.#handshake = new ServerHandshake(own, /** @type {Buffer} */ (this.#reader.intro))
-    this.ws.send(frame(this.#handshake.hello(body, makeNoiseChain(root, phone.serverStatic.public, fault))))
+    this.ws.send(frame(this.#handshake.hello(body, makeNoiseChain(root, phone.world.serverStatic.public, fault))))
     if (this.#handshake.resumes) phone.log.add('resume_refused', { connection: this.number })
   }
 

@@ -23,35 +23,35 @@ export async function makeFault(phone, request) {
 
 /** What happens at once. @param {Phone} phone @param {Record<string, any>} request @returns {Promise<boolean>} */
 async function act(phone, request) {
-  const { online } = phone
+  const { online } = phone.line(request.device) ?? {}
   switch (request.kind) {
     case 'stream_error':
-      present(phone).streamError(node(request.text ?? 'ack'), { code: String(request.code ?? 500) })
+      present(phone, request).streamError(node(request.text ?? 'ack'), { code: String(request.code ?? 500) })
       return true
     case 'conflict':
-      conflict(present(phone), request.type ?? 'replaced')
+      conflict(present(phone, request), request.type ?? 'replaced')
       return true
     case 'close':
-      present(phone).ws.close(request.code ?? 1000)
+      present(phone, request).ws.close(request.code ?? 1000)
       return true
     case 'xmlstreamend':
-      present(phone).send(node('xmlstreamend'))
+      present(phone, request).send(node('xmlstreamend'))
       return true
     case 'corrupt_frame':
-      present(phone).sendGarbage()
+      present(phone, request).sendGarbage()
       return true
     case 'drop':
       if (request.after !== undefined) phone.faults.add(request)
-      else present(phone).reset()
+      else present(phone, request).reset()
       return true
     case 'refuse':
-      await phone.listening?.(!request.on)
+      await phone.world.listening?.(!request.on)
       return true
     case 'retire_qr':
       retireQr(phone, request)
       return true
     case 'deaf_connection':
-      present(phone).deaf = request.groups ? 'groups' : 'all'
+      present(phone, request).deaf = request.groups ? 'groups' : 'all'
       return true
     case 'flagged':
       flag(phone, Number(request.hours ?? 24))
@@ -67,9 +67,15 @@ async function act(phone, request) {
 /** The account is restricted: its device is removed, and the phone links none. @param {Phone} phone @param {number} hours */
 function flag(phone, hours) {
   phone.restrictedUntil = Date.now() + hours * HOUR_MS
-  phone.companion = null
-  phone.queue.clear()
-  if (phone.online) conflict(phone.online, 'device_removed', { expire: String(hours * HOUR_MS / 1000) })
+  removeDevices(phone, phone.lines, { expire: String(hours * HOUR_MS / 1000) })
+}
+
+/** The phone unlinks devices. @param {Phone} phone @param {import('./line.js').Line[]} lines @param {Record<string, string>} [more] attributes of what they are told */
+export function removeDevices(phone, lines, more) {
+  for (const line of [...lines]) {
+    phone.unlink(line)
+    if (line.online) conflict(line.online, 'device_removed', more)
+  }
 }
 
 /**
@@ -81,9 +87,9 @@ export function conflict(connection, type, more) {
   connection.streamError(node('conflict', { type, ...more }), type === 'device_removed' ? { code: '401' } : undefined)
 }
 
-/** The connection that a fault is done to: the logged-in one, else any. @param {Phone} phone */
-function present(phone) {
-  const connection = phone.online ?? [...phone.connections].at(-1)
+/** The connection that a fault is done to: the logged-in one, else any. @param {Phone} phone @param {{device?: number}} request */
+function present(phone, { device }) {
+  const connection = phone.line(device)?.online ?? [...phone.connections].at(-1)
   if (!connection) throw new ControlError(409, 'no client is connected')
   return connection
 }
@@ -99,13 +105,14 @@ function add(phone, request) {
 /** @param {Phone} phone */
 async function clear(phone) {
   phone.faults.clear()
-  phone.queue.release()
   phone.restrictedUntil = 0
-  if (phone.online) {
-    phone.online.deaf = ''
-    continueBacklog(phone.online)
+  for (const { queue, online } of phone.world.lines) {
+    queue.release()
+    if (!online) continue
+    online.deaf = ''
+    continueBacklog(online)
   }
-  await phone.listening?.(true)
+  await phone.world.listening?.(true)
   for (const connection of phone.connections) {
     connection.socket.resume()
     void connection.drain()

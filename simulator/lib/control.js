@@ -2,20 +2,20 @@
 import http from 'node:http'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { room } from './backlog.js'
-import { conflict, makeFault, makeMediaFault } from './control-faults.js'
+import { announceBacklog, room } from './backlog.js'
+import { makeFault, makeMediaFault, removeDevices } from './control-faults.js'
 import { ControlError } from './errors.js'
-import { addMembers, changeAddressing, changeAdmins, createGroup, describe, leaveGroup, removeMembers, renameGroup } from './groups.js'
+import { addMembers, changeAddressing, changeAdmins, createGroup, describe, groupsOf, leaveGroup, removeMembers, renameGroup } from './groups.js'
 import { sendHistory } from './history.js'
 import { notify, sendNewsletter } from './notifications.js'
 import { call, revoke, sendBotMessage } from './other-stanzas.js'
 import { gateOf, setPasskeyVariant } from './passkey.js'
+import { Phone } from './phone.js'
 import { pairByCode, refreshCode, scan } from './pairing.js'
 import { enqueue, release, send, sendPeer } from './send.js'
 import { node } from './stanza.js'
 import { proto } from 'baileys'
 
-/** @typedef {import('./phone.js').Phone} Phone */
 /** @typedef {(phone: Phone, body: any) => unknown} Route */
 
 const DEFAULT_WAIT_MS = 10_000
@@ -24,7 +24,9 @@ const BURST_LOOK_EVERY = 25 // messages between looks at the socket's backpressu
 
 /** @type {Record<string, Route>} */
 const ROUTES = {
-  'GET /state': (phone) => phone.state(),
+  'GET /state': (phone, { device }) => phone.state(device),
+  'GET /phones': (phone) => ({ phones: phone.world.phones.map(describePhone) }),
+  'POST /phones': (phone, owner) => describePhone(new Phone(phone.world, owner), phone.world.phones.length - 1),
   'POST /wait': waitFor,
   'POST /scan': scan,
   'POST /pair_code': pairByCode,
@@ -45,7 +47,7 @@ const ROUTES = {
   'GET /people': (phone) => ({ people: phone.people.all }),
   'POST /people': (phone, { name, phone: number, lid }) => phone.people.get(name, { phone: number, lid }),
   'POST /people/reinstall': reinstall,
-  'GET /groups': (phone) => ({ groups: [...phone.groups.values()].map((group) => describe(phone, group)) }),
+  'GET /groups': (phone) => ({ groups: groupsOf(phone).map((group) => describe(phone, group)) }),
   'POST /groups': createGroup,
   'POST /groups/create': createGroup,
   'POST /groups/rename': renameGroup,
@@ -54,7 +56,7 @@ const ROUTES = {
   'POST /groups/remove': removeMembers,
   'POST /groups/admins': changeAdmins,
   'POST /groups/addressing': changeAddressing,
-  'POST /media/hosts': (phone, { hosts }) => ({ hosts: (phone.mediaHosts = hosts.map(String)) }),
+  'POST /media/hosts': (phone, { hosts }) => ({ hosts: (phone.world.mediaHosts = hosts.map(String)) }),
   'POST /call': call,
   'POST /bot': sendBotMessage,
   'POST /revoke': revoke,
@@ -62,18 +64,30 @@ const ROUTES = {
   'POST /send_many': sendMany,
   'POST /burst': burst,
   'POST /release': release,
-  'POST /history_sync': (phone, body) => (body.auto === undefined ? connected(phone) && sendHistory(phone, body) : { auto: (phone.historyAuto = Boolean(body.auto)) }),
-  'POST /peer': (phone, { message }) => sendPeer(phone, proto.Message.fromObject(message)),
+  'POST /history_sync': (phone, body) => (body.auto === undefined ? sendHistory(connected(phone, body.device), body) : { auto: (phone.historyAuto = Boolean(body.auto)) }),
+  'POST /peer': (phone, { message, device }) => sendPeer(phone.line(device), proto.Message.fromObject(message)),
   'POST /stanza': (phone, body) => (enqueueRaw(phone, body), {}),
   'GET /receipts': (phone, { since }) => phone.receipts.since(Number(since ?? 0)),
   'POST /receipts/wait': waitForReceipts,
   'GET /log': (phone, { since }) => phone.log.since(Number(since ?? 0)),
-  'GET /offline': (phone) => ({ items: [...phone.queue.entries()].map(({ node: { tag, attrs }, sent }) => ({ id: attrs.id, from: attrs.from, participant: attrs.participant ?? null, tag, t: Number(attrs.t), sent })) }),
+  'GET /offline': (phone, { device }) => ({ items: [...(phone.line(device)?.queue.entries() ?? [])].map(({ node: { tag, attrs }, sent }) => ({ id: attrs.id, from: attrs.from, participant: attrs.participant ?? null, tag, t: Number(attrs.t), sent })) }),
   'POST /offline/hold': holdBacklog,
   'POST /faults': makeFault,
   'GET /faults': (phone) => ({ active: phone.faults.active, media: phone.media.faults }),
   'POST /media/faults': makeMediaFault,
   'GET /media/requests': (phone, { since }) => ({ ...phone.media.requests.since(Number(since ?? 0)), count: Object.fromEntries(phone.media.count) })
+}
+
+/** @param {Phone} phone @param {number} index */
+const describePhone = ({ owner, lines }, index) => ({ path: `/phones/${index + 1}`, owner, devices: lines })
+
+/** The account that a path names, and the rest of the path: `/phones/2/send` is `/send` of the second. @param {Phone} first @param {string} pathname @returns {[Phone, string]} */
+function addressed(first, pathname) {
+  const [, number, rest] = /^\/phones\/(\d+)(\/.+)$/.exec(pathname) ?? []
+  if (number === undefined || rest === undefined) return [first, pathname]
+  const phone = first.world.phones[Number(number) - 1]
+  if (!phone) throw new ControlError(404, `no phone ${number}`)
+  return [phone, rest]
 }
 
 /** @param {Phone} phone @param {string} host @param {number} port */
@@ -88,10 +102,11 @@ export async function listenForControl(phone, host, port) {
 async function handle(phone, request, response) {
   const { pathname, searchParams } = new URL(request.url ?? '/', 'http://control')
   try {
-    const route = ROUTES[`${request.method} ${pathname}`]
+    const [account, path] = addressed(phone, pathname)
+    const route = ROUTES[`${request.method} ${path}`]
     if (!route) throw new ControlError(404, `no ${request.method} ${pathname}`)
     const body = request.method === 'GET' ? Object.fromEntries(searchParams) : await readJson(request)
-    reply(response, 200, await route(phone, body))
+    reply(response, 200, await route(account, body))
   } catch (error) {
     if (!(error instanceof ControlError)) console.error(`${request.method} ${pathname}:`, error)
     reply(response, error instanceof ControlError ? error.status : 500, { error: error instanceof Error ? error.message : String(error) })
@@ -126,21 +141,22 @@ function presentVersion({ realism: { switches: { web_version: version } } }) {
 }
 
 /** @param {Phone} phone @param {any} request */
-async function waitFor(phone, { for: what, count = 1, stage = 'compare', timeout_ms = DEFAULT_WAIT_MS }) {
+async function waitFor(phone, { for: what, count = 1, stage = 'compare', device, timeout_ms = DEFAULT_WAIT_MS }) {
+  const line = () => phone.line(device)
   /** @type {Record<string, () => boolean>} */
   const conditions = {
-    connected: () => phone.live, disconnected: () => !phone.online, paired: () => Boolean(phone.companion?.jid),
-    qr_waiting: () => phone.state().qr_waiting, queue_empty: () => phone.queue.size === 0, logins: () => phone.logins >= count, passkey: () => phone.gate?.stage === stage || Boolean(stage === 'problem' && phone.gate?.problems.length), prekeys: () => (phone.companion?.preKeys.size ?? 0) >= count
+    connected: () => Boolean(line()?.live), disconnected: () => !line()?.online, paired: () => Boolean(line()),
+    qr_waiting: () => phone.state().qr_waiting, queue_empty: () => !line()?.queue.size, logins: () => phone.logins >= count, passkey: () => phone.gate?.stage === stage || Boolean(stage === 'problem' && phone.gate?.problems.length), prekeys: () => (line()?.companion.preKeys.size ?? 0) >= count
   }
   const met = conditions[what]
   if (!met) throw new ControlError(400, `cannot wait for ${what}`)
   if (!(await phone.until(met, timeout_ms))) throw new ControlError(504, `not ${what} within ${timeout_ms} ms`)
-  return phone.state()
+  return phone.state(device)
 }
 
 /** @param {Phone} phone @param {any} request */
 function setOwner(phone, { name, phone: number, biz }) {
-  if (phone.companion?.jid) throw new ControlError(409, 'already linked')
+  if (phone.lines.length) throw new ControlError(409, 'already linked')
   if (name) phone.owner.name = name
   if (number) phone.owner.phone = String(number).replace(/\D/g, '')
   if (biz !== undefined) phone.business = Boolean(biz)
@@ -154,22 +170,23 @@ function reinstall(phone, { name }) {
   return person
 }
 
-/** @param {Phone} phone */
-function connected(phone) {
-  if (!phone.live) throw new ControlError(409, 'no client is connected')
-  return true
+/** @param {Phone} phone @param {number} [device] */
+function connected(phone, device) {
+  const line = phone.line(device)
+  if (!line?.live) throw new ControlError(409, 'no client is connected')
+  return line
 }
 
-/** @param {Phone} phone */
-function unpair(phone) {
-  phone.companion = null
-  phone.queue.clear()
-  if (phone.online) conflict(phone.online, 'device_removed')
+/** Without a device: all of them. @param {Phone} phone @param {{device?: number}} request */
+function unpair(phone, { device }) {
+  const line = device === undefined ? undefined : phone.line(device)
+  removeDevices(phone, line ? [line] : phone.lines)
   return {}
 }
 
 /** @param {Phone} phone @param {any} request */
-function dropPreKeys({ companion }, { keep = 0 }) {
+function dropPreKeys(phone, { keep = 0, device }) {
+  const companion = phone.line(device)?.companion
   if (!companion) throw new ControlError(409, 'no device is linked')
   for (const id of [...companion.preKeys.keys()].slice(keep)) companion.preKeys.delete(id)
   return { prekeys: companion.preKeys.size }
@@ -198,7 +215,7 @@ async function burst(phone, { from, to, count, text_prefix = 'm', size = 0, medi
 }
 
 /** @param {Phone} phone @param {any} request */
-async function waitForReceipts(phone, { ids, kinds = ['receipt'], timeout_ms = DEFAULT_WAIT_MS }) {
+async function waitForReceipts(phone, { ids, kinds = ['receipt'], device, timeout_ms = DEFAULT_WAIT_MS }) {
   if (!Array.isArray(ids)) throw new ControlError(400, 'ids is a list')
   const key = (/** @type {any} */ wanted) => (typeof wanted === 'string' ? wanted : `${wanted.id}|${wanted.participant}`)
   const missing = new Map(ids.map((wanted) => [key(wanted), wanted]))
@@ -209,7 +226,7 @@ async function waitForReceipts(phone, { ids, kinds = ['receipt'], timeout_ms = D
     const { next, items: fresh } = phone.receipts.since(seen)
     seen = next
     for (const entry of fresh) {
-      if (!kinds.includes(entry.kind)) continue
+      if (!kinds.includes(entry.kind) || (device !== undefined && entry.device !== device)) continue
       const found = [String(entry.id), `${entry.id}|${entry.participant}`].filter((one) => missing.delete(one))
       if (found.length) items.push(entry)
     }
@@ -219,17 +236,17 @@ async function waitForReceipts(phone, { ids, kinds = ['receipt'], timeout_ms = D
 }
 
 /** @param {Phone} phone @param {any} request */
-async function holdBacklog(phone, { hold }) {
+function holdBacklog(phone, { hold }) {
   phone.holdBacklog = Boolean(hold)
-  if (!hold && phone.online?.state === 'login') (await import('./backlog.js')).announceBacklog(phone.online)
+  for (const { online } of phone.lines) if (!hold && online?.state === 'login') announceBacklog(online)
   return { hold: phone.holdBacklog }
 }
 
-/** @param {Phone} phone @param {{node: any, keep?: boolean}} request */
-function enqueueRaw(phone, { node: given, keep = false }) {
+/** @param {Phone} phone @param {{node: any, keep?: boolean, device?: number}} request */
+function enqueueRaw(phone, { node: given, keep = false, device }) {
   const stanza = revive(given)
   if (keep) return enqueue(phone, stanza)
-  const client = phone.online ?? [...phone.connections].find((one) => one.state === 'qr')
+  const client = phone.line(device)?.online ?? [...phone.connections].find((one) => one.state === 'qr')
   if (!client) throw new ControlError(409, 'no client is logged in, and none waits for a scan')
   client.send(stanza)
 }

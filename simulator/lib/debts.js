@@ -4,30 +4,28 @@
  */
 import { node } from './stanza.js'
 
-/** @typedef {import('./phone.js').Phone} Phone */
-
 const LOOKS_PER_TERM = 10
 const MAX_LOOK_MS = 5_000
 const MIN_LOOK_MS = 10
 
 /** Looks for overdue answers while this connection lives. @param {import('./connection.js').Connection} connection */
 export function collectDebts(connection) {
-  const { phone } = connection
+  const { phone, line } = connection
   const every = () => Math.max(MIN_LOOK_MS, Math.min(MAX_LOOK_MS, phone.realism.patienceMs / LOOKS_PER_TERM))
   const look = () => {
-    if (connection.state === 'closed' || phone.online !== connection) return
-    const due = overdue(phone)
+    if (!line || connection.state === 'closed' || line.online !== connection) return
+    const due = overdue(line)
     if (due) return endStream(connection, due)
     setTimeout(look, every()).unref()
   }
   setTimeout(look, every()).unref()
 }
 
-/** @param {Phone} phone */
-function overdue(phone) {
+/** @param {import('./line.js').Line} line */
+function overdue({ phone, queue }) {
   if (!phone.realism.switches.debts) return undefined
   const before = performance.now() - phone.realism.patienceMs
-  return [...phone.queue.entries()].find(({ sent, sentAt, forgiven }) => sent && !forgiven && sentAt <= before)
+  return [...queue.entries()].find(({ sent, sentAt, forgiven }) => sent && !forgiven && sentAt <= before)
 }
 
 /** @param {import('./connection.js').Connection} connection @param {import('./queue.js').Queued} entry */

@@ -18,19 +18,19 @@ import { userOf } from './queue.js'
  * @param {Connection} connection @param {import('baileys').proto.ClientPayload} payload @param {Buffer} clientStatic
  */
 function onPayload(connection, payload, clientStatic) {
-  const { phone } = connection
-  const fault = phone.faults.take('failure')
+  const { world } = connection.phone
+  const fault = world.faults.take('failure')
   if (fault) return refuseLogin(connection, String(fault.reason ?? 500), fault.attrs)
   connection.version = versionOf(payload)
   if (payload.devicePairingData) return register(connection, payload.devicePairingData, clientStatic)
-  const { logins_per_minute } = phone.realism.switches
-  if (!within(phone.recentLogins, logins_per_minute, phone.realism.ms('minute_ms'))) return refuseLogin(connection, '503')
-  const { companion } = phone
-  const known = companion?.jid && companion.noiseKey.equals(clientStatic) && userOf(companion.jid) === String(payload.username) && companion.device === payload.device
-  if (!known || !companion) return refuseLogin(connection, '401')
+  const line = world.lines.find(({ companion }) => companion.noiseKey.equals(clientStatic) && userOf(companion.jid) === String(payload.username) && companion.device === payload.device)
+  if (line) connection.phone = line.phone
+  const { logins_per_minute } = world.realism.switches
+  if (!within(connection.phone.recentLogins, logins_per_minute, world.realism.ms('minute_ms'))) return refuseLogin(connection, '503')
+  if (!line) return refuseLogin(connection, '401')
   const passive = payload.passive ?? false
-  phone.log.add('login', { connection: connection.number, passive, device: payload.device, version: connection.version })
-  login(connection, companion)
+  world.log.add('login', { connection: connection.number, passive, device: payload.device, version: connection.version })
+  login(connection, line)
   if (!passive) announceBacklog(connection)
 }
 
@@ -50,24 +50,25 @@ function refuseLogin(connection, reason, attrs) {
 /** @param {Connection} connection @param {import('baileys').proto.ClientPayload.IDevicePairingRegistrationData} data @param {Buffer} clientStatic */
 function register(connection, data, clientStatic) {
   const { phone } = connection
-  connection.candidate = new Companion(phone.pairings + 1, clientStatic, data)
+  connection.candidate = new Companion(phone.world.pairings + 1, clientStatic, data)
   phone.log.add('registration', { connection: connection.number, platform: connection.candidate.platform, device_type: connection.candidate.deviceType })
   connection.become('qr')
   if (!phone.faults.take('no_qr')) offerQr(connection)
   if (phone.faults.take('success_before_pairing')) connection.send(successNode('1000@lid'))
 }
 
-/** @param {Connection} connection @param {Companion} companion */
-function login(connection, companion) {
-  const { phone } = connection
-  const earlier = phone.online
-  phone.online = connection
-  phone.queue.forgetSent()
+/** @param {Connection} connection @param {import('./line.js').Line} line */
+function login(connection, line) {
+  const { phone } = line
+  const earlier = line.online
+  connection.line = line
+  line.online = connection
+  line.queue.forgetSent()
   if (earlier) earlier.streamError(node('conflict', { type: 'replaced' }))
   phone.logins++
   connection.become('login')
   collectDebts(connection)
-  connection.send(successNode(companion.lid))
+  connection.send(successNode(line.companion.lid))
 }
 
 /** @param {string} lid */
@@ -103,17 +104,17 @@ function onInfo(connection, stanza) {
 
 /** @param {Connection} connection @param {Node} stanza */
 function onReceipt(connection, stanza) {
-  const { phone } = connection
+  const { phone, line } = connection
   const { attrs } = stanza
   if (dropInstead(connection)) return
   const kind = attrs.type === 'retry' ? 'retry' : attrs.type === 'server-error' ? 'server_error' : 'receipt'
   const more = children(child(stanza, 'list')).map((item) => item.attrs.id)
   for (const id of [attrs.id, ...more]) {
-    phone.receipts.add(kind, { id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: null, class: null, count: child(stanza, 'retry')?.attrs.count ?? null })
-    if (kind === 'receipt' && attrs.type !== 'hist_sync') phone.queue.settle({ ...stanza, attrs: { ...attrs, id: id ?? '' } })
+    phone.receipts.add(kind, { id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: null, class: null, count: child(stanza, 'retry')?.attrs.count ?? null, device: line?.companion.device ?? null })
+    if (kind === 'receipt' && attrs.type !== 'hist_sync') line?.queue.settle({ ...stanza, attrs: { ...attrs, id: id ?? '' } })
   }
-  if (phone.companion && (attrs.type === 'hist_sync' || attrs.type === 'peer_msg')) phone.companion.historyReceipted = true
-  if (kind === 'retry') phone.queue.markFailed(stanza)
+  if (line && (attrs.type === 'hist_sync' || attrs.type === 'peer_msg')) line.companion.historyReceipted = true
+  if (kind === 'retry') line?.queue.markFailed(stanza)
   continueBacklog(connection)
   connection.send(node('ack', { class: 'receipt', id: attrs.id, from: attrs.to, type: attrs.type, participant: attrs.participant }))
   if (kind === 'retry') answerRetry(connection, stanza)
@@ -133,19 +134,20 @@ function dropInstead(connection) {
 
 /** @param {Connection} connection @param {Node} stanza */
 function onAck(connection, stanza) {
-  const { phone } = connection
+  const { phone, line } = connection
   const { attrs } = stanza
-  phone.receipts.add(attrs.error ? 'nack' : 'ack', { id: attrs.id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: attrs.error ?? null, class: attrs.class ?? null })
+  phone.receipts.add(attrs.error ? 'nack' : 'ack', { id: attrs.id, to: attrs.to, participant: attrs.participant ?? null, recipient: attrs.recipient ?? null, type: attrs.type ?? null, error: attrs.error ?? null, class: attrs.class ?? null, device: line?.companion.device ?? null })
   if (attrs.class === 'notification') connection.gate?.noteAck(attrs)
-  const wrong = phone.realism.switches.strict_acks ? wrongAck(phone, attrs) : null
+  if (!line) return
+  const wrong = phone.realism.switches.strict_acks ? wrongAck(line, attrs) : null
   if (wrong) return void phone.log.add('bad_ack', { connection: connection.number, id: attrs.id, class: attrs.class ?? null, wrong })
-  if (attrs.error) phone.queue.settleNack(stanza, { sticks: Boolean(phone.faults.has('nack_sticks')) })
-  else if (attrs.class === 'message') phone.queue.settleNack(stanza)
-  else phone.queue.settle(stanza)
+  if (attrs.error) line.queue.settleNack(stanza, { sticks: Boolean(phone.faults.has('nack_sticks')) })
+  else if (attrs.class === 'message') line.queue.settleNack(stanza)
+  else line.queue.settle(stanza)
   continueBacklog(connection)
 }
 
-/** What keeps an ack from settling anything: null if it fits one of the stanzas that wait for it, or none waits. @param {import('./phone.js').Phone} phone @param {Record<string, string>} attrs */
+/** What keeps an ack from settling anything: null if it fits one of the stanzas that wait for it, or none waits. @param {import('./line.js').Line} line @param {Record<string, string>} attrs */
 function wrongAck({ queue }, attrs) {
   const reasons = queue.unanswered(attrs.id).map(({ node: waiting }) => wrongInAck(waiting, attrs))
   return reasons.length && !reasons.includes(null) ? reasons[0] : null
@@ -153,10 +155,10 @@ function wrongAck({ queue }, attrs) {
 
 /** @param {Connection} connection */
 function onClose(connection) {
-  const { phone } = connection
-  if (phone.online !== connection) return
-  phone.online = null
-  phone.queue.forgetSent()
+  const { line, phone } = connection
+  if (line?.online !== connection) return
+  line.online = null
+  line.queue.forgetSent()
   phone.changes.emit('change')
 }
 

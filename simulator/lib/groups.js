@@ -14,7 +14,7 @@ export async function createGroup(phone, { subject, community = null, participan
   const others = participants.filter((name) => name !== 'me').map((name) => phone.people.get(name))
   const now = Math.floor(Date.now() / 1000)
   /** @type {Group} */
-  const group = { id, subject, mode: addressing_mode, members: [phone.owner, ...others], creator: others[0] ?? phone.owner, admins: [], community, created: now, renamed: now }
+  const group = { id, subject, mode: addressing_mode, members: [phone.owner, ...others], creator: others[0] ?? phone.owner, past: new Set(), admins: [], community, created: now, renamed: now }
   phone.groups.set(id, group)
   if (notify) await tell(phone, group, group.creator, node('create', { type: 'new', key: randomBytes(8).toString('hex') }, [groupNode(group)]))
   return describe(phone, group)
@@ -52,6 +52,7 @@ export async function addMembers(phone, { id, participants = [] }) {
   const group = phone.group(id)
   const added = participants.map((name) => phone.people.get(name)).filter((person) => !group.members.includes(person))
   group.members.push(...added)
+  for (const person of added) group.past.delete(person)
   await tell(phone, group, group.creator, node('add', {}, added.map((person) => participantNode(group, person))))
   return describe(phone, group)
 }
@@ -88,16 +89,23 @@ export async function changeAddressing(phone, { id, addressing_mode }) {
 /** Those who stay write with new keys. @param {Group} group @param {import('./people.js').Person[]} gone */
 function forget(group, gone) {
   group.members = group.members.filter((member) => !gone.includes(member))
+  for (const person of gone) group.past.add(person)
   for (const member of group.members) for (const device of member.devices.values()) device.rotateSenderKey(group.id)
 }
 
-/** @param {Phone} phone @param {Group} group @param {import('./people.js').Person} author @param {import('./stanza.js').Node} content */
+/** To the accounts in it, also one that is about to leave. @param {Phone} phone @param {Group} group @param {import('./people.js').Person} author @param {import('./stanza.js').Node} content */
 function tell(phone, group, author, content) {
   const other = group.mode === 'lid' ? 'pn' : 'lid'
-  return enqueue(phone, node('notification', {
+  const stanza = node('notification', {
     from: group.id, type: 'w:gp2', id: String(randomInt(1e9)), participant: author.jid(group.mode), [`participant_${other}`]: author.jid(other),
     t: String(Math.floor(Date.now() / 1000)), notify: author.name, addressing_mode: group.mode
-  }, [content]))
+  }, [content])
+  for (const one of phone.world.phones) if (one === phone || group.members.includes(one.owner)) enqueue(one, stanza)
+}
+
+/** The groups that an account is in, or was. @param {Phone} phone */
+export function groupsOf({ groups, owner }) {
+  return [...groups.values()].filter(({ members, past }) => members.includes(owner) || past.has(owner))
 }
 
 /** @param {Group} group @param {import('./people.js').Person} person */

@@ -7,15 +7,17 @@ import { ControlError } from './errors.js'
 import { sendPeer } from './send.js'
 
 /** @typedef {import('./phone.js').Phone} Phone */
+/** @typedef {import('./line.js').Line} Line */
 
 const { HistorySyncType } = proto.HistorySync
 const { Type } = proto.Message.ProtocolMessage
 
 /**
- * @param {Phone} phone
+ * @param {Line} line
  * @param {{sync_type?: string, inline?: boolean, progress?: number, messages?: {from: string, to: string, text: string, t: number, id: string}[], generate?: {people: number, messages: number, to: string}}} request - `generate`: so many strangers, who have written so many messages
  */
-export function sendHistory(phone, { sync_type = 'INITIAL_BOOTSTRAP', inline = true, progress = 100, messages = [], generate }) {
+export function sendHistory(line, { sync_type = 'INITIAL_BOOTSTRAP', inline = true, progress = 100, messages = [], generate }) {
+  const { phone } = line
   if (generate) messages = [...messages, ...invent(phone, generate)]
   const syncType = HistorySyncType[/** @type {keyof typeof HistorySyncType} */ (sync_type)]
   if (syncType === undefined) throw new ControlError(400, `no history of type ${sync_type}`)
@@ -26,17 +28,17 @@ export function sendHistory(phone, { sync_type = 'INITIAL_BOOTSTRAP', inline = t
     phoneNumberToLidMappings: people.map((person) => ({ pnJid: person.jid('pn'), lidJid: person.jid('lid') }))
   }).finish())
   const historySyncNotification = { syncType, progress, chunkOrder: 1, fileLength: packed.length, ...(inline ? { initialHistBootstrapInlinePayload: packed } : upload(phone, packed)) }
-  return sendPeer(phone, { protocolMessage: { type: Type.HISTORY_SYNC_NOTIFICATION, historySyncNotification } }, { queued: false })
+  return sendPeer(line, { protocolMessage: { type: Type.HISTORY_SYNC_NOTIFICATION, historySyncNotification } }, { queued: false })
 }
 
 /**
  * What a phone sends to a device that it has just linked: the key of the app state, then a little history. Some clients (whaileys) take a
  * history without the key for a broken link.
- * @param {Phone} phone
+ * @param {Line} line
  */
-export async function sendFirst(phone) {
-  await sendPeer(phone, { protocolMessage: { type: Type.APP_STATE_SYNC_KEY_SHARE, appStateSyncKeyShare: { keys: [phone.appStateKey] } } }, { queued: false })
-  await sendHistory(phone, {})
+export async function sendFirst(line) {
+  await sendPeer(line, { protocolMessage: { type: Type.APP_STATE_SYNC_KEY_SHARE, appStateSyncKeyShare: { keys: [line.phone.appStateKey] } } }, { queued: false })
+  await sendHistory(line, {})
 }
 
 /** @param {Phone} phone @param {{people: number, messages: number, to: string}} wanted */

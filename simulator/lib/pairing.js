@@ -17,6 +17,7 @@ const REFS = 6
 const ACCOUNT_SIGNATURE_PREFIX = Buffer.from([6, 0])
 const CODE_ITERATIONS = 2 << 16
 const FIRST_DEVICE = 11
+const TOO_MANY = "couldn't link device: it has as many linked devices as it may have"
 
 /** Gives an unregistered client its QR references. @param {Connection} connection */
 export function offerQr(connection) {
@@ -68,7 +69,8 @@ function mayLink(phone, { version }) {
     phone.restrictedUntil += left
     throw new ControlError(409, `couldn't link device: the account is restricted until ${new Date(phone.restrictedUntil).toISOString()}`)
   }
-  const { min_version } = phone.realism.switches
+  const { min_version, max_devices } = phone.realism.switches
+  if (max_devices && phone.lines.length >= max_devices) throw new ControlError(409, TOO_MANY)
   if (min_version && olderThan(version, min_version)) throw new ControlError(409, "couldn't link device")
 }
 
@@ -89,6 +91,7 @@ function readQr(phone, qr = '') {
 
 /** @param {Phone} phone @param {Connection} connection @param {Buffer} advSecret @param {number} timeoutMs @param {string} [tamper] @returns {Promise<object>} */
 function linkOrGate(phone, connection, advSecret, timeoutMs, tamper) {
+  connection.phone = phone
   if (!phone.realism.switches.passkey) return link(phone, connection, advSecret, timeoutMs, tamper)
   const gate = new Gate(connection, advSecret, phone.passkeyVariant, (secret) => link(phone, connection, secret, timeoutMs, tamper))
   connection.gate = phone.gate = gate
@@ -102,8 +105,8 @@ function linkOrGate(phone, connection, advSecret, timeoutMs, tamper) {
  */
 async function link(phone, connection, advSecret, timeoutMs, tamper) {
   const companion = /** @type {import('./companion.js').Companion} */ (connection.candidate)
-  const { owner } = phone
-  const generation = ++phone.pairings
+  const { owner, world } = phone
+  const generation = ++world.pairings
   companion.generation = generation
   companion.jid = owner.jid('pn', FIRST_DEVICE + generation)
   companion.lid = owner.jid('lid', FIRST_DEVICE + generation)
@@ -116,14 +119,14 @@ async function link(phone, connection, advSecret, timeoutMs, tamper) {
       node('platform', { name: 'android' })
     ])
   ]))
-  if (!(await phone.until(() => phone.companion === companion, timeoutMs))) throw new ControlError(504, 'the client did not counter-sign')
+  if (!(await phone.until(() => phone.lines.some((line) => line.companion === companion), timeoutMs))) throw new ControlError(504, 'the client did not counter-sign')
   return { jid: companion.jid, lid: companion.lid }
 }
 
 /** @param {Phone} phone @param {import('./companion.js').Companion} companion @param {Buffer} advSecret @param {string} [tamper] */
 function deviceIdentity(phone, companion, advSecret, tamper) {
   const account = tamper === 'account_signature' ? makeSigningKey() : phone.owner.device().identity
-  const details = proto.ADVDeviceIdentity.encode({ rawId: phone.pairings, timestamp: Math.floor(Date.now() / 1000), keyIndex: companion.generation }).finish()
+  const details = proto.ADVDeviceIdentity.encode({ rawId: companion.generation, timestamp: Math.floor(Date.now() / 1000), keyIndex: companion.generation }).finish()
   const signed = Buffer.concat([ACCOUNT_SIGNATURE_PREFIX, details, companion.identity])
   const identity = proto.ADVSignedDeviceIdentity.encode({
     details, accountSignatureKey: phone.owner.device().identity.public, accountSignature: account.sign(signed)
@@ -136,9 +139,7 @@ function deviceIdentity(phone, companion, advSecret, tamper) {
 export function completePairing(connection) {
   const { phone, candidate } = connection
   if (!candidate?.jid) return
-  phone.companion = candidate
-  phone.queue.clear()
-  phone.online?.streamError(node('conflict', { type: 'device_removed' }), { code: '401' })
+  phone.link(candidate)
   phone.log.add('paired', { connection: connection.number, jid: candidate.jid, lid: candidate.lid })
   connection.streamError(node('restart', {}), { code: '515' })
 }
@@ -162,7 +163,8 @@ export function rememberCodeRequest(connection, request) {
  * @param {Phone} phone @param {{code?: string, timeout_ms?: number}} request
  */
 export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
-  const connection = [...phone.connections].find((one) => one.codeRequest)
+  const asking = [...phone.connections].filter((one) => one.codeRequest)
+  const connection = asking.find((one) => one.codeRequest?.phone === phone.owner.phone) ?? asking[0]
   const request = connection?.codeRequest
   if (!connection || !request) throw new ControlError(409, 'no client has asked for a code')
   mayLink(phone, connection)
@@ -197,7 +199,7 @@ export function acceptedDisplay(request) {
 
 /** The server wants the client to ask for another code; the one that is out links nothing any more. @param {Phone} phone @param {{force_manual_refresh?: boolean}} request */
 export function refreshCode(phone, { force_manual_refresh = false }) {
-  const connection = [...phone.connections].find((one) => one.codeRequest)
+  const connection = [...phone.connections].find((one) => one.codeRequest?.phone === phone.owner.phone)
   if (!connection?.codeRequest) throw new ControlError(409, 'no client has asked for a code')
   connection.codeRequest.retired = true
   const attrs = { stage: 'refresh_code', force_manual_refresh: force_manual_refresh ? 'true' : undefined }

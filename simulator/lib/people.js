@@ -35,15 +35,13 @@ export class Person {
   }
 }
 
-export class People {
+/** Everybody on the server, under one name each; the owners of accounts among them. */
+export class Registry {
   /** @type {Map<string, Person>} */
   #byName = new Map()
+  /** @type {Person[]} */
+  owners = []
   #made = 0
-
-  /** @param {string} ownerName */
-  constructor(ownerName) {
-    this.owner = this.#make(ownerName)
-  }
 
   /** @param {string} name @param {{phone?: string, lid?: string}} [address] */
   #make(name, address = {}) {
@@ -52,17 +50,42 @@ export class People {
     return new Person(name, digits(address.lid) ?? String(FIRST_LID + number * 1000 + randomInt(1000)), digits(address.phone) ?? String(FIRST_PHONE + number))
   }
 
-  /** The person of that name, made if new. @param {string} name @param {{phone?: string, lid?: string}} [address] */
+  /** @param {string} name @param {{phone?: string, lid?: string}} address */
+  makeOwner(name, address) {
+    const owner = this.#make(name, address)
+    this.owners.push(owner)
+    return owner
+  }
+
+  /** @param {string} name @param {{phone?: string, lid?: string}} [address] */
   get(name, address) {
-    if (typeof name !== 'string' || !name) throw new ControlError(400, 'a person needs a name')
-    if (name === 'me') return this.owner
-    let person = this.#byName.get(name)
+    let person = this.#byName.get(name) ?? this.owners.find((owner) => owner.name === name)
     if (!person) this.#byName.set(name, (person = this.#make(name, address)))
     return person
   }
 
-  get all() {
+  get strangers() {
     return [...this.#byName.values()]
+  }
+}
+
+/** The people as one account sees them: `me` is its owner. */
+export class People {
+  /** @param {Registry} registry @param {string} ownerName @param {{phone?: string, lid?: string}} [address] */
+  constructor(registry, ownerName, address = {}) {
+    this.registry = registry
+    this.owner = registry.makeOwner(ownerName, address)
+  }
+
+  /** The person of that name, made if new. @param {string} name @param {{phone?: string, lid?: string}} [address] */
+  get(name, address) {
+    if (typeof name !== 'string' || !name) throw new ControlError(400, 'a person needs a name')
+    return name === 'me' ? this.owner : this.registry.get(name, address)
+  }
+
+  /** All but the owner. */
+  get all() {
+    return [...this.registry.owners.filter((owner) => owner !== this.owner), ...this.registry.strangers]
   }
 
   /** @param {string | undefined} jid - in any form @returns {Person | undefined} */
@@ -79,7 +102,8 @@ export class People {
  * @property {string} id
  * @property {string} subject
  * @property {'lid' | 'pn'} mode
- * @property {Person[]} members - the owner among them, unless he left
+ * @property {Person[]} members
+ * @property {Set<Person>} past - who has left, or was removed
  * @property {Person} creator
  * @property {Person[]} admins - besides the creator
  * @property {string | null} community - the id of the one it belongs to

@@ -1,19 +1,16 @@
 /**
- * The whole state of the virtual phone and its server, in one place; the other modules act on it.
+ * One account: its owner, its linked devices, and the record of what they answered. `World` has what accounts share.
  *
- * Owns: the account, the linked device, the offline queue, the record of what the client did, the present connection.
+ * A call that names no device means the one that was linked last.
  */
 import { randomBytes } from 'node:crypto'
-import { EventEmitter, once } from 'node:events'
 import { Authenticator } from './authenticator.js'
-import { makeSigningKey } from './curve.js'
 import { ControlError } from './errors.js'
-import { Faults } from './faults.js'
 import { Journal } from './journal.js'
-import { MediaHost } from './media-host.js'
+import { Line } from './line.js'
 import { People } from './people.js'
 import { OfflineQueue } from './queue.js'
-import { Realism } from './realism.js'
+import { World } from './world.js'
 
 const KEEP_SENT = 100_000 // messages that can still be forwarded or sent again
 
@@ -21,35 +18,14 @@ const KEEP_SENT = 100_000 // messages that can still be forwarded or sent again
 /** @typedef {import('./send.js').SentMessage} SentMessage */
 
 export class Phone {
-  changes = new EventEmitter().setMaxListeners(0)
-  root = makeSigningKey()
-  foreignRoot = makeSigningKey()
-  serverStatic = makeSigningKey()
-  people = new People('Olivia Owner')
-  /** @type {Map<string, import('./people.js').Group>} */
-  groups = new Map()
-  faults = new Faults()
-  realism = new Realism()
-  queue = new OfflineQueue()
-  media = new MediaHost()
-  log = new Journal(() => this.changes.emit('change'))
+  /** the linked devices, in the order of their linking @type {Line[]} */
+  lines = []
   receipts = new Journal(() => this.changes.emit('change'))
-  /** @type {import('./companion.js').Companion | null} the linked device */
-  companion = null
-  /** @type {Connection | null} the client's socket after a login */
-  online = null
-  /** @type {Set<Connection>} every open socket */
-  connections = new Set()
-  /** @type {Map<string, SentMessage>} */
-  sent = new Map()
-  pairings = 0
   logins = 0
   messagesSent = 0
   holdBacklog = false
   historyAuto = true
   business = true
-  /** names of the media hosts that the client is told, best first */
-  mediaHosts = ['media-fra3-1.cdn.whatsapp.net', 'mmg.whatsapp.net']
   passkey = new Authenticator()
   /** @type {Record<string, string>} how the next attempt at the passkey gate goes */
   passkeyVariant = {}
@@ -64,25 +40,54 @@ export class Phone {
     keyId: { keyId: Buffer.from([0, 1, ...randomBytes(4)]) },
     keyData: { keyData: randomBytes(32), fingerprint: { rawId: 1, currentIndex: 1, deviceIndexes: [0, 1] }, timestamp: Date.now() }
   }
-  /** @type {((open: boolean) => Promise<void>) | null} opens or closes the socket port; set by the server */
-  listening = null
+  /** of no device */
+  #empty = new OfflineQueue()
 
-  /** Sends one after another: the order of encryption is the order on the wire. @type {Promise<unknown>} */
-  #tail = Promise.resolve()
-
-  get owner() {
-    return this.people.owner
+  /** @param {World} [world] @param {{name?: string, phone?: string, lid?: string}} [owner] */
+  constructor(world = new World(), { name = 'Olivia Owner', ...address } = {}) {
+    this.world = world
+    this.people = new People(world.registry, name, address)
+    world.phones.push(this)
   }
 
-  get live() {
-    return this.online?.state === 'live'
+  get owner() { return this.people.owner }
+  get changes() { return this.world.changes }
+  get groups() { return this.world.groups }
+  get faults() { return this.world.faults }
+  get realism() { return this.world.realism }
+  get media() { return this.world.media }
+  get log() { return this.world.log }
+  get connections() { return this.world.connections }
+  get sent() { return this.world.sent }
+
+  /** @param {number | string} [device] its number; undefined: the last that was linked @returns {Line | undefined} */
+  line(device) {
+    if (device === undefined) return this.lines.at(-1)
+    const line = this.lines.find(({ companion }) => companion.device === Number(device))
+    if (!line) throw new ControlError(404, `no linked device ${device}`)
+    return line
+  }
+
+  get companion() { return this.line()?.companion ?? null }
+  get online() { return this.line()?.online ?? null }
+  get live() { return this.line()?.live ?? false }
+  get queue() { return this.line()?.queue ?? this.#empty }
+
+  /** A device is linked from now on. @param {import('./companion.js').Companion} companion */
+  link(companion) {
+    this.lines.push(new Line(this, companion))
+    this.changes.emit('change')
+  }
+
+  /** It is linked no longer. @param {Line | null} line */
+  unlink(line) {
+    this.lines = this.lines.filter((one) => one !== line)
+    this.changes.emit('change')
   }
 
   /** @template T @param {() => Promise<T>} job @returns {Promise<T>} */
   inOrder(job) {
-    const result = this.#tail.then(job)
-    this.#tail = result.catch(() => {})
-    return result
+    return this.world.inOrder(job)
   }
 
   /** @param {SentMessage} message */
@@ -91,22 +96,9 @@ export class Phone {
     if (this.sent.size > KEEP_SENT) this.sent.delete(/** @type {string} */ (this.sent.keys().next().value))
   }
 
-  /**
-   * Waits until the predicate gives something, looking again at each change.
-   * @template T @param {() => T | undefined | false | null} predicate @param {number} timeoutMs
-   * @returns {Promise<T | undefined>} undefined when the time is up
-   */
-  async until(predicate, timeoutMs) {
-    const signal = AbortSignal.timeout(timeoutMs)
-    for (;;) {
-      const found = predicate()
-      if (found) return found
-      try {
-        await once(this.changes, 'change', { signal })
-      } catch {
-        return undefined
-      }
-    }
+  /** @template T @param {() => T | undefined | false | null} predicate @param {number} timeoutMs @returns {Promise<T | undefined>} */
+  until(predicate, timeoutMs) {
+    return this.world.until(predicate, timeoutMs)
   }
 
   /** @param {string} id */
@@ -116,13 +108,14 @@ export class Phone {
     return group
   }
 
-  state() {
-    const { companion, online } = this
-    const paired = Boolean(companion?.jid)
+  /** @param {number | string} [device] */
+  state(device) {
+    const line = this.line(device)
+    const { companion, online, live = false } = line ?? {}
     return {
-      paired, connected: this.live, logging_in: Boolean(online) && !this.live,
-      me: paired && companion ? { name: this.owner.name, id: companion.jid, lid: companion.lid, device: companion.device } : null,
-      owner: this.owner, logins: this.logins, offline_queue: this.queue.size,
+      paired: Boolean(line), connected: live, logging_in: Boolean(online) && !live,
+      me: companion ? { name: this.owner.name, id: companion.jid, lid: companion.lid, device: companion.device } : null,
+      owner: this.owner, devices: this.lines, logins: this.logins, offline_queue: line?.queue.size ?? 0,
       qr_waiting: [...this.connections].some((one) => one.state === 'qr'), prekeys: companion?.preKeys.size ?? 0,
       people: this.people.all.length, groups: this.groups.size, faults: this.faults.active, messages_sent: this.messagesSent
     }

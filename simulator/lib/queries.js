@@ -20,7 +20,7 @@ const ANSWERS = {
   abt: () => [node('props', { protocol: '1', hash: 'sim1' })], w: () => [node('props', { protocol: '2', hash: 'sim1' })], 'w:get': () => [node('props', { protocol: '2', hash: 'sim1' })],
   blocklist: () => [node('list', { dhash: 'none' })],
   privacy: (_connection, query) => (child(query, 'privacy') ? [node('privacy', {}, [node('category', { name: 'readreceipts', value: 'all' })])] : []),
-  'w:m': ({ phone }) => [node('media_conn', { auth: 'sim', ttl: '300', auth_ttl: '21600', max_buckets: '12' }, phone.mediaHosts.map((hostname) => node('host', { hostname, maxContentLengthBytes: '104857600' })))],
+  'w:m': ({ phone }) => [node('media_conn', { auth: 'sim', ttl: '300', auth_ttl: '21600', max_buckets: '12' }, phone.world.mediaHosts.map((hostname) => node('host', { hostname, maxContentLengthBytes: '104857600' })))],
   'w:sync:app:state': appState
 }
 
@@ -61,8 +61,8 @@ function passive(connection, query) {
 const numberIn = (parent, tag) => { const bytes = bytesOf(child(parent, tag)); return bytes.length ? bytes.readUIntBE(0, bytes.length) : 0 }
 
 /** @type {Answer} */
-function encryption({ phone, number }, query) {
-  const { companion } = phone
+function encryption({ phone, line, number }, query) {
+  const companion = line?.companion
   const [first] = children(query)
   if (!companion) return NO_SUCH
   switch (first?.tag) {
@@ -138,7 +138,7 @@ function userFacts(phone, tag, person) {
   if (!person) return []
   if (tag === 'lid') return [node('lid', { val: person.jid('lid') })]
   if (tag !== 'devices') return []
-  const own = person === phone.owner && phone.companion ? [phone.companion.device] : []
+  const own = person === phone.owner ? phone.lines.map(({ companion }) => companion.device) : []
   const numbers = [0, ...own, ...person.devices.keys()].filter((number, index, all) => all.indexOf(number) === index)
   const device = (/** @type {number} */ id) => node('device', { id: String(id), 'key-index': id ? '1' : undefined })
   return [node('devices', {}, [node('device-list', { hash: 'sim' }, numbers.map(device))])]
@@ -151,8 +151,7 @@ function multiDevice(connection, query) {
   if (first && PASSKEY_STEPS.includes(first.tag)) return connection.gate ? connection.gate.answer(first) : NO_SUCH
   if (first?.tag === 'remove-companion-device') {
     phone.log.add('logout', { connection: connection.number, jid: first.attrs.jid, reason: first.attrs.reason })
-    phone.companion = null
-    phone.queue.clear()
+    phone.unlink(connection.line)
     return []
   }
   if (first?.attrs.stage === 'companion_hello' && phone.realism.switches.check_display && !acceptedDisplay(first)) return { error: 400, text: 'bad-request' }

@@ -28,6 +28,7 @@ export const KIND = {
   qr_expires: false, // each QR reference has its own time
   code_expires: false,
   check_display: false, // companion_platform_display must be "Browser (OS)", else 400
+  max_devices: 0, // above it the phone refuses the scan or the code; 0: no limit
   min_version: '', // e.g. "2.3000.1030000000": an older client gets its QR, and the scan fails in silence
   passkey: false, // after the scan or the code the owner must sign a challenge
   web_version: '', // e.g. "2.3000.1040000000": what /sw.js of the control API says is today's
@@ -41,13 +42,13 @@ export const KIND = {
 /** @type {Switches} */
 const REAL = {
   ...KIND, debts: true, strict_acks: true, windows: true, qr_expires: true, code_expires: true, check_display: true,
-  queries_per_minute: 600, logins_per_minute: 30
+  queries_per_minute: 600, logins_per_minute: 30, max_devices: 4
 }
 
 /** @type {Record<string, Partial<Switches>>} */
 export const PROFILES = {
   kind: KIND,
-  default: { ...REAL, debt_s: 60, logins_per_minute: 0 },
+  default: { ...REAL, debt_s: 60, logins_per_minute: 0, max_devices: 0 },
   real: REAL
 }
 

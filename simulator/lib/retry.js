@@ -5,7 +5,7 @@
 import { proto } from 'baileys'
 import { spoil } from './device.js'
 import { openRetryRequest, sealRetryAnswer } from './media-crypto.js'
-import { distribution, encryptPairwise, enqueue, findSent, sendPeer } from './send.js'
+import { distribution, encryptPairwise, enqueueFor, findSent, sendPeer } from './send.js'
 import { bytesOf, child, node } from './stanza.js'
 
 /** @typedef {import('./connection.js').Connection} Connection */
@@ -16,18 +16,18 @@ const { ResultType } = proto.MediaRetryNotification
 const { Type } = proto.Message.ProtocolMessage
 
 /** A retry receipt: the sender encrypts the message again, for this device alone, with its sender key. @param {Connection} connection @param {Node} receipt */
-export function answerRetry({ phone }, receipt) {
+export function answerRetry({ phone, line }, receipt) {
   const { to = '', participant, id = '' } = receipt.attrs
   const message = findSent(phone, to, participant, id)
-  if (!message || message.fault.never || phone.faults.has('senders_silent')) return
+  if (!line || !message || message.fault.never || phone.faults.has('senders_silent')) return
   void phone.inOrder(async () => {
     const count = child(receipt, 'retry')?.attrs.count ?? '1'
     const content = message.group ? { ...message.message, ...distribution(message) } : message.message
-    const { type, ciphertext } = await encryptPairwise(phone, message.device, content, { bundle: bundleIn(receipt) })
+    const { type, ciphertext } = await encryptPairwise(line, message.device, content, { bundle: bundleIn(receipt) })
     const bad = Number(count) < Number(message.fault.retries ?? 1)
     const enc = node('enc', { v: '2', type, count, mediatype: message.mediatype }, bad ? spoil(type, ciphertext) : ciphertext)
-    if (message.group && !bad) message.device.senderKey(message.group).sharedWith = phone.companion?.generation ?? 0
-    enqueue(phone, node(message.tag, message.attrs, [enc]))
+    if (message.group && !bad) message.device.senderKey(message.group).sharedWith.add(line.companion.generation)
+    enqueueFor(line, node(message.tag, message.attrs, [enc]))
     phone.log.add('retry_answered', { id, participant: participant ?? null, count: Number(count) })
   }).catch((error) => phone.log.add('retry_failed', { id, error: String(error) }))
 }
@@ -47,7 +47,8 @@ function bundleIn(receipt) {
 }
 
 /** Media has expired: the phone uploads it again and tells the new path, sealed with the media's key. @param {Connection} connection @param {Node} receipt */
-export function answerMediaRetry({ phone }, receipt) {
+export function answerMediaRetry({ phone, line }, receipt) {
+  if (!line) return
   const { id = '' } = receipt.attrs
   const rmr = child(receipt, 'rmr')
   const blob = (findSent(phone, rmr?.attrs.jid ?? '', rmr?.attrs.participant, id) ?? [...phone.sent.values()].findLast((one) => one.id === id))?.blob
@@ -58,11 +59,11 @@ export function answerMediaRetry({ phone }, receipt) {
   const understood = blob && attempt(() => openRetryRequest(bytesOf(child(encrypted, 'enc_p')), bytesOf(child(encrypted, 'enc_iv')), blob.mediaKey, id))
   phone.log.add('media_retry', { id, understood: Boolean(understood), path })
   const data = phone.media.blobs.get(path)
-  if (!blob || !understood || !data) return enqueue(phone, mediaRetry(phone, receipt, [node('error', { code: '2' })]))
+  if (!blob || !understood || !data) return enqueueFor(line, mediaRetry(phone, receipt, [node('error', { code: '2' })]))
   if (!missing) blob.directPath = phone.media.put(data, phone.media.impostors.get(path) ?? (() => data))
   const answer = missing ? { stanzaId: id, result: ResultType.NOT_FOUND } : { stanzaId: id, result: ResultType.SUCCESS, directPath: blob.directPath }
   const { sealed, iv } = sealRetryAnswer(answer, blob.mediaKey, id)
-  enqueue(phone, mediaRetry(phone, receipt, [node('encrypt', {}, [node('enc_p', {}, sealed), node('enc_iv', {}, iv)])]))
+  enqueueFor(line, mediaRetry(phone, receipt, [node('encrypt', {}, [node('enc_p', {}, sealed), node('enc_iv', {}, iv)])]))
 }
 
 /** @template T @param {() => T} job @returns {T | undefined} */
@@ -90,9 +91,10 @@ export function readClientMessage(connection, stanza) {
 }
 
 /** @param {Connection} connection @param {Node} stanza */
-async function fillPlaceholders({ phone }, stanza) {
+async function fillPlaceholders({ phone, line }, stanza) {
+  if (!line) return
   const enc = child(stanza, 'enc')
-  const padded = await phone.owner.device().decrypt(phone.companion?.generation ?? 0, enc?.attrs.type ?? 'msg', bytesOf(enc))
+  const padded = await phone.owner.device().decrypt(line.companion.generation, enc?.attrs.type ?? 'msg', bytesOf(enc))
   const read = proto.Message.decode(padded.subarray(0, -(padded.at(-1) ?? 0)))
   const request = (read.deviceSentMessage?.message ?? read).protocolMessage?.peerDataOperationRequestMessage
   phone.log.add('peer_request', { id: stanza.attrs.id, type: request?.peerDataOperationRequestType ?? null })
@@ -101,7 +103,7 @@ async function fillPlaceholders({ phone }, stanza) {
     return message && (!message.fault.never || message.fault.phone) ? [message] : []
   })
   if (!messages.length || phone.faults.has('senders_silent')) return
-  await sendPeer(phone, {
+  await sendPeer(line, {
     protocolMessage: {
       type: Type.PEER_DATA_OPERATION_REQUEST_RESPONSE_MESSAGE,
       peerDataOperationRequestResponseMessage: {

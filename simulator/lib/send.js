@@ -14,6 +14,7 @@ import { sentKey } from './phone.js'
 import { node, SERVER } from './stanza.js'
 
 /** @typedef {import('./phone.js').Phone} Phone */
+/** @typedef {import('./line.js').Line} Line */
 /** @typedef {import('./stanza.js').Node} Node */
 /** @typedef {import('./device.js').Device} Device */
 /** @typedef {{duplicate?: boolean, out_of_order?: boolean, tamper_signature?: boolean, corrupt?: boolean, no_skdm?: boolean, unavailable?: boolean, hold?: boolean, never?: boolean, retries?: number, phone?: boolean, again?: boolean, new_session?: boolean, skip?: number, forged?: {counter?: number, previous_counter?: number}, garbage?: number}} MessageFault */
@@ -38,7 +39,8 @@ import { node, SERVER } from './stanza.js'
 /** Statuses are encrypted like a group's messages; they come as stanzas of their own. */
 const STATUSES = { id: 'status@broadcast', mode: /** @type {'lid' | 'pn'} */ ('lid') }
 const LOW_PREKEYS = 5 // below this the server tells the client
-/** @type {WeakMap<Phone, Map<string, Node[]>>} stanzas that wait for the sender's next one, or for a release, by chat+sender or id */
+/** @typedef {Map<Line, Node>} Copies one message, as it is encrypted for each device */
+/** @type {WeakMap<Phone, Map<string, Copies[]>>} messages that wait for the sender's next one, or for a release, by chat+sender or id */
 const heldBack = new WeakMap()
 
 /** @param {Phone} phone */
@@ -48,23 +50,33 @@ function held(phone) {
   return map
 }
 
+/**
+ * Who gets a message: every device of this account; of a group also those of the other accounts in it.
+ * @param {Phone} phone @param {SentMessage} message
+ */
+function recipients(phone, { group }) {
+  const members = (group && phone.groups.get(group)?.members) || []
+  const others = phone.world.phones.filter((other) => other !== phone && members.includes(other.owner))
+  return [phone, ...others].flatMap(({ lines }) => lines)
+}
+
 /** @param {Phone} phone @param {Record<string, any>} request - as documented under `/send` */
 export function send(phone, request) {
   return phone.inOrder(async () => {
-    if (!phone.companion?.jid) throw new ControlError(409, 'no device is linked yet')
+    if (!phone.lines.length) throw new ControlError(409, 'no device is linked yet')
     const message = prepare(phone, request)
     phone.remember(message)
-    const stanza = await encrypt(phone, message)
+    const copies = await encrypt(recipients(phone, message), message)
     phone.messagesSent++
     const { fault, person, participant, attrs } = message
     const order = `${message.chat}|${message.participant}`
     const waiting = held(phone)
-    if (fault.hold || fault.again) waiting.set(message.id, [stanza])
-    if (fault.out_of_order) waiting.set(order, [...(waiting.get(order) ?? []), stanza])
+    if (fault.hold || fault.again) waiting.set(message.id, [copies])
+    if (fault.out_of_order) waiting.set(order, [...(waiting.get(order) ?? []), copies])
     else if (!fault.hold) {
       const late = waiting.get(order) ?? []
       waiting.delete(order)
-      for (const one of [stanza, ...(fault.duplicate ? [stanza] : []), ...late]) enqueue(phone, one)
+      for (const one of [copies, ...(fault.duplicate ? [copies] : []), ...late]) enqueueCopies(one)
     }
     return {
       id: message.id, sender: person.jid('lid'), participant: participant ?? null, participant_pn: person.jid('pn'), chat: message.group ?? attrs.recipient ?? message.chat,
@@ -77,7 +89,7 @@ export function send(phone, request) {
 export function release(phone, { ids = [] }) {
   return phone.inOrder(async () => {
     for (const id of ids) {
-      for (const stanza of held(phone).get(id) ?? []) enqueue(phone, stanza)
+      for (const copies of held(phone).get(id) ?? []) enqueueCopies(copies)
       held(phone).delete(id)
     }
     return { released: ids.length }
@@ -89,14 +101,22 @@ function describeBlob({ directPath, fileSha256, fileEncSha256, fileLength }) {
   return { direct_path: directPath, path: directPath.split('?')[0], sha256: fileSha256.toString('hex'), enc_sha256: fileEncSha256.toString('hex'), file_length: fileLength }
 }
 
-/** Keeps a stanza for the client, and writes it if the client is there. @param {Phone} phone @param {Node} stanza */
-export function enqueue(phone, stanza) {
-  if (!phone.companion?.jid) return
-  const entry = phone.queue.add(stanza)
-  if (!phone.live) return
-  if (phone.online?.hears(stanza) === false) return
-  phone.queue.markSent(entry)
-  phone.online?.send(stanza)
+/** Keeps a stanza for every device of the account, and writes it to those that are there. @param {Phone} phone @param {Node} stanza */
+export function enqueue({ lines }, stanza) {
+  for (const line of lines) enqueueFor(line, stanza)
+}
+
+/** The same for one device. @param {Line} line @param {Node} stanza */
+export function enqueueFor({ queue, live, online }, stanza) {
+  const entry = queue.add(stanza)
+  if (!live || online?.hears(stanza) === false) return
+  queue.markSent(entry)
+  online?.send(stanza)
+}
+
+/** @param {Copies} copies */
+function enqueueCopies(copies) {
+  for (const [line, stanza] of copies) enqueueFor(line, stanza)
 }
 
 /** @param {Phone} phone @param {Record<string, any>} request @returns {SentMessage} */
@@ -129,31 +149,44 @@ function prepare(phone, request) {
   }
 }
 
-/** @param {Phone} phone @param {SentMessage} message @returns {Promise<Node>} */
-async function encrypt(phone, message) {
-  const { group, device, fault, mediatype } = message
-  const damaged = { corrupt: fault.corrupt, tamper: fault.tamper_signature }
-  if (fault.unavailable) return node(message.tag, message.attrs, [node('unavailable', { type: 'unknown' })])
-  if (fault.forged || fault.garbage) {
+/** @param {Line[]} lines @param {SentMessage} message @returns {Promise<Copies>} */
+async function encrypt(lines, message) {
+  const { group, fault, mediatype } = message
+  /** @type {(line: Line) => Node[] | Promise<Node[]>} */
+  let parts
+  if (fault.unavailable) parts = () => [node('unavailable', { type: 'unknown' })]
+  else if (fault.forged || fault.garbage) {
     const ciphertext = fault.forged ? forgedMessage(fault.forged) : garbage(fault.garbage ?? 0)
-    return node(message.tag, message.attrs, [node('enc', { v: '2', type: fault.garbage && group ? 'skmsg' : 'msg', mediatype }, ciphertext)])
-  }
-  if (!group) {
-    const bundle = fault.new_session ? phone.companion?.takeBundle({ oneTime: false }) : undefined
-    const { type, ciphertext } = await encryptPairwise(phone, device, message.message, { bundle, skip: fault.skip })
-    return node(message.tag, message.attrs, [node('enc', { v: '2', type, mediatype }, fault.corrupt ? spoil(type, ciphertext) : ciphertext)])
-  }
-  const generation = phone.companion?.generation ?? 0
+    parts = () => [node('enc', { v: '2', type: fault.garbage && group ? 'skmsg' : 'msg', mediatype }, ciphertext)]
+  } else parts = group ? forGroup(message, group) : (line) => forDevice(line, message)
+  /** @type {Copies} */
+  const copies = new Map()
+  for (const line of lines) copies.set(line, node(message.tag, message.attrs, await parts(line)))
+  return copies
+}
+
+/** @param {Line} line @param {SentMessage} message */
+async function forDevice(line, { device, message, mediatype, fault }) {
+  const bundle = fault.new_session ? line.companion.takeBundle({ oneTime: false }) : undefined
+  const { type, ciphertext } = await encryptPairwise(line, device, message, { bundle, skip: fault.skip })
+  return [node('enc', { v: '2', type, mediatype }, fault.corrupt ? spoil(type, ciphertext) : ciphertext)]
+}
+
+/** One ciphertext for all devices; each that does not have the sender's key yet gets it along. @param {SentMessage} message @param {string} group */
+function forGroup(message, group) {
+  const { device, fault, mediatype } = message
   const key = fault.no_skdm ? device.rotateSenderKey(group) : device.senderKey(group)
-  const parts = []
-  if (key.sharedWith !== generation && !fault.no_skdm) {
-    const { type, ciphertext } = await encryptPairwise(phone, device, distribution(message))
-    parts.push(node('enc', { v: '2', type }, ciphertext))
-    key.sharedWith = generation
-  }
+  const shared = distribution(message)
   if (fault.skip) key.skip(fault.skip)
-  parts.push(node('enc', { v: '2', type: 'skmsg', mediatype }, key.encrypt(padMessage(message.message), damaged)))
-  return node(message.tag, message.attrs, parts)
+  const sealed = key.encrypt(padMessage(message.message), { corrupt: fault.corrupt, tamper: fault.tamper_signature })
+  const enc = node('enc', { v: '2', type: 'skmsg', mediatype }, sealed)
+  return async (/** @type {Line} */ line) => {
+    const { generation } = line.companion
+    if (fault.no_skdm || key.sharedWith.has(generation)) return [enc]
+    const { type, ciphertext } = await encryptPairwise(line, device, shared)
+    key.sharedWith.add(generation)
+    return [node('enc', { v: '2', type }, ciphertext), enc]
+  }
 }
 
 /** The sender's key for the group, as a message to one device. @param {SentMessage} message @returns {proto.IMessage} */
@@ -163,41 +196,41 @@ export function distribution({ group, device }) {
 }
 
 /**
- * @param {Phone} phone @param {Device} device @param {proto.IMessage} message
+ * @param {Line} line @param {Device} device @param {proto.IMessage} message
  * @param {{bundle?: import('./device.js').Bundle, skip?: number}} [options] - start a new session with these keys · leave out so many keys
  */
-export async function encryptPairwise(phone, device, message, { bundle, skip } = {}) {
-  const { companion } = phone
-  if (!companion) throw new ControlError(409, 'no device is linked')
+export async function encryptPairwise(line, device, message, { bundle, skip } = {}) {
+  const { companion } = line
   if (bundle || !device.hasSession(companion.generation)) {
     await device.startSession(companion.generation, bundle ?? companion.takeBundle())
-    if (companion.preKeys.size === LOW_PREKEYS - 1) tellLowPreKeys(phone)
+    if (companion.preKeys.size === LOW_PREKEYS - 1) tellLowPreKeys(line)
   }
   if (skip) device.skip(companion.generation, skip)
   return device.encrypt(companion.generation, padMessage(message))
 }
 
-/** @param {Phone} phone */
-function tellLowPreKeys(phone) {
-  const count = String(phone.companion?.preKeys.size ?? 0)
-  phone.log.add('prekeys_low', { count })
-  enqueue(phone, node('notification', { from: SERVER, type: 'encrypt', id: randomBytes(6).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, [node('count', { value: count })]))
+/** @param {Line} line */
+function tellLowPreKeys(line) {
+  const count = String(line.companion.preKeys.size)
+  line.phone.log.add('prekeys_low', { count })
+  enqueueFor(line, node('notification', { from: SERVER, type: 'encrypt', id: randomBytes(6).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, [node('count', { value: count })]))
 }
 
 /**
- * A message of the owner's phone to the linked device itself.
- * @param {Phone} phone @param {proto.IMessage} message
+ * A message of the owner's phone to one of its linked devices.
+ * @param {Line | undefined} line @param {proto.IMessage} message
  * @param {{queued?: boolean}} [options] - whether it is kept until receipted
  */
-export function sendPeer(phone, message, { queued = true } = {}) {
-  return phone.inOrder(async () => {
-    const { owner } = phone
-    const { type, ciphertext } = await encryptPairwise(phone, owner.device(), message)
+export async function sendPeer(line, message, { queued = true } = {}) {
+  if (!line) throw new ControlError(409, 'no device is linked')
+  const { owner, world } = line.phone
+  return world.inOrder(async () => {
+    const { type, ciphertext } = await encryptPairwise(line, owner.device(), message)
     const id = randomBytes(8).toString('hex').toUpperCase()
     const attrs = { from: owner.jid('lid'), id, t: String(Math.floor(Date.now() / 1000)), type: 'text', category: 'peer', push_priority: 'high' }
     const stanza = node('message', attrs, [node('enc', { v: '2', type }, ciphertext)])
-    if (queued) enqueue(phone, stanza)
-    else if (phone.live) phone.online?.send(stanza)
+    if (queued) enqueueFor(line, stanza)
+    else if (line.live) line.online?.send(stanza)
     return { id }
   })
 }

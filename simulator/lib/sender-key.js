@@ -24,8 +24,8 @@ export class SenderKey {
   #iteration = 0
   #chainKey = randomBytes(32)
   #signing = makeSigningKey()
-  /** whether the client was sent this key; the registration number of the client that got it */
-  sharedWith = 0
+  /** which linked devices were sent this key, by their registration numbers @type {Set<number>} */
+  sharedWith = new Set()
 
   /** @returns {Uint8Array} the axolotl part of a SenderKeyDistributionMessage: the key from here on */
   distribution() {

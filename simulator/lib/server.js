@@ -25,7 +25,7 @@ export async function listenForClients(phone, host) {
   let server = make().listen(0, host)
   await once(server, 'listening')
   const port = portOf(server)
-  phone.listening = async (open) => {
+  phone.world.listening = async (open) => {
     if (open === server.listening) return
     if (!open) return void server.close()
     server = make().listen(port, host)

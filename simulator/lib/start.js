@@ -16,7 +16,7 @@ export async function start({ host = '127.0.0.1', port = 0, realism = {} } = {})
     phone,
     endpoints: {
       control_url: `http://${host}:${control.port}`, socket_url: `ws://${host}:${clients.port}/ws/chat`, media_origin: `https://${host}:${media.port}`,
-      media_ca: tls.ca, root_key: phone.root.public.toString('base64')
+      media_ca: tls.ca, root_key: phone.world.root.public.toString('base64')
     },
     close: () => [control, clients, media].forEach((listener) => listener.close())
   }

@@ -7,6 +7,7 @@ import { proto } from 'baileys'
 import { ServerHandshake } from '../lib/noise.js'
 import { makeSigningKey } from '../lib/curve.js'
 import { askedForBacklog, announceBacklog, continueBacklog } from '../lib/backlog.js'
+import { Companion } from '../lib/companion.js'
 import { Phone } from '../lib/phone.js'
 import { node } from '../lib/stanza.js'
 import { pairedClient } from './client.js'
@@ -33,11 +34,12 @@ function waiting(count) {
   const phone = new Phone()
   phone.realism.set({ profile: 'default', window: 10 })
   phone.historyAuto = false
+  phone.link(new Companion(1, Buffer.alloc(32), {}))
   for (let i = 0; i < count; i++) phone.queue.add(node('message', { id: `m${i}`, from: '1@g.us' }))
   /** @type {string[]} */
   const written = []
   const connection = /** @type {any} */ ({
-    phone, state: 'login', number: 1, allowed: 0, asked: false, delivering: false, endWithheld: false, offlineSent: 0, backpressure: 0,
+    phone, line: phone.line(), state: 'login', number: 1, allowed: 0, asked: false, delivering: false, endWithheld: false, offlineSent: 0, backpressure: 0,
     become(/** @type {string} */ state) { this.state = state },
     send(/** @type {any} */ stanza) { written.push(stanza.attrs.id ?? stanza.content[0].tag) }
   })
