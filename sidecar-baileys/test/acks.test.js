@@ -182,6 +182,29 @@ test('a change of the account\'s settings is acked, and no collection is fetched
   assert.deepEqual(queries, [])
 })
 
+test('collections of the app state are neither fetched nor stored, but for the one that has the account\'s name', async (t) => {
+  const server = await startPhone()
+  const kept = new Database()
+  const fresh = new Sidecar(kept)
+  t.after(() => {
+    fresh.child.kill('SIGKILL')
+    server.stop()
+  })
+  await server.post('/me', { biz: false })
+  await server.post('/app_state', { contacts: 5000 })
+  await server.post('/app_state', { collection: 'critical_block', entries: [{ index: ['setting_pushName'], value: { pushNameSetting: { name: 'Olivia of the app state' } } }] })
+  await pair(fresh, server)
+  await fresh.until(() => kept.creds?.includes('Olivia of the app state'), 'the name')
+  await server.post('/app_state', { contacts: 1 })
+  await server.post('/wait', { for: 'queue_empty', timeout_ms: 30_000 })
+  const asked = (await server.all('/log')).filter((/** @type {any} */ one) => one.kind === 'app_state')
+  assert.deepEqual(asked.map((/** @type {any} */ { collections }) => collections), [['critical_block']])
+  const stored = [...kept.keys].filter(([name]) => name.startsWith('app-state-sync-version/'))
+  assert.ok(stored.reduce((sum, [, value]) => sum + value.length, 0) < 1_000, JSON.stringify(stored.map(([name, value]) => [name, value.length])))
+  const shown = (await server.all('/log')).filter((/** @type {any} */ one) => one.kind === 'presence' && one.type === 'available')
+  assert.deepEqual(shown, [], 'a name alone does not make it look online')
+})
+
 test('nothing was answered wrongly, and nothing is owed', async () => {
   assert.deepEqual([...await logged('bad_ack'), ...await logged('debt')], [])
 })

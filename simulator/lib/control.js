@@ -2,6 +2,7 @@
 import http from 'node:http'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { writeAppState } from './app-state.js'
 import { announceBacklog, room } from './backlog.js'
 import { makeFault, makeMediaFault, removeDevices } from './control-faults.js'
 import { ControlError } from './errors.js'
@@ -57,6 +58,8 @@ const ROUTES = {
   'POST /groups/admins': changeAdmins,
   'POST /groups/addressing': changeAddressing,
   'POST /media/hosts': (phone, { hosts }) => ({ hosts: (phone.world.mediaHosts = hosts.map(String)) }),
+  'POST /app_state': writeAppState,
+  'GET /app_state': ({ appState }) => ({ collections: appState.describe() }),
   'POST /call': call,
   'POST /bot': sendBotMessage,
   'POST /revoke': revoke,

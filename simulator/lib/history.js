@@ -37,7 +37,7 @@ export function sendHistory(line, { sync_type = 'INITIAL_BOOTSTRAP', inline = tr
  * @param {Line} line
  */
 export async function sendFirst(line) {
-  await sendPeer(line, { protocolMessage: { type: Type.APP_STATE_SYNC_KEY_SHARE, appStateSyncKeyShare: { keys: [line.phone.appStateKey] } } }, { queued: false })
+  await sendPeer(line, { protocolMessage: { type: Type.APP_STATE_SYNC_KEY_SHARE, appStateSyncKeyShare: { keys: [line.phone.appState.key] } } }, { queued: false })
   await sendHistory(line, {})
 }
 

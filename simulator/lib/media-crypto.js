@@ -9,10 +9,10 @@ const MAC_BYTES = 10
 const TAG_BYTES = 16
 
 /** The name in the key derivation, by kind. @type {Record<string, string>} */
-const INFO = { image: 'Image', sticker: 'Image', video: 'Video', gif: 'Video', ptv: 'Video', audio: 'Audio', voice: 'Audio', document: 'Document', history: 'History' }
+const INFO = { image: 'Image', sticker: 'Image', video: 'Video', gif: 'Video', ptv: 'Video', audio: 'Audio', voice: 'Audio', document: 'Document', history: 'History', app_state: 'App State' }
 
 /** @param {string} kind */
-export const isMediaKind = (kind) => kind in INFO && kind !== 'history'
+export const isMediaKind = (kind) => kind in INFO && kind !== 'history' && kind !== 'app_state'
 
 /** @param {Uint8Array} data */
 export const sha256 = (data) => createHash('sha256').update(data).digest()

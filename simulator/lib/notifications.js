@@ -1,6 +1,7 @@
 /** Notifications of every type that the real server sends, with content of the right shape; and what newsletters publish. */
 import { randomBytes, randomInt } from 'node:crypto'
 import { proto } from 'baileys'
+import { changed } from './app-state.js'
 import { ControlError } from './errors.js'
 import { enqueue } from './send.js'
 import { node, SERVER } from './stanza.js'
@@ -17,9 +18,7 @@ const seconds = () => String(Math.floor(Date.now() / 1000))
  */
 const TYPES = {
   encrypt: (phone, { from }) => ({ from: who(phone, from), content: [node('identity')] }),
-  server_sync: (phone, { collections = ['regular'], version = 1 }) => ({
-    from: SERVER, content: collections.map((/** @type {string} */ name) => node('collection', { name, version: String(version) }))
-  }),
+  server_sync: (_phone, { collections = ['regular'], version = 1 }) => ({ from: SERVER, content: changed(collections, version) }),
   account_sync: (phone) => ({ from: phone.owner.jid('pn'), content: [node('blocklist', { action: 'modify', dhash: 'sim' }, [])] }),
   devices: (phone, { from }) => ({ from: who(phone, from), content: [node('update', { hash: 'sim' })] }),
   'fbid:devices': (phone, { from }) => ({ from: who(phone, from), content: [node('devices', { dhash: 'sim' })] }),

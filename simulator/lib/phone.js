@@ -3,7 +3,7 @@
  *
  * A call that names no device means the one that was linked last.
  */
-import { randomBytes } from 'node:crypto'
+import { AppState } from './app-state.js'
 import { Authenticator } from './authenticator.js'
 import { ControlError } from './errors.js'
 import { Journal } from './journal.js'
@@ -35,11 +35,7 @@ export class Phone {
   restrictedUntil = 0
   /** @type {number[]} monotonic times of the logins of the last minute */
   recentLogins = []
-  /** what a device needs to read the collections of the app state @type {import('baileys').proto.Message.IAppStateSyncKey} */
-  appStateKey = {
-    keyId: { keyId: Buffer.from([0, 1, ...randomBytes(4)]) },
-    keyData: { keyData: randomBytes(32), fingerprint: { rawId: 1, currentIndex: 1, deviceIndexes: [0, 1] }, timestamp: Date.now() }
-  }
+  appState = new AppState()
   /** of no device */
   #empty = new OfflineQueue()
 

@@ -161,8 +161,8 @@ function multiDevice(connection, query) {
 }
 
 /** @type {Answer} */
-function appState(_connection, query) {
+function appState({ phone }, query) {
   const asked = children(child(query, 'sync'))
-  const collections = asked.map(({ attrs }) => node('collection', { name: attrs.name, version: attrs.version, has_more_patches: 'false' }))
-  return [node('sync', {}, collections)]
+  phone.log.add('app_state', { collections: asked.map(({ attrs }) => attrs.name) })
+  return [node('sync', {}, asked.map(({ attrs }) => phone.appState.answer(phone.media, attrs.name ?? '', Number(attrs.version), attrs.return_snapshot === 'true')))]
 }

@@ -40,6 +40,8 @@ export class Client {
   stanzas = []
   /** @type {any[]} */
   groupUpdates = []
+  /** names of contacts, by address @type {Map<string, string | undefined>} */
+  contacts = new Map()
   events = new EventEmitter().setMaxListeners(0)
   /** @type {any} */
   lastClose = null
@@ -64,6 +66,7 @@ export class Client {
     this.sock.ws.on('CB:message', ({ attrs }) => this.#note(() => this.stanzas.push(attrs)))
     ev.on('creds.update', (update) => void Object.assign(this.auth.creds, update))
     ev.on('messages.upsert', ({ messages, type }) => this.#note(() => this.upserts.push(...messages.map((message) => ({ ...message, upsertType: type })))))
+    ev.on('contacts.upsert', (found) => this.#note(() => found.forEach(({ id, name }) => this.contacts.set(id, name))))
     ev.on('groups.update', (updates) => this.#note(() => this.groupUpdates.push(...updates)))
     ev.on('connection.update', (update) => this.#note(() => {
       if (update.qr) this.qr = update.qr
