@@ -93,6 +93,7 @@ const OTHER_PACKAGES = /** @type {[string, any, string][]} */ ([
   ['no buildAckStanza', otherBaileys({ buildAckStanza: undefined }), 'buildAckStanza'],
   ['another cache option', otherSource('messages-recv', 'config.msgRetryCounterCache'), 'msgRetryCounterCache'],
   ['a listener to a buffered event', { ...installed, source: listening }, 'the buffered events'],
+  ['another count of fetches', otherSource('chats', 'accountSyncCounter'), 'accountSyncCounter'],
   ['another event for a file', otherSource('messages-send', 'messages.media-update'), 'messages.media-update'],
 ])
 
@@ -117,6 +118,7 @@ const OTHER_SOCKETS = /** @type {[string, (sock: any) => object, string][]} */ (
   ['another cache of messages', ({ messageRetryManager }) =>
     ({ messageRetryManager: without(messageRetryManager, 'recentMessagesMap') }), 'sock.messageRetryManager'],
   ['no receipts', () => ({ sendReceipt: undefined }), 'sock.sendReceipt'],
+  ['no app state', () => ({ resyncAppState: undefined }), 'sock.resyncAppState'],
 ])
 
 for (const [change, alter, word] of OTHER_SOCKETS) {

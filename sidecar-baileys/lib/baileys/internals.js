@@ -222,6 +222,11 @@ export const IN_PACKAGES = [
     },
   },
   {
+    name: 'accountSyncCounter',
+    use: 'Baileys does not fetch the collections of the app state',
+    found: ({ source }) => source('Socket/chats.js').includes('authState.creds.accountSyncCounter > 0'),
+  },
+  {
     name: `the event ${MEDIA_UPDATE}`,
     use: 'ends the wait for a phone that does not answer a request for a file',
     found: ({ source }) => source('Socket/messages-send.js').includes(`bindWaitForEvent(ev, '${MEDIA_UPDATE}')`),
@@ -263,6 +268,11 @@ export const IN_SOCKET = [
     name: 'sock.sendReceipt, sock.sendRetryRequest, sock.sendNode, sock.generateMessageTag',
     use: 'receipts for redeliveries and suspects, acks and the logout',
     found: (sock) => hasMethods(sock, 'sendReceipt', 'sendRetryRequest', 'sendNode', 'generateMessageTag'),
+  },
+  {
+    name: 'sock.resyncAppState',
+    use: "fetches the account's own name",
+    found: (sock) => hasMethods(sock, 'resyncAppState'),
   },
 ]
 

@@ -49,6 +49,14 @@ const OF_A_CODE = 'link_code_companion_reg'
  * collection again, and the worker needs none of it (docs/whatsapp.md, "The real server in 2026").
  */
 const STATE_CHANGED = 'server_sync'
+/** The collection of the app state with the account's own name, which a phone tells an ordinary account only there. */
+const OWN_NAME = 'critical_block'
+/**
+ * Baileys counts here how often it has fetched the app state. At 0 it fetches every collection with the first history:
+ * thousands of contacts as files, without a time-out, in a transaction that every retry receipt waits for. The worker
+ * needs none of them.
+ */
+const NEVER_FETCH = { accountSyncCounter: 1 }
 /** Stanzas of the offline backlog in one window, as Baileys asks for them. */
 const WINDOW = '100'
 /** A notification: something happened to a group. */
@@ -123,7 +131,7 @@ export class Connection {
     this.hooks = hooks
     const stored = creds === null ? null : reviveCreds(creds)
     // What an attempt to link left behind is void: with `me` in it, Baileys would log in instead of registering.
-    this.creds = stored?.account ? stored : initAuthCreds()
+    this.creds = stored?.account ? stored : { ...initAuthCreds(), ...NEVER_FETCH }
     this.#arrivals = new Arrivals(hooks.notify)
     this.#link = new Pairing({
       creds: this.creds, browser: params.browser, ttlMs: params.qr_timeout_ms, notify: hooks.notify,
@@ -424,12 +432,22 @@ export class Connection {
   #hookEvents(sock) {
     const emit = sock.ev.emit.bind(sock.ev)
     sock.ev.emit = (/** @type {string} */ event, /** @type {any} */ data) => {
-      if (event === 'creds.update') return emit(event, this.#mergeCreds(data))
+      if (event === 'creds.update') {
+        const heard = emit(event, this.#mergeCreds(data))
+        if (data.myAppStateKeyId && !this.creds.me?.name) this.#fetchName()
+        return heard
+      }
       if (event === 'connection.update') this.#onConnection(data)
       const events = toWireEvents(event, data, (jid) => this.#isMe(jid))
       if (events.length > 0) this.gate.append({ events, bytes: EVENT_BYTES * events.length })
       return BUFFERED_EVENTS.has(event) || emit(event, data)
     }
+  }
+
+  /** The key that opens the collections has come. */
+  #fetchName() {
+    this.sock.resyncAppState([OWN_NAME], true).catch((/** @type {Error} */ error) =>
+      this.hooks.logger.debug({ err: error }, 'the account\'s name could not be fetched'))
   }
 
   /** Before Baileys reads the notification and acknowledges it. @param {import('baileys').BinaryNode} node */
