@@ -70,3 +70,24 @@ async def test_a_switch_takes_effect_with_the_next_poll(town: Town) -> None:
     await town.phone.wait_receipts([sent])
     assert await town.database.message(sent.id) is None
     assert await town.database.message(row["wa_msg_id"]) == row, "what was stored stays"
+
+
+async def test_a_group_that_passes_from_numbers_to_lids_has_one_sender_and_finds_its_copies(town: Town) -> None:
+    tell = town.worker.child.tail
+    group = await town.phone.group("Movers", ["Ana", "Ben"], "pn")
+    await town.database.wait_groups([group.id], tell=tell)
+    await town.database.monitor([group.id])
+    await polled(town)
+    by_number = await town.stored("Ana", group, "by number")
+    late = await town.phone.send("Ana", group.id, "a bad copy at first", fault={"corrupt": True, "hold": True})
+
+    await town.phone.post("/groups/addressing", {"id": group.id, "addressing_mode": "lid"})
+    by_lid = await town.stored("Ana", group, "by LID")
+    await town.phone.post("/release", {"ids": [late.id]})
+
+    async def good() -> Row | None:
+        row = await town.database.message(late.id)
+        return row if row and row["text"] == "a bad copy at first" else None
+
+    copied = await town.database.until("the good copy", good, tell=tell)
+    assert {row["sender"] for row in (by_number, by_lid, copied)} == {town.people["Ana"].lid}
