@@ -137,6 +137,16 @@ async def test_history_is_never_stored(request: pytest.FixtureRequest, command: 
     assert "an old page" not in stored
 
 
+async def test_a_history_of_thousands_holds_nothing_up_and_nothing_of_it_is_stored(listener: Town) -> None:
+    generate = {"people": 3000, "messages": 20_000, "to": listener.market.id}
+    await listener.phone.post("/history_sync", {"sync_type": "RECENT", "generate": generate})
+    sent = await listener.phone.send("Ana", listener.market.id, "after twenty thousand")
+    await listener.database.wait_message(sent.id, seconds=60, tell=listener.worker.child.tail)
+
+    texts = [row["text"] or "" for row in await listener.database.messages()]
+    assert not [text for text in texts if text.startswith("old ")]
+
+
 async def test_the_account_never_shows_as_online_and_unread_counts_stay(listener: Town) -> None:
     sent = await listener.phone.send("Ana", listener.market.id, "nobody has read this")
     await listener.phone.wait_receipts([sent])
