@@ -15,12 +15,12 @@ from testkit.phone import Group
 from testkit.worker import Worker
 from tests.e2e.town import Town, found_town
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(480)]
 
 SESSION = "coverage"
 CATCH_UP = {"WORKER_CATCH_UP_S": "86400", "WORKER_LEASE_S": "6"}
 LIVE_ONLY = {"WORKER_CATCH_UP_S": "0", "WORKER_LEASE_S": "6"}
-MARKED_SECONDS = 60.0  # the sidecar tells its mark every 10 s
+MARKED_SECONDS = 120.0  # the sidecar tells its mark every 10 s
 OLD_SECONDS = 100  # beyond the live window
 
 
