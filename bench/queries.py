@@ -227,11 +227,11 @@ def main() -> None:
         print("| query | ms | as a user of all groups | as a member of one |\n|---|---|---|---|")
         users = readers(connection)
         for title, query in queries().items():
-            times = [f"{median_ms(connection, query, args):.1f}"]
+            figures = [f"{median_ms(connection, query, args):.1f}"]
             for reader in users if not title.startswith("Search") else ():
                 with acting_as(connection, reader.user):
-                    times.append(f"{median_ms(connection, reader.query(query), reader.values):.1f}")
-            print(f"| {title} | {' | '.join(times)} |", flush=True)
+                    figures.append(f"{median_ms(connection, reader.query(query), reader.values):.1f}")
+            print(f"| {title} | {' | '.join(figures)} |", flush=True)
         connection.execute(REMOVE_USERS.read_bytes())
         taken: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(7):

@@ -15,7 +15,7 @@ from console.access.guard import Guard
 from console.access.logins import Logins
 from console.database import Locate, open_database
 from console.here import Console
-from console.pages import events, feed, groups, health, link, login, media, refused, sessions
+from console.pages import events, feed, groups, health, link, login, media, refused, search, sessions
 from console.pages.faults import HANDLERS
 from console.viewer import Manners
 from worker.settings import Settings
@@ -46,6 +46,7 @@ ROUTES = [
     Route("/s/{session}/feed", feed.newest, methods=["GET"]),
     Route("/s/{session}/messages/{message:int}", feed.message, methods=["GET"]),
     Route("/s/{session}/messages/{message:int}/file", media.file, methods=["GET"]),
+    Route("/s/{session}/search", search.page, methods=["GET"]),
     Route("/s/{session}/health", health.page, methods=["GET"]),
     Route("/s/{session}/health/retry", health.retry, methods=["POST"]),
     Route("/s/{session}/health/refused", refused.export, methods=["GET"]),

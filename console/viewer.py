@@ -131,6 +131,11 @@ async def read_action(request: Request, viewer: Viewer) -> dict[str, str]:
     return form
 
 
+def number(text: str | None) -> int | None:
+    """A parameter that is to be a whole number of at most 18 digits; null if it is none."""
+    return int(text) if text and text.lstrip("-").isdigit() and len(text) < 19 and text.isascii() else None
+
+
 def go_to(path: str, **query: str) -> Response:
     """After a form: the page to look at."""
     return RedirectResponse(f"{path}?{urlencode(query)}" if query else path, 303)

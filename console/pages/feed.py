@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,18 +11,17 @@ from starlette.responses import Response
 from console import messages
 from console.here import Here, here
 from console.messages import Page, Where
-from console.viewer import go_to
-
-OFFSET_MINUTES_MAX = 14 * 60
+from console.rules.days import day_begins
+from console.viewer import go_to, number
 
 
 async def newest(request: Request) -> Response:
     """`group`: one group's; `before`: older than this message; `date` and `offset`: the first of that day."""
     place = here(request)
-    where = Where(session=place.session, group=_number(request.query_params.get("group")))
+    where = Where(session=place.session, group=number(request.query_params.get("group")))
     if day := request.query_params.get("date"):
         return await _jump(place, where, day)
-    before = _number(request.query_params.get("before"))
+    before = number(request.query_params.get("before"))
     if before is not None:
         page = await messages.older(place.database, where, before)
         if request.query_params.get("part"):
@@ -46,10 +44,8 @@ async def message(request: Request) -> Response:
 
 
 async def _jump(place: Here, where: Where, day: str) -> Response:
-    offset = _number(place.request.query_params.get("offset")) or 0
     try:
-        zone = timezone(-timedelta(minutes=max(-OFFSET_MINUTES_MAX, min(OFFSET_MINUTES_MAX, offset))))
-        at = datetime.fromisoformat(day).replace(tzinfo=zone).astimezone(UTC)
+        at = day_begins(day, number(place.request.query_params.get("offset")) or 0)
     except ValueError:
         raise HTTPException(404) from None
     found = await messages.first_since(place.database, where, at.isoformat())
@@ -67,7 +63,3 @@ async def _show(place: Here, where: Where, page: Page, *, live: bool, marked: in
 
 def _values(place: Here, where: Where, page: Page) -> dict[str, Any]:
     return {"page": page, "where": where, "base": place.base, "marked": None}
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.lstrip("-").isdigit() and len(text) < 19 and text.isascii() else None

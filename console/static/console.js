@@ -218,15 +218,24 @@ document.addEventListener('click', (event) => {
   dialog.showModal()
 })
 
-// Keys in the feed: j and k, as in a feed reader
+// Keys: j and k, as in a feed reader, in the feed and in what a search found; / to search
+
+const results = document.getElementById('results')
 
 document.addEventListener('keydown', (event) => {
-  if (!feed || event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input,select,textarea')) return
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input,select,textarea')) return
+  if (event.key === '/' && document.body.dataset.search) {
+    event.preventDefault()
+    const field = document.getElementById('words')
+    if (!field) return location.assign(document.body.dataset.search)
+    field.focus()
+    return field.select()
+  }
   const step = { j: 1, k: -1 }[event.key]
-  if (!step) return
-  const all = [...feed.querySelectorAll('article')]
-  const here = all.indexOf(document.activeElement.closest('article'))
-  const next = all[here < 0 ? all.length - 1 : here + step]
+  if (!step || !(feed || results)) return
+  const all = [...(feed?.querySelectorAll('article') ?? results.querySelectorAll('a.result'))]
+  const here = all.indexOf(document.activeElement.closest('article, a.result'))
+  const next = all[here < 0 ? (feed ? all.length - 1 : 0) : here + step]
   next?.focus()
   next?.scrollIntoView({ block: 'nearest' })
 })

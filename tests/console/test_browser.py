@@ -21,7 +21,7 @@ from worker.store import GroupChange, Store
 from worker.store.embedded import Endpoint
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds" / "media"
-PAGES = ("link", "groups", "groups/{group}", "feed", "messages/{message}", "health", "link/disconnect")
+PAGES = ("link", "groups", "groups/{group}", "feed", "messages/{message}", "search?q=a", "health", "link/disconnect")
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +241,32 @@ async def test_older_messages_come_on_scrolling_up(
 
         await until("the first message on the page", scrolled, seconds=60)
         assert await seen.page.locator("article").count() == 120
+
+
+async def test_the_search_is_asked_and_walked_by_keys(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    words = [f"the fox number {n} jumps" if n % 30 == 0 else f"number {n}" for n in range(120)]
+    await held.commit(messages=[recent(f"m{n}", 1000 - 5 * n, text=text) for n, text in enumerate(words)])
+    await store.prune(session, stanza_seconds=3600)
+    await connected(store, held)
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open("feed")
+        await seen.see("number 119")
+        await seen.page.keyboard.press("/")
+        await seen.page.wait_for_selector("#words:focus")
+        await seen.page.keyboard.type("jumps FO")
+        await seen.page.keyboard.press("Enter")
+        await seen.see("number 90 jumps")
+        assert await seen.page.locator("a.result").count() == 4
+        assert await seen.page.locator("mark").first.text_content() == "fox"
+        await seen.page.keyboard.press("Escape")
+        await seen.page.evaluate("() => document.activeElement.blur()")
+        await seen.page.keyboard.press("j")
+        await seen.page.keyboard.press("j")
+        await seen.page.keyboard.press("Enter")
+        await seen.page.wait_for_selector("article.marked")
+        assert "number 60 jumps" in (await seen.page.locator("article.marked").text_content() or "")
+        await seen.see("number 61")

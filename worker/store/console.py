@@ -47,6 +47,14 @@ class Tail:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Found:
+    """A page of what a search found, as `search_messages` has it; `next`: where the next page begins."""
+
+    results: list[Row]
+    next: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Requeued:
     """Files that are jobs again; `without`: abandoned too, but nothing was kept to start from."""
 
@@ -169,6 +177,14 @@ class Console:
         args = {"p_session": session, "p_group": _id(group), "p_after": _id(after), "p_limit": limit}
         row = await self._call("wa_tail", args)
         return Tail(cursor=int(row["cursor"]), messages=list(row["messages"]))
+
+    async def search(
+        self, session: str, query: str, narrow: Mapping[str, Any], *, sort: str, cursor: str | None, limit: int
+    ) -> Found:
+        """Messages by what they say. `narrow` is the `p_filter` of `search_messages`, `sort` newest or best."""
+        args = {"p_session": session, "p_query": query, "p_filter": narrow, "p_sort": sort, "p_cursor": cursor}
+        answer = await self._call("search_messages", args | {"p_limit": limit})
+        return Found(results=answer["results"], next=answer["next"])
 
     async def media_requeue(self, session: str, statuses: Sequence[str]) -> Requeued:
         return Requeued(

@@ -1,0 +1,108 @@
+"""The search: what the database finds, each result a link to the message among those around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from console.here import Here, here
+from console.rules.days import day_begins
+from console.rules.people import Names
+from console.viewer import number
+from worker.store.console import Found
+
+PAGE = 30
+PEOPLE = 50  # whose name is like what was typed
+KINDS = ("text", "image", "video", "voice", "document", "sticker", "contact", "location", "poll")
+SORTS = ("newest", "best")
+CURSOR = re.compile(r"\d{1,18}|\d[\d.e-]{0,20} \d{1,18} \d{1,18}")
+FIELDS = ("q", "group", "person", "kind", "since", "until", "offset", "file", "sort")
+
+
+async def page(request: Request) -> Response:
+    """What was asked stands in the address; without anything asked there is the form alone."""
+    place = here(request)
+    asked = {name: request.query_params.get(name, "").replace("\0", "").strip() for name in FIELDS}
+    is_asked = any(value for name, value in asked.items() if name not in ("offset", "sort"))
+    found = await _find(place, asked) if is_asked else None
+    groups = await place.database.ask(lambda store: store.console.groups(place.session))
+    names = Names()
+    if found:
+        names.learn({**each, "push_name": each["name"], "sender_alt": None} for each in found.results)
+    values: dict[str, Any] = {
+        "asked": asked,
+        "found": found,
+        "groups": groups,
+        "group_names": {group.id: group.name or group.wa_group_id for group in groups},
+        "kinds": KINDS,
+        "sorts": SORTS,
+        "names": names,
+        "more": urlencode({**asked, "cursor": found.next}) if found and found.next else None,
+    }
+    return await place.show("search.html", values)
+
+
+async def _find(place: Here, asked: Mapping[str, str]) -> Found:
+    """Raises:
+    HTTPException: what was asked makes no sense: no day, no number.
+    """
+    narrow: dict[str, Any] = {}
+    offset = number(asked["offset"]) or 0
+    try:
+        if asked["since"]:
+            narrow["since"] = day_begins(asked["since"], offset).isoformat()
+        if asked["until"]:
+            narrow["until"] = (day_begins(asked["until"], offset) + timedelta(days=1)).isoformat()
+    except (ValueError, OverflowError):
+        raise HTTPException(404) from None
+    if asked["group"]:
+        narrow["groups"] = [number(asked["group"]) or 0]
+    if asked["kind"]:
+        narrow["kinds"] = [asked["kind"]]
+    if asked["file"]:
+        narrow["has_file"] = True
+    if asked["person"]:
+        narrow["people"] = await _people(place, asked["person"]) or ["nobody"]
+    return await place.database.ask(
+        lambda store: store.console.search(
+            place.session,
+            asked["q"],
+            narrow,
+            sort=asked["sort"] if asked["sort"] in SORTS else SORTS[0],
+            cursor=_cursor(place.request.query_params.get("cursor")),
+            limit=PAGE,
+        )
+    )
+
+
+def _cursor(text: str | None) -> str | None:
+    """A cursor of ours, which is whole numbers and a rank; anything else would be an error of the database."""
+    return text if text and CURSOR.fullmatch(text) else None
+
+
+async def _people(place: Here, wanted: str) -> list[str]:
+    """The senders whose name or number holds these words."""
+    like = "%" + wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+    digits = "".join(letter for letter in wanted if letter.isascii() and letter.isdigit())
+    columns = [("push_name", like), *([("number", f"%{digits}%")] if digits else []), ("sender", like)]
+    found: list[str] = []
+    for column, pattern in columns:
+        found += await _people_like(place, column, pattern)
+    return list(dict.fromkeys(found))[:PEOPLE]
+
+
+async def _people_like(place: Here, column: str, pattern: str) -> list[str]:
+    rows = await place.database.read(
+        "people",
+        lambda c: (
+            c.table("people").select("sender").eq("session_id", place.session).ilike(column, pattern).limit(PEOPLE)
+        ),
+    )
+    return [row["sender"] for row in rows]
