@@ -65,7 +65,7 @@ def _queues(results: list[Result]) -> list[str]:
             one = next(each for each in results if each["what"] == what and each["side"] == side)
             trips, size = one.get("round_trips_per_message"), one.get("bytes_per_message")
             lines.append(
-                f"| {side} | {one['messages']:,} | {rate:.0f} | {rate / stock if stock else 0:.1f} "
+                f"| {side} | {one['messages']:,} | {rate:.0f} | {f'{rate / stock:.1f}' if stock else '-'} "
                 f"| {_roles(results, what, side, 'cpu_s_per_1000')} | {_roles(results, what, side, 'mb_at_rest')} "
                 f"| {_roles(results, what, side, 'mb_at_load')} | {'-' if trips is None else f'{trips:.3f}'} "
                 f"| {'-' if size is None else f'{size:,.0f}'} |"
