@@ -28,7 +28,8 @@ class Linked:
 
     async def stored(self, sent: Sent) -> str | None:
         row = await self.database.wait_message(sent.id, tell=self.worker.child.tail)
-        return row["text"]
+        text: str | None = row["text"]
+        return text
 
 
 async def linked(stack: AsyncExitStack, folder: Path, supabase: EmbeddedSupabase, phone: VirtualPhone) -> Linked:

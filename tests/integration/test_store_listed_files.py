@@ -30,7 +30,9 @@ async def the_only_job(store: Store, session: str) -> MediaJob:
 async def fetched(store: Store, session: str) -> int:
     """The id of the stored file."""
     job = await the_only_job(store, session)
-    return (await store.media_done(job.id, "m1", file(session))).media_id
+    done = await store.media_done(job.id, "m1", file(session))
+    assert done.media_id is not None
+    return done.media_id
 
 
 async def kept(store: Store, session: str) -> bool:
