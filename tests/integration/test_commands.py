@@ -375,6 +375,19 @@ async def test_tail_shows_the_newest_of_one_group_or_all(wa: Commands, store: St
     assert (await wa("tail", "nobody")).code == 2
 
 
+async def test_search_finds_in_one_group_or_all(wa: Commands, store: Store, session: str) -> None:
+    held = await writer(store, session, monitored=(GROUP, OTHER_GROUP))
+    await held.commit(messages=[message("A1", 1), message("B1", 2, text="text\x1b[2J", chat_id=OTHER_GROUP)])
+    await store.prune(session, stanza_seconds=3600)
+    lines = (await wa("search", "TEX")).out.splitlines()
+    assert [line[17:] for line in lines] == ["Work · Ana: text [2J", "Family · Ana: text of A1"]
+    (found,) = json.loads((await wa("search", "tex", "--group", "family", "--json")).out)["results"]
+    assert [part["text"] for part in found["excerpt"]] == ["text", " of A1"]
+    nothing = await wa("search", "nowhere")
+    assert (nothing.code, nothing.out) == (0, "")
+    assert (await wa("search", "tex", "--group", "nobody")).code == 2
+
+
 async def test_tail_names_who_did_something_by_the_name_that_they_wrote_under(
     wa: Commands, store: Store, session: str
 ) -> None:

@@ -53,6 +53,7 @@ COMMANDS = {
         "coverage",
         "coverage",
     ),
+    "search": Entry("Look", "Find messages by words, names and numbers; the newest first.", "search", "search"),
     "tail": Entry("Look", "Show messages live, from the database; Ctrl-C ends it.", "tail", "tail"),
     "doctor": Entry(
         "Look",
