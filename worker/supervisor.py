@@ -42,6 +42,7 @@ from worker.outbound import proxy_for, without_password
 from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import DeafFound, StallFound
+from worker.session.flags import Monitored
 from worker.session.host_poll import HostPoll
 from worker.session.report import View
 from worker.session.suspects import Cause, cause_of
@@ -328,11 +329,19 @@ class Supervisor:
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(peer.run)
             task_group.start_soon(self._watch_over, leased, peer, sidecar)
+            task_group.start_soon(self._tell_monitored, leased.served.monitored, peer)
             with self._stop.interrupts():
                 await leased.connection.run(peer)
             with anyio.move_on_after(SHUT_DOWN_SECONDS):
                 await leased.connection.shut_down(peer)
             task_group.cancel_scope.cancel()
+
+    async def _tell_monitored(self, monitored: Monitored, peer: Peer) -> None:
+        """Tell the sidecar which groups are switched on, now and at each change."""
+        while True:
+            changed = monitored.changed
+            await peer.monitor(monitored.groups)
+            await changed.wait()
 
     async def _watch_over(self, leased: LeasedSession, peer: Peer, sidecar: Sidecar) -> None:
         """Ping the sidecar and judge its figures. One that does not answer raises CallTimeout."""

@@ -34,6 +34,7 @@ function connect() {
     },
     getKeys: async () => ({}),
     known: async () => [],
+    monitored: () => true,
     notify: () => {},
     mark: new Mark(null),
     logger: makeLogger('silent'),

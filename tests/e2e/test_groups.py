@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testkit.database import Row
+from testkit.phone import Sent
 from tests.e2e.town import Town
 
 pytestmark = pytest.mark.anyio
@@ -91,3 +92,41 @@ async def test_a_group_that_passes_from_numbers_to_lids_has_one_sender_and_finds
 
     copied = await town.database.until("the good copy", good, tell=tell)
     assert {row["sender"] for row in (by_number, by_lid, copied)} == {town.people["Ana"].lid}
+
+
+async def test_nobody_is_asked_for_what_would_be_discarded_and_a_switched_on_group_is_read_from_its_next_message_on(
+    town: Town,
+) -> None:
+    members = ["Ana", "Ben", "Cleo"]
+    group = await town.phone.group("Quiz night", members)
+    await town.database.wait_groups([group.id], tell=town.worker.child.tail)
+    sent = [await town.phone.send(members[n % 2], group.id, f"unread {n}") for n in range(100)]
+    keyless = [
+        await town.phone.send("Cleo", group.id, "without my key", fault={"no_skdm": True}),
+        await town.phone.send("Cleo", group.id, "still without", fault={"no_skdm": True}),
+        await town.phone.send("Ana", group.id, "", fault={"unavailable": True}),
+    ]
+    await town.phone.wait_receipts([*sent, *keyless], kinds=["receipt", "ack"])
+    assert [item for item in await asked(town) if item["id"] in {one.id for one in keyless}] == []
+
+    await town.database.monitor([group.id])
+    await polled(town)
+    for member in members:
+        fault = {"no_skdm": True} if member == "Cleo" else None
+        sent_now = await town.phone.send(member, group.id, f"{member} is read", fault=fault)
+        await stored_text(town, sent_now, f"{member} is read")
+    last = await town.stored("Cleo", group, "her key has come with the copy")
+    assert len([item for item in await asked(town) if item["to"] == group.id]) == 1, "Cleo, once"
+    assert last["kind"] == "text"
+
+
+async def stored_text(town: Town, sent: Sent, text: str) -> None:
+    async def probe() -> bool:
+        return [row["text"] for row in await town.database.messages(wa_msg_id=sent.id)] == [text]
+
+    await town.database.until(f"the text of {sent.id}", probe, tell=town.worker.child.tail)
+
+
+async def asked(town: Town) -> list[Row]:
+    """Whatever the account asked of a sender."""
+    return [item for item in await town.phone.receipts() if item["kind"] == "retry"]

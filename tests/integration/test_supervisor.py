@@ -49,7 +49,7 @@ const pong = {
 }
 const answers = {
   connect: () => ({ version: [2, 3000, 1] }), close: () => ({ pending: 0 }), groups: () => ({ groups: [] }),
-  ping: () => pong,
+  monitor: () => ({}), ping: () => pong,
 }
 const on = {}
 const lines = createInterface({ input: process.stdin })

@@ -7,7 +7,7 @@ names and shapes of the methods only from `protocol`.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +31,7 @@ from worker.bridge.protocol import (
     Groups,
     MediaHostList,
     MediaRefresh,
+    Monitor,
     Nothing,
     Notification,
     PairingCode,
@@ -43,6 +44,7 @@ from worker.bridge.protocol import (
 from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, StoreError, StoreUnavailable, unwrapped
 
 CONNECT_SECONDS = 75.0  # state.load may wait 15 s for the database, more than once; then Baileys loads
+MONITOR_SECONDS = 75.0  # it may be the first call: Baileys loads
 CLOSE_EXTRA_SECONDS = 5.0  # beyond the drain: a logout is one query, and ending a socket is immediate
 LOGOUT_EXTRA_SECONDS = 15.0  # the logout stanza goes to WhatsApp and back; a phone off-line is not waited for
 PAIRING_CODE_SECONDS = 30.0  # one query that WhatsApp answers in a second
@@ -101,6 +103,10 @@ class Peer:
 
     async def connect(self, params: ConnectParameters) -> Connected:
         return await self._ask("connect", params, Connected, CONNECT_SECONDS)
+
+    async def monitor(self, groups: Iterable[str]) -> None:
+        """Tell which groups' messages are stored."""
+        await self._ask("monitor", Monitor(groups=sorted(groups)), Nothing, MONITOR_SECONDS)
 
     async def close(self, *, logout: bool, drain_seconds: float) -> int:
         """End the socket, let the log drain; the number of items that are left in it."""

@@ -45,6 +45,12 @@ class ConnectParameters(Wire):
     suspects: dict[Hash, Literal["alone", "unread"]] = Field(default_factory=dict)
 
 
+class Monitor(Wire):
+    """The groups whose messages are stored. Nobody is asked for another copy of what comes from others."""
+
+    groups: list[str]
+
+
 class Close(Wire):
     logout: bool
     drain_ms: int
@@ -357,6 +363,7 @@ Notification = Qr | PairingCodeRetired | PasskeyNotice | ConnectionState | Offli
 # Method → model of its parameters; what the fixtures in tests/wire are checked against.
 TO_SIDECAR: dict[str, type[Wire]] = {
     "connect": ConnectParameters,
+    "monitor": Monitor,
     "close": Close,
     "pairing_code": PairingCode,
     "passkey_options": Nothing,
@@ -369,6 +376,7 @@ TO_SIDECAR: dict[str, type[Wire]] = {
 }
 RESULTS_OF_SIDECAR: dict[str, type[Wire]] = {
     "connect": Connected,
+    "monitor": Nothing,
     "close": Closed,
     "pairing_code": Code,
     "passkey_options": PasskeyOptions,

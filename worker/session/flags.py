@@ -50,9 +50,12 @@ class Monitored:
     def __init__(self) -> None:
         self.groups: frozenset[str] = frozenset()
         self.version: int | None = None
+        self.changed = anyio.Event()  # at the next change; a new one each time
 
     def take(self, now: MonitoredGroups) -> None:
         self.groups, self.version = now.groups, now.version
+        self.changed.set()
+        self.changed = anyio.Event()
 
     def __contains__(self, group: object) -> bool:
         return group in self.groups

@@ -77,6 +77,7 @@ const EVENT_BYTES = 200
  * @property {(type: string, ids: string[]) => Promise<Record<string, string>>} getKeys
  * @property {(hashes: string[]) => Promise<string[]>} known
  * @property {(method: string, params: object) => void} notify
+ * @property {(chat: string) => boolean} monitored whether messages of this group are stored
  * @property {import('../log/mark.js').Mark} mark
  * @property {import('pino').Logger} logger
  */
@@ -301,8 +302,18 @@ export class Connection {
     const exceeded = manager.hasExceededMaxRetries.bind(manager)
     manager.hasExceededMaxRetries = (/** @type {string} */ id) => {
       const stanza = this.#sections.askedFor(id)
-      return exceeded(id) || (stanza !== undefined && (stanza.hopeless || !this.#retries.allows(stanza)))
+      return exceeded(id) || (stanza !== undefined && (stanza.hopeless || !this.#mayAskFor(stanza)))
     }
+  }
+
+  /**
+   * Another copy of this stanza. Nobody is asked for what would be discarded: a member whose keys we lack is asked for
+   * his next message after the group is switched on (docs/whatsapp.md, "Undecryptable floods").
+   * @param {{author: string, chat: string, stored: boolean}} stanza
+   */
+  #mayAskFor({ author, chat, stored }) {
+    const wanted = stored && (!chat.endsWith('@g.us') || this.hooks.monitored(chat))
+    return this.#retries.allows({ author, stored: wanted })
   }
 
   // ── out ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -402,7 +413,7 @@ export class Connection {
   #deliver(stanza) {
     this.#sections.expect(stanza)
     if (stanza.treatment === 'unread') return void this.#answerUnread(stanza)
-    if (stanza.absent && !this.#retries.allows(stanza)) return this.#acknowledge(buildAckStanza(stanza.node))
+    if (stanza.absent && !this.#mayAskFor(stanza)) return this.#acknowledge(buildAckStanza(stanza.node))
     this.#emitStanza(STANZA.message, stanza.node)
   }
 

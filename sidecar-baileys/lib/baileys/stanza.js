@@ -104,6 +104,8 @@ export class Stanza {
     return Boolean(from?.endsWith('@g.us') || category === 'peer' || this.key?.fromMe)
   }
 
+  get chat() { return this.node.attrs.from }
+
   /** It came without a ciphertext: Baileys would ask the owner's phone for it. */
   get absent() {
     const children = Array.isArray(this.node.content) ? this.node.content : []

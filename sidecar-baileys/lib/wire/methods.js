@@ -34,6 +34,8 @@ async function refusable(query) {
 export function registerMethods(peer, logger, mark) {
   /** @type {Connection | null} */
   let connection = null
+  /** Groups whose messages are stored; null: the worker has not said. @type {Set<string> | null} */
+  let monitored = null
   const lag = monitorEventLoopDelay({ resolution: 20 })
   lag.enable()
 
@@ -82,6 +84,7 @@ export function registerMethods(peer, logger, mark) {
         getKeys: async (type, ids) => (await ask('state.get', { type, ids })).values,
         known: async (hashes) => (await ask('stanzas.known', { hashes })).known,
         notify: (method, notice) => peer.notify(method, notice),
+        monitored: (chat) => monitored?.has(chat) ?? true,
         mark,
         logger,
       })
@@ -91,6 +94,11 @@ export function registerMethods(peer, logger, mark) {
       throw rpcError(error.message, FAILED)
     }
     return { version: connection.version }
+  })
+
+  answer('monitor', ({ groups }) => {
+    monitored = new Set(groups)
+    return {}
   })
 
   answer('close', async ({ logout, drain_ms }) => {

@@ -87,6 +87,7 @@ export const PARAMS = {
     suspects: optional((value) =>
       mapOf(oneOf('alone', 'unread'))(value) && Object.keys(value).every(isHash)),
   }),
+  monitor: exactly({ groups: listOf(isString) }),
   close: exactly({ logout: isBool, drain_ms: isCount }),
   pairing_code: exactly({ phone: (value) => isString(value) && /^\d{6,15}$/.test(value) }),
   passkey_options: isObject,
@@ -136,6 +137,7 @@ const FIGURES = [
 /** Results of every request, in both directions. @type {Record<string, Check>} */
 export const RESULTS = {
   connect: exactly({ version: listOf(isCount, 3) }),
+  monitor: isObject,
   close: shape({ pending: isCount }),
   pairing_code: shape({ code: isString, ttl_ms: isCount }),
   passkey_options: shape({ options: orNull(isObject) }),
