@@ -196,3 +196,22 @@ test('a clock that is set while the connection is open does not make live messag
   assert.ok(Math.abs(first - 1_790_000_060_000) < 5_000, String(first))
   assert.ok(Math.abs(second - first) < 5_000, 'an hour of the clock is no hour')
 })
+
+test('a message says whether its group was known to be monitored when its decryption began, though it is known soon after', async () => {
+  const { connection, sock } = connect()
+  Object.assign(connection.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
+  connection.inbox.backlogComplete()
+  const groups = new Set()
+  connection.hooks.monitored = (chat) => groups.has(chat)
+  /** @type {any[]} */
+  const stanzas = []
+  const { commit } = connection.gate.hooks
+  connection.gate.hooks.commit = (batch) => (stanzas.push(...batch.stanzas), commit(batch))
+  const receive = (/** @type {string} */ id, /** @type {object} */ attrs) => sock.ws.emit('CB:message', { tag: 'message', attrs: { id, t: '1790000000', ...attrs }, content: [{ tag: 'unavailable', attrs: { type: 'view_once' } }] })
+  receive('A1', { from: '1@g.us', participant: '222@lid' })
+  groups.add('1@g.us')
+  receive('A2', { from: '1@g.us', participant: '222@lid' })
+  receive('A3', { from: '999@lid', category: 'peer' })
+  await connection.gate.settled()
+  assert.deepEqual(stanzas.map(({ attrs, wanted }) => [attrs.id, wanted]), [['A1', false], ['A2', true], ['A3', true]])
+})

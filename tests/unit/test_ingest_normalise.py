@@ -61,6 +61,10 @@ DISCARDS: dict[str, tuple[Stanza, str]] = {
     "a status": (make_stanza(key=make_key(remoteJid="status@broadcast")), "not_a_group"),
     "a channel": (make_stanza(key=make_key(remoteJid="120363@newsletter")), "not_a_group"),
     "a group that is not monitored": (make_stanza(key=make_key(remoteJid=OTHER_GROUP)), "unmonitored"),
+    "unreadable, of a group that the sidecar took for unmonitored": (
+        make_stanza(failure="No session record", wanted=False).model_copy(update={"content": None}),
+        "unmonitored",
+    ),
     "a key that Baileys refused": (make_stanza(key=None), "malformed"),
     "no sender": (make_stanza(key=make_key(participant=None, participantAlt=None)), "malformed"),
     "a sender that is no address": (make_stanza(key=make_key(participant="\x00", participantAlt=None)), "malformed"),

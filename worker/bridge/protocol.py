@@ -190,6 +190,7 @@ class Stanza(Wire):
     """One `<message>` as it arrived, with what its ciphertexts held.
 
     `undecrypted`: it was not decrypted, because it is a suspect; the whole of it as JSON text.
+    `wanted`: false for a group of which the sidecar had not heard that it is monitored; nobody was asked for a copy.
     """
 
     attrs: dict[str, str]
@@ -202,6 +203,7 @@ class Stanza(Wire):
     retry_count: int
     unavailable: str | None
     undecrypted: str | None = None
+    wanted: bool = True
 
 
 class GroupEvent(Wire):

@@ -47,7 +47,7 @@ export class Sections {
   /**
    * What is asked of stanzas that Baileys got lately, by their id: not the whole of them, which may be large. Of several
    * with one id, one of a chat that may be stored.
-   * @type {LRUCache<string, Pick<Stanza, 'name' | 'author' | 'chat' | 'stored' | 'hopeless'>>}
+   * @type {LRUCache<string, Pick<Stanza, 'name' | 'author' | 'stored' | 'wanted' | 'hopeless'>>}
    */
   #handedOver = new LRUCache({ max: HANDED_OVER_MAX })
 
@@ -69,8 +69,8 @@ export class Sections {
     for (const { content } of stanza.parts ?? []) this.#byCiphertext.set(content, stanza)
     const { id } = stanza.node.attrs
     if (id && (stanza.stored || !this.#handedOver.get(id)?.stored)) {
-      const { name, author, chat, stored, hopeless } = stanza
-      this.#handedOver.set(id, { name, author, chat, stored, hopeless })
+      const { name, author, stored, wanted, hopeless } = stanza
+      this.#handedOver.set(id, { name, author, stored, wanted, hopeless })
     }
     if (stanza.treatment === 'unread') stanza.abandon(UNREAD)
     if (stanza.complete) this.#journal(stanza) // nothing to decrypt: journal it before Baileys answers it

@@ -309,12 +309,9 @@ export class Connection {
   /**
    * Another copy of this stanza. Nobody is asked for what would be discarded: a member whose keys we lack is asked for
    * his next message after the group is switched on (docs/whatsapp.md, "Undecryptable floods").
-   * @param {{author: string, chat: string, stored: boolean}} stanza
+   * @param {{author: string, stored: boolean, wanted: boolean}} stanza
    */
-  #mayAskFor({ author, chat, stored }) {
-    const wanted = stored && (!chat.endsWith('@g.us') || this.hooks.monitored(chat))
-    return this.#retries.allows({ author, stored: wanted })
-  }
+  #mayAskFor({ author, stored, wanted }) { return this.#retries.allows({ author, stored: stored && wanted }) }
 
   // ── out ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -411,6 +408,8 @@ export class Connection {
 
   /** @param {Stanza} stanza */
   #deliver(stanza) {
+    const { from } = stanza.node.attrs
+    stanza.wanted = !from?.endsWith('@g.us') || this.hooks.monitored(from)
     this.#sections.expect(stanza)
     if (stanza.treatment === 'unread') return void this.#answerUnread(stanza)
     if (stanza.absent && !this.#mayAskFor(stanza)) return this.#acknowledge(buildAckStanza(stanza.node))

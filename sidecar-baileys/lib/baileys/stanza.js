@@ -57,6 +57,8 @@ export class Stanza {
     this.hash = null
     /** What to do with a suspect (docs/architecture.md, "A stanza that kills"). @type {Treatment | undefined} */
     this.treatment = undefined
+    /** Of no group that is switched off: its sender may be asked for another copy. Decided once, before its decryption. */
+    this.wanted = true
     /** @type {import('baileys').WAMessageKey | null} */
     this.key = null
     try {
@@ -103,8 +105,6 @@ export class Stanza {
     const { from, category } = this.node.attrs
     return Boolean(from?.endsWith('@g.us') || category === 'peer' || this.key?.fromMe)
   }
-
-  get chat() { return this.node.attrs.from }
 
   /** It came without a ciphertext: Baileys would ask the owner's phone for it. */
   get absent() {
@@ -235,6 +235,7 @@ export class Stanza {
       hashes: this.#hashes,
       retry_count: this.#retryCount(),
       unavailable: this.unavailable,
+      wanted: this.wanted,
       undecrypted: this.treatment === 'unread' && this.stored ? JSON.stringify(this.node, BufferJSON.replacer) : null,
     }
     this.#bytes += stanza.undecrypted?.length ?? 0

@@ -56,6 +56,7 @@ const isStanza = shape({
   retry_count: isCount,
   unavailable: orNull(isString),
   undecrypted: optional(orNull(isString)),
+  wanted: optional(isBool),
 })
 
 /** @type {Record<string, Check>} */

@@ -187,6 +187,8 @@ def normalise(stanza: Stanza, rules: Rules) -> MessageRow | Discard:
     if stanza.failure is not None or stanza.unavailable is not None or content is None:
         readable = isinstance(content, Content) and content.kind != table.UNKNOWN
         if not readable:
+            if not stanza.wanted:  # the group was switched on a moment later: a stub would wait for a copy for ever
+                return Discard(reason="unmonitored")
             return Discard(reason="too_old") if envelope.late else _stub(envelope, stanza, rules)
     if isinstance(content, str):
         return Discard(reason=content)
