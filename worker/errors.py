@@ -185,7 +185,11 @@ class MediaUnavailable(MediaError):
 
 
 class MediaExpired(MediaError):
-    """WhatsApp no longer has the file (HTTP 403, 404 or 410)."""
+    """A host no longer has the file (HTTP 403, 404 or 410). `others_silent`: another one could not be asked."""
+
+    def __init__(self, *args: object, others_silent: bool = False) -> None:
+        super().__init__(*args)
+        self.others_silent = others_silent
 
 
 class MediaTooLarge(MediaError):
@@ -197,7 +201,11 @@ class MediaRefused(MediaError):
 
 
 class MediaCorrupt(MediaError):
-    """A hash, the MAC, the length or the padding of the file is wrong."""
+    """A hash, the MAC, the length or the padding of the file is wrong. `copies`: of how many hosts."""
+
+    def __init__(self, *args: object, copies: int = 1) -> None:
+        super().__init__(*args)
+        self.copies = copies
 
 
 @contextmanager

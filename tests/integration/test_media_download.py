@@ -334,7 +334,18 @@ async def flipped(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize(
     "failing",
-    [hung_up, silent, dropped, truncated, slow_without_end, flipped, status("503 Busy"), status("404 Not Found")],
+    [
+        hung_up,
+        silent,
+        dropped,
+        truncated,
+        slow_without_end,
+        flipped,
+        announces_too_much,
+        status("503 Busy"),
+        status("404 Not Found"),
+        status("302 Found", location="https://evil.example/"),
+    ],
     ids=lambda handler: getattr(handler, "__name__", "status"),
 )
 async def test_what_one_host_does_not_give_comes_whole_from_the_next(cdn: Cdn, failing: Handler) -> None:
@@ -354,10 +365,14 @@ async def test_what_one_host_does_not_give_comes_whole_from_the_next(cdn: Cdn, f
         (status("404 Not Found"), hung_up, MediaExpired),
         (hung_up, status("404 Not Found"), MediaExpired),
         (hung_up, hung_up, MediaUnavailable),
-        (flipped, hung_up, MediaCorrupt),
+        (flipped, hung_up, MediaUnavailable),
+        (flipped, flipped, MediaCorrupt),
+        (status("302 Found"), hung_up, MediaUnavailable),
+        (status("302 Found"), status("302 Found"), MediaRefused),
+        (announces_too_much, announces_too_much, MediaTooLarge),
     ],
 )
-async def test_when_no_host_gives_it_one_that_has_it_no_longer_decides(
+async def test_what_is_concluded_when_no_host_gives_it(
     cdn: Cdn, one: Handler, other: Handler, error: type[MediaError]
 ) -> None:
     async def by_host(exchange: Exchange) -> None:
@@ -366,20 +381,33 @@ async def test_when_no_host_gives_it_one_that_has_it_no_longer_decides(
     cdn.routes["/file"] = by_host
     source = Source(origin=cdn.origin, ca=cdn.ca)
     async with open_downloader(source, Limits(max_bytes=MAX_BYTES), MediaHosts(named)) as downloader:
-        with pytest.raises(error):
+        with pytest.raises(error) as raised:
             await fetched(downloader)
+    if isinstance(raised.value, MediaExpired):
+        assert raised.value.others_silent, "the other hung up"
 
 
-async def test_a_host_that_redirects_or_sends_too_much_ends_the_walk(cdn: Cdn) -> None:
-    cdn.routes["/file"] = status("302 Found", location="https://evil.example/")
+async def test_a_host_that_sends_too_much_ends_the_walk(cdn: Cdn) -> None:
+    cdn.routes["/file"] = without_end
     source = Source(origin=cdn.origin, ca=cdn.ca)
     async with open_downloader(source, Limits(max_bytes=MAX_BYTES), MediaHosts(named)) as downloader:
-        with pytest.raises(MediaRefused):
-            await fetched(downloader)
-        cdn.routes["/file"] = without_end
         with pytest.raises(MediaTooLarge):
             await fetched(downloader)
-    assert [host_of(head) for head in cdn.heads] == [FIRST, FIRST]
+    assert [host_of(head) for head in cdn.heads] == [FIRST]
+
+
+async def many() -> MediaHostList:
+    return MediaHostList(hosts=[f"media-{n}.whatsapp.net" for n in range(4)], ttl_s=300.0)
+
+
+async def test_two_wrong_copies_are_enough(cdn: Cdn) -> None:
+    cdn.routes["/file"] = flipped
+    source = Source(origin=cdn.origin, ca=cdn.ca)
+    async with open_downloader(source, Limits(max_bytes=MAX_BYTES), MediaHosts(many)) as downloader:
+        with pytest.raises(MediaCorrupt) as raised:
+            await fetched(downloader)
+    assert raised.value.copies == 2, "so there is no quick retry"
+    assert len(cdn.heads) == 2, "a sender's broken upload costs that much and no more"
 
 
 async def test_no_file_is_decrypted_on_the_loop_that_messages_need(cdn: Cdn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,12 @@ def test_without_a_path_the_url_is_first_and_then_its_path_on_the_others() -> No
     assert tried(*found) == [f"b.whatsapp.net {ORIGIN}/a?x=%20", f"a.whatsapp.net {ORIGIN}/a?x=%20"]
 
 
+@pytest.mark.parametrize("host", ["xn--a.whatsapp.net", "xn--bcher-kva.whatsapp.net"])
+def test_an_international_name_is_asked_for_as_it_is_written(host: str) -> None:
+    (first, *others) = addresses(None, f"https://{host}/f")
+    assert (first.host, first.url.raw_host.decode(), len(others)) == (host, host, 1)
+
+
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "whatsapp.net", "mmg.whatsapp.net.", "mmg.whatsapp.net:1", "127.0.0.1", ""],

@@ -47,10 +47,15 @@ def addresses(
     elif url:
         given = _checked(url)
         path = given.raw_path.decode("ascii")
-        places = [given, *(_checked(f"https://{host}{path}") for host in hosts if host != given.host)]
+        places = [given, *(_checked(f"https://{host}{path}") for host in hosts if host != _host(given))]
     else:
         raise MediaRefused("the message names no address")
-    return tuple(Address(host=place.host, url=_redirected(place, origin)) for place in places)
+    return tuple(Address(host=_host(place), url=_redirected(place, origin)) for place in places)
+
+
+def _host(place: httpx.URL) -> str:
+    """As it is connected to. `URL.host` decodes international names, which can fail."""
+    return place.raw_host.decode("ascii")
 
 
 def _redirected(place: httpx.URL, origin: str | None) -> httpx.URL:
@@ -66,6 +71,6 @@ def _checked(text: str) -> httpx.URL:
         raise MediaRefused("the address holds a user name")
     if url.scheme != "https" or url.port is not None:
         raise MediaRefused("the address is not plain https")
-    if _HOST.fullmatch(url.raw_host) is None:  # what is connected to; `host` decodes it, which can fail
+    if _HOST.fullmatch(url.raw_host) is None:
         raise MediaRefused("the host is not WhatsApp's")
     return url

@@ -39,6 +39,7 @@ SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower li
 HEADERS = {"origin": "https://web.whatsapp.com", "referer": "https://web.whatsapp.com/", "user-agent": BROWSER}
 PIECE_BYTES = 256 * 1024  # a change of threads takes some 0.1 ms, a piece 1 to 4
 THREADS = 2  # that decrypt at once, of all transfers: more take the processor from the messages
+WRONG_COPIES = 2  # of one walk: a whole download each
 HEAD_BYTES = 4096  # enough to tell the type: signatures are in the first few hundred bytes
 
 
@@ -66,6 +67,10 @@ class Source:
     origin: str | None = None
     ca: Path | None = None
     proxied: bool = False  # files come through the proxy
+
+
+class _TooMuchCame(MediaTooLarge):
+    """The bytes themselves were too many: no host's word, and too dear to ask others for."""
 
 
 class NoRoom(MediaUnavailable):
@@ -98,9 +103,9 @@ class Downloader:
         """The file, verified, and open until the block ends.
 
         Raises:
-            MediaRefused: its address is not one that we fetch from, or it redirects.
+            MediaRefused: its address is not one that we fetch from; or each host redirects, or is not a public one.
             MediaExpired: a host no longer has it, and no other gave it.
-            MediaTooLarge: more bytes came than the limit allows, or the server announces more.
+            MediaTooLarge: more bytes came than the limit allows, or each host announces more.
             MediaUnavailable: network or server trouble, or not in time; or this machine's temporary folder is full.
             MediaCorrupt: the bytes are not the file that the message means.
         """
@@ -130,12 +135,15 @@ class Downloader:
                     return await self._transfer(place, BlobDecryptor(keys, claims), spool)
             except NoRoom:
                 raise
-            except (MediaUnavailable, MediaExpired, MediaCorrupt) as error:
+            except _TooMuchCame:
+                raise
+            except MediaError as error:
                 failures.append(error)
-                if isinstance(error, MediaUnavailable):
+                if isinstance(error, MediaUnavailable | MediaRefused):
                     self._hosts.put_last(place.host)
-        # One that cannot be reached must not keep us from asking the phone for what another no longer has.
-        raise next((error for error in failures if isinstance(error, MediaExpired)), failures[0])
+                if sum(isinstance(each, MediaCorrupt) for each in failures) == WRONG_COPIES:
+                    break
+        raise conclusion(failures)
 
     async def _transfer(self, place: Address, decryptor: BlobDecryptor, spool: IO[bytes]) -> Proof:
         cap = self._limits.max_bytes + MAX_OVERHEAD_BYTES
@@ -147,11 +155,26 @@ class Downloader:
             async for piece in response.aiter_raw(PIECE_BYTES):
                 came += len(piece)
                 if came > cap:
-                    raise MediaTooLarge(f"more than {self._limits.max_bytes} bytes came")
+                    raise _TooMuchCame(f"more than {self._limits.max_bytes} bytes came")
                 await anyio.to_thread.run_sync(_take, piece, decryptor, spool, limiter=self._threads)
         rest, proof = decryptor.finish()
         spool.write(rest)
         return proof
+
+
+def conclusion(failures: Sequence[MediaError]) -> MediaError:
+    """What no host's giving the file means. What one of them says is no verdict while another could not be asked.
+
+    A host that no longer has it comes first all the same: the phone may upload it again.
+    """
+    silent = next((error for error in failures if isinstance(error, MediaUnavailable)), None)
+    expired = next((error for error in failures if isinstance(error, MediaExpired)), None)
+    if expired is not None:
+        return MediaExpired(*expired.args, others_silent=silent is not None)
+    if silent is not None:
+        return silent
+    wrong = [error for error in failures if isinstance(error, MediaCorrupt)]
+    return MediaCorrupt(*wrong[0].args, copies=len(wrong)) if wrong else failures[0]
 
 
 def _take(piece: bytes, decryptor: BlobDecryptor, spool: IO[bytes]) -> None:

@@ -89,6 +89,8 @@ def next_step(
             return AskPhone()
         case MediaExpired() if answer == "busy":
             return HandOver()
+        case MediaExpired(others_silent=True) if answer == "refused" and attempt < EXPIRED_ATTEMPTS:
+            return RetryLater(seconds=later, code="MEDIA_EXPIRED")
         case MediaExpired() if answer == "refused" or attempt >= EXPIRED_ATTEMPTS:
             return Abandon(status="expired", code="MEDIA_EXPIRED")
         case MediaExpired() if answer == "nobody":

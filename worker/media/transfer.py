@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import anyio
 from loguru import logger
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random
 
 from worker.errors import MediaCorrupt, MediaRefused, MediaUnavailable, StoreRefused, StoreUnavailable
 from worker.media.download import Downloader, Fetched
@@ -110,9 +110,12 @@ class Transfers:
             logger.warning("a second copy of a file may be left in the bucket: {}", error)
 
     async def _retry_once(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The contract's quick retry: what may pass is tried a second time, after 500 to 1000 ms."""
+        """The contract's quick retry: what may pass is tried a second time, after 500 to 1000 ms.
+
+        A wrong copy only if no second host was asked: each costs a whole download.
+        """
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type((MediaUnavailable, MediaCorrupt, StoreUnavailable)),
+            retry=retry_if_exception(_may_pass),
             wait=wait_random(*QUICK_RETRY_SECONDS),
             stop=stop_after_attempt(2),
             sleep=self._sleep,
@@ -123,6 +126,12 @@ class Transfers:
             return await call()
 
         return await retrying(attempt)
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, MediaCorrupt):
+        return error.copies == 1
+    return isinstance(error, MediaUnavailable | StoreUnavailable)
 
 
 def _media_file(file: RemoteFile, fetched: Fetched, document_max_bytes: int | None) -> MediaFile:
