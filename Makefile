@@ -19,7 +19,7 @@ NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
 .PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench benchgate benchqueries clean image audit sbom mutants docs \
-  baileys lock console-smoke screenshots wheel wheel-smoke
+  baileys lock types console-smoke screenshots wheel wheel-smoke
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -125,6 +125,9 @@ lock: $(PYTHON_STAMP) ## after a change of pyproject.toml: both Python locks; ne
 	@echo 'setuptools>=77' | $(COMPILE) - --python-platform linux --constraint requirements-dev.lock \
 	  --output-file requirements.lock >/dev/null
 	@grep -c == requirements-dev.lock requirements.lock
+
+types: setup ## after a change of the schema: supabase/types, for those who write apps
+	@$(BIN)/python -m scripts.make_types
 
 LOCK_ONLY := --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
 WORKSPACES := --workspace sidecar-baileys --workspace simulator

@@ -49,6 +49,7 @@ async def play(session: str) -> dict[str, Any]:
 def settings(embedded: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_URL", embedded.url)
     monkeypatch.setenv("SUPABASE_SERVICE_KEY", embedded.key)
+    monkeypatch.syspath_prepend(PAGE.parents[1] / "supabase" / "types")  # where the page's reader has a copy
     # The embedded Supabase spells one field in another way than Supabase does, and the path from its root.
     whole = SignedUrlJsonResponse.model_validate_json
     monkeypatch.setattr(
@@ -96,6 +97,8 @@ async def test_the_python_examples_do_what_the_page_says(store: Store, session: 
     assert set(found["names"].values()) == {"Ana"}
     assert [row["kind"] for row in found["answer"]["results"]] == ["image", "text", "text"]
     assert {row["wa_msg_id"] for row in found["shown"].values()} == {"A1", "A2", "P1"}
+    assert [row.wa_msg_id for row in found["messages"]] == ["P1", "A2", "A1"]
+    assert {row.wa_msg_id for row in found["told"]} == {"A1", "A2", "P1"}
     assert [row["media"]["bytes"] for row in found["shown"].values() if row["media"]] == [len(content)]
     await table(store, "messages").delete().eq("session_id", session).eq("wa_msg_id", "A1").execute()
     asked = store._database.rpc("changes", {"p_session": session, "p_since": found["cursor"]})
