@@ -186,6 +186,7 @@ using (
 );
 
 -- Rights: nothing but what stands here, also where a project grants all that is new.
+-- `make types` after a change: a column that is closed here may be missing in a row (supabase/types/models.py).
 
 revoke all on
 public.groups,
