@@ -202,7 +202,12 @@ begin
   if p_blank then
     perform wa.blank_message(p_message);
   end if;
-  perform wa.apply_revoke(m.id, p_by, p_at, p_blank) from public.messages as m where m.rendition_of = p_message;
+  -- A rendition has none itself.
+  perform wa.apply_revoke(m.id, p_by, p_at, p_blank)
+  from public.messages as m
+  where m.rendition_of = p_message and not exists (
+    select 1 from public.messages as r where r.id = p_message and r.rendition_of is not null
+  );
 end
 $$;
 
@@ -305,7 +310,16 @@ begin
         return 'refused';
       end if;
       perform 1 from public.messages where id in (v_id, p_change.message_id) order by id for no key update;
-      update public.messages set rendition_of = v_id where id = p_change.message_id and id <> v_id;
+      -- The row may be an older message under this id, which said nothing of a rendition, or have some itself.
+      update public.messages as m set rendition_of = v_id
+      where m.id = p_change.message_id and m.rendition is not null and m.id <> v_id
+        and not exists (select 1 from public.messages as r where r.rendition_of = m.id)
+        and (
+          select count(*) from (select 1 from public.messages as r where r.rendition_of = v_id limit 10) as found
+        ) < 10;
+      if not found then
+        return 'refused';
+      end if;
       if v_target.revoked_at is not null then
         perform wa.apply_revoke(p_change.message_id, v_target.revoked_by, v_target.revoked_at, v_target.blanked);
       end if;

@@ -106,6 +106,28 @@ async def test_only_a_file_that_is_no_rendition_itself_has_renditions(store: Sto
     assert (await by_id(store, session))["HD"]["rendition_of"] is None
 
 
+async def test_two_messages_are_not_renditions_of_each_other(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    await me.commit(messages=[photo("A", 10), photo("B", 11)])
+    for one, other in (("A", "B"), ("B", "A")):
+        await me.commit(messages=[photo(one, 12, rendition="hd")], changes=[link(one, other)])
+    assert [row["rendition_of"] for row in (await by_id(store, session)).values()] == [None, None]
+    revoke = link(first="A") | {"kind": "revoke", "change_id": "R1", "payload": {"blank": True}}
+    await me.commit(changes=[revoke])
+    assert [row["blanked"] for row in (await by_id(store, session)).values()] == [True, False]
+
+
+async def test_a_message_has_ten_renditions_at_most(store: Store, session: str) -> None:
+    me = await writer(store, session)
+    await me.commit(messages=[photo("SD", 10)])
+    names = [f"HD{n}" for n in range(12)]
+    await me.commit(
+        messages=[photo(name, 11, rendition="hd") for name in names], changes=[link(name) for name in names]
+    )
+    found = await by_id(store, session)
+    assert sum(row["rendition_of"] is not None for row in found.values()) == 10
+
+
 async def test_a_stub_that_becomes_readable_gets_its_renditions(store: Store, session: str) -> None:
     me = await writer(store, session)
     await me.commit(messages=[stub("SD", 10)])
