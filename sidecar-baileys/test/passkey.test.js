@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { after, before, beforeEach, afterEach, test } from 'node:test'
+import { initAuthCreds } from 'baileys'
+import { Pairing } from '../lib/baileys/pairing.js'
 import { platformType } from '../lib/baileys/passkey.js'
 import { comparisonCode, makePrologue, sealPairingRequest } from '../lib/baileys/passkey_crypto.js'
 import { Database, Sidecar, startPhone } from './support/worker.js'
@@ -159,6 +161,43 @@ test('the QR clock stands still while a person is at it, and the secret stays wh
   await phone.post('/passkey/confirm', {})
   await sidecar.call('passkey_confirm')
   assert.equal((await sidecar.connection('close')).close.code, 515)
+})
+
+test('a pairing code that WhatsApp retires while a person is at it ends nothing', async () => {
+  const { owner } = await phone.get('/state')
+  await phone.post('/passkey', {})
+  await sidecar.connect(phone)
+  await sidecar.notice('qr')
+  const { code } = await sidecar.call('pairing_code', { phone: owner.pn.split('@')[0] })
+  await phone.post('/pair_code', { code })
+  await sidecar.notice('passkey_requested')
+  await phone.post('/pair_code/refresh', {})
+  await sidecar.call('passkey_assertion', { assertion: await assertion() })
+  await sidecar.notice('passkey_code')
+  assert.deepEqual(sidecar.notices.filter(({ method }) => method === 'pairing_code_retired'), [])
+  await phone.post('/passkey/confirm', {})
+  await sidecar.call('passkey_confirm')
+  assert.equal((await sidecar.connection('close')).close.code, 515)
+})
+
+test('the clock of a pairing code starts no more once it is stopped', async (t) => {
+  t.mock.timers.enable({ apis: ['Date', 'setTimeout'] })
+  const end = t.mock.fn()
+  const creds = initAuthCreds()
+  const link = new Pairing({ creds, browser: ['Ubuntu', 'Chrome', '1'], ttlMs: null, notify: () => {}, end })
+  const node = (/** @type {string} */ tag, /** @type {any} */ content, attrs = {}) => ({ tag, attrs, content })
+  const about = (/** @type {object} */ attrs) => node('notification', [
+    node('link_code_companion_reg', [node('link_code_pairing_ref', Buffer.from('ref'))], attrs),
+  ])
+  link.offer(node('iq', [node('pair-device', [node('ref', Buffer.from('2@one'))])]))
+  await link.requestCode({
+    generateMessageTag: () => '1', ev: { emit: () => {} }, query: async () => about({}),
+  }, '491511234567')
+  link.stop()
+  assert.equal(link.aboutCode(about({ stage: 'refresh_code' })), false)
+  t.mock.timers.tick(600_000)
+  assert.equal(end.mock.callCount(), 0)
+  assert.equal(link.aboutCode(about({ stage: 'primary_hello' })), true, 'what the phone says of the code is still for Baileys')
 })
 
 for (const options of ['absent', 'broken']) {

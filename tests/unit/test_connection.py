@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
-from worker.bridge.protocol import ConnectionState, PairingCodeRetired, PasskeyRequested, Stalled
+from worker.bridge.protocol import ConnectionState, PairingCodeRetired, PasskeyFailed, PasskeyRequested, Stalled
 from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, Stuck, cause
 from worker.session import reconnect_policy, socket
 from worker.session.auth_state import AuthState
@@ -29,6 +29,8 @@ from worker.settings import Settings
 from worker.store import Flag
 from worker.store.availability import DatabaseWatch
 from worker.store.cipher import StateCipher
+
+PASSKEY_OPTIONS = {"challenge": "QkJCQkJC", "timeout": 600_000, "rpId": "whatsapp.com"}
 
 
 @dataclass
@@ -491,6 +493,23 @@ async def test_a_retired_pairing_code_whose_successor_is_refused_is_shown_no_lon
         await until(lambda: it.database.events("error"))
         await until(lambda: "pairing_code" not in it.database.row["detail"])
         assert it.database.row["detail"]["qr"] == "2@one", "the QR code is as good as before"
+
+
+async def test_a_pairing_code_that_is_retired_during_the_passkeys_exchange_has_no_successor() -> None:
+    async with life(worker_passkey=True) as it:
+        await it.connects(1)
+        it.sidecar.shows_qr("2@one")
+        await it.state("waiting_for_scan")
+        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        await until(lambda: it.database.row["detail"].get("pairing_code"))
+        it.sidecar.says(PasskeyRequested(options=PASSKEY_OPTIONS))
+        await it.state("needs_you")
+        for by_hand in (False, True):
+            it.sidecar.says(PairingCodeRetired(by_hand=by_hand))
+        it.sidecar.says(PasskeyFailed(step="crsc_continuation", status=None))  # told after those
+        await until(lambda: it.sidecar.calls[-1] == "close" and it.database.events("error"))
+        assert it.sidecar.calls.count("pairing_code 491511234567") == 1
+        assert [error["code"] for error in it.database.events("error")] == ["NEEDS_A_PERSON"]
 
 
 async def test_a_pairing_code_for_a_linked_session_is_turned_down() -> None:

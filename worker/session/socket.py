@@ -157,8 +157,11 @@ class Socket:
         return None
 
     async def _renew_pairing_code(self, by_hand: bool) -> None:
-        """WhatsApp has retired the code that is out: show another, unless a person is to ask for it."""
-        if self._typed_for is None:
+        """WhatsApp has retired the code that is out: show another, unless a person is to ask for it.
+
+        Once the code was typed, nothing follows from it: a passkey's request may be on show.
+        """
+        if self._typed_for is None or not self._waits_for_scan:
             return
         self._typed_retired += 1
         if by_hand or self._typed_retired > RENEWALS_MAX:

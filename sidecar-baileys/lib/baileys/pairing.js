@@ -38,6 +38,7 @@ export class Pairing {
   #finishingUntil = 0
   /** The server's name for the code that is out; null: none was asked for. @type {Buffer | null} */
   #codeRef = null
+  #stopped = false
   /** @type {NodeJS.Timeout | undefined} */
   #timer
   /** How many QR codes were shown. */
@@ -74,8 +75,9 @@ export class Pairing {
     if (this.#goodUntil > Date.now()) this.#tell(true)
   }
 
-  /** Nothing is shown any more: the phone has linked, or the socket has ended. */
+  /** Nothing is shown any more: a person is at the passkey, the phone has linked, or the socket has ended. */
   stop() {
+    this.#stopped = true
     clearTimeout(this.#timer)
     this.#refs = []
     this.#goodUntil = 0
@@ -83,7 +85,8 @@ export class Pairing {
 
   /**
    * A notification about the pairing code. If somebody has typed the code, what follows has its own time. WhatsApp may
-   * also ask for another code (`refresh_code`): then the one that is out links nothing any more.
+   * also ask for another code (`refresh_code`): then the one that is out links nothing any more. After `stop` that starts
+   * no clock: it would end the socket under the person.
    * @param {import('baileys').BinaryNode} node
    * @returns {boolean} whether it is for Baileys: the phone's answer to the code that is out
    */
@@ -92,7 +95,7 @@ export class Pairing {
     const ref = getBinaryNodeChildBuffer(registration, 'link_code_pairing_ref')
     const current = this.#codeRef !== null && ref !== undefined && this.#codeRef.equals(ref)
     if (registration?.attrs.stage === 'refresh_code') {
-      if (current) this.#retireCode(registration.attrs.force_manual_refresh === 'true')
+      if (current && !this.#stopped) this.#retireCode(registration.attrs.force_manual_refresh === 'true')
       return false
     }
     if (this.#codeRef !== null && !current) return false // to a code that is out no longer
