@@ -56,7 +56,7 @@ class Tester(Protocol):
         """A phone number in digits, with its country code; None if it is not to be done."""
 
     async def type_code(self, code: str) -> None:
-        """Show this code, to be typed on the phone."""
+        """Show this code, to be typed on the phone. Called again for each new one until the account is linked."""
 
     async def agrees(self, question: str) -> bool:
         """Yes or no; no if nobody answers."""

@@ -18,6 +18,7 @@ from testkit.phone import VirtualPhone
 from testkit.processes import NODE, PYTHON, Child
 from testkit.waiting import until
 from testkit.worker import Worker, environment
+from worker.session.requests import ENTER_THE_NEW_CODE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -457,7 +458,10 @@ async def test_link_by_code_asks_for_one_and_a_no_to_the_codes_links_nothing(
         number = (await gate.phone.owner()).pn.partition("@")[0]
         linking = Linking.start(tmp_path, supabase, session, "--passkey", "--code", f"+{number[:2]} {number[2:]}")
         try:
-            code = (await gate.detail_with("pairing_code"))["pairing_code"]
+            retired = (await gate.detail_with("pairing_code"))["pairing_code"]
+            await linking.says(f"Code: {retired}")
+            await gate.phone.post("/pair_code/refresh", {})
+            code = (await gate.detail_with("say", ENTER_THE_NEW_CODE))["pairing_code"]
             await linking.says(f"Code: {code}")
             await gate.phone.pair_code(code)
             await linking.says("})()")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import pytest
 from rich.console import Console
 
+from acceptance import linking
 from acceptance.later import BACKLOG, Scale
 from acceptance.program import AcceptanceRun
 from acceptance.steps import STEPS
@@ -277,6 +278,40 @@ async def test_a_code_that_whatsapp_retires_is_scanned_anew_and_the_report_count
     assert "- of these without an answer when their connection ended: iq 1\n" in report
     assert "515: 1" in report, "the restart that WhatsApp asks for after a scan"
     assert "notification companion_reg_refresh 1" in report
+
+
+class LateTypist(Script):
+    """WhatsApp retires the first pairing code before it is typed."""
+
+    def __init__(self, phone: VirtualPhone) -> None:
+        everything = [step.name for step in STEPS]
+        super().__init__(phone, skips=[*everything, "backlog", "status", "hold"], goes_on=True)
+        self.codes: list[str] = []
+
+    async def type_code(self, code: str) -> None:
+        self.codes.append(code)
+        if len(self.codes) == 1:
+            await self._phone.post("/pair_code/refresh", {})
+            with pytest.raises(PhoneError):
+                await super().type_code(code)
+        else:
+            await super().type_code(code)
+
+
+async def test_a_pairing_code_that_whatsapp_retires_is_followed_by_one_that_links(
+    tmp_path: Path, acceptance: Accept, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linking, "LINK_SECONDS", HAPPY_SECONDS)
+    async with await VirtualPhone.start(tmp_path) as phone:
+        await two_groups(phone)
+        tester = LateTypist(phone)
+        run = acceptance(phone, tester)
+
+        assert await run.run() == EXIT_INCOMPLETE
+
+    assert len(set(tester.codes)) == 2
+    assert verdicts(run)[12] is State.PASSED
+    assert "retired the pairing code before this one" in " ".join(capsys.readouterr().out.split())
 
 
 async def test_a_photo_that_never_comes_fails_its_line_and_the_run(
