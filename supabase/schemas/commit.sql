@@ -183,8 +183,8 @@ $$;
 
 -- One batch, or what its parts have left of it: {fence, epoch, seq, digest?, creds?, keys, messages, changes, hashes,
 -- audits, identities, groups, refused, discards, dropped, unread}. Only the next batch is applied; one that was applied
--- before is answered as durable, and nothing is written. Errors (PT409): stale_fence, stale_epoch, sequence_gap,
--- other_items.
+-- before is answered as durable, and nothing is written. `dropped` may be empty; without it nobody knows what was
+-- dropped (wa.note_unrecorded). Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
 -- Renews the lease as well: the row is written anyway, and while commits keep it locked the poll passes it over.
 -- Plans are made once for each connection, not for each batch, and perhaps when the tables are still empty: hence no
 -- sequential scans.
@@ -230,7 +230,11 @@ begin
   ) then
     v_sealed := cardinality(wa.openable_edits(p_session, 1));
   end if;
-  perform wa.write_dropped(p_session, p_batch -> 'dropped');
+  if p_batch ? 'dropped' then
+    perform wa.write_dropped(p_session, p_batch -> 'dropped');
+  else
+    perform wa.note_unrecorded(p_session);
+  end if;
   perform wa.write_audits(p_session, p_batch -> 'audits');
   delete from public.wa_commit_pieces where session_id = p_session;
   return '{"changed": 0, "held": 0}'::jsonb || v_counts

@@ -169,6 +169,24 @@ begin
 end
 $$;
 
+-- Notes a commit of a worker from before this ledger: it does not say what it has dropped. So nobody knows what is
+-- missing since the mark, which such a worker never moves.
+create function wa.note_unrecorded(p_session text) returns void
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_mark timestamptz;
+begin
+  select coalesce(s.complete_to, '-infinity') into v_mark from public.wa_sessions as s where s.id = p_session;
+  update public.coverage_gaps
+  set to_at = greatest(to_at, now())
+  where session_id = p_session and chat_id is null and reason = 'not_recorded' and to_at >= v_mark;
+  if not found then
+    insert into public.coverage_gaps (session_id, reason, from_at, to_at)
+    values (p_session, 'not_recorded', v_mark, greatest(v_mark, now()));
+  end if;
+end
+$$;
+
 -- Notes that messages sent before `p_before` were deleted.
 create function wa.note_deleted(p_session text, p_before timestamptz) returns void
 language plpgsql security invoker set search_path = '' as $$

@@ -58,6 +58,10 @@ class Served:
         self.mark(seconds)
 
     def commit(self, **parts: Any) -> None:
+        self.old_commit(**{"dropped": [], **parts})
+
+    def old_commit(self, **parts: Any) -> None:
+        """As a worker from before the ledger commits: nothing says what it has dropped."""
         self.seq += 1
         call(self.connection, "wa_commit", self.session, batch(self.seq, epoch=self.epoch, **parts))
 
@@ -266,6 +270,40 @@ def test_a_batch_that_is_sent_twice_drops_once(mine: Served) -> None:
     mine.seq -= 1
     mine.drop((1000, 990, 3))
     assert ("waited_too_long", 1000, 990, 3) in mine.gaps()
+
+
+def test_what_a_worker_from_before_the_ledger_commits_is_not_recorded(mine: Served) -> None:
+    mine.take_groups()
+    mine.connection.execute(
+        "update public.coverage_gaps set to_at = %s where session_id = %s", (mine.ago(LONG_AGO), mine.session)
+    )
+    mine.old_commit(discards={"waited_too_long": 5})
+    mine.reconnected()
+    mine.mark(0)
+    ((reason, start, end, count),) = mine.gaps()
+    assert (reason, start, count) == ("not_recorded", None, None)
+    assert end is not None, "the new worker says what it drops"
+
+
+def test_one_goes_back_to_such_a_worker_and_nothing_is_recorded_since_the_mark(mine: Served) -> None:
+    mine.served(3000)
+    mine.moves = False
+    mine.reconnected()
+    mine.old_commit()
+    mine.old_commit()
+    unrecorded = [gap for gap in mine.gaps() if gap[0] == "not_recorded"]
+    assert [gap[1] for gap in unrecorded] == [3000]
+    mine.connection.execute(
+        "update public.coverage_gaps set to_at = %s where session_id = %s and reason = 'not_recorded'",
+        (mine.ago(2000), mine.session),
+    )
+    mine.mark(1000)
+    mine.commit(messages=[message("A", ts=mine.ago(900))])
+    assert mine.gaps(1999, 1001) == []
+    mine.reconnected()
+    mine.old_commit(messages=[message("B", ts=mine.ago(800))])
+    unrecorded = [gap for gap in mine.gaps() if gap[0] == "not_recorded"]
+    assert [gap[1] for gap in unrecorded] == [3000, 1000]
 
 
 def test_a_refused_message_is_a_gap_until_it_is_taken_back(mine: Served) -> None:
