@@ -53,7 +53,7 @@ $$;
 -- `complete_to` on the connection `epoch` is durable (wa.move_mark). `p_capacity`: how many more sessions it could
 -- serve; none are handed out yet.
 --
--- Also makes the next 500 entries of the search (wa.search_fill).
+-- Also makes the next 500 entries of the search, or as many as 200 ms are enough for (wa.search_fill).
 --
 -- Waits for nobody. A lease is written after a third of its time. If the session's row is locked then, because its
 -- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it.

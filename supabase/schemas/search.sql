@@ -21,6 +21,9 @@ create index message_search_words on public.message_search using gin (words) wit
 
 -- One spelling for words that differ in case, accents or width only. Chinese and Japanese, which are written without
 -- spaces, become a word for each character. These functions run for each message: PL/pgSQL keeps their plans.
+--
+-- normalize() takes the square of the length of a run of combining marks, and no timeout stops it: 13 s for 65,535. So
+-- the text gets a space after each 64 characters that are not ASCII; ASCII ends a run.
 create function wa.fold(p_text text) returns text
 language plpgsql immutable parallel safe security invoker set search_path = '' as $$
 declare
@@ -29,6 +32,7 @@ begin
   if v_text !~ '[^\x01-\x7f]' then
     return lower(v_text);
   end if;
+  v_text := regexp_replace(v_text, '([^\x01-\x7f]{64})', '\1 ', 'g');
   v_text := lower(regexp_replace(
     normalize(v_text, nfkd),
     '[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u200b-\u200f'
@@ -41,11 +45,12 @@ end
 $$;
 
 -- A text as words with spaces between them, folded. A phone number is also one word: "+49 170/123" is 49, 170, 123 and
--- 49170123. At most 50,000 characters: an index entry has a limit.
+-- 49170123. Of the first 10,000 characters, whose words cost some milliseconds; folded they may be more, and an index
+-- entry has a limit.
 create function wa.plain_words(p_text text) returns text
 language plpgsql immutable parallel safe security invoker set search_path = '' as $$
 declare
-  v_text text := wa.fold(left(p_text, 50000));
+  v_text text := wa.fold(left(p_text, 10000));
   v_numbers text := '';
 begin
   if v_text ~ '(\+\d|\m0\d)' then
@@ -111,28 +116,55 @@ begin
 end
 $$;
 
--- The words of a message, and its marks, as wa.search_mark makes them.
-create function wa.search_entry(p_language regconfig, p_message public.messages) returns tsvector
-language plpgsql stable security invoker set search_path = '' as $$
+-- The marks of a message, as wa.search_mark makes them.
+create function wa.entry_marks(p_message public.messages) returns text[]
+language plpgsql immutable security invoker set search_path = '' as $$
 begin
-  return array_to_tsvector(array[
+  return array[
     E'\x01s' || left(md5(p_message.session_id), 12), E'\x01g' || left(md5(p_message.group_id::text), 12),
     E'\x01p' || left(md5(p_message.sender), 12), E'\x01k' || left(md5(p_message.kind), 12),
     E'\x01m' || left(md5(to_char(p_message.ts at time zone 'utc', 'YYYY-MM')), 12),
     E'\x01f' || (p_message.media_status is not null)
-  ]) || to_tsvector(
-    p_language, wa.plain_words(wa.search_text(p_message.text, p_message.file_name, p_message.content))
-  );
+  ];
 end
 $$;
 
--- Renews the entry of a message that says something else now; one whose content was removed loses it.
+-- The words of a message and its marks. Marks alone if its words raise an error: no text may stop a poll or a commit.
+create function wa.search_entry(p_language regconfig, p_message public.messages) returns tsvector
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  v_words tsvector := '';
+begin
+  begin
+    v_words := to_tsvector(
+      p_language, wa.plain_words(wa.search_text(p_message.text, p_message.file_name, p_message.content))
+    );
+  exception
+    when others then
+      v_words := '';
+  end;
+  return array_to_tsvector(wa.entry_marks(p_message)) || v_words;
+end
+$$;
+
+-- Renews the entry of a message that says something else now; one whose content was removed loses it. Words cost most:
+-- they stay if only the sender, the group, the kind, the time or the file changed, as a merge of people does to many.
 create function wa.note_search_change() returns trigger
 language plpgsql security invoker set search_path = '' as $$
 begin
   if new.blanked then
     delete from public.message_search where session_id = new.session_id and message_id = new.id;
     return null;
+  end if;
+  if (old.text, old.file_name, old.content, old.blanked) is not distinct from
+    (new.text, new.file_name, new.content, new.blanked)
+  then
+    update public.message_search as s
+    set at = new.ts, words = ts_delete(s.words, wa.entry_marks(old)) || array_to_tsvector(wa.entry_marks(new))
+    where s.session_id = new.session_id and s.message_id = new.id;
+    if found then
+      return null;
+    end if;
   end if;
   insert into public.message_search (session_id, message_id, at, words)
   values (new.session_id, new.id, new.ts, wa.search_entry(wa.search_language(new.session_id), new))
@@ -173,18 +205,33 @@ $$;
 
 create index people_words on public.people using gin (wa.name_words(push_name, number)) with (fastupdate = false);
 
--- Makes the entries of the next `p_limit` messages, in their order. Beside the commits and not in them: entries cost as
--- much as all else of a message. Says whether there are more. Waits for nobody: while a commit or anybody else works on
--- the session or on one of the messages, it does nothing. A session's messages are committed in the order of their
--- numbers, so none appears behind `wa_sessions.search_done`.
+-- Makes the entries of the next messages, in their order: of `p_limit`, or of as many as 200 ms are enough for. Beside
+-- the commits and not in them: entries cost as much as all else of a message. Says whether there are more. Waits for
+-- nobody: while a commit or anybody else works on the session or on one of the messages, it does nothing. A session's
+-- messages are committed in the order of their numbers, so none appears behind `wa_sessions.search_done`.
+--
+-- Numbers belong to all sessions: one that is quiet passes those of the others by, a thousand at a time, so that none
+-- is read twice; else it writes nothing.
 create function wa.search_fill(p_session text, p_limit integer) returns boolean
 language plpgsql security invoker set search_path = '' as $$
 declare
+  v_end timestamptz := clock_timestamp() + interval '200 ms';
   v_done bigint;
-  v_language regconfig := wa.search_language(p_session);
+  v_top bigint;
+  v_language regconfig;
   v_ids bigint [];
   v_free integer;
+  v_message public.messages;
 begin
+  v_done := (select s.search_done from public.wa_sessions as s where s.id = p_session);
+  v_top := (select max(m.id) from public.messages as m);
+  -- In order, so that the planner reads what is new and not all that the session has.
+  if coalesce(v_top, 0) <= v_done + 1000
+    and (select m.id from public.messages as m where m.id > v_done and m.session_id = p_session order by m.id limit 1)
+      is null
+  then
+    return false;
+  end if;
   select s.search_done into v_done
   from public.wa_sessions as s
   where s.id = p_session
@@ -192,10 +239,13 @@ begin
   if v_done is null then
     return false;
   end if;
+  -- Before the session's own, none of which can come while its row is held.
+  v_top := (select max(m.id) from public.messages as m);
   v_ids := array(
     select m.id from public.messages as m where m.id > v_done and m.session_id = p_session order by m.id limit p_limit
   );
   if v_ids = '{}' then
+    update public.wa_sessions set search_done = v_top where id = p_session and v_top > v_done + 1000;
     return false;
   end if;
   select count(*) into v_free
@@ -203,13 +253,18 @@ begin
   if v_free < cardinality(v_ids) then
     return false;
   end if;
-  insert into public.message_search (session_id, message_id, at, words)
-  select m.session_id, m.id, m.ts, wa.search_entry(v_language, m)
-  from public.messages as m
-  where m.id = any(v_ids) and not m.blanked
-  on conflict (session_id, message_id) do update set at = excluded.at, words = excluded.words;
-  update public.wa_sessions set search_done = v_ids[cardinality(v_ids)] where id = p_session;
-  return cardinality(v_ids) = p_limit;
+  v_language := wa.search_language(p_session);
+  for v_message in select m.* from public.messages as m where m.id = any(v_ids) order by m.id loop
+    if not v_message.blanked then
+      insert into public.message_search (session_id, message_id, at, words)
+      values (p_session, v_message.id, v_message.ts, wa.search_entry(v_language, v_message))
+      on conflict (session_id, message_id) do update set at = excluded.at, words = excluded.words;
+    end if;
+    v_done := v_message.id;
+    exit when clock_timestamp() >= v_end;
+  end loop;
+  update public.wa_sessions set search_done = v_done where id = p_session;
+  return v_done < v_ids[cardinality(v_ids)] or cardinality(v_ids) = p_limit;
 end
 $$;
 

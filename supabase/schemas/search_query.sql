@@ -179,7 +179,8 @@ end
 $$;
 
 -- The marks that a message must have, null if there are none: `p_filter` is that of public.search_messages. Marks of
--- nearly all messages are left out, because the index reads all of them: of the only session, of many months.
+-- nearly all messages are left out, because the index reads all of them: of the only session, of many months. Months
+-- are counted only if 190 days hold them all: a series to or from 'infinity' has no end.
 create function wa.search_marks(p_session text, p_filter jsonb) returns tsquery
 language sql stable security invoker set search_path = '' as $$
   select string_agg('(' || m.any_of || ')', '&')::tsquery
@@ -197,9 +198,18 @@ language sql stable security invoker set search_path = '' as $$
     where jsonb_typeof(p_filter -> k.key) = 'array' and p_filter -> k.key <> '[]'
     union all
     select string_agg('''' || wa.search_month(d.month at time zone 'utc') || '''', '|')
-    from generate_series(
-      date_trunc('month', (p_filter ->> 'since')::timestamptz at time zone 'utc'),
-      coalesce((p_filter ->> 'until')::timestamptz, now()) at time zone 'utc', interval '1 month'
+    from (
+      select
+        (p_filter ->> 'since')::timestamptz at time zone 'utc' as since,
+        coalesce((p_filter ->> 'until')::timestamptz, now()) at time zone 'utc' as until
+    ) as r
+    cross join lateral generate_series(
+      case
+        when isfinite(r.since) and isfinite(r.until)
+          and extract(epoch from r.until) - extract(epoch from r.since) < 190 * 86400
+          then date_trunc('month', r.since)
+      end,
+      r.until, interval '1 month'
     ) as d (month)
     having count(*) between 1 and 6
   ) as m (any_of)
