@@ -32,34 +32,37 @@ create index messages_unreadable on public.messages (session_id, chat_id, ts) wh
 create index wa_refused_stanzas_sent_at on public.wa_refused_stanzas (session_id, chat_id, coalesce(sent_at, at));
 
 -- Notes that a group was switched on or off, whoever did it: with the rights of the owner, because the writer may have
--- none on the ledger.
+-- none on the ledger. A row that is deleted is switched off: the group may be found again, and switched on again.
 --
 -- Off: what has not come yet is lost, so the gap begins with the mark. On: a worker that holds the lease learns of it
 -- at its next poll, which ends the gap (wa.monitored_taken); any other reads it before it connects.
 create function wa.note_monitored() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
+  v_group public.groups := case when tg_op = 'DELETE' then old else new end;
+  v_on boolean := tg_op <> 'DELETE' and v_group.monitor;
   v_mark timestamptz;
   v_lease_ends timestamptz;
   v_last timestamptz;
 begin
   select s.complete_to, s.lease_expires_at into v_mark, v_lease_ends
-  from public.wa_sessions as s where s.id = new.session_id;
+  from public.wa_sessions as s where s.id = v_group.session_id;
   select coalesce(max(c.to_at), '-infinity') into v_last
   from public.coverage_gaps as c
-  where c.session_id = new.session_id and c.chat_id = new.wa_group_id and c.reason = 'not_monitored';
-  if not new.monitor or v_last = '-infinity' then
+  where c.session_id = v_group.session_id and c.chat_id = v_group.wa_group_id and c.reason = 'not_monitored';
+  if not v_on or v_last = '-infinity' then
     insert into public.coverage_gaps (session_id, chat_id, reason, from_at)
     values (
-      new.session_id, new.wa_group_id, 'not_monitored',
-      case when new.monitor then '-infinity' else greatest(v_last, least(coalesce(v_mark, '-infinity'), now())) end
+      v_group.session_id, v_group.wa_group_id, 'not_monitored',
+      case when v_on then '-infinity' else greatest(v_last, least(coalesce(v_mark, '-infinity'), now())) end
     )
     on conflict (session_id, coalesce(chat_id, ''), reason) where to_at is null do nothing;
   end if;
-  if new.monitor and coalesce(v_lease_ends <= now(), true) then
+  if v_on and coalesce(v_lease_ends <= now(), true) then
     update public.coverage_gaps
     set to_at = greatest(from_at, now())
-    where session_id = new.session_id and chat_id = new.wa_group_id and reason = 'not_monitored' and to_at is null;
+    where session_id = v_group.session_id and chat_id = v_group.wa_group_id and reason = 'not_monitored'
+      and to_at is null;
   end if;
   return null;
 end
@@ -70,6 +73,9 @@ for each row when (new.monitor) execute function wa.note_monitored();
 
 create trigger groups_coverage_updated after update on public.groups
 for each row when (old.monitor <> new.monitor) execute function wa.note_monitored();
+
+create trigger groups_coverage_deleted after delete on public.groups
+for each row when (old.monitor) execute function wa.note_monitored();
 
 -- The worker has this version of the monitored groups: what comes from now on is stored. Waits for nobody; what is
 -- locked is left to the next poll.

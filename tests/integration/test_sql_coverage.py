@@ -141,6 +141,21 @@ def test_a_group_switched_off_has_a_gap_from_the_mark_on(mine: Served) -> None:
     assert end is not None
 
 
+def test_a_group_whose_row_is_deleted_was_switched_off(mine: Served) -> None:
+    mine.served(20)
+    mine.connection.execute("delete from public.groups where session_id = %s", (mine.session,))
+    assert mine.gaps(19) == [("not_monitored", 20, None, None)]
+    groups = json.dumps([{"wa_group_id": GROUP, "name": "Family"}])
+    call(mine.connection, "wa_upsert_groups", mine.session, 1, groups, False)
+    mine.take_groups()
+    mine.monitor(True)
+    assert mine.gaps(19) == [("not_monitored", 20, None, None)], "the worker has not heard of it"
+    mine.take_groups()
+    ((reason, start, end, _),) = mine.gaps(19)
+    assert (reason, start) == ("not_monitored", 20)
+    assert end is not None
+
+
 def test_a_group_switched_on_while_no_worker_runs_is_read_before_the_next_one_connects(mine: Served) -> None:
     mine.served(20)
     mine.monitor(False)
