@@ -248,6 +248,7 @@ $$;
 -- Applies one change if its target is there: 'done', 'waiting' or 'refused'. An edit, a child of an album and a
 -- rendition must come from the target's own sender, a revoke also from an admin. A number and a LID with an unknown
 -- number may be one person, so those wait.
+-- A revoke that is to empty its target empties what is kept of a listed one, and waits.
 create function wa.apply_change(p_change public.wa_held_changes) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -255,6 +256,12 @@ declare
   v_id bigint;
   v_kind text;
 begin
+  if p_change.kind = 'revoke' and coalesce((p_change.payload -> 'blank') = 'true', false)
+    and wa.may_revoke(p_change) = 'allowed' then
+    perform wa.empty_kept(
+      p_change.session_id, p_change.chat_id, p_change.target_sender, p_change.target_id
+    );
+  end if;
   select * into v_target
   from public.messages as m
   where m.session_id = p_change.session_id and m.chat_id = p_change.chat_id and m.sender = p_change.target_sender
@@ -383,10 +390,6 @@ begin
       perform wa.count_discard(p_session, 'too_old', 1);
       return 'dropped';
     end if;
-  end if;
-  if v_change.kind = 'revoke' and coalesce((v_change.payload -> 'blank') = 'true', false)
-    and wa.may_revoke(v_change) = 'allowed' then
-    perform wa.empty_kept(p_session, v_change.chat_id, v_change.target_sender, v_change.target_id);
   end if;
   v_result := wa.apply_change(v_change);
   if v_result = 'done' then

@@ -188,7 +188,8 @@ end
 $$;
 
 -- Notes when a listed message disappears, and makes the job for its file: WhatsApp does not keep it until the message
--- is taken back. Does neither where what the sender wrote does not fit.
+-- is taken back. Does neither where what the sender wrote does not fit. If a revoke that came before it is to empty it,
+-- nothing of it is kept.
 create function wa.note_kept(p_id bigint) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -196,7 +197,20 @@ declare
   v_item jsonb;
 begin
   select * into v_row from public.wa_refused_stanzas where id = p_id;
-  if v_row.item <> 'message' or v_row.state = 'undecrypted' or num_nulls(v_row.sender, v_row.wa_msg_id) > 0 then
+  if v_row.item <> 'message' or num_nulls(v_row.sender, v_row.wa_msg_id) > 0 then
+    return;
+  end if;
+  if exists (
+    select 1
+    from public.wa_held_changes as h
+    where h.session_id = v_row.session_id and h.chat_id = v_row.chat_id and h.target_sender = v_row.sender
+      and h.target_id = v_row.wa_msg_id and h.kind = 'revoke' and (h.payload -> 'blank') = 'true'
+      and wa.may_revoke(h) = 'allowed'
+  ) then
+    perform wa.empty_kept(v_row.session_id, v_row.chat_id, v_row.sender, v_row.wa_msg_id);
+    return;
+  end if;
+  if v_row.state = 'undecrypted' then
     return;
   end if;
   v_item := wa.kept_item(v_row.body, v_row.encoding);

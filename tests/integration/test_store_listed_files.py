@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.integration.database import Writer, digest, message, photo, rows, table, writer
+from tests.integration.database import GROUP, Writer, digest, message, photo, rows, table, writer
 from tests.integration.test_store_media import file
 from tests.integration.test_store_parts import change, the_only_listed
 from worker.ingest.parts import Item
 from worker.store import MediaJob, Store
-from worker.store.rows import Expired
+from worker.store.rows import Expired, GroupChange
 
 
 async def listed(store: Store, session: str, value: dict[str, Any], state: str = "waiting") -> Writer:
@@ -120,6 +120,36 @@ async def test_what_is_no_longer_kept_has_no_file_either(store: Store, session: 
     assert [row["body"] for row in await rows(store, "wa_refused_stanzas", session)] == [None] * (end is not pruned)
     assert await rows(store, "media_jobs", session) == []
     assert not await kept(store, session)
+
+
+@pytest.mark.parametrize("state", ["refused", "waiting", "undecrypted"])
+async def test_what_was_revoked_before_it_was_listed_is_not_kept(store: Store, session: str, state: str) -> None:
+    me = await writer(store, session)
+    await blanked(store, me)
+    await me.commit(refused=[Item("message", photo("A1")).as_base64("XX000", "internal error", state)])
+    assert (await the_only_listed(store, session))["body"] is None
+    assert await rows(store, "media_jobs", session) == []
+
+
+@pytest.mark.parametrize("revoke", [{"blank": False}, {"blank": True, "author": "ben@lid"}], ids=["kept", "by another"])
+async def test_a_revoke_that_empties_nothing_leaves_what_is_listed_later(
+    store: Store, session: str, revoke: dict[str, Any]
+) -> None:
+    me = await writer(store, session)
+    await me.commit(changes=[change("revoke", "A1", "R1", **revoke)])
+    await me.commit(refused=[Item("message", photo("A1")).as_base64("XX000", "internal error", "waiting")])
+    assert (await the_only_listed(store, session))["body"] is not None
+    assert len(await rows(store, "media_jobs", session)) == 1
+
+
+async def test_an_admins_revoke_empties_what_is_listed_once_the_admins_are_told(store: Store, session: str) -> None:
+    me = await listed(store, session, photo("A1"))
+    await me.commit(changes=[change("revoke", "A1", "R1", "ben@lid", blank=True, by_admin=True)])
+    assert (await the_only_listed(store, session))["body"] is not None
+    told = GroupChange(wa_group_id=GROUP, name="Family", admins=("ben@lid",))
+    await store.upsert_groups(session, me.fence, [told], complete=False)
+    assert (await the_only_listed(store, session))["body"] is None
+    assert await rows(store, "media_jobs", session) == []
 
 
 async def test_a_file_that_another_message_needs_stays(store: Store, session: str) -> None:
