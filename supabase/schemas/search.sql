@@ -23,7 +23,8 @@ create index message_search_words on public.message_search using gin (words) wit
 -- spaces, become a word for each character. These functions run for each message: PL/pgSQL keeps their plans.
 --
 -- normalize() takes the square of the length of a run of combining marks, and no timeout stops it: 13 s for 65,535. So
--- the text gets a space after each 64 characters that are not ASCII; ASCII ends a run.
+-- the text gets a space after each 64 characters that are not ASCII; ASCII ends a run. What has grown past 30,000
+-- characters is cut: a sign can stand for eighteen.
 create function wa.fold(p_text text) returns text
 language plpgsql immutable parallel safe security invoker set search_path = '' as $$
 declare
@@ -34,7 +35,7 @@ begin
   end if;
   v_text := regexp_replace(v_text, '([^\x01-\x7f]{64})', '\1 ', 'g');
   v_text := lower(regexp_replace(
-    normalize(v_text, nfkd),
+    left(normalize(v_text, nfkd), 30000),
     '[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u200b-\u200f'
     '\u2060\u3099\u309a\ufe00-\ufe0f\ufeff]', '', 'g'
   ));
@@ -45,8 +46,7 @@ end
 $$;
 
 -- A text as words with spaces between them, folded. A phone number is also one word: "+49 170/123" is 49, 170, 123 and
--- 49170123. Of the first 10,000 characters, whose words cost some milliseconds; folded they may be more, and an index
--- entry has a limit.
+-- 49170123. Of the first 10,000 characters, whose words cost some milliseconds; folded they may be 30,000.
 create function wa.plain_words(p_text text) returns text
 language plpgsql immutable parallel safe security invoker set search_path = '' as $$
 declare
@@ -59,7 +59,7 @@ begin
       from regexp_matches(v_text, '(\+\d[\d ()./-]*\d|\m0\d[\d ()./-]{4,20}\d)', 'g') as n
     ), '');
   end if;
-  return left(regexp_replace(v_text, '[!-/:-@[-`{-~]+', ' ', 'g') || v_numbers, 50000);
+  return left(regexp_replace(v_text, '[!-/:-@[-`{-~]+', ' ', 'g') || v_numbers, 30000);
 end
 $$;
 

@@ -79,56 +79,79 @@ end
 $$;
 
 -- A part of a text with its first hit, as plain text in pieces, so that nobody needs to escape or to count characters:
--- [{text, hit}]. Looks at the first 10,000 characters.
+-- [{text, hit}]. Looks for the hit in the first 10,000 characters, in parts of 500 that end at a space if they have
+-- one, and takes only what is around that part to pieces: pieces cost ten times as much.
 create function wa.search_excerpt(p_language regconfig, p_hits tsquery, p_text text) returns jsonb
-language sql stable security invoker set search_path = '' as $$
-  with tokens as materialized (
-    select
-      t.place, t.parts[1] is not null as is_word, coalesce(t.parts[1], t.parts[2]) as text,
-      count(t.parts[1]) over (order by t.place) as word_place
-    from regexp_matches(
-      left(p_text, 10000),
-      '([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s!-/:-@[-`{-~\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)'
-      '|([\s!-/:-@[-`{-~]+)', 'g'
-    ) with ordinality as t (parts, place)
-  ),
+language plpgsql stable security invoker set search_path = '' as $$
+declare
+  v_text text := left(p_text, 10000);
+  v_before integer := 0;
+  v_start integer := 0;
+  v_part text;
+begin
+  while p_hits is not null loop
+    v_part := substr(v_text, v_start + 1, 500);
+    v_part := coalesce(substring(v_part from '^.*\s'), v_part);
+    exit when to_tsvector(p_language, wa.plain_words(v_part)) @@ p_hits;
+    v_before := v_start;
+    v_start := v_start + length(v_part);
+    if v_part = '' then
+      v_before := 0;
+      v_start := 0;
+      exit;
+    end if;
+  end loop;
+  v_text := substr(v_text, v_before + 1, v_start - v_before + 800);
+  return (
+    with tokens as materialized (
+      select
+        t.place, t.parts[1] is not null as is_word, coalesce(t.parts[1], t.parts[2]) as text,
+        count(t.parts[1]) over (order by t.place) as word_place
+      from regexp_matches(
+        v_text,
+        '([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|[^\s!-/:-@[-`{-~\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)'
+        '|([\s!-/:-@[-`{-~]+)', 'g'
+      ) with ordinality as t (parts, place)
+    ),
 
-  folded as materialized (
-    select f.place, to_tsvector(p_language, f.word) @@ p_hits as hit
-    from string_to_table(
-      wa.plain_words((select string_agg(t.text, E'\n' order by t.place) from tokens as t where t.is_word)), E'\n'
-    ) with ordinality as f (word, place)
-  ),
+    folded as materialized (
+      select f.place, to_tsvector(p_language, f.word) @@ p_hits as hit
+      from string_to_table(
+        wa.plain_words((select string_agg(t.text, E'\n' order by t.place) from tokens as t where t.is_word)), E'\n'
+      ) with ordinality as f (word, place)
+    ),
 
-  judged as (
-    select
-      t.place, left(t.text, 240) as text, t.is_word and coalesce(f.hit, false) as hit,
-      sum(length(t.text)) over (order by t.place) - length(t.text) as start
-    from tokens as t
-    left join folded as f on t.word_place = f.place
-  ),
+    judged as (
+      select
+        t.place, left(t.text, 240) as text, t.is_word and coalesce(f.hit, false) as hit,
+        sum(length(t.text)) over (order by t.place) - length(t.text) as start
+      from tokens as t
+      left join folded as f on t.word_place = f.place
+    ),
 
-  shown as (
-    select j.*, j.place - row_number() over (partition by j.hit order by j.place) as run
-    from judged as j
-    cross join (select coalesce(min(h.start) filter (where h.hit), 0) as first from judged as h) as b
-    where j.start between b.first - 60 and b.first + 180
-  )
+    shown as (
+      select j.*, j.place - row_number() over (partition by j.hit order by j.place) as run
+      from judged as j
+      cross join (select coalesce(min(h.start) filter (where h.hit), 0) as first from judged as h) as b
+      where j.start between b.first - 60 and b.first + 180
+    )
 
-  select coalesce(jsonb_agg(jsonb_build_object('text', r.text, 'hit', r.hit) order by r.place), '[]')
-  from (
-    select
-      min(s.place) as place, s.hit,
-      case when min(s.start) > 0 and min(s.place) = (select min(x.place) from shown as x) then '…' else '' end
-      || string_agg(s.text, '' order by s.place)
-      || case
-        when max(s.place) = (select max(x.place) from shown as x) and max(s.place) < (select count(*) from tokens)
-          then '…'
-        else ''
-      end as text
-    from shown as s
-    group by s.run, s.hit
-  ) as r
+    select coalesce(jsonb_agg(jsonb_build_object('text', r.text, 'hit', r.hit) order by r.place), '[]')
+    from (
+      select
+        min(s.place) as place, s.hit,
+        case when v_before + min(s.start) > 0 and min(s.place) = (select min(x.place) from shown as x) then '…' else '' end
+        || string_agg(s.text, '' order by s.place)
+        || case
+          when max(s.place) = (select max(x.place) from shown as x) and max(s.place) < (select count(*) from tokens)
+            then '…'
+          else ''
+        end as text
+      from shown as s
+      group by s.run, s.hit
+    ) as r
+  );
+end
 $$;
 
 -- The newest messages below `p_before` that the index has for a query. The planner must not look at each message

@@ -406,6 +406,37 @@ def replaced(connection: Connection, body: str) -> None:
     )
 
 
+def test_an_excerpt_takes_a_few_words_to_pieces_wherever_the_hit_is(mine: Connection, session: str) -> None:
+    words = [f"w{n}w" for n in range(1500)] + ["x" * 700, "last"]
+    asked = [*words[::13], "last"]
+    replaced(mine, "if length(p_text) > 2000 then raise 'too much'; end if; return lower(p_text);")
+    rows = mine.execute(
+        "select wa.search_excerpt('simple', plainto_tsquery('simple', w), %s) from unnest(%s::text[]) as w",
+        (" ".join(words), asked),
+    ).fetchall()
+    for word, [parts] in zip(asked, rows, strict=True):
+        shown = "".join(f"[{part['text']}]" if part["hit"] else part["text"] for part in parts)
+        place = words.index(word)
+        around = " " * (place > 0) + f"[{word}]"
+        assert around in shown
+        assert shown.count("[") == 1
+        assert (shown[0] == "…") == (place > 13), shown
+        if 0 < place < 1499:
+            assert f"{words[place - 1]}{around} {words[place + 1]}" in shown
+    mine.rollback()
+
+
+def test_a_sign_that_stands_for_many_characters_has_a_bound(mine: Connection) -> None:
+    for text in ["\ufdfa" * 60_000, "+49 170/123-4567 " * 4000]:
+        row = mine.execute(
+            "select length(wa.fold(left(%s, 10000))), length(wa.plain_words(%s))", (text, text)
+        ).fetchone()
+        assert row is not None
+        assert max(row) <= 30_000
+    row = mine.execute("select right(wa.fold(%s), 1)", ("\uac00" * 9999 + "x",)).fetchone()
+    assert row == ("x",), "a Korean text of this length is whole"
+
+
 def done(connection: Connection, session: str) -> int:
     row = connection.execute("select search_done from public.wa_sessions where id = %s", (session,)).fetchone()
     assert row is not None
