@@ -40,6 +40,11 @@ def change(kind: str, target: str, change_id: str, author: str = "ana@lid", **pa
     }
 
 
+async def unrecorded(store: Store, session: str) -> list[dict[str, Any]]:
+    """The gaps of a worker that does not say what it drops. This one always does, even if it is nothing."""
+    return [gap for gap in await rows(store, "coverage_gaps", session) if gap["reason"] == "not_recorded"]
+
+
 async def test_parts_store_rows_and_only_the_last_one_keys_and_the_number(store: Store, session: str) -> None:
     me = await writer(store, session)
     messages = [message(f"A{n}", n) for n in range(4)]
@@ -57,6 +62,7 @@ async def test_parts_store_rows_and_only_the_last_one_keys_and_the_number(store:
     assert await store.known_stanzas(session, HASHES) == set(HASHES)
     for again in (store.commit_part(session, part_of(batch, items)), store.commit(session, batch)):
         assert (await again).duplicate
+    assert await unrecorded(store, session) == []
 
 
 async def test_a_number_is_taken_only_with_the_items_that_it_had(store: Store, session: str) -> None:
@@ -107,6 +113,7 @@ async def test_pieces_are_put_together_and_are_gone_when_the_number_is_done(stor
     assert row["text"] == "é" * 3000
     assert await store.get_keys(session, "session", ["x"]) == {"x": "spent"}
     assert await rows(store, "wa_commit_pieces", session, "piece") == []
+    assert await unrecorded(store, session) == []
 
 
 async def test_an_item_as_base64_is_stored_like_any_other_or_refused_with_its_bytes(store: Store, session: str) -> None:
