@@ -116,7 +116,7 @@ reindex index public.people_words;
 
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select jsonb_build_object('version', '20261127030200')
+  select jsonb_build_object('version', '20261127030600')
 $$;
 
 notify pgrst, 'reload schema';
