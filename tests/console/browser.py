@@ -78,6 +78,12 @@ class Window:
         """Wait until these words can be seen."""
         await self.page.get_by_text(words).first.wait_for(state="visible")
 
+    async def press(self, *keys: str) -> None:
+        """Press these keys, once the page's script, which is deferred, has run: until then nobody hears them."""
+        await self.page.wait_for_load_state("domcontentloaded")
+        for key in keys:
+            await self.page.keyboard.press(key)
+
     async def serious(self) -> Sequence[str]:
         """What axe-core finds serious on the page as it is."""
         await self.page.evaluate(AXE.read_text())
