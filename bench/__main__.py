@@ -242,14 +242,19 @@ async def media(side: Product, size: int, count: int) -> Result:
     }
 
 
-async def guarded(results: list[Result], side: Side, what: str, action: Awaitable[Result]) -> None:
-    """One figure; what goes wrong is written down in its place."""
+@asynccontextmanager
+async def noted(results: list[Result], side: Side, what: str) -> AsyncIterator[None]:
+    """What goes wrong inside is written down in place of a figure, and the side killed."""
     try:
-        result = await action
+        yield
     except Exception as error:
         with contextlib.suppress(Exception):
             side.kill()
-        result = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
+        add(results, side, what, {"failed": f"{type(error).__name__}: {str(error)[:200]}"})
+
+
+def add(results: list[Result], side: Side, what: str, result: Result) -> None:
+    """One figure, kept and printed."""
     results.append({"side": side.name, "what": what, "load": os.getloadavg()[0]} | result)
     print(
         f"{what}, {side.name}: {json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)}, default=str)}",
@@ -257,8 +262,13 @@ async def guarded(results: list[Result], side: Side, what: str, action: Awaitabl
     )
 
 
-async def run(plan: Plan, folder: Path) -> list[Result]:
-    results: list[Result] = []
+async def guarded(results: list[Result], side: Side, what: str, action: Awaitable[Result]) -> None:
+    async with noted(results, side, what):
+        add(results, side, what, await action)
+
+
+async def run(plan: Plan, folder: Path, results: list[Result]) -> None:
+    """Every figure that there is time for, added to `results` as it comes: a run that ends early keeps what it has."""
     async with all_sides(folder, ALL) as sides:
         print("every side is linked", flush=True)
         products = [side for side in sides if isinstance(side, Product)]
@@ -277,7 +287,6 @@ async def run(plan: Plan, folder: Path) -> list[Result]:
             await product.phone.realism(windows=False)
         for number in range(1, plan.rounds):
             await queues(plan, sides, results, "queue", plan.messages, number)
-    return results
 
 
 async def queues(plan: Plan, sides: Sequence[Side], results: list[Result], what: str, most: int, number: int) -> None:
@@ -288,26 +297,28 @@ async def queues(plan: Plan, sides: Sequence[Side], results: list[Result], what:
             await guarded(results, side, what, throughput(side, plan.count_for(side, most)))
 
 
-async def live(plan: Plan, sides: list[Side], results: list[Result]) -> None:
+async def live(plan: Plan, sides: Sequence[Side], results: list[Result]) -> None:
     for side in sides:
         distances = plan.distances_ms if side.forwarder else (0,)
         if not plan.time_for(f"latency, {side.name}"):
             continue
-        await side.phone.post("/offline/hold", {"hold": False})
-        await side.start()
-        await side.phone.wait_for("connected", seconds=60)
-        await asyncio.sleep(1)
-        for away in distances:
-            await guarded(results, side, "live", latency(side, away, plan.latency_seconds))
-        await side.stop()
+        async with noted(results, side, "live"):
+            await side.phone.post("/offline/hold", {"hold": False})
+            await side.start()
+            await side.phone.wait_for("connected", seconds=60)
+            await asyncio.sleep(1)
+            for away in distances:
+                add(results, side, "live", await latency(side, away, plan.latency_seconds))
+            await side.stop()
 
 
 async def files(product: Product, results: list[Result]) -> None:
-    await product.start()
-    await product.phone.wait_for("connected", seconds=60)
-    for size, count in FILES:
-        await guarded(results, product, "media", media(product, size, count))
-    await product.stop()
+    async with noted(results, product, "media"):
+        await product.start()
+        await product.phone.wait_for("connected", seconds=60)
+        for size, count in FILES:
+            add(results, product, "media", await media(product, size, count))
+        await product.stop()
 
 
 def machine() -> Result:
@@ -338,9 +349,16 @@ def main() -> None:
     )  # fmt: skip
     plan = quick if options.quick else full
     about = machine() | {"command": " ".join(["python -m bench", *sys.argv[1:]])}
-    with tempfile.TemporaryDirectory(prefix="wa-bench-") as folder:
-        results = asyncio.run(run(plan, Path(folder)))
-    write(Path(__file__).parent / "results", about | {"load_after": os.getloadavg()[0]}, results, plan.skipped)
+    results: list[Result] = []
+    whole = False
+    try:
+        with tempfile.TemporaryDirectory(prefix="wa-bench-") as folder:
+            asyncio.run(run(plan, Path(folder), results))
+        whole = True
+    finally:  # Ctrl-C too
+        if results:
+            about |= {"load_after": os.getloadavg()[0], "whole": whole}
+            write(Path(__file__).parent / "results", about, results, plan.skipped)
 
 
 if __name__ == "__main__":

@@ -82,11 +82,12 @@ class Program(Side):
     async def start(self) -> None:
         self.events: list[dict[str, Any]] = []
         settings = {"WA_SOCKET_URL": self.phone.socket_url, "WA_ROOT_KEY": self.phone.root_key, **self.settings()}
-        self.child = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
-            [str(NODE), *self.command, *self.arguments()],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(self.folder / "client.log").open("ab"),
-            env=environment(settings), cwd=ROOT, start_new_session=True,
-        )  # fmt: skip
+        with (self.folder / "client.log").open("ab") as log:
+            self.child = subprocess.Popen(  # noqa: ASYNC220 - it starts at once
+                [str(NODE), *self.command, *self.arguments()],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                env=environment(settings), cwd=ROOT, start_new_session=True,
+            )  # fmt: skip
         self._reading = asyncio.create_task(self._read())
 
     def settings(self) -> Mapping[str, str]:
@@ -97,8 +98,9 @@ class Program(Side):
 
     async def _read(self) -> None:
         assert self.child.stdout is not None
-        while line := await asyncio.to_thread(self.child.stdout.readline):
-            self.events.append(json.loads(line))
+        with self.child.stdout as lines:
+            while line := await asyncio.to_thread(lines.readline):
+                self.events.append(json.loads(line))
 
     def told(self, event: str) -> dict[str, Any] | None:
         return next((item for item in self.events if item["event"] == event), None)
@@ -122,6 +124,9 @@ class Program(Side):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.child.pid, signal.SIGKILL)
         self.child.wait()
+        assert self.child.stdin is not None
+        with contextlib.suppress(OSError):
+            self.child.stdin.close()
 
     def roles(self) -> dict[str, list[int]]:
         return {"program": [self.child.pid]}
@@ -299,9 +304,13 @@ def postmaster(dsn: str) -> int:
 
 @asynccontextmanager
 async def all_sides(folder: Path, wanted: list[type[Side]]) -> AsyncIterator[list[Side]]:
-    """Every wanted side, linked, its groups switched on, ended."""
+    """Every wanted side, linked, its groups switched on, ended. However this ends, none of their processes is left."""
     async with AsyncExitStack() as stack:
-        sides = [await _side(stack, kind, new_folder(folder / kind.__name__.lower())) for kind in wanted]
+        sides = []
+        for kind in wanted:
+            side = await _side(stack, kind, new_folder(folder / kind.__name__.lower()))
+            stack.callback(_kill, side)  # a session of its own: Ctrl-C does not reach it
+            sides.append(side)
         for side in sides:
             await side.phone.realism(profile="kind")
             await side.make_groups()
@@ -312,6 +321,11 @@ async def all_sides(folder: Path, wanted: list[type[Side]]) -> AsyncIterator[lis
             await side.stored_at(sent["ids"])
             await side.stop()
         yield sides
+
+
+def _kill(side: Side) -> None:
+    with contextlib.suppress(Exception):  # it never started, say; the next one's turn comes all the same
+        side.kill()
 
 
 async def _side(stack: AsyncExitStack, kind: type[Side], folder: Path) -> Side:
