@@ -21,7 +21,7 @@ from testkit.waiting import until
 from tests.integration.catalogue import migration_files, unpack_first_migrations
 from tests.integration.database import message, rows, writer
 from worker.errors import KeyRefused, OddAnswer, SettingsError, StoreError, StoreUnavailable
-from worker.store import Timeouts, connect_store
+from worker.store import Timeouts, connect_store, embedded
 from worker.store.embedded import Embedded, Endpoint, embedded_supabase, read_endpoint
 from worker.store.endpoint import free_port, is_free
 
@@ -92,6 +92,22 @@ async def test_it_starts_migrated_and_starts_again_on_the_same_data(folder: Path
         assert (second.url, second.key) == (first.url, first.key)
         assert await audit_count(second, session) == 2
     assert not any("applied" in line for line in lines)
+
+
+async def test_a_corrected_users_sql_is_applied_without_a_new_migration(
+    tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    place = Embedded(data_dir=tmp_path, node=node, users=True, report=lines.append)
+    async with embedded_supabase(place):
+        assert any(line.endswith("_users") for line in lines)
+    corrected = tmp_path / "users.sql"
+    corrected.write_text(embedded.USERS.read_text() + "\ncomment on schema wa_users is 'corrected';\n")
+    monkeypatch.setattr(embedded, "USERS", corrected)
+    for applied in (1, 0):  # once, and not again
+        lines.clear()
+        async with embedded_supabase(place):
+            assert len([line for line in lines if "applied" in line]) == applied
 
 
 async def test_a_folder_with_the_first_migrations_goes_on_with_its_session(

@@ -252,9 +252,9 @@ class _Server:
         (supabase / "config.toml").write_text(CONFIG.format(port=port, users=str(self._place.users).lower()))
         shutil.rmtree(self._migrations, ignore_errors=True)
         shutil.copytree(self._place.migrations, self._migrations)
-        if self._place.users:  # numbered after the newest migration, and so applied again after each update
-            newest = max(path.name[:14] for path in self._migrations.glob("*.sql"))
-            shutil.copy(USERS, self._migrations / f"{int(newest) + 1}_users.sql")
+        if self._place.users:
+            content = _digest(self._migrations) + hashlib.sha256(USERS.read_bytes()).hexdigest()
+            shutil.copy(USERS, self._migrations / f"{_users_version(content)}_users.sql")
 
     async def _migrate(self) -> None:
         """Applies what is pending; a stamp spares the two seconds that finding nothing takes."""
@@ -380,6 +380,14 @@ def _check_exit(code: int | None, message: str, folder: Path) -> None:
         raise SettingsError("the embedded Supabase needs Node 22 or newer: run `make setup`, or set SUPABASE_URL")
     if code != 0:
         raise StoreUnavailable(f"{message} (exit code {code}){little_space(folder)}")
+
+
+def _users_version(content: str) -> str:
+    """Fourteen digits, as lite wants them, after every date; others when users.sql or a migration is another.
+
+    lite skips a version that is in its history, and users.sql is to be applied again after each change of either.
+    """
+    return f"9{int(hashlib.sha256(content.encode()).hexdigest(), 16) % 10**13:013}"
 
 
 def _digest(folder: Path) -> str:
