@@ -16,7 +16,10 @@ INSTALL_SECONDS = 300.0
 RUN_SECONDS = 420.0  # with the npm packages of the first start; 40 s on an idle machine
 PASSED_ON = ("LANG", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy")
 PACKAGES = ("worker", "console", "demo", "testkit")
-SHIPPED = ("package.json", "package-lock.json", "sidecar-baileys", "simulator", "supabase/migrations", "seeds")
+SHIPPED = (
+    "package.json", "package-lock.json", "sidecar-baileys", "simulator", "supabase/migrations", "supabase/optional",
+    "seeds",
+)  # fmt: skip
 # Tests, and how the seeds were made.
 LEFT_OUT = ("sidecar-baileys/test/", "simulator/test/", "seeds/make.sh")
 
