@@ -175,6 +175,7 @@ export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
   const clientKey = ctr(createDecipheriv, codeKey(code, request.wrapped.subarray(0, 32)), request.wrapped.subarray(32, 48), request.wrapped.subarray(48))
   const ephemeral = Curve.generateKeyPair()
   request.shared = Buffer.from(Curve.sharedKey(ephemeral.private, clientKey))
+  request.bundle = Buffer.alloc(0) // not that of a wrong code that was typed before
   const [salt, iv] = [randomBytes(32), randomBytes(16)]
   const wrapped = Buffer.concat([salt, iv, ctr(createCipheriv, codeKey(code, salt), iv, ephemeral.public)])
   connection.send(node('notification', { from: SERVER, type: 'link_code_companion_reg', id: randomBytes(8).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, [

@@ -101,6 +101,8 @@ export class Connection {
   #traffic = new Traffic()
   #activeReceipts = false
   #pairing = false
+  #nameWanted = false
+  #fetchingName = false
   #opened = false
   #handshaking = true
   #endReason = /** @type {Error | undefined} */ (undefined)
@@ -444,7 +446,7 @@ export class Connection {
     sock.ev.emit = (/** @type {string} */ event, /** @type {any} */ data) => {
       if (event === 'creds.update') {
         const heard = emit(event, this.#mergeCreds(data))
-        if (data.myAppStateKeyId && !this.creds.me?.name) this.#fetchName()
+        if (data.myAppStateKeyId && !this.creds.me?.name ) this.#fetchName()
         return heard
       }
       if (event === 'connection.update') this.#onConnection(data)
@@ -454,10 +456,17 @@ export class Connection {
     }
   }
 
-  /** The key that opens the collections has come. */
-  #fetchName() {
-    this.sock.resyncAppState([OWN_NAME], true).catch((/** @type {Error} */ error) =>
-      this.hooks.logger.debug({ err: error }, 'the account\'s name could not be fetched'))
+  /** The key that opens the collections has come, or another part of it: then once more, if the name is still missing. */
+  async #fetchName() {
+    this.#nameWanted = true
+    if (this.#fetchingName) return
+    this.#fetchingName = true
+    while (this.#nameWanted && !this.creds.me?.name) {
+      this.#nameWanted = false
+      await this.sock.resyncAppState([OWN_NAME], true).catch((/** @type {Error} */ error) =>
+        this.hooks.logger.debug({ err: error }, 'the account\'s name could not be fetched'))
+    }
+    this.#fetchingName = false
   }
 
   /** Before Baileys reads the notification and acknowledges it. @param {import('baileys').BinaryNode} node */
