@@ -551,7 +551,7 @@ async def test_the_setting_for_how_long_messages_are_kept_deletes_what_prune_wou
         await store_photo(store, held, file(name[1]), photo(name) | sent, name.encode())
     kept = SessionStore(store, session, held.fence)
 
-    deleted = await kept.delete_older(30 * 86_400.0, 500)
+    deleted = await kept.delete_messages(await kept.database_time() - timedelta(days=30), 500)
 
     assert (deleted.messages, deleted.more) == (1, False)
     assert [row["wa_msg_id"] for row in await rows(store, "messages", session)] == ["P2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import anyio
@@ -29,6 +30,7 @@ class Housekept:
         self.kept: list[float | None] = []
         self.expired: list[str] = []
         self.forgotten: list[float] = []
+        self.now = datetime(2026, 11, 27, tzinfo=UTC)
         self.aged: list[float] = []
 
     async def status(self) -> dict[str, Any]:
@@ -68,9 +70,13 @@ class Housekept:
         self.expired.append(mode)
         return Expired(expired=limit, more=len(self.expired) < 3)
 
-    async def delete_older(self, seconds: float, limit: int) -> Deleted:
+    async def database_time(self) -> datetime:
         await anyio.lowlevel.checkpoint()
-        self.aged.append(seconds)
+        return self.now
+
+    async def delete_messages(self, before: datetime, limit: int) -> Deleted:
+        await anyio.lowlevel.checkpoint()
+        self.aged.append((self.now - before).total_seconds())
         return Deleted(messages=limit, refused=1, more=len(self.aged) < 3)
 
     async def delete_unused_objects(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 
 import anyio
 from loguru import logger
@@ -139,10 +140,13 @@ class Housekeeping:
             logger.info("{} messages disappeared", count)
 
     async def delete_old(self) -> None:
-        """Delete messages and refused stanzas past their age."""
-        messages, refused, more = 0, 0, self._keep_seconds is not None
-        while more and self._keep_seconds:
-            deleted = await self._store.delete_older(self._keep_seconds, OLD_AT_ONCE)
+        """Delete messages and refused stanzas past their age, by the database's clock."""
+        if not self._keep_seconds:
+            return
+        before = await self._store.database_time() - timedelta(seconds=self._keep_seconds)
+        messages, refused, more = 0, 0, True
+        while more:
+            deleted = await self._store.delete_messages(before, OLD_AT_ONCE)
             messages, refused, more = messages + deleted.messages, refused + deleted.refused, deleted.more
         if messages or refused:
             logger.info("{} messages and {} refused stanzas were older than WORKER_KEEP_DAYS", messages, refused)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime
 from typing import Any
 
 from worker.store import (
@@ -114,9 +114,11 @@ class SessionStore:
     async def expire(self, mode: ExpireMode, limit: int) -> Expired:
         return await self._store.expire(self.session, mode, limit)
 
-    async def delete_older(self, seconds: float, limit: int) -> Deleted:
-        """Delete up to `limit` messages sent longer ago by the database's clock, and refused stanzas as old."""
-        before = (await self._store.console.whoami()).now - timedelta(seconds=seconds)
+    async def database_time(self) -> datetime:
+        return (await self._store.console.whoami()).now
+
+    async def delete_messages(self, before: datetime, limit: int) -> Deleted:
+        """Delete up to `limit` messages sent before, and refused stanzas as old."""
         return await self._store.console.delete_messages(self.session, before, limit)
 
     async def delete_unused_objects(self) -> int:
