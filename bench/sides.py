@@ -45,6 +45,11 @@ class Side:
         self.forwarder = forwarder
         self.database = database
         self.groups: list[str] = []
+        self.key = "none"  # of the Supabase behind the forwarder
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"apikey": self.key, "authorization": f"Bearer {self.key}"}
 
     async def start(self) -> None: ...
 
@@ -151,7 +156,6 @@ class Native(Stock):
 class Naive(Program):
     name = "naive, embedded"
     command = ("bench/naive/index.js",)
-    key = ""
 
     def settings(self) -> Mapping[str, str]:
         assert self.forwarder is not None
@@ -176,8 +180,7 @@ class Naive(Program):
 
     async def count_stored(self, ids: set[str]) -> int:
         assert self.forwarder is not None
-        headers = {"apikey": self.key, "authorization": f"Bearer {self.key}"}
-        async with httpx.AsyncClient(trust_env=False, timeout=20, headers=headers) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=20, headers=self.headers) as http:
             url, rows = f"{self.forwarder.url}/rest/v1/naive_messages", set()
             for offset in range(0, 100_000, 1000):
                 found = (
@@ -193,7 +196,6 @@ class Product(Side):
     """wa-worker: worker, sidecar, and a database behind the forwarder."""
 
     name = "wa-worker"
-    key = "none"
     worker: Worker
 
     async def start(self) -> None:
@@ -206,9 +208,8 @@ class Product(Side):
 
     async def call(self, function: str, **args: Any) -> Any:
         assert self.forwarder is not None
-        headers = {"apikey": self.key, "authorization": f"Bearer {self.key}"}
         async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
-            answer = await http.post(f"{self.forwarder.url}/rest/v1/rpc/{function}", json=args, headers=headers)
+            answer = await http.post(f"{self.forwarder.url}/rest/v1/rpc/{function}", json=args, headers=self.headers)
             answer.raise_for_status()
             return answer.json()
 
@@ -355,5 +356,5 @@ async def _side(stack: AsyncExitStack, kind: type[Side], folder: Path) -> Side:
     supabase = await stack.enter_async_context(await EmbeddedSupabase.start(folder / "supabase", migrations))
     forwarder = await stack.enter_async_context(Forwarder(supabase.url))
     side = kind(folder, phone, forwarder, [supabase.server_pid])
-    side.key = supabase.service_key  # type: ignore[attr-defined]
+    side.key = supabase.service_key
     return side
