@@ -6,10 +6,8 @@ import { createCipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto'
 import { makeLtHashGenerator, newLTHashState, proto } from 'baileys'
 import { ControlError } from './errors.js'
 import { encryptMedia } from './media-crypto.js'
-import { enqueue } from './send.js'
-import { node, SERVER } from './stanza.js'
+import { node } from './stanza.js'
 
-/** @typedef {import('./phone.js').Phone} Phone */
 /** @typedef {{index: string[], value: proto.ISyncActionValue}} Entry */
 /** @typedef {{version: number, bytes: Uint8Array}} Patch */
 /** @typedef {{state: ReturnType<typeof newLTHashState>, patches: Patch[], records: Map<string, proto.ISyncdRecord>, snapshot: boolean}} Collection */
@@ -129,28 +127,3 @@ function number(value) {
   bytes.writeUInt32BE(value, 4)
   return bytes
 }
-
-/**
- * The phone changes the app state, and the server tells the devices that are linked.
- * @param {Phone} phone
- * @param {{collection?: string, entries?: Entry[], contacts?: number, snapshot?: boolean, notify?: boolean}} request - `contacts`: so many invented ones
- */
-export function writeAppState(phone, { collection: name = 'critical_unblock_low', entries = [], contacts = 0, snapshot, notify = true }) {
-  const { appState } = phone
-  const collection = appState.collection(name)
-  if (snapshot !== undefined) collection.snapshot = Boolean(snapshot)
-  const all = [...entries, ...Array.from({ length: contacts }, (_, i) => contact(phone, i))]
-  const version = appState.write(name, all)
-  const attrs = { from: SERVER, type: 'server_sync', id: randomBytes(8).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }
-  if (notify) enqueue(phone, node('notification', attrs, changed([name], version)))
-  return { collection: name, version, entries: collection.records.size }
-}
-
-/** @param {Phone} phone @param {number} i @returns {Entry} */
-function contact(phone, i) {
-  const person = phone.people.get(`Stranger ${i}`)
-  return { index: ['contact', person.jid('pn')], value: { contactAction: { fullName: `${person.name} of the phone book`, firstName: person.name, lidJid: person.jid('lid') } } }
-}
-
-/** What a `server_sync` holds. @param {string[]} names @param {number} version */
-export const changed = (names, version) => names.map((name) => node('collection', { name, version: String(version) }))

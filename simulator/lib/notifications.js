@@ -1,12 +1,12 @@
-/** Notifications of every type that the real server sends, with content of the right shape; and what newsletters publish. */
+/** Notifications of every type that the real server sends, with content of the right shape; what newsletters publish; changes of the app state. */
 import { randomBytes, randomInt } from 'node:crypto'
 import { proto } from 'baileys'
-import { changed } from './app-state.js'
 import { ControlError } from './errors.js'
 import { enqueue } from './send.js'
 import { node, SERVER } from './stanza.js'
 
 /** @typedef {import('./phone.js').Phone} Phone */
+/** @typedef {import('./app-state.js').Entry} Entry */
 /** @typedef {import('./stanza.js').Node} Node */
 
 const seconds = () => String(Math.floor(Date.now() / 1000))
@@ -18,7 +18,9 @@ const seconds = () => String(Math.floor(Date.now() / 1000))
  */
 const TYPES = {
   encrypt: (phone, { from }) => ({ from: who(phone, from), content: [node('identity')] }),
-  server_sync: (_phone, { collections = ['regular'], version = 1 }) => ({ from: SERVER, content: changed(collections, version) }),
+  server_sync: (_phone, { collections = ['regular'], version = 1 }) => ({
+    from: SERVER, content: collections.map((/** @type {string} */ name) => node('collection', { name, version: String(version) }))
+  }),
   account_sync: (phone) => ({ from: phone.owner.jid('pn'), content: [node('blocklist', { action: 'modify', dhash: 'sim' }, [])] }),
   devices: (phone, { from }) => ({ from: who(phone, from), content: [node('update', { hash: 'sim' })] }),
   'fbid:devices': (phone, { from }) => ({ from: who(phone, from), content: [node('devices', { dhash: 'sim' })] }),
@@ -50,6 +52,25 @@ export function notify(phone, request) {
     enqueue(phone, node('notification', { from, type, id, t: seconds() }, content))
     return { id, type }
   }) }
+}
+
+/**
+ * The phone changes the app state, and the server tells the devices that are linked.
+ * @param {Phone} phone
+ * @param {{collection?: string, entries?: Entry[], contacts?: number, snapshot?: boolean, notify?: boolean}} request - `contacts`: so many invented ones
+ */
+export function writeAppState(phone, { collection: name = 'critical_unblock_low', entries = [], contacts = 0, snapshot, notify: told = true }) {
+  const collection = phone.appState.collection(name)
+  if (snapshot !== undefined) collection.snapshot = Boolean(snapshot)
+  const version = phone.appState.write(name, [...entries, ...Array.from({ length: contacts }, (_, i) => contact(phone, i))])
+  if (told) notify(phone, { type: 'server_sync', collections: [name], version })
+  return { collection: name, version, entries: collection.records.size }
+}
+
+/** @param {Phone} phone @param {number} i @returns {Entry} */
+function contact(phone, i) {
+  const person = phone.people.get(`Stranger ${i}`)
+  return { index: ['contact', person.jid('pn')], value: { contactAction: { fullName: `${person.name} of the phone book`, firstName: person.name, lidJid: person.jid('lid') } } }
 }
 
 /** A newsletter publishes in plain text. @param {Phone} phone @param {{id?: string, text?: string, as?: 'message' | 'status'}} request */
