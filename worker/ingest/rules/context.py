@@ -147,9 +147,10 @@ def _association(beside: list[Json], author: str, lids: Mapping[str, str]) -> tu
     """How this file belongs to another message, and to which."""
     for each in beside:
         association = each.get("messageAssociation")
-        kind = association.get("associationType") if isinstance(association, Mapping) else None
+        if not isinstance(association, Mapping):
+            continue
+        kind, key = association.get("associationType"), association.get("parentMessageKey")
         tie = ASSOCIATIONS.get(kind) if isinstance(kind, str | int) else None
-        key = association.get("parentMessageKey") if isinstance(association, Mapping) else None
         if tie and isinstance(key, Mapping):
             participant = None if key.get("fromMe") is True else key.get("participant")
             return tie, reference(key.get("id"), participant, author, lids)
