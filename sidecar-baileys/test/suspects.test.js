@@ -145,6 +145,7 @@ test('nothing is asked of WhatsApp for one that is not to be decrypted: the ques
   const crew = (await phone.post('/groups', { subject: 'By number', participants: ['Ana'], mode: 'pn' })).id
   const { id, hash } = await killedOver({ from: 'A stranger', to: crew, text: 'who?', omit_alt: true })
   await phone.post('/faults', { kind: 'iq_silence', xmlns: 'usync', times: -1 })
+  await phone.post('/faults', { kind: 'senders_silent', times: -1 }) // the good copy's receipt would be a third answer
   const sidecar = start()
   await sidecar.connect(phone, { suspects: { [hash]: 'unread' } })
   const stanza = await stanzaOf(sidecar, id)
