@@ -20,6 +20,7 @@ from tests.chaos.ledger import Entry, Identity, Ledger
 Row = dict[str, Any]
 
 LOOK_SECONDS = 2.0
+LOOK_SECONDS_SABOTAGED = 0.2  # a worker that was killed is back after a second or two
 MARKED_SECONDS = 30.0
 PAGE = 1000
 DROPPED = ("too_old", "waited_too_long")
@@ -29,26 +30,35 @@ ONE_BY_ONE = {"refused": "refused", "waiting": "refused", "undecryptable": "stub
 class Witness:
     """Reads the high-water mark, then the messages: what was sent before the mark and is not there is `broken`."""
 
-    def __init__(self, database: Database, ledger: Ledger) -> None:
+    def __init__(self, database: Database, ledger: Ledger, every_seconds: float = LOOK_SECONDS) -> None:
         self._database = database
         self._ledger = ledger
+        self._every_seconds = every_seconds
         self._seen = 0  # entries of the ledger that were found
         self.looks = 0
         self.broken: list[str] = []
 
     async def run(self) -> None:
         while True:
-            await anyio.sleep(LOOK_SECONDS)
+            await anyio.sleep(self._every_seconds)
             try:
                 await self._look()
             except (httpx.HTTPError, APIError, OSError):  # it is being killed: look later
                 continue
 
-    async def _look(self) -> None:
+    async def marked(self, seconds: float) -> None:
+        """Wait for the first mark."""
+        await self._database.until("a high-water mark", self._mark, seconds=seconds)
+
+    async def _mark(self) -> float | None:
         row = await self._database.session_row()
-        if row is None or row["complete_to"] is None:
+        told = row["complete_to"] if row else None
+        return parse_time(told).timestamp() if told else None
+
+    async def _look(self) -> None:
+        mark = await self._mark()
+        if mark is None:
             return
-        mark = parse_time(row["complete_to"]).timestamp()
         fresh = self._ledger.entries[self._seen :]
         count = next((n for n, entry in enumerate(fresh) if entry.sent[1] > mark), len(fresh))
         due = [entry for entry in fresh[:count] if entry.monitored]

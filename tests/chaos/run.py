@@ -16,7 +16,7 @@ from testkit.waiting import TookTooLong, until
 from tests.chaos import faults, gateway
 from tests.chaos.attackers import Attackers
 from tests.chaos.checks import Evidence, check_all
-from tests.chaos.coverage import Witness, read_settled
+from tests.chaos.coverage import LOOK_SECONDS, LOOK_SECONDS_SABOTAGED, Witness, read_settled
 from tests.chaos.deck import Deck, Tally
 from tests.chaos.ledger import Ledger
 from tests.chaos.proxy import Rule
@@ -80,12 +80,12 @@ async def chaos(options: Options, folder: Path, say: Callable[[str], None]) -> R
         async with anyio.create_task_group() as witnesses:
             witnesses.start_soon(rig.sample)
             witnesses.start_soon(_progress, rig, ledger, tell)
-            witness = Witness(rig.database, ledger)
+            witness = Witness(rig.database, ledger, LOOK_SECONDS_SABOTAGED if options.sabotage else LOOK_SECONDS)
             witnesses.start_soon(witness.run)
             await _link(rig, traffic, attackers)
             tell("linked; the traffic begins")
             try:
-                unsettled = await _act(options, stage, traffic, result, random, tell)
+                unsettled = await _act(options, stage, witness, traffic, result, random, tell)
                 tell("settled; looking at everything" if not unsettled else f"NOT settled: {unsettled}")
                 evidence = await _gather(rig, ledger, unsettled, witness)
                 if missing := len(await attackers.unanswered()):
@@ -122,14 +122,20 @@ async def _link(rig: Rig, traffic: Traffic, attackers: Attackers) -> None:
 
 
 async def _act(
-    options: Options, stage: Stage, traffic: Traffic, result: Result, random: Random, tell: Callable[[str], None]
+    options: Options,
+    stage: Stage,
+    witness: Witness,
+    traffic: Traffic,
+    result: Result,
+    random: Random,
+    tell: Callable[[str], None],
 ) -> list[str]:
     begun = time.monotonic()
     tally = result.tally
     async with anyio.create_task_group() as talking:
         talking.start_soon(traffic.run)
         if options.only_traffic:
-            await _sabotaged(options, stage, tally, random, tell)
+            await _sabotaged(options, stage, witness, tally, random, tell)
         else:
             ends = begun + options.seconds
             latest = begun + max(OVERTIME * options.seconds, options.seconds + OVERTIME_SECONDS)
@@ -161,9 +167,12 @@ async def _act(
     return unsettled
 
 
-async def _sabotaged(options: Options, stage: Stage, tally: Tally, random: Random, tell: Callable[[str], None]) -> None:
+async def _sabotaged(
+    options: Options, stage: Stage, witness: Witness, tally: Tally, random: Random, tell: Callable[[str], None]
+) -> None:
     """Traffic of every kind, and only the faults that bring this sabotage to light."""
     kinds = {**faults.MAIN, **faults.SIDE}
+    await witness.marked(seconds=START_SECONDS)
     for name in SABOTAGES[options.sabotage].faults:
         deck = Deck({name: kinds[name]}, random, tally, tell, MAIN_PAUSE)
         await deck.deal(stage, time.monotonic() + 1.0, time.monotonic() + 60.0)
