@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,10 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from loguru import logger
 
 from tests.unit.doubles import BOUND, Database, make_flag, until
@@ -293,6 +298,28 @@ def test_a_rotated_key_reads_what_the_former_one_wrote() -> None:
     assert StateCipher("default", KEY).open("session", "1", new) == "value"
 
 
+# `value` of session `default`, type `session`, name `1`, as a worker without session keys encrypted it with KEY.
+FORMER = "enc:AUsC4XQVDjoTJ876gOuEtEIYyw627DjQF2o019s5ZXVFVQ=="
+
+
+def test_a_value_that_the_master_key_encrypted_is_read() -> None:
+    assert StateCipher("default", KEY).open("session", "1", FORMER) == "value"
+    assert StateCipher("default", OTHER, KEY).open("session", "1", FORMER) == "value"
+
+
+def test_the_key_of_one_session_opens_nothing_of_another() -> None:
+    raw = base64.b64decode(StateCipher("other", KEY).close("session", "1", "value")[len(MARK) :])
+    own, context = derived(KEY, "other"), json.dumps(["other", "session", "1"]).encode()
+    assert AESGCM(own).decrypt(raw[1:13], raw[13:], context) == b"value"
+    for key in (KEY, derived(KEY, "default")):
+        with pytest.raises(InvalidTag):
+            AESGCM(key).decrypt(raw[1:13], raw[13:], context)
+
+
+def derived(master: bytes, session: str) -> bytes:
+    return HKDF(SHA256(), length=32, salt=None, info=b"wa-worker state " + session.encode()).derive(master)
+
+
 def tampered(stored: str) -> str:
     raw = bytearray(base64.b64decode(stored[len(MARK) :]))
     raw[-1] ^= 1
@@ -308,9 +335,10 @@ UNREADABLE: list[tuple[StateCipher, str, str, str, str, str]] = [
     (StateCipher("default", KEY), "session", "2", STORED, "does not fit", "another key's value in its place"),
     (StateCipher("default", KEY), "pre-key", "1", STORED, "does not fit", "another type"),
     (StateCipher("other", KEY), "session", "1", STORED, "does not fit", "another session"),
+    (StateCipher("other", KEY), "session", "1", FORMER, "does not fit", "another session, with the master key"),
     (StateCipher("default", KEY), "session", "1", tampered(STORED), "does not fit", "a flipped bit"),
     (StateCipher("default", KEY), "session", "1", STORED[:30], "torn|does not fit", "cut off"),
-    (StateCipher("default", KEY), "session", "1", MARK + "AgAAAA==", "newer wa-worker", "an unknown version"),
+    (StateCipher("default", KEY), "session", "1", MARK + "AwAAAA==", "newer wa-worker", "an unknown version"),
     (StateCipher("default", KEY), "session", "1", MARK, "newer wa-worker", "empty"),
 ]
 

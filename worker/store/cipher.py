@@ -1,4 +1,8 @@
-"""Encrypts credentials and keys at rest with AES-256-GCM, if WORKER_STATE_KEY is set."""
+"""Encrypts credentials and keys at rest with AES-256-GCM, if WORKER_STATE_KEY is set.
+
+Each session has a key of its own, derived from WORKER_STATE_KEY (HKDF-SHA256), which opens nothing of another session.
+Values from before that were encrypted with WORKER_STATE_KEY itself. They are read, and take the new key as they change.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,17 @@ from contextlib import suppress
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from worker.errors import StateError
 
 MARK = "enc:"  # what Baileys stores is JSON, which never begins like this
-VERSION = b"\x01"  # AES-256-GCM, 12-byte nonce in front
+# The first byte. Both are AES-256-GCM with the nonce in front.
+WITH_MASTER_KEY = b"\x01"  # by WORKER_STATE_KEY itself
+WITH_SESSION_KEY = b"\x02"
 NONCE_BYTES = 12
+KEY_BYTES = 32
 CREDENTIALS = "creds"  # type and name of the credentials, which are bound into the ciphertext
 
 
@@ -24,8 +33,12 @@ class StateCipher:
 
     def __init__(self, session: str, key: bytes | None, previous: bytes | None = None) -> None:
         self._session = session
-        self._cipher = AESGCM(key) if key else None
-        self._readers = [AESGCM(each) for each in (key, previous) if each]
+        masters = [each for each in (key, previous) if each]
+        self._cipher = AESGCM(_session_key(key, session)) if key else None
+        self._readers = {
+            WITH_MASTER_KEY: [AESGCM(each) for each in masters],
+            WITH_SESSION_KEY: [AESGCM(_session_key(each, session)) for each in masters],
+        }
 
     def close(self, type_: str, name: str, value: str) -> str:
         """The text to store for `value`."""
@@ -33,7 +46,7 @@ class StateCipher:
             return value
         nonce = os.urandom(NONCE_BYTES)
         sealed = self._cipher.encrypt(nonce, value.encode(), self._context(type_, name))
-        return MARK + base64.b64encode(VERSION + nonce + sealed).decode()
+        return MARK + base64.b64encode(WITH_SESSION_KEY + nonce + sealed).decode()
 
     def open(self, type_: str, name: str, stored: str) -> str:
         """The value that was stored. One stored before the key was set is returned as it is.
@@ -47,12 +60,13 @@ class StateCipher:
             raise StateError("WORKER_STATE_KEY: is not set, but the stored credentials are encrypted; set their key")
         try:
             raw = base64.b64decode(stored[len(MARK) :], validate=True)
-            if raw[:1] != VERSION:
+            readers = self._readers.get(raw[:1])
+            if readers is None:
                 raise StateError(f"the stored {type_} has an unknown format; use a newer wa-worker")
             nonce, sealed = raw[1 : 1 + NONCE_BYTES], raw[1 + NONCE_BYTES :]
         except (binascii.Error, ValueError):
             raise StateError(f"the stored {type_} is torn; restore it from a backup") from None
-        for reader in self._readers:
+        for reader in readers:
             with suppress(InvalidTag, ValueError):
                 return reader.decrypt(nonce, sealed, self._context(type_, name)).decode()
         raise StateError(
@@ -61,3 +75,8 @@ class StateCipher:
 
     def _context(self, type_: str, name: str) -> bytes:
         return json.dumps([self._session, type_, name]).encode()
+
+
+def _session_key(master: bytes, session: str) -> bytes:
+    derivation = HKDF(SHA256(), length=KEY_BYTES, salt=None, info=f"wa-worker state {session}".encode())
+    return derivation.derive(master)
