@@ -44,8 +44,8 @@ FUNCTIONS = ["changes", "coverage", "my_sessions", "search_messages"]
 HIDDEN = {
     "messages": {"content_order", "revoke_claimed_by"},
     "wa_sessions": {
-        "batch", "complete_epoch", "creds_json", "epoch", "fence", "lease_owner", "lease_seconds", "oldest_cursor",
-        "search_done", "seq",
+        "batch", "complete_epoch", "creds_json", "epoch", "failed_owner", "fence", "lease_owner", "lease_seconds",
+        "not_before", "oldest_cursor", "search_done", "seq", "start_failures",
     },
 }  # fmt: skip
 

@@ -113,3 +113,71 @@ language sql stable security invoker set search_path = '' as $$
     )
   )
 $$;
+
+-- What is asked of a session, one row a request, beside the flags: nothing overwrites another, and each has a result.
+create table public.wa_requests (
+  id bigint generated always as identity primary key,
+  session_id text not null references public.wa_sessions (id) on delete cascade,
+  name text not null check (name in ('fetch_groups', 'refresh_qr', 'pairing_code', 'disconnect')),
+  args jsonb not null default '{}' check (jsonb_typeof(args) = 'object'),
+  created_at timestamptz not null default now(),
+  handled_at timestamptz,
+  result text
+);
+
+create index wa_requests_pending on public.wa_requests (session_id, id) where handled_at is null;
+
+create index wa_requests_handled on public.wa_requests (session_id, handled_at) where handled_at is not null;
+
+-- Asks for something. A tenth that waits is refused with `too_many_requests`.
+create function public.wa_ask(p_session text, p_name text, p_args jsonb default '{}') returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_id bigint;
+begin
+  if (
+    select count(*) from public.wa_requests as r where r.session_id = p_session and r.handled_at is null
+  ) >= 10 then
+    raise exception 'too_many_requests' using errcode = 'PT409';
+  end if;
+  insert into public.wa_requests (session_id, name, args) values (p_session, p_name, p_args) returning id into v_id;
+  return jsonb_build_object('id', v_id::text);
+end
+$$;
+
+-- Marks a request as done, carried out or not: `p_result` says which, for people. The first mark stays.
+create function public.wa_request_handled(p_session text, p_id bigint, p_result text) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+begin
+  update public.wa_requests
+  set handled_at = clock_timestamp(), result = left(p_result, 1000), args = '{}'
+  where id = p_id and session_id = p_session and handled_at is null;
+  return jsonb_build_object('found', found);
+end
+$$;
+
+-- What became of a request: {handled, result}; `gone` if it is no longer known.
+create function public.wa_request_state(p_session text, p_id bigint) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select coalesce(
+    (
+      select jsonb_build_object('handled', r.handled_at is not null, 'result', r.result, 'gone', false)
+      from public.wa_requests as r
+      where r.session_id = p_session and r.id = p_id
+    ),
+    '{"handled": true, "result": null, "gone": true}'
+  )
+$$;
+
+-- Requests that wait, oldest first, at most ten: [{id, name, args}].
+create function wa.pending_requests(p_session text) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select coalesce(jsonb_agg(jsonb_build_object('id', r.id::text, 'name', r.name, 'args', r.args) order by r.id), '[]')
+  from (
+    select q.id, q.name, q.args
+    from public.wa_requests as q
+    where q.session_id = p_session and q.handled_at is null
+    order by q.id
+    limit 10
+  ) as r
+$$;

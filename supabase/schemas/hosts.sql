@@ -1,6 +1,226 @@
--- The poll: one call for all that a process must do for its sessions while nothing happens.
+-- The poll: one call for all that a process must do for its sessions while nothing happens. And hosts: processes that
+-- serve any number of wanted sessions, which they claim by the poll.
 
--- What is new for a session that is held: {flags?, monitored?, media?, refused?}, as public.wa_host_poll answers it.
+-- Hosts that have polled. Written every sixth of a lease, or when a figure changes; one that was not heard of for half
+-- a lease does not count (wa.live_hosts). A hint for sharing alone: who serves a session says its lease.
+create table public.wa_hosts (
+  owner text primary key,
+  held integer not null,
+  steady integer not null,
+  room integer not null,
+  lease_seconds double precision not null,
+  seen_at timestamptz not null default clock_timestamp(),
+  gave_up_at timestamptz,
+  failed_at timestamptz
+);
+
+-- What a session's settings are called, so that nobody is told those that it has.
+create function wa.settings_version(p_settings jsonb) returns text
+language sql immutable security invoker set search_path = '' as $$
+  select md5(p_settings::text)
+$$;
+
+create function wa.told_settings(p_settings jsonb) returns jsonb
+language sql immutable security invoker set search_path = '' as $$
+  select jsonb_build_object('version', wa.settings_version(p_settings), 'values', p_settings)
+$$;
+
+create function wa.live_hosts() returns setof public.wa_hosts
+language sql stable security invoker set search_path = '' as $$
+  select h.*
+  from public.wa_hosts as h
+  where h.seen_at > clock_timestamp() - make_interval(secs => h.lease_seconds / 2)
+$$;
+
+-- Writes down that a host lives, and what it holds. Whether it was due; what costs more is only done then.
+create function wa.note_host(
+  p_owner text, p_held integer, p_steady integer, p_room integer, p_lease double precision
+) returns boolean
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_host public.wa_hosts;
+begin
+  select * into v_host from public.wa_hosts as h where h.owner = p_owner;
+  if v_host.owner is null then
+    delete from public.wa_hosts where seen_at < clock_timestamp() - interval '1 day';
+    insert into public.wa_hosts (owner, held, steady, room, lease_seconds)
+    values (p_owner, p_held, p_steady, p_room, p_lease)
+    on conflict (owner) do nothing;
+    return true;
+  end if;
+  if (v_host.held, v_host.steady, v_host.room, v_host.lease_seconds) = (p_held, p_steady, p_room, p_lease)
+    and v_host.seen_at > clock_timestamp() - make_interval(secs => p_lease / 6) then
+    return false;
+  end if;
+  update public.wa_hosts
+  set held = p_held, steady = p_steady, room = p_room, lease_seconds = p_lease, seen_at = clock_timestamp()
+  where owner = p_owner;
+  return true;
+end
+$$;
+
+-- Sessions that `p_owner` may claim. `p_all`: also those of a holder whose lease ran out, which takes a look at every
+-- wanted session; without, those that nobody holds.
+create function wa.free_sessions(p_owner text, p_all boolean) returns setof public.wa_sessions
+language plpgsql stable security invoker set search_path = '' set enable_seqscan = off as $$
+begin
+  if p_all then
+    return query
+    select s.*
+    from public.wa_sessions as s
+    where s.wanted and (s.lease_owner is null or s.lease_expires_at <= clock_timestamp())
+      and (s.not_before is null or s.not_before <= now() or (s.start_failures < 2 and s.failed_owner <> p_owner));
+  else
+    return query
+    select s.*
+    from public.wa_sessions as s
+    where s.wanted and s.lease_owner is null
+      and (s.not_before is null or s.not_before <= now() or (s.start_failures < 2 and s.failed_owner <> p_owner));
+  end if;
+end
+$$;
+
+-- How many sessions each host should hold, with `p_free` more to come: the least number at which the hosts that live
+-- have room for all. Where all have room for it, it is all sessions by the number of hosts, rounded up. Null: there is
+-- no room for all.
+create function wa.fair_share(p_free integer) returns integer
+language sql stable security invoker set search_path = '' as $$
+  with hosts as (
+    select
+      h.held + h.room as most,
+      coalesce(sum(h.held + h.room) over smaller, 0) as before,
+      count(*) over larger as hosts,
+      sum(h.held) over () + p_free as sessions
+    from wa.live_hosts() as h
+    window
+      smaller as (order by h.held + h.room, h.owner rows between unbounded preceding and 1 preceding),
+      larger as (order by h.held + h.room, h.owner rows between current row and unbounded following)
+  )
+
+  select ceil((h.sessions - h.before)::numeric / h.hosts)::integer
+  from hosts as h
+  where ceil((h.sessions - h.before)::numeric / h.hosts) <= h.most
+  order by h.most
+  limit 1
+$$;
+
+-- Takes up to `p_most` free sessions, those that wait longest first, each with a new fence. Waits for no lock, and so
+-- two hosts never take the same one. `p_waited`: only those that have been free for so long.
+create function wa.claim_sessions(
+  p_owner text, p_most integer, p_seconds double precision, p_all boolean, p_waited interval
+) returns jsonb
+language sql volatile security invoker set search_path = '' set enable_seqscan = off as $$
+  with free as materialized (
+    select s.id
+    from public.wa_sessions as s
+    where s.id = any(array(
+      select f.id
+      from wa.free_sessions(p_owner, p_all) as f
+      where coalesce(f.lease_expires_at, f.host_since, f.created_at) <= clock_timestamp() - p_waited
+      order by coalesce(f.lease_expires_at, f.host_since, f.created_at)
+      limit p_most
+    )) and s.wanted and (s.lease_owner is null or s.lease_expires_at <= clock_timestamp())
+    for no key update skip locked
+  ),
+
+  claimed as (
+    update public.wa_sessions as s
+    set
+      lease_owner = p_owner, lease_seconds = p_seconds, fence = s.fence + 1, host_since = clock_timestamp(),
+      lease_expires_at = clock_timestamp() + make_interval(secs => p_seconds)
+    from free
+    where s.id = free.id
+    returning s.id, s.fence, s.lease_expires_at, s.settings
+  )
+
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object(
+        'session', c.id, 'fence', c.fence::text, 'until', c.lease_expires_at, 'now', clock_timestamp(),
+        'settings', wa.told_settings(c.settings)
+      ) order by c.id
+    ),
+    '[]'
+  )
+  from claimed as c
+$$;
+
+-- A session of `p_sessions` that this host should let go, because it holds more than its share and another has room;
+-- null: none. What is too many goes within a minute: with n too many the pause is 60 s / (n + 1) (n + 2), which adds up
+-- to half of it. One that has just come stays for a lease, and one that is connecting or shows a code stays until that
+-- is over. A host whose starts fail and that keeps none gets nothing. As the other holds two fewer, nothing comes back.
+create function wa.session_to_give(p_owner text, p_sessions text[]) returns text
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_mine public.wa_hosts;
+  v_excess integer;
+  v_session text;
+begin
+  select * into v_mine from public.wa_hosts as h where h.owner = p_owner;
+  v_excess := v_mine.held - wa.fair_share(0);
+  if coalesce(v_excess, 0) <= 0
+    or v_mine.gave_up_at > clock_timestamp() - interval '1 minute' / ((v_excess + 1) * (v_excess + 2))
+    or not exists (
+      select 1
+      from wa.live_hosts() as h
+      where h.owner <> p_owner and h.room > 0 and h.held <= v_mine.held - 2
+        and (h.steady > 0 or coalesce(h.failed_at < clock_timestamp() - interval '5 minutes', true))
+    ) then
+    return null;
+  end if;
+  select s.id into v_session
+  from public.wa_sessions as s
+  where s.id = any(p_sessions) and s.lease_owner = p_owner and s.status <> 'connecting'
+    and s.host_since <= clock_timestamp() - make_interval(secs => s.lease_seconds)
+  order by s.status = 'connected', s.host_since
+  limit 1;
+  if v_session is not null then
+    update public.wa_hosts set gave_up_at = clock_timestamp() where owner = p_owner;
+  end if;
+  return v_session;
+end
+$$;
+
+-- A host's turn in a poll: {claimed?, give_up?}. First it fills up to its share; what then has been free for ten
+-- seconds it takes beyond that, because those whose turn it was do not come. `p_sessions`: those that it has claimed.
+create function wa.share_sessions(
+  p_owner text, p_sessions text[], p_steady integer, p_room integer, p_seconds double precision
+) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_held integer := cardinality(p_sessions);
+  v_due boolean := wa.note_host(p_owner, v_held, p_steady, p_room, p_seconds);
+  v_free integer;
+  v_share integer;
+  v_claimed jsonb := '[]';
+  v_given text;
+begin
+  if p_room > 0 then
+    select count(*) into v_free from wa.free_sessions(p_owner, v_due);
+  end if;
+  if v_free > 0 then
+    v_share := least(p_room, wa.fair_share(v_free) - v_held);
+    if coalesce(v_share, p_room) > 0 then
+      v_claimed := wa.claim_sessions(p_owner, coalesce(v_share, p_room), p_seconds, v_due, '0 s');
+    end if;
+    if jsonb_array_length(v_claimed) < p_room then
+      v_claimed := v_claimed || wa.claim_sessions(
+        p_owner, p_room - jsonb_array_length(v_claimed), p_seconds, v_due, '10 s'
+      );
+    end if;
+    update public.wa_hosts
+    set held = held + jsonb_array_length(v_claimed), room = room - jsonb_array_length(v_claimed)
+    where owner = p_owner and v_claimed <> '[]';
+  elsif v_due then
+    v_given := wa.session_to_give(p_owner, p_sessions);
+  end if;
+  return case when v_claimed <> '[]' then jsonb_build_object('claimed', v_claimed) else '{}' end
+    || case when v_given is not null then jsonb_build_object('give_up', jsonb_build_array(v_given)) else '{}' end;
+end
+$$;
+
+-- What is new for a session that is held: {flags?, monitored?, media?, refused?, requests?}, as public.wa_host_poll
+-- answers it.
 create function wa.news_of(p_session text, p_monitored bigint, p_media integer) returns jsonb
 language plpgsql volatile security invoker set search_path = '' as $$
 declare
@@ -43,15 +263,19 @@ begin
   ) then
     v_news := v_news || '{"refused": true}';
   end if;
+  if exists (select 1 from public.wa_requests as r where r.session_id = p_session and r.handled_at is null) then
+    v_news := v_news || jsonb_build_object('requests', wa.pending_requests(p_session));
+  end if;
   return v_news;
 end
 $$;
 
 -- Renews the leases that `p_owner` holds, and tells what is new. `p_held`: [{session, fence, monitored, media, epoch?,
--- complete_to?}]; `monitored` is the version of the monitored groups that the process has, null if it has none; `media`
--- says which jobs it could take now: 0 none, 1 files, 2 also those that wait for the phone; what came until
--- `complete_to` on the connection `epoch` is durable (wa.move_mark). `p_capacity`: how many more sessions it could
--- serve; none are handed out yet.
+-- complete_to?, claimed?, settings?}]; `monitored` is the version of the monitored groups that the process has, null if
+-- it has none; `media` says which jobs it could take now: 0 none, 1 files, 2 also those that wait for the phone; what
+-- came until `complete_to` on the connection `epoch` is durable (wa.move_mark); `claimed` says that it came by a poll,
+-- and `settings` which version of its settings the process has. `p_capacity`: how many more sessions it could take now;
+-- 0, and none of its sessions claimed: no host. `p_lease_seconds`: how long a claimed lease lasts, 60 if null.
 --
 -- Also makes the next 500 entries of the search, or as many as 200 ms are enough for (wa.search_fill).
 --
@@ -59,9 +283,14 @@ $$;
 -- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it.
 --
 -- Answer: {alive: how many sessions are still held, lost?: [session], busy?: [session], renewed?: {session: until},
--- news?: {session: wa.news_of}}. In the news `flags` are those of public.wa_pending_flags, `monitored` is {version,
--- groups}; `media` and `refused` say that public.wa_media_claim or public.wa_due_refused would find something.
-create function public.wa_host_poll(p_owner text, p_capacity integer, p_held jsonb) returns jsonb
+-- news?: {session: wa.news_of}, claimed?: [{session, fence, until, now, settings}], give_up?: [session]}. In the news
+-- `flags` are those of public.wa_pending_flags, `monitored` is {version, groups}; `media` and `refused` say that
+-- public.wa_media_claim or public.wa_due_refused would find something; `requests` are those of wa.pending_requests. To
+-- a host also `stop`: the session is no longer wanted, and `settings`: {version, values}, when it has others.
+-- `give_up`: to stop and release, for the sake of balance.
+create function public.wa_host_poll(
+  p_owner text, p_capacity integer, p_held jsonb, p_lease_seconds double precision default null
+) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_held record;
@@ -71,18 +300,22 @@ declare
   v_moves boolean;
   v_news jsonb;
   v_alive integer := 0;
+  v_claimed text[] := '{}';
+  v_steady integer := 0;
   v_answer jsonb := '{}';
 begin
   for v_held in
-    select h.session, h.fence, h.monitored, h.media, h.epoch, h.complete_to
+    select h.session, h.fence, h.monitored, h.media, h.epoch, h.complete_to, h.claimed, h.settings
     from jsonb_to_recordset(p_held) as h (
-      session text, fence bigint, monitored bigint, media integer, epoch bigint, complete_to timestamptz
+      session text, fence bigint, monitored bigint, media integer, epoch bigint, complete_to timestamptz,
+      claimed boolean, settings text
     )
     order by h.session
   loop
     select
       s.fence, s.lease_owner, s.lease_expires_at, make_interval(secs => s.lease_seconds) as lease, s.epoch,
-      s.complete_epoch, s.complete_to
+      s.complete_epoch, s.complete_to, s.wanted, s.settings,
+      s.host_since <= clock_timestamp() - make_interval(secs => s.lease_seconds) as is_steady
     into v_row
     from public.wa_sessions as s where s.id = v_held.session;
     if v_row.fence is distinct from v_held.fence or v_row.lease_owner is distinct from p_owner then
@@ -97,7 +330,7 @@ begin
     );
     if v_due or v_moves then
       update public.wa_sessions as s
-      set lease_expires_at = clock_timestamp() + v_row.lease
+      set lease_expires_at = clock_timestamp() + v_row.lease, start_failures = 0
       where s.id = (
         select f.id
         from public.wa_sessions as f
@@ -119,12 +352,27 @@ begin
     end if;
     perform wa.search_fill(v_held.session, 500);
     v_news := wa.news_of(v_held.session, v_held.monitored, v_held.media);
+    if v_held.claimed then
+      v_claimed := v_claimed || v_held.session;
+      v_steady := v_steady + coalesce(v_row.is_steady, true)::integer;
+      if not v_row.wanted then
+        v_news := v_news || '{"stop": true}';
+      end if;
+      if v_held.settings is distinct from wa.settings_version(v_row.settings) then
+        v_news := v_news || jsonb_build_object('settings', wa.told_settings(v_row.settings));
+      end if;
+    end if;
     if v_news <> '{}' then
       v_answer := jsonb_set(
         v_answer, '{news}', coalesce(v_answer -> 'news', '{}') || jsonb_build_object(v_held.session, v_news)
       );
     end if;
   end loop;
+  if p_capacity > 0 or cardinality(v_claimed) > 0 then
+    v_answer := v_answer || wa.share_sessions(
+      p_owner, v_claimed, v_steady, greatest(p_capacity, 0), coalesce(p_lease_seconds, 60)
+    );
+  end if;
   return v_answer || jsonb_build_object('alive', v_alive);
 end
 $$;

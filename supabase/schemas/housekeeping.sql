@@ -3,7 +3,8 @@
 -- Deletes ciphertext hashes and, if asked, audit entries past their age; the newest error stays, because the status
 -- shows it. After a week deletes held changes, unless they belong to a message that is listed as refused; they are
 -- counted as `edit_unmatched` and so on. And secrets (WhatsApp accepts edits for a quarter of an hour), but those of
--- polls and events live as long as their message. At most 10,000 of each a call; `more` says that there are others.
+-- polls and events live as long as their message. And requests that were handled. At most 10,000 of each a call; `more`
+-- says that there are others.
 -- Also takes one step of a merge that was too large for its commit, and makes the next entries of the search.
 create function public.wa_prune(
   p_session text, p_stanza_seconds double precision, p_audit_seconds double precision
@@ -100,6 +101,7 @@ begin
     limit 10000
   ));
   get diagnostics v_secrets = row_count;
+  delete from public.wa_requests where session_id = p_session and handled_at < now() - interval '7 days';
   return jsonb_build_object(
     'stanzas', v_stanzas, 'audits', v_audits, 'changes', v_changes, 'secrets', v_secrets,
     'more', v_unsearched or 10000 in (v_stanzas, v_audits, v_changes, v_secrets)

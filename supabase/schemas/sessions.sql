@@ -1,5 +1,8 @@
 -- One linked account: its status for the web app, its credentials, and the lease of the worker that serves it.
 --
+-- `wanted` is the desired state: a host should serve it (hosts.sql). `run` and `up` serve the session that they are
+-- told, and never look at it.
+--
 -- A worker serves a session while it holds its lease. Every take-over raises `fence`; every connection raises `epoch`;
 -- `seq` counts the batches of one epoch; `batch` names the one that was begun last: its number, and a digest of its
 -- items. What came until `complete_to`, on the connection `complete_epoch`, is durable, and so is all that had waited
@@ -32,8 +35,21 @@ create table public.wa_sessions (
   complete_to timestamptz,
   complete_epoch bigint,
   search_language text not null default 'simple',
-  search_done bigint not null default 0
+  search_done bigint not null default 0,
+  wanted boolean not null default false,
+  settings jsonb not null default '{}' check (jsonb_typeof(settings) = 'object'),
+  owner_id uuid,
+  host_since timestamptz,
+  start_failures integer not null default 0,
+  failed_owner text,
+  not_before timestamptz
 );
+
+-- What hosts look for: sessions that nobody holds, and those whose lease may have run out. Neither has a column that a
+-- commit or a renewal changes, so that these stay cheap (HOT).
+create index wa_sessions_free on public.wa_sessions (id) where wanted and lease_owner is null;
+
+create index wa_sessions_wanted on public.wa_sessions (id) where wanted;
 
 -- Baileys' Signal keys, a row each: one blob would be rewritten at every message.
 create table public.wa_session_keys (
@@ -107,7 +123,7 @@ begin
     update public.wa_sessions
     set
       lease_owner = v_row.lease_owner, lease_expires_at = v_row.lease_expires_at, lease_seconds = p_seconds,
-      fence = v_row.fence
+      fence = v_row.fence, host_since = case when v_row.fence = fence then host_since else v_now end
     where id = p_session;
   end if;
   return jsonb_build_object(
@@ -117,14 +133,30 @@ begin
 end
 $$;
 
--- Gives the lease back, so that the next worker need not wait. Does nothing for anyone but the holder.
-create function public.wa_lease_release(p_session text, p_owner text, p_fence bigint) returns jsonb
+-- Gives the lease back, so that the next worker need not wait. Does nothing for anyone but the holder. `p_failed`: the
+-- session could not be started. Then this owner does not claim it again for 10, 20, 40 … seconds, at most five minutes;
+-- another may at once, but if it failed there too, everybody waits.
+create function public.wa_lease_release(
+  p_session text, p_owner text, p_fence bigint, p_failed boolean default false
+) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 begin
   update public.wa_sessions
-  set lease_owner = null, lease_expires_at = null
+  set
+    lease_owner = null, lease_expires_at = null, host_since = clock_timestamp(),
+    start_failures = case when p_failed then start_failures + 1 else 0 end,
+    failed_owner = case when p_failed then p_owner end,
+    not_before = case
+      when p_failed then clock_timestamp() + make_interval(secs => least(300, 10 * 2 ^ least(start_failures, 10)))
+    end
   where id = p_session and lease_owner = p_owner and fence = p_fence;
-  return jsonb_build_object('released', found);
+  if not found then
+    return '{"released": false}'::jsonb;
+  end if;
+  update public.wa_hosts
+  set held = greatest(held - 1, 0), failed_at = case when p_failed then clock_timestamp() else failed_at end
+  where owner = p_owner;
+  return '{"released": true}'::jsonb;
 end
 $$;
 

@@ -479,37 +479,49 @@ export type Database = {
           complete_to: string | null
           created_at: string
           detail: Json
+          host_since: string | null
           id: string
           lease_expires_at: string | null
+          owner_id: string | null
           search_language: string
+          settings: Json
           status: string
           updated_at: string
           wa_name: string | null
           wa_number: string | null
+          wanted: boolean
         }
         Insert: {
           complete_to?: string | null
           created_at?: string
           detail?: Json
+          host_since?: string | null
           id?: string
           lease_expires_at?: string | null
+          owner_id?: string | null
           search_language?: string
+          settings?: Json
           status?: string
           updated_at?: string
           wa_name?: string | null
           wa_number?: string | null
+          wanted?: boolean
         }
         Update: {
           complete_to?: string | null
           created_at?: string
           detail?: Json
+          host_since?: string | null
           id?: string
           lease_expires_at?: string | null
+          owner_id?: string | null
           search_language?: string
+          settings?: Json
           status?: string
           updated_at?: string
           wa_name?: string | null
           wa_number?: string | null
+          wanted?: boolean
         }
         Relationships: [
         ]

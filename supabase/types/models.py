@@ -187,3 +187,7 @@ class Session(Row):
     updated_at: Time
     complete_to: Time | None = None
     search_language: str
+    wanted: bool
+    settings: Any
+    owner_id: UUID | None = None
+    host_since: Time | None = None

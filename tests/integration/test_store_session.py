@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.database import GROUP, OTHER_GROUP, rows, switch, table, writer
 from worker.errors import SequenceGap, StaleEpoch, StaleFence, StoreRefused
-from worker.store import AccountState, Audit, Batch, GroupChange, KeyChange, Store
+from worker.store import AccountState, Audit, Batch, GroupChange, HeldSession, KeyChange, Store
 
 CREDS = '{"b":1,  "a":"\\u0000\\ud800 ü"}'  # spaces, order and escapes that jsonb would change or refuse
 
@@ -352,3 +352,31 @@ async def test_status_tells_of_the_session_but_not_the_code_itself(store: Store,
 async def test_analyze_can_be_called_by_the_worker(store: Store) -> None:
     await store.analyze()
     await store.analyze()
+
+
+async def test_a_wanted_session_is_claimed_served_and_stopped(store: Store, session: str) -> None:
+    """What a host does, through the store; its rules: test_sql_hosts.py."""
+    wanted = {"id": session, "wanted": True, "settings": {"catch_up_s": 60}}
+    await table(store, "wa_sessions").insert(wanted).execute()
+    (claimed,) = (await store.host_poll("host", 1, [], 30.0)).claimed
+    assert (claimed.session, claimed.fence, claimed.settings.values) == (session, 1, {"catch_up_s": 60})
+    assert (claimed.until - claimed.now).total_seconds() == pytest.approx(30, abs=0.1)
+
+    def held(settings: str) -> list[HeldSession]:
+        return [HeldSession(session=session, fence=1, monitored=0, media=0, claimed=True, settings=settings)]
+
+    again = await store.host_poll("host", 0, held(claimed.settings.version), 30.0)
+    assert (again.claimed, again.give_up, again.news) == ([], frozenset(), {})
+    await store.console.ask(session, "pairing_code", {"phone": "491511234567"})
+    news = (await store.host_poll("host", 0, held("another"), 30.0)).news[session]
+    assert (news.stop, news.settings) == (False, claimed.settings)
+    (request,) = news.requests
+    assert (request.name, request.args) == ("pairing_code", {"phone": "491511234567"})
+    for _ in range(2):
+        await store.request_handled(session, request.id, "shown")
+    await table(store, "wa_sessions").update({"wanted": False}).eq("id", session).execute()
+    news = (await store.host_poll("host", 0, held(claimed.settings.version), 30.0)).news[session]
+    assert (news.stop, news.settings, news.requests) == (True, None, [])
+    assert await store.lease_release(session, "host", 1, failed=True)
+    assert not await store.lease_release(session, "host", 1, failed=True)
+    await table(store, "wa_hosts").delete().eq("owner", "host").execute()

@@ -2,7 +2,15 @@
 
 from worker.store.bucket import BUCKET, Bucket
 from worker.store.client import Timeouts
-from worker.store.host_poll import HeldSession, HostPolled, MonitoredGroups, News
+from worker.store.host_poll import (
+    ClaimedSession,
+    HeldSession,
+    HostPolled,
+    MonitoredGroups,
+    News,
+    SessionRequest,
+    StoredSettings,
+)
 from worker.store.rows import (
     AccountState,
     Audit,
@@ -37,6 +45,7 @@ __all__ = [
     "Batch",
     "Bucket",
     "Claim",
+    "ClaimedSession",
     "Committed",
     "EncryptedEdit",
     "ExpireMode",
@@ -58,7 +67,9 @@ __all__ = [
     "Pieces",
     "Pruned",
     "Refused",
+    "SessionRequest",
     "Store",
+    "StoredSettings",
     "Suspect",
     "Timeouts",
     "connect_store",

@@ -117,6 +117,15 @@ class Figures:
     undecrypted: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class AskedFor:
+    """What became of a request; `gone`: it is no longer known."""
+
+    handled: bool
+    result: str | None
+    gone: bool = False
+
+
 class Console:
     """Reads, and signals, for people. Made by `Store`."""
 
@@ -172,6 +181,15 @@ class Console:
     async def flag_handled(self, session: str, flag: str, at: str) -> bool:
         args = {"p_session": session, "p_flag": flag, "p_at": at}
         return bool((await self._call("wa_flag_state", args))["handled"])
+
+    async def ask(self, session: str, name: str, args: Mapping[str, Any] | None = None) -> int:
+        """Put a request into `wa_requests`; its id, for `request_state`."""
+        call = {"p_session": session, "p_name": name, "p_args": dict(args or {})}
+        return int((await self._call("wa_ask", call))["id"])
+
+    async def request_state(self, session: str, id_: int) -> AskedFor:
+        row = await self._call("wa_request_state", {"p_session": session, "p_id": str(id_)})
+        return AskedFor(**known(AskedFor, row))
 
     async def tail(self, session: str, group: int | None, after: int | None, limit: int) -> Tail:
         args = {"p_session": session, "p_group": _id(group), "p_after": _id(after), "p_limit": limit}

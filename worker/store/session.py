@@ -100,6 +100,9 @@ class SessionStore:
     async def flag_handled(self, flag: Flag) -> None:
         await self._store.flag_handled(self.session, flag)
 
+    async def request_handled(self, id_: int, result: str) -> None:
+        await self._store.request_handled(self.session, id_, result)
+
     # Housekeeping
 
     async def mark_lost(self, older_than_seconds: float) -> int:

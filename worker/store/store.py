@@ -100,15 +100,22 @@ class Store:
             now=_time(row["now"]),
         )
 
-    async def lease_release(self, session: str, owner: str, fence: int) -> bool:
-        """True if the lease was ours."""
-        args = {"p_session": session, "p_owner": owner, "p_fence": str(fence)}
+    async def lease_release(self, session: str, owner: str, fence: int, *, failed: bool = False) -> bool:
+        """True if the lease was ours. `failed`: the session could not be started; we do not claim it again soon."""
+        args = {"p_session": session, "p_owner": owner, "p_fence": str(fence), "p_failed": failed}
         return bool((await self._call("wa_lease_release", args))["released"])
 
-    async def host_poll(self, owner: str, capacity: int, held: Sequence[HeldSession]) -> HostPolled:
-        """Renews the leases of these sessions, and says what is new for them."""
+    async def host_poll(
+        self, owner: str, capacity: int, held: Sequence[HeldSession], lease_seconds: float | None = None
+    ) -> HostPolled:
+        """Renews the leases of these sessions, says what is new for them, and claims up to `capacity` wanted ones."""
         args = {"p_owner": owner, "p_capacity": capacity, "p_held": [one.as_document() for one in held]}
-        return parse_answer(await self._call("wa_host_poll", args))
+        return parse_answer(await self._call("wa_host_poll", args | {"p_lease_seconds": lease_seconds}))
+
+    async def request_handled(self, session: str, id_: int, result: str) -> None:
+        """Mark a request of `wa_requests` as done, carried out or not; `result` says which, for people."""
+        args = {"p_session": session, "p_id": str(id_), "p_result": result}
+        await self._do("wa_request_handled", args, "found")
 
     async def begin_epoch(self, session: str, fence: int) -> int:
         return int((await self._call("wa_begin_epoch", _held(session, fence)))["epoch"])
