@@ -1,4 +1,4 @@
-"""The entry point of `wa-worker` and `python -m worker`. `--version` alone is answered before anything else loads."""
+"""The entry point of `wa-worker` and `python -m worker`. The version alone is answered before anything else loads."""
 
 import sys
 
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    if sys.argv[1:] == ["--version"]:
+    if sys.argv[1:] in (["--version"], ["version"]):
         print(f"wa-worker {version()}")
         return
     with exit_on_ctrl_c():

@@ -9,7 +9,10 @@ refused; 130 ended by Ctrl-C.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import typer
@@ -19,12 +22,16 @@ from typer.main import get_command, get_group
 
 @dataclass(frozen=True)
 class Entry:
-    """A command before it is loaded: the panel and line of the help, and where its function or its `Typer` is."""
+    """A command before it is loaded: the panel and line of the help, and where its function or its `Typer` is.
+
+    Of a `Typer`, `inner` has the names of its commands and the first line of each, for completion.
+    """
 
     panel: str
     line: str
     module: str
     attribute: str
+    inner: Mapping[str, str] = field(default_factory=dict)
 
 
 # In the order in which a newcomer needs them.
@@ -64,13 +71,37 @@ COMMANDS = {
     "schema": Entry(
         "Change", "Print the SQL that makes the tables, for the SQL editor of a Supabase project.", "schema", "schema"
     ),
-    "groups": Entry("Change", "List the groups, and choose which are stored.", "groups", "app"),
-    "media": Entry("Change", "Retry failed downloads, or run more downloaders.", "media", "app"),
+    "groups": Entry(
+        "Change",
+        "List the groups, and choose which are stored.",
+        "groups",
+        "app",
+        {
+            "list": "Show all groups of the account with their last message.",
+            "monitor": "Store the messages of these groups from now on.",
+            "unmonitor": "Store no further messages of these groups; what is stored stays.",
+        },
+    ),
+    "media": Entry(
+        "Change",
+        "Retry failed downloads, or run more downloaders.",
+        "media",
+        "app",
+        {
+            "work": "Fetch files of messages until stopped; start as many of these as you like, on any machine.",
+            "retry": "Retry downloads that failed; the worker starts on them within seconds.",
+        },
+    ),
     "refused": Entry(
         "Change",
         "Messages and changes that could not be stored: list them, take them back, export them.",
         "refused",
         "app",
+        {
+            "list": "List what could not be stored, oldest first, without its text.",
+            "retry": "Take listed messages and changes back.",
+            "export": "Write what is listed into FILE, with its content: JSON lines, `content` as it was to be stored.",
+        },
     ),
     "logout": Entry(
         "Change", "Log the account out and forget its credentials; stored messages stay.", "logout", "logout"
@@ -90,13 +121,30 @@ COMMANDS = {
 }
 
 
-class LazyCommands(TyperGroup):
+class LightGroup(TyperGroup):
+    """A group whose help and completion load neither pydantic nor rich, which cost more than all else."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options, also those that typer adds. Typer converts values with pydantic: what is not given is not
+        converted, and nothing is for a completion."""
+        options = super().get_params(ctx)
+        for option in options:
+            if "process_value" not in vars(option):
+                setattr(option, "process_value", partial(convert_given, option.process_value))  # noqa: B010
+        return options
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        spare_rich()
+        return super().shell_complete(ctx, incomplete)
+
+
+class LazyCommands(LightGroup):
     """A group that lists `COMMANDS` without importing them, and loads the one that is called."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         for name, entry in COMMANDS.items():
-            self.add_command(TyperCommand(name, help=entry.line, rich_help_panel=entry.panel), name)
+            self.add_command(unloaded(name, entry), name)
         unwrap(self)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -111,7 +159,29 @@ class LazyCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load(name) if name in COMMANDS else command, rest
+        if name not in COMMANDS or (ctx.resilient_parsing and not rest and COMMANDS[name].inner):
+            return name, command, rest  # known without loading it
+        return name, load(name), rest
+
+
+def convert_given(convert: Any, ctx: Any, value: Any) -> Any:
+    """The value of an option, through typer's `convert` where that is of use."""
+    return value if value is None or ctx.resilient_parsing else convert(ctx, value)
+
+
+def unloaded(name: str, entry: Entry) -> Any:
+    """What stands for a command until it is called."""
+    if not entry.inner:
+        return TyperCommand(name, help=entry.line, rich_help_panel=entry.panel)
+    commands = {inner: TyperCommand(inner, help=line) for inner, line in entry.inner.items()}
+    return LightGroup(name=name, help=entry.line, rich_help_panel=entry.panel, commands=commands)
+
+
+def spare_rich() -> None:
+    """For the rest of a completion, let rich count as not installed. Typer imports it to take marks out of the lines
+    that zsh and fish show beside each name; ours have none."""
+    if "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # the import system's own mark for "not to be found"
 
 
 def load(name: str) -> Any:
