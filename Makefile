@@ -19,7 +19,7 @@ NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
 .PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench benchgate benchqueries clean image audit sbom mutants docs \
-  baileys lock types console-smoke screenshots wheel wheel-smoke
+  baileys lock types console-smoke screenshots wheel wheel-smoke docs-commands
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -110,6 +110,9 @@ mutants: setup ## MINUTES=20: change the named rules in a thousand small ways; a
 docs: setup $(MERMAID) ## the documentation site, into .make/site; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "docs: open .make/site/index.html"
+
+docs-commands: setup ## run what the pages tell people to type, in a fresh clone; which and why: scripts/docs_commands.toml
+	@$(BIN)/python -m scripts.docs_commands
 
 # Mermaid draws the pictures in the reader's browser. It comes with the site: nothing is fetched from elsewhere.
 $(MERMAID): | $(PYTHON_STAMP)
