@@ -27,8 +27,8 @@ from worker.store.rows import Batch
 
 GROUPS, PEOPLE, BATCH, SECONDS_APART = 20, 300, 50, 30
 START_S = 1_790_000_000
-# Deleted by the worker (docs/operations.md, "What goes by itself"): keys after a week, hashes after two.
-FOR_A_WHILE = ("message_secrets", "decrypted_stanzas")
+# Deleted by the worker (docs/operations.md, "What goes by itself"): keys after a week, hashes after two, done jobs.
+FOR_A_WHILE = ("message_secrets", "decrypted_stanzas", "media_jobs")
 # A page or a version for each commit, not for each message.
 NOT_COUNTED = ("wa_sessions", "audit_log", "wa_session_keys")
 
@@ -85,11 +85,11 @@ def row(sent: Stanza, rules: Any) -> dict[str, Any]:
 
 
 def commit(connection: Connection, seq: int, sent: list[Stanza], rules: Any) -> None:
+    rows = [row(each, rules) for each in sent]
     batch = Batch(
-        fence=1, epoch=1, seq=seq,
-        messages=[row(each, rules) for each in sent],
+        fence=1, epoch=1, seq=seq, messages=rows,
         hashes=[each.hashes[0] for each in sent],
-        identities=[(each.key["participant"], each.key["participantAlt"]) for each in sent],
+        identities=[(each["sender"], each["sender_alt"]) for each in rows],
     )  # fmt: skip
     connection.execute("select public.wa_commit(%s, %s)", (SESSION, json.dumps(batch.as_document())))
 
@@ -108,14 +108,14 @@ def store_files(connection: Connection) -> None:
     connection.execute("delete from public.media_jobs")
 
 
-def sizes(connection: Connection) -> dict[str, int]:
-    """Bytes of each table with its indexes and its out-of-line values, after a vacuum."""
+def sizes(connection: Connection) -> dict[str, tuple[int, int]]:
+    """Bytes of each table with its indexes and its out-of-line values, and of its indexes alone, after a vacuum."""
     connection.execute("vacuum analyze")
     found = connection.execute(
-        "select relname, pg_total_relation_size(oid) from pg_class where relkind = 'r' "
+        "select relname, pg_total_relation_size(oid), pg_indexes_size(oid) from pg_class where relkind = 'r' "
         "and relnamespace in ('public'::regnamespace, 'wa'::regnamespace)"
     )
-    return {name: size for name, size in found if name not in NOT_COUNTED}
+    return {name: (whole, indexes) for name, whole, indexes in found if name not in NOT_COUNTED}
 
 
 def measure(
@@ -133,13 +133,17 @@ def measure(
         pass
     after = sizes(connection)
     mean = "select round(avg(octet_length(text))) from public.messages where kind = %s"
-    costs = {name: (size - before.get(name, 0)) / count for name, size in after.items()}
+    costs = {
+        name: tuple((now - then) / count for now, then in zip(size, before.get(name, (0, 0)), strict=True))
+        for name, size in after.items()
+    }
     print(f"\n{kind}, {count:,} of them; the text has {one(connection, mean, kind)} bytes on average\n")
-    for name, cost in sorted(costs.items(), key=lambda item: -item[1]):
+    for name, (cost, indexes) in sorted(costs.items(), key=lambda item: -item[1][0]):
         if cost >= 1:
-            print(f"  {name:<20} {cost:6.0f} bytes {'for a while' if name in FOR_A_WHILE else ''}".rstrip())
-    stays = sum(cost for name, cost in costs.items() if name not in FOR_A_WHILE)
-    print(f"  {'stays':<20} {stays:6.0f} bytes a message")
+            note = ", for a while" if name in FOR_A_WHILE else ""
+            print(f"  {name:<20} {cost:6.0f} bytes, {indexes:.0f} of them indexes{note}")
+    stays = sum(cost for name, (cost, _) in costs.items() if name not in FOR_A_WHILE)
+    print(f"  {'stays':<20} {stays:6.0f} bytes a message", flush=True)
 
 
 def main() -> None:

@@ -54,6 +54,17 @@ def headings(page: Path) -> list[str]:
     return HEADING.findall(prose)
 
 
+# A page in the manner of `mkdocs`' front page, and two that programs write.
+WITHOUT_A_READER = {"index.md", "licenses.md", "mutants.md"}
+
+
+@pytest.mark.parametrize("page", sorted(p.name for p in DOCS.glob("*.md") if p.name not in WITHOUT_A_READER))
+def test_a_page_says_for_whom_it_is_and_what_they_have_at_its_end_and_how_long_it_takes(page: str) -> None:
+    """Its first paragraph: `*For …. At the end …. Ten minutes.*`"""
+    first = " ".join((DOCS / page).read_text().split("\n\n")[1].split())
+    assert re.fullmatch(r"\*For .+\. At the end .+\. .*(minutes|[Hh]our|Look things up here).*\.\*", first), first
+
+
 def anchor(heading: str) -> str:
     """The anchor that mkdocs and GitHub give a heading."""
     plain = re.sub(r"[^\w\s-]", "", heading.replace("`", "")).strip().lower()

@@ -173,7 +173,7 @@ def unloaded(name: str, entry: Entry) -> Any:
     """What stands for a command until it is called."""
     if not entry.inner:
         return TyperCommand(name, help=entry.line, rich_help_panel=entry.panel)
-    commands = {inner: TyperCommand(inner, help=line) for inner, line in entry.inner.items()}
+    commands: Any = {inner: TyperCommand(inner, help=line) for inner, line in entry.inner.items()}
     return LightGroup(name=name, help=entry.line, rich_help_panel=entry.panel, commands=commands)
 
 
