@@ -30,8 +30,8 @@ LIST = Path(__file__).with_suffix(".toml")
 PROGRAMS = frozenset(
     {
         "make", "wa-worker", "python", "node", "npm", "npx", "pipx", "uvx", "docker", "docker-compose", "curl", "git",
-        "cp", "df", "install", "openssl", "psql", "pg_dump", "pg_restore", "supabase", "doctl", "systemctl",
-        "systemd-analyze", "journalctl", "promtool", "pre-commit", "ruff", "scripts/image.sh",
+        "cp", "df", "install", "mkdir", "tar", "openssl", "psql", "pg_dump", "pg_restore", "supabase", "doctl",
+        "systemctl", "systemd-analyze", "journalctl", "promtool", "pre-commit", "ruff", "scripts/image.sh",
     }
 )  # fmt: skip
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)

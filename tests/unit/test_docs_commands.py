@@ -26,7 +26,7 @@ def test_every_command_in_the_list_is_on_a_page() -> None:
     assert [command for command in LISTED if command not in WRITTEN] == []
 
 
-@pytest.mark.parametrize("command", WRITTEN)
+@pytest.mark.parametrize("command", [command for command in WRITTEN if LISTED.get(command) != "coming"])
 def test_a_command_names_nothing_that_does_not_exist(command: str) -> None:
     assert faults(command) == [], WRITTEN[command]
 

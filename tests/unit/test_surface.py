@@ -67,6 +67,27 @@ async def test_alive_from_the_first_moment_and_ready_only_when_messages_are_stor
     assert (answer.status_code, answer.json()["ok"]) == (200, True)
 
 
+async def test_readyz_shows_no_path_and_no_address() -> None:
+    """Its port may be public (WORKER_HTTP_HOST is 0.0.0.0 by default)."""
+    health = Health(supabase="embedded, in /srv/wa/data (http://127.0.0.1:27506)", supabase_ok=True)
+    health.bucket_trouble = "does not answer (https://ref.supabase.co/storage/v1: 10.0.0.7:443 refused)"
+    health.lease = "another worker (db-7.internal:2591) serves this session, and/or HTTP/1.1 at 12:30"
+    say = "Files pass through the temporary folder /var/tmp: no space is left; see docs/operations.md."
+    health.view = View(status="disconnected", state="failed", say=say)
+    answer = await get(health, "/readyz")
+    for planted in ("/srv", "/var", "://", "127.0.0.1", "10.0.0.7", "ref.supabase.co", "27506", "db-7"):
+        assert planted not in answer.text
+    document = answer.json()
+    assert document["supabase"] == "embedded, in … (…)"
+    assert document["reasons"] == [
+        "bucket: does not answer (…: … refused)",
+        "lease: another worker (…) serves this session, and/or HTTP/1.1 at 12:30",
+        "WhatsApp: Files pass through the temporary folder …: no space is left; see docs/operations.md.",
+        "the sidecar is not running",
+    ]
+    assert document["session"]["say"].startswith("Files pass")
+
+
 async def test_the_server_serves_and_leaves_its_port() -> None:
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]

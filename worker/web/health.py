@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,15 @@ from worker.session.report import View
 from worker.web.metrics import Metrics
 
 KNOWINGLY_IDLE = ("idle", "logged_out")  # no phone is linked, by choice: not a fault
+
+# Addresses, numeric ones too, names with a number behind them, and paths. Not `docs/page.md`, `and/or` or `HTTP/1.1`.
+_PLACE = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://[^\s,;()]*[^\s,;:().]"
+    r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
+    r"|\b(?=[\d.-]*[a-z])[\w.-]{1,64}:\d+\b"
+    r"|(?<![\w/.])/(?=[\w.])[^\s,;:()]*",
+    re.IGNORECASE,
+)
 
 
 @dataclass
@@ -31,7 +41,10 @@ class Health:
     refresh: Callable[[], Awaitable[None]] | None = None  # the database's figures, before they are shown
 
     def describe(self) -> dict[str, Any]:
-        """The document of /readyz. Ready: messages are received and stored, or no phone is linked by choice."""
+        """The document of /readyz. Ready: messages are received and stored, or no phone is linked by choice.
+
+        The port may be public: addresses and paths stand in the log alone.
+        """
         reasons: list[str] = []
         if not self.supabase_ok:
             reasons.append(f"Supabase: {self.supabase}")
@@ -47,12 +60,21 @@ class Health:
             reasons.append("WhatsApp: not connected yet")
         if self.view and self.sidecar_pid is None:
             reasons.append("the sidecar is not running")
-        state = {"status": self.view.status, "state": self.view.state, "say": self.view.say} if self.view else None
+        state = (
+            {"status": self.view.status, "state": self.view.state, "say": without_places(self.view.say)}
+            if self.view
+            else None
+        )
         return {
             "ok": not reasons,
-            "reasons": reasons,
+            "reasons": [without_places(reason) for reason in reasons],
             "warnings": self.hearing.warnings,
-            "supabase": self.supabase,
+            "supabase": without_places(self.supabase),
             "session": state,
             "sidecar": {"pid": self.sidecar_pid, "restarts": self.sidecar_restarts},
         }
+
+
+def without_places(text: str) -> str:
+    """`text` with `…` for each address and path."""
+    return _PLACE.sub("…", text)
