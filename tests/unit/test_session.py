@@ -254,6 +254,27 @@ async def test_a_state_without_a_code_clears_the_code_and_keeps_the_name() -> No
     assert database.row["wa_name"] == "Ana"
 
 
+async def test_a_long_outage_is_logged_when_it_begins_and_once_an_hour() -> None:
+    now = [0.0]
+    said: list[str] = []
+    report = Report(cast(Any, Database()), clock=lambda: now[0])
+    connecting = View(status="connecting", state="connecting", say="Connecting.")
+    away = View(status="disconnected", state="reconnecting", say="Not reached.")
+    sink = logger.add(lambda line: said.append(str(line).strip()), level="INFO", format="{message}")
+    try:
+        for _ in range(240):  # two hours, an attempt every half a minute
+            report.show(connecting)
+            report.show(away)
+            now[0] += 30
+        assert said[:6] == ["Connecting.", "Not reached."] * 3
+        assert said.count("Not reached.") == 3 + 1, "and once an hour after the third, at 1:01"
+        report.show(CONNECTED)
+        report.show(away)
+        assert said[-2:] == [CONNECTED.say, "Not reached."], "another outage begins anew"
+    finally:
+        logger.remove(sink)
+
+
 async def test_while_the_database_is_away_the_last_state_and_all_audits_are_kept() -> None:
     database = Database(away=True)
 

@@ -5,6 +5,7 @@ The latest status wins. Audit entries keep their order and survive an outage of 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 
 AUDITS_MAX = 1000  # a day's worth; bounds the memory during a longer outage
+# An outage says "could not be reached" and "connecting" every half a minute. A person wants to read that it began, and
+# now and then that it goes on. All others are at debug.
+SAID_AT_ONCE, SAY_AGAIN_SECONDS, SAYINGS_MAX = 3, 3600.0, 100
 
 Status = Literal["connecting", "connected", "disconnected"]
 State = Literal[
@@ -74,6 +78,7 @@ class Report:
         keep: Mapping[str, Any] | None = None,
         on_view: Callable[[View], None] = lambda view: None,
         on_audit: Callable[[str, Mapping[str, Any]], None] = lambda event, payload: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._kept = dict(keep or {})
@@ -81,6 +86,8 @@ class Report:
         self._on_audit = on_audit
         self._view: View | None = None
         self._dirty = False
+        self._clock = clock
+        self._said: dict[str, tuple[int, float]] = {}  # since the last connection: how often, and when last
         self._audits: deque[Audit] = deque(maxlen=AUDITS_MAX)
         self._news = anyio.Event()
         self._written = anyio.Event()
@@ -93,11 +100,21 @@ class Report:
     def show(self, view: View) -> None:
         """Make `view` the session's state. A view without a QR code removes the one shown before."""
         if self._view is None or (view.state, view.say) != (self._view.state, self._view.say):
-            logger.info("{}", view.say)
+            self._log(view)
         self._view = view
         self._dirty = True
         self._on_view(view)
         self._wake()
+
+    def _log(self, view: View) -> None:
+        if view.state == "connected" or len(self._said) > SAYINGS_MAX:
+            self._said.clear()
+        times, at = self._said.get(view.say, (0, 0.0))
+        if times < SAID_AT_ONCE or self._clock() - at >= SAY_AGAIN_SECONDS:
+            self._said[view.say] = (times + 1, self._clock())
+            logger.info("{}", view.say)
+        else:
+            logger.debug("{}", view.say)
 
     def amend(self, **changes: Any) -> None:
         """Change fields of the present view."""
