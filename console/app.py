@@ -15,8 +15,9 @@ from console.access.guard import Guard
 from console.access.logins import Logins
 from console.database import Locate, open_database
 from console.here import Console
-from console.pages import events, feed, groups, health, link, login, media, refused, search, sessions
+from console.pages import events, feed, groups, health, link, login, media, refused, search, sessions, town
 from console.pages.faults import HANDLERS
+from console.town import Towns
 from console.viewer import Manners
 from worker.settings import Settings
 
@@ -38,6 +39,14 @@ ROUTES = [
     Route("/s/{session}/link/compare", link.compare, methods=["POST"]),
     Route("/s/{session}/link/disconnect", link.confirm, methods=["GET"]),
     Route("/s/{session}/link/disconnect", link.disconnect, methods=["POST"]),
+    Route("/s/{session}/town", town.progress, methods=["GET"]),
+    Route("/s/{session}/town", town.start, methods=["POST"]),
+    Route("/s/{session}/town/stop", town.stop, methods=["POST"]),
+    Route("/s/{session}/phone", town.phone, methods=["GET"]),
+    Route("/s/{session}/phone/send", town.send, methods=["POST"]),
+    Route("/s/{session}/phone/change", town.change, methods=["POST"]),
+    Route("/s/{session}/phone/link", town.link, methods=["POST"]),
+    Route("/s/{session}/phone/worker", town.worker, methods=["POST"]),
     Route("/s/{session}/groups", groups.listed, methods=["GET"]),
     Route("/s/{session}/groups/fetch", groups.fetch, methods=["POST"]),
     Route("/s/{session}/groups/{group:int}", groups.one, methods=["GET"]),
@@ -67,6 +76,7 @@ async def open_console(
     port = address.rpartition(":")[2]
     async with open_database(locate) as database, anyio.create_task_group() as tasks:
         app = Starlette(routes=ROUTES, exception_handlers=HANDLERS)
+        towns = Towns(tasks)
         app.state.console = Console(
             database=database,
             logins=Logins(token.get_secret_value() if token else None),
@@ -78,9 +88,12 @@ async def open_console(
             session=settings.worker_session,
             tasks=tasks,
             say=say,
+            towns=towns,
             address=address,
         )
         try:
             yield Guard(app, app.state.console, origin)
         finally:
+            with anyio.CancelScope(shield=True):
+                await towns.close()
             tasks.cancel_scope.cancel()

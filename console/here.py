@@ -16,6 +16,7 @@ from console.access.logins import Logins
 from console.database import Database
 from console.live import Live
 from console.rules.situations import Situation, judge
+from console.town import Town, Towns
 from console.viewer import LoginNeeded, Manners, Viewer, find_viewer, read_action
 
 SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -32,15 +33,23 @@ class Console:
     session: str  # WORKER_SESSION: what the start page opens
     tasks: anyio.abc.TaskGroup
     say: Callable[[str], None]
+    towns: Towns
     address: str = ""
     lives: dict[str, Live] = field(default_factory=dict)
+
+    def database_of(self, session: str) -> Database:
+        """Where this session lives: a town has a database of its own."""
+        town = self.towns.of(session)
+        return town.database if town else self.database
 
     def live(self, session: str) -> Live:
         """The one reader of a session's changes."""
         if session not in self.lives:
+            for name in [name for name in self.lives if self.towns.is_gone(name)]:
+                del self.lives[name]
             if len(self.lives) >= LIVES_MAX:
                 raise HTTPException(503)
-            self.lives[session] = Live(self.database, session, self.tasks)
+            self.lives[session] = Live(self.database_of(session), session, self.tasks)
         return self.lives[session]
 
     def link(self) -> str:
@@ -59,7 +68,12 @@ class Here:
 
     @property
     def database(self) -> Database:
-        return self.console.database
+        return self.console.database_of(self.session)
+
+    @property
+    def town(self) -> Town | None:
+        """The town with a virtual phone, if this session is one."""
+        return self.console.towns.of(self.session)
 
     @property
     def base(self) -> str:
@@ -109,9 +123,12 @@ def here(request: Request) -> Here:
         raise LoginNeeded
     console = console_of(request)
     session = str(request.path_params.get("session", console.session))
-    if not SESSION.fullmatch(session):
+    if not SESSION.fullmatch(session) or console.towns.is_gone(session):
         raise HTTPException(404)
-    return Here(console=console, viewer=viewer, session=session, request=request)
+    place = Here(console=console, viewer=viewer, session=session, request=request)
+    if place.town:
+        place.town.see()
+    return place
 
 
 def frame_of(place: Here, situation: Situation) -> dict[str, Any]:
@@ -119,6 +136,9 @@ def frame_of(place: Here, situation: Situation) -> dict[str, Any]:
     return {
         "session": place.session,
         "base": place.base,
+        "home": f"/s/{place.console.session}",
+        "town": place.town,
+        "present_town": place.console.towns.present,
         "situation": situation,
         "did": place.request.query_params.get("did", ""),
         "section": place.request.url.path.removeprefix(place.base).strip("/").split("/")[0],

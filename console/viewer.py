@@ -64,6 +64,8 @@ class Viewer:
             "read_only": self.manners.read_only,
             "languages": LANGUAGES,
             "themes": THEMES,
+            "town": None,
+            "present_town": None,
         }
         return ENVIRONMENT.get_template(template).render(shared | dict(values))
 

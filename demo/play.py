@@ -19,19 +19,17 @@ import anyio
 from demo.orders import HELP, Order, named, parse
 from demo.scenario import introduce, load
 from demo.screen import Screen, shortened
+from demo.town import SETTINGS, edit_of, picture_of
 from testkit.database import Database, Row
 from testkit.embedded import endpoint
-from testkit.phone import Media, PhoneError, Sent, VirtualPhone
+from testkit.phone import PhoneError, Sent, VirtualPhone
 from testkit.processes import PYTHON, Child
 from testkit.waiting import TookTooLong, until
 from testkit.worker import Worker, environment
 
-PICTURE = "hills.jpg"
 STORED_SECONDS = 20.0
 READ_BYTES = 4096
 LINK = re.compile(r"Console: (http://\S+)")
-# The contract's default would drop what waits while the worker is dead.
-SETTINGS = {"WORKER_CATCH_UP_S": "86400"}
 
 
 class Play:
@@ -157,7 +155,7 @@ class Play:
             await self._alter(order, name)
             return
         text = order.words if order.verb == "text" else None
-        media = self._picture(order.words) if order.verb == "picture" else None
+        media = picture_of(self._cast, order.words) if order.verb == "picture" else None
         sent = await self._phone.send(name, group.id, text, media=media)
         self._last[self._person] = (sent, group.id)
         await self._report(sent)
@@ -169,9 +167,9 @@ class Play:
             return
         last, where = self._last[self._person]
         if order.verb == "edit":
-            await self._report(await self._phone.send(name, where, message=_edit(last, where, order.words)))
+            await self._report(await self._phone.send(name, where, message=edit_of(last, where, order.words)))
         else:
-            await self._phone.post("/revoke", {"from": name, "to": where, "id": last.id})
+            await self._phone.revoke(name, where, last.id)
             self.screen.say("taken back: the row says so in messages.revoked_at")
 
     async def _report(self, sent: Sent) -> None:
@@ -190,16 +188,6 @@ class Play:
             self.screen.say(
                 f"stored as row {row['id']} after {took:.0f} ms, then acknowledged: {row['kind']} {content}"
             )
-
-    def _picture(self, caption: str) -> Media:
-        described = self._scenario.files[PICTURE]
-        return Media(data=self._scenario.data(PICTURE), caption=caption or None, **described)
-
-
-def _edit(sent: Sent, group: str, text: str) -> dict[str, object]:
-    key = {"remoteJid": group, "fromMe": True, "id": sent.id}
-    changed = {"type": 14, "key": key, "editedMessage": {"conversation": text}, "timestampMs": int(time.time() * 1000)}
-    return {"protocolMessage": changed}
 
 
 async def _lines(prompt: Callable[[], None]) -> AsyncIterator[str]:

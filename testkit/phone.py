@@ -121,7 +121,15 @@ class VirtualPhone:
         profile = os.environ.get(REALISM, "default")
         child = Child.start(
             "virtual phone",
-            [NODE, STACK, node_folder() / "simulator" / "index.js", "--exit-with-stdin", "--realism", profile],
+            [
+                NODE,
+                STACK,
+                node_folder() / "simulator" / "index.js",
+                "--exit-with-stdin",
+                "--private",
+                "--realism",
+                profile,
+            ],
             log=folder / "phone.log",
             pipe_stdout=True,
             hold_stdin=True,
@@ -233,6 +241,10 @@ class VirtualPhone:
 
     async def send_raw(self, body: Json) -> Sent:
         return _sent(await self.post("/send", body))
+
+    async def revoke(self, sender: str, to: str, message: str) -> Sent:
+        """Take this message (its id) back, as its sender or as anybody else."""
+        return _sent(await self.post("/revoke", {"from": sender, "to": to, "id": message}))
 
     async def burst(self, senders: Sequence[str], groups: Sequence[str], count: int, **more: object) -> Json:
         return await self.post("/burst", {"from": list(senders), "to": list(groups), "count": count, **more})

@@ -19,7 +19,7 @@ READY_SECONDS = 45.0  # a first start applies the migrations to a new embedded S
 POLL_MS = 250  # flags and groups are looked at this often in tests; 2,000 by default
 
 # What a process needs to run at all; settings of the machine that runs the tests must not leak in.
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME")
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
@@ -45,8 +45,12 @@ class Worker:
         settings: Mapping[str, str] | None = None,
         name: str = "worker",
         command: str = "run",
+        tied: bool = False,
     ) -> Self:
-        """Start `python -m worker run` in `folder`, which becomes its working directory and holds its data and log."""
+        """Start `python -m worker run` in `folder`, which becomes its working directory and holds its data and log.
+
+        `tied`: it ends when we do, however we do.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
         chosen = {
@@ -58,10 +62,11 @@ class Worker:
         }
         child = Child.start(
             name,
-            [PYTHON, "-m", "worker", command],
+            [PYTHON, "-m", "testkit.tied" if tied else "worker", command],
             log=folder / f"{name}.log",
             cwd=folder,
             env=environment(chosen),
+            hold_stdin=tied,
         )
         return cls(child, port, Path(chosen["WORKER_DATA_DIR"]))
 

@@ -50,7 +50,11 @@ async def _events(place: Here) -> AsyncIterator[str]:
 
 
 def here_is_over(place: Here) -> bool:
-    """Whether the login has ended while the page was open. A proxy's request proved itself when it came."""
+    """Whether the login, or the town, has ended while the page was open. A proxy's request proved itself as it came."""
+    if place.console.towns.is_gone(place.session):
+        return True
+    if place.town:
+        place.town.see()
     cookie = place.request.cookies.get(place.console.manners.cookie)
     return not place.request.headers.get("authorization") and place.console.logins.find(cookie) is None
 

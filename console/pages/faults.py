@@ -52,7 +52,9 @@ def _page(request: Request, key: str, status: int, away: bool = False) -> Respon
     session = str(request.path_params.get("session", console_of(request).session))
     if not SESSION.fullmatch(session):
         return viewer.page("fault.html", values | _nowhere(), status)
-    frame = {"session": session, "base": f"/s/{session}", "situation": AWAY if away else None, "did": "", "section": ""}
+    frame = _nowhere() | {"session": session, "base": f"/s/{session}", "situation": AWAY if away else None}
+    console = console_of(request)
+    frame |= {"home": f"/s/{console.session}", "town": console.towns.of(session)}
     return viewer.page("fault.html", values | frame, status)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -12,6 +13,7 @@ from console import messages
 from console.here import Here, here
 from console.messages import Page, Where
 from console.rules.days import day_begins
+from console.town import TownSaysNo
 from console.viewer import go_to, number
 
 
@@ -58,6 +60,9 @@ async def _show(place: Here, where: Where, page: Page, *, live: bool, marked: in
     groups = await place.database.ask(lambda store: store.console.groups(place.session))
     chosen = next((group for group in groups if group.id == where.group), None)
     values = _values(place, where, page) | {"groups": groups, "chosen": chosen, "live": live, "marked": marked}
+    if place.town and live:
+        with suppress(TownSaysNo):
+            values["seen"] = await place.town.ask("look")
     return await place.show("feed.html", values)
 
 

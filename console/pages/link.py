@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from console.here import Here, here
+from console.town import is_installed
 from console.viewer import go_to
 from worker.session.flags import PHONE, Ask
 
@@ -16,7 +17,8 @@ NOT_DIGITS = re.compile(r"[^0-9]")
 
 async def page(request: Request) -> Response:
     place = here(request)
-    return await place.show("link.html", {"turned_down": await _turned_down(place)})
+    values = {"turned_down": await _turned_down(place), "has_virtual_phone": is_installed()}
+    return await place.show("link.html", values)
 
 
 async def refresh(request: Request) -> Response:

@@ -76,6 +76,11 @@ class Situation:
     def linked(self) -> bool:
         return self.name == "connected"
 
+    @property
+    def may_play(self) -> bool:
+        """Whether no account is linked, as far as anybody knows: a town with a virtual phone is offered."""
+        return not (self.who or self.name in LINKED or self.name == "away")
+
 
 AWAY = Situation(name="away")
 

@@ -240,6 +240,23 @@ document.addEventListener('keydown', (event) => {
   next?.scrollIntoView({ block: 'nearest' })
 })
 
+// A part of a page that is read anew each second, while somebody sees it
+
+const part = document.querySelector('[data-refresh]')
+let shown = null
+
+async function refresh() {
+  if (document.hidden) return
+  try {
+    const answer = await fetch(part.dataset.refresh)
+    const html = answer.ok ? await answer.text() : shown
+    if (html !== shown) part.replaceChildren(parse(html))
+    shown = html
+  } catch { /* the live stream says that the console does not answer */ }
+}
+
+if (part) setInterval(refresh, 1000)
+
 // Switches and choices
 
 document.addEventListener('submit', async (event) => {
@@ -286,3 +303,5 @@ const marked = document.querySelector('.marked')
 if (marked) { marked.scrollIntoView({ block: 'center' }); marked.focus({ preventScroll: true }) }
 listen()
 window.addEventListener('pagehide', () => source?.close())
+// What the stream says of a page that is being left must not lead elsewhere. A switch prevents its own submission.
+window.addEventListener('submit', (event) => { if (!event.defaultPrevented) source?.close() })

@@ -92,18 +92,21 @@ function addressed(first, pathname) {
   return [phone, rest]
 }
 
-/** @param {Phone} phone @param {string} host @param {number} port */
-export async function listenForControl(phone, host, port) {
-  const server = http.createServer((request, response) => void handle(phone, request, response)).listen(port, host)
+/** @param {Phone} phone @param {string} host @param {number} port @param {string} [prefix] what every path begins with */
+export async function listenForControl(phone, host, port, prefix = '') {
+  const server = http.createServer((request, response) => void handle(phone, prefix, request, response)).listen(port, host)
   await once(server, 'listening')
   const address = /** @type {import('node:net').AddressInfo} */ (server.address())
   return { port: address.port, close: () => (server.close(), server.closeAllConnections()) }
 }
 
-/** @param {Phone} phone @param {http.IncomingMessage} request @param {http.ServerResponse} response */
-async function handle(phone, request, response) {
-  const { pathname, searchParams } = new URL(request.url ?? '/', 'http://control')
+/** @param {Phone} phone @param {string} prefix @param {http.IncomingMessage} request @param {http.ServerResponse} response */
+async function handle(phone, prefix, request, response) {
+  const { pathname: whole, searchParams } = new URL(request.url ?? '/', 'http://control')
+  const pathname = whole.slice(prefix.length)
   try {
+    if (request.headers.origin) throw new ControlError(403, 'not for pages in a browser') // `data_path` reads files
+    if (!whole.startsWith(`${prefix}/`)) throw new ControlError(404, 'no such path')
     const [account, path] = addressed(phone, pathname)
     const route = ROUTES[`${request.method} ${path}`]
     if (!route) throw new ControlError(404, `no ${request.method} ${pathname}`)

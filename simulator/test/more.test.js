@@ -182,3 +182,17 @@ test('the program: help, one line on stdout, SIGTERM and the end of stdin end it
   assert.deepEqual(await term.exit, [0, null])
   assert.equal(term.text().trim().split('\n').length, 1)
 })
+
+test('pages in a browser are refused, and nobody guesses the way to a private control API', async () => {
+  const page = await fetch(`${phone.endpoints.control_url}/send`, { method: 'POST', headers: { origin: 'http://evil.example' }, body: '{}' })
+  assert.equal(page.status, 403)
+  const hidden = await startProgram('--private')
+  try {
+    const { origin, pathname } = new URL(hidden.endpoints.control_url)
+    assert.match(pathname, /^\/[0-9a-f-]{36}$/)
+    assert.equal((await hidden.get('/people')).people.length, 0)
+    for (const path of ['/people', `/${'0'.repeat(36)}/people`, `${pathname}0/people`]) assert.equal((await fetch(origin + path)).status, 404, path)
+  } finally {
+    await hidden.stop()
+  }
+})

@@ -185,6 +185,8 @@ async def test_every_action_is_in_the_audit_log_with_who_did_it(embedded: Endpoi
         await site.act(f"{site.base}/link/passkey", assertion="{}")
         await site.act(f"{site.base}/link/compare", code="AB12", same="false")
         await site.act(f"{site.base}/link/disconnect")
+        await site.act(f"{site.base}/town")
+        await site.act(f"{site.base}/town/stop")
         await site.act(f"{site.base}/groups/fetch")
         await site.act(f"{site.base}/groups/{group.id}/switch", monitor="false")
         await site.act(f"{site.base}/health/retry")
@@ -199,6 +201,8 @@ async def test_every_action_is_in_the_audit_log_with_who_did_it(embedded: Endpoi
             "passkey_answered",
             "passkey_compared",
             "disconnect",
+            "town_start",
+            "town_stop",
             "fetch_groups",
             "switch",
             "media_retry",

@@ -82,6 +82,61 @@ async def test_from_the_code_on_the_page_to_a_message_on_the_page(
             assert await seen.page.evaluate("async () => { await document.querySelector('audio').play(); return true }")
 
 
+@pytest.mark.timeout(300)
+async def test_a_town_is_played_with_by_somebody_without_a_phone(
+    browser: Any, embedded: Endpoint, session: str
+) -> None:
+    """Offered, built, linked, written to, its worker killed, and nothing lost: all by clicks."""
+    async with served(embedded, session) as site, window(browser, site) as seen:
+
+        async def click(name: str, role: str = "button") -> None:
+            await seen.page.get_by_role(role, name=name).first.click()
+
+        async def send(text: str) -> None:
+            await seen.page.get_by_label("Text, or the picture").fill(text)
+            await click("Send")
+
+        await seen.log_in()
+        await seen.open("link")
+        await click("Try it with the virtual phone")
+        await seen.page.wait_for_selector("svg.qr", timeout=120_000)
+        assert await seen.serious() == []
+        await click("Scan it with the virtual phone")
+        await seen.see("Connected as")
+        await click("Choose groups", "link")
+        row = seen.page.get_by_role("row").filter(has_text="Saturday market")
+
+        async def listed() -> bool:
+            await seen.page.reload()
+            return bool(await row.count())
+
+        await until("the group on the page", listed, seconds=60)
+        await row.get_by_role("switch").click()
+        await seen.page.wait_for_selector("[role=switch][aria-checked=true]")
+        await click("Messages", "link")
+
+        async def arrived() -> bool:
+            await send("Two *crates*")
+            return bool(await seen.page.locator("article strong").count())
+
+        await until("a message on the page", arrived, seconds=60)
+        await click("Virtual phone", "link")
+        assert await seen.serious() == []
+        await click("Kill it")
+        await seen.see("What is sent waits")
+        await send("while nobody listens")
+        await seen.page.get_by_role("cell", name="waiting").first.wait_for()
+        await click("Start it again")
+        await seen.page.get_by_role("cell", name="waiting").first.wait_for(state="detached")
+        counts = seen.page.locator("[data-group=market] [data-count]")
+        sent, receipted, stored = [int(text) for text in await counts.all_text_contents()]
+        assert sent == receipted
+        assert stored > 1
+        await click("Stop and forget it")
+        await seen.see("The town is gone")
+        assert site.app.console.towns.present is None
+
+
 async def test_what_strangers_write_never_runs(browser: Any, embedded: Endpoint, store: Store, session: str) -> None:
     held = await writer(store, session)
     card = {"contacts": [{"name": HOSTILE, "phones": [{"number": HOSTILE}]}]}

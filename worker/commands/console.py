@@ -24,7 +24,7 @@ from worker.log import set_up_log
 from worker.settings import Settings
 
 RESTART_SECONDS = 5.0
-STOP_SECONDS = 2.0
+STOP_SECONDS = 5.0  # a town with a virtual phone ends with it, and removes its folder
 
 
 def console(

@@ -1,0 +1,230 @@
+"""The town with a virtual phone: offered, played with, and gone without a trace however it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from console import town as towns
+from testkit.embedded import EmbeddedSupabase
+from testkit.phone import VirtualPhone
+from testkit.processes import alive, descendants
+from testkit.waiting import until
+from testkit.worker import Worker
+from tests.console.rows import connected
+from tests.console.site import Site, served
+from tests.console.test_access import audited
+from tests.console.test_up import LINK
+from tests.integration.database import writer
+from worker.store import Store
+from worker.store.embedded import Endpoint
+
+BUILT_SECONDS = 150.0
+SEEN_SECONDS = 90.0
+COUNT = re.compile(r'data-group="(\w+)".*?data-count="sent">(\d+)<.*?"receipted">(\d+)<.*?"stored">(\d+)<', re.DOTALL)
+
+pytestmark = pytest.mark.timeout(300)
+
+
+async def built(site: Site) -> str:
+    """The base of a town's pages, once it is there."""
+    await site.act(f"{site.base}/town")
+
+    async def ready() -> str | None:
+        answer = await site.get(f"{site.base}/town")
+        return str(answer.headers["location"]).removesuffix("/link") if answer.status_code == 303 else None
+
+    return await until("the town", ready, seconds=BUILT_SECONDS)
+
+
+async def seen(site: Site, path: str, words: str) -> str:
+    """The page once these words stand on it."""
+
+    async def there() -> str | None:
+        page = await site.read(path)
+        return page if words in page else None
+
+    return await until(f"{words!r} on {path}", there, seconds=SEEN_SECONDS)
+
+
+async def counts(site: Site, base: str) -> dict[str, tuple[int, int, int]]:
+    """For each group of the town: sent, acknowledged, stored."""
+    page = await site.read(f"{base}/phone?part=1")
+    return {key: (int(sent), int(receipted), int(stored)) for key, sent, receipted, stored in COUNT.findall(page)}
+
+
+async def test_a_town_is_played_with_and_nothing_of_it_is_left(embedded: Endpoint, store: Store, session: str) -> None:
+    before = descendants(os.getpid())
+    async with served(embedded, session) as site:
+        await site.log_in("Olga")
+        assert "Try it with the virtual phone" in await site.read(f"{site.base}/link")
+        base = await built(site)
+        town = site.app.console.towns.present
+        assert town
+        below = descendants(os.getpid()) - before
+        assert len(below) >= 4, "the town, its phone, its database, its worker"
+
+        for name in ("link", "groups", "feed", "search", "health", "phone"):
+            assert "For play only" in await site.read(f"{base}/{name}"), name
+        assert "For play only" not in await site.read(f"{site.base}/link")
+        await seen(site, f"{base}/link", "<svg")
+        await site.act(f"{base}/phone/link")
+        await seen(site, f"{base}/link", "Connected as")
+        page = await seen(site, f"{base}/groups", "Saturday market")
+        switch = re.search(r'groups/(\d+)"><bdi>Saturday market', page)
+        assert switch
+        await site.act(f"{base}/groups/{switch[1]}/switch", monitor="true")
+
+        async def stored() -> bool:
+            """The worker looks at the switches from time to time."""
+            await site.act(f"{base}/phone/send", who="ana market", text="Two crates")
+            return (await counts(site, base))["market"][2] > 0
+
+        async def acknowledged() -> tuple[int, int, int] | None:
+            market = (await counts(site, base))["market"]
+            return market if market[0] == market[1] else None
+
+        await until("a message in the town's database", stored, seconds=SEEN_SECONDS)
+        sent, _, kept = await until("all that was sent, acknowledged", acknowledged, seconds=SEEN_SECONDS)
+        early = sent - kept  # sent before the worker had seen the switch
+        await site.act(f"{base}/phone/send", who="ana family", text="for us alone")
+        await site.act(f"{base}/phone/send", who="ben market", text="The road", picture="true")
+        await site.act(f"{base}/phone/worker", do="kill")
+        await seen(site, f"{base}/phone", "The worker is dead")
+        last = await site.act(f"{base}/phone/send", who="ana market", text="while nobody listens")
+        assert last.headers["location"] == f"{base}/phone"
+        found = await counts(site, base)
+        assert found["market"][0] > found["market"][1], "it waits"
+        number = found["market"][0] + found["family"][0] - 1
+        await site.act(f"{base}/phone/change", of=str(number), what="edit", text="while nobody listened")
+        await site.act(f"{base}/phone/change", of=str(number), what="reaction")
+        await site.act(f"{base}/phone/worker", do="start")
+
+        async def complete() -> bool:
+            found = await counts(site, base)
+            sent, receipted, kept = found["market"]
+            return sent == receipted == kept + early and found["family"] == (1, 1, 0)
+
+        log = town.folder / "worker" / "worker.log"
+        await until("all that waited, stored", complete, seconds=SEEN_SECONDS, tell=lambda: log.read_text()[-5000:])
+        page = await seen(site, f"{base}/feed", "while nobody listened")
+        await seen(site, f"{base}/feed", "👍")
+        assert "for us alone" not in page
+        await site.act(f"{base}/phone/change", of=str(number), what="delete")
+        await seen(site, f"{base}/feed", "Deleted for everyone")
+        refused = await site.act(f"{base}/phone/change", of="999", what="delete")
+        assert refused.headers["location"].endswith("did=phone_no")
+
+        await site.act(f"{site.base}/town/stop")
+        assert [pid for pid in below if alive(pid)] == []
+        assert not town.folder.exists()
+        assert (await site.get(f"{base}/feed")).status_code == 404
+        assert (await site.get(f"{base}/events")).status_code == 404
+    assert [entry["action"] for entry in await audited(store, session)] == ["town_start", "town_stop"]
+    assert await store.console.groups(session) == [], "none of it came into the owner's database"
+
+
+async def test_there_is_one_town_at_a_time(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site:
+        await site.log_in()
+        await site.act(f"{site.base}/town")
+        first = site.app.console.towns.present
+        await site.act(f"{site.base}/town")
+        assert first
+        assert site.app.console.towns.present is first
+        await site.act(f"{site.base}/town/stop")
+        assert not first.folder.exists(), "also while it is being built"
+        await site.act(f"{site.base}/town")
+        assert site.app.console.towns.present not in (None, first)
+
+
+async def test_a_town_that_nobody_looks_at_ends(
+    embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(towns, "DESERTED_SECONDS", 0.0)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        await site.act(f"{site.base}/town")
+        town = site.app.console.towns.last
+        assert town
+
+        async def gone() -> bool:
+            return site.app.console.towns.present is None and not town.folder.exists()
+
+        await until("the end of the town", gone, seconds=SEEN_SECONDS)
+        assert "There is no town now" in await site.read(f"{site.base}/town")
+
+
+async def test_none_is_offered_to_whoever_has_linked_an_account(embedded: Endpoint, store: Store, session: str) -> None:
+    await connected(store, await writer(store, session))
+    async with served(embedded, session) as site:
+        await site.log_in()
+        assert "virtual phone" not in await site.read(f"{site.base}/link")
+        assert (await site.act(f"{site.base}/town")).status_code == 404
+        assert site.app.console.towns.present is None
+    assert await audited(store, session) == []
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def ctrl_c(worker: Worker, town: int) -> None:
+    worker.child.interrupt()
+
+
+def kill_everything_that_could_tidy_up(worker: Worker, town: int) -> None:
+    """kill -9 of `up` and of the town's own process: the console alone is left, until its stdin ends."""
+    os.kill(town, signal.SIGKILL)
+    worker.child.process.kill()
+
+
+def kill_the_console(worker: Worker, town: int) -> None:
+    (console,) = [pid for pid in worker.processes() if b"--beside" in command(pid)]
+    os.kill(console, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", [ctrl_c, kill_the_console, kill_everything_that_could_tidy_up])
+async def test_a_town_ends_with_its_console(
+    supabase: EmbeddedSupabase, tmp_path: Path, session: str, end: Callable[[Worker, int], None]
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    settings = {**supabase.worker_env, "WORKER_SESSION": session, "WORKER_CONSOLE_PORT": "0", "TMPDIR": str(temporary)}
+    async with (
+        await VirtualPhone.start(tmp_path) as phone,
+        Worker.start(tmp_path / "worker", phone=phone, settings=settings, command="up") as worker,
+    ):
+
+        async def named() -> re.Match[str] | None:
+            return LINK.search(worker.child.text())
+
+        link = await until("the link under the code", named, seconds=SEEN_SECONDS, tell=worker.child.tail)
+        async with httpx.AsyncClient(base_url=link[1], timeout=60, trust_env=False) as http:
+            site = Site(app=None, address=link[1], session=session, http=http)  # type: ignore[arg-type]
+
+            async def opened() -> bool:
+                try:
+                    return (await http.get(link[2])).status_code == 303
+                except httpx.TransportError:
+                    return False
+
+            await until("the console behind the link", opened, seconds=SEEN_SECONDS, tell=worker.child.tail)
+            await built(site)
+        (folder,) = temporary.glob("wa-town-*")
+        below = worker.processes()
+        (town,) = [pid for pid in below if b"demo.town" in command(pid)]
+        theirs = {town, *descendants(town)}
+        assert len(theirs) >= 4
+        end(worker, town)
+
+        async def gone() -> bool:
+            return not folder.exists() and not any(alive(pid) for pid in theirs)
+
+        await until("the end of the town", gone, seconds=SEEN_SECONDS, tell=worker.child.tail)
