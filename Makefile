@@ -18,7 +18,7 @@ PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
-.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench benchgate benchqueries clean image audit sbom mutants docs \
+.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench benchgate benchqueries benchconsole clean image audit sbom mutants docs \
   baileys lock types console-smoke screenshots wheel wheel-smoke docs-commands
 
 help: ## what can be done here
@@ -94,6 +94,9 @@ benchgate: setup ## what the frame gate costs
 
 benchqueries: setup ## what an app's queries cost at 1,000,000 messages, and what they cost each commit
 	@$(BIN)/python -m bench.queries
+
+benchconsole: setup ## what the console's pages cost at 1,000,000 messages, and what its viewers cost the worker
+	@$(BIN)/python -m bench.console
 
 image: ## the container image, with docker or else buildah; prints its size
 	@bash scripts/image.sh

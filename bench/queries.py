@@ -58,8 +58,8 @@ def indexes() -> list[str]:
     return re.findall(r"^Index `(\w+)`", PAGE.read_text(), re.MULTILINE)
 
 
-def fill(connection: Connection, messages: int) -> None:
-    """A session as it may look: busy groups and quiet ones, texts and pictures, quotes and albums.
+def fill(connection: Connection, messages: int, begin: str = "2024-01-01") -> None:
+    """A session as it may look: busy groups and quiet ones, texts and pictures, quotes and albums; one each minute.
 
     A text has a word of its own and eight of 20,000, of which the first is in half of the messages, the tenth in 8 %,
     the hundredth in 0.8 %.
@@ -84,7 +84,7 @@ def fill(connection: Connection, messages: int) -> None:
               media_id, media_status, quoted_id, album_id, from_me)
             select %(session)s, g.id, 'M' || n, g.wa_group_id,
               (pick.number * 200 + floor(power(random(), 2) * %(members)s)) || '@lid',
-              left(md5(n %% 1000 || 'name'), 6), '2024-01-01'::timestamptz + n * interval '1 minute',
+              left(md5(n %% 1000 || 'name'), 6), %(begin)s::timestamptz + n * interval '1 minute',
               case when n %% 7 = 0 then 'image' else 'text' end, md5(n::text) || ' message ' || n || words.some,
               case when n %% 7 = 0 then (select min(id) from public.media where storage_path = '1') + n %% 1000 end,
               case when n %% 7 = 0 then 'stored' end,
@@ -100,7 +100,7 @@ def fill(connection: Connection, messages: int) -> None:
             """,
             {
                 "base": base, "session": SESSION, "members": MEMBERS, "groups": GROUPS, "first": first,
-                "last": min(messages, first + 19_999),
+                "begin": begin, "last": min(messages, first + 19_999),
             },
         )  # fmt: skip
     while one(connection, "select wa.search_fill(%s, 20000)", SESSION):

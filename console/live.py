@@ -40,7 +40,7 @@ class Live:
         self._database = database
         self._where = Where(session=session)
         self._tasks = tasks
-        self._viewers = 0
+        self.viewers = 0  # how many look
         self._running = False
         self._changed = anyio.Event()
         self._snapshot: Snapshot | None = None
@@ -49,7 +49,7 @@ class Live:
 
     async def snapshots(self) -> AsyncIterator[Snapshot | None]:
         """Each new state, the present one first; None from time to time when nothing changes."""
-        self._viewers += 1
+        self.viewers += 1
         if not self._running:
             self._running = True
             self._tasks.start_soon(self._poll)
@@ -66,11 +66,11 @@ class Live:
                 if waiting.cancelled_caught:
                     yield None
         finally:
-            self._viewers -= 1
+            self.viewers -= 1
 
     async def _poll(self) -> None:
         try:
-            while self._viewers:
+            while self.viewers:
                 await self._look()
                 await anyio.sleep(POLL_SECONDS)
         finally:

@@ -1,0 +1,69 @@
+"""Open pages: however many look, the database is read once for all of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import anyio
+import pytest
+
+from console.live import Live
+from testkit.waiting import until
+from tests.console.rows import recent
+from tests.console.site import Site, served
+from tests.integration.database import writer
+from worker.store import Store
+from worker.store.console import Console
+from worker.store.embedded import Endpoint
+
+VIEWERS = 10
+SEEN_SECONDS = 60.0
+
+
+async def look(site: Site, words: str, seen: anyio.Event) -> None:
+    """An open feed, until these words come."""
+    async with site.http.stream("GET", f"{site.base}/events?after=0") as stream:
+        async for line in stream.aiter_lines():
+            if words in line:
+                seen.set()
+                return
+
+
+async def test_ten_viewers_share_each_read(
+    embedded: Endpoint, store: Store, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = await writer(store, session)
+    counted: Counter[str] = Counter()
+
+    def count(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        async def counting(*args: Any) -> Any:
+            counted[name] += 1
+            return await real(*args)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(Console, "change_cursor")
+    count(Live, "_look")
+    count(Live, "_poll")
+    async with served(embedded, session) as site:
+        await site.log_in()
+        events = [anyio.Event() for _ in range(VIEWERS)]
+        async with anyio.create_task_group() as tasks:
+            for seen in events:
+                tasks.start_soon(look, site, "for all of you", seen)
+
+            async def all_there() -> bool:
+                return site.app.console.live(session).viewers == VIEWERS
+
+            await until("ten open streams", all_there, seconds=SEEN_SECONDS)
+            await held.commit(messages=[recent("a", text="for all of you")])
+
+            async def all_told() -> bool:
+                return all(seen.is_set() for seen in events)
+
+            await until("the message in each of them", all_told, seconds=SEEN_SECONDS)
+        assert counted["_poll"] == 1
+        assert 1 <= counted["change_cursor"] <= counted["_look"]
