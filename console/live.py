@@ -6,8 +6,9 @@ Reads only while somebody looks. A viewer who is slow skips states; nobody's slo
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -19,9 +20,13 @@ from console.rules.situations import AWAY, Situation, judge
 from worker.errors import StoreError
 
 POLL_SECONDS = 1.0
+SHARE = 20.0  # of its time a session is read for at most a twentieth: reading costs the worker's database …
+SLOWEST_SECONDS = 5.0  # … but however slow it is, the pages are to move
 AGAIN_SECONDS = 30.0  # names of groups, which the change cursor does not tell
 WINDOW = 60  # the newest messages that are kept up to date in open pages
 HEARTBEAT_SECONDS = 15.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,14 @@ class Snapshot:
     situation: Situation
     page: Page = field(default_factory=Page)
     read_at: float = 0.0
+    _made: dict[Hashable, Any] = field(default_factory=dict)
+
+    def share(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes of it, made once for all who look."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
 
 
 class Live:
@@ -71,8 +84,9 @@ class Live:
     async def _poll(self) -> None:
         try:
             while self.viewers:
+                began = time.monotonic()
                 await self._look()
-                await anyio.sleep(POLL_SECONDS)
+                await anyio.sleep(pause(time.monotonic() - began))
         finally:
             self._running = False
             self._snapshot, self._cursor = None, None
@@ -103,6 +117,11 @@ class Live:
         self._snapshot = snapshot
         self._changed.set()
         self._changed = anyio.Event()
+
+
+def pause(took: float) -> float:
+    """Seconds until the next look, after one that took so many."""
+    return min(max(POLL_SECONDS, SHARE * took), SLOWEST_SECONDS)
 
 
 def rows_of(snapshot: Snapshot, group: int | None) -> list[Row]:

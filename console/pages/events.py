@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -17,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from console.here import Here, frame_of, here
 from console.live import Snapshot, rows_of
 from console.messages import Where
-from console.rules.bubbles import make_bubbles
+from console.rules.bubbles import Bubble, make_bubbles
 from console.rules.situations import Situation
 
 
@@ -66,15 +67,20 @@ def _bubbles(
     found: list[tuple[str, str]] = []
     if not sent and rows and group is None and rows[0]["id"] > after > 0 and snapshot.page.more:
         found.append(("gap", ""))
-    values = {"page": snapshot.page, "where": Where(session=place.session, group=group), "base": place.base}
-    for bubble in make_bubbles(rows):
-        if sent.get(bubble.head["id"]) == bubble.version:
-            continue
-        sent[bubble.head["id"]] = bubble.version
-        html = place.viewer.render("bubble.html", values | {"bubble": bubble, "marked": None})
-        parts = [row["id"] for row in bubble.parts]
-        found.append(("bubble", json.dumps({"id": bubble.head["id"], "parts": parts, "html": html})))
+    language = place.viewer.t.language
+    for bubble in snapshot.share(("bubbles", group), lambda: make_bubbles(rows)):
+        if sent.get(bubble.head["id"]) != bubble.version:
+            sent[bubble.head["id"]] = bubble.version
+            key = (language, group, bubble.head["id"])
+            found.append(("bubble", snapshot.share(key, partial(_bubble, place, snapshot, group, bubble))))
     return found
+
+
+def _bubble(place: Here, snapshot: Snapshot, group: int | None, bubble: Bubble) -> str:
+    """The same for everybody of one language."""
+    values = {"page": snapshot.page, "where": Where(session=place.session, group=group), "base": place.base}
+    html = place.viewer.render("bubble.html", values | {"bubble": bubble, "marked": None})
+    return json.dumps({"id": bubble.head["id"], "parts": [row["id"] for row in bubble.parts], "html": html})
 
 
 def _state_of(situation: Situation) -> tuple[Any, ...]:

@@ -8,7 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from console.live import Live
+from console.live import POLL_SECONDS, SLOWEST_SECONDS, Live, pause
+from console.viewer import Viewer
 from testkit.waiting import until
 from tests.console.rows import recent
 from tests.console.site import Site, served
@@ -48,6 +49,13 @@ async def test_ten_viewers_share_each_read(
     count(Console, "change_cursor")
     count(Live, "_look")
     count(Live, "_poll")
+    render = Viewer.render
+
+    def rendering(viewer: Viewer, template: str, values: Any) -> str:
+        counted[template] += 1
+        return render(viewer, template, values)
+
+    monkeypatch.setattr(Viewer, "render", rendering)
     async with served(embedded, session) as site:
         await site.log_in()
         events = [anyio.Event() for _ in range(VIEWERS)]
@@ -67,3 +75,17 @@ async def test_ten_viewers_share_each_read(
             await until("the message in each of them", all_told, seconds=SEEN_SECONDS)
         assert counted["_poll"] == 1
         assert 1 <= counted["change_cursor"] <= counted["_look"]
+        assert 1 <= counted["bubble.html"] <= counted["_look"], "drawn once, too, for each that was read"
+
+
+@pytest.mark.parametrize(
+    ("took", "seconds"),
+    [
+        (0.0, POLL_SECONDS),
+        (0.05, POLL_SECONDS),  # a twentieth of the time
+        (0.1, 2.0),
+        (3.0, SLOWEST_SECONDS),  # the database is busy; pages are to move all the same
+    ],
+)
+def test_a_slow_database_is_read_less_often(took: float, seconds: float) -> None:
+    assert pause(took) == pytest.approx(seconds)
