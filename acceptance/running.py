@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -86,7 +87,7 @@ class Running:
     async def connected(self) -> bool:
         """This worker's own word; a row that an earlier one left says so too."""
         metrics = await self.worker.get("/metrics")
-        return metrics is not None and "wa_connected 1.0" in metrics.text.splitlines()
+        return metrics is not None and re.search(r"^wa_connected\{.*\} 1\.0$", metrics.text, re.MULTILINE) is not None
 
     async def _wait_ready(self) -> None:
         async with self._screen.waiting("the worker starts"):

@@ -19,9 +19,9 @@ from testkit.database import Database, Row
 from testkit.phone import Group, Sent, VirtualPhone
 from testkit.waiting import until
 from worker.errors import unwrapped
+from worker.host import Host
 from worker.settings import Settings
 from worker.store.embedded import Endpoint
-from worker.supervisor import Supervisor
 
 SEEN_SECONDS = 30.0
 MEMBERS = ("Ana", "Ben")
@@ -33,7 +33,7 @@ T = TypeVar("T")
 class Inside:
     """A worker in this process and all that is around it. `ended` is what it raised, if it has ended by itself."""
 
-    supervisor: Supervisor
+    host: Host
     phone: VirtualPhone
     database: Database
     market: Group  # monitored, LID-addressed
@@ -43,7 +43,7 @@ class Inside:
 
     @property
     def sidecar_pid(self) -> int | None:
-        return self.supervisor.health.sidecar_pid
+        return self.host.health.session.sidecar_pid
 
     def tail(self) -> str:
         return "".join(self.lines[-40:])
@@ -119,12 +119,12 @@ async def inside(
         }
         lines: list[str] = []
         sink = logger.add(lines.append, level="INFO")
-        supervisor = Supervisor(Settings(_env_file=None, **chosen))  # type: ignore[arg-type, call-arg]
-        it = Inside(supervisor=supervisor, phone=phone, database=database, market=market, crew=crew, lines=lines)
+        host = Host(Settings(_env_file=None, **chosen))  # type: ignore[arg-type, call-arg]
+        it = Inside(host=host, phone=phone, database=database, market=market, crew=crew, lines=lines)
 
         async def run() -> None:
             try:
-                await supervisor.run()
+                await host.run()
             except Exception as ended:
                 it.ended = ended
 
@@ -135,6 +135,6 @@ async def inside(
                     try:
                         yield it
                     finally:
-                        supervisor.stop()
+                        host.stop()
         finally:
             logger.remove(sink)

@@ -58,9 +58,9 @@ def run() -> None:
     """
 
     async def work(settings: Settings) -> None:
-        from worker.supervisor import Supervisor
+        from worker.host import Host
 
-        await Supervisor(settings).run()
+        await Host(settings).run()
 
     start(work)
 
@@ -83,17 +83,17 @@ def up(
         import webbrowser
 
         from worker.commands.console import console_beside
-        from worker.supervisor import Supervisor
+        from worker.host import Host
 
-        supervisor = Supervisor(settings, terminal.show, terminal.follow if terminal.attended else None)
+        host = Host(settings, terminal.show, terminal.follow if terminal.attended else None)
         if not console:
-            await supervisor.run()
+            await host.run()
             return
         async with console_beside(settings) as link:
             terminal.console_link = link
             if open_:
                 webbrowser.open(link)
-            await supervisor.run()
+            await host.run()
 
     start(work, catching_up=True)
 

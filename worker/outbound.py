@@ -26,10 +26,10 @@ BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko
 TLS_SCHEMES = ("https", "wss")
 
 
-def proxy_for(url: str, environment: Mapping[str, str] | None = None) -> str | None:
+def proxy_for(url: str, environment: Mapping[str, str] | None = None, *, own: str | None = None) -> str | None:
     """The proxy for this address, as a URL that may hold a password; None: directly.
 
-    `environment` is by default the process's, over the lines of `.env`.
+    `environment` is by default the process's, over the lines of `.env`. `own`: a session's, whatever NO_PROXY lists.
 
     Raises:
         SettingsError: HTTPS_PROXY is no address of a proxy.
@@ -38,11 +38,13 @@ def proxy_for(url: str, environment: Mapping[str, str] | None = None) -> str | N
     parts = urlsplit(url)
     if parts.scheme not in TLS_SCHEMES or is_loopback(parts.hostname or ""):
         return None
+    if own:
+        return own
     proxy = names.get("https_proxy") or names.get(NAME)
     spared = names.get("no_proxy") or names.get("NO_PROXY") or ""
     if not proxy or is_spared(parts.hostname or "", spared):
         return None
-    return _checked(proxy.strip())
+    return checked_proxy(proxy.strip(), NAME)
 
 
 def is_spared(host: str, no_proxy: str) -> bool:
@@ -53,7 +55,12 @@ def is_spared(host: str, no_proxy: str) -> bool:
     return "*" in listed or any(host == entry or host.endswith(f".{entry}") for entry in domains if entry)
 
 
-def _checked(proxy: str) -> str:
+def checked_proxy(proxy: str, name: str) -> str:
+    """The proxy as a URL.
+
+    Raises:
+        SettingsError: it is no address of one; `name` is the setting's.
+    """
     full = proxy if "://" in proxy else f"http://{proxy}"
     try:
         parts = urlsplit(full)
@@ -61,7 +68,7 @@ def _checked(proxy: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise SettingsError(f"{NAME}: should be the address of an HTTP proxy, like http://proxy.example:3128")
+        raise SettingsError(f"{name}: should be the address of an HTTP proxy, like http://proxy.example:3128")
     return full
 
 
@@ -78,13 +85,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def http_client(url: str, **options: Any) -> httpx.AsyncClient:
+def http_client(url: str, *, own_proxy: str | None = None, **options: Any) -> httpx.AsyncClient:
     """A client for this address and no other. It trusts the authorities of SSL_CERT_FILE, or else certifi's.
 
-    Of the environment it takes nothing more: no other proxy, no `.netrc`.
+    `own_proxy`: a session's. Of the environment it takes nothing more: no other proxy, no `.netrc`.
     """
     given = {"verify": trusted(), **options}
-    return httpx.AsyncClient(trust_env=False, proxy=proxy_for(url), **given)
+    return httpx.AsyncClient(trust_env=False, proxy=proxy_for(url, own=own_proxy), **given)
 
 
 def trusted() -> ssl.SSLContext:

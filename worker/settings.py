@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Ge, Le
 from dotenv.parser import Binding, parse_stream
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.errors import SettingsError
@@ -38,6 +38,18 @@ PERHAPS_MEANT = 0.8  # for names that must be ours by their prefix: SUPABASE_SER
 
 LogLevel = Literal["trace", "debug", "info", "warning", "error"]
 Version = tuple[int, int, int]
+
+# What a session may have of its own, too (worker/session_settings.py).
+LiveWindow = Annotated[int, Field(ge=1, le=86_400)]
+CatchUp = Annotated[int, Field(ge=0, le=30 * 86_400)]
+Revoke = Literal["keep", "blank"]
+Expire = Literal["keep", "blank", "delete"]
+MaxMedia = Annotated[int, Field(ge=1, le=2048)]
+MediaConcurrency = Annotated[int, Field(ge=1, le=32)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
+ChangesDays = Annotated[int, Field(ge=1, le=36_500)]
+QrAgain = Annotated[int, Field(ge=0, le=86_400)]
+SESSION_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 def default_node() -> Path:
@@ -64,29 +76,29 @@ class Settings(BaseSettings):
     signed_url_ttl_days: int = Field(7, ge=1, le=3650)  # accepted and checked; the worker signs nothing
     log_level: LogLevel = "info"
     worker_poll_ms: int = Field(2000, ge=50, le=60_000)
-    worker_max_media_mb: int = Field(25, ge=1, le=2048)
+    worker_max_media_mb: MaxMedia = 25
     worker_backoff_base_ms: int = Field(1000, ge=1, le=60_000)
     worker_backoff_max_ms: int = Field(30_000, ge=1, le=3_600_000)
 
     # Ours (docs/contract.md §3)
-    worker_session: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    worker_session: str = Field("default", pattern=SESSION_NAME)
     worker_data_dir: Path = Path("data")
-    worker_live_window_s: int = Field(30, ge=1, le=86_400)
-    worker_catch_up_s: int = Field(0, ge=0, le=30 * 86_400)
+    worker_live_window_s: LiveWindow = 30
+    worker_catch_up_s: CatchUp = 0
     worker_state_key: SecretStr | None = None
     worker_state_key_previous: SecretStr | None = None  # read with either, written with the new one
     worker_http_host: str = Field("0.0.0.0", min_length=1)  # noqa: S104 - the contract says so: a health check from outside
     worker_http_port: int = Field(3001, ge=0, le=65_535)
-    worker_revoke: Literal["keep", "blank"] = "keep"  # what a revoke does to what was stored
-    worker_expire: Literal["keep", "blank", "delete"] = "keep"  # what is done when a message disappears from phones
+    worker_revoke: Revoke = "keep"  # what a revoke does to what was stored
+    worker_expire: Expire = "keep"  # what is done when a message disappears from phones
     worker_max_document_mb: int | None = Field(None, ge=1, le=2048)  # unset: no limit of their own
-    worker_media_concurrency: int = Field(4, ge=1, le=32)
+    worker_media_concurrency: MediaConcurrency = 4
     worker_lease_s: int = Field(30, ge=2, le=600)
     worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
-    worker_keep_days: int = Field(0, ge=0, le=36_500)  # 0: messages and files are kept for ever
-    worker_audit_days: int = Field(90, ge=0, le=36_500)  # 0: the audit log is kept for ever
-    worker_changes_days: int = Field(30, ge=1, le=36_500)  # how long deletions are told to apps that ask for changes
-    worker_qr_again_s: int = Field(0, ge=0, le=86_400)  # 0: stay idle when the codes ran out, until asked
+    worker_keep_days: Days = 0  # 0: messages and files are kept for ever
+    worker_audit_days: Days = 90  # 0: the audit log is kept for ever
+    worker_changes_days: ChangesDays = 30  # how long deletions are told to apps that ask for changes
+    worker_qr_again_s: QrAgain = 0  # 0: stay idle when the codes ran out, until asked
     worker_passkey: bool = False  # answer WhatsApp's request for the account's passkey, with a person's help
     worker_console_host: str = Field("127.0.0.1", min_length=1)
     worker_console_port: int = Field(3002, ge=0, le=65_535)
@@ -98,6 +110,9 @@ class Settings(BaseSettings):
     wa_version: Annotated[Version | None, NoDecode] = None
     wa_strict_certs: bool = True
     wa_nack_undecryptable: bool = False  # answer NACK 500, as stock Baileys does, where others send a plain ack
+
+    # Of one of several sessions; that of the process is HTTPS_PROXY
+    _proxy: SecretStr | None = PrivateAttr(None)
 
     # For a local server only
     wa_socket_url: str | None = None
@@ -201,6 +216,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _together(self) -> Settings:
+        return self.checked_together()
+
+    def checked_together(self) -> Settings:
+        """These settings, if they go together.
+
+        Raises:
+            ValueError: two that do not.
+        """
         if self.supabase_service_key and not self.supabase_url:
             raise ValueError("SUPABASE_URL: is missing although SUPABASE_SERVICE_KEY is set; set both, or neither")
         if self.supabase_url and not self.supabase_service_key:
@@ -221,6 +244,12 @@ class Settings(BaseSettings):
         if self.worker_backoff_max_ms < self.worker_backoff_base_ms:
             raise ValueError("WORKER_BACKOFF_MAX_MS: is below WORKER_BACKOFF_BASE_MS; make it at least as large")
         return self
+
+    def of_session(self, session: str, own: Mapping[str, object], proxy: str | None = None) -> Settings:
+        """These settings for one of several sessions, which has some of its `own` (names of fields)."""
+        copy = self.model_copy(update={"worker_session": session, **own})
+        copy._proxy = SecretStr(proxy) if proxy else None
+        return copy
 
     def catching_up(self) -> Settings:
         """The same, with a day as WORKER_CATCH_UP_S unless that is set: what `wa-worker up` works with."""
@@ -269,6 +298,11 @@ class Settings(BaseSettings):
         return _decoded_key(former.get_secret_value()) if former else None
 
     @property
+    def proxy(self) -> str | None:
+        """The way to WhatsApp of this session alone, instead of the process's."""
+        return self._proxy.get_secret_value() if self._proxy else None
+
+    @property
     def on_loopback(self) -> bool:
         """Whether WhatsApp's place is taken by a server on this machine, such as the virtual phone."""
         host = urlsplit(self.wa_socket_url or "").hostname or ""
@@ -291,7 +325,7 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
         _check_env_file()
         return Settings(**{"_env_file": env_file(), **dict(overrides or {})})  # type: ignore[arg-type]
     except ValidationError as wrong:
-        lines = [_line(str(error["loc"][0]) if error["loc"] else "", error) for error in wrong.errors()]
+        lines = [complaint(str(error["loc"][0]) if error["loc"] else "", error) for error in wrong.errors()]
         raise SettingsError("\n".join([*lines, *map(misspelt, unknown_names())])) from None
     except (OSError, UnicodeDecodeError) as unreadable:
         raise SettingsError(
@@ -364,8 +398,8 @@ def _names_in_env_file() -> list[str]:
     return [line.key.upper() for line in _env_file() if line.key]
 
 
-def _line(field: str, error: Any) -> str:
-    """One complaint of pydantic's in our words; what was given is not repeated."""
+def complaint(field: str, error: Any, name: str | None = None) -> str:
+    """One error of pydantic's in our words, about a field of `Settings`; what was given is not repeated."""
     text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     kind = error["type"]
     if kind.startswith("int_") or kind in ("greater_than_equal", "less_than_equal"):
@@ -377,7 +411,7 @@ def _line(field: str, error: Any) -> str:
         text = "should be true or false"
     elif kind == "string_pattern_mismatch":
         text = "should be 1 to 64 letters, digits, - and _"
-    return f"{field.upper()}: {text[:1].lower()}{text[1:]}" if field else text
+    return f"{name or field.upper()}: {text[:1].lower()}{text[1:]}" if field else text
 
 
 def _checked_url(value: str, schemes: tuple[str, ...]) -> str:

@@ -7,9 +7,10 @@ connections in each of them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
@@ -36,7 +37,7 @@ from worker.session.drops import Drops
 from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import FlagWatch, Monitored
 from worker.session.hearing import Hearing
-from worker.session.host_poll import Served
+from worker.session.host_poll import HostPoll, Served
 from worker.session.housekeeping import Housekeeping
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report, View
@@ -52,9 +53,20 @@ from worker.store.lease import Pace
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 from worker.web.figures import FiguresPoller
-from worker.web.health import Health
+from worker.web.health import SessionHealth
 
 NO_LONGER_THERE = (403, 404, 410)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all sessions of a process share. `folder`: its data."""
+
+    store: Store
+    owner: str
+    poll: HostPoll
+    downloader: Downloader
+    folder: Path
 
 
 class Phone:
@@ -135,9 +147,10 @@ class LeasedSession:
 
 @asynccontextmanager
 async def open_leased_session(
-    settings: Settings, store: Store, owner: str, fence: int, health: Health, on_view: Callable[[View], None]
+    settings: Settings, shared: Shared, fence: int, health: SessionHealth, on_view: Callable[[View], None]
 ) -> AsyncIterator[LeasedSession]:
     """Wire one leased session. Reads the session's row; raises what the store raises."""
+    store = shared.store
     session = SessionStore(store, settings.worker_session, fence)
     row = (await until_answered(session.status, what="the session's row")).get("session") or {}
     version = parse_kept(row.get("detail") or {})
@@ -147,94 +160,112 @@ async def open_leased_session(
     state = AuthState(session, cipher, watch)
     suspects = Suspects(session)
     monitored, phone, events = Monitored(), Phone(), EventQueue()
-    try:
+    async with AsyncExitStack() as end:
+        end.callback(events.close)
         flags = FlagWatch(session, report, events.put, pace(settings).again)
-        source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
-        hosts = MediaHosts(phone.media_hosts)
-        async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes), hosts) as downloader:
-            media = _make_media(settings, store, downloader, owner, phone)
-            drops, arrivals, first = Drops(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
-            discovery = Discovery(session, report, flags.done)
-            listeners = Listeners(
-                error=report.error,
-                media=media.notify,
-                committed=(
-                    health.metrics.committed,
-                    drops.committed,
-                    discovery.committed,
-                    arrivals.committed,
-                    first.committed,
-                ),
-            )
-            committer = Committer(session, cipher, watch, _make_rules(settings, monitored, first), listeners)
+        downloader = await end.enter_async_context(_open_downloads(settings, shared, phone))
+        media = _make_media(settings, store, downloader, shared.owner, phone)
+        drops, arrivals, first = Drops(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
+        discovery = Discovery(session, report, flags.done)
+        listeners = Listeners(
+            error=report.error,
+            media=media.notify,
+            committed=(
+                health.metrics.committed,
+                drops.committed,
+                discovery.committed,
+                arrivals.committed,
+                first.committed,
+            ),
+        )
+        committer = Committer(session, cipher, watch, _make_rules(settings, monitored, first), listeners)
 
-            def note_own_addresses(me: Me) -> None:
-                committer.own = (me.lid, me.id)
+        def note_own_addresses(me: Me) -> None:
+            committer.own = (me.lid, me.id)
 
-            versions = VersionPolicy(
-                settings.wa_version,
-                version,
-                lambda good: report.keep(**_kept(good)),
-                unasked=settings.wa_socket_url is None or settings.wa_version_url is not None,
-            )
-            policy = ReconnectPolicy(settings=settings, report=report, version=versions, retry=first_retry_state(row))
-            health.metrics.away = lambda: watch.away
-            health.metrics.media = media.counts
-            figures = FiguresPoller(store, settings.worker_session, health)
-            health.refresh = figures.refresh
-            housekeeping = Housekeeping(
-                session,
-                report,
-                lost_seconds=float(RETRY_WINDOW_S),
-                changes_seconds=settings.changes_seconds,
-                keep_seconds=settings.keep_seconds,
-                audit_seconds=settings.audit_seconds,
-                analyze=settings.embedded,
-                expire=None if settings.worker_expire == "keep" else settings.worker_expire,
-            )
-            yield LeasedSession(
-                report=report,
+        versions = VersionPolicy(
+            settings.wa_version,
+            version,
+            lambda good: report.keep(**_kept(good)),
+            unasked=settings.wa_socket_url is None or settings.wa_version_url is not None,
+        )
+        policy = ReconnectPolicy(settings=settings, report=report, version=versions, retry=first_retry_state(row))
+        health.metrics.away = lambda: watch.away
+        health.metrics.media = media.counts
+        figures = FiguresPoller(store, settings.worker_session, health)
+        health.refresh = figures.refresh
+        end.callback(_forget, health)
+        housekeeping = Housekeeping(
+            session,
+            report,
+            lost_seconds=float(RETRY_WINDOW_S),
+            changes_seconds=settings.changes_seconds,
+            keep_seconds=settings.keep_seconds,
+            audit_seconds=settings.audit_seconds,
+            analyze=settings.embedded,
+            expire=None if settings.worker_expire == "keep" else settings.worker_expire,
+        )
+        yield LeasedSession(
+            report=report,
+            watch=watch,
+            state=state,
+            suspects=suspects,
+            flags=flags,
+            media=media,
+            drops=drops,
+            arrivals=arrivals,
+            figures=figures,
+            hearing=health.hearing,
+            housekeeping=housekeeping,
+            served=Served(
+                session=session.session,
+                fence=fence,
                 watch=watch,
-                state=state,
-                suspects=suspects,
+                monitored=monitored,
                 flags=flags,
                 media=media,
-                drops=drops,
-                arrivals=arrivals,
-                figures=figures,
-                hearing=health.hearing,
                 housekeeping=housekeeping,
-                served=Served(
-                    session=session.session,
-                    fence=fence,
-                    watch=watch,
-                    monitored=monitored,
-                    flags=flags,
-                    media=media,
-                    housekeeping=housekeeping,
-                ),
-                connection=Connection(
-                    state=state,
-                    policy=policy,
-                    report=report,
-                    options=SocketOptions(settings, versions, suspects),
-                    events=events,
-                    requests=Requests(state, policy, report, discovery, flags.done),
-                    on_open=note_own_addresses,
-                    on_arrived=first.note,
-                ),
+            ),
+            connection=Connection(
+                state=state,
+                policy=policy,
+                report=report,
+                options=SocketOptions(settings, versions, suspects),
                 events=events,
-                phone=phone,
-                handlers={
-                    "state.load": state.load,
-                    "state.get": state.get,
-                    "stanzas.known": state.known,
-                    "commit": committer.commit,
-                },
-            )
-    finally:
-        health.refresh = None
-        events.close()
+                requests=Requests(state, policy, report, discovery, flags.done),
+                on_open=note_own_addresses,
+                on_arrived=first.note,
+            ),
+            events=events,
+            phone=phone,
+            handlers={
+                "state.load": state.load,
+                "state.get": state.get,
+                "stanzas.known": state.known,
+                "commit": committer.commit,
+            },
+        )
+
+
+def _forget(health: SessionHealth) -> None:
+    """What was read of a leased session that has ended."""
+    health.refresh, health.metrics.away = None, lambda: False
+
+
+@asynccontextmanager
+async def _open_downloads(settings: Settings, shared: Shared, phone: Phone) -> AsyncIterator[Downloader]:
+    """The process's downloads, seen from one account. One with a proxy of its own has its own connections."""
+    limits, hosts = Limits(max_bytes=settings.max_media_bytes), MediaHosts(phone.media_hosts)
+    if settings.proxy is None:
+        yield shared.downloader.beside(limits, hosts)
+        return
+    async with open_downloader(media_source(settings), limits, hosts, proxy=settings.proxy) as own:
+        yield own
+
+
+def media_source(settings: Settings) -> Source:
+    """From where files are fetched."""
+    return Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
 
 
 def pace(settings: Settings) -> Pace:
@@ -243,7 +274,7 @@ def pace(settings: Settings) -> Pace:
 
 
 def _make_report(
-    session: SessionStore, keep: dict[str, Any], health: Health, on_view: Callable[[View], None]
+    session: SessionStore, keep: dict[str, Any], health: SessionHealth, on_view: Callable[[View], None]
 ) -> Report:
     def show(view: View) -> None:
         health.view = view

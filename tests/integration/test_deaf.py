@@ -37,7 +37,7 @@ async def learn_what_is_usual(it: Inside, monkeypatch: pytest.MonkeyPatch) -> No
 
     async def known() -> bool:
         await it.stored(it.market, "something to hear")
-        ears = it.supervisor.health.hearing
+        ears = it.host.health.session.hearing
         return ears.anything.usual is not None and ears.groups.usual is not None
 
     await it.until("enough to know what is usual", known)
@@ -85,12 +85,12 @@ async def test_a_quiet_account_is_connected_to_once_more_warned_of_and_then_left
 
         async def looked_often() -> bool:
             nonlocal looks
-            looks += it.supervisor.health.view is not None and it.supervisor.health.view.status == "connected"
+            looks += it.host.health.session.view is not None and it.host.health.session.view.status == "connected"
             return looks > 40
 
         await it.until("many looks at the silence", looked_often)
         assert len(await it.payloads("error", last, code="DEAF")) == 1
-        ready = it.supervisor.health.describe()
+        ready = it.host.health.describe()
         assert ready["ok"], ready["reasons"]
         assert any("nothing from WhatsApp" in warning for warning in ready["warnings"])
         monkeypatch.setattr(hearing, "FLOOR_SECONDS", 1e9)
@@ -137,4 +137,4 @@ async def test_an_empty_connection_after_a_preview_is_left_and_the_next_one_gets
 
 
 async def no_warnings(it: Inside) -> bool:
-    return not it.supervisor.health.hearing.warnings
+    return not it.host.health.session.hearing.warnings

@@ -28,8 +28,9 @@ def add_page() -> None:
 
     def with_page(health: Health) -> Starlette:
         async def figures(_: Request) -> JSONResponse:
-            pid, restarts = health.sidecar_pid, health.sidecar_restarts
-            heap = health.figures.get("heap_bytes", 0)  # as of the last ping
+            session = health.session
+            pid, restarts = session.sidecar_pid, session.sidecar_restarts
+            heap = session.figures.get("heap_bytes", 0)  # as of the last ping
             counts = {"heap": heap, "tasks": len(asyncio.all_tasks()), "threads": threading.active_count()}
             return JSONResponse({**counts, "sidecar_pid": pid, "restarts": restarts})
 

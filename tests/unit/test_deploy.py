@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from worker.errors import ExitCode
+from worker.host import STOP_SECONDS
 from worker.settings import Settings
-from worker.supervisor import STOP_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPLY_CHAIN = ROOT / "scripts" / "supply_chain.py"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import cast
 
 import anyio
@@ -13,7 +13,7 @@ from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.errors import StaleFence, StoreRefused, StoreUnavailable
 from worker.media.jobs import MediaRunner
 from worker.session.flags import Ask, FlagWatch, Monitored, Request
-from worker.session.host_poll import HostPoll, Served
+from worker.session.host_poll import HostPoll, Seat, Served
 from worker.session.housekeeping import Housekeeping
 from worker.session.report import Report
 from worker.store import Flag, Store
@@ -57,11 +57,21 @@ class Polling:
             media=cast(MediaRunner, self.media),
             housekeeping=self.housekeeping,
         )
-        self.poll = HostPoll(cast(Store, self.database), "me", pace, [self.served])
+        self.seat = Seat("default", 1)
+        self.poll = HostPoll(cast(Store, self.database), "me", pace)
+
+    @contextmanager
+    def seated(self) -> Iterator[None]:
+        with self.poll.seated(self.seat), self.seat.serving(self.served):
+            yield
+
+    async def ask(self) -> None:
+        with self.seated():
+            await self.poll.ask()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        with anyio.fail_after(BOUND):
+        with anyio.fail_after(BOUND), self.seated():
             async with anyio.create_task_group() as tasks:
                 for task in (self.poll.run, self.flags.run, self.report.run):
                     tasks.start_soon(task)
@@ -85,7 +95,7 @@ async def test_a_newer_request_of_the_same_kind_is_sent_as_well() -> None:
     it = Polling()
     for at in ("2026-01-31T12:00:00Z", "2026-01-31T12:00:01Z"):
         it.database.flags = [make_flag("fetch_groups_requested", at)]
-        await it.poll.ask()
+        await it.ask()
     assert [request.flag.at_text for request in it.sent] == ["2026-01-31T12:00:00Z", "2026-01-31T12:00:01Z"]
 
 
@@ -155,10 +165,10 @@ async def test_the_groups_are_asked_for_only_until_they_are_known() -> None:
 
 async def test_due_media_wake_the_runner() -> None:
     it = Polling()
-    await it.poll.ask()
+    await it.ask()
     assert it.media.told == 0
     it.database.media_due = True
-    await it.poll.ask()
+    await it.ask()
     assert it.media.told == 1
 
 
@@ -168,7 +178,7 @@ async def test_a_lease_that_went_to_another_is_noticed(holder: str | None, fence
     it.database.holder, it.database.fence = holder, fence
     async with it.running():
         with pytest.raises(StaleFence):
-            await it.served.until_lost()
+            await it.seat.until_lost()
 
 
 def hangs(database: Database) -> None:
@@ -200,12 +210,12 @@ async def test_a_poll_that_is_refused_is_repeated_and_counts_as_silence_only_if_
     it.database.refused_poll = True
     away: list[bool] = []
     with pytest.raises(StoreRefused):
-        await it.poll.ask()
+        await it.ask()
     away.append(it.watch.away)
     async with it.running():
         await until(lambda: it.watch.away)
     it.database.refused_poll = False
-    await it.poll.ask()
+    await it.ask()
     assert [*away, it.watch.away] == [False, False], "one refusal is no verdict, and an answer ends it"
 
 

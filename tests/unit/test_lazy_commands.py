@@ -15,7 +15,7 @@ from worker.cli import app
 from worker.commands import COMMANDS, load
 
 HEAVY = (
-    "rich", "anyio", "httpx", "supabase", "loguru", "pydantic", "worker.store", "worker.settings", "worker.supervisor",
+    "rich", "anyio", "httpx", "supabase", "loguru", "pydantic", "worker.store", "worker.settings", "worker.host",
 )  # fmt: skip
 PROBE = """
 import runpy, sys

@@ -17,7 +17,7 @@ from worker.store import Batch, Committed
 from worker.store.console import Figures
 from worker.web.app import make_app
 from worker.web.figures import FiguresPoller, unbacked
-from worker.web.health import Health
+from worker.web.health import Health, SessionHealth
 
 FIGURES = {
     "now": datetime(2026, 1, 1, tzinfo=UTC), "epoch": 3, "seq": 10, "running": 1, "due": 2, "waiting": 3,
@@ -30,13 +30,17 @@ def figures(**others: Any) -> Figures:
 
 
 async def scrape(health: Health) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and the values of its labels."""
+    """Every sample by its name and the values of its labels, but for the session's."""
     transport = httpx.ASGITransport(make_app(health))
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as http:
         answer = await http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     families = text_string_to_metric_families(answer.text)
-    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+    return {
+        (s.name, *(value for label, value in s.labels.items() if label != "session")): s.value
+        for family in families
+        for s in family.samples
+    }
 
 
 def commit(stanzas: int = 0) -> Commit:
@@ -56,7 +60,7 @@ async def test_the_databases_figures_are_read_for_a_scrape_and_are_shared_for_se
 
     store = cast(Any, SimpleNamespace(console=SimpleNamespace(figures=read)))
     health = Health()
-    health.refresh = FiguresPoller(store, "default", health).refresh
+    health.session.refresh = FiguresPoller(store, "default", health.session).refresh
     found = [(await scrape(health))["wa_media_jobs", "due"] for _ in range(2)]
     assert (found, reads) == ([2, 2], ["default"])
 
@@ -68,7 +72,7 @@ async def test_a_commit_is_counted_by_outcome_and_reason() -> None:
         discards={"unmonitored": 2, "4917@s.whatsapp.net": 1},
     )  # fmt: skip
     done = Committed(seq=10, duplicate=False, stored=2, upgraded=1, duplicates=3, skipped=4, refused=5)
-    health.metrics.committed(commit(7), batch, done, 0.2)
+    health.session.metrics.committed(commit(7), batch, done, 0.2)
     found = await scrape(health)
     assert {name[1]: value for name, value in found.items() if name[0] == "wa_messages_total"} == {
         "stored": 2, "upgraded": 1, "duplicate": 3, "skipped": 4, "refused": 5, "other": 0,
@@ -79,15 +83,15 @@ async def test_a_commit_is_counted_by_outcome_and_reason() -> None:
     assert found["wa_undecryptable_total",] == 1
     assert found["wa_commit_stanzas_sum",] == 7
     assert found["wa_commit_duration_seconds_bucket", "0.25"] == 1
-    assert health.metrics.answered == (3, 10)
+    assert health.session.metrics.answered == (3, 10)
 
 
 async def test_ends_and_reconnects_are_counted_by_whatsapps_code() -> None:
     health = Health()
     for code in (515, 999, None):
-        health.metrics.audited("disconnect", {"code": code})
-        health.metrics.audited("reconnect", {"attempt": 1})
-    health.metrics.audited("connect", {})
+        health.session.metrics.audited("disconnect", {"code": code})
+        health.session.metrics.audited("reconnect", {"attempt": 1})
+    health.session.metrics.audited("connect", {})
     found = await scrape(health)
     for name in ("wa_disconnects_total", "wa_reconnects_total"):
         assert {code: found[name, code] for code in ("515", "other", "none", "401")} == {
@@ -102,13 +106,18 @@ async def test_what_is_not_known_is_left_out_and_what_is_known_is_shown() -> Non
     assert ("wa_held_frames",) not in found
     assert ("wa_media_oldest_job_seconds",) not in found
 
-    health.view = View(status="connected", state="connected", say="")
-    health.lease_ok, health.sidecar_pid = True, 7
-    health.figures = {"held_frames": 2, "log_bytes": 10, "loop_lag_ms": 40, "last_stanza_at_ms": 1_790_000_000_000}
-    health.figures["last_group_stanza_at_ms"] = 1_789_000_000_000
-    health.hearing.groups.suspected = True
-    health.metrics.database = figures()
-    health.metrics.media = MediaCounts(stored=5, reused=2, forwarded=1, bytes=99)
+    health.session.view = View(status="connected", state="connected", say="")
+    health.session.lease_ok, health.session.sidecar_pid = True, 7
+    health.session.figures = {
+        "held_frames": 2,
+        "log_bytes": 10,
+        "loop_lag_ms": 40,
+        "last_stanza_at_ms": 1_790_000_000_000,
+    }
+    health.session.figures["last_group_stanza_at_ms"] = 1_789_000_000_000
+    health.session.hearing.groups.suspected = True
+    health.session.metrics.database = figures()
+    health.session.metrics.media = MediaCounts(stored=5, reused=2, forwarded=1, bytes=99)
     found = await scrape(health)
     expected = {
         ("wa_connected",): 1, ("wa_lease_held",): 1, ("wa_held_frames",): 2, ("wa_log_bytes",): 10,
@@ -124,14 +133,48 @@ async def test_what_is_not_known_is_left_out_and_what_is_known_is_shown() -> Non
     assert {name: found[name] for name in expected} == expected
 
     assert found["wa_logged_out",] == 0
-    health.view = View(status="disconnected", state="logged_out", say="")
+    health.session.view = View(status="disconnected", state="logged_out", say="")
     assert (await scrape(health))["wa_logged_out",] == 1
 
-    health.sidecar_pid = None
-    health.figures = {}
+    health.session.sidecar_pid = None
+    health.session.figures = {}
     found = await scrape(health)
     assert ("wa_held_frames",) not in found, "figures of a sidecar that is gone are not news"
     assert found["wa_last_stanza_timestamp_seconds",] == 1_790_000_000
+
+
+async def series(health: Health) -> set[tuple[str, ...]]:
+    """Every series: the name of its sample and its labels with their values."""
+    transport = httpx.ASGITransport(make_app(health))
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as http:
+        page = (await http.get("/metrics")).text
+    assert page.count("# TYPE wa_connected ") <= 1, "one family, whatever the number of sessions"
+    families = text_string_to_metric_families(page)
+    return {
+        (s.name, *(f"{label}={value}" for label, value in sorted(s.labels.items())))
+        for family in families
+        for s in family.samples
+    }
+
+
+async def test_each_session_has_its_own_series_and_takes_them_with_it() -> None:
+    health = Health(named=None)
+    alone = await series(health)
+    assert not any("session=" in part for each in alone for part in each)
+    first, second = SessionHealth(), SessionHealth()
+    health.sessions.update(first=first, second=second)
+    first.lease_ok = True
+    second.metrics.audited("disconnect", {"code": 515})
+    second.sidecar_pid, second.figures = 7, {"loop_lag_ms": 40}
+    both = await series(health)
+    for name in ("wa_connected", "wa_lease_held", "wa_commit_duration_seconds_count", "wa_sidecar_restarts_total"):
+        assert {each for each in both if each[0] == name} == {(name, "session=first"), (name, "session=second")}
+    assert ("wa_event_loop_lag_seconds", "process=worker") in both
+    assert ("wa_event_loop_lag_seconds", "process=sidecar", "session=second") in both
+    del health.sessions["second"]
+    left = await series(health)
+    assert left == {each for each in both if "session=second" not in each}
+    assert any("session=first" in each for each in left)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +210,21 @@ def test_what_was_acknowledged_is_compared_with_what_the_database_says_itself(
 async def test_ready_means_storing_or_knowingly_idle(
     state: Any, away: bool, bucket: str | None, ready: bool, reason: str
 ) -> None:
-    health = Health(supabase_ok=True, lease_ok=True, sidecar_pid=1, bucket_trouble=bucket)
-    health.view = View(status="connected" if state == "connected" else "disconnected", state=state, say="…")
-    health.metrics.away = lambda: away
+    health = Health(supabase_ok=True, bucket_trouble=bucket)
+    health.session.lease_ok, health.session.sidecar_pid = True, 1
+    health.session.view = View(status="connected" if state == "connected" else "disconnected", state=state, say="…")
+    health.session.metrics.away = lambda: away
     assert health.describe()["ok"] is ready, reason
     assert bool(health.describe()["reasons"]) is not ready
+
+
+async def test_a_host_is_ready_whatever_one_account_does_and_says_what_it_does() -> None:
+    health = Health(named=None, supabase_ok=True)
+    assert health.describe()["ok"], "it waits for sessions"
+    health.sessions["locked"] = locked = SessionHealth(lease_ok=True, sidecar_pid=1)
+    locked.view = View(status="disconnected", state="needs_you", say="The account is locked.")
+    document = health.describe()
+    assert document["ok"]
+    assert document["sessions"]["locked"]["reasons"] == ["WhatsApp: The account is locked."]
+    health.away = lambda: True
+    assert health.describe()["reasons"] == ["Supabase: the database does not answer"]

@@ -55,14 +55,14 @@ async def test_alive_from_the_first_moment_and_ready_only_when_messages_are_stor
     assert answer.status_code == 503
     assert [reason.split(":")[0] for reason in answer.json()["reasons"]][:2] == ["Supabase", "lease"]
 
-    health.supabase_ok = health.lease_ok = True
-    health.sidecar_pid = 1
-    health.view = View(status="connecting", state="waiting_for_scan", say="Scan the QR code.", qr="2@secret")
+    health.supabase_ok = health.session.lease_ok = True
+    health.session.sidecar_pid = 1
+    health.session.view = View(status="connecting", state="waiting_for_scan", say="Scan the QR code.", qr="2@secret")
     answer = await get(health, "/readyz")
     assert answer.json()["reasons"] == ["WhatsApp: Scan the QR code."]
     assert "secret" not in answer.text, "the QR code links an account: it is not for whoever can reach the port"
 
-    health.view = View(status="connected", state="connected", say="Connected.")
+    health.session.view = View(status="connected", state="connected", say="Connected.")
     answer = await get(health, "/readyz")
     assert (answer.status_code, answer.json()["ok"]) == (200, True)
 

@@ -89,12 +89,23 @@ class Fetched:
 class Downloader:
     """Downloads files; shared by all transfers. Make it with `open_downloader`."""
 
-    def __init__(self, client: httpx.AsyncClient, source: Source, limits: Limits, hosts: MediaHosts) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        source: Source,
+        limits: Limits,
+        hosts: MediaHosts,
+        threads: anyio.CapacityLimiter | None = None,
+    ) -> None:
         self._client = client
         self._source = source
         self._limits = limits
         self._hosts = hosts
-        self._threads = anyio.CapacityLimiter(THREADS)
+        self._threads = threads or anyio.CapacityLimiter(THREADS)
+
+    def beside(self, limits: Limits, hosts: MediaHosts) -> Downloader:
+        """One for another account: the same connections and threads, its own limits and hosts."""
+        return Downloader(self._client, self._source, limits, hosts, self._threads)
 
     @asynccontextmanager
     async def fetch(
@@ -182,14 +193,19 @@ def _take(piece: bytes, decryptor: BlobDecryptor, spool: IO[bytes]) -> None:
 
 
 @asynccontextmanager
-async def open_downloader(source: Source, limits: Limits, hosts: MediaHosts | None = None) -> AsyncIterator[Downloader]:
-    """A downloader with its own connections; of the environment it takes the proxy, and no credentials."""
+async def open_downloader(
+    source: Source, limits: Limits, hosts: MediaHosts | None = None, *, proxy: str | None = None
+) -> AsyncIterator[Downloader]:
+    """A downloader with its own connections; of the environment it takes the proxy, and no credentials.
+
+    `proxy`: a session's own, instead of that.
+    """
     context = ssl.create_default_context(cafile=str(source.ca)) if source.ca else trusted()
     timeout = httpx.Timeout(limits.read_s, connect=limits.connect_s)
     origin = source.origin or f"https://{DEFAULT_HOST}"
-    source = replace(source, proxied=proxy_for(origin) is not None)
+    source = replace(source, proxied=proxy_for(origin, own=proxy) is not None)
     async with http_client(
-        origin, verify=context, timeout=timeout, follow_redirects=False, http2=False, headers=HEADERS
+        origin, own_proxy=proxy, verify=context, timeout=timeout, follow_redirects=False, http2=False, headers=HEADERS
     ) as client:
         yield Downloader(client, source, limits, hosts or MediaHosts())
 

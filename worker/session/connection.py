@@ -54,8 +54,11 @@ class SocketOptions:
 
     async def parameters(self, begin_epoch: Callable[[], Awaitable[int]], *, linked: bool) -> ConnectParameters:
         """The parameters of the next `connect`; fetches WhatsApp's version first if that is due."""
-        await self._version.refresh(lambda: fetch_version(self._settings.wa_version_url or SOURCE), linked=linked)
-        version, settings = self._version.present(), self._settings
+        settings = self._settings
+        await self._version.refresh(
+            lambda: fetch_version(settings.wa_version_url or SOURCE, proxy=settings.proxy), linked=linked
+        )
+        version = self._version.present()
         return ConnectParameters(
             epoch=await begin_epoch(),
             browser=BROWSER,

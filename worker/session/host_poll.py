@@ -7,8 +7,9 @@ Nothing else is asked while nothing happens. A poll that fails is no verdict: it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import anyio
 from loguru import logger
@@ -23,12 +24,10 @@ from worker.store.availability import DatabaseWatch
 from worker.store.lease import Pace
 from worker.store.retry import REFUSALS_BELIEVED
 
-CAPACITY = 0  # a process serves the session that it was told to
-
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A session that this process holds, and who is told its news."""
+    """The parts of a session that are told its news, while it is served."""
 
     session: str
     fence: int
@@ -38,7 +37,6 @@ class Served:
     media: MediaRunner
     housekeeping: Housekeeping
     high_water: HighWater = field(default_factory=HighWater)
-    lost: anyio.Event = field(default_factory=anyio.Event)
 
     def held(self) -> HeldSession:
         return HeldSession(
@@ -58,40 +56,97 @@ class Served:
         if news.refused:
             self.housekeeping.note_refused_due()
 
+
+class Seat:
+    """A session that this process holds, from the lease on, whether it is served or not.
+
+    The lease of a session that is not served, because it waits or has failed, is renewed all the same.
+    """
+
+    def __init__(self, session: str, fence: int) -> None:
+        self.session = session
+        self.fence = fence
+        self._served: Served | None = None
+        self._last = HeldSession(session=session, fence=fence, monitored=None, media=0)
+        self._ended = anyio.Event()
+        self._end: Exception | None = None
+
+    @contextmanager
+    def serving(self, served: Served) -> Iterator[None]:
+        """These parts are told the news as long as the block runs."""
+        self._served = served
+        try:
+            yield
+        finally:
+            self._last = replace(served.held(), media=0, complete=None)
+            self._served = None
+
+    def held(self) -> HeldSession:
+        return self._last if self._served is None else self._served.held()
+
+    def answered(self) -> None:
+        """The lease is renewed, or was not due."""
+        if self._served is not None:
+            self._served.watch.answered("lease")
+
+    def unanswered(self, since: float, why: str) -> None:
+        """No answer to a poll since then: the lease gets shorter."""
+        if self._served is not None:
+            self._served.watch.unanswered("lease", since, why)
+
+    def take(self, news: News, asked_at: float) -> None:
+        """Tell the parts. What is wrong with one session's news ends that session, not the poll."""
+        try:
+            if self._served is not None:
+                self._served.take(news, asked_at)
+        except Exception as fault:
+            self.end(fault)
+
+    def end(self, why: Exception) -> None:
+        """The session cannot be served here any longer."""
+        self._end = self._end or why
+        self._ended.set()
+
     async def until_lost(self) -> None:
-        """Wait until somebody else holds the session.
+        """Wait until somebody else holds the session, or its news cannot be taken.
 
         Raises:
-            StaleFence: always.
+            StaleFence: another worker has the lease. Or what went wrong with the news.
         """
-        await self.lost.wait()
-        raise StaleFence("another worker took the lease")
+        await self._ended.wait()
+        assert self._end is not None
+        raise self._end
 
 
 class HostPoll:
     """Polls for all sessions of this process."""
 
-    def __init__(
-        self,
-        store: Store,
-        owner: str,
-        pace: Pace,
-        sessions: Sequence[Served],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, store: Store, owner: str, pace: Pace, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._owner = owner
         self._pace = pace
-        self._sessions = sessions
         self._clock = clock
+        self._seats: dict[str, Seat] = {}
+        self._joined = anyio.Event()
         self._away = False
         self._refusals = 0
         self._refused_since = 0.0
+
+    @contextmanager
+    def seated(self, seat: Seat) -> Iterator[None]:
+        """Poll for this session, too, as long as the block runs."""
+        self._seats[seat.session] = seat
+        self._joined.set()
+        try:
+            yield
+        finally:
+            del self._seats[seat.session]
 
     async def run(self) -> None:
         """Poll until cancelled. Neither an outage of the database nor a refusal ends it."""
         pause = self._pace.every
         while True:
+            await self._until_needed()
             await anyio.sleep(pause)
             try:
                 answer = await self.ask()
@@ -102,51 +157,56 @@ class HostPoll:
                 self._away = False
                 pause = self._pace.again if answer.busy else self._pace.every
 
-    async def ask(self) -> HostPolled:
-        """Poll once, and tell everybody.
+    async def _until_needed(self) -> None:
+        while not self._seats:
+            self._joined = anyio.Event()
+            await self._joined.wait()
+
+    async def ask(self, *seats: Seat) -> HostPolled:
+        """Poll once, for these sessions or for all, and tell everybody.
 
         Raises:
             StoreUnavailable: the database does not answer.
             StoreRefused: it says no. Several times in a row, it counts as no answer.
         """
-        asked_at = self._clock()
+        asked, asked_at = seats or tuple(self._seats.values()), self._clock()
         try:
-            answer = await self._call()
+            answer = await self._call(asked)
         except StoreUnavailable as error:
-            for one in self._sessions:
-                one.watch.unanswered("lease", asked_at if error.sent_at is None else error.sent_at, str(error))
+            for one in asked:
+                one.unanswered(asked_at if error.sent_at is None else error.sent_at, str(error))
             raise
         except StoreRefused as refused:
-            self._note_refusal(asked_at, str(refused))
+            self._note_refusal(asked, asked_at, str(refused))
             raise
         self._refusals = 0
-        for one in self._sessions:
+        for one in asked:
             self._tell(one, answer, asked_at)
         return answer
 
-    def _note_refusal(self, asked_at: float, why: str) -> None:
+    def _note_refusal(self, asked: Sequence[Seat], asked_at: float, why: str) -> None:
         """One refusal says nothing. If it stays so, the leases run out, and the sockets have to end before."""
         self._refused_since = self._refused_since if self._refusals else asked_at
         self._refusals += 1
-        for one in self._sessions:
+        for one in asked:
             if self._refusals < REFUSALS_BELIEVED:
-                one.watch.answered("lease")
+                one.answered()
             else:
-                one.watch.unanswered("lease", self._refused_since, why)
+                one.unanswered(self._refused_since, why)
 
-    async def _call(self) -> HostPolled:
+    async def _call(self, asked: Sequence[Seat]) -> HostPolled:
         with anyio.move_on_after(self._pace.call):
-            return await self._store.host_poll(self._owner, CAPACITY, [one.held() for one in self._sessions])
+            return await self._store.host_poll(self._owner, 0, [one.held() for one in asked])
         raise StoreUnavailable(f"wa_host_poll: no answer within {self._pace.call:g} s")
 
-    def _tell(self, one: Served, answer: HostPolled, asked_at: float) -> None:
+    def _tell(self, one: Seat, answer: HostPolled, asked_at: float) -> None:
         if one.session in answer.busy:  # its commit holds the row, and with it the session; but the lease gets shorter
-            one.watch.unanswered("lease", asked_at, "the session's row has been locked since the lease was due")
+            one.unanswered(asked_at, "the session's row has been locked since the lease was due")
         else:
-            one.watch.answered("lease")
+            one.answered()
         if one.session in answer.lost:
             logger.warning("the lease of {} went to another worker", one.session)
-            one.lost.set()
+            one.end(StaleFence("another worker took the lease"))
         elif one.session in answer.news:
             one.take(answer.news[one.session], asked_at)
 

@@ -136,13 +136,15 @@ class VersionPolicy:
         self._not_before = self._clock()
 
 
-async def fetch_version(url: str = SOURCE, client: httpx.AsyncClient | None = None) -> Version | None:
+async def fetch_version(
+    url: str = SOURCE, client: httpx.AsyncClient | None = None, *, proxy: str | None = None
+) -> Version | None:
     """Today's version of WhatsApp Web, or None. Bounded in time and size."""
     script = b""
     try:
         with anyio.fail_after(FETCH_SECONDS):
             async with (
-                client or http_client(url, timeout=FETCH_SECONDS, follow_redirects=False) as http,
+                client or http_client(url, own_proxy=proxy, timeout=FETCH_SECONDS, follow_redirects=False) as http,
                 http.stream("GET", url, headers=HEADERS) as answer,
             ):
                 async for chunk in answer.aiter_bytes():

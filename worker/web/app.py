@@ -44,8 +44,7 @@ def make_app(health: Health) -> Starlette:
         return JSONResponse(body, status_code=200 if body["ok"] else 503)
 
     async def metrics(_: Request) -> Response:
-        if health.refresh is not None:
-            await health.refresh()
+        await health.refresh()
         return Response(render(health), media_type=CONTENT_TYPE_LATEST)
 
     return Starlette(
@@ -93,7 +92,7 @@ def serves_us(host: str, port: int) -> bool:
                 answer += chunk
     except OSError:
         return False
-    return b'"sidecar":' in answer and b'"reasons":' in answer
+    return b'"reasons":' in answer and b'"supabase":' in answer
 
 
 class _Bounded(H11Protocol):
@@ -115,7 +114,7 @@ class _Bounded(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Without uvicorn's signal handlers: the supervisor handles signals."""
+    """Without uvicorn's signal handlers: the host handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -139,7 +138,7 @@ async def serve(
     server = _Server(config)
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(server.serve, [listener])
-        task_group.start_soon(health.metrics.watch_loop)
+        task_group.start_soon(health.lag.watch)
         task_status.started()
         try:
             await anyio.sleep_forever()

@@ -1,4 +1,5 @@
-"""The database's figures for those who scrape /metrics, and whether it still has every batch that it confirmed."""
+"""The database's figures for those who scrape /metrics, whether it still has every batch that it confirmed, and whether
+the bucket answers."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from loguru import logger
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.store import Store
 from worker.store.console import Figures
-from worker.web.health import Health
+from worker.web.health import Health, SessionHealth
 
 FRESH_SECONDS = 10.0  # however many scrape; Prometheus asks every 15 s
 CHECK_EVERY_SECONDS = 300.0  # when nobody scrapes
@@ -19,9 +20,9 @@ READ_SECONDS = 3.0  # a scraper waits ten
 
 
 class FiguresPoller:
-    """Keeps `Metrics.database` and `Health.bucket_trouble` current for one session."""
+    """Keeps `Metrics.database` current for one session."""
 
-    def __init__(self, store: Store, session: str, health: Health, every: float = CHECK_EVERY_SECONDS) -> None:
+    def __init__(self, store: Store, session: str, health: SessionHealth, every: float = CHECK_EVERY_SECONDS) -> None:
         self._store = store
         self._session = session
         self._health = health
@@ -31,8 +32,7 @@ class FiguresPoller:
         """Poll until cancelled; a database that does not answer is asked again."""
         while True:
             await self._ask_and_recover()
-            await self.check_bucket()
-            await anyio.sleep(BUCKET_AGAIN_SECONDS if self._health.bucket_trouble else self._every)
+            await anyio.sleep(self._every)
 
     async def refresh(self) -> None:
         """Read the figures again if they are old; for a scrape, which shows the former ones if that takes long."""
@@ -58,8 +58,22 @@ class FiguresPoller:
             logger.error("the database lacks {} batches that it had confirmed; was it restored from a backup?", missing)
         metrics.unbacked = max(metrics.unbacked, missing)
 
-    async def check_bucket(self) -> None:
-        """Check that the bucket answers; create it if it is missing."""
+
+class BucketWatch:
+    """Keeps `Health.bucket_trouble` current."""
+
+    def __init__(self, store: Store, health: Health) -> None:
+        self._store = store
+        self._health = health
+
+    async def run(self) -> None:
+        """Look until cancelled: every five minutes, more often while there is trouble."""
+        while True:
+            await anyio.sleep(BUCKET_AGAIN_SECONDS if self._health.bucket_trouble else CHECK_EVERY_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Look whether the bucket answers; create it if it is missing."""
         try:
             await self._store.bucket.ensure()
         except (StoreUnavailable, StoreRefused) as error:

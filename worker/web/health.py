@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
+
 from worker.session.hearing import Hearing
 from worker.session.report import View
-from worker.web.metrics import Metrics
+from worker.web.metrics import Lag, Metrics
 
 KNOWINGLY_IDLE = ("idle", "logged_out")  # no phone is linked, by choice: not a fault
 
@@ -24,12 +26,9 @@ _PLACE = re.compile(
 
 
 @dataclass
-class Health:
-    """Written by the supervisor, read by /readyz and /metrics."""
+class SessionHealth:
+    """One session in this process. Written by its supervisor."""
 
-    supabase: str = "not reached yet"
-    supabase_ok: bool = False
-    bucket_trouble: str | None = None
     lease: str = "not held yet"
     lease_ok: bool = False
     sidecar_pid: int | None = None
@@ -38,20 +37,13 @@ class Health:
     figures: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     hearing: Hearing = field(default_factory=Hearing)
-    refresh: Callable[[], Awaitable[None]] | None = None  # the database's figures, before they are shown
+    refresh: Callable[[], Coroutine[Any, Any, None]] | None = None  # the database's figures, before they are shown
 
     def describe(self) -> dict[str, Any]:
-        """The document of /readyz. Ready: messages are received and stored, or no phone is linked by choice.
-
-        The port may be public: addresses and paths stand in the log alone.
-        """
+        """Ready: messages are received and stored, or no phone is linked by choice."""
         reasons: list[str] = []
-        if not self.supabase_ok:
-            reasons.append(f"Supabase: {self.supabase}")
-        elif self.metrics.away():
+        if self.metrics.away():
             reasons.append("Supabase: the database does not answer")
-        if self.bucket_trouble:
-            reasons.append(f"bucket: {self.bucket_trouble}")
         if not self.lease_ok:
             reasons.append(f"lease: {self.lease}")
         if self.view and self.view.status != "connected" and self.view.state not in KNOWINGLY_IDLE:
@@ -69,7 +61,6 @@ class Health:
             "ok": not reasons,
             "reasons": [without_places(reason) for reason in reasons],
             "warnings": self.hearing.warnings,
-            "supabase": without_places(self.supabase),
             "session": state,
             "sidecar": {"pid": self.sidecar_pid, "restarts": self.sidecar_restarts},
         }
@@ -78,3 +69,55 @@ class Health:
 def without_places(text: str) -> str:
     """`text` with `…` for each address and path."""
     return _PLACE.sub("…", text)
+
+
+@dataclass
+class Health:
+    """The process and its sessions. `named`: the one session that `run` and `up` serve; None: those that were claimed.
+
+    A process with a named session is ready if that session is. One that claims its sessions is ready if it could serve:
+    another host would have the same trouble with an account, so no orchestrator is to act on it.
+    """
+
+    named: str | None = "default"
+    supabase: str = "not reached yet"
+    supabase_ok: bool = False
+    away: Callable[[], bool] = lambda: False  # the poll has no answer
+    bucket_trouble: str | None = None
+    lag: Lag = field(default_factory=Lag)
+    sessions: dict[str, SessionHealth] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.named is not None:
+            self.sessions[self.named] = SessionHealth()
+
+    @property
+    def session(self) -> SessionHealth:
+        """The named session's."""
+        assert self.named is not None
+        return self.sessions[self.named]
+
+    async def refresh(self) -> None:
+        """Have the database's figures read again, of sessions whose figures are old."""
+        async with anyio.create_task_group() as tasks:
+            for one in list(self.sessions.values()):
+                if one.refresh is not None:
+                    tasks.start_soon(one.refresh)
+
+    def describe(self) -> dict[str, Any]:
+        """The document of /readyz. The port may be public: addresses and paths stand in the log alone."""
+        reasons: list[str] = []
+        if not self.supabase_ok:
+            reasons.append(f"Supabase: {self.supabase}")
+        elif self.named is None and self.away():
+            reasons.append("Supabase: the database does not answer")
+        if self.bucket_trouble:
+            reasons.append(f"bucket: {self.bucket_trouble}")
+        document: dict[str, Any] = {"supabase": without_places(self.supabase)}
+        if self.named is None:
+            document["sessions"] = {name: one.describe() for name, one in sorted(self.sessions.items())}
+        else:
+            own = self.session.describe()
+            reasons += own["reasons"]
+            document = {**own, **document}
+        return {**document, "ok": not reasons, "reasons": [without_places(reason) for reason in reasons]}

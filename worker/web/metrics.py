@@ -1,6 +1,7 @@
 """The counters of /metrics, and the fixed lists that their labels come from.
 
-A value outside its list counts as `other`: no ids, names or content in labels. `worker.web.readings` renders the page.
+A value outside its list counts as `other`: no ids, names or content in labels. `worker.web.readings` renders the page,
+and adds the session's name, which the operator has chosen.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from worker.bridge.protocol import Commit
 from worker.session.closes import METRIC_LABELS
@@ -35,11 +36,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # one more line per 
 
 
 class Metrics:
-    """The counters of one process, and the latest values that /metrics reads beside them."""
+    """The counters of one session in this process, and the latest values that /metrics reads beside them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
         self._messages = self._counter("wa_messages", "Messages of monitored groups, by outcome", "outcome", OUTCOMES)
         self._discards = self._counter("wa_discarded", "Stanzas left out on purpose, by reason", "reason", REASONS)
         self._undecryptable = Counter(
@@ -66,7 +66,6 @@ class Metrics:
         self.unbacked: int = 0
         self._last_code = "none"
         self._last_at: dict[str, float] = {}
-        self._lags: deque[float] = deque(maxlen=LAG_REMEMBERED)
 
     def _counter(self, name: str, documentation: str, label: str, values: Iterable[str]) -> Counter:
         """A counter with every label value present at 0 from the first scrape."""
@@ -100,23 +99,31 @@ class Metrics:
 
     # Values read on request
 
-    @property
-    def lag_seconds(self) -> float:
-        return max(self._lags, default=0.0)
-
-    async def watch_loop(self) -> None:
-        """Measure for ever how late this event loop is."""
-        while True:
-            due = time.monotonic() + LAG_EVERY_SECONDS
-            await anyio.sleep(LAG_EVERY_SECONDS)
-            self._lags.append(max(0.0, time.monotonic() - due))
-
     def last_at(self, name: str, figures: Mapping[str, Any]) -> float | None:
         """Unix seconds of the figure `name`, in milliseconds there; kept across connections."""
         at_ms = figures.get(name)
         if at_ms:
             self._last_at[name] = max(self._last_at.get(name, 0.0), float(at_ms) / 1000)
         return self._last_at.get(name)
+
+
+class Lag:
+    """How late the event loop of this process is."""
+
+    def __init__(self) -> None:
+        self._lags: deque[float] = deque(maxlen=LAG_REMEMBERED)
+
+    @property
+    def seconds(self) -> float:
+        """The worst of the last minute."""
+        return max(self._lags, default=0.0)
+
+    async def watch(self) -> None:
+        """Measure for ever."""
+        while True:
+            due = time.monotonic() + LAG_EVERY_SECONDS
+            await anyio.sleep(LAG_EVERY_SECONDS)
+            self._lags.append(max(0.0, time.monotonic() - due))
 
 
 def known(value: str, values: Iterable[str]) -> str:

@@ -1,4 +1,7 @@
-"""The page of /metrics: the counters of `worker.web.metrics`, and every figure that is read when somebody asks."""
+"""The page of /metrics: the counters of `worker.web.metrics`, and every figure that is read when somebody asks.
+
+What belongs to a session carries its name in the label `session`. A session that has left takes its series with it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from worker.session.report import View
 from worker.store import SCHEMA_VERSION
-from worker.web.health import Health
+from worker.web.health import Health, SessionHealth
 from worker.web.metrics import ABANDONED, summed
 
 Value = float | Mapping[str, float] | None
@@ -23,29 +26,29 @@ Kind = Literal["counter", "gauge"]
 
 @dataclass(frozen=True)
 class Reading:
-    """One figure. With a `label`, `read` returns a mapping from label value to amount; None means unknown now."""
+    """One figure of a session. With a `label`, `read` returns {label value: amount}; None means unknown now."""
 
     kind: Kind
     name: str
     documentation: str
-    read: Callable[[Health], Value]
+    read: Callable[[SessionHealth], Value]
     label: str | None = None
 
 
-def _figure(name: str, scale: float = 1.0) -> Callable[[Health], Value]:
+def _figure(name: str, scale: float = 1.0) -> Callable[[SessionHealth], float | None]:
     """A figure from the sidecar's last answer; unknown while no sidecar runs."""
 
-    def read(health: Health) -> Value:
+    def read(health: SessionHealth) -> float | None:
         found = health.figures.get(name) if health.sidecar_pid is not None else None
         return None if found is None else float(found) * scale
 
     return read
 
 
-def _database(name: str) -> Callable[[Health], Value]:
+def _database(name: str) -> Callable[[SessionHealth], Value]:
     """A figure from the database's last answer."""
 
-    def read(health: Health) -> Value:
+    def read(health: SessionHealth) -> Value:
         figures = health.metrics.database
         found = None if figures is None else getattr(figures, name)
         return None if found is None else float(found)
@@ -53,24 +56,24 @@ def _database(name: str) -> Callable[[Health], Value]:
     return read
 
 
-def _jobs(health: Health) -> Value:
+def _jobs(health: SessionHealth) -> Value:
     figures = health.metrics.database
     if figures is None:
         return None
     return {"running": figures.running, "due": figures.due, "waiting": figures.waiting}
 
 
-def _oldest(health: Health) -> Value:
+def _oldest(health: SessionHealth) -> Value:
     figures = health.metrics.database
     return None if figures is None else figures.oldest_seconds or 0.0
 
 
-def _abandoned(health: Health) -> Value:
+def _abandoned(health: SessionHealth) -> Value:
     figures = health.metrics.database
     return None if figures is None else summed(figures.abandoned, ABANDONED)
 
 
-def _media(health: Health) -> Value:
+def _media(health: SessionHealth) -> Value:
     counts = health.metrics.media
     if counts is None:
         return None
@@ -83,18 +86,12 @@ def _media(health: Health) -> Value:
     }
 
 
-def _lag(health: Health) -> Value:
-    lags = {"worker": health.metrics.lag_seconds}
-    sidecar = _figure("loop_lag_ms", 0.001)(health)
-    return lags if sidecar is None else {**lags, "sidecar": float(sidecar)}  # type: ignore[arg-type]
-
-
-def _suspected(health: Health) -> Value:
+def _suspected(health: SessionHealth) -> Value:
     hearing = health.hearing
     return {"anything": float(hearing.anything.suspected), "groups": float(hearing.groups.suspected)}
 
 
-def _figures_age(health: Health) -> Value:
+def _figures_age(health: SessionHealth) -> Value:
     at = health.metrics.database_at
     return None if at is None else time.monotonic() - at
 
@@ -154,13 +151,6 @@ READINGS: tuple[Reading, ...] = (
         lambda h: float(h.sidecar_restarts),
     ),
     Reading("gauge", "wa_sidecar_resident_bytes", "Memory of the sidecar", _figure("rss_bytes")),
-    Reading(
-        "gauge",
-        "wa_event_loop_lag_seconds",
-        "How late the event loop is: the worker's worst of a minute, the sidecar's mean of ten seconds",
-        _lag,
-        label="process",
-    ),
     Reading("gauge", "wa_media_jobs", "Files to be fetched, by state", _jobs, label="state"),
     Reading("gauge", "wa_media_oldest_job_seconds", "Age of the oldest of them, 0 without any", _oldest),
     Reading(
@@ -187,30 +177,46 @@ READINGS: tuple[Reading, ...] = (
 )
 
 
+PROCESS = CollectorRegistry()
+ProcessCollector(registry=PROCESS)
+
+
 def render(health: Health) -> bytes:
     """The page, in Prometheus' text format."""
     registry = CollectorRegistry()
-    registry.register(_Page(health.metrics.registry, health))
+    registry.register(_Page(health))
     return generate_latest(registry)
 
 
 class _Page(Collector):
-    """The counters, then the readings."""
+    """The process, then the counters of its sessions, then the readings."""
 
-    def __init__(self, counted: CollectorRegistry, health: Health) -> None:
-        self._counted = counted
+    def __init__(self, health: Health) -> None:
         self._health = health
 
     def describe(self) -> Iterable[Metric]:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._counted.collect()
+        yield from PROCESS.collect()
         yield _about()
-        for reading in READINGS:
-            value = reading.read(self._health)
-            if value is not None:
-                yield _family(reading, value)
+        yield _lag(self._health)
+        families: dict[str, Metric] = {}
+        for session, health in sorted(self._health.sessions.items()):
+            for metric in _of_session(health):
+                family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                for sample in metric.samples:
+                    family.add_sample(sample.name, {"session": session, **sample.labels}, sample.value)
+        yield from families.values()
+
+
+def _of_session(health: SessionHealth) -> Iterator[Metric]:
+    """All of one session, its name not yet in the labels."""
+    yield from health.metrics.registry.collect()
+    for reading in READINGS:
+        value = reading.read(health)
+        if value is not None:
+            yield _family(reading, value)
 
 
 def _family(reading: Reading, value: float | Mapping[str, float]) -> Metric:
@@ -232,6 +238,20 @@ def _about() -> Metric:
     )
     about.add_metric([importlib.metadata.version("wa-worker"), SCHEMA_VERSION], 1)
     return about
+
+
+def _lag(health: Health) -> Metric:
+    """Of the worker's event loop, which all sessions share, and of each sidecar's."""
+    metric = GaugeMetricFamily(
+        "wa_event_loop_lag_seconds",
+        "How late the event loop is: the worker's worst of a minute, a sidecar's mean of ten seconds",
+    )
+    metric.add_sample(metric.name, {"process": "worker"}, health.lag.seconds)
+    for session, one in sorted(health.sessions.items()):
+        lag = _figure("loop_lag_ms", 0.001)(one)
+        if lag is not None:
+            metric.add_sample(metric.name, {"process": "sidecar", "session": session}, lag)
+    return metric
 
 
 def _is(view: View | None, status: str) -> float:

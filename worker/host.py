@@ -1,0 +1,189 @@
+"""The process: signals, HTTP, Supabase, the poll, and the sessions that it serves.
+
+Order: HTTP, Supabase, the sessions; whatever waits logs what it waits for. A stop runs the other way within ten
+seconds; a second signal exits at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+from loguru import logger
+
+from worker.bridge.process import check_node, kill_at_once
+from worker.errors import ExitCode, KeyRefused, OddAnswer, SettingsError, StoreUnavailable, WorkerError, unwrapped
+from worker.log import hide
+from worker.media.download import Limits, open_downloader
+from worker.outbound import proxy_for, without_password
+from worker.session.arrivals import Arrivals
+from worker.session.host_poll import HostPoll
+from worker.session.report import View
+from worker.settings import Settings
+from worker.stop import Stop
+from worker.store import Store, connect_store, holder_file, lease
+from worker.supervisor import WHATSAPP, Supervisor
+from worker.web.app import bind, serve
+from worker.web.figures import BucketWatch
+from worker.web.health import Health
+from worker.wiring import Shared, media_source, open_supabase, pace
+
+STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
+ASK_SUPABASE_SECONDS = 1.0
+KEY_LOOKS = 3  # a good key is refused now and then, seldom twice in a row
+
+
+class Host:
+    """One worker process. It serves the session that its settings name."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_view: Callable[[View], None] = lambda view: None,
+        follow: Callable[[Store, str, Arrivals], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._on_view = on_view
+        self._follow = follow
+        self._stop = Stop()
+        self._owner = lease.make_owner()
+        self._serving: dict[str, Supervisor] = {}
+        self.health = Health(named=settings.worker_session)
+
+    def stop(self) -> None:
+        """End gracefully, as SIGTERM does."""
+        self._stop.ask()
+
+    async def run(self) -> None:
+        """Work until told to stop.
+
+        Raises:
+            WorkerError: why the worker cannot go on; the text is for the operator.
+        """
+        self._announce()
+        check_node(self._settings.worker_node)
+        listener = bind(self._settings.worker_http_host, self._settings.worker_http_port)
+        with unwrapped():
+            async with anyio.create_task_group() as task_group:
+                task_group.start_soon(self._listen_for_signals)
+                await task_group.start(serve, self.health, listener)
+                await self._with_supabase()
+                task_group.cancel_scope.cancel()
+        logger.info("stopped")
+
+    async def _with_supabase(self) -> None:
+        with self._stop.interrupts() as boot:
+            async with open_supabase(self._settings, lambda line: logger.info("{}", line)) as (url, key, place):
+                self._stop.release(boot)
+                hide(key)
+                async with connect_store(url, key) as store:
+                    await self._serve(store, url, place)
+
+    def _announce(self) -> None:
+        settings = self._settings
+        for secret in (settings.supabase_service_key, settings.worker_state_key, settings.worker_state_key_previous):
+            hide(secret.get_secret_value() if secret else None)
+        if proxy := proxy_for(settings.wa_socket_url or WHATSAPP):
+            hide(urlsplit(proxy).password)
+            logger.info("connections leave through the proxy {}", without_password(proxy))
+        if chosen := settings.local_server():
+            level = "INFO" if settings.on_loopback else "WARNING"
+            logger.log(level, "settings for a local server, not for WhatsApp: {}", ", ".join(chosen))
+
+    async def _serve(self, store: Store, url: str, place: str) -> None:
+        bucket = BucketWatch(store, self.health)
+        with self._stop.interrupts():
+            await self._reach(store, url)
+            self.health.supabase, self.health.supabase_ok = place, True
+            logger.info("Supabase: {}", place)
+            await bucket.look()
+            if self.health.bucket_trouble:  # messages do not wait for it
+                logger.warning("the bucket for media {}; files wait until it does", self.health.bucket_trouble)
+        settings, folder = self._settings, self._settings.worker_data_dir.resolve()
+        limits = Limits(max_bytes=settings.max_media_bytes)
+        with holder_file.held(folder, self._owner):
+            async with (
+                open_downloader(media_source(settings), limits) as downloader,
+                anyio.create_task_group() as task_group,
+            ):
+                poll = HostPoll(store, self._owner, pace(settings))
+                shared = Shared(store=store, owner=self._owner, poll=poll, downloader=downloader, folder=folder)
+                task_group.start_soon(poll.run)
+                task_group.start_soon(bucket.run)
+                task_group.start_soon(store.key.run, store.schema_version, self._tell_key)
+                await self._serve_named(shared)
+                task_group.cancel_scope.cancel()
+
+    async def _serve_named(self, shared: Shared) -> None:
+        """Serve the session that the settings name. What ends it ends the process."""
+        name = self._settings.worker_session
+        supervisor = Supervisor(self._settings, shared, self.health.session, self._stop, self._on_view, self._follow)
+        self._serving[name] = supervisor
+        await supervisor.run()
+
+    def _tell_key(self, refused: str | None) -> None:
+        for supervisor in self._serving.values():
+            supervisor.tell_key(refused)
+
+    async def _reach(self, store: Store, url: str) -> None:
+        """Wait for Supabase, within bounds.
+
+        Raises:
+            SettingsError: it keeps refusing the key, or lacks our tables.
+            StoreUnavailable: nobody answered in time; whoever restarts us may try again.
+        """
+        deadline = time.monotonic() + self._settings.worker_boot_wait_s
+        refusals, said = 0, ""
+        while True:
+            try:
+                return await store.check()
+            except StoreUnavailable as error:
+                refusals = refusals + 1 if isinstance(error, KeyRefused) else 0
+                if refusals >= KEY_LOOKS or time.monotonic() >= deadline:
+                    raise self._unreachable(url, error) from None
+                reason = (
+                    f"answers oddly ({error})" if isinstance(error, OddAnswer) else f"does not answer yet ({error})"
+                )
+            if said != reason:
+                logger.warning("Supabase at {} {}; waiting for it", url, reason)
+                self.health.supabase = f"{reason}; waiting for it"
+                said = reason
+            await anyio.sleep(ASK_SUPABASE_SECONDS)
+
+    def _unreachable(self, url: str, error: StoreUnavailable) -> WorkerError:
+        waited = f"(waited {self._settings.worker_boot_wait_s} s, WORKER_BOOT_WAIT_S)"
+        if isinstance(error, OddAnswer) and error.remedy:
+            return SettingsError(error.remedy)
+        if isinstance(error, OddAnswer):
+            return StoreUnavailable(f"SUPABASE_URL: {url} answers, but not as it should: {error} {waited}")
+        return StoreUnavailable(
+            f"SUPABASE_URL: {url} cannot be reached ({error}); is it right, and is Supabase running? {waited}"
+        )
+
+    # Signals
+
+    async def _listen_for_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with anyio.create_task_group() as task_group:
+                async for number in signals:
+                    if self._stop.asked:
+                        self._end_at_once(ExitCode.INTERRUPTED, "second signal: exiting at once")
+                    logger.info("{}: stopping", signal.Signals(number).name)
+                    self._stop.ask()
+                    task_group.start_soon(self._bound_the_end)
+
+    async def _bound_the_end(self) -> None:
+        await anyio.sleep(STOP_SECONDS)
+        self._end_at_once(ExitCode.TOO_SLOW, "the stop took too long: exiting at once")
+
+    def _end_at_once(self, code: int, why: str) -> None:
+        logger.warning("{}", why)
+        for one in self.health.sessions.values():
+            if one.sidecar_pid is not None:
+                kill_at_once(one.sidecar_pid)
+        os._exit(code)
