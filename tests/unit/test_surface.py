@@ -71,9 +71,9 @@ async def test_readyz_shows_no_path_and_no_address() -> None:
     """Its port may be public (WORKER_HTTP_HOST is 0.0.0.0 by default)."""
     health = Health(supabase="embedded, in /srv/wa/data (http://127.0.0.1:27506)", supabase_ok=True)
     health.bucket_trouble = "does not answer (https://ref.supabase.co/storage/v1: 10.0.0.7:443 refused)"
-    health.lease = "another worker (db-7.internal:2591) serves this session, and/or HTTP/1.1 at 12:30"
+    health.session.lease = "another worker (db-7.internal:2591) serves this session, and/or HTTP/1.1 at 12:30"
     say = "Files pass through the temporary folder /var/tmp: no space is left; see docs/operations.md."
-    health.view = View(status="disconnected", state="failed", say=say)
+    health.session.view = View(status="disconnected", state="failed", say=say)
     answer = await get(health, "/readyz")
     for planted in ("/srv", "/var", "://", "127.0.0.1", "10.0.0.7", "ref.supabase.co", "27506", "db-7"):
         assert planted not in answer.text
