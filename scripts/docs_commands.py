@@ -214,12 +214,12 @@ def free_port() -> int:
 
 @contextmanager
 def fresh_clone() -> Iterator[Place]:
-    """What `git clone` gives of the present commit, in an empty folder, and an environment without our settings."""
+    """What `git clone` gives of the present commit, in an empty folder, and an environment without our settings. The
+    user's home stays: pip and npm have their registries there."""
     folder = Path(tempfile.mkdtemp(prefix="wa-docs-"))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WORKER_", "WA_", "SUPABASE_"))}
-    env = kept | {"WORKER_HTTP_PORT": str(free_port()), "WORKER_CONSOLE_PORT": "0", "HOME": str(folder / "home")}
+    env = kept | {"WORKER_HTTP_PORT": str(free_port()), "WORKER_CONSOLE_PORT": "0"}
     try:
-        (folder / "home").mkdir()
         subprocess.run(["git", "clone", "--quiet", ROOT, folder / "clone"], check=True)
         yield Place(folder / "clone", env | {"PATH": f"{folder}/clone/.venv/bin:{env['PATH']}"})
     finally:
