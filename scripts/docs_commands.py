@@ -37,8 +37,8 @@ PROGRAMS = frozenset(
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SHELL = ("", "bash", "console", "sh")
 SETTING = re.compile(r"[A-Z_]+=\S*")
-# What follows a command in a block: a comment, or words in a column of their own.
-REMARK = re.compile(r"\s+#\s.*|\s{2,}\S.*")
+# What follows a command in a block: what may be added, a comment, or words in a column of their own.
+REMARK = re.compile(r"\s+\[.*|\s+#\s.*|\s{2,}\S.*")
 FOREVER_SECONDS = 900
 # Made by a command, or put there by whoever reads it.
 MADE = (".make", ".venv", "data", "node_modules", "worker/shipped", "supabase/.temp", "bench/results")

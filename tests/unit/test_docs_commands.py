@@ -54,7 +54,7 @@ def test_what_is_wrong_with_a_command_is_seen(command: str, wrong: list[str]) ->
 
 def test_commands_are_found_in_blocks_and_in_sentences_without_their_remarks() -> None:
     page = (
-        "Run `make\ndemo`, or `wa-worker`.\n\n```\nwa-worker tail   # live\nmake up     the real thing\n"
+        "Run `make\ndemo`, or `wa-worker`.\n\n```\nwa-worker tail [GROUP]  # live\nmake up     the real thing\n"
         "npx supabase x \\\n  --y\n  2 rows\n```\n\n```sql\nmake it;\n```\n"
     )
     assert commands_of(page) == ["wa-worker tail", "make up", "npx supabase x --y", "make demo"]
