@@ -27,9 +27,9 @@ begin
 end
 $$;
 
--- What a status command shows. Without the QR itself, which gives access to the account. Its cost does not grow with
--- the tables: `messages` and `media` are estimates above 10,000 (`messages_exact`); `last_message_at` reads each
--- group's newest message.
+-- What a status command shows. Without the QR itself, which gives access to the account, and without the settings,
+-- which may hold a proxy's password. Its cost does not grow with the tables: `messages` and `media` are estimates above
+-- 10,000 (`messages_exact`); `last_message_at` reads each group's newest message.
 create function public.wa_status(p_session text) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
   with counted as materialized (select wa.count_messages(p_session) as messages)
@@ -38,7 +38,7 @@ language sql volatile security invoker set search_path = '' as $$
     'schema_version', public.wa_schema_version() ->> 'version',
     'now', now(),
     'session', (
-      select to_jsonb(s) - 'creds_json' - 'detail' || jsonb_build_object(
+      select to_jsonb(s) - 'creds_json' - 'detail' - 'settings' || jsonb_build_object(
         'fence', s.fence::text, 'epoch', s.epoch::text, 'seq', s.seq::text,
         'detail', s.detail - 'qr', 'has_qr', s.detail ? 'qr', 'has_creds', s.creds_json is not null,
         'lease_held', coalesce(s.lease_expires_at > now(), false)

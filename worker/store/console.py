@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from worker.store.host_poll import StoredSettings
 from worker.store.rows import known
 
 Call = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
@@ -118,6 +119,15 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sessions:
+    """All sessions as `wa_list_sessions` has them, the hosts that live, and the database's clock."""
+
+    now: datetime
+    sessions: list[Row]
+    hosts: list[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
 class AskedFor:
     """What became of a request; `gone`: it is no longer known."""
 
@@ -181,6 +191,48 @@ class Console:
     async def flag_handled(self, session: str, flag: str, at: str) -> bool:
         args = {"p_session": session, "p_flag": flag, "p_at": at}
         return bool((await self._call("wa_flag_state", args))["handled"])
+
+    async def sessions(self, page: int = 500) -> Sessions:
+        found, after = Sessions(now=datetime.min, sessions=[], hosts=[]), ""
+        while True:
+            row = await self._call("wa_list_sessions", {"p_after": after, "p_limit": page})
+            found = Sessions(
+                now=datetime.fromisoformat(row["now"]), sessions=found.sessions + row["sessions"], hosts=row["hosts"]
+            )
+            if len(row["sessions"]) < page:
+                return found
+            after = row["sessions"][-1]["id"]
+
+    async def add_session(
+        self, session: str, settings: Mapping[str, Any], *, wanted: bool, owner_id: str | None = None
+    ) -> bool:
+        """False, and nothing is changed, if it is there."""
+        args = {"p_session": session, "p_wanted": wanted, "p_settings": dict(settings), "p_owner_id": owner_id}
+        return bool((await self._call("wa_add_session", args))["added"])
+
+    async def want_session(self, session: str, wanted: bool) -> bool | None:
+        """Whether that changes anything; None: there is no such session."""
+        row = await self._call("wa_want_session", {"p_session": session, "p_wanted": wanted})
+        return bool(row["changed"]) if row["found"] else None
+
+    async def session_settings(self, session: str) -> StoredSettings | None:
+        """As they are stored, not validated; None: there is no such session."""
+        row = await self._call("wa_session_settings", {"p_session": session})
+        return StoredSettings(**known(StoredSettings, row)) if row["found"] else None
+
+    async def set_settings(self, session: str, settings: Mapping[str, Any], version: str) -> bool:
+        """False: they are no longer those of `version`, and nothing is changed."""
+        args = {"p_session": session, "p_settings": dict(settings), "p_version": version}
+        return bool((await self._call("wa_set_settings", args))["changed"])
+
+    async def remove_session(self, session: str, *, data: bool, limit: int) -> bool:
+        """One step; whether there are more.
+
+        Raises:
+            StoreRefused: `session_wanted` or `session_held`.
+        """
+        args = {"p_session": session, "p_data": data, "p_limit": limit}
+        return bool((await self._call("wa_remove_session", args))["more"])
 
     async def ask(self, session: str, name: str, args: Mapping[str, Any] | None = None) -> int:
         """Put a request into `wa_requests`; its id, for `request_state`."""

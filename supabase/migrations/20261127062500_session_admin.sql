@@ -1,0 +1,216 @@
+-- Sessions from the outside: added, listed, wanted or not, given settings, removed.
+
+set check_function_bodies = off;
+
+create or replace function public.wa_add_session(
+  p_session text, p_wanted boolean, p_settings jsonb default '{}', p_owner_id uuid default null
+) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+begin
+  insert into public.wa_sessions (id, wanted, settings, owner_id)
+  values (p_session, p_wanted, p_settings, p_owner_id)
+  on conflict (id) do nothing;
+  return jsonb_build_object('added', found);
+end
+$$;
+
+create or replace function public.wa_want_session(p_session text, p_wanted boolean) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_before boolean;
+begin
+  select s.wanted into v_before from public.wa_sessions as s where s.id = p_session for no key update;
+  update public.wa_sessions as s
+  set
+    wanted = p_wanted, start_failures = 0, failed_owner = null, not_before = null,
+    host_since = case when s.lease_owner is null then clock_timestamp() else s.host_since end
+  where s.id = p_session and s.wanted <> p_wanted;
+  return jsonb_build_object('found', v_before is not null, 'changed', found);
+end
+$$;
+
+create or replace function public.wa_session_settings(p_session text) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select coalesce(
+    (select wa.told_settings(s.settings) || '{"found": true}' from public.wa_sessions as s where s.id = p_session),
+    '{"found": false}'
+  )
+$$;
+
+create or replace function public.wa_set_settings(p_session text, p_settings jsonb, p_version text) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+begin
+  update public.wa_sessions
+  set settings = p_settings
+  where id = p_session and wa.settings_version(settings) = p_version;
+  return jsonb_build_object('changed', found);
+end
+$$;
+
+create or replace function public.wa_list_sessions(p_after text, p_limit integer) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select jsonb_build_object(
+    'now', now(),
+    'sessions', (
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object(
+            'id', s.id, 'wanted', s.wanted, 'status', s.status, 'state', s.detail -> 'state', 'say', s.detail -> 'say',
+            'has_qr', s.detail ? 'qr', 'has_creds', s.creds_json is not null, 'wa_name', s.wa_name,
+            'wa_number', s.wa_number, 'owner_id', s.owner_id, 'created_at', s.created_at, 'updated_at', s.updated_at,
+            'holder', case when s.lease_expires_at > now() then s.lease_owner end, 'since', s.host_since,
+            'by_host', exists (select 1 from public.wa_hosts as h where h.owner = s.lease_owner),
+            'start_failures', s.start_failures, 'not_before', s.not_before,
+            'has_settings', s.settings <> '{}'
+          ) order by s.id
+        ),
+        '[]'
+      )
+      from (
+        select * from public.wa_sessions as w where w.id > p_after order by w.id limit p_limit
+      ) as s
+    ),
+    'hosts', (
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object('owner', h.owner, 'held', h.held, 'room', h.room, 'seen_at', h.seen_at) order by h.owner
+        ),
+        '[]'
+      )
+      from wa.live_hosts() as h
+    )
+  )
+$$;
+
+create or replace function public.wa_remove_session(p_session text, p_data boolean, p_limit integer) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_row public.wa_sessions;
+  v_table text;
+  v_left integer := p_limit;
+  v_count integer;
+begin
+  select * into v_row from public.wa_sessions where id = p_session for no key update;
+  if v_row.id is null then
+    return '{"more": false, "gone": true}'::jsonb;
+  end if;
+  if v_row.wanted then
+    raise exception 'session_wanted' using errcode = 'PT409';
+  end if;
+  if v_row.lease_expires_at > clock_timestamp() then
+    raise exception 'session_held' using errcode = 'PT409';
+  end if;
+  -- Whoever held it is refused from here on.
+  update public.wa_sessions set fence = fence + 1, lease_owner = null, lease_expires_at = null where id = p_session;
+  perform public.wa_wipe_credentials(p_session, v_row.fence + 1);
+  update public.wa_sessions
+  set
+    settings = '{}', owner_id = null, status = 'disconnected', start_failures = 0, failed_owner = null,
+    not_before = null, detail = '{"state": "removed", "say": "This session was removed; what it stored is kept."}'
+  where id = p_session;
+  -- Deleting a message notes that, deleting a group too; so what notes comes first, and its notes later.
+  foreach v_table in array case
+    when p_data then array[
+      'messages', 'wa_refused_stanzas', 'media_jobs', 'wa_media_abandoned', 'wa_held_changes', 'message_reactions',
+      'message_edits', 'message_secrets', 'message_search', 'decrypted_stanzas', 'wa_suspects', 'wa_discards',
+      'wa_commit_pieces', 'wa_merges_due', 'wa_numbers_moved', 'wa_identities', 'people', 'groups',
+      'wa_monitored_versions', 'coverage_gaps', 'message_changes', 'runtime_flags', 'wa_requests', 'audit_log'
+    ]
+    else array['decrypted_stanzas', 'wa_suspects', 'wa_commit_pieces', 'runtime_flags', 'wa_requests']
+  end
+  loop
+    execute format(
+      'delete from public.%1$I where ctid = any(array(select ctid from public.%1$I where session_id = $1 limit $2))',
+      v_table
+    ) using p_session, v_left;
+    get diagnostics v_count = row_count;
+    v_left := v_left - v_count;
+    if v_left <= 0 or (v_count > 0 and v_table in ('messages', 'groups')) then
+      return '{"more": true, "gone": false}'::jsonb;
+    end if;
+  end loop;
+  if p_data then
+    delete from public.wa_sessions where id = p_session;
+  end if;
+  return jsonb_build_object('more', false, 'gone', p_data);
+end
+$$;
+
+create or replace function public.wa_status(p_session text) returns jsonb
+language sql volatile security invoker set search_path = '' as $$
+  with counted as materialized (select wa.count_messages(p_session) as messages)
+
+  select jsonb_build_object(
+    'schema_version', public.wa_schema_version() ->> 'version',
+    'now', now(),
+    'session', (
+      select to_jsonb(s) - 'creds_json' - 'detail' - 'settings' || jsonb_build_object(
+        'fence', s.fence::text, 'epoch', s.epoch::text, 'seq', s.seq::text,
+        'detail', s.detail - 'qr', 'has_qr', s.detail ? 'qr', 'has_creds', s.creds_json is not null,
+        'lease_held', coalesce(s.lease_expires_at > now(), false)
+      )
+      from public.wa_sessions as s where s.id = p_session
+    ),
+    'groups', (select count(*) from public.groups as g where g.session_id = p_session and g.left_at is null),
+    'monitored', (select count(*) from public.groups as g where g.session_id = p_session and g.monitor),
+    'messages', (select c.messages -> 'count' from counted as c),
+    'messages_exact', (select c.messages -> 'exact' from counted as c),
+    'last_message_at', (
+      select max(last.received_at)
+      from public.groups as g
+      cross join lateral (
+        select m.received_at from public.messages as m where m.group_id = g.id order by m.ts desc limit 1
+      ) as last
+      where g.session_id = p_session
+    ),
+    'pending_stubs', (select count(*) from public.messages as m where m.session_id = p_session and m.pending),
+    'media', (
+      select
+        case
+          when count(*) <= 10000 then count(*)
+          else greatest(
+            count(*), (select c.reltuples::bigint from pg_catalog.pg_class as c where c.oid = 'public.media'::regclass)
+          )
+        end
+      from (select 1 from public.media limit 10001) as some_of_them
+    ),
+    'media_jobs', (select count(*) from public.media_jobs as j where j.session_id = p_session),
+    'media_jobs_due', (
+      select count(*) from public.media_jobs as j where j.session_id = p_session and j.next_attempt_at <= now()
+    ),
+    'refused', (select count(*) from public.wa_refused_stanzas as r where r.session_id = p_session),
+    'discards', (
+      select coalesce(jsonb_object_agg(d.reason, d.count::text), '{}')
+      from public.wa_discards as d where d.session_id = p_session
+    ),
+    'last_error', (
+      select jsonb_build_object('at', a.at, 'payload', a.payload)
+      from public.audit_log as a where a.session_id = p_session and a.event = 'error' order by a.at desc limit 1
+    )
+  )
+$$;
+
+revoke execute on function
+public.wa_add_session,
+public.wa_list_sessions,
+public.wa_remove_session,
+public.wa_session_settings,
+public.wa_set_settings,
+public.wa_want_session
+from public, anon, authenticated;
+
+grant execute on function
+public.wa_add_session,
+public.wa_list_sessions,
+public.wa_remove_session,
+public.wa_session_settings,
+public.wa_set_settings,
+public.wa_want_session
+to service_role;
+
+create or replace function public.wa_schema_version() returns jsonb
+language sql immutable security invoker set search_path = '' as $$
+  select jsonb_build_object('version', '20261127062500')
+$$;
+
+notify pgrst, 'reload schema';
