@@ -39,6 +39,9 @@ def default(
     env_file: Annotated[
         str | None, typer.Option("--env-file", metavar="FILE", help="Read settings from FILE instead of .env.")
     ] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="NAME", help="Which session is meant, instead of WORKER_SESSION.")
+    ] = None,
 ) -> None:
     """Without a command: `run`. Settings come from the environment and .env; see .env.example."""
     if version:
@@ -46,6 +49,8 @@ def default(
         raise typer.Exit
     if env_file is not None:
         os.environ["WORKER_ENV_FILE"] = env_file
+    if session is not None:
+        os.environ["WORKER_SESSION"] = session
     if context.invoked_subcommand is None:
         run()
 

@@ -47,7 +47,8 @@ begin
 end
 $$;
 
-create or replace function public.wa_list_sessions(p_after text, p_limit integer) returns jsonb
+create or replace function public.wa_list_sessions(p_after text, p_limit integer, p_only text default null)
+returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object(
     'now', now(),
@@ -67,7 +68,11 @@ language sql stable security invoker set search_path = '' as $$
         '[]'
       )
       from (
-        select * from public.wa_sessions as w where w.id > p_after order by w.id limit p_limit
+        select *
+        from public.wa_sessions as w
+        where w.id > p_after and (p_only is null or w.id = p_only)
+        order by w.id
+        limit p_limit
       ) as s
     ),
     'hosts', (

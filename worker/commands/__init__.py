@@ -103,6 +103,22 @@ COMMANDS = {
             "export": "Write what is listed into FILE, with its content: JSON lines, `content` as it was to be stored.",
         },
     ),
+    "sessions": Entry(
+        "Change",
+        "The accounts that hosts serve: add, list, start, stop, set, remove them, and ask things of them.",
+        "sessions",
+        "app",
+        {
+            "add": "Make a session, and have a host serve it; its QR code is then in its row.",
+            "list": "Show all sessions, who serves them and how they are, and the hosts.",
+            "show": "Show one session: how it is, who serves it, and its own settings, without passwords.",
+            "start": "Have a host serve it.",
+            "stop": "Have no host serve it; the account stays linked.",
+            "set": "Change what a session has of its own; its host starts it again with that.",
+            "remove": "Forget a session's account, and with --with-data all that it has stored.",
+            "ask": "Ask a session's host for something, and wait for its answer.",
+        },
+    ),
     "logout": Entry(
         "Change", "Log the account out and forget its credentials; stored messages stay.", "logout", "logout"
     ),

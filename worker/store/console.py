@@ -192,16 +192,15 @@ class Console:
         args = {"p_session": session, "p_flag": flag, "p_at": at}
         return bool((await self._call("wa_flag_state", args))["handled"])
 
-    async def sessions(self, page: int = 500) -> Sessions:
-        found, after = Sessions(now=datetime.min, sessions=[], hosts=[]), ""
+    async def sessions(self, only: str | None = None, page: int = 500) -> Sessions:
+        """All of them, or `only` one, if it is there."""
+        found: list[Row] = []
         while True:
-            row = await self._call("wa_list_sessions", {"p_after": after, "p_limit": page})
-            found = Sessions(
-                now=datetime.fromisoformat(row["now"]), sessions=found.sessions + row["sessions"], hosts=row["hosts"]
-            )
+            args = {"p_after": found[-1]["id"] if found else "", "p_limit": page, "p_only": only}
+            row = await self._call("wa_list_sessions", args)
+            found += row["sessions"]
             if len(row["sessions"]) < page:
-                return found
-            after = row["sessions"][-1]["id"]
+                return Sessions(now=datetime.fromisoformat(row["now"]), sessions=found, hosts=list(row["hosts"]))
 
     async def add_session(
         self, session: str, settings: Mapping[str, Any], *, wanted: bool, owner_id: str | None = None
