@@ -91,6 +91,7 @@ create or replace function public.wa_remove_session(p_session text, p_data boole
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_row public.wa_sessions;
+  v_tables text[];
   v_table text;
   v_left integer := p_limit;
   v_count integer;
@@ -113,17 +114,26 @@ begin
     settings = '{}', owner_id = null, status = 'disconnected', start_failures = 0, failed_owner = null,
     not_before = null, detail = '{"state": "removed", "say": "This session was removed; what it stored is kept."}'
   where id = p_session;
-  -- Deleting a message notes that, deleting a group too; so what notes comes first, and its notes later.
-  foreach v_table in array case
-    when p_data then array[
+  if p_data then
+    -- Deleting a message notes that, deleting a group too; so what notes comes first, and its notes later.
+    v_tables := array[
       'messages', 'wa_refused_stanzas', 'media_jobs', 'wa_media_abandoned', 'wa_held_changes', 'message_reactions',
       'message_edits', 'message_secrets', 'message_search', 'decrypted_stanzas', 'wa_suspects', 'wa_discards',
       'wa_commit_pieces', 'wa_merges_due', 'wa_numbers_moved', 'wa_identities', 'people', 'groups',
       'wa_monitored_versions', 'coverage_gaps', 'message_changes', 'runtime_flags', 'wa_requests', 'audit_log'
-    ]
-    else array['decrypted_stanzas', 'wa_suspects', 'wa_commit_pieces', 'runtime_flags', 'wa_requests']
-  end
-  loop
+    ];
+    -- And any other table that has sessions.
+    v_tables := array(
+      select c.relname::text
+      from pg_catalog.pg_class as c
+      inner join pg_catalog.pg_attribute as a on c.oid = a.attrelid
+      where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attname = 'session_id'
+        and not a.attisdropped and c.relname <> all(v_tables) and c.relname <> 'wa_session_keys'
+    ) || v_tables;
+  else
+    v_tables := array['decrypted_stanzas', 'wa_suspects', 'wa_commit_pieces', 'runtime_flags', 'wa_requests'];
+  end if;
+  foreach v_table in array v_tables loop
     execute format(
       'delete from public.%1$I where ctid = any(array(select ctid from public.%1$I where session_id = $1 limit $2))',
       v_table
