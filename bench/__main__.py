@@ -1,8 +1,8 @@
 """Everything side by side in one run: `make bench`, or `python -m bench [--quick] [--minutes 10]`.
 
 Sides take turns, so that what else happens on the machine meets each of them; ratios say more than the figures. The
-virtual phone encrypts beforehand. What does not fit into the time is left out, and said. Prints figures; judges
-nothing. docs/performance.md explains the columns.
+virtual phone encrypts beforehand. What does not fit into the time is left out, and said; what is under way when the
+time is up is broken off. The goals are judged by the figures of the run. docs/performance.md explains the columns.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,6 +39,7 @@ from bench.sides import (
     pss_bytes,
     tree,
 )
+from bench.sizes import SIZES, growth
 from testkit.phone import Media
 from testkit.processes import NODE
 from testkit.waiting import until
@@ -47,6 +50,7 @@ TEXT_CHARS = 100
 PART = 500  # messages asked of the virtual phone in one call
 SAMPLE_SECONDS = 0.5
 RATE = 10  # messages a second while latency is measured
+TAIL_SECONDS = 30.0  # nothing more is begun so long before the end of the time
 FILES = ((100_000, 20), (1_000_000, 8), (16_000_000, 3))
 
 Result = dict[str, Any]
@@ -62,6 +66,8 @@ class Plan:
     distances_ms: tuple[int, ...]
     latency_seconds: int
     kill_messages: int
+    restarts: int
+    sizes: tuple[int, ...]
     ends: float
     skipped: list[str] = field(default_factory=list)
 
@@ -209,6 +215,36 @@ async def killed(side: Side, count: int) -> Result:
     }  # fmt: skip
 
 
+async def restarted(side: Product, rounds: int) -> Result:
+    """Seconds until a message is receipted that was sent meanwhile: after a start, and the SIGKILL of each process.
+
+    The worker is started again at once, as a platform would; a sidecar by its worker.
+    """
+    took: dict[str, list[float]] = {"start_s": [], "sidecar_killed_s": [], "worker_killed_s": []}
+
+    async def receipted(since: float, what: str) -> None:
+        sent = await side.phone.send(SENDERS[0], side.groups[0], f"{what} {len(took[what])}")
+        (receipt,) = await side.phone.wait_receipts([sent.id], seconds=60)
+        took[what].append(receipt["at_ms"] / 1000 - since)
+
+    await side.phone.post("/offline/hold", {"hold": False})
+    for _ in range(rounds):
+        began = time.time()
+        await side.start()
+        await receipted(began, "start_s")
+        for pid in side.roles()["sidecar"]:
+            os.kill(pid, signal.SIGKILL)
+        killed_at = time.time()
+        await side.phone.wait_for("disconnected")
+        await receipted(killed_at, "sidecar_killed_s")
+        killed_at = time.time()
+        side.kill()
+        await side.start()
+        await receipted(killed_at, "worker_killed_s")
+        await side.stop()
+    return {"rounds": rounds} | {what: statistics.median(seconds) for what, seconds in took.items()}
+
+
 async def media(side: Product, size: int, count: int) -> Result:
     """Files to a running side, from the first one's stanza until the last one is stored."""
     assert side.forwarder
@@ -255,11 +291,13 @@ async def noted(results: list[Result], side: Side, what: str) -> AsyncIterator[N
 
 def add(results: list[Result], side: Side, what: str, result: Result) -> None:
     """One figure, kept and printed."""
-    results.append({"side": side.name, "what": what, "load": os.getloadavg()[0]} | result)
-    print(
-        f"{what}, {side.name}: {json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)}, default=str)}",
-        flush=True,
-    )
+    note(results, {"side": side.name, "what": what} | result)
+
+
+def note(results: list[Result], result: Result) -> None:
+    results.append({"load": os.getloadavg()[0]} | result)
+    shown = {name: value for name, value in result.items() if not isinstance(value, dict)}
+    print(json.dumps(shown, default=str), flush=True)
 
 
 async def guarded(results: list[Result], side: Side, what: str, action: Awaitable[Result]) -> None:
@@ -278,6 +316,9 @@ async def run(plan: Plan, folder: Path, results: list[Result]) -> None:
             if side.keeps and plan.time_for(f"kill, {side.name}"):
                 await guarded(results, side, "kill", killed(side, plan.count_for(side, plan.kill_messages)))
         for product in products:
+            if plan.time_for(f"restart, {product.name}"):
+                await guarded(results, product, "restart", restarted(product, plan.restarts))
+        for product in products:
             await product.phone.realism(windows=True)
         # Stock Baileys asks for one window more and then never again (docs/whatsapp.md).
         await queues(plan, products, results, "queue in windows of 100", plan.windowed, 0)
@@ -287,6 +328,14 @@ async def run(plan: Plan, folder: Path, results: list[Result]) -> None:
             await product.phone.realism(windows=False)
         for number in range(1, plan.rounds):
             await queues(plan, sides, results, "queue", plan.messages, number)
+        await grown(plan, results)
+
+
+async def grown(plan: Plan, results: list[Result]) -> None:
+    """What a commit costs as the account grows."""
+    steps = growth(plan.sizes, plan.time_for)
+    while step := await asyncio.to_thread(next, steps, None):  # broken off, it ends by itself: `time_for` says no
+        note(results, {"side": "PostgreSQL alone", "what": "growth"} | step)
 
 
 async def queues(plan: Plan, sides: Sequence[Side], results: list[Result], what: str, most: int, number: int) -> None:
@@ -321,6 +370,17 @@ async def files(product: Product, results: list[Result]) -> None:
         await product.stop()
 
 
+async def bounded(plan: Plan, folder: Path, results: list[Result]) -> bool:
+    """`run`, broken off soon after its time is up; whether it came to its end."""
+    try:
+        async with asyncio.timeout(plan.ends + TAIL_SECONDS - time.monotonic()):
+            await run(plan, folder, results)
+    except TimeoutError:
+        plan.skipped.append("the rest of what was under way: broken off")
+        return False
+    return True
+
+
 def machine() -> Result:
     """What it was measured on."""
     info = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -339,13 +399,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="after so long, begin nothing more")
     options = parser.parse_args()
     minutes = options.minutes or (2 if options.quick else 10)
-    ends = time.monotonic() + minutes * 60
+    ends = time.monotonic() + minutes * 60 - TAIL_SECONDS
     quick = Plan(
-        messages=2000, windowed=1000, rounds=1, distances_ms=(0, 150), latency_seconds=5, kill_messages=2000, ends=ends
-    )
+        messages=2000, windowed=1000, rounds=1, distances_ms=(0, 150), latency_seconds=5, kill_messages=2000,
+        restarts=1, sizes=SIZES[:3], ends=ends,
+    )  # fmt: skip
     full = Plan(
         messages=10_000, windowed=2000, rounds=2, distances_ms=(0, 40, 150), latency_seconds=8, kill_messages=3000,
-        ends=ends,
+        restarts=3, sizes=SIZES, ends=ends,
     )  # fmt: skip
     plan = quick if options.quick else full
     about = machine() | {"command": " ".join(["python -m bench", *sys.argv[1:]])}
@@ -353,8 +414,7 @@ def main() -> None:
     whole = False
     try:
         with tempfile.TemporaryDirectory(prefix="wa-bench-") as folder:
-            asyncio.run(run(plan, Path(folder), results))
-        whole = True
+            whole = asyncio.run(bounded(plan, Path(folder), results))
     finally:  # Ctrl-C too
         if results:
             about |= {"load_after": os.getloadavg()[0], "whole": whole}

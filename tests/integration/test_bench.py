@@ -90,8 +90,8 @@ async def test_a_side_that_does_not_connect_is_noted_and_killed_and_the_next_one
     stack = AsyncExitStack()
     both = [await one_side(stack, Lasting, tmp_path) for _ in range(2)]
     plan = benchmark.Plan(
-        messages=1, windowed=1, rounds=1, distances_ms=(0,), latency_seconds=1, kill_messages=1,
-        ends=time.monotonic() + 60,
+        messages=1, windowed=1, rounds=1, distances_ms=(0,), latency_seconds=1, kill_messages=1, restarts=1,
+        sizes=(), ends=time.monotonic() + 60,
     )  # fmt: skip
     results: list[benchmark.Result] = []
     await benchmark.live(plan, both, results)
