@@ -334,8 +334,12 @@ async def run(plan: Plan, folder: Path, results: list[Result]) -> None:
 async def grown(plan: Plan, results: list[Result]) -> None:
     """What a commit costs as the account grows."""
     steps = growth(plan.sizes, plan.time_for)
-    while step := await asyncio.to_thread(next, steps, None):  # broken off, it ends by itself: `time_for` says no
-        note(results, {"side": "PostgreSQL alone", "what": "growth"} | step)
+    name = {"side": "PostgreSQL alone", "what": "growth"}
+    try:
+        while step := await asyncio.to_thread(next, steps, None):  # broken off, it ends by itself: `time_for` says no
+            note(results, name | step)
+    except Exception as error:
+        note(results, name | {"failed": f"{type(error).__name__}: {str(error)[:200]}"})
 
 
 async def queues(plan: Plan, sides: Sequence[Side], results: list[Result], what: str, most: int, number: int) -> None:
