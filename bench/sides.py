@@ -250,13 +250,7 @@ class Product(Side):
             cursor = page["cursor"]
 
     def roles(self) -> dict[str, list[int]]:
-        own = self.worker.processes()
-        commands = {}
-        for pid in own:
-            with contextlib.suppress(OSError):
-                commands[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
-        sidecars = [pid for pid, command in commands.items() if b"sidecar-baileys" in command]
-        return {"worker": [self.worker.child.pid, *sorted(own - set(sidecars))], "sidecar": sidecars}
+        return roles_of(self.worker)
 
 
 class Embedded(Product):
@@ -265,6 +259,17 @@ class Embedded(Product):
 
 class Postgres(Product):
     name = "wa-worker, PostgreSQL"
+
+
+def roles_of(worker: Worker) -> dict[str, list[int]]:
+    """The processes of a worker by their part."""
+    own = worker.processes()
+    commands = {}
+    for pid in own:
+        with contextlib.suppress(OSError):
+            commands[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
+    sidecars = [pid for pid, command in commands.items() if b"sidecar-baileys" in command]
+    return {"worker": [worker.child.pid, *sorted(own - set(sidecars))], "sidecar": sidecars}
 
 
 def cpu_seconds(pids: list[int]) -> float:
@@ -329,24 +334,30 @@ def _kill(side: Side) -> None:
         side.kill()
 
 
+async def gateway(stack: AsyncExitStack, dsn: str, folder: Path) -> tuple[str, Child]:
+    """An HTTP server before this PostgreSQL, once it answers: its address, and the process."""
+    port = free_port()
+    child = Child.start("gateway", [PYTHON, "-m", "bench.gateway", dsn, str(port)], log=folder / "gateway.log")
+    stack.push_async_callback(child.stop)
+    url = f"http://127.0.0.1:{port}"
+
+    async def answers() -> bool:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            with contextlib.suppress(httpx.TransportError):
+                return (await http.post(f"{url}/rest/v1/rpc/wa_schema_version", json={})).is_success
+        return False
+
+    await until("the gateway", answers, seconds=30, tell=child.tail)
+    return url, child
+
+
 async def _side(stack: AsyncExitStack, kind: type[Side], folder: Path) -> Side:
     phone = await stack.enter_async_context(await VirtualPhone.start(folder))
     if kind in (Stock, Native):
         return kind(folder, phone, None, [])
     if kind is Postgres:
         dsn = stack.enter_context(real_postgres())
-        port = free_port()
-        child = Child.start("gateway", [PYTHON, "-m", "bench.gateway", dsn, str(port)], log=folder / "gateway.log")
-        stack.push_async_callback(child.stop)
-        url = f"http://127.0.0.1:{port}"
-
-        async def answers() -> bool:
-            async with httpx.AsyncClient(trust_env=False) as http:
-                with contextlib.suppress(httpx.TransportError):
-                    return (await http.post(f"{url}/rest/v1/rpc/wa_schema_version", json={})).is_success
-            return False
-
-        await until("the gateway", answers, seconds=30, tell=child.tail)
+        url, child = await gateway(stack, dsn, folder)
         forwarder = await stack.enter_async_context(Forwarder(url))
         return kind(folder, phone, forwarder, [postmaster(dsn), child.pid])
     migrations = None

@@ -2,11 +2,12 @@
 /**
  * The sidecar: Baileys behind JSON-RPC on stdio. The worker starts it, and it ends with the worker.
  *
- * Order matters here: console, signature check and key types are replaced before anything of Baileys loads.
+ * Order matters here: console, signature check, key types and modules are replaced before anything of Baileys loads.
  */
 import { checkPackages, installedPackages } from './lib/baileys/internals.js'
 import { installStrictSignatures } from './lib/baileys/curve.js'
 import { installKeyObjects } from './lib/baileys/key_objects.js'
+import { loadLean } from './lib/baileys/lean.js'
 import { Mark, markDescriptor } from './lib/log/mark.js'
 import { captureConsole, makeLogger } from './lib/logger.js'
 
@@ -23,6 +24,7 @@ const signatures = installStrictSignatures()
 if (!signatures.native) {
   logger.warn({ reason: signatures.reason }, 'signatures are checked strictly, but slowly, by libsignal itself')
 }
+const loaded = loadLean()
 try {
   checkPackages(await installedPackages())
 } catch (error) {
@@ -34,6 +36,7 @@ const { boundKeySteps } = await import('./lib/baileys/key_steps.js')
 boundKeySteps()
 const { makePeer } = await import('./lib/wire/peer.js')
 const { registerMethods } = await import('./lib/wire/methods.js')
+loaded()
 
 const peer = makePeer({
   input: process.stdin,

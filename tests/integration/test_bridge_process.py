@@ -19,7 +19,7 @@ import pytest
 from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
-from worker.bridge.process import Sidecar, check_node, make_environment, run_sidecar
+from worker.bridge.process import MALLOC, Sidecar, check_node, make_environment, run_sidecar
 from worker.bridge.stderr import LeftOut
 from worker.errors import CallTimeout, SettingsError, SidecarGone
 
@@ -301,7 +301,7 @@ def test_the_child_sees_an_allow_list_of_our_environment() -> None:
         "WA_ROOT_KEY": "k",
     }  # fmt: skip
     given = make_environment("info", ours)
-    assert given == {"PATH": "/bin", "HOME": "/h", "LOG_LEVEL": "info"}
+    assert given == {"PATH": "/bin", "HOME": "/h", "LOG_LEVEL": "info", **MALLOC}
 
 
 def test_the_level_is_said_in_pinos_words() -> None:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from worker.errors import ExitCode
 from worker.host import STOP_SECONDS
@@ -73,7 +75,7 @@ def test_every_package_that_is_installed_is_copied_into_the_image() -> None:
 
 
 def test_compose_passes_on_every_setting() -> None:
-    block = read("docker-compose.yml").split("    environment:\n")[1].split("\nvolumes:")[0]
+    block = read("docker-compose.yml").split("    environment: &environment\n")[1].split("\n  host:")[0]
     names = set(re.findall(r"^      ([A-Z_]+):", block, re.MULTILINE))
     wanted = {name.upper() for name in Settings.model_fields} - NOT_PASSED_ON | {"HTTPS_PROXY", "NO_PROXY"}
     assert names == wanted, f"in docker-compose.yml, environment: missing {wanted - names}, unknown {names - wanted}"
@@ -84,7 +86,9 @@ def test_compose_passes_on_every_setting() -> None:
     [
         ("docker-compose.yml", r"stop_grace_period: (\d+)s"),
         (".do/app.yaml", r"grace_period_seconds: (\d+)"),
-        ("deploy/wa-worker.service", r"TimeoutStopSec=(\d+)"),
+        ("deploy/systemd/wa-worker.service", r"TimeoutStopSec=(\d+)"),
+        ("deploy/systemd/wa-worker@.service", r"TimeoutStopSec=(\d+)"),
+        ("deploy/kubernetes/base/deployment.yaml", r"terminationGracePeriodSeconds: (\d+)"),
     ],
 )
 def test_whoever_stops_the_worker_waits_longer_than_it_needs(file: str, pattern: str) -> None:
@@ -94,9 +98,67 @@ def test_whoever_stops_the_worker_waits_longer_than_it_needs(file: str, pattern:
 
 
 def test_systemd_does_not_restart_what_a_restart_cannot_cure() -> None:
-    found = re.search(r"^RestartPreventExitStatus=(.*)$", read("deploy/wa-worker.service"), re.MULTILINE)
+    found = re.search(r"^RestartPreventExitStatus=(.*)$", read("deploy/systemd/wa-worker.service"), re.MULTILINE)
     assert found
     assert {int(code) for code in found[1].split()} == {ExitCode.SETTINGS, ExitCode.STATE}
+
+
+def test_the_unit_of_a_session_is_that_of_the_one_worker() -> None:
+    """But for its name, its own settings, its session and its folder."""
+    one, each = (read(f"deploy/systemd/wa-worker{at}.service").splitlines() for at in ("", "@"))
+    differing = [line for line in each if line not in one and not line.startswith("#")]
+    assert differing == [
+        "Description=wa-worker: WhatsApp groups into Supabase, session %i",
+        "EnvironmentFile=/etc/wa-worker/%i.env",
+        "Environment=WORKER_SESSION=%i WORKER_DATA_DIR=/var/lib/wa-worker-%i PYTHONUNBUFFERED=1",
+        "StateDirectory=wa-worker-%i",
+    ]
+
+
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    """The objects for Kubernetes, by kind."""
+    found = [yaml.safe_load(path.read_text()) for path in KUBERNETES.glob("*/*.yaml") if path.stem != "kustomization"]
+    return {document["kind"]: document for document in found}
+
+
+def test_each_file_for_kubernetes_is_applied() -> None:
+    for folder in ("base", "prometheus"):
+        kustomization = yaml.safe_load((KUBERNETES / folder / "kustomization.yaml").read_text())
+        files = {path.name for path in (KUBERNETES / folder).iterdir()} - {"kustomization.yaml"}
+        assert {name for name in kustomization["resources"] if name != "../base"} == files
+
+
+def test_a_host_in_kubernetes_is_the_images_user_and_gets_real_settings() -> None:
+    pod = documents()["Deployment"]["spec"]["template"]["spec"]
+    (worker,) = pod["containers"]
+    assert f"USER {pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}\n" in read("Dockerfile")
+    given = {each["name"] for each in worker["env"]}
+    literals = yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())["configMapGenerator"][0][
+        "literals"
+    ]
+    given |= {literal.split("=")[0] for literal in literals}
+    assert given <= {name.upper() for name in Settings.model_fields}
+    assert not [each for each in given if "KEY" in each], "secrets come by reference"
+    assert worker["args"][0] == "wa-worker"
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "PodDisruptionBudget", "ServiceMonitor"])
+def test_what_selects_hosts_selects_those_of_the_deployment(kind: str) -> None:
+    labels = documents()["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert documents()[kind]["spec"]["selector"]["matchLabels"] == labels
+    assert documents()["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
+    assert documents()["Service"]["spec"]["selector"] == labels
+
+
+def test_hosts_of_compose_are_alike() -> None:
+    """So that `--scale host=3` can start them: no port, name or volume is one's own."""
+    host = yaml.safe_load(read("docker-compose.yml"))["services"]["host"]
+    assert host["volumes"] == []
+    assert "container_name" not in host
+    assert all(port.count(":") == 2 and port.split(":")[1] == "" for port in host["ports"])
 
 
 def tool(folder: Path, name: str, document: object) -> None:

@@ -8,13 +8,20 @@ import { CACHE_OPTIONS } from './internals.js'
 
 /** A flood of unreadable messages must not become a flood of memory. */
 const ENTRIES_MAX = 10_000
+const ONE = () => 1
+
+/**
+ * The options of a cache of at most so many entries. `max` would take the room for all of them at once: 300 kB for 10,000.
+ * @param {number} most
+ */
+export const atMost = (most) => ({ maxSize: most, sizeCalculation: ONE })
 
 /**
  * @param {number} ttl milliseconds
  * @returns {import('baileys').CacheStore}
  */
 export function makeCache(ttl) {
-  const entries = new LRUCache({ max: ENTRIES_MAX, ttl })
+  const entries = new LRUCache({ ...atMost(ENTRIES_MAX), ttl })
   return {
     get: (key) => /** @type {any} */ (entries.get(key)),
     set: (key, value) => void entries.set(key, /** @type {any} */ (value)),

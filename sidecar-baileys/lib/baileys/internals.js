@@ -21,6 +21,9 @@ const CIPHERS = Object.freeze({
   'baileys/lib/Signal/Group/group_cipher.js': 'd05f353e5cf2aa698ed73d59d7c6fcef6d3b7067052722fcd3b9e172d811c6ee',
 })
 
+/** sha256 of the generated types (`WAProto/index.js`) whose text `lean.js` takes apart. */
+export const PROTOCOL_TYPES_SHA256 = '87c18c860e17ec66ecd5e1e5d4cf95a901bc4968d3318ad9238a66e20eee1684'
+
 /** Baileys emits each incoming stanza on `sock.ws` under these names. */
 export const STANZA = Object.freeze({
   message: 'CB:message',

@@ -1,5 +1,6 @@
 /** Numbers without a known LID: WhatsApp is asked for one once in a while, not for each of their messages. */
 import { LRUCache } from 'lru-cache'
+import { atMost } from './caches.js'
 
 /** An answer "none" holds this long. An account gets its LID once in its life. */
 const UNKNOWN_MS = 10 * 60 * 1_000
@@ -21,7 +22,7 @@ const ENTRIES_MAX = 10_000
 export function rememberUnknown(lookup, now = () => performance.now()) {
   if (!lookup) return undefined
   /** @type {LRUCache<string, number>} */
-  const unknown = new LRUCache({ max: ENTRIES_MAX })
+  const unknown = new LRUCache(atMost(ENTRIES_MAX))
   return async (numbers) => {
     const asked = numbers.filter((number) => now() >= (unknown.get(number) ?? 0))
     if (asked.length === 0) return []

@@ -8,6 +8,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { setImmediate as yieldTurn } from 'node:timers/promises'
 import { binaryNodeToString } from 'baileys'
 import { LRUCache } from 'lru-cache'
+import { atMost } from './caches.js'
 import { withinBudget } from './key_steps.js'
 import { RetryBudget } from './retry_budget.js'
 import { isOldCounter } from './undecryptable.js'
@@ -49,7 +50,7 @@ export class Sections {
    * with one id, one of a chat that may be stored.
    * @type {LRUCache<string, Pick<Stanza, 'name' | 'author' | 'stored' | 'wanted' | 'hopeless'>>}
    */
-  #handedOver = new LRUCache({ max: HANDED_OVER_MAX })
+  #handedOver = new LRUCache(atMost(HANDED_OVER_MAX))
 
   /** @param {SectionHooks} hooks */
   constructor(hooks) {

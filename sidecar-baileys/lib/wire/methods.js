@@ -8,6 +8,7 @@ import { mediaHosts } from '../baileys/media_hosts.js'
 import { reupload } from '../baileys/reupload.js'
 import { adminsOf } from '../baileys/events.js'
 import { Connection } from '../baileys/socket.js'
+import { Rest } from '../rest.js'
 import { PARAMS, RESULTS } from './types.js'
 
 /** Pause before the same batch is sent again. The worker retries by itself before it says `unavailable`. */
@@ -38,6 +39,7 @@ export function registerMethods(peer, logger, mark) {
   let monitored = null
   const lag = monitorEventLoopDelay({ resolution: 20 })
   lag.enable()
+  const rest = new Rest()
 
   /** @param {string} method @param {(params: any) => any} handler */
   const answer = (method, handler) =>
@@ -150,6 +152,7 @@ export function registerMethods(peer, logger, mark) {
   answer('media_hosts', () => refusable(() => mediaHosts(open().sock)))
 
   answer('ping', () => {
+    rest.look(connection?.stanzasIn ?? 0)
     const memory = process.memoryUsage()
     const lagMs = lag.mean / 1e6
     lag.reset()

@@ -1,0 +1,175 @@
+"""What accounts cost at rest: `python -m bench.accounts [--accounts 1,5,10,20] [--seconds 60] [--each]`.
+
+One virtual phone is WhatsApp for all of them, a PostgreSQL behind bench/gateway.py their database, and one `wa-worker
+host` serves them; `--each`: a `wa-worker run` each, for comparison. Every account is linked and has a group that is
+switched on. When the last one has rested, memory (PSS: shared pages by their share), processor time and requests are
+read. Prints figures; judges nothing. docs/scaling.md has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.forwarder import Forwarder
+from bench.sides import PATIENCE_SECONDS, cpu_seconds, gateway, postmaster, pss_bytes, roles_of, tree
+from testkit.phone import VirtualPhone
+from testkit.waiting import until
+from testkit.worker import Worker
+from tests.conftest import real_postgres
+
+SETTLE_SECONDS = 75.0  # start, first history and housekeeping are over
+MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S+) \S+ \S+ \S+\s*(.*)$")
+
+
+class Accounts:
+    """Accounts on one server and one database, added one by one."""
+
+    def __init__(self, folder: Path, phone: VirtualPhone, url: str) -> None:
+        self.folder = folder
+        self.url = url
+        self.workers: list[Worker] = []
+        self._phone = phone
+        self.count = 0
+
+    async def call(self, function: str, **args: Any) -> Any:
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+            answer = await http.post(f"{self.url}/rest/v1/rpc/{function}", json=args)
+            answer.raise_for_status()
+            return answer.json()
+
+    def start(self, name: str, command: str, **settings: str) -> None:
+        chosen = {"SUPABASE_URL": self.url, "SUPABASE_SERVICE_KEY": "none", "WORKER_POLL_MS": "2000", **settings}
+        worker = Worker.start(self.folder / name, phone=self._phone, settings=chosen, name=name, command=command)
+        self.workers.append(worker)
+
+    async def serve(self, session: str) -> None:
+        """See to it that somebody serves this session."""
+        self.start(session, "run", WORKER_SESSION=session)
+
+    async def add(self) -> None:
+        """One more account, linked, its group switched on."""
+        session, name = f"account-{self.count}", f"Owner {self.count}"
+        phone = await self._phone.another(name) if self.count else self._phone
+        self.count += 1
+        await phone.group(f"Group of {session}", ["Ana", "Ben"], "lid", notify=False)
+        await self.serve(session)
+
+        async def qr() -> Any:
+            view = await self.call("wa_pairing_view", p_session=session)
+            return ((view or {}).get("detail") or {}).get("qr")
+
+        await phone.scan(await until("a QR", qr, seconds=PATIENCE_SECONDS, tell=self.tell))
+        await phone.wait_for("connected", seconds=PATIENCE_SECONDS)
+
+        async def groups() -> Any:
+            return (await self.call("wa_list_groups", p_session=session))["groups"]
+
+        listed = await until("the groups", groups, seconds=PATIENCE_SECONDS, tell=self.tell)
+        ids = [group["id"] for group in listed]
+        await self.call("wa_set_monitor", p_session=session, p_groups=ids, p_monitor=True)
+
+    def tell(self) -> str:
+        return "\n".join(worker.child.tail() for worker in self.workers[-1:])
+
+    def roles(self) -> dict[str, list[int]]:
+        """The processes by their part."""
+        found: dict[str, list[int]] = {"worker": [], "sidecar": []}
+        for worker in self.workers:
+            for role, pids in roles_of(worker).items():
+                found[role] += pids
+        return found
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(worker.child.stop() for worker in self.workers))
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[tuple[Accounts, Forwarder, int]]:
+    """No account yet; what counts their requests; the first process of the database."""
+    async with AsyncExitStack() as stack:
+        phone = await stack.enter_async_context(await VirtualPhone.start(folder))
+        await phone.realism(profile="kind")
+        dsn = stack.enter_context(real_postgres())
+        url, _ = await gateway(stack, dsn, folder)
+        forwarder = await stack.enter_async_context(Forwarder(url))
+        accounts = Accounts(folder, phone, forwarder.url)
+        stack.push_async_callback(accounts.stop)
+        yield accounts, forwarder, postmaster(dsn)
+
+
+async def at_rest(accounts: Accounts, forwarder: Forwarder, database: int, seconds: float) -> str:
+    """A row of the table: the mean of so many seconds."""
+    await asyncio.sleep(SETTLE_SECONDS)
+    roles = accounts.roles()
+    count = len(roles["sidecar"])
+    forwarder.reset()
+    began = time.monotonic()
+    before = {role: cpu_seconds(pids) for role, pids in roles.items()}
+    await asyncio.sleep(seconds)
+    took = time.monotonic() - began
+    cpu = {role: (cpu_seconds(pids) - before[role]) / took * 1000 for role, pids in roles.items()}
+    each = sorted(pss_bytes([pid]) / 1e6 for pid in roles["sidecar"])
+    workers = pss_bytes(roles["worker"]) / 1e6
+    requests = forwarder.requests.total() / took
+    return (
+        f"| {count} | {sum(each) / count:.1f} ({each[0]:.1f} to {each[-1]:.1f}) | {workers:.1f} "
+        f"| {(sum(each) + workers) / count:.1f} | {pss_bytes(tree(database)) / 1e6:.0f} "
+        f"| {cpu['sidecar'] / count:.2f} | {cpu['worker'] / count:.2f} | {requests:.2f} | {requests / count:.3f} |"
+    )
+
+
+def mappings(pid: int) -> Counter[str]:
+    """Where a process's PSS is, in bytes."""
+    found: Counter[str] = Counter()
+    kind = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if header := MAPPING.match(line):
+            rights, path = header.groups()
+            name = Path(path).name if path.startswith("/") else path or "anonymous"
+            kind = f"{name} {rights[:3]}" if name in ("node", "anonymous") else name
+        elif line.startswith("Pss:"):
+            found[kind] += int(line.split()[1]) * 1024
+    return found
+
+
+async def main(steps: list[int], seconds: float) -> None:
+    with tempfile.TemporaryDirectory(prefix="wa-accounts-") as name:
+        async with running(Path(name)) as (accounts, forwarder, database):
+            print(
+                "| accounts | a sidecar, MB (least to most) | workers, MB | an account, MB | database, MB "
+                "| sidecar, CPU ms/s | worker, CPU ms/s an account | requests/s | requests/s an account |"
+            )
+            print("|---|---|---|---|---|---|---|---|---|", flush=True)
+            for step in steps:
+                while accounts.count < step:
+                    await accounts.add()
+                print(await at_rest(accounts, forwarder, database, seconds), flush=True)
+            total: Counter[str] = Counter()
+            sidecars = accounts.roles()["sidecar"]
+            for pid in sidecars:
+                with contextlib.suppress(OSError):
+                    total += mappings(pid)
+            print(f"\nof a sidecar's MB, the mean of {len(sidecars)}:")
+            for kind, size in total.most_common(8):
+                print(f"  {size / len(sidecars) / 1e6:5.1f}  {kind}")
+            print(f"requests: {dict(forwarder.requests)}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--accounts", default="1,5,10,20", help="how many, one figure after the other")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    given = parser.parse_args()
+    asyncio.run(main([int(count) for count in given.accounts.split(",")], given.seconds))
