@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 
 from bench.forwarder import Forwarder
 from bench.sides import PATIENCE_SECONDS, cpu_seconds, gateway, postmaster, pss_bytes, roles_of, tree
@@ -36,8 +37,10 @@ MAPPING = re.compile(r"^[0-9a-f]+-[0-9a-f]+ (\S+) \S+ \S+ \S+\s*(.*)$")
 class Accounts:
     """Accounts on one server and one database, added one by one."""
 
-    def __init__(self, folder: Path, phone: VirtualPhone, url: str) -> None:
+    def __init__(self, folder: Path, phone: VirtualPhone, url: str, dsn: str, *, each: bool) -> None:
         self.folder = folder
+        self._dsn = dsn
+        self._each = each
         self.url = url
         self.workers: list[Worker] = []
         self._phone = phone
@@ -56,7 +59,13 @@ class Accounts:
 
     async def serve(self, session: str) -> None:
         """See to it that somebody serves this session."""
-        self.start(session, "run", WORKER_SESSION=session)
+        if self._each:
+            self.start(session, "run", WORKER_SESSION=session)
+            return
+        if not self.workers:
+            self.start("host", "host")
+        async with await psycopg.AsyncConnection.connect(self._dsn) as connection:
+            await connection.execute("insert into public.wa_sessions (id, wanted) values (%s, true)", (session,))
 
     async def add(self) -> None:
         """One more account, linked, its group switched on."""
@@ -96,7 +105,7 @@ class Accounts:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[tuple[Accounts, Forwarder, int]]:
+async def running(folder: Path, *, each: bool) -> AsyncIterator[tuple[Accounts, Forwarder, int]]:
     """No account yet; what counts their requests; the first process of the database."""
     async with AsyncExitStack() as stack:
         phone = await stack.enter_async_context(await VirtualPhone.start(folder))
@@ -104,7 +113,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[Accounts, Forwarder, int]
         dsn = stack.enter_context(real_postgres())
         url, _ = await gateway(stack, dsn, folder)
         forwarder = await stack.enter_async_context(Forwarder(url))
-        accounts = Accounts(folder, phone, forwarder.url)
+        accounts = Accounts(folder, phone, forwarder.url, dsn, each=each)
         stack.push_async_callback(accounts.stop)
         yield accounts, forwarder, postmaster(dsn)
 
@@ -144,9 +153,9 @@ def mappings(pid: int) -> Counter[str]:
     return found
 
 
-async def main(steps: list[int], seconds: float) -> None:
+async def main(steps: list[int], seconds: float, *, each: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="wa-accounts-") as name:
-        async with running(Path(name)) as (accounts, forwarder, database):
+        async with running(Path(name), each=each) as (accounts, forwarder, database):
             print(
                 "| accounts | a sidecar, MB (least to most) | workers, MB | an account, MB | database, MB "
                 "| sidecar, CPU ms/s | worker, CPU ms/s an account | requests/s | requests/s an account |"
@@ -171,5 +180,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accounts", default="1,5,10,20", help="how many, one figure after the other")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--each", action="store_true", help="a process for each account, instead of one host")
     given = parser.parse_args()
-    asyncio.run(main([int(count) for count in given.accounts.split(",")], given.seconds))
+    asyncio.run(main([int(count) for count in given.accounts.split(",")], given.seconds, each=given.each))
