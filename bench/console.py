@@ -4,9 +4,10 @@
     --embedded 100000     the same over the embedded Supabase
     --viewers 10          commits at full pace on the embedded one, with and without so many open feeds, in turn
 
-Each page is asked 21 times by one viewer, from the request to the last byte of the page; the table has the median and
-the worst. Before PostgreSQL stands the REST server of the embedded Supabase, which needs the npm package `postgres`:
-`npm install --no-save postgres`. PostgREST itself is not among our packages. Prints figures; judges nothing.
+Each page is asked 21 times by one viewer, from the request to the last byte of the page. The table has the median, the
+worst, and the processor time of console and database for one page, which other work on the machine changes least.
+Before PostgreSQL stands the REST server of the embedded Supabase, which needs the npm package `postgres`: `npm install
+--no-save postgres`. PostgREST itself is not among our packages. Prints figures; judges nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psycopg
 
 import worker.store.embedded
 from bench import queries
+from bench.sides import cpu_seconds, postmaster, tree
 from testkit.processes import NODE, PYTHON, Child, free_port
 from testkit.waiting import until
 from testkit.worker import environment
@@ -115,7 +117,7 @@ def _literal(value: object) -> str:
 
 
 @asynccontextmanager
-async def on_embedded(rows: int, folder: Path) -> AsyncIterator[Endpoint]:
+async def on_embedded(rows: int, folder: Path) -> AsyncIterator[tuple[Endpoint, list[int]]]:
     """An embedded Supabase with so many messages."""
     script = Script()
     queries.fill(script, rows, _begin(rows))  # type: ignore[arg-type]
@@ -127,11 +129,11 @@ async def on_embedded(rows: int, folder: Path) -> AsyncIterator[Endpoint]:
     (migrations / "99991231235959_fill.sql").write_text(script.text)
     worker.store.embedded.MIGRATE_SECONDS = 3600.0  # type: ignore[misc]
     async with embedded_supabase(Embedded(data_dir=folder / "data", node=NODE, migrations=migrations)) as endpoint:
-        yield endpoint
+        yield endpoint, [endpoint.pid]
 
 
 @asynccontextmanager
-async def on_postgres(rows: int, folder: Path) -> AsyncIterator[Endpoint]:
+async def on_postgres(rows: int, folder: Path) -> AsyncIterator[tuple[Endpoint, list[int]]]:
     """A PostgreSQL with so many messages, behind the same REST server."""
     if not POSTGRES_JS.is_dir():
         sys.exit("PostgreSQL needs the npm package postgres: npm install --no-save postgres")
@@ -139,35 +141,41 @@ async def on_postgres(rows: int, folder: Path) -> AsyncIterator[Endpoint]:
         with psycopg.connect(dsn, autocommit=True) as connection:
             queries.fill(connection, rows, _begin(rows))
             connection.execute("analyze")
-        port, keys = free_port(), load_keys(folder)
-        (folder / "supabase").mkdir(parents=True)
-        host = dsn.split()[0].removeprefix("host=")
-        (folder / "supabase" / "config.toml").write_text(CONFIG.format(port=port, url="postgres://postgres@/postgres"))
-        env = environment(
-            {
-                "PGHOST": host, "PGUSER": "postgres", "PGDATABASE": "postgres", "EXPERIMENTAL_STORAGE": "1",
-                "LITE_TELEMETRY": "0", "SUPABASE_SECRET_KEY": keys["secret"], "LITE_JWT_SECRET": keys["jwt"],
-                "SUPABASE_PUBLISHABLE_KEY": keys["publishable"], "PATH": f"{NODE.parent}:{os.environ['PATH']}",
-            }
-        )  # fmt: skip
-        child = Child.start("rest", [NODE, LITE_CLI, "start", "--no-admin"], log=folder / "log", cwd=folder, env=env)
-        try:
-            endpoint = Endpoint(
-                url=f"http://127.0.0.1:{port}", key=keys["secret"], publishable_key="", pid=child.pid, owned=True
-            )
+        async with rest_server(dsn, folder) as (endpoint, pid):
+            yield endpoint, [pid, postmaster(dsn)]
 
-            async def answers() -> bool:
-                async with httpx.AsyncClient(trust_env=False, headers=_headers(endpoint)) as http:
-                    try:
-                        found = await http.post(f"{endpoint.url}/rest/v1/rpc/wa_schema_version", json={})
-                    except httpx.TransportError:
-                        return False
-                    return found.is_success
 
-            await until("the REST server", answers, seconds=SERVER_SECONDS, tell=child.tail)
-            yield endpoint
-        finally:
-            await child.stop()
+@asynccontextmanager
+async def rest_server(dsn: str, folder: Path) -> AsyncIterator[tuple[Endpoint, int]]:
+    """What speaks REST before this PostgreSQL, and its process."""
+    port, keys = free_port(), load_keys(folder)
+    (folder / "supabase").mkdir(parents=True)
+    (folder / "supabase" / "config.toml").write_text(CONFIG.format(port=port, url="postgres://postgres@/postgres"))
+    env = environment(
+        {
+            "PGHOST": dsn.split()[0].removeprefix("host="), "PGUSER": "postgres", "PGDATABASE": "postgres",
+            "EXPERIMENTAL_STORAGE": "1", "LITE_TELEMETRY": "0", "PATH": f"{NODE.parent}:{os.environ['PATH']}",
+            "SUPABASE_SECRET_KEY": keys["secret"], "SUPABASE_PUBLISHABLE_KEY": keys["publishable"],
+            "LITE_JWT_SECRET": keys["jwt"],
+        }
+    )  # fmt: skip
+    child = Child.start("rest", [NODE, LITE_CLI, "start", "--no-admin"], log=folder / "log", cwd=folder, env=env)
+    url = f"http://127.0.0.1:{port}"
+    endpoint = Endpoint(url=url, key=keys["secret"], publishable_key="", pid=child.pid, owned=True)
+    headers = {"apikey": endpoint.key, "authorization": f"Bearer {endpoint.key}"}
+    try:
+
+        async def answers() -> bool:
+            async with httpx.AsyncClient(trust_env=False, headers=headers) as http:
+                try:
+                    return (await http.post(f"{url}/rest/v1/rpc/wa_schema_version", json={})).is_success
+                except httpx.TransportError:
+                    return False
+
+        await until("the REST server", answers, seconds=SERVER_SECONDS, tell=child.tail)
+        yield endpoint, child.pid
+    finally:
+        await child.stop()
 
 
 def _begin(rows: int) -> str:
@@ -175,12 +183,12 @@ def _begin(rows: int) -> str:
     return (datetime.now(UTC) - timedelta(minutes=rows + 1)).isoformat()
 
 
-def _headers(endpoint: Endpoint) -> dict[str, str]:
-    return {"apikey": endpoint.key, "authorization": f"Bearer {endpoint.key}"}
+async def measure(endpoint: Endpoint, rows: int, roots: list[int]) -> None:
+    """Every page, in turn. `roots`: the database's first processes."""
 
+    def used() -> float:
+        return time.process_time() + cpu_seconds([pid for root in roots for pid in tree(root)])
 
-async def measure(endpoint: Endpoint, rows: int) -> None:
-    """Every page, in turn."""
     async with connect_store(endpoint.url, endpoint.key) as store, served(endpoint, queries.SESSION) as site:
         await site.log_in()
         groups = await store.console.groups(queries.SESSION)
@@ -197,12 +205,16 @@ async def measure(endpoint: Endpoint, rows: int) -> None:
             .execute()
         )
         middle, day = found.data[0]["id"], found.data[0]["ts"][:10]
-        print("| page | median, ms | worst, ms | |\n|---|---|---|---|")
+        print("| page | median, ms | worst, ms | processor, ms | |\n|---|---|---|---|---|")
         for name, path in pages(busiest, middle, day).items():
-            taken = [await _ask(site, path) for _ in range(WARM + TIMES)][WARM:]
+            for _ in range(WARM):
+                await _ask(site, path)
+            before = used()
+            taken = [await _ask(site, path) for _ in range(TIMES)]
+            cost = (used() - before) / TIMES * 1000
             median = statistics.median(taken)
             mark = "over 200" if median > GOAL_MS else ""
-            print(f"| {name} | {median:.0f} | {max(taken):.0f} | {mark} |", flush=True)
+            print(f"| {name} | {median:.0f} | {max(taken):.0f} | {cost:.0f} | {mark} |", flush=True)
 
 
 async def _ask(site: Site, path: str) -> float:
@@ -216,6 +228,14 @@ async def _ask(site: Site, path: str) -> float:
 
 
 # Viewers
+
+
+class Pace(NamedTuple):
+    """Messages a second; processor seconds of the database for 1,000 messages; of the console for each second."""
+
+    rate: float
+    database: float
+    console: float
 
 
 async def viewers(endpoint: Endpoint, count: int) -> None:
@@ -240,10 +260,10 @@ async def viewers(endpoint: Endpoint, count: int) -> None:
             cookie = await _log_in(address, child)
             number = 0
 
-            async def pace() -> float:
-                """Messages a second."""
+            async def pace() -> Pace:
                 nonlocal number
                 done, began = 0, time.perf_counter()
+                before, consoles = cpu_seconds([endpoint.pid]), cpu_seconds([child.pid])
                 while time.perf_counter() - began < WINDOW_SECONDS:
                     now = datetime.now(UTC).isoformat()
                     sent = [
@@ -253,11 +273,16 @@ async def viewers(endpoint: Endpoint, count: int) -> None:
                     await held.commit(messages=sent)
                     number += BATCH
                     done += BATCH
-                return done / (time.perf_counter() - began)
+                took = time.perf_counter() - began
+                return Pace(
+                    rate=done / took,
+                    database=(cpu_seconds([endpoint.pid]) - before) / done * 1000,
+                    console=(cpu_seconds([child.pid]) - consoles) / took,
+                )
 
             await pace()
-            alone: list[float] = []
-            seen: list[float] = []
+            alone: list[Pace] = []
+            seen: list[Pace] = []
             for turn in range(ROUNDS):
                 for watched in (turn % 2 == 0, turn % 2 == 1):
                     if not watched:
@@ -271,11 +296,16 @@ async def viewers(endpoint: Endpoint, count: int) -> None:
                         watching.kill()
                         watching.wait()
                         watching.stdout.close()  # type: ignore[union-attr]
-            ratios = [one / other for one, other in zip(seen, alone, strict=True)]
-            print(f"\ncommits of {BATCH} messages, {ROUNDS} windows of {WINDOW_SECONDS:.0f} s each, in turn:")
-            without, watched_by = statistics.median(alone), statistics.median(seen)
-            print(f"{without:.0f} messages/s without viewers, {watched_by:.0f} with {count}")
-            print(f"each pair: {', '.join(f'{ratio:.2f}' for ratio in ratios)}; median {statistics.median(ratios):.3f}")
+            print(f"\ncommits of {BATCH} messages, {ROUNDS} windows of {WINDOW_SECONDS:.0f} s each, in turn; medians:")
+            for name, paces in (("without viewers", alone), (f"with {count}", seen)):
+                rate, database, console = (statistics.median(column) for column in zip(*paces, strict=True))
+                print(
+                    f"{name}: {rate:.0f} messages/s; processor: database {database:.2f} s per 1,000 messages, "
+                    f"console {console:.1%} of one",
+                    flush=True,
+                )
+            ratios = [one.rate / other.rate for one, other in zip(seen, alone, strict=True)]
+            print(f"each pair of rates: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
 
 
 async def _log_in(address: str, child: Child) -> str:
@@ -321,10 +351,10 @@ async def run(args: argparse.Namespace) -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             began = time.monotonic()
-            async with place(rows, Path(folder)) as endpoint:
+            async with place(rows, Path(folder)) as (endpoint, roots):
                 load = os.getloadavg()[0]
                 print(f"\n{name}, {rows:,} messages, filled in {time.monotonic() - began:.0f} s; load {load:.1f}\n")
-                await measure(endpoint, rows)
+                await measure(endpoint, rows, roots)
                 if name == "embedded" and args.viewers:
                     await viewers(endpoint, args.viewers)
         print(f"load at the end {os.getloadavg()[0]:.1f}", flush=True)
