@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "deploy" / "grafana"
+HOST_METRICS = ("wa_host_", "wa_session_stopped_")  # how those begin that only `wa-worker host` has
 _NAME = re.compile(r"\b(?:wa|process)_[a-z0-9_]+\b")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -46,6 +46,7 @@ class Worker:
         name: str = "worker",
         command: str = "run",
         tied: bool = False,
+        arguments: Sequence[str] = (),
     ) -> Self:
         """Start `python -m worker run` in `folder`, which becomes its working directory and holds its data and log.
 
@@ -62,7 +63,7 @@ class Worker:
         }
         child = Child.start(
             name,
-            [PYTHON, "-m", "testkit.tied" if tied else "worker", command],
+            [PYTHON, "-m", "testkit.tied" if tied else "worker", command, *arguments],
             log=folder / f"{name}.log",
             cwd=folder,
             env=environment(chosen),

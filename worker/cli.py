@@ -1,4 +1,4 @@
-"""The command line: `wa-worker run`, `up`, `version`, and the commands of `worker.commands`.
+"""The command line: `wa-worker run`, `up`, `host`, `version`, and the commands of `worker.commands`.
 
 An operator's mistake is one line on stderr and an exit code, never a stack trace. What the worker needs is imported
 when it starts: `--help`, `--version` and completion load none of it.
@@ -20,6 +20,8 @@ from worker.stdio import version as installed_version
 
 if TYPE_CHECKING:
     from worker.settings import Settings
+
+CAPACITY_MAX = 500  # a sidecar each: memory ends long before
 
 app = typer.Typer(
     cls=LazyCommands,
@@ -103,13 +105,34 @@ def up(
     start(work, catching_up=True)
 
 
+@app.command()
+def host(
+    capacity: Annotated[
+        int, typer.Option(metavar="N", min=1, max=CAPACITY_MAX, help="How many sessions this process serves at most.")
+    ] = 50,
+) -> None:
+    """Serve sessions that are wanted (`wa-worker sessions`), as many as fit, beside other hosts on the same Supabase.
+
+    Each session has a sidecar process of its own; what goes wrong with one leaves the others alone. All settings but
+    WORKER_SESSION hold for each session that has none of its own. Unless WORKER_CATCH_UP_S is set, messages that waited
+    with WhatsApp are stored if they are no older than a day.
+    """
+
+    async def work(settings: Settings) -> None:
+        from worker.host import Host
+
+        await Host(settings, capacity=capacity).run()
+
+    start(work, catching_up=True, one_session=False)
+
+
 @app.command("version")
 def print_version() -> None:
     """Print the version."""
     typer.echo(f"wa-worker {installed_version()}")
 
 
-def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = False) -> None:
+def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = False, one_session: bool = True) -> None:
     """Run a worker to its end, and turn what stopped it into a line and an exit code."""
     import anyio
     from loguru import logger
@@ -123,7 +146,7 @@ def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = Fa
         settings = load_settings()
         if catching_up:
             settings = settings.catching_up()
-        set_up_log(settings.log_level, session=settings.worker_session)
+        set_up_log(settings.log_level, session=settings.worker_session if one_session else None)
         for name in unknown_names():
             logger.warning("{}", misspelt(name))
         install_packages(settings.worker_node, lambda line: logger.info("{}", line))

@@ -10,24 +10,29 @@ import os
 import signal
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
+from anyio.abc import TaskGroup
 from loguru import logger
 
 from worker.bridge.process import check_node, kill_at_once
 from worker.errors import ExitCode, KeyRefused, OddAnswer, SettingsError, StoreUnavailable, WorkerError, unwrapped
 from worker.log import hide
 from worker.media.download import Limits, open_downloader
+from worker.media.slots import Slots
 from worker.outbound import proxy_for, without_password
 from worker.session.arrivals import Arrivals
-from worker.session.host_poll import HostPoll
+from worker.session.host_poll import Claims, HostPoll
 from worker.session.report import View
+from worker.session.turns import Turns
 from worker.settings import Settings
 from worker.stop import Stop
-from worker.store import Store, connect_store, holder_file, lease
-from worker.supervisor import WHATSAPP, Supervisor
+from worker.store import ClaimedSession, Store, connect_store, holder_file, lease
+from worker.supervisor import WHATSAPP, Supervisor, release
+from worker.tenant import Tenant
 from worker.web.app import bind, serve
 from worker.web.figures import BucketWatch
 from worker.web.health import Health
@@ -35,25 +40,35 @@ from worker.wiring import Shared, media_source, open_supabase, pace
 
 STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
 ASK_SUPABASE_SECONDS = 1.0
+FILES_AT_ONCE = 16  # over all sessions of a host
 KEY_LOOKS = 3  # a good key is refused now and then, seldom twice in a row
 
 
 class Host:
-    """One worker process. It serves the session that its settings name."""
+    """One worker process. It serves the session that its settings name; with a `capacity`, up to so many wanted ones.
+
+    `on_view` and `follow` are for the named session.
+    """
 
     def __init__(
         self,
         settings: Settings,
         on_view: Callable[[View], None] = lambda view: None,
         follow: Callable[[Store, str, Arrivals], Coroutine[Any, Any, None]] | None = None,
+        *,
+        capacity: int | None = None,
     ) -> None:
         self._settings = settings
+        self._capacity = capacity
         self._on_view = on_view
         self._follow = follow
         self._stop = Stop()
         self._owner = lease.make_owner()
-        self._serving: dict[str, Supervisor] = {}
-        self.health = Health(named=settings.worker_session)
+        self._tenants: dict[str, Tenant] = {}
+        self._starts = Turns()
+        self._left = anyio.Event()  # a tenant has ended
+        self._shared: Shared
+        self.health = Health(named=settings.worker_session if capacity is None else None, capacity=capacity or 0)
 
     def stop(self) -> None:
         """End gracefully, as SIGTERM does."""
@@ -81,7 +96,7 @@ class Host:
             async with open_supabase(self._settings, lambda line: logger.info("{}", line)) as (url, key, place):
                 self._stop.release(boot)
                 hide(key)
-                async with connect_store(url, key) as store:
+                async with connect_store(url, key, sessions=self._capacity or 1) as store:
                     await self._serve(store, url, place)
 
     def _announce(self) -> None:
@@ -109,26 +124,66 @@ class Host:
         with holder_file.held(folder, self._owner):
             async with (
                 open_downloader(media_source(settings), limits) as downloader,
-                anyio.create_task_group() as task_group,
+                anyio.create_task_group() as tasks,
             ):
-                poll = HostPoll(store, self._owner, pace(settings))
-                shared = Shared(store=store, owner=self._owner, poll=poll, downloader=downloader, folder=folder)
-                task_group.start_soon(poll.run)
-                task_group.start_soon(bucket.run)
-                task_group.start_soon(store.key.run, store.schema_version, self._tell_key)
-                await self._serve_named(shared)
-                task_group.cancel_scope.cancel()
+                host = Claims(room=self._room, take=partial(self._take, tasks)) if self._capacity else None
+                poll = HostPoll(store, self._owner, pace(settings), host)
+                self._shared = shared = Shared(
+                    store=store,
+                    owner=self._owner,
+                    poll=poll,
+                    downloader=downloader,
+                    folder=folder,
+                    logins=Turns() if host else None,
+                    files=Slots(max(FILES_AT_ONCE, settings.worker_media_concurrency)) if host else None,
+                )
+                tasks.start_soon(bucket.run)
+                tasks.start_soon(store.key.run, store.schema_version, shared.tell_key)
+                self.health.away = lambda: poll.away
+                if host is None:
+                    tasks.start_soon(poll.run)
+                    await self._serve_named(shared)
+                else:
+                    await self._serve_claimed(poll)
+                tasks.cancel_scope.cancel()
 
     async def _serve_named(self, shared: Shared) -> None:
         """Serve the session that the settings name. What ends it ends the process."""
-        name = self._settings.worker_session
-        supervisor = Supervisor(self._settings, shared, self.health.session, self._stop, self._on_view, self._follow)
-        self._serving[name] = supervisor
-        await supervisor.run()
+        health = self.health.session
+        await Supervisor(self._settings, shared, health, self._stop, self._on_view, self._follow).run()
 
-    def _tell_key(self, refused: str | None) -> None:
-        for supervisor in self._serving.values():
-            supervisor.tell_key(refused)
+    # Claimed sessions
+
+    async def _serve_claimed(self, poll: HostPoll) -> None:
+        """Serve what the poll brings, until told to stop; then until all is given back."""
+        async with anyio.create_task_group() as polling:
+            polling.start_soon(poll.run)
+            await self._stop.wait()
+            while self._tenants:
+                self._left = anyio.Event()
+                await self._left.wait()
+            polling.cancel_scope.cancel()
+
+    def _room(self) -> int:
+        return 0 if self._stop.asked else max(0, (self._capacity or 0) - len(self._tenants))
+
+    def _take(self, tasks: TaskGroup, claimed: ClaimedSession) -> None:
+        if self._stop.asked:  # a poll that was under way
+            tasks.start_soon(release, self._shared, claimed.session, claimed.fence)
+            return
+        logger.info("serving {}", claimed.session)
+        before = self._tenants.get(claimed.session)
+        health = self.health.joins(claimed.session)
+        tenant = Tenant(claimed, self._settings, self._shared, health, Stop(self._stop), self._starts)
+        self._tenants[claimed.session] = tenant
+        tasks.start_soon(self._run, tenant, before)
+
+    async def _run(self, tenant: Tenant, before: Tenant | None) -> None:
+        await tenant.run(before)
+        if self._tenants.get(tenant.session) is tenant:
+            del self._tenants[tenant.session]
+            self.health.leaves(tenant.session, unwanted=tenant.left == "unwanted")
+        self._left.set()
 
     async def _reach(self, store: Store, url: str) -> None:
         """Wait for Supabase, within bounds.

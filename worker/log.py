@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
 
-from worker.log_limits import Repeats
+from worker.log_limits import Budgets, Repeats
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -105,14 +105,14 @@ def set_up_log(
     """Send all records to `stream` (stderr), for people if it is a terminal. `session` becomes a field of each."""
     target = stream or sys.stderr
     for_people = target.isatty() if human is None else human
-    repeats = Repeats()
+    repeats, budgets = Repeats(), Budgets()
     logger.remove()
     logger.configure(patcher=_patch, extra={"session": session} if session else {})
     logger.add(
         target,
         level=level.upper(),
-        format=_human_format if for_people else _json_format,
-        filter=lambda record: _allowed(record, repeats),
+        format=(lambda record: _human_format(record, session)) if for_people else _json_format,
+        filter=lambda record: _allowed(record, repeats, budgets),
         colorize=for_people and target.isatty(),
         backtrace=False,
         diagnose=False,  # it would print the variables of every frame, keys included
@@ -129,11 +129,15 @@ def _listen_to_libraries() -> None:
     logging.captureWarnings(True)
 
 
-def _allowed(record: Record, repeats: Repeats) -> bool:
+def _allowed(record: Record, repeats: Repeats, budgets: Budgets) -> bool:
     if record["level"].no < LIMITED_FROM:
         return True
     extra = record["extra"]
-    told = repeats.take((record["name"], record["line"], record["message"], extra.get("wa_msg_id"), extra.get("group")))
+    session = extra.get("session")
+    line = (record["name"], record["line"], record["message"], session, extra.get("wa_msg_id"), extra.get("group"))
+    told = repeats.take(line)
+    if told is not None:
+        told = told | spent if (spent := budgets.take(session)) is not None else None
     extra.update(told or {})
     return told is not None
 
@@ -149,9 +153,11 @@ def _patch(record: Record) -> None:
         extra["error"] = redact(frames)
 
 
-def _human_format(record: Record) -> str:
+def _human_format(record: Record, session: str | None) -> str:
+    """`session`: that of the whole process, which need not be told in each line."""
     extra = record["extra"]
-    fields = " ".join(printable(f"{name}={extra[name]}") for name in extra if name not in (*OWN_FIELDS, "session"))
+    hidden = (*OWN_FIELDS, "session") if extra.get("session") == session else OWN_FIELDS
+    fields = " ".join(printable(f"{name}={extra[name]}") for name in extra if name not in hidden)
     extra["fields"] = f"  ({fields})" if fields else ""
     record["message"] = "\n  ".join(printable(line) for line in record["message"].splitlines())
     if "error" in extra:

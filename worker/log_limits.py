@@ -1,4 +1,4 @@
-"""How much is logged: of equal lines (`Repeats`) and of one noisy source (`Allowance`)."""
+"""How much is logged: of equal lines (`Repeats`), of one noisy source (`Allowance`), of each session (`Budgets`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 REPEAT_SECONDS = 60.0
 REPEATS_WRITTEN = 5  # of one line in that time: enough to see that it repeats
 LINES_REMEMBERED = 1000
+SESSIONS_REMEMBERED = 1000
 LINES_PER_SECOND = 200.0  # more than a person can read
 LINES_AT_ONCE = 500.0  # the burst of a start at level trace
 
@@ -65,3 +66,23 @@ class Allowance:
             return False
         self._left -= 1
         return True
+
+
+class Budgets:
+    """An `Allowance` for each session of a process: one that floods the log takes no line from the others."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._sessions: OrderedDict[Hashable, tuple[Allowance, list[int]]] = OrderedDict()
+
+    def take(self, session: Hashable) -> dict[str, int] | None:
+        """The fields that tell of lines that were left out, empty as a rule; None: leave this one out."""
+        allowance, left_out = self._sessions.setdefault(session, (Allowance(self._clock), [0]))
+        self._sessions.move_to_end(session)
+        if len(self._sessions) > SESSIONS_REMEMBERED:
+            self._sessions.popitem(last=False)
+        if not allowance.take():
+            left_out[0] += 1
+            return None
+        told, left_out[0] = left_out[0], 0
+        return {"too_many_left_out": told} if told else {}

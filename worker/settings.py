@@ -252,7 +252,7 @@ class Settings(BaseSettings):
         return copy
 
     def catching_up(self) -> Settings:
-        """The same, with a day as WORKER_CATCH_UP_S unless that is set: what `wa-worker up` works with."""
+        """The same, with a day as WORKER_CATCH_UP_S unless that is set: what `up` and `host` work with."""
         if "worker_catch_up_s" in self.model_fields_set:
             return self
         return self.model_copy(update={"worker_catch_up_s": int(DAY_SECONDS)})

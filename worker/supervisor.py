@@ -23,6 +23,7 @@ from worker.bridge.process import NODE_FLAGS, Sidecar, make_environment, run_sid
 from worker.bridge.protocol import Pong
 from worker.errors import BridgeError, StaleFence, StoreError, WorkerError, unwrapped
 from worker.installation import sidecar_folder
+from worker.log_limits import Allowance
 from worker.outbound import proxy_for
 from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
@@ -48,6 +49,12 @@ SKEW_MAX_SECONDS = 5.0  # a larger one is audited (docs/architecture.md, "Live o
 STOPPED = View(status="disconnected", state="stopped", say="The worker is stopped.")
 
 
+def ended_itself(fault: WorkerError) -> View:
+    """What the row of the session shows that `run` and `up` serve."""
+    say = f"The worker has ended itself and must be started again: {fault}"
+    return View(status="disconnected", state="failed", say=say)
+
+
 class Supervisor:
     """Serves one session of this process."""
 
@@ -59,20 +66,18 @@ class Supervisor:
         stop: Stop,
         on_view: Callable[[View], None] = lambda view: None,
         follow: Callable[[Store, str, Arrivals], Coroutine[Any, Any, None]] | None = None,
+        failed: Callable[[WorkerError], View] = ended_itself,
     ) -> None:
         self._settings = settings
+        self._failed = failed  # what the row shows when the session cannot be served
         self._shared = shared
         self._health = health
         self._stop = stop
         self._on_view = on_view
         self._follow = follow  # shows what arrives, while the lease is held
         self._crashes = Crashes(settings.worker_backoff_base_ms / 1000, settings.worker_backoff_max_ms / 1000)
-        self._leased: LeasedSession | None = None
-
-    def tell_key(self, refused: str | None) -> None:
-        """Show that Supabase refuses the key; with None, that it no longer does."""
-        if self._leased is not None:
-            self._leased.tell_key(refused)
+        self._lines = Allowance()  # for all sidecars: one that keeps ending has no more of them
+        self.at_end = STOPPED  # what the row shows after a stop
 
     # The lease
 
@@ -125,7 +130,6 @@ class Supervisor:
             with unwrapped():
                 await self._serve(seat, skew)
         finally:
-            self._leased = None
             self._health.lease, self._health.lease_ok, self._health.view = "not held", False, None
 
     async def _serve(self, seat: Seat, skew: float) -> None:
@@ -134,7 +138,6 @@ class Supervisor:
             open_leased_session(settings, shared, seat.fence, self._health, self._on_view) as leased,
             anyio.create_task_group() as task_group,
         ):
-            self._leased = leased
             task_group.start_soon(seat.until_lost)
             task_group.start_soon(leased.report.run)
             task_group.start_soon(leased.watch.run, leased.tell_database_gone)
@@ -153,9 +156,9 @@ class Supervisor:
                 except StaleFence:
                     raise
                 except WorkerError as fault:
-                    await self._write_last_status(leased, _failed(fault))
+                    await self._write_last_status(leased, self._failed(fault))
                     raise
-                await self._write_last_status(leased, leased.connection.resting_view() or STOPPED)
+                await self._write_last_status(leased, leased.connection.resting_view() or self.at_end)
             task_group.cancel_scope.cancel()
 
     async def _work(self, leased: LeasedSession, task_group: TaskGroup) -> None:
@@ -203,7 +206,7 @@ class Supervisor:
         try:
             with unwrapped():
                 command: list[str | Path] = [settings.worker_node, *NODE_FLAGS, folder / "index.js"]
-                async with run_sidecar(command, environment, folder) as sidecar:
+                async with run_sidecar(command, environment, folder, self._lines) as sidecar:
                     self._health.sidecar_pid = sidecar.pid
                     with make_peer(sidecar.stdout, sidecar.stdin, leased.handlers) as peer:
                         leased.phone.peer = peer
@@ -283,15 +286,10 @@ def clock_skew(now: datetime) -> float:
     return (datetime.now(UTC) - now).total_seconds()
 
 
-def _failed(fault: WorkerError) -> View:
-    say = f"The worker has ended itself and must be started again: {fault}"
-    return View(status="disconnected", state="failed", say=say)
-
-
-async def release(shared: Shared, session: str, fence: int) -> None:
-    """Give the lease back, if the database answers soon."""
+async def release(shared: Shared, session: str, fence: int, *, failed: bool = False) -> None:
+    """Give the lease back, if the database answers soon. `failed`: no host is to try again at once."""
     with anyio.move_on_after(RELEASE_SECONDS, shield=True):
         try:
-            await shared.store.lease_release(session, shared.owner, fence)
+            await shared.store.lease_release(session, shared.owner, fence, failed=failed)
         except StoreError:  # never in place of what ended the session
             logger.warning("the lease could not be released; it expires by itself")

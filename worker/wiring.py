@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from worker.media.hosts import MediaHosts
 from worker.media.jobs import ClaimOptions, MediaRunner
 from worker.media.remote import Json
 from worker.media.reupload import Reuploads
+from worker.media.slots import Slots
 from worker.media.transfer import Transfers
 from worker.session.arrivals import Arrivals
 from worker.session.auth_state import AuthState
@@ -43,6 +44,7 @@ from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDow
 from worker.session.report import Report, View
 from worker.session.requests import LOGGED_OUT, Requests
 from worker.session.suspects import Suspects
+from worker.session.turns import Once, Turns
 from worker.session.version import Claim, VersionPolicy, parse_kept
 from worker.settings import Settings
 from worker.store import Store
@@ -60,13 +62,22 @@ NO_LONGER_THERE = (403, 404, 410)
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all sessions of a process share. `folder`: its data."""
+    """What all sessions of a process share. `folder`: its data; `leased`: those that are served now."""
 
     store: Store
     owner: str
     poll: HostPoll
     downloader: Downloader
     folder: Path
+    logins: Turns | None = None
+    files: Slots | None = None
+    once: Once = field(default_factory=Once)
+    leased: list[LeasedSession] = field(default_factory=list)
+
+    def tell_key(self, refused: str | None) -> None:
+        """Show in every session that Supabase refuses the key; with None, that it no longer does."""
+        for one in self.leased:
+            one.tell_key(refused)
 
 
 class Phone:
@@ -103,7 +114,7 @@ class Phone:
         return await self.peer.media_hosts()
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class LeasedSession:
     """Everything that lives while we hold the lease."""
 
@@ -164,7 +175,7 @@ async def open_leased_session(
         end.callback(events.close)
         flags = FlagWatch(session, report, events.put, pace(settings).again)
         downloader = await end.enter_async_context(_open_downloads(settings, shared, phone))
-        media = _make_media(settings, store, downloader, shared.owner, phone)
+        media = _make_media(settings, shared, downloader, phone)
         drops, arrivals, first = Drops(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
         discovery = Discovery(session, report, flags.done)
         listeners = Listeners(
@@ -203,9 +214,10 @@ async def open_leased_session(
             keep_seconds=settings.keep_seconds,
             audit_seconds=settings.audit_seconds,
             analyze=settings.embedded,
+            first_of_all=shared.once.first_of_all,
             expire=None if settings.worker_expire == "keep" else settings.worker_expire,
         )
-        yield LeasedSession(
+        leased = LeasedSession(
             report=report,
             watch=watch,
             state=state,
@@ -230,7 +242,7 @@ async def open_leased_session(
                 state=state,
                 policy=policy,
                 report=report,
-                options=SocketOptions(settings, versions, suspects),
+                options=SocketOptions(settings, versions, suspects, shared.logins),
                 events=events,
                 requests=Requests(state, policy, report, discovery, flags.done),
                 on_open=note_own_addresses,
@@ -245,6 +257,9 @@ async def open_leased_session(
                 "commit": committer.commit,
             },
         )
+        shared.leased.append(leased)
+        end.callback(shared.leased.remove, leased)
+        yield leased
 
 
 def _forget(health: SessionHealth) -> None:
@@ -296,12 +311,12 @@ def _kept(good: Claim | None) -> dict[str, Any]:
     return {"version": list(good.version or ()), "version_at": good.facts()["at"]}
 
 
-def _make_media(settings: Settings, store: Store, downloader: Downloader, owner: str, phone: Phone) -> MediaRunner:
-    most = settings.worker_media_concurrency
-    options = ClaimOptions(owner=owner, concurrency=most, session=settings.worker_session, poll_seconds=None)
+def _make_media(settings: Settings, shared: Shared, downloader: Downloader, phone: Phone) -> MediaRunner:
+    most, store = settings.worker_media_concurrency, shared.store
+    options = ClaimOptions(owner=shared.owner, concurrency=most, session=settings.worker_session, poll_seconds=None)
     transfers = Transfers(store, downloader, settings.max_document_bytes)
     reuploads = Reuploads(phone.refresh, limit=max(1, most // 2), has_phone=lambda: phone.peer is not None)
-    return MediaRunner(store, transfers, options, reuploads)
+    return MediaRunner(store, transfers, options, reuploads, slots=shared.files)
 
 
 def _make_rules(settings: Settings, monitored: Monitored, first: FirstArrivals) -> Callable[[], Rules]:

@@ -71,6 +71,7 @@ class Database:
     monitored: frozenset[str] = frozenset()
     flags: list[Flag] = field(default_factory=list)
     handled: list[Flag] = field(default_factory=list)
+    answered: list[tuple[int, str]] = field(default_factory=list)
     groups: list[GroupChange] = field(default_factory=list)
     identities: dict[str, str] = field(default_factory=dict)
     suspects: list[Suspect] = field(default_factory=list)
@@ -186,7 +187,9 @@ class Database:
         self.groups = list(groups)
         return GroupsUpserted(count=len(groups), added=len(groups), renamed=0, left=0)
 
-    async def host_poll(self, owner: str, capacity: int, held: Sequence[HeldSession]) -> HostPolled:
+    async def host_poll(
+        self, owner: str, capacity: int, held: Sequence[HeldSession], lease_seconds: float | None = None
+    ) -> HostPolled:
         """As the SQL function, for one session; `busy` and `hangs` are what a test makes of it."""
         await self._answer()
         if self.hangs:
@@ -204,6 +207,10 @@ class Database:
             media=self.media_due and one.media > 0,
         )
         return HostPolled(busy=frozenset({one.session} if self.busy else ()), news={one.session: news})
+
+    async def request_handled(self, id_: int, result: str) -> None:
+        await self._answer()
+        self.answered.append((id_, result))
 
     async def flag_handled(self, flag: Flag) -> None:
         await self._answer()

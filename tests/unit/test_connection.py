@@ -76,7 +76,7 @@ async def life(
     report = Report(database.store)
     done: list[Flag] = []
 
-    def finish(request: Request) -> None:
+    def finish(request: Request, result: str = "") -> None:
         done.append(request.flag)
 
     state = AuthState(database.store, StateCipher("default", None), watch)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from typing import cast
 
 import anyio
@@ -13,10 +14,19 @@ from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.errors import StaleFence, StoreRefused, StoreUnavailable
 from worker.media.jobs import MediaRunner
 from worker.session.flags import Ask, FlagWatch, Monitored, Request
-from worker.session.host_poll import HostPoll, Seat, Served
+from worker.session.host_poll import Claims, HostPoll, Leave, Seat, Served
 from worker.session.housekeeping import Housekeeping
 from worker.session.report import Report
-from worker.store import Flag, Store
+from worker.store import (
+    ClaimedSession,
+    Flag,
+    HeldSession,
+    HostPolled,
+    News,
+    SessionRequest,
+    Store,
+    StoredSettings,
+)
 from worker.store.availability import PATIENCE_SECONDS, DatabaseWatch
 from worker.store.lease import Pace
 
@@ -227,3 +237,164 @@ def test_whatever_the_settings_the_socket_ends_before_the_lease_does(poll: float
     assert 0 < pace.patience <= PATIENCE_SECONDS
     assert pace.every + pace.patience <= lease * (2 / 3 - 1 / 11)
     assert 2 * pace.call <= pace.patience, "one that hangs leaves time for another"
+
+
+# ── several sessions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Rows:
+    """What `wa_host_poll` says of several sessions; a test writes it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, list[HeldSession]]] = []
+        self.answers: list[HostPolled | Exception] = []
+
+    async def host_poll(
+        self, owner: str, capacity: int, held: Sequence[HeldSession], lease_seconds: float | None = None
+    ) -> HostPolled:
+        await anyio.lowlevel.checkpoint()
+        self.asked.append((capacity, list(held)))
+        answer = self.answers.pop(0) if self.answers else HostPolled(news={})
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Heard:
+    """The orders of one session."""
+
+    def __init__(self) -> None:
+        self.left: list[str] = []
+        self.settings: list[StoredSettings] = []
+
+    def leave(self, why: Leave) -> None:
+        self.left.append(why)
+
+    def settle(self, settings: StoredSettings) -> None:
+        self.settings.append(settings)
+
+
+def stored(version: str, **values: object) -> StoredSettings:
+    return StoredSettings(version=version, values=values)
+
+
+class Seats:
+    """A poll for the sessions of `names`, all claimed, none served."""
+
+    def __init__(self, *names: str, claims: Claims | None = None) -> None:
+        self.rows = Rows()
+        self.poll = HostPoll(cast(Store, self.rows), "me", PACE, claims)
+        self.heard = {name: Heard() for name in names}
+        self.seats = {name: Seat(name, 1, self.heard[name], stored("1")) for name in names}
+
+    async def ask(self, *answers: HostPolled | Exception) -> None:
+        self.rows.answers = list(answers)
+        with ExitStack() as seated:
+            for seat in self.seats.values():
+                seated.enter_context(self.poll.seated(seat))
+            await self.poll.ask()
+
+
+async def test_one_call_serves_all_sessions_also_those_that_only_wait() -> None:
+    it = Seats("a", "b", "c")
+    await it.ask()
+    ((capacity, held),) = it.rows.asked
+    assert capacity == 0
+    assert [(one.session, one.claimed, one.settings, one.media) for one in held] == [
+        ("a", True, "1", 0), ("b", True, "1", 0), ("c", True, "1", 0)
+    ]  # fmt: skip
+
+
+async def test_each_hears_its_own_news_and_no_other() -> None:
+    it = Seats("a", "b", "c", "d")
+    news = {"a": News(stop=True), "b": News(settings=stored("2", revoke="blank"))}
+    await it.ask(HostPolled(news=news, give_up=frozenset({"c"}), lost=frozenset({"d"})))
+    assert {name: heard.left for name, heard in it.heard.items()} == {
+        "a": ["unwanted"],
+        "b": [],
+        "c": ["moves"],
+        "d": [],
+    }
+    assert [told.version for told in it.heard["b"].settings] == ["2"]
+    with anyio.fail_after(BOUND), pytest.raises(StaleFence):
+        await it.seats["d"].until_lost()
+    await it.ask()
+    assert {one.session: one.settings for one in it.rows.asked[-1][1]}["b"] == "2", "or it is told for ever"
+
+
+async def test_news_that_one_session_cannot_take_end_that_one_alone() -> None:
+    it = Seats("a", "b")
+    broken = it.heard["a"]
+    broken.settle = None  # type: ignore[method-assign,assignment]
+    await it.ask(HostPolled(news={"a": News(settings=stored("2")), "b": News(stop=True)}))
+    assert it.heard["b"].left == ["unwanted"]
+    with anyio.fail_after(BOUND), pytest.raises(TypeError):
+        await it.seats["a"].until_lost()
+
+
+async def test_an_answer_that_cannot_be_read_is_no_answer() -> None:
+    it = Seats("a")
+    with pytest.raises(StoreUnavailable):
+        await it.ask(KeyError("session"))
+
+
+async def test_a_host_claims_as_many_as_it_has_room_for_and_a_single_session_s_question_claims_none() -> None:
+    claimed: list[ClaimedSession] = []
+    it = Seats("a", claims=Claims(room=lambda: 7, take=claimed.append))
+    now = datetime.now(UTC)
+    one = ClaimedSession(session="b", fence=3, until=now, now=now, settings=stored("1"))
+    await it.ask(HostPolled(news={}, claimed=[one]))
+    await it.poll.ask(it.seats["a"])
+    assert [capacity for capacity, _ in it.rows.asked] == [7, 0]
+    assert claimed == [one]
+
+
+async def test_a_host_without_sessions_polls_and_another_process_does_not() -> None:
+    host = Seats(claims=Claims(room=lambda: 1, take=lambda claimed: None))
+    other = Seats()
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other.poll.run)
+            tasks.start_soon(host.poll.run)
+            await until(lambda: len(host.rows.asked) >= 3)
+            tasks.cancel_scope.cancel()
+    assert other.rows.asked == []
+
+
+async def test_a_session_that_came_back_is_polled_for_when_its_former_tenant_ends() -> None:
+    it = Seats()
+    first, second = Seat("a", 1), Seat("a", 2)
+    with ExitStack() as former:
+        former.enter_context(it.poll.seated(first))
+        with it.poll.seated(second):
+            former.close()
+            await it.poll.ask()
+    assert [one.fence for one in it.rows.asked[0][1]] == [2]
+
+
+# ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_request_of_a_row_is_sent_once_and_marked_with_what_became_of_it() -> None:
+    it = Polling()
+    rows = [
+        SessionRequest(id=1, name="fetch_groups", args={}),
+        SessionRequest(id=2, name="pairing_code", args={"phone": "+49 (0)151 1234567"}),
+        SessionRequest(id=3, name="pairing_code", args={"phone": ["0151"]}),
+        SessionRequest(id=4, name="dance", args={}),
+    ]
+    async with it.running():
+        for _ in range(2):
+            it.flags.take_requests(rows, 0.0)
+        assert [(request.ask, request.phone) for request in it.sent] == [
+            (Ask.GROUPS, None), (Ask.PAIRING_CODE, "491511234567")
+        ]  # fmt: skip
+        it.flags.done(it.sent[0])
+        it.flags.done(it.sent[1], "turned down: no")
+        await until(lambda: len(it.database.answered) == 4)
+        it.flags.take_requests(rows, 0.0)  # an answer from before the marks
+    results = dict(it.database.answered)
+    assert (results[1], results[2]) == ("done", "turned down: no")
+    assert "country code" in results[3]
+    assert "there is no request dance" in results[4]
+    assert len(it.sent) == 2

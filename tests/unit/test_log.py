@@ -13,7 +13,7 @@ from loguru import logger
 from worker import log
 from worker.bridge.stderr import relay_stderr
 from worker.log import redact, set_up_log
-from worker.log_limits import LINES_REMEMBERED, REPEAT_SECONDS, REPEATS_WRITTEN, Repeats
+from worker.log_limits import LINES_REMEMBERED, REPEAT_SECONDS, REPEATS_WRITTEN, Budgets, Repeats
 
 BASE64_KEY = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA="
 
@@ -275,3 +275,34 @@ async def test_the_sidecar_s_lines_are_among_them_without_what_is_planted_there(
     assert lines[0]["count"] == 3
     for planted in (BASE64_KEY, "see you at nine", "4915112345", "2@abc", "3a ff"):
         assert planted not in stream.getvalue()
+
+
+def test_a_session_that_floods_the_log_takes_no_line_from_another() -> None:
+    now = [0.0]
+    budgets = Budgets(lambda: now[0])
+    flood = [budgets.take("noisy") for _ in range(2000)]
+    assert 0 < flood.count(None) < 2000
+    assert budgets.take("quiet") == {}
+    now[0] += 60
+    assert budgets.take("noisy") == {"too_many_left_out": flood.count(None)}
+    assert budgets.take("noisy") == {}
+
+
+def test_the_same_line_of_two_sessions_is_no_repeat() -> None:
+    stream = io.StringIO()
+    set_up_log("info", stream=stream, human=False)
+    for session in ("first", "second"):
+        with logger.contextualize(session=session):
+            for _ in range(REPEATS_WRITTEN + 5):
+                logger.info("the same")
+    told = [json.loads(line)["session"] for line in stream.getvalue().splitlines()]
+    assert told == ["first"] * REPEATS_WRITTEN + ["second"] * REPEATS_WRITTEN
+
+
+def test_a_terminal_names_the_session_of_a_line_unless_there_is_but_one() -> None:
+    for own, named in ((None, True), ("first", False)):
+        stream = io.StringIO()
+        set_up_log("info", session=own, stream=stream, human=True)
+        with logger.contextualize(session="first"):
+            logger.info("a line")
+        assert ("session=first" in stream.getvalue()) is named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -9,11 +10,14 @@ import anyio
 import pytest
 from supabase import AsyncClient
 
+from tests.unit.doubles import until
 from worker.errors import StoreUnavailable, TooSlow
-from worker.store import Batch, Store
+from worker.session.host_poll import HostPoll, Seat
+from worker.store import Batch, HeldSession, Store
 from worker.store.availability import DatabaseWatch
 from worker.store.client import Timeouts
-from worker.store.lanes import LANE_CONNECTIONS
+from worker.store.lanes import LANE_CONNECTIONS, SHARE, Lanes
+from worker.store.lease import Pace
 
 ANSWER = {"seq": "1", "duplicate": False}
 
@@ -25,8 +29,9 @@ class Answer:
 
 @dataclass
 class Calls:
-    """A database whose reads hang until they are let go."""
+    """A database in which some calls hang until they are let go: reads, unless a test says others."""
 
+    hanging: tuple[str, ...] = ("wa_get_keys",)
     go: anyio.Event = field(default_factory=anyio.Event)
     sent: list[str] = field(default_factory=list)
 
@@ -41,8 +46,10 @@ class Call:
 
     async def execute(self) -> Answer:
         self.calls.sent.append(self.function)
-        if self.function == "wa_get_keys":
+        if self.function in self.calls.hanging:
             await self.calls.go.wait()
+        if self.function == "wa_host_poll":
+            return Answer({"alive": 2, "busy": ["held"]})
         return Answer({"values": {}, **ANSWER})
 
 
@@ -64,6 +71,56 @@ async def test_reads_that_hang_hold_up_no_commit_and_no_poll() -> None:
             await store.commit_part("s", Batch(fence=1, epoch=1, seq=1))
         assert calls.sent.count("wa_get_keys") == LANE_CONNECTIONS
         reads.cancel_scope.cancel()
+
+
+async def test_a_session_whose_calls_hang_holds_up_no_other_session_of_a_host() -> None:
+    calls = Calls()
+    client = cast(AsyncClient, calls)
+    store = Store(client, client, Timeouts(call=60.0), Lanes(50))
+    async with anyio.create_task_group() as reads:
+        for n in range(50):
+            reads.start_soon(store.get_keys, "noisy", "session", [str(n)])
+        await anyio.wait_all_tasks_blocked()
+        assert calls.sent.count("wa_get_keys") == SHARE
+        with anyio.fail_after(30):
+            for n in range(SHARE):
+                reads.start_soon(store.get_keys, "quiet", "session", [str(n)])
+            while calls.sent.count("wa_get_keys") < 2 * SHARE:
+                await anyio.lowlevel.checkpoint()
+        reads.cancel_scope.cancel()
+    await store.commit("noisy", Batch(fence=1, epoch=1, seq=1))
+
+
+async def test_a_commit_that_is_held_delays_no_other_session_s_lease() -> None:
+    """One poll is for both: the row of the one is locked by its commit, the other's lease goes on."""
+    calls = Calls(hanging=("wa_commit",))
+    client = cast(AsyncClient, calls)
+    store = Store(client, client, Timeouts(call=60.0), Lanes(50))
+    poll = HostPoll(store, "me", Pace(poll=0.005, lease=60.0))
+    watches = {name: DatabaseWatch() for name in ("held", "quiet")}
+    async with anyio.create_task_group() as tasks:
+        with ExitStack() as seated:
+            for name, watch in watches.items():
+                seat = Seat(name, 1)
+                seated.enter_context(poll.seated(seat))
+                seated.enter_context(seat.serving(cast(Any, Parts(watch))))
+            for n in range(20):
+                tasks.start_soon(store.commit, "held", Batch(fence=1, epoch=1, seq=n))
+            tasks.start_soon(poll.run)
+            await until(lambda: calls.sent.count("wa_host_poll") >= 5)
+            tasks.cancel_scope.cancel()
+    assert {name: watch.away for name, watch in watches.items()} == {"held": True, "quiet": False}
+    assert calls.sent.count("wa_commit") == SHARE, "the others' turns are not taken"
+
+
+@dataclass
+class Parts:
+    """A served session, as far as the poll looks."""
+
+    watch: DatabaseWatch
+
+    def held(self) -> HeldSession:
+        return HeldSession(session="any", fence=1, monitored=1, media=0)
 
 
 async def test_the_time_of_a_call_begins_when_it_is_sent() -> None:

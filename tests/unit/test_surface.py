@@ -234,7 +234,10 @@ class Discovering:
         self.database, self.sidecar, self.done = Database(), Sidecar(), list[Flag]()
         self.sidecar.failures["groups"] = list(failures)
         self.report = Report(self.database.store)
-        self.discovery = Discovery(self.database.store, self.report, lambda request: self.done.append(request.flag))
+        self.discovery = Discovery(self.database.store, self.report, self.finish)
+
+    def finish(self, request: Request, result: str = "") -> None:
+        self.done.append(request.flag)
 
     async def until(self, probe: Any) -> None:
         async with anyio.create_task_group() as task_group:
@@ -284,7 +287,7 @@ async def test_a_request_that_came_while_down_is_carried_out_at_the_next_connect
 async def test_a_revoke_that_waits_asks_for_the_admins_every_ten_minutes_at_most() -> None:
     now = 1000.0
     it = Discovering()
-    it.discovery = Discovery(it.database.store, it.report, lambda _: None, clock=lambda: now)
+    it.discovery = Discovery(it.database.store, it.report, it.finish, clock=lambda: now)
     await it.until(lambda: it.database.groups)
     batch = Batch(fence=1, epoch=1, seq=1, changes=[{"kind": "revoke"}])
     other = Batch(fence=1, epoch=1, seq=1, changes=[{"kind": "edit"}])

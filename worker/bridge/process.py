@@ -20,6 +20,7 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 from worker.bridge.mark import DESCRIPTOR, Mark
 from worker.bridge.stderr import relay_stderr
 from worker.errors import SettingsError, SidecarGone
+from worker.log_limits import Allowance
 
 PINO_LEVELS = {"warning": "warn"}
 
@@ -152,9 +153,12 @@ class Sidecar:
 
 @asynccontextmanager
 async def run_sidecar(
-    command: Sequence[str | Path], environment: Mapping[str, str], folder: Path | None = None
+    command: Sequence[str | Path],
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+    lines: Allowance | None = None,
 ) -> AsyncIterator[Sidecar]:
-    """Start the child. It has ended when the block is left, in whatever way.
+    """Start the child. It has ended when the block is left, in whatever way. `lines`: how much of its log is told.
 
     Raises:
         SidecarGone: it could not be started.
@@ -164,7 +168,7 @@ async def run_sidecar(
         sidecar = Sidecar(process, mark)
         assert process.stderr
         async with anyio.create_task_group() as task_group:
-            task_group.start_soon(relay_stderr, process.stderr)
+            task_group.start_soon(relay_stderr, process.stderr, lines)
             try:
                 yield sidecar
             finally:

@@ -71,9 +71,12 @@ class LeftOut:
         logger.warning("the sidecar logs too fast: {} lines were left out in {:.0f} s ({})", total, seconds, most)
 
 
-async def relay_stderr(stream: ByteReceiveStream) -> None:
-    """Log what arrives until the stream ends. Keeps reading past the limit, so the child never waits."""
-    allowance, left_out = Allowance(), LeftOut()
+async def relay_stderr(stream: ByteReceiveStream, allowance: Allowance | None = None) -> None:
+    """Log what arrives until the stream ends. Keeps reading past the limit, so the child never waits.
+
+    `allowance`: one that outlives this sidecar.
+    """
+    allowance, left_out = allowance or Allowance(), LeftOut()
     rest = b""
     while True:
         try:

@@ -11,11 +11,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
+from anyio.abc import TaskGroup
 from loguru import logger
 
 from worker.errors import MediaExpired, StoreRefused, StoreUnavailable, WorkerError
 from worker.media.remote import Json, RemoteFile, make_descriptor, parse_remote
 from worker.media.reupload import Reuploads
+from worker.media.slots import Slots
 from worker.media.steps import Abandon, Answer, AskPhone, HandOver, JobLost, RetryLater, next_step
 from worker.media.transfer import Transfers
 from worker.store import Claim, MediaJob, Store
@@ -23,6 +25,7 @@ from worker.store import Claim, MediaJob, Store
 LEASE_SECONDS = 60.0  # renewed at a third; a crashed worker's jobs are free again after this
 POLL_SECONDS = 20.0  # jobs that other processes made or gave back, where no poll of the session tells of them
 DUE_SOON_SECONDS = 5.0  # a run that ends when nothing is left waits so long for a job that is due soon
+NOTHING = Claim(jobs=(), next_in_seconds=None)
 GIVE_BACK_SECONDS = 2.0  # at a stop, to tell the database that a claimed job is free again
 
 
@@ -72,14 +75,17 @@ class MediaRunner:
         options: ClaimOptions,
         reuploads: Reuploads | None = None,
         jitter: Callable[[], float] = random.random,
+        slots: Slots | None = None,
     ) -> None:
         self.counts = MediaCounts()
+        self._slots = slots or Slots(2 * options.concurrency)  # nobody else is there: half of them is no limit
         self._store = store
         self._transfers = transfers
         self._options = options
         self._reuploads = reuploads
         self._jitter = jitter
         self._woken = anyio.Event()
+        self._tell = self.notify  # one object: a bound method is made anew each time
 
     @property
     def owner(self) -> str:
@@ -95,40 +101,59 @@ class MediaRunner:
 
     async def run(self, *, until_empty: bool = False) -> None:
         """Claim and work, for ever; or until nothing is left that could be claimed now."""
-        async with anyio.create_task_group() as attempts:
-            while True:
-                self._woken = anyio.Event()
-                pause, due = self._options.poll_seconds or float("inf"), False
-                for phone in (False, True):
-                    room = self._room(phone)
-                    if room <= 0:
-                        continue
-                    claim = await self._claim(room, phone) or Claim(jobs=(), next_in_seconds=POLL_SECONDS)
-                    for job in claim.jobs:
-                        self.counts.running += 1
-                        attempts.start_soon(self._run_job, job)
-                    due = due or _due(claim)
-                    if claim.next_in_seconds is not None and len(claim.jobs) < room:
-                        pause = min(pause, max(claim.next_in_seconds, 0.05))
-                if until_empty and not self.counts.running and not due:
-                    return
-                with anyio.move_on_after(pause):
-                    await self._woken.wait()
+        try:
+            async with anyio.create_task_group() as attempts:
+                while True:
+                    self._woken = anyio.Event()
+                    pause, due = self._options.poll_seconds or float("inf"), False
+                    for phone in (False, True):
+                        claim, room = await self._claim(attempts, phone)
+                        due = due or _due(claim)
+                        if claim.next_in_seconds is not None and len(claim.jobs) < room:
+                            pause = min(pause, max(claim.next_in_seconds, 0.05))
+                    if until_empty and not self.counts.running and not due:
+                        return
+                    with anyio.move_on_after(pause):
+                        await self._woken.wait()
+        finally:
+            self._slots.forget(self._tell)
 
     def _room(self, phone: bool) -> int:
         """How many more jobs may be claimed; `phone`: those that wait for the phone as well."""
+        free = min(self._own_room(phone), self._slots.room(self.counts.running))
+        return max(0, free)
+
+    def _own_room(self, phone: bool) -> int:
+        """The same, whatever other sessions do."""
         free = self._options.concurrency - self.counts.running
         if not phone:
             return free
         return min(free, self._reuploads.room()) if self._reuploads else 0
 
-    async def _claim(self, limit: int, phone: bool) -> Claim | None:
+    async def _claim(self, attempts: TaskGroup, phone: bool) -> tuple[Claim, int]:
+        """Claim as many as there is room for, and start them; the claim and that room."""
+        room, wished = self._room(phone), self._own_room(phone)
+        claim = NOTHING
+        if room > 0:
+            self._slots.take(room)
+            try:
+                claim = await self._ask_for(room, phone)
+            finally:
+                self._slots.give(room - len(claim.jobs))
+            for job in claim.jobs:
+                self.counts.running += 1
+                attempts.start_soon(self._run_job, job)
+        if len(claim.jobs) == room < wished:  # there may be more, and others have the slots
+            self._slots.tell_later(self._tell)
+        return claim, room
+
+    async def _ask_for(self, limit: int, phone: bool) -> Claim:
         own = self._options
         try:
             return await self._store.media_claim(own.owner, limit, own.lease_seconds, own.session, phone=phone)
         except (StoreUnavailable, StoreRefused) as error:
             logger.warning("could not claim media jobs: {}", error)
-            return None
+            return Claim(jobs=(), next_in_seconds=POLL_SECONDS)
 
     async def _run_job(self, job: MediaJob) -> None:
         """One attempt, while the job's lease is kept. Every line that is logged meanwhile says whose job it is."""
@@ -140,6 +165,7 @@ class MediaRunner:
                     tasks.cancel_scope.cancel()
         finally:
             self.counts.running -= 1
+            self._slots.give(1)
             self.notify()
 
     async def _keep_lease(self, job: MediaJob, scope: anyio.CancelScope) -> None:

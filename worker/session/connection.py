@@ -27,6 +27,7 @@ from worker.session.report import Report, View
 from worker.session.requests import DRAIN_SECONDS, Requests
 from worker.session.socket import Socket
 from worker.session.suspects import Suspects
+from worker.session.turns import Turns
 from worker.session.version import SOURCE, VersionPolicy, fetch_version
 from worker.settings import Settings
 
@@ -40,10 +41,13 @@ BROWSER = ["wa-worker", "Chrome", "1.0"]
 class SocketOptions:
     """What a socket is made with."""
 
-    def __init__(self, settings: Settings, version: VersionPolicy, suspects: Suspects) -> None:
+    def __init__(
+        self, settings: Settings, version: VersionPolicy, suspects: Suspects, logins: Turns | None = None
+    ) -> None:
         self._settings = settings
         self._version = version
         self._suspects = suspects
+        self._logins = logins
 
     @property
     def passkey(self) -> PasskeyRules:
@@ -53,7 +57,9 @@ class SocketOptions:
         return PasskeyRules(enabled=self._settings.worker_passkey, step_seconds=seconds)
 
     async def parameters(self, begin_epoch: Callable[[], Awaitable[int]], *, linked: bool) -> ConnectParameters:
-        """The parameters of the next `connect`; fetches WhatsApp's version first if that is due."""
+        """The parameters of the next `connect`, in its turn; fetches WhatsApp's version first if that is due."""
+        if self._logins is not None:
+            await self._logins.take()
         settings = self._settings
         await self._version.refresh(
             lambda: fetch_version(settings.wa_version_url or SOURCE, proxy=settings.proxy), linked=linked

@@ -15,7 +15,7 @@ from worker.bridge.peer import Peer
 from worker.bridge.protocol import Commit, Group
 from worker.errors import CallFailed, CallTimeout, StoreRefused
 from worker.ingest.rules.batch import addresses
-from worker.session.flags import Request
+from worker.session.flags import DONE, Done, Request
 from worker.session.report import Report
 from worker.store import Batch, Committed, GroupChange
 from worker.store.retry import until_answered
@@ -26,6 +26,7 @@ SPACING_SECONDS = 3.0  # frequent queries give 429 (docs/whatsapp.md, "Groups");
 PAUSE_FIRST_SECONDS = 60.0  # after a 429
 PAUSE_MAX_SECONDS = 900.0
 FAILURES_MAX = 3  # other failures: then the request counts as done
+NO_GROUPS = "turned down: WhatsApp has not given the groups; see audit_log"
 TOO_MANY = 429
 ADMINS_SPACING_SECONDS = 600.0  # anybody can send a revoke that we cannot judge
 
@@ -37,7 +38,7 @@ class Discovery:
         self,
         store: SessionStore,
         report: Report,
-        done: Callable[[Request], None],
+        done: Done,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -76,15 +77,17 @@ class Discovery:
                 self._asked = anyio.Event()
                 await self._asked.wait()
             await anyio.sleep(max(0.0, self._not_before - self._clock()))
-            served = list(self._wanted)
+            served, result = list(self._wanted), DONE
             if await self._discover(peer):
                 self.due = False
                 self._failures = 0
             elif self._failures < FAILURES_MAX:
                 continue
+            else:
+                result = NO_GROUPS
             for request in served:
                 self._wanted.remove(request)
-                self._done(request)
+                self._done(request, result)
             self.due = False
             self._failures = 0
 

@@ -1,7 +1,7 @@
-"""What the poll brings of the web app: its requests (`runtime_flags`) and its choice of groups.
+"""What the poll brings of the web app: its requests (`runtime_flags`, `wa_requests`) and its choice of groups.
 
-Turns each flag into one request; the connection carries it out and says when it is done. `handled_at` is stored, so a
-restart neither repeats nor misses a request.
+Turns each flag, and each row, into one request; the connection carries it out and says when it is done. `handled_at` is
+stored, so a restart neither repeats nor misses a request.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 import anyio
 from loguru import logger
 
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.session.report import Report
-from worker.store import Flag, MonitoredGroups
+from worker.store import Flag, MonitoredGroups, SessionRequest
 from worker.store.session import SessionStore
 
 PHONE = re.compile(r"[1-9][0-9]{6,14}")  # E.164 without the plus; no country code begins with 0
@@ -35,13 +36,30 @@ class Ask(Enum):
     PASSKEY_COMPARED = "wa_passkey_compared"
 
 
+# The names in `wa_requests`.
+REQUESTS = {
+    "fetch_groups": Ask.GROUPS,
+    "refresh_qr": Ask.REFRESH,
+    "disconnect": Ask.DISCONNECT,
+    "pairing_code": Ask.PAIRING_CODE,
+}
+DONE = "done"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One flag that nobody has handled yet."""
+    """One flag, or one row of `wa_requests` (`id`), that nobody has handled yet."""
 
     ask: Ask
     flag: Flag
+    id: int | None = None
     phone: str | None = None
+
+
+class Done(Protocol):
+    """Marks a request as handled; `result`: what became of it, for people."""
+
+    def __call__(self, request: Request, result: str = DONE) -> None: ...
 
 
 class Monitored:
@@ -79,6 +97,21 @@ def read_flag(flag: Flag) -> Request | str | None:
     return Request(ask=ask, flag=flag, phone=phone)
 
 
+def read_request(row: SessionRequest) -> Request | str:
+    """The request that a row of `wa_requests` makes; a sentence if there is none such."""
+    ask = REQUESTS.get(row.name)
+    if ask is None:
+        return f"there is no request {row.name[:40]}; there are {', '.join(REQUESTS)}"
+    flag = Flag(key=ask.value, at=None, at_text=None, age_seconds=None)
+    if ask is not Ask.PAIRING_CODE:
+        return Request(ask=ask, flag=flag, id=row.id)
+    given = row.args.get("phone")
+    phone = international(given if isinstance(given, str) else "")
+    if not PHONE.fullmatch(phone):
+        return 'the number needs its country code and 7 to 15 digits in all, like {"phone": "491511234567"}'
+    return Request(ask=ask, flag=flag, id=row.id, phone=phone)
+
+
 def international(written: str) -> str:
     """A number without what people write around its digits: `+49 (0)151 1234567`, `0049…` → `491511234567`.
 
@@ -90,7 +123,7 @@ def international(written: str) -> str:
 
 
 class FlagWatch:
-    """Hands each request to `send` once, and marks it as handled when it is done."""
+    """Hands each request to `send` once, and marks its flag or row as handled when it is done."""
 
     def __init__(
         self,
@@ -106,8 +139,9 @@ class FlagWatch:
         self._again_seconds = again_seconds
         self._clock = clock
         self._taken: dict[str, str | None] = {}
-        self._done: list[Flag] = []
+        self._done: list[Flag | tuple[int, str]] = []  # flags, and requests with what became of them
         self._marked: dict[str, tuple[str | None, float]] = {}
+        self._requested: dict[int, float] = {}  # ids that were taken, and since when they are marked as handled
         self._woken = anyio.Event()
 
     def take(self, flags: Sequence[Flag], asked_at: float) -> None:
@@ -128,9 +162,26 @@ class FlagWatch:
                     self._report.error("FLAG_MALFORMED", fault, key=flag.key)
                     self._mark(flag)
 
-    def done(self, request: Request) -> None:
-        """Mark a request as handled, whether carried out or turned down."""
-        self._mark(request.flag)
+    def take_requests(self, rows: Sequence[SessionRequest], asked_at: float) -> None:
+        """The same for rows of `wa_requests`, in their order."""
+        self._requested = {id_: marked for id_, marked in self._requested.items() if marked >= asked_at}
+        for row in rows:
+            if row.id in self._requested:
+                continue
+            self._requested[row.id] = float("inf")
+            match read_request(row):
+                case Request() as request:
+                    self._send(request)
+                case str(fault):
+                    logger.warning("a request is turned down: {}", fault)
+                    self._mark((row.id, fault))
+
+    def done(self, request: Request, result: str = DONE) -> None:
+        """Mark a request as handled, whether carried out or turned down; `result` says which, for people."""
+        if request.id is not None:
+            self._mark((request.id, result))
+        else:
+            self._mark(request.flag)
 
     async def run(self) -> None:
         """Store what is done, until cancelled; what the database does not take is tried again."""
@@ -144,12 +195,17 @@ class FlagWatch:
                     logger.warning("a flag could not be marked as handled ({}); trying again", error)
                     await anyio.sleep(self._again_seconds)
 
-    def _mark(self, flag: Flag) -> None:
-        self._done.append(flag)
+    def _mark(self, done: Flag | tuple[int, str]) -> None:
+        self._done.append(done)
         self._woken.set()
 
     async def _store_first(self) -> None:
         flag = self._done[0]
+        if isinstance(flag, tuple):
+            await self._store.request_handled(*flag)
+            self._done.pop(0)
+            self._requested[flag[0]] = self._clock()
+            return
         await self._store.flag_handled(flag)
         self._done.pop(0)
         self._marked[flag.key] = (flag.at_text, self._clock())

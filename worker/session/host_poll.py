@@ -6,23 +6,27 @@ Nothing else is asked while nothing happens. A poll that fails is no verdict: it
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import anyio
 from loguru import logger
 
-from worker.errors import StaleFence, StoreRefused, StoreUnavailable
+from worker.errors import OddAnswer, StaleFence, StoreRefused, StoreUnavailable
 from worker.media.jobs import MediaRunner
 from worker.session.flags import FlagWatch, Monitored
 from worker.session.high_water import HighWater
 from worker.session.housekeeping import Housekeeping
-from worker.store import HeldSession, HostPolled, News, Store
+from worker.store import ClaimedSession, HeldSession, HostPolled, News, Store, StoredSettings
 from worker.store.availability import DatabaseWatch
 from worker.store.lease import Pace
 from worker.store.retry import REFUSALS_BELIEVED
+
+Leave = Literal["unwanted", "moves"]  # nobody wants it served; another host is to have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +55,36 @@ class Served:
         if news.monitored is not None:
             self.monitored.take(news.monitored)
         self.flags.take(news.flags, asked_at)
+        self.flags.take_requests(news.requests, asked_at)
         if news.media:
             self.media.notify()
         if news.refused:
             self.housekeeping.note_refused_due()
 
 
+class Orders(Protocol):
+    """Who hears what becomes of a claimed session."""
+
+    def leave(self, why: Leave) -> None:
+        """It is to be given back; told again until it is."""
+
+    def settle(self, settings: StoredSettings) -> None:
+        """It has other settings now."""
+
+
 class Seat:
     """A session that this process holds, from the lease on, whether it is served or not.
 
-    The lease of a session that is not served, because it waits or has failed, is renewed all the same.
+    The lease of a session that only waits is renewed all the same. `orders`: of one that was claimed.
     """
 
-    def __init__(self, session: str, fence: int) -> None:
+    def __init__(
+        self, session: str, fence: int, orders: Orders | None = None, settings: StoredSettings | None = None
+    ) -> None:
         self.session = session
         self.fence = fence
+        self._orders = orders
+        self._settings = settings
         self._served: Served | None = None
         self._last = HeldSession(session=session, fence=fence, monitored=None, media=0)
         self._ended = anyio.Event()
@@ -82,7 +101,10 @@ class Seat:
             self._served = None
 
     def held(self) -> HeldSession:
-        return self._last if self._served is None else self._served.held()
+        held = self._last if self._served is None else self._served.held()
+        if self._settings is None:
+            return held
+        return replace(held, claimed=True, settings=self._settings.version)
 
     def answered(self) -> None:
         """The lease is renewed, or was not due."""
@@ -97,10 +119,20 @@ class Seat:
     def take(self, news: News, asked_at: float) -> None:
         """Tell the parts. What is wrong with one session's news ends that session, not the poll."""
         try:
+            if self._orders is not None and news.stop:
+                self._orders.leave("unwanted")
+            if self._orders is not None and news.settings is not None:
+                self._settings = news.settings
+                self._orders.settle(news.settings)
             if self._served is not None:
                 self._served.take(news, asked_at)
         except Exception as fault:
             self.end(fault)
+
+    def give_up(self) -> None:
+        """Another host is to have it."""
+        if self._orders is not None:
+            self._orders.leave("moves")
 
     def end(self, why: Exception) -> None:
         """The session cannot be served here any longer."""
@@ -118,13 +150,29 @@ class Seat:
         raise self._end
 
 
-class HostPoll:
-    """Polls for all sessions of this process."""
+@dataclass(frozen=True, kw_only=True)
+class Claims:
+    """Of a host: how many more sessions it could serve now, and who takes those that it gets."""
 
-    def __init__(self, store: Store, owner: str, pace: Pace, clock: Callable[[], float] = time.monotonic) -> None:
+    room: Callable[[], int]
+    take: Callable[[ClaimedSession], None]
+
+
+class HostPoll:
+    """Polls for all sessions of this process. Without `claims` it gets none beside those that are seated."""
+
+    def __init__(
+        self,
+        store: Store,
+        owner: str,
+        pace: Pace,
+        claims: Claims | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._owner = owner
         self._pace = pace
+        self._claims = claims
         self._clock = clock
         self._seats: dict[str, Seat] = {}
         self._joined = anyio.Event()
@@ -140,11 +188,17 @@ class HostPoll:
         try:
             yield
         finally:
-            del self._seats[seat.session]
+            if self._seats.get(seat.session) is seat:
+                del self._seats[seat.session]
+
+    @property
+    def away(self) -> bool:
+        """The last poll for all had no answer."""
+        return self._away
 
     async def run(self) -> None:
         """Poll until cancelled. Neither an outage of the database nor a refusal ends it."""
-        pause = self._pace.every
+        pause = self._pace.every if self._claims is None else random.uniform(0, self._pace.again)  # noqa: S311
         while True:
             await self._until_needed()
             await anyio.sleep(pause)
@@ -158,7 +212,7 @@ class HostPoll:
                 pause = self._pace.again if answer.busy else self._pace.every
 
     async def _until_needed(self) -> None:
-        while not self._seats:
+        while not self._seats and self._claims is None:
             self._joined = anyio.Event()
             await self._joined.wait()
 
@@ -170,8 +224,9 @@ class HostPoll:
             StoreRefused: it says no. Several times in a row, it counts as no answer.
         """
         asked, asked_at = seats or tuple(self._seats.values()), self._clock()
+        room = self._claims.room() if self._claims is not None and not seats else 0
         try:
-            answer = await self._call(asked)
+            answer = await self._call(asked, room)
         except StoreUnavailable as error:
             for one in asked:
                 one.unanswered(asked_at if error.sent_at is None else error.sent_at, str(error))
@@ -182,6 +237,9 @@ class HostPoll:
         self._refusals = 0
         for one in asked:
             self._tell(one, answer, asked_at)
+        for claimed in answer.claimed:
+            assert self._claims is not None
+            self._claims.take(claimed)
         return answer
 
     def _note_refusal(self, asked: Sequence[Seat], asked_at: float, why: str) -> None:
@@ -194,9 +252,13 @@ class HostPoll:
             else:
                 one.unanswered(self._refused_since, why)
 
-    async def _call(self, asked: Sequence[Seat]) -> HostPolled:
+    async def _call(self, asked: Sequence[Seat], room: int) -> HostPolled:
+        held = [one.held() for one in asked]
         with anyio.move_on_after(self._pace.call):
-            return await self._store.host_poll(self._owner, 0, [one.held() for one in asked])
+            try:
+                return await self._store.host_poll(self._owner, room, held, self._pace.lease)
+            except (KeyError, TypeError, ValueError) as odd:  # what one session has brought must not end them all
+                raise OddAnswer(f"wa_host_poll: the answer is not the function's ({type(odd).__name__})") from None
         raise StoreUnavailable(f"wa_host_poll: no answer within {self._pace.call:g} s")
 
     def _tell(self, one: Seat, answer: HostPolled, asked_at: float) -> None:
@@ -207,8 +269,11 @@ class HostPoll:
         if one.session in answer.lost:
             logger.warning("the lease of {} went to another worker", one.session)
             one.end(StaleFence("another worker took the lease"))
-        elif one.session in answer.news:
+            return
+        if one.session in answer.news:
             one.take(answer.news[one.session], asked_at)
+        if one.session in answer.give_up:
+            one.give_up()
 
     def _failed(self, error: StoreUnavailable | StoreRefused) -> None:
         if self._away:

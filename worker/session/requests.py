@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from loguru import logger
@@ -14,7 +13,7 @@ from worker.bridge.peer import Peer
 from worker.errors import CallFailed, CallTimeout
 from worker.session.auth_state import AuthState
 from worker.session.discovery import Discovery
-from worker.session.flags import Request
+from worker.session.flags import Done, Request
 from worker.session.reconnect_policy import ReconnectPolicy, StayDown
 from worker.session.report import Report, View
 
@@ -46,7 +45,7 @@ class Requests:
         policy: ReconnectPolicy,
         report: Report,
         discovery: Discovery,
-        done: Callable[[Request], None],
+        done: Done,
     ) -> None:
         self._state = state
         self._policy = policy
@@ -63,7 +62,7 @@ class Requests:
         """Refuse a request, in the log and in the audit log."""
         logger.warning("{} is turned down: {}", request.ask.value, why)
         self._report.error("REQUEST_TURNED_DOWN", why, flag=request.ask.value)
-        self.done(request)
+        self.done(request, f"turned down: {why}")
 
     async def log_out(self, peer: Peer, request: Request, *, connected: bool) -> StayDown:
         """Log out of WhatsApp if it can be reached, forget the credentials, stay down."""

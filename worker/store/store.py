@@ -21,7 +21,7 @@ from worker.store.console import Console
 from worker.store.embedded import MIGRATIONS
 from worker.store.host_poll import HeldSession, HostPolled, parse_answer, parse_flag
 from worker.store.key import KeyWatch
-from worker.store.lanes import CONNECTIONS, Lanes
+from worker.store.lanes import Lanes
 from worker.store.rows import (
     AccountState,
     Audit,
@@ -58,14 +58,16 @@ NULLABLE = frozenset({"wa_media_known", "wa_pairing_view"})
 class Store:
     """A session-less handle on one Supabase; safe to share between tasks. Make it with `connect_store`."""
 
-    def __init__(self, database: AsyncClient, media: AsyncClient, timeouts: Timeouts) -> None:
+    def __init__(
+        self, database: AsyncClient, media: AsyncClient, timeouts: Timeouts, lanes: Lanes | None = None
+    ) -> None:
         self._database = database
         self._media = media
         self._timeouts = timeouts
         self.bucket = Bucket(media, timeouts)
         self.console = Console(self._call_again)
         self.key = KeyWatch()
-        self._lanes = Lanes()
+        self._lanes = lanes or Lanes()
 
     async def check(self) -> None:
         """Return only if Supabase answers, takes the key and has our schema.
@@ -347,7 +349,7 @@ class Store:
         return await self._call(function, args)
 
     async def _ask(self, function: str, args: Mapping[str, Any]) -> Any:
-        async with self._lanes.turn(function):
+        async with self._lanes.turn(function, args.get("p_session")):
             with translated(function, self._timeouts.call):
                 answer: Any = await self._database.rpc(function, dict(args)).execute()
         if answer.data is None and function in NULLABLE:
@@ -370,14 +372,16 @@ class _Row(dict[str, Any]):
 
 
 @asynccontextmanager
-async def connect_store(url: str, key: str, timeouts: Timeouts | None = None) -> AsyncIterator[Store]:
-    """A store on this Supabase. Nothing is sent yet: `Store.check` and `Store.bucket.ensure` do."""
-    limits = timeouts or Timeouts()
+async def connect_store(
+    url: str, key: str, timeouts: Timeouts | None = None, *, sessions: int = 1
+) -> AsyncIterator[Store]:
+    """A store on this Supabase, for so many sessions. Nothing is sent yet: `check` and `bucket.ensure` do that."""
+    limits, lanes = timeouts or Timeouts(), Lanes(sessions)
     async with (
-        make_client(url, key, connect=limits.connect, read=limits.call, connections=CONNECTIONS) as database,
+        make_client(url, key, connect=limits.connect, read=limits.call, connections=lanes.connections) as database,
         make_client(url, key, connect=limits.connect, read=limits.transfer, connections=MEDIA_CONNECTIONS) as media,
     ):
-        yield Store(database, media, limits)
+        yield Store(database, media, limits, lanes)
 
 
 def _time(text: str) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from worker.session.hearing import Hearing
 from worker.session.report import View
 from worker.web.metrics import Lag, Metrics
 
+STOPPED_SHOWN_SECONDS = 3600.0  # long enough for any scraper
+REFRESHED_AT_ONCE = 5  # by one scrape; with 50 sessions and a scrape every 15 s, figures are up to 150 s old
 KNOWINGLY_IDLE = ("idle", "logged_out")  # no phone is linked, by choice: not a fault
 
 # Addresses, numeric ones too, names with a number behind them, and paths. Not `docs/page.md`, `and/or` or `HTTP/1.1`.
@@ -80,12 +83,14 @@ class Health:
     """
 
     named: str | None = "default"
+    capacity: int = 0  # of a host
     supabase: str = "not reached yet"
     supabase_ok: bool = False
     away: Callable[[], bool] = lambda: False  # the poll has no answer
     bucket_trouble: str | None = None
     lag: Lag = field(default_factory=Lag)
     sessions: dict[str, SessionHealth] = field(default_factory=dict)
+    _stopped: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.named is not None:
@@ -97,10 +102,30 @@ class Health:
         assert self.named is not None
         return self.sessions[self.named]
 
+    def joins(self, session: str) -> SessionHealth:
+        """A session was claimed."""
+        self._stopped.pop(session, None)
+        self.sessions[session] = health = SessionHealth()
+        return health
+
+    def leaves(self, session: str, *, unwanted: bool) -> None:
+        """It was given back."""
+        del self.sessions[session]
+        if unwanted:
+            self._stopped[session] = time.time()
+
+    @property
+    def stopped(self) -> dict[str, float]:
+        """Sessions that left lately because nobody wants them served, and when (Unix seconds)."""
+        latest = sorted(self._stopped.items(), key=lambda item: item[1])[-max(self.capacity, 1) :]
+        self._stopped = {name: at for name, at in latest if at > time.time() - STOPPED_SHOWN_SECONDS}
+        return self._stopped
+
     async def refresh(self) -> None:
-        """Have the database's figures read again, of sessions whose figures are old."""
+        """Have the database's figures read again, of the sessions whose figures are the oldest."""
+        oldest = sorted(self.sessions.values(), key=lambda one: one.metrics.database_at or 0.0)
         async with anyio.create_task_group() as tasks:
-            for one in list(self.sessions.values()):
+            for one in oldest[:REFRESHED_AT_ONCE]:
                 if one.refresh is not None:
                     tasks.start_soon(one.refresh)
 
@@ -115,6 +140,7 @@ class Health:
             reasons.append(f"bucket: {self.bucket_trouble}")
         document: dict[str, Any] = {"supabase": without_places(self.supabase)}
         if self.named is None:
+            document["capacity"] = self.capacity
             document["sessions"] = {name: one.describe() for name, one in sorted(self.sessions.items())}
         else:
             own = self.session.describe()

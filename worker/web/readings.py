@@ -201,6 +201,7 @@ class _Page(Collector):
         yield from PROCESS.collect()
         yield _about()
         yield _lag(self._health)
+        yield from _host(self._health)
         families: dict[str, Metric] = {}
         for session, health in sorted(self._health.sessions.items()):
             for metric in _of_session(health):
@@ -238,6 +239,22 @@ def _about() -> Metric:
     )
     about.add_metric([importlib.metadata.version("wa-worker"), SCHEMA_VERSION], 1)
     return about
+
+
+def _host(health: Health) -> Iterator[Metric]:
+    """Of a process that claims its sessions."""
+    if health.named is not None:
+        return
+    yield GaugeMetricFamily("wa_host_capacity", "How many sessions this host serves at most", value=health.capacity)
+    yield GaugeMetricFamily("wa_host_sessions", "How many it holds", value=len(health.sessions))
+    stopped = GaugeMetricFamily(
+        "wa_session_stopped_timestamp_seconds",
+        "When this host gave a session back because it is not wanted any more; told for an hour",
+        labels=["session"],
+    )
+    for session, at in sorted(health.stopped.items()):
+        stopped.add_metric([session], at)
+    yield stopped
 
 
 def _lag(health: Health) -> Metric:

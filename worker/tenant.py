@@ -1,0 +1,148 @@
+"""A session that the poll has claimed, from then until it is given back. What goes wrong with it stays with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import anyio
+from loguru import logger
+
+from worker.errors import SettingsError, StaleFence, WorkerError
+from worker.log import hide
+from worker.session.host_poll import Leave, Seat
+from worker.session.reconnect_policy import StayDown
+from worker.session.report import View
+from worker.session.turns import Turns
+from worker.session_settings import parse_session_settings
+from worker.settings import Settings
+from worker.stop import Stop
+from worker.store import ClaimedSession, StoredSettings
+from worker.store.retry import until_answered
+from worker.supervisor import STOPPED, Supervisor, clock_skew, release
+from worker.web.health import SessionHealth
+from worker.wiring import Shared, first_retry_state
+
+AT_END: Mapping[Leave, View] = {
+    "unwanted": View(
+        status="disconnected", state="stopped", say="Stopped, as asked: the session is not wanted (`wanted`)."
+    ),
+    "moves": View(status="disconnected", state="stopped", say="Another host takes the session over."),
+}
+KEPT = ("version", "version_at", "claims", "heard")  # of `detail`, in every state
+CHANGING = View(status="disconnected", state="starting", say="Starting again with the session's new settings.")
+
+
+class Tenant:
+    """One claimed session. It ends by a stop, by another holder, or by a failure; no exception leaves `run`."""
+
+    def __init__(
+        self,
+        claimed: ClaimedSession,
+        settings: Settings,
+        shared: Shared,
+        health: SessionHealth,
+        stop: Stop,
+        starts: Turns,
+    ) -> None:
+        self.session = claimed.session
+        self.health = health
+        self.left: Leave | None = None  # why it was given back, if somebody asked for that
+        self._settings = settings
+        self._shared = shared
+        self._stop = stop
+        self._starts = starts
+        self._own = claimed.settings
+        self._skew = clock_skew(claimed.now)
+        self._seat = Seat(claimed.session, claimed.fence, self, claimed.settings)
+        self._again = Stop(stop)  # asked when the settings change
+        self._at_end: View = STOPPED
+        self._supervisor: Supervisor | None = None
+        self._ended = anyio.Event()
+
+    # Orders
+
+    def leave(self, why: Leave) -> None:
+        if not self._stop.asked:
+            self.left = why
+            logger.info(
+                "{} {}", self.session, "is not wanted any more" if why == "unwanted" else "goes to another host"
+            )
+            self._end_with(AT_END[why])
+            self._stop.ask()
+
+    def settle(self, settings: StoredSettings) -> None:
+        self._own = settings
+        self._end_with(CHANGING)
+        self._again.ask()
+
+    def _end_with(self, view: View) -> None:
+        if self._supervisor is not None:
+            self._supervisor.at_end = view
+
+    # Its life
+
+    async def run(self, after: Tenant | None = None) -> None:
+        """Serve it until that ends, and give it back. `after`: an earlier tenant of the session, which ends first."""
+        failed = False
+        with logger.contextualize(session=self.session):
+            try:
+                with self._shared.poll.seated(self._seat):
+                    await self._live(after)
+            except StaleFence:
+                logger.warning("another host has taken over {}", self.session)
+            except WorkerError as fault:
+                failed = True
+                logger.error("{} cannot be served here at the moment: {}", self.session, fault)
+            except Exception:
+                failed = True
+                logger.exception("a fault of the worker itself ended {}; please report it", self.session)
+            finally:
+                await release(self._shared, self.session, self._seat.fence, failed=failed)
+                self._ended.set()
+
+    async def _live(self, after: Tenant | None) -> None:
+        if after is not None:
+            await after._ended.wait()
+        while not self._stop.asked:
+            self._again = Stop(self._stop)
+            try:
+                settings = parse_session_settings(self._own.values).over(self._settings, self.session)
+            except SettingsError as wrong:
+                await self._wait_for_other_settings(wrong)
+                continue
+            with self._again.interrupts():
+                await self._starts.take()
+            if not self._again.asked:
+                await self._serve(settings)
+
+    async def _serve(self, settings: Settings) -> None:
+        hide(urlsplit(settings.proxy or "").password)
+        self._supervisor = Supervisor(settings, self._shared, self.health, self._again, failed=_tried_again)
+        try:
+            await self._supervisor.serve(self._seat, self._skew)
+        finally:
+            self._supervisor = None
+
+    async def _wait_for_other_settings(self, wrong: SettingsError) -> None:
+        """Nothing is done with half of what was meant. The lease stays: no other host is to try the same in vain."""
+        logger.error("{} waits for other settings: {}", self.session, wrong)
+        self.health.lease, self.health.lease_ok = "held", True
+        self.health.view = View(status="disconnected", state="needs_you", say=f"Its settings are wrong: {wrong}")
+        with self._again.interrupts():
+            await until_answered(lambda: self._show(self.health.view), what="the session's row")
+            await self._seat.until_lost()
+
+    async def _show(self, view: View | None) -> None:
+        """Write the row, outside of a leased session. A logout and a ban that stand there outlive this."""
+        store, session, fence = self._shared.store, self.session, self._seat.fence
+        row = (await store.status(session)).get("session") or {}
+        if view is None or isinstance(first_retry_state(row).plan, StayDown):
+            return
+        kept = {name: value for name, value in (row.get("detail") or {}).items() if name in KEPT}
+        await store.set_session(session, fence, view.patch(kept))
+
+
+def _tried_again(fault: WorkerError) -> View:
+    say = f"This session could not be served: {fault}. A host tries again, later each time."
+    return View(status="disconnected", state="failed", say=say)
