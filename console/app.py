@@ -15,7 +15,7 @@ from console.access.guard import Guard
 from console.access.logins import Logins
 from console.database import Locate, open_database
 from console.here import Console
-from console.pages import events, feed, groups, health, link, login, media, refused, search, sessions, town
+from console.pages import coverage, events, feed, groups, health, link, login, media, refused, search, sessions, town
 from console.pages.faults import HANDLERS
 from console.town import Towns
 from console.viewer import Manners
@@ -52,6 +52,8 @@ ROUTES = [
     Route("/s/{session}/groups/{group:int}", groups.one, methods=["GET"]),
     Route("/s/{session}/groups/{group:int}/switch", groups.switch, methods=["POST"]),
     Route("/s/{session}/groups/{group:int}/export", groups.export, methods=["GET"]),
+    Route("/s/{session}/groups/{group:int}/gallery", groups.gallery, methods=["GET"]),
+    Route("/s/{session}/coverage", coverage.page, methods=["GET"]),
     Route("/s/{session}/feed", feed.newest, methods=["GET"]),
     Route("/s/{session}/messages/{message:int}", feed.message, methods=["GET"]),
     Route("/s/{session}/messages/{message:int}/file", media.file, methods=["GET"]),
@@ -90,6 +92,7 @@ async def open_console(
             say=say,
             towns=towns,
             address=address,
+            folder=None if settings.supabase_url else settings.worker_data_dir.resolve(),
         )
         try:
             yield Guard(app, app.state.console, origin)

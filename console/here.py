@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import anyio.abc
@@ -35,6 +36,7 @@ class Console:
     say: Callable[[str], None]
     towns: Towns
     address: str = ""
+    folder: Path | None = None  # of the embedded database, if that is the one
     lives: dict[str, Live] = field(default_factory=dict)
 
     def database_of(self, session: str) -> Database:

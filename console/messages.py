@@ -16,9 +16,10 @@ from console.rules.people import Names
 
 PAGE = 50
 NAMES_MAX = 200
+PICTURES = ["image", "video", "gif", "ptv"]
 COLUMNS = (
     "id,group_id,wa_msg_id,chat_id,sender,sender_alt,push_name,from_me,ts,received_at,kind,text,file_name,media_status,"
-    "parent_id,pending,lost_at,edited_at,revoked_at,revoked_by,blanked,quoted_id,quoted_msg_id,quoted_sender,album_id,"
+    "parent_id,pending,lost_at,edited_at,revoked_at,revoked_by,revoke_claimed_at,blanked,quoted_id,quoted_msg_id,quoted_sender,album_id,"
     "rendition,rendition_of,"
     "content,mentions,mention_count,forwarded,forward_score,media(sha256,mime,bytes,width,height,duration_s,storage_path),"
     "message_reactions(sender,emoji,at),message_edits(text,at),groups(id,name)"
@@ -87,7 +88,8 @@ async def around(database: Database, where: Where, message: int, limit: int = PA
         ).limit(limit // 2),
     )
     earlier = await older(database, where, message, limit // 2)
-    rows = [*earlier.rows, *later]
+    shown = await _with_results(database, where.session, await _with_raw(database, later))
+    rows = [*earlier.rows, *shown]
     return Page(rows=rows, more=earlier.more, **await _references(database, where, rows))
 
 
@@ -121,6 +123,20 @@ async def first_since(database: Database, where: Where, at: str) -> int | None:
     return int(after[0]["id"]) if after else None
 
 
+async def pictures(database: Database, where: Where, before: int | None, limit: int) -> list[Row]:
+    """Stored pictures and films of a group, the newest first; those before a message if it is given."""
+    edge = None if before is None else await _edge(database, where, before)
+
+    def query(client: Any) -> Any:
+        narrowed = where.narrow(client.table("messages").select("id,kind,ts,push_name,media(mime,width,height)"))
+        narrowed = narrowed.not_.is_("media_id", "null").eq("media_status", "stored").in_("kind", PICTURES)
+        narrowed = narrowed.is_("revoked_at", "null")
+        narrowed = narrowed if edge is None else _beyond(where, narrowed, edge, "lt")
+        return where.order(narrowed, newest_first=True).limit(limit)
+
+    return await database.read("gallery", query)
+
+
 Edge = tuple[int, str | None]  # id and, for one group, ts
 
 
@@ -139,12 +155,13 @@ def _beyond(where: Where, query: Any, edge: Edge, operator: str) -> Any:
     if where.group is None or ts is None:
         return query.filter("id", operator, message)
     strict = operator.removesuffix("e")
-    return query.or_(f'ts.{strict}."{ts}",and(ts.eq."{ts}",id.{operator}.{message})')
+    bounded = query.filter("ts", f"{strict}e", ts)  # an `or` alone is looked for from the index's end on
+    return bounded.or_(f'ts.{strict}."{ts}",and(ts.eq."{ts}",id.{operator}.{message})')
 
 
 async def _page(database: Database, where: Where, newest_first: Sequence[Row], limit: int) -> Page:
     rows = list(reversed(newest_first[:limit]))
-    rows = await _with_raw(database, rows)
+    rows = await _with_results(database, where.session, await _with_raw(database, rows))
     return Page(rows=rows, more=len(newest_first) > limit, **await _references(database, where, rows))
 
 
@@ -156,6 +173,15 @@ async def _with_raw(database: Database, rows: list[Row]) -> list[Row]:
     found = await database.read("raw", lambda c: c.table("messages").select("id,raw").in_("id", wanted))
     raws = {row["id"]: row["raw"] for row in found}
     return [{**row, "raw": raws.get(row["id"])} if row["id"] in raws else row for row in rows]
+
+
+async def _with_results(database: Database, session: str, rows: list[Row]) -> list[Row]:
+    """`result` of each poll: `{voters, options: [{option, votes}]}`."""
+    polls = [row["id"] for row in rows if row["kind"] == "poll"]
+    if not polls:
+        return rows
+    results = await database.ask(lambda store: store.console.poll_results(session, polls))
+    return [{**row, "result": results[row["id"]]} if row["id"] in results else row for row in rows]
 
 
 async def _references(database: Database, where: Where, rows: Sequence[Row]) -> dict[str, Any]:

@@ -50,12 +50,12 @@ def utc(at: str | datetime) -> str:
 
 
 def clock(at: str | datetime | None, style: str = "time") -> Markup:
-    """A time that the script turns into the viewer's zone (`style`: time, date, full); UTC until then and on hover."""
+    """A time; the script shows it in the viewer's zone, UTC until then and on hover. `style`: time, day, date, full."""
     if not at:
         return Markup("")
     when = datetime.fromisoformat(at) if isinstance(at, str) else at
     iso = when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    shown = {"time": "%H:%M", "date": "%Y-%m-%d", "full": "%Y-%m-%d %H:%M"}[style]
+    shown = {"time": "%H:%M", "day": "%m-%d", "date": "%Y-%m-%d", "full": "%Y-%m-%d %H:%M"}[style]
     return Markup('<time datetime="{}" title="{}" data-style="{}">{}</time>').format(
         iso, utc(when), style, when.astimezone(UTC).strftime(shown)
     )
@@ -80,12 +80,16 @@ def preview(row: Mapping[str, Any], t: Texts) -> str:
     if row.get("revoked_at"):
         return "🚫"
     words = formatting.plain_line(str(row.get("text") or ""), PREVIEW_CHARS)
-    kind = "" if row["kind"] == "text" else f"[{row['kind']}] "
+    known = f"search.kind_{row['kind']}"
+    kind = "" if row["kind"] == "text" else f"[{t(known) if known in t.keys else row['kind']}] "
     return f"{kind}{words or row.get('file_name') or ''}".strip() or t("message.kind", kind=row["kind"])
 
 
 def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
-    """What a system row tells."""
+    """What a system row tells, or one that is about another message: a vote, a pin."""
+    if row["kind"] not in ("system", "call"):
+        choices = ", ".join(str(row.get("text") or "").split("\n"))
+        return t("message.voted", what=choices) if row["kind"] == "poll_vote" and choices else what_it_is(row, t)
     kind, words = contents.notice(row)
     what = ", ".join(names.of(word) if "@" in word else word for word in words[:NAMED_MAX])
     key = f"system.{kind}"
@@ -98,6 +102,18 @@ def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
     return t("system.other", what=(kind or row["kind"]).replace("_", " ").lower())
 
 
+def what_it_is(row: Mapping[str, Any], t: Texts) -> str:
+    """Of a message that has no text to show."""
+    kind = str(row["kind"])
+    taken_back = kind == "poll_vote" and (row.get("content") or {}).get("choices") == []
+    return t.known(f"message.is_{'vote_back' if taken_back else kind}", "message.kind").format(kind=kind)
+
+
+def seconds_since(now: str, at: str) -> float:
+    """From `at` to `now`, 0 if that lies ahead."""
+    return max(0.0, (datetime.fromisoformat(now) - datetime.fromisoformat(at)).total_seconds())
+
+
 def detail(payload: Mapping[str, Any]) -> str:
     """An entry of the audit log on one line."""
     return formatting.plain_line(", ".join(f"{name}: {_value(value)}" for name, value in payload.items()), DETAIL_CHARS)
@@ -107,7 +123,7 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-ENVIRONMENT.filters.update(clock=clock, utc=utc, size=size, span=span, path=path)
+ENVIRONMENT.filters.update(clock=clock, utc=utc, size=size, span=span, path=path, since=seconds_since)
 _GLOBALS: dict[str, Any] = {
     "cards": contents.cards,
     "colour": people.colour,
@@ -121,5 +137,6 @@ _GLOBALS: dict[str, Any] = {
     "shown": SHOWN_TYPES,
     "spot": contents.spot,
     "waveform": contents.waveform,
+    "what_it_is": what_it_is,
 }
 ENVIRONMENT.globals.update(_GLOBALS)

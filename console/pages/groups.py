@@ -5,25 +5,40 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from console import messages
+from console.charts import activity, covered
 from console.database import Row
 from console.here import Here, here
+from console.messages import Where
+from console.rules.charts import SPANS, span_of
 from console.rules.people import Names
-from console.viewer import go_to, read_action
+from console.viewer import go_to, number, read_action
 from worker.session.flags import Ask
-from worker.store.console import ListedGroup, open_gap
+from worker.store.console import ListedGroup
 
 MEMBERS_FROM = 1000  # the newest messages of a group, from which its page takes who writes
 GALLERY = 24
+GALLERY_PAGE = 60
 GAPS = 50  # the newest
-GALLERY_KINDS = ["image", "video", "gif", "ptv"]
 RENAMES = 200
 EXPORT_PAGE = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """Somebody who wrote; `count` and `last`: among the newest messages of the group."""
+
+    address: str
+    name: str
+    count: int
+    last: str
 
 
 async def listed(request: Request) -> Response:
@@ -38,12 +53,34 @@ async def listed(request: Request) -> Response:
 async def one(request: Request) -> Response:
     place = here(request)
     group = await _group(place)
+    span = span_of(request.query_params.get("span"))
     total, _ = await place.database.ask(lambda store: store.console.export_size(place.session, group.id, 0))
-    values = {"group": group, "total": total, "members": await _members(place, group.id)}
-    gallery = await _gallery(place, group.id)
     coverage = await place.database.ask(lambda store: store.console.coverage(place.session, group.wa_group_id, GAPS))
-    values |= {"coverage": coverage, "present": open_gap(coverage["gaps"])}
-    return await place.show("group.html", values | {"gallery": gallery, "former": await _former_names(place)})
+    names = {group.id: group.name or group.wa_group_id}
+    pictures, more = await _gallery(place, group.id, None, GALLERY)
+    values = {
+        "group": group,
+        "total": total,
+        "members": await _members(place, group.id),
+        "gallery": pictures,
+        "more_gallery": more,
+        "covered": covered({}, coverage, datetime.now(UTC)),
+        "chart": await activity(place.database, place.session, group.id, span, names),
+        "span": span,
+        "spans": SPANS,
+        "former": await _former_names(place),
+    }
+    return await place.show("group.html", values)
+
+
+async def gallery(request: Request) -> Response:
+    """Pictures and films, the newest first; `before`: older than this message."""
+    place = here(request)
+    group = await _group(place)
+    before = number(request.query_params.get("before"))
+    pictures, more = await _gallery(place, group.id, before, GALLERY_PAGE)
+    values = {"group": group, "gallery": pictures, "more": more, "newest": before is None}
+    return await place.show("gallery.html", values)
 
 
 async def fetch(request: Request) -> Response:
@@ -120,13 +157,13 @@ async def _former_names(place: Here) -> dict[str, str]:
     return former
 
 
-async def _members(place: Here, group: int) -> list[tuple[str, str, int]]:
-    """Address, name and number of messages of those who wrote lately, the busiest first."""
+async def _members(place: Here, group: int) -> list[Member]:
+    """Those who wrote lately, the busiest first."""
     rows: list[Row] = await place.database.read(
         "members",
         lambda c: (
             c.table("messages")
-            .select("sender,sender_alt,push_name,from_me")
+            .select("sender,sender_alt,push_name,ts")
             .eq("group_id", group)
             .neq("kind", "system")
             .order("ts", desc=True)
@@ -136,20 +173,14 @@ async def _members(place: Here, group: int) -> list[tuple[str, str, int]]:
     names = Names()
     names.learn(reversed(rows))
     counted: Counter[str] = Counter(row["sender"] for row in rows)
-    return [(address, names.of(address), count) for address, count in counted.most_common()]
+    last = {row["sender"]: row["ts"] for row in reversed(rows)}
+    return [
+        Member(address=address, name=names.of(address), count=count, last=last[address])
+        for address, count in counted.most_common()
+    ]
 
 
-async def _gallery(place: Here, group: int) -> list[dict[str, Any]]:
-    return await place.database.read(
-        "gallery",
-        lambda c: (
-            c.table("messages")
-            .select("id,kind,ts,push_name,media(mime,width,height)")
-            .eq("group_id", group)
-            .eq("media_status", "stored")
-            .in_("kind", GALLERY_KINDS)
-            .is_("revoked_at", "null")
-            .order("ts", desc=True)
-            .limit(GALLERY)
-        ),
-    )
+async def _gallery(place: Here, group: int, before: int | None, limit: int) -> tuple[list[Row], bool]:
+    """A page, and whether there are older ones."""
+    found = await messages.pictures(place.database, Where(session=place.session, group=group), before, limit + 1)
+    return found[:limit], len(found) > limit

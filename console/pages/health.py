@@ -8,7 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from supabase import AsyncClient
 
+from console.charts import activity, connections
+from console.disk import measure
 from console.here import here
+from console.rules.charts import SPANS, span_of
 from console.viewer import go_to
 
 AUDITS = 50
@@ -19,6 +22,7 @@ EVENTS_MAX_CHARS = 64
 
 async def page(request: Request) -> Response:
     place = here(request)
+    span = span_of(request.query_params.get("span"))
     event = request.query_params.get("event", "")[:EVENTS_MAX_CHARS]
     before = request.query_params.get("before", "")
     status = await place.database.ask(lambda store: store.status(place.session))
@@ -42,8 +46,23 @@ async def page(request: Request) -> Response:
             .limit(REFUSED)
         ),
     )
-    values = {"status": status, "figures": figures, "groups": groups, "log": log, "refused": refused, "event": event}
-    return await place.show("health.html", values | {"more": len(log) == AUDITS})
+    lost = await place.database.count("lost", lambda client: _lost(client, place.session))
+    names = {group.id: group.name or group.wa_group_id for group in groups}
+    values = {
+        "status": status,
+        "figures": figures,
+        "lost": lost,
+        "disk": await measure(place.console.folder),
+        "chart": await activity(place.database, place.session, None, span, names),
+        "connections": await connections(place.database, place.session, span),
+        "span": span,
+        "spans": SPANS,
+        "log": log,
+        "refused": refused,
+        "event": event,
+        "more": len(log) == AUDITS,
+    }
+    return await place.show("health.html", values)
 
 
 async def retry(request: Request) -> Response:
@@ -52,3 +71,9 @@ async def retry(request: Request) -> Response:
     await place.act("media_retry")
     await place.database.ask(lambda store: store.console.media_requeue(place.session, RETRIED))
     return go_to(f"{place.base}/health", did="retry")
+
+
+def _lost(client: Any, session: str) -> Any:
+    """Messages that never became readable."""
+    query = client.table("messages").select("id", count="exact", head=True).eq("session_id", session)
+    return query.eq("kind", "undecryptable").not_.is_("lost_at", "null")

@@ -15,6 +15,7 @@ from typing import Any
 WRAPPERS_MAX = 8
 CONTACTS_MAX = 50
 PHONES_MAX = 5
+OPTIONS_MAX = 100
 BARS_MAX = 64
 KINDS_WITH_RAW = ("voice", "audio", "system", "call")
 
@@ -40,6 +41,24 @@ class Card:
     phones: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What one may choose; `votes` null: nobody knows. `share`: percent of the votes of the option that has most."""
+
+    text: str
+    votes: int | None = None
+    share: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poll:
+    """`voters`: how many people have chosen something, if that is known."""
+
+    question: str
+    options: tuple[Option, ...] = ()
+    voters: int | None = None
+
+
 def spot(row: Mapping[str, Any]) -> Spot | None:
     """The coordinates of a location message."""
     content = _content(row)
@@ -57,12 +76,28 @@ def cards(row: Mapping[str, Any]) -> list[Card]:
     return named or [Card(name=line) for line in str(row.get("text") or "").split("\n")[:CONTACTS_MAX] if line]
 
 
-def poll(row: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Question and options, those of a result with their votes; `text` has them a line each."""
-    results = _content(row).get("results")
-    question, *options = str(row.get("text") or "").split("\n")
-    counted = [f"{each.get('option')}: {each.get('votes')}" for each in results or () if isinstance(each, Mapping)]
-    return question, counted or [option for option in options if option]
+def poll(row: Mapping[str, Any]) -> Poll:
+    """Question and options, with their votes if they are known: from `result`, or from what a result message says."""
+    content = _content(row)
+    told = content.get("results")
+    question, *lines = str(row.get("text") or "").split("\n")
+    listed = content.get("options")
+    names = [str(each) for each in listed if each] if isinstance(listed, list) else [line for line in lines if line]
+    if isinstance(told, list) and told:
+        counted = {str(each.get("option")): each.get("votes") for each in told if isinstance(each, Mapping)}
+        names, voters = list(counted), None
+    else:
+        result = row.get("result")
+        counted = {each["option"]: each["votes"] for each in result["options"]} if result else {}
+        names = list(dict.fromkeys([*names, *counted]))
+        voters = int(result["voters"]) if result else None
+    known = {name: _votes(counted.get(name, 0)) for name in names[:OPTIONS_MAX]} if counted else {}
+    most = max(known.values(), default=0)
+    options = tuple(
+        Option(text=name, votes=known.get(name), share=round(100 * known.get(name, 0) / most) if most else 0)
+        for name in names[:OPTIONS_MAX]
+    )
+    return Poll(question=question, options=options, voters=voters)
 
 
 def waveform(row: Mapping[str, Any]) -> list[int]:
@@ -98,6 +133,10 @@ def _parameter(value: object) -> str:
             return text
         return str(told.get("id") or text) if isinstance(told, dict) else text
     return text
+
+
+def _votes(value: object) -> int:
+    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _card(contact: Mapping[str, Any]) -> Card:

@@ -9,6 +9,7 @@ const feed = document.getElementById('feed')
 
 const STYLES = {
   time: { timeStyle: 'short' },
+  day: { day: 'numeric', month: 'short' },
   date: { dateStyle: 'medium' },
   full: { dateStyle: 'medium', timeStyle: 'short' },
 }
@@ -217,6 +218,14 @@ document.addEventListener('click', (event) => {
   document.body.append(dialog)
   dialog.showModal()
 })
+
+// A voice note's waveform shows how far it was played
+
+document.addEventListener('timeupdate', ({ target }) => {
+  const bars = [...(target.closest?.('.voice')?.querySelectorAll('.wave rect') ?? [])]
+  const played = bars.length * (target.currentTime / target.duration || 0)
+  for (const [place, bar] of bars.entries()) bar.classList.toggle('played', place < played)
+}, true)
 
 // Keys: j and k, as in a feed reader, in the feed and in what a search found; / to search
 

@@ -312,21 +312,39 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- The coverage of every group that is or was switched on, since ever, with its 20 newest gaps: {groups: [{wa_group_id,
--- name, monitor, …public.coverage}]}.
-create function public.wa_coverage(p_session text) returns jsonb
+-- The coverage of every group that is or was switched on, with its 20 newest gaps: {groups: [{wa_group_id, name,
+-- monitor, …public.coverage}], group_count}. After `p_from` (null: since ever). Of all groups by name, `p_limit` behind
+-- the first `p_offset`; null: all.
+create function public.wa_coverage(
+  p_session text, p_from timestamptz default null, p_limit integer default null, p_offset integer default 0
+) returns jsonb
 language sql stable security invoker set search_path = '' as $$
-  select jsonb_build_object('groups', coalesce(
-    jsonb_agg(
-      jsonb_build_object('wa_group_id', g.wa_group_id, 'name', g.name, 'monitor', g.monitor)
-      || public.coverage(p_session, g.wa_group_id, null, null, 20)
-      order by g.name, g.wa_group_id
-    ), '[]'
-  ))
-  from public.groups as g
-  where g.session_id = p_session and (g.monitor or exists (
-    select 1
-    from public.coverage_gaps as c
-    where c.session_id = p_session and c.chat_id = g.wa_group_id and c.reason = 'not_monitored'
-  ))
+  with listed as materialized (
+    select g.wa_group_id, g.name, g.monitor
+    from public.groups as g
+    where g.session_id = p_session and (g.monitor or exists (
+      select 1
+      from public.coverage_gaps as c
+      where c.session_id = p_session and c.chat_id = g.wa_group_id and c.reason = 'not_monitored'
+    ))
+  ),
+
+  page as materialized (
+    select l.wa_group_id, l.name, l.monitor
+    from listed as l
+    order by l.name, l.wa_group_id
+    limit p_limit offset p_offset
+  )
+
+  select jsonb_build_object(
+    'group_count', (select count(*) from listed),
+    'groups', coalesce(
+      jsonb_agg(
+        jsonb_build_object('wa_group_id', p.wa_group_id, 'name', p.name, 'monitor', p.monitor)
+        || public.coverage(p_session, p.wa_group_id, p_from, null, 20)
+        order by p.name, p.wa_group_id
+      ), '[]'
+    )
+  )
+  from page as p
 $$;

@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.integration.database import Writer, message
+from tests.integration.database import GROUP, Writer, message
 from worker.session.report import View
 from worker.store import MediaFile, Store
 
@@ -14,6 +14,21 @@ from worker.store import MediaFile, Store
 def recent(wa_msg_id: str, age_seconds: float = 60.0, **columns: Any) -> dict[str, Any]:
     at = (datetime.now(UTC) - timedelta(seconds=age_seconds)).isoformat()
     return message(wa_msg_id, **{"ts": at, "received_at": at, **columns})
+
+
+def dropped(age_seconds: float = 3600.0, reason: str = "too_old", count: int = 3) -> dict[str, Any]:
+    """A minute of which these messages are missing."""
+    begins = datetime.now(UTC) - timedelta(seconds=age_seconds)
+    ends = begins + timedelta(minutes=1)
+    gap = {"from_at": begins.isoformat(), "to_at": ends.isoformat(), "count": count}
+    return {"chat_id": GROUP, "reason": reason, **gap}
+
+
+def vote(poll: int, who: str, *choices: str, age_seconds: float = 30.0) -> dict[str, Any]:
+    """An opened vote for these options of the poll with this row's id."""
+    content = {"about": poll, "choices": list(choices)}
+    row = recent(f"v-{who}", age_seconds, kind="poll_vote", text="\n".join(choices) or None, content=content)
+    return row | {"sender": f"{who}@lid", "sender_alt": None, "push_name": who.title()}
 
 
 def with_file(wa_msg_id: str, kind: str, name: str | None = None, age_seconds: float = 60.0) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from testkit.phone import Media, VirtualPhone
 from testkit.waiting import until
 from testkit.worker import Worker
 from tests.console.browser import chromium, read_qr, window
-from tests.console.rows import connected, ids, recent, show, store_file, with_file
+from tests.console.rows import connected, dropped, ids, recent, show, store_file, with_file
 from tests.console.site import served
 from tests.console.test_pages import HOSTILE
 from tests.integration.database import GROUP, table, writer
@@ -21,7 +21,10 @@ from worker.store import GroupChange, Store
 from worker.store.embedded import Endpoint
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds" / "media"
-PAGES = ("link", "groups", "groups/{group}", "feed", "messages/{message}", "search?q=a", "health", "link/disconnect")
+PAGES = (
+    *("link", "groups", "groups/{group}", "groups/{group}?span=month", "groups/{group}/gallery", "coverage"),
+    *("feed", "messages/{message}", "search?q=a", "health", "health?span=month", "link/disconnect"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +245,8 @@ async def test_axe_finds_nothing_serious(
 ) -> None:
     held = await writer(store, session)
     people = [recent(f"p{n}", 90, sender=f"{n}@lid", push_name=f"Person {n}", text="a *b* `c`\n> d") for n in range(20)]
-    await held.commit(messages=[*people, with_file("f", "image")], discards={"too_old": 3})
+    poll = recent("poll", kind="poll", text="When?\nFriday\nSaturday")
+    await held.commit(messages=[*people, poll, with_file("f", "image")], discards={"too_old": 3}, dropped=[dropped()])
     await store_file(store, held, (SEEDS / "hills.jpg").read_bytes(), "image/jpeg", "jpg")
     await connected(store, held)
     known = await ids(store, session)
@@ -253,6 +257,9 @@ async def test_axe_finds_nothing_serious(
         await seen.log_in()
         for path in PAGES:
             await seen.open(path.format(group=group, message=known["f"]))
+            await seen.page.evaluate(
+                "() => { for (const each of document.querySelectorAll('details')) each.open = true }"
+            )
             assert await seen.serious() == [], path
         for path in ("/sessions", "/nothing-here"):
             await seen.page.goto(f"{site.address}{path}")

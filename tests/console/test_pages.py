@@ -6,12 +6,13 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from tests.console.rows import connected, ids, recent, show, store_file, with_file
+from tests.console.rows import connected, dropped, ids, recent, show, store_file, vote, with_file
 from tests.console.site import served
-from tests.integration.database import GROUP, rows, table, writer
+from tests.integration.database import GROUP, OTHER_GROUP, rows, table, writer
 from worker.ingest.parts import Item
 from worker.store import Audit, GroupChange, Store
 from worker.store.embedded import Endpoint
@@ -330,14 +331,145 @@ async def test_a_group_says_since_when_its_archive_is_complete_and_what_is_missi
     embedded: Endpoint, store: Store, session: str
 ) -> None:
     held = await writer(store, session)
-    at = (datetime.now(UTC) - timedelta(seconds=60)).isoformat()
-    dropped = {"chat_id": GROUP, "reason": "too_old", "from_at": at, "to_at": at, "count": 1234}
-    await held.commit(dropped=[dropped])
+    await held.commit(dropped=[dropped(count=1234)])
     group = next(group.id for group in await store.console.groups(session) if group.wa_group_id == GROUP)
     async with served(embedded, session) as site:
         await site.log_in()
         page = await site.read(f"{site.base}/groups/{group}")
-    assert "Not complete: not switched on." in page, "no worker has heard of the switch"
-    assert "dropped: came too late" in page
+        every = await site.read(f"{site.base}/coverage")
+    for shown in (page, every):
+        assert "Not complete: not switched on." in shown, "no worker has heard of the switch"
+        assert "dropped: came too late" in shown
+        assert re.findall(r'<rect class="gap-(\w+)" x="\d', shown).count("lost") == 2, "a gap, and the legend"
+        assert active(shown) == []
     assert '<td class="number">1234</td>' in page
+    assert f'href="{site.base}/groups/{group}"' in every
+
+
+async def test_the_archive_of_many_groups_is_shown_page_by_page(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session, monitored=())
+    groups = [GroupChange(wa_group_id=f"12036360{n:03}@g.us", name=f"Group {n:03}") for n in range(60)]
+    await store.upsert_groups(session, held.fence, groups, complete=False)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        assert "No group was ever switched on." in await site.read(f"{site.base}/coverage")
+        await (
+            table(store, "groups").update({"monitor": True}).eq("session_id", session).like("name", "Group%").execute()
+        )
+        first, second = [await site.read(f"{site.base}/coverage?days=365&page={page}") for page in (1, 2)]
+        odd = await site.read(f"{site.base}/coverage?days=0&page=99999999999999")
+    found = [re.findall(r"<bdi>(Group \d+)</bdi>", page) for page in (first, second)]
+    assert found[0] + found[1] == [f"Group {n:03}" for n in range(60)]
+    assert "Page 1 of 2" in first
+    assert 'days=365&amp;page=1" rel="prev"' in second
+    assert "Group 001" not in odd
+
+
+async def test_charts_show_what_came_when_and_say_it_as_a_table(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session, monitored=(GROUP, OTHER_GROUP))
+    old = recent("old", 5 * 86_400)
+    sent = [recent(f"m{n}", 7200) for n in range(3)] + [recent("o", 7200, chat_id=OTHER_GROUP), old]
+    await held.commit(messages=sent, audits=[*(Audit(event=each) for each in ("connect", "disconnect", "reconnect"))])
+    group = next(group.id for group in await store.console.groups(session) if group.wa_group_id == GROUP)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        day, month = [await site.read(f"{site.base}/health?span={span}") for span in ("day", "month")]
+        own = await site.read(f"{site.base}/groups/{group}?span=month")
+        odd = await site.read(f"{site.base}/health?span=century")
+    assert "Messages: 4 in all, at most 4 in 10 minutes" in day
+    assert "Messages: 4 in all, at most 4 in 10 minutes" in odd
+    assert "Messages: 5 in all, at most 4 in 6 hours" in month
+    assert "Messages: 4 in all, at most 3 in 6 hours" in own
+    assert re.search(r"<bdi>Family</bdi> 3\b", day)
+    assert re.search(r"<bdi>Work</bdi> 1\b", day)
+    assert "Connection to WhatsApp: " in day
+    for words in ("connected", "connection ended", "tried again"):
+        assert re.search(rf"<bdi>{words}</bdi> \d", day), words
+    for page in (day, month, own):
+        assert active(page) == []
+
+
+async def test_health_tells_the_age_of_what_is_stored_and_the_room_that_is_left(
+    embedded: Endpoint, store: Store, session: str, tmp_path: Path
+) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent("gone", kind="undecryptable", text=None, pending=True)])
+    await table(store, "messages").update({"lost_at": recent("x")["ts"]}).eq("session_id", session).execute()
+    mark = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    await table(store, "wa_sessions").update({"complete_to": mark}).eq("id", session).execute()
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/health")
+        assert "Free disk space" not in page, "the database is not ours"
+        site.app.console.folder = tmp_path
+        page = await site.read(f"{site.base}/health")
+        site.app.console.folder = tmp_path / "gone"
+        assert "Free disk space" not in await site.read(f"{site.base}/health")
+    assert "Free disk space" in page
+    assert re.search(r"Everything stored until</dt><dd><time [^>]+>[^<]+</time> <span class=\"hint\">\d+ min ago", page)
+    assert re.search(r"Never became readable</dt><dd>1</dd>", page)
+
+
+async def test_pictures_are_paged(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[with_file("first", "image", None, 1000)])
+    await store_file(store, held, b"picture", "image/jpeg", "jpg")
+    (media,) = {row["media_id"] for row in await rows(store, "messages", session)}
+    await held.commit(messages=[recent(f"m{n}", 500 - n, kind="image", text=None) for n in range(70)])
+    stored = {"media_id": media, "media_status": "stored"}
+    await table(store, "messages").update(stored).eq("session_id", session).execute()
+    known = await ids(store, session)
+    (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/groups/{group}")
+        assert len(re.findall(r'<li><a href="[^"]+/messages/\d+">', page)) == 24
+        path, seen = f"{site.base}/groups/{group}/gallery", []
+        assert path in page
+        while path:
+            page = await site.read(path)
+            seen += [int(number) for number in re.findall(r'<li><a href="[^"]+/messages/(\d+)">', page)]
+            more = re.search(r'href="([^"]+\?before=\d+)"', page)
+            path = more[1] if more else ""
+    assert seen == [known[f"m{n}"] for n in range(69, -1, -1)] + [known["first"]]
+
+
+async def test_a_poll_shows_what_it_came_to(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent("poll", 90, kind="poll", text="When?\nFriday\nSaturday\nNever")])
+    known = await ids(store, session)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        assert "No votes that could be opened yet" in await site.read(f"{site.base}/feed")
+        await held.commit(
+            messages=[
+                vote(known["poll"], "ana", "Friday"),
+                vote(known["poll"], "ben", "Friday", "Saturday"),
+                vote(known["poll"], "dana"),
+            ]
+        )
+        page = await site.read(f"{site.base}/messages/{known['poll']}")
+    votes = re.findall(r'<bdi>(\w+)</bdi> <span class="number">(\d+)</span>', page)
+    assert votes == [("Friday", "2"), ("Saturday", "1"), ("Never", "0")]
+    assert "People who voted: 2" in page
+    assert "Took the vote back." in page
+    assert "Voted for Friday, Saturday" in page
     assert active(page) == []
+
+
+async def test_what_disappeared_or_is_asked_to_be_deleted_says_so(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent("gone", 90), recent("asked", 80, text="still here"), recent("odd", kind="pin")])
+    known = await ids(store, session)
+    messages = table(store, "messages")
+    await messages.update({"blanked": True, "text": None}).eq("id", known["gone"]).execute()
+    await table(store, "messages").update({"text": None}).eq("id", known["odd"]).execute()
+    claimed = {"revoke_claimed_at": recent("x")["ts"], "revoke_claimed_by": "ben@lid"}
+    await table(store, "messages").update(claimed).eq("id", known["asked"]).execute()
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/feed")
+    for words in ("This message has disappeared", "Somebody wants it deleted", "still here", "Pinned a message"):
+        assert words in page

@@ -388,6 +388,29 @@ def test_only_the_newest_gaps_are_listed_and_all_are_counted(mine: Served) -> No
     assert (listed["monitor"], listed["since"]) == (False, None)
 
 
+def test_the_coverage_of_many_groups_comes_page_by_page(mine: Served) -> None:
+    mine.served(2000)
+    names = [{"wa_group_id": f"12036399{n}@g.us", "name": f"Group {n}"} for n in range(5)]
+    call(mine.connection, "wa_upsert_groups", mine.session, 1, json.dumps(names), False)
+    mine.connection.execute("update public.groups set monitor = true where session_id = %s", (mine.session,))
+    found = [call(mine.connection, "wa_coverage", mine.session, None, 2, start) for start in (0, 2, 4, 6)]
+    assert [each["group_count"] for each in found] == [6, 6, 6, 6]
+    assert [row["name"] for each in found for row in each["groups"]] == [
+        *(row["name"] for row in call(mine.connection, "wa_coverage", mine.session)["groups"])
+    ]
+    assert [len(each["groups"]) for each in found] == [2, 2, 2, 0]
+
+
+def test_a_time_narrows_the_coverage_of_all_groups(mine: Served) -> None:
+    mine.served(5000)
+    mine.drop((1000, 900, 4))
+    mine.mark(0)
+    (whole,) = call(mine.connection, "wa_coverage", mine.session)["groups"]
+    (late,) = call(mine.connection, "wa_coverage", mine.session, mine.ago(800))["groups"]
+    assert [gap["reason"] for gap in whole["gaps"]] == ["not_monitored", "too_old"]
+    assert late["complete"]
+
+
 def test_a_group_that_was_left_is_complete_no_longer(mine: Served) -> None:
     mine.served(2000)
     call(
@@ -401,7 +424,7 @@ def test_the_ledger_hides_from_users(mine: Served, connect: Callable[[], Connect
     other.execute("reset role")
     rights = other.execute(
         "select has_table_privilege('authenticated', 'public.coverage_gaps', 'select'),"
-        " has_function_privilege('anon', 'public.wa_coverage(text)', 'execute')"
+        " has_function_privilege('anon', 'public.wa_coverage(text, timestamptz, integer, integer)', 'execute')"
     ).fetchone()
     assert rights == (False, False)
 

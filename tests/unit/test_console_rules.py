@@ -13,11 +13,14 @@ import pytest
 from console.access.logins import ATTEMPT_SECONDS, ATTEMPTS, IDLE_SECONDS, LINK_SECONDS, LOGIN_SECONDS, Attempts, Logins
 from console.app import STATIC
 from console.rules.bubbles import make_bubbles
-from console.rules.contents import Card, cards, notice, poll, spot, waveform
+from console.rules.charts import SPANS, make_chart, span_of
+from console.rules.contents import Card, Option, Poll, cards, notice, poll, spot, waveform
 from console.rules.formatting import to_html
 from console.rules.people import Names
 from console.rules.situations import NAMELESS, TONES, judge
+from console.rules.timelines import LOOKS, first_event, make_timeline
 from console.texts import LANGUAGES, choose, texts
+from worker.commands.coverage import REASONS
 from worker.session.report import State
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
@@ -191,8 +194,100 @@ def test_contacts_and_results_come_from_the_content_else_from_the_text() -> None
     ]
     assert cards({"content": None, "text": "Bob\nEve"}) == [Card(name="Bob"), Card(name="Eve")]
     results = {"results": [{"option": "Mon", "votes": 3}, 1]}
-    assert poll({"content": results, "text": "When?\nMon"}) == ("When?", ["Mon: 3"])
-    assert poll({"content": {}, "text": "When?\nMon\nTue"}) == ("When?", ["Mon", "Tue"])
+    told = poll({"content": results, "text": "When?\nMon"})
+    assert told == Poll(question="When?", options=(Option(text="Mon", votes=3, share=100),))
+    asked = {"content": {}, "text": "When?\nMon\nTue"}
+    assert poll(asked) == Poll(question="When?", options=(Option(text="Mon"), Option(text="Tue")))
+    votes = {"voters": 5, "options": [{"option": "Tue", "votes": 4}, {"option": "Wed", "votes": 1}]}
+    assert poll({**asked, "result": votes}) == Poll(
+        question="When?",
+        options=(
+            Option(text="Mon", votes=0),
+            Option(text="Tue", votes=4, share=100),
+            Option(text="Wed", votes=1, share=25),
+        ),
+        voters=5,
+    )
+    odds: list[list[dict[str, Any]]] = [[{"option": 1, "votes": "x"}], [{}], [{"votes": -1}]]
+    for odd in odds:
+        assert [each.votes for each in poll({"content": {"results": odd}, "text": None}).options] == [0]
+
+
+# ── charts and timelines ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def counts(*found: tuple[str | None, int, int]) -> dict[str, Any]:
+    return {
+        "since": NOW.isoformat(),
+        "counted_from": None,
+        "counts": [{"group_id": group, "at": at, "count": count} for group, at, count in found],
+    }
+
+
+def test_a_chart_stacks_the_largest_series_lowest_and_the_rest_on_top() -> None:
+    day = span_of("day")
+    chart = make_chart(
+        counts(("1", 3, 1), ("2", 3, 2), (None, 3, 5), ("2", 143, 1), ("2", 144, 9)),
+        day,
+        "group_id",
+        {"1": "A", "2": "B"}.get,
+    )
+    assert [(each.name, each.total) for each in chart.series] == [("B", 3), ("A", 1), (None, 5)]
+    assert [(bar.x, bar.y, bar.height) for bar in chart.bars] == [
+        *((3, 75.0, 25.0), (3, 62.5, 12.5), (3, 0.0, 62.5), (143, 87.5, 12.5))
+    ]
+    assert len({each.look for each in chart.series}) == 3
+    assert [(line.at, line.counts) for line in chart.lines] == [
+        (NOW + timedelta(minutes=1430), (1, 0, 0)),
+        (NOW + timedelta(minutes=30), (2, 1, 5)),
+    ]
+    assert (chart.total, chart.highest, chart.highest_a_minute) == (9, 8, 0.8)
+    assert chart.until - chart.since == timedelta(days=1)
+
+
+def test_a_chart_without_messages_is_empty() -> None:
+    for span in SPANS:
+        chart = make_chart(counts(), span, "group_id", str)
+        assert (chart.total, chart.highest, chart.bars, chart.lines) == (0, 0, (), ())
+    assert span_of("century") is span_of(None) is SPANS[0]
+
+
+def gap(reason: str, begins: float | None, ends: float | None) -> dict[str, Any]:
+    """Hours after NOW."""
+    times = [None if hours is None else (NOW + timedelta(hours=hours)).isoformat() for hours in (begins, ends)]
+    return {"reason": reason, "from": times[0], "to": times[1], "count": None}
+
+
+def test_a_timeline_shows_each_gap_where_it_lies() -> None:
+    gaps = [
+        gap("not_monitored", None, 10),
+        gap("too_old", 50, 50),
+        gap("away", 90, None),
+        gap("lost", 100, 100),
+        gap("refused", -5, -1),
+        gap("of a newer version", 20, 30),
+    ]
+    line = make_timeline({"gaps": gaps, "gap_count": 106}, NOW, NOW + timedelta(hours=100))
+    assert [(mark.gap["reason"], mark.x, mark.width, mark.look) for mark in line.marks] == [
+        ("not_monitored", 0.0, 100.0, "off"),
+        ("away", 900.0, 100.0, "open"),
+        ("too_old", 500.0, 3.0, "lost"),
+        ("lost", 997.0, 3.0, "lost"),
+        ("of a newer version", 200.0, 100.0, "lost"),
+    ]
+    assert line.more == 100
+
+
+def test_a_timeline_begins_a_little_before_its_first_event_and_shows_a_day_at_least() -> None:
+    assert first_event([], NOW) == NOW - timedelta(days=1) * 1.05
+    assert first_event([gap("lost", -1, -1)], NOW) == NOW - timedelta(days=1) * 1.05
+    assert first_event([gap("not_monitored", None, -1000), gap("lost", -1, -1)], NOW) == NOW - timedelta(hours=1050)
+    assert first_event([gap("not_monitored", None, None)], NOW) == NOW - timedelta(days=1) * 1.05
+
+
+def test_every_reason_of_a_gap_has_a_look_and_words() -> None:
+    words = {key.removeprefix("coverage.reason.") for key in texts("en").keys if key.startswith("coverage.reason.")}
+    assert LOOKS.keys() == words == REASONS.keys()
 
 
 # ── logins ──────────────────────────────────────────────────────────────────────────────────────────────────────────

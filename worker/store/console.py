@@ -169,6 +169,27 @@ class Console:
         """The same of every group that is or was switched on, with `wa_group_id`, `name`, `monitor`."""
         return list((await self._call("wa_coverage", {"p_session": session}))["groups"])
 
+    async def some_coverage(self, session: str, since: datetime, limit: int, offset: int) -> tuple[list[Row], int]:
+        """The same after a time, of `limit` groups by name behind the first `offset`; and how many groups there are."""
+        args = {"p_session": session, "p_from": since.isoformat(), "p_limit": limit, "p_offset": offset}
+        row = await self._call("wa_coverage", args)
+        return list(row["groups"]), int(row["group_count"])
+
+    async def activity(self, session: str, group: int | None, step_seconds: int, steps: int) -> Row:
+        """Messages in each of the last steps, as `wa_activity` counts them; of one group or of all."""
+        args = {"p_session": session, "p_group": _id(group), "p_step": step_seconds, "p_steps": steps}
+        return dict(await self._call("wa_activity", args))
+
+    async def event_counts(self, session: str, step_seconds: int, steps: int) -> Row:
+        """Connections, ends of them, attempts and errors in each of the last steps, as `wa_event_counts` has them."""
+        args = {"p_session": session, "p_step": step_seconds, "p_steps": steps}
+        return dict(await self._call("wa_event_counts", args))
+
+    async def poll_results(self, session: str, polls: Sequence[int]) -> dict[int, Row]:
+        """What each of these polls came to: `{voters, options: [{option, votes}]}`."""
+        args = {"p_session": session, "p_polls": [str(poll) for poll in polls]}
+        return {int(row["poll_id"]): row for row in (await self._call("wa_poll_results", args))["polls"]}
+
     async def set_monitor(self, session: str, groups: Sequence[int], on: bool) -> int:
         """How many were not so before."""
         args = {"p_session": session, "p_groups": [str(group) for group in groups], "p_monitor": on}

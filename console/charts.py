@@ -1,0 +1,54 @@
+"""What charts and timelines show, read from the database: aggregated there, never by reading messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from console.database import Database, Row
+from console.rules.charts import Chart, Span, make_chart
+from console.rules.timelines import Timeline, first_event, make_timeline
+from worker.store.console import open_gap
+
+
+@dataclass(frozen=True, kw_only=True)
+class Covered:
+    """One group's archive in words and as a line; `present`: the gap that goes on."""
+
+    group: Mapping[str, Any]
+    coverage: Row
+    present: Row | None
+    timeline: Timeline
+
+    @property
+    def holes(self) -> int:
+        """How many gaps there are. What lies before the group was switched on for the first time is none."""
+        gaps = self.coverage["gaps"]
+        return int(self.coverage["gap_count"]) - bool(gaps and gaps[0]["from"] is None)
+
+
+async def activity(
+    database: Database, session: str, group: int | None, span: Span, names: Mapping[int, str | None]
+) -> Chart:
+    """Messages of one group, or of the busiest groups by name and all others."""
+    found = await database.ask(lambda store: store.console.activity(session, group, span.step_seconds, span.steps))
+
+    def name(one: str | None) -> str | None:
+        return None if one is None else names.get(int(one)) or f"~{one}"
+
+    return make_chart(found, span, "group_id", name)
+
+
+async def connections(database: Database, session: str, span: Span) -> Chart:
+    """Connections, ends of them, attempts and errors; the name of a series is that of the event."""
+    found = await database.ask(lambda store: store.console.event_counts(session, span.step_seconds, span.steps))
+    return make_chart(found, span, "event", str)
+
+
+def covered(group: Mapping[str, Any], coverage: Row, now: datetime, shown: timedelta | None = None) -> Covered:
+    """`shown`: how much of the past; None: as much as its gaps need."""
+    gaps: Sequence[Row] = coverage["gaps"]
+    start = first_event(gaps, now) if shown is None else now - shown
+    return Covered(group=group, coverage=coverage, present=open_gap(gaps), timeline=make_timeline(coverage, start, now))

@@ -1,0 +1,33 @@
+"""The archive of all groups: from when to when each is complete, and what is missing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from console.charts import covered
+from console.here import here
+from console.viewer import number
+
+DAYS = (1, 30, 365)
+SHOWN = 30
+PAGE = 50  # groups; each is asked for its gaps
+PAGES_MAX = 1000
+
+
+async def page(request: Request) -> Response:
+    """`days`: how much of the past; `page`: which groups, by name."""
+    place = here(request)
+    days = number(request.query_params.get("days"))
+    days = days if days in DAYS else SHOWN
+    wanted = min(PAGES_MAX, max(1, number(request.query_params.get("page")) or 1))
+    shown, now = timedelta(days=days), datetime.now(UTC)
+    found, count = await place.database.ask(
+        lambda store: store.console.some_coverage(place.session, now - shown, PAGE, PAGE * (wanted - 1))
+    )
+    ids = {group.wa_group_id: group.id for group in await place.database.ask(lambda s: s.console.groups(place.session))}
+    rows = [covered({**row, "id": ids.get(row["wa_group_id"])}, row, now, shown) for row in found]
+    values = {"rows": rows, "choices": DAYS, "shown": days, "number": wanted, "pages": -(-count // PAGE)}
+    return await place.show("coverage.html", values)
