@@ -66,7 +66,9 @@ async def spread(store: Store, held: Writer) -> None:
     """Thirty days of messages, more by day than by night, with a hole and two lost connections."""
     chance = random.Random(7)  # noqa: S311 - the same picture each time
     past = [
-        recent(f"x{group}-{hours}-{n}", hours * 3600 - 50 * chance.randrange(60), chat_id=group, text="…", push_name="Ana")
+        recent(
+            f"x{group}-{hours}-{n}", hours * 3600 - 50 * chance.randrange(60), chat_id=group, text="…", push_name="Ana"
+        )
         for group, often in ((GROUP, 4), (OTHER_GROUP, 2))
         for hours in range(30 * 24, 0, -1)
         for n in range(chance.randrange(often) if 5 < (datetime.now(UTC).hour - hours) % 24 < 21 else 0)

@@ -13,10 +13,11 @@ from testkit.phone import Media, VirtualPhone
 from testkit.waiting import until
 from testkit.worker import Worker
 from tests.console.browser import chromium, read_qr, window
-from tests.console.rows import connected, dropped, ids, recent, show, store_file, with_file
+from tests.console.rows import connected, dropped, ids, recent, show, store_file, vote, with_file
 from tests.console.site import served
 from tests.console.test_pages import HOSTILE
 from tests.integration.database import GROUP, table, writer
+from worker.ingest.parts import Item
 from worker.store import GroupChange, Store
 from worker.store.embedded import Endpoint
 
@@ -188,6 +189,86 @@ async def test_changes_show_in_an_open_page(browser: Any, embedded: Endpoint, st
         await store.lease_release(session, "worker-1", held.fence)
         await seen.see("No worker is running")
         assert await seen.page.locator(".banner").count() == 1
+
+
+async def test_votes_count_on_a_page_that_is_open(browser: Any, embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await connected(store, held)
+    await held.commit(messages=[recent("poll", kind="poll", text="When?\nFriday\nSaturday")])
+    poll = (await ids(store, session))["poll"]
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open("feed")
+        await seen.see("No votes that could be opened yet")
+        await held.commit(messages=[vote(poll, "ben", "Friday", age_seconds=0)])
+        await seen.see("People who voted: 1")
+        await seen.see("Voted for Friday")
+        assert await seen.page.locator(f"#m{poll} .number").all_text_contents() == ["1", "0"]
+
+
+async def test_an_album_is_opened_and_closed_by_keys(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await connected(store, held)
+    await held.commit(messages=[recent("album", 90, kind="album", text=None), with_file("one", "image", None, 80)])
+    await store_file(store, held, (SEEDS / "hills.jpg").read_bytes(), "image/jpeg", "jpg")
+    known = await ids(store, session)
+    await table(store, "messages").update({"album_id": known["album"]}).eq("id", known["one"]).execute()
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open("feed")
+        picture = seen.page.locator(f"#m{known['album']} .album a.picture")
+        await picture.wait_for()
+        await seen.page.wait_for_load_state("domcontentloaded")
+        await picture.press("Enter")
+        await seen.page.wait_for_selector("dialog[open] img")
+        await seen.page.keyboard.press("Escape")
+        await seen.page.wait_for_selector("dialog", state="detached")
+        assert await picture.evaluate("(link) => link === document.activeElement")
+
+
+async def test_what_was_given_up_or_refused_is_tried_again_by_a_click(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await connected(store, held)
+    listed = Item("message", recent("listed", text="kept although refused")).as_base64("22P05", "no", "waiting")
+    await held.commit(messages=[with_file("f", "image")], refused=[listed])
+    (job,) = (await store.media_claim("tests", 10, 60.0, session)).jobs
+    await store.media_abandon(job.id, "tests", "failed", "MEDIA_FAILED", "no answer")
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open("health")
+        await seen.page.get_by_role("button", name="Try them again").click()
+        await seen.see("These files will be tried again")
+        await seen.see("0 running, 1 due, 0 waiting")
+        await seen.page.get_by_role("button", name="Take back").click()
+        await seen.see("Taken back: it is stored now")
+        await seen.open("feed")
+        await seen.see("kept although refused")
+
+
+async def test_a_chart_is_also_a_table_in_the_viewer_s_time(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await connected(store, held)
+    await held.commit(messages=[recent("a", 7200), recent("b", 7200)])
+    far = {"timezone_id": "Pacific/Kiritimati"}
+    async with served(embedded, session) as site, window(browser, site, **far) as seen:
+        await seen.log_in()
+        await seen.open("health")
+        await seen.page.get_by_role("img", name="Messages: 2 in all").wait_for()
+        chart = seen.page.locator("#activity")
+        await chart.get_by_text("As a table").click()
+        row = chart.locator("tbody tr")
+        assert await row.locator("td").all_text_contents() == ["2"]
+        shown, utc = await row.locator("time").evaluate("(time) => [time.textContent, time.title]")
+        assert shown != utc.removesuffix(" UTC")
+        assert utc.endswith(" UTC")
+        await chart.get_by_role("link", name="30 days").click()
+        await seen.page.get_by_role("img", name="at most 2 in 6 hours").wait_for()
 
 
 async def test_a_database_that_is_away_is_said_once_and_waited_for(
