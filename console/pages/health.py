@@ -52,7 +52,7 @@ async def page(request: Request) -> Response:
         "status": status,
         "figures": figures,
         "lost": lost,
-        "disk": await measure(place.console.folder),
+        "disk": await measure(None if place.town else place.console.folder),
         "chart": await activity(place.database, place.session, None, span, names),
         "connections": await connections(place.database, place.session, span),
         "span": span,
