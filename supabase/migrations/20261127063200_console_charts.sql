@@ -1,11 +1,11 @@
--- What the console shows beside messages: how much came when, connections over time, what polls came to; and the coverage
--- of many groups page by page.
+-- What the console shows beside messages: how much came when, connections over time, what polls came to; and the
+-- coverage of many groups page by page.
 
 set check_function_bodies = off;
 
 -- How many messages there were in each of the last `p_steps` steps of `p_step` seconds, by `ts`: of one group, or of
--- the session (`p_group` null). {now, since, step, steps, total, counted_from, counts: [{group_id, at, count}]}: `at` is
--- the number of the step, from 0 at `since`; `group_id` is one of the six busiest groups, null all the others. Reads
+-- the session (`p_group` null). {now, since, step, steps, total, counted_from, counts: [{group_id, at, count}]}: `at`
+-- is the number of the step, from 0 at `since`; `group_id` is one of the six busiest groups, null all the others. Reads
 -- the newest `p_limit` messages of this time at most; if there are more, `counted_from` is where the count begins.
 create function public.wa_activity(
   p_session text, p_group bigint, p_step integer, p_steps integer, p_limit integer default 200000

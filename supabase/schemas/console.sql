@@ -159,8 +159,8 @@ language sql stable security invoker set search_path = '' as $$
 $$;
 
 -- How many messages there were in each of the last `p_steps` steps of `p_step` seconds, by `ts`: of one group, or of
--- the session (`p_group` null). {now, since, step, steps, total, counted_from, counts: [{group_id, at, count}]}: `at` is
--- the number of the step, from 0 at `since`; `group_id` is one of the six busiest groups, null all the others. Reads
+-- the session (`p_group` null). {now, since, step, steps, total, counted_from, counts: [{group_id, at, count}]}: `at`
+-- is the number of the step, from 0 at `since`; `group_id` is one of the six busiest groups, null all the others. Reads
 -- the newest `p_limit` messages of this time at most; if there are more, `counted_from` is where the count begins.
 create function public.wa_activity(
   p_session text, p_group bigint, p_step integer, p_steps integer, p_limit integer default 200000
@@ -227,7 +227,7 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- The same for the audit log: how often an account was connected and disconnected, tried to connect anew, and had an
+-- The same for the audit log: how often an account was connected and disconnected, tried to connect anew, had an
 -- error. {now, since, step, steps, counted_from, counts: [{event, at, count}]}. Reads the newest `p_limit` entries.
 create function public.wa_event_counts(p_session text, p_step integer, p_steps integer, p_limit integer default 20000)
 returns jsonb

@@ -407,7 +407,7 @@ def test_a_time_narrows_the_coverage_of_all_groups(mine: Served) -> None:
     mine.mark(0)
     (whole,) = call(mine.connection, "wa_coverage", mine.session)["groups"]
     (late,) = call(mine.connection, "wa_coverage", mine.session, mine.ago(800))["groups"]
-    assert [gap["reason"] for gap in whole["gaps"]] == ["not_monitored", "too_old"]
+    assert [gap["reason"] for gap in whole["gaps"]] == ["not_monitored", "waited_too_long"]
     assert late["complete"]
 
 
