@@ -277,7 +277,8 @@ $$;
 -- and `settings` which version of its settings the process has. `p_capacity`: how many more sessions it could take now;
 -- 0, and none of its sessions claimed: no host. `p_lease_seconds`: how long a claimed lease lasts, 60 if null.
 --
--- Also makes the next 500 entries of the search, or as many as 200 ms are enough for (wa.search_fill).
+-- Also makes the next entries of the search, at most 500 a session, and of all sessions together as many as 200 ms are
+-- enough for (wa.search_fill).
 --
 -- Waits for nobody. A lease is written after a third of its time. If the session's row is locked then, because its
 -- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it.
@@ -303,6 +304,7 @@ declare
   v_claimed text[] := '{}';
   v_steady integer := 0;
   v_answer jsonb := '{}';
+  v_fill_until timestamptz;
 begin
   for v_held in
     select h.session, h.fence, h.monitored, h.media, h.epoch, h.complete_to, h.claimed, h.settings
@@ -350,7 +352,6 @@ begin
         v_answer := jsonb_set(v_answer, '{busy}', coalesce(v_answer -> 'busy', '[]') || to_jsonb(v_held.session));
       end if;
     end if;
-    perform wa.search_fill(v_held.session, 500);
     v_news := wa.news_of(v_held.session, v_held.monitored, v_held.media);
     if v_held.claimed then
       v_claimed := v_claimed || v_held.session;
@@ -373,6 +374,17 @@ begin
       p_owner, v_claimed, v_steady, greatest(p_capacity, 0), coalesce(p_lease_seconds, 60)
     );
   end if;
+  -- All sessions together have this time, because their rows are locked until the poll ends; whoever is first has most.
+  v_fill_until := clock_timestamp() + interval '200 ms';
+  for v_held in
+    select h.session
+    from jsonb_to_recordset(p_held) as h (session text)
+    where not coalesce(v_answer -> 'lost' ? h.session, false)
+    order by random()
+  loop
+    exit when clock_timestamp() > v_fill_until;
+    perform wa.search_fill(v_held.session, 500);
+  end loop;
   return v_answer || jsonb_build_object('alive', v_alive);
 end
 $$;

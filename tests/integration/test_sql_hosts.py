@@ -17,6 +17,7 @@ from tests.integration.test_sql_races import Connection, batch, call, connect
 __all__ = ["connect", "mine"]  # fixtures
 
 LEASE = 30.0
+ROUNDS_MAX = 100  # a share is reckoned from what the others told last, so that one round may leave some
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +144,11 @@ def test_two_hosts_that_claim_at_once_never_hold_the_same_session(
     for _ in range(5):
         names = add(mine, 40)
         with ThreadPoolExecutor(len(hosts)) as pool:
-            for _ in range(3):
+            for _ in range(ROUNDS_MAX):
                 list(pool.map(lambda one: one.poll(), hosts))
-        held = [session for one in hosts for session in one.held]
+                held = [session for one in hosts for session in one.held]
+                if len(held) >= len(names):
+                    break
         assert sorted(held) == sorted(names)
         fences = mine.execute("select distinct fence from public.wa_sessions where id = any(%s)", (names,)).fetchall()
         assert fences == [(1,)], "one was taken twice"

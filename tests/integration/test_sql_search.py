@@ -455,6 +455,25 @@ def test_a_text_that_raises_an_error_has_marks_only(mine: Connection, session: s
     mine.rollback()
 
 
+def test_all_sessions_of_a_poll_share_the_time_for_entries(mine: Connection, session: str) -> None:
+    sessions = [session, f"{session}-b", f"{session}-c"]
+    for name in sessions:
+        if name != session:
+            call(mine, "wa_lease_acquire", name, "a", 60)
+            call(mine, "wa_begin_epoch", name, 1)
+            call(mine, "wa_upsert_groups", name, 1, json.dumps([{"wa_group_id": GROUP}]), False)
+            mine.execute("update public.groups set monitor = true where session_id = %s", (name,))
+        store(mine, name, message("A1", text="fox"))
+    held = json.dumps([{"session": name, "fence": "1", "monitored": None, "media": 0} for name in sessions])
+    replaced(mine, "perform pg_sleep(0.3); return p_text;")  # each is longer than a poll's time
+    filled = []
+    for _ in sessions:
+        assert call(mine, "wa_host_poll", "a", 0, held)["alive"] == 3
+        filled.append(sum(entries(mine, name) for name in sessions))
+    assert filled == [1, 2, 3], "one session's a poll, and none twice while another waits"
+    mine.rollback()
+
+
 def test_a_fill_whose_time_is_over_keeps_what_it_did(mine: Connection, session: str) -> None:
     store(mine, session, *[message(f"A{n}", n, text="fox") for n in range(3)])
     replaced(mine, "perform pg_sleep(0.3); return p_text;")  # each is longer than a fill
