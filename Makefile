@@ -18,7 +18,7 @@ PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
-.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort soak bench benchgate benchqueries benchconsole clean image audit sbom mutants docs \
+.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort fleet soak bench benchgate benchqueries benchconsole clean image audit sbom mutants docs \
   baileys lock types console-smoke screenshots wheel wheel-smoke docs-commands
 
 help: ## what can be done here
@@ -82,6 +82,9 @@ check: setup ## linters and type checkers
 
 chaos: setup ## MINUTES=3 SEED=1: kill everything at random and look for a lost message
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),3) --seed $(SEED)
+
+fleet: setup ## ACCOUNTS=12 SEED=1: hosts that share accounts; one killed, one paused, one added, one drained
+	@$(BIN)/python -m tests.fleet --accounts $(or $(ACCOUNTS),12) --seed $(SEED)
 
 soak: setup ## MINUTES=15 and six to warm up: closes of every kind, again and again; flat memory, nothing leaked
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),15) --seed $(SEED)
