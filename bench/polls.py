@@ -106,7 +106,10 @@ class Committers:
                     self._commit(connection, host, epochs)
 
     def _commit(self, connection: psycopg.Connection[Any], host: Host, epochs: dict[str, int]) -> None:
-        session, fence = random.choice([(one, held["fence"]) for one, held in list(host.held.items())])  # noqa: S311
+        held = [(one, seat["fence"]) for one, seat in list(host.held.items())]
+        if not held:
+            return
+        session, fence = random.choice(held)  # noqa: S311
         if session not in epochs:
             epochs[session] = int(call(connection, "wa_begin_epoch", session, int(fence))["epoch"])
             self._seq[session] = 0
