@@ -26,6 +26,7 @@ HEADER = "Made by `make types` from the database's catalogue."
 # What apps read, and the name of a row's class in Python.
 TABLES = {
     "audit_log": "AuditEntry",
+    "group_members": "GroupMember",
     "groups": "Group",
     "media": "Media",
     "message_changes": "MessageChange",

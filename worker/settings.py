@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     worker_http_port: int = Field(3001, ge=0, le=65_535)
     worker_revoke: Revoke = "keep"  # what a revoke does to what was stored
     worker_expire: Expire = "keep"  # what is done when a message disappears from phones
+    worker_group_members: bool = False  # keep who is in the groups that are switched on (docs/contract.md §6)
     worker_max_document_mb: int | None = Field(None, ge=1, le=2048)  # unset: no limit of their own
     worker_media_concurrency: MediaConcurrency = 4
     worker_lease_s: int = Field(30, ge=2, le=600)

@@ -40,6 +40,7 @@ from worker.session.flags import FlagWatch, Monitored
 from worker.session.hearing import Hearing
 from worker.session.host_poll import HostPoll, Served
 from worker.session.housekeeping import Housekeeping
+from worker.session.members import MemberLists
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report, View
 from worker.session.requests import LOGGED_OUT, Requests
@@ -177,7 +178,10 @@ async def open_leased_session(
         downloader = await end.enter_async_context(_open_downloads(settings, shared, phone))
         media = _make_media(settings, shared, downloader, phone)
         drops, arrivals, first = Drops(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
-        discovery = Discovery(session, report, flags.done)
+        members = None
+        if settings.worker_group_members:
+            members = MemberLists(session, report, lambda: monitored.groups)
+        discovery = Discovery(session, report, flags.done, members=members)
         listeners = Listeners(
             error=report.error,
             media=media.notify,
@@ -193,6 +197,8 @@ async def open_leased_session(
 
         def note_own_addresses(me: Me) -> None:
             committer.own = (me.lid, me.id)
+            if members:
+                members.linked_as(me)
 
         versions = VersionPolicy(
             settings.wa_version,
@@ -321,8 +327,10 @@ def _make_media(settings: Settings, shared: Shared, downloader: Downloader, phon
 
 def _make_rules(settings: Settings, monitored: Monitored, first: FirstArrivals) -> Callable[[], Rules]:
     window = LiveWindow(live_s=settings.worker_live_window_s, catch_up_s=settings.worker_catch_up_s)
-    blank = settings.worker_revoke == "blank"
-    return lambda: Rules(monitored=monitored.groups, window=window, blank_revoked=blank, first_arrival=first.of)
+    blank, members = settings.worker_revoke == "blank", settings.worker_group_members
+    return lambda: Rules(
+        monitored=monitored.groups, window=window, blank_revoked=blank, first_arrival=first.of, members=members
+    )
 
 
 def first_retry_state(row: dict[str, Any]) -> RetryState:

@@ -283,6 +283,28 @@ test('groups are listed by name, without their members except admins', async () 
   await sidecar.stop()
 })
 
+test('the members of a group that is named come with the same one query, and the log says who is who', async () => {
+  const { sidecar } = await loggedIn()
+  await makeGroup()
+  /** @type {any[]} */
+  const told = []
+  sidecar.beforeCommit = (batch) => { told.push(...batch.events.filter((/** @type {any} */ event) => event.type === 'identity')) }
+  const queries = async () => (await phone.all('/log')).filter((/** @type {any} */ line) => line.kind === 'query' && line.xmlns === 'w:g2').length
+  const [before, { groups: [{ id }] }] = [await queries(), await sidecar.call('groups')]
+  const { groups, asked_at_ms: at } = await sidecar.call('groups', { members_of: [id, 'nowhere@g.us'] })
+  assert.equal(await queries(), before + 2)
+  assert.ok(Math.abs(at - Date.now()) < 60_000)
+  const [{ members, size }, ...others] = groups.filter((/** @type {any} */ group) => group.members)
+  assert.deepEqual([members.length, others], [size, []])
+  for (const member of members) assert.notEqual(member.id.endsWith('@lid'), member.also.endsWith('@lid'))
+  for (const deadline = Date.now() + 30_000; told.length < size;) {
+    assert.ok(Date.now() < deadline, 'the log does not say who they are')
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  assert.deepEqual(told.flatMap(({ lid, pn }) => [lid, pn]).sort(), members.flatMap((/** @type {any} */ one) => [one.id, one.also]).sort())
+  await sidecar.stop()
+})
+
 test('no key, no message and no number is in the log, at any level', () => {
   const log = running.flatMap((sidecar) => sidecar.log).join('\n')
   assert.ok(log.length > 0)

@@ -47,21 +47,23 @@ export async function leaveGroup(phone, { id, who = 'me' }) {
   return describe(phone, group)
 }
 
-/** @param {Phone} phone @param {{id: string, participants?: string[]}} request */
-export async function addMembers(phone, { id, participants = [] }) {
+/** By the creator, or each by the invite link. @param {Phone} phone @param {{id: string, participants?: string[], by_link?: boolean}} request */
+export async function addMembers(phone, { id, participants = [], by_link = false }) {
   const group = phone.group(id)
   const added = participants.map((name) => phone.people.get(name)).filter((person) => !group.members.includes(person))
   group.members.push(...added)
   for (const person of added) group.past.delete(person)
-  await tell(phone, group, group.creator, node('add', {}, added.map((person) => participantNode(group, person))))
+  const joined = added.map((person) => participantNode(group, person))
+  if (!by_link) await tell(phone, group, group.creator, node('add', {}, joined))
+  for (const [place, person] of added.entries()) if (by_link) await tell(phone, group, person, node('add', { reason: 'invite' }, joined.slice(place, place + 1)))
   return describe(phone, group)
 }
 
-/** @param {Phone} phone @param {{id: string, participants?: string[]}} request */
-export async function removeMembers(phone, { id, participants = [] }) {
+/** @param {Phone} phone @param {{id: string, participants?: string[], notify?: boolean}} request */
+export async function removeMembers(phone, { id, participants = [], notify = true }) {
   const group = phone.group(id)
   const removed = participants.map((name) => phone.people.get(name))
-  await tell(phone, group, group.creator, node('remove', {}, removed.map((person) => participantNode(group, person))))
+  if (notify) await tell(phone, group, group.creator, node('remove', {}, removed.map((person) => participantNode(group, person))))
   forget(group, removed)
   return describe(phone, group)
 }

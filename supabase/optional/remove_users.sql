@@ -16,6 +16,7 @@ drop policy if exists wa_members_read on storage.objects;
 drop policy if exists owners_ask_again on public.runtime_flags;
 drop policy if exists owners_ask on public.runtime_flags;
 drop policy if exists owners_read on public.runtime_flags;
+drop policy if exists members_read on public.group_members;
 drop policy if exists members_read on public.people;
 drop policy if exists members_read on public.media;
 drop policy if exists members_read on public.message_changes;
@@ -31,6 +32,7 @@ drop index if exists public.messages_media_group;
 drop schema if exists wa_users cascade;
 
 revoke all on
+public.group_members,
 public.groups,
 public.media,
 public.message_changes,

@@ -146,7 +146,11 @@ using (
   )
 );
 
--- Members of some groups see who wrote in them. The join takes one step in an index for each group.
+drop policy if exists members_read on public.group_members;
+create policy members_read on public.group_members for select to authenticated
+using (group_id = any((select wa_users.group_ids())::bigint[]));
+
+-- Members of some groups see who wrote in them, and who is in them. The join takes one step in an index for each group.
 drop policy if exists members_read on public.people;
 create policy members_read on public.people for select to authenticated
 using (
@@ -157,6 +161,12 @@ using (
     inner join public.messages as m
       on g.session_id = m.session_id and g.wa_group_id = m.chat_id and m.sender = people.sender
     where g.session_id = people.session_id
+    limit 1 -- noqa: AM09
+  )
+  or (
+    select true
+    from public.group_members as k
+    where k.session_id = people.session_id and k.member = people.sender
     limit 1 -- noqa: AM09
   )
 );
@@ -189,6 +199,7 @@ using (
 -- `make types` after a change: a column that is closed here may be missing in a row (supabase/types/models.py).
 
 revoke all on
+public.group_members,
 public.groups,
 public.media,
 public.message_changes,
@@ -216,6 +227,7 @@ grant select (id, session_id, message_id, edit_msg_id, text, at) on public.messa
 grant select on public.message_changes to authenticated;
 grant select (id, sha256, mime, bytes, width, height, duration_s, storage_path) on public.media to authenticated;
 grant select on public.people to authenticated;
+grant select on public.group_members to authenticated;
 grant select on public.poll_votes to authenticated;
 grant select (key, value, handled_at, handled_value, session_id), insert (key, value), update (key, value)
 on public.runtime_flags to authenticated;

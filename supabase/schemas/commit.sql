@@ -182,9 +182,9 @@ end
 $$;
 
 -- One batch, or what its parts have left of it: {fence, epoch, seq, digest?, creds?, keys, messages, changes, hashes,
--- audits, identities, groups, refused, discards, dropped, unread}. Only the next batch is applied; one that was applied
--- before is answered as durable, and nothing is written. `dropped` may be empty; without it nobody knows what was
--- dropped (wa.note_unrecorded). Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
+-- audits, identities, groups, members, refused, discards, dropped, unread}. Only the next batch is applied; one that
+-- was applied before is answered as durable, and nothing is written. `dropped` may be empty; without it nobody knows
+-- what was dropped (wa.note_unrecorded). Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
 -- Renews the lease as well: the row is written anyway, and while commits keep it locked the poll passes it over.
 -- Plans are made once for each connection, not for each batch, and perhaps when the tables are still empty: hence no
 -- sequential scans.
@@ -217,6 +217,9 @@ begin
   );
   if p_batch -> 'groups' not in ('[]', 'null') then
     perform wa.write_groups(p_session, p_batch -> 'groups');
+  end if;
+  if p_batch -> 'members' not in ('[]', 'null') then
+    perform wa.write_members(p_session, p_batch -> 'members');
   end if;
 
   perform wa.write_refused(p_session, p_batch -> 'refused');

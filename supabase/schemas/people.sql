@@ -44,6 +44,7 @@ begin
     delete from public.people as p
     where p.session_id = new.session_id and p.sender = new.pn
     returning p.push_name, p.named_at into v_name, v_at;
+    perform wa.merge_members(new.session_id, new.lid, new.pn);
   end if;
   insert into public.people as p (session_id, sender, number, push_name, named_at)
   values (new.session_id, new.lid, new.pn, v_name, v_at)

@@ -25,6 +25,7 @@ alter table public.message_changes enable row level security;
 alter table public.message_reactions enable row level security;
 alter table public.wa_held_changes enable row level security;
 alter table public.people enable row level security;
+alter table public.group_members enable row level security;
 alter table public.wa_identities enable row level security;
 alter table public.wa_numbers_moved enable row level security;
 alter table public.wa_merges_due enable row level security;
@@ -39,6 +40,7 @@ revoke all on
 public.audit_log,
 public.coverage_gaps,
 public.decrypted_stanzas,
+public.group_members,
 public.groups,
 public.media,
 public.media_jobs,
@@ -72,6 +74,7 @@ grant select, insert, update, delete on
 public.audit_log,
 public.coverage_gaps,
 public.decrypted_stanzas,
+public.group_members,
 public.groups,
 public.media,
 public.media_jobs,
@@ -196,6 +199,7 @@ public.wa_upsert_groups,
 public.wa_want_session,
 public.wa_whoami,
 public.wa_wipe_credentials,
+public.wa_write_members,
 wa.add_counts,
 wa.apply_change,
 wa.apply_edit,
@@ -231,6 +235,7 @@ wa.may_revoke,
 wa.merge_cost,
 wa.merge_identity,
 wa.merge_identity_with_retries,
+wa.merge_members,
 wa.merge_messages,
 wa.merge_step,
 wa.message_row,
@@ -295,6 +300,7 @@ wa.write_groups,
 wa.write_hashes_and_discards,
 wa.write_identities,
 wa.write_keys,
+wa.write_members,
 wa.write_refused
 from public, anon, authenticated;
 
@@ -373,6 +379,7 @@ public.wa_upsert_groups,
 public.wa_want_session,
 public.wa_whoami,
 public.wa_wipe_credentials,
+public.wa_write_members,
 wa.add_counts,
 wa.apply_change,
 wa.apply_edit,
@@ -408,6 +415,7 @@ wa.may_revoke,
 wa.merge_cost,
 wa.merge_identity,
 wa.merge_identity_with_retries,
+wa.merge_members,
 wa.merge_messages,
 wa.merge_step,
 wa.message_row,
@@ -472,5 +480,6 @@ wa.write_groups,
 wa.write_hashes_and_discards,
 wa.write_identities,
 wa.write_keys,
+wa.write_members,
 wa.write_refused
 to service_role;

@@ -15,6 +15,7 @@ TABLES = {
     "audit_log",
     "coverage_gaps",
     "decrypted_stanzas",
+    "group_members",
     "groups",
     "media",
     "media_jobs",

@@ -21,6 +21,7 @@ OURS, THEIRS = "ours", "theirs"
 
 # The tables that users read, and their columns that stay closed. All other tables are closed.
 HIDDEN = {
+    "group_members": set(),
     "groups": {"admins"},
     "media": {"created_at"},
     "message_changes": set(),
@@ -36,6 +37,7 @@ HIDDEN = {
 # Which rows are the user's, asked by the superuser in other words than the policies': by groups and sessions.
 MESSAGES = "select id from public.messages where group_id = any(%(groups)s)"
 MINE = {
+    "group_members": "group_id = any(%(groups)s)",
     "groups": "id = any(%(groups)s)",
     "media": "id in (select media_id from public.messages where group_id = any(%(groups)s))",
     "message_changes": f"message_id in ({MESSAGES}) or (deleted and session_id = any(%(sessions)s))",
@@ -43,7 +45,8 @@ MINE = {
     "message_reactions": f"message_id in ({MESSAGES})",
     "messages": f"id in ({MESSAGES})",
     "people": "session_id = any(%(whole)s) or (session_id, sender) in "
-    "(select session_id, sender from public.messages where group_id = any(%(groups)s))",
+    "(select session_id, sender from public.messages where group_id = any(%(groups)s) "
+    "union select session_id, member from public.group_members where group_id = any(%(groups)s))",
     "poll_votes": f"poll_id in ({MESSAGES})",
     "runtime_flags": "session_id = any(%(owned)s)",
     "session_members": "user_id = %(user)s",
@@ -109,7 +112,13 @@ class World:
                 to | {"kind": "edit", "change_id": f"E{place}", "payload": {"text": "new"}},
                 to | {"kind": "reaction", "change_id": f"R{place}", "payload": {"emoji": "x"}},
             ]
-        call(say, "wa_commit", session, batch(1, messages=rows, changes=changes))
+        members = [
+            {"wa_group_id": group, "at": at(0), "what": "joined", "members": [{"member": f"{session}quiet{place}@lid"}]}
+            for place, group in enumerate((GROUP, OTHER_GROUP))
+        ]
+        pairs = [{"lid": f"{session}quiet{place}@lid", "pn": f"49{place}@s.whatsapp.net"} for place in range(3)]
+        everything: dict[str, Any] = {"messages": rows, "changes": changes, "members": members, "identities": pairs}
+        call(say, "wa_commit", session, batch(1, **everything))
         for (number,) in say.execute(
             "select id from public.messages where session_id = %s and kind = 'poll' order by id", (session,)
         ).fetchall():

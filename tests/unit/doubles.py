@@ -5,7 +5,7 @@ The real ones are in tests/integration and tests/e2e; these exist for what the r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -73,6 +73,7 @@ class Database:
     handled: list[Flag] = field(default_factory=list)
     answered: list[tuple[int, str]] = field(default_factory=list)
     groups: list[GroupChange] = field(default_factory=list)
+    members: list[Mapping[str, Any]] = field(default_factory=list)
     identities: dict[str, str] = field(default_factory=dict)
     suspects: list[Suspect] = field(default_factory=list)
     deaths: list[tuple[str, str, bool]] = field(default_factory=list)
@@ -187,6 +188,11 @@ class Database:
         self.groups = list(groups)
         return GroupsUpserted(count=len(groups), added=len(groups), renamed=0, left=0)
 
+    async def write_members(self, entries: Sequence[Mapping[str, Any]]) -> int:
+        await self._answer()
+        self.members.extend(entries)
+        return 0
+
     async def host_poll(
         self, owner: str, capacity: int, held: Sequence[HeldSession], lease_seconds: float | None = None
     ) -> HostPolled:
@@ -232,6 +238,8 @@ class Sidecar:
         self.connects: list[ConnectParameters] = []
         self.failures: dict[str, list[Exception]] = {}
         self.code_ttl_ms = 180_000
+        self.asked_at_ms = 0.0
+        self.members_of: list[str] = []
         self.groups_found = [Group(id="1@g.us", subject="One", addressing_mode="lid", size=2, admins=["1001@lid"])]
 
     @property
@@ -255,10 +263,11 @@ class Sidecar:
         self._note("close logout" if logout else "close")
         return 0
 
-    async def groups(self) -> Groups:
+    async def groups(self, members_of: Iterable[str] = ()) -> Groups:
         await anyio.lowlevel.checkpoint()
         self._note("groups")
-        return Groups(groups=self.groups_found)
+        self.members_of = list(members_of)
+        return Groups(groups=self.groups_found, asked_at_ms=self.asked_at_ms)
 
     async def pairing_code(self, phone: str) -> Code:
         await anyio.lowlevel.checkpoint()

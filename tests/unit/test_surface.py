@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from tests.unit.doubles import BOUND, Database, Sidecar, make_flag, until
-from worker.bridge.protocol import Commit, Group, GroupEvent
+from worker.bridge.protocol import Commit, Group, GroupEvent, Me, Member
 from worker.cli import app
 from worker.commands.terminal import Terminal, draw_qr
 from worker.errors import (
@@ -23,18 +23,23 @@ from worker.errors import (
     ExitCode,
     SettingsError,
     StateError,
+    StoreRefused,
     StoreUnavailable,
     Stuck,
+    TooSlow,
     WorkerError,
 )
 from worker.ingest.rules.batch import ingest
 from worker.ingest.rules.normalise import Rules
 from worker.session import discovery as discovery_module
+from worker.session import members as members_module
 from worker.session.discovery import Discovery, as_change
 from worker.session.flags import Ask, Request
 from worker.session.housekeeping import Housekeeping
+from worker.session.members import MemberLists
 from worker.session.report import Report, View
 from worker.store import Batch, Committed, Flag
+from worker.store import retry as retry_module
 from worker.store.session import SessionStore
 from worker.web.app import CONNECTIONS_MAX, bind, make_app, serve
 from worker.web.health import Health
@@ -302,6 +307,52 @@ async def test_a_revoke_that_waits_asks_for_the_admins_every_ten_minutes_at_most
     now += 600
     it.discovery.committed(commit, batch, waits, 0.1)
     assert [*queries, it.discovery.due] == [False, False, True, True, True]
+
+
+async def listing(it: Discovering, *, wanted: bool) -> None:
+    members = MemberLists(it.database.store, it.report, lambda: ["1@g.us"]) if wanted else None
+    if members:
+        members.linked_as(Me(id="4915100000000:7@s.whatsapp.net", lid="2001:7@lid"))
+    people = [Member(id=jid, also=None, role="member") for jid in ("1001@lid", "2001@lid")]
+    first = Group(id="1@g.us", subject="", addressing_mode=None, size=2, admins=[], members=people)
+    it.sidecar.groups_found = [first, first.model_copy(update={"id": "2@g.us", "members": None})]
+    it.sidecar.asked_at_ms = 1_790_000_000_000.0
+    it.discovery = Discovery(it.database.store, it.report, lambda _: None, members=members)
+    await it.until(lambda: not it.discovery.due)
+
+
+async def test_a_discovery_writes_the_members_of_the_groups_that_are_switched_on() -> None:
+    it = Discovering()
+    await listing(it, wanted=True)
+    assert (it.sidecar.calls, it.sidecar.members_of) == (["groups"], ["1@g.us"])
+    (entry,) = it.database.members
+    assert (entry["wa_group_id"], entry["complete"]) == ("1@g.us", True)
+    assert [member["member"] for member in entry["members"]] == ["1001@lid", "2001@lid"]
+
+
+async def test_without_the_setting_a_discovery_asks_for_no_members_and_writes_none() -> None:
+    it = Discovering()
+    await listing(it, wanted=False)
+    assert (it.sidecar.members_of, it.database.members) == ([], [])
+
+
+@pytest.mark.parametrize("error", [StoreRefused("22P02", "22P02"), TooSlow("no answer")])
+async def test_a_list_that_cannot_be_written_is_reported_and_fails_no_discovery(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(members_module, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(retry_module, "PAUSE_FIRST_SECONDS", 0.001)
+    it = Discovering()
+
+    async def refuse(_: object) -> int:
+        await anyio.lowlevel.checkpoint()
+        raise error
+
+    monkeypatch.setattr(it.database, "write_members", refuse)
+    await listing(it, wanted=True)
+    noted = [*it.database.audits, *it.report._audits]  # written, or not yet
+    assert {audit.payload["code"] for audit in noted} == {"MEMBERS_FAILED"}
+    assert it.database.groups
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from worker.bridge.protocol import (
     NOTIFICATIONS,
     REFUSED,
     TO_WORKER,
+    AskGroups,
     Assertion,
     Close,
     Closed,
@@ -127,8 +128,10 @@ class Peer:
     async def passkey_confirm(self) -> None:
         await self._ask("passkey_confirm", None, Nothing, PASSKEY_STEP_SECONDS)
 
-    async def groups(self) -> Groups:
-        return await self._ask("groups", None, Groups, GROUPS_SECONDS)
+    async def groups(self, members_of: Iterable[str] = ()) -> Groups:
+        """The groups of the account, with the members of these."""
+        params = AskGroups(members_of=sorted(members_of))
+        return await self._ask("groups", params, Groups, GROUPS_SECONDS)
 
     async def media_refresh(self, key: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
         params = MediaRefresh(key=key, content=content)

@@ -117,18 +117,36 @@ class PasskeyOptions(Wire):
     options: dict[str, Any] | None
 
 
+class AskGroups(Wire):
+    """`members_of`: the groups whose members are wanted too; WhatsApp is asked for nothing more."""
+
+    members_of: list[str] = Field(default_factory=list)
+
+
+class Member(Wire):
+    """`id`: the address by which the group names them; `also`: the other one, if it was told."""
+
+    id: str
+    also: str | None
+    role: Literal["member", "admin", "superadmin"]
+
+
 class Group(Wire):
-    """`admins`: every address of each admin that the group's metadata tells."""
+    """`admins`: every address of each admin that the group's metadata tells. `members`: None if they are not wanted."""
 
     id: str
     subject: str
     addressing_mode: str | None
     size: int | None
     admins: list[str]
+    members: list[Member] | None = None
 
 
 class Groups(Wire):
+    """`asked_at_ms`: WhatsApp's time of the question."""
+
     groups: list[Group]
+    asked_at_ms: float
 
 
 class Refreshed(Wire):
@@ -371,7 +389,7 @@ TO_SIDECAR: dict[str, type[Wire]] = {
     "passkey_options": Nothing,
     "passkey_assertion": PasskeyAssertion,
     "passkey_confirm": Nothing,
-    "groups": Nothing,
+    "groups": AskGroups,
     "media_refresh": MediaRefresh,
     "media_hosts": Nothing,
     "ping": Nothing,

@@ -1,6 +1,7 @@
 """Asks WhatsApp which groups the account is in: one query at a time, with pauses, longer ones after a 429.
 
-Writes the groups' names. Never changes `monitor`: which groups are stored is the user's choice.
+Writes the groups' names, and their members if that is wanted. Never changes `monitor`: which groups are stored is the
+user's choice.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from worker.bridge.protocol import Commit, Group
 from worker.errors import CallFailed, CallTimeout, StoreRefused
 from worker.ingest.rules.batch import addresses
 from worker.session.flags import DONE, Done, Request
+from worker.session.members import MemberLists
 from worker.session.report import Report
 from worker.store import Batch, Committed, GroupChange
 from worker.store.retry import until_answered
@@ -40,10 +42,12 @@ class Discovery:
         report: Report,
         done: Done,
         clock: Callable[[], float] = time.monotonic,
+        members: MemberLists | None = None,
     ) -> None:
         self._store = store
         self._report = report
         self._done = done
+        self._members = members
         self._clock = clock
         self._wanted: list[Request] = []
         self.due = True  # whether anybody asked or not
@@ -93,13 +97,15 @@ class Discovery:
 
     async def _discover(self, peer: Peer) -> bool:
         try:
-            groups = (await peer.groups()).groups
-            changes = [as_change(group) for group in groups]
+            found = await peer.groups(self._members.monitored() if self._members else ())
+            changes = [as_change(group) for group in found.groups]
             result = await until_answered(lambda: self._store.upsert_groups(changes, complete=True))
         except (CallFailed, CallTimeout, StoreRefused) as failed:
             self._note_failure(failed)
             return False
         logger.info("groups found: {}, new: {}", result.count, result.added)
+        if self._members:
+            await self._members.write(found)
         self._not_before = self._clock() + SPACING_SECONDS
         self._pause = PAUSE_FIRST_SECONDS
         return True

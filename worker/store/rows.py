@@ -124,6 +124,7 @@ class Batch:
     `unread` names those of them that are not counted if they were before, by reason, hex sha256.
     `digest` tells the items of one number from others; all parts of a batch have the same. `opaque`: items of a part
     as base64, which no gateway can read. `dropped`: times of what came too late (`worker.ingest.rules.dropped`).
+    `members`: who joined a group, left it, or became what (`worker.ingest.rules.members`).
     """
 
     fence: int
@@ -143,6 +144,7 @@ class Batch:
     digest: str | None = None
     opaque: Sequence[Refused] = ()
     dropped: Sequence[Mapping[str, Any]] = ()
+    members: Sequence[Json] = ()
 
     @property
     def number(self) -> dict[str, Any]:
@@ -165,6 +167,7 @@ class Batch:
             "unread": {reason: list(names) for reason, names in self.unread.items()},
             "opaque": [asdict(item) for item in self.opaque],
             "dropped": [dict(times) for times in self.dropped],
+            "members": [dict(entry) for entry in self.members],
         }
 
 

@@ -97,6 +97,9 @@ class SessionStore:
     async def upsert_groups(self, groups: Sequence[GroupChange], *, complete: bool) -> GroupsUpserted:
         return await self._store.upsert_groups(self.session, self.fence, groups, complete=complete)
 
+    async def write_members(self, entries: Sequence[Mapping[str, Any]]) -> int:
+        return await self._store.write_members(self.session, self.fence, entries)
+
     async def flag_handled(self, flag: Flag) -> None:
         await self._store.flag_handled(self.session, flag)
 

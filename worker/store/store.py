@@ -197,6 +197,11 @@ class Store:
         args = _held(session, fence) | {"p_groups": [asdict(g) for g in groups], "p_complete": complete}
         return GroupsUpserted(**known(GroupsUpserted, await self._call("wa_upsert_groups", args)))
 
+    async def write_members(self, session: str, fence: int, entries: Sequence[Json]) -> int:
+        """What lists say of groups' members (`worker.ingest.rules.members`); how many of them are gone."""
+        args = _held(session, fence) | {"p_entries": [dict(entry) for entry in entries]}
+        return int((await self._call("wa_write_members", args))["closed"])
+
     async def monitored_groups(self, session: str) -> frozenset[str]:
         return frozenset((await self._call("wa_monitored_groups", {"p_session": session}))["groups"])
 

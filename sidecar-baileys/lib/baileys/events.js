@@ -33,6 +33,42 @@ const knownAdmins = (group) => (Array.isArray(group.participants) ? { admins: ad
 export const adminsOf = ({ participants: people = [] }) =>
   people.filter((/** @type {any} */ { admin }) => admin).flatMap(addressesOf)
 
+/** Members in one answer on the wire, of all groups together: 11 MB of its 32. */
+const MEMBERS_MAX = 100_000
+/** @typedef {{id: string, also: string | null, role: 'member' | 'admin' | 'superadmin'}} Member */
+
+/**
+ * The members of these groups, in the order of the groups; of a group for which there is no more room, none.
+ * @param {any[]} groups of Baileys @param {Set<string>} wanted ids
+ * @returns {Map<string, Member[]>}
+ */
+export function membersOf(groups, wanted) {
+  const found = new Map()
+  let room = MEMBERS_MAX
+  for (const { id, participants = [] } of groups) {
+    if (!wanted.has(id) || participants.length > room) continue
+    room -= participants.length
+    found.set(id, participants.flatMap((/** @type {any} */ person) => {
+      const [first, also = null] = addressesOf(person)
+      const role = person.admin === 'superadmin' || person.admin === 'admin' ? person.admin : 'member'
+      return first ? [{ id: first, also, role }] : []
+    }))
+  }
+  return found
+}
+
+/** Who is who, in parts of a size that the log takes well. @param {Member[]} members @returns {object[][]} */
+export function identitiesOf(members) {
+  const pairs = members.flatMap(({ id, also }) => {
+    const [lid, pn] = id.endsWith('@lid') ? [id, also] : [also, id]
+    return lid?.endsWith('@lid') && pn?.endsWith('@s.whatsapp.net') ? [{ type: 'identity', lid, pn }] : []
+  })
+  const parts = []
+  for (let at = 0; at < pairs.length; at += IDENTITIES_A_PART) parts.push(pairs.slice(at, at + IDENTITIES_A_PART))
+  return parts
+}
+const IDENTITIES_A_PART = 500
+
 /** @param {any} person a participant of Baileys @returns {string[]} */
 const addressesOf = ({ id, lid, phoneNumber }) => [id, lid, phoneNumber].filter(Boolean)
 

@@ -18,7 +18,7 @@ import { Throttle } from '../log/throttle.js'
 import { Arrivals } from './arrivals.js'
 import { checkChains } from './certificates.js'
 import { toWireClose } from './close.js'
-import { toWireEvents } from './events.js'
+import { identitiesOf, toWireEvents } from './events.js'
 import {
   ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_ANSWERS, TAGS_OF_BAILEYS,
 } from './internals.js'
@@ -222,6 +222,17 @@ export class Connection {
     // Somebody has set this machine's clock back: these times say nothing until the next frame.
     if (this.#lastFrameAt > now || (pending > now && pending < Infinity)) return null
     return { epoch: this.params.epoch, to_ms: Math.min(this.#lastFrameAt, pending) + offset }
+  }
+
+  /** WhatsApp's time, as far as it is known, milliseconds. @returns {number} */
+  get serverTime() {
+    const now = Date.now()
+    return now + (this.#clock.offset(now) ?? 0)
+  }
+
+  /** Tell the worker who is who, by the log as always. @param {import('./events.js').Member[]} members */
+  learn(members) {
+    for (const events of identitiesOf(members)) this.gate.append({ events, bytes: EVENT_BYTES * events.length })
   }
 
   /** End the socket without logging out. @param {Error} [error] */

@@ -6,7 +6,7 @@ import { ALREADY_CONNECTED, FAILED, INVALID_PARAMS, NOT_CONNECTED, rpcError } fr
 import { MissingInternals, NOISE_MODULE } from '../baileys/internals.js'
 import { mediaHosts } from '../baileys/media_hosts.js'
 import { reupload } from '../baileys/reupload.js'
-import { adminsOf } from '../baileys/events.js'
+import { adminsOf, membersOf } from '../baileys/events.js'
 import { Connection } from '../baileys/socket.js'
 import { Rest } from '../rest.js'
 import { PARAMS, RESULTS } from './types.js'
@@ -130,12 +130,17 @@ export function registerMethods(peer, logger, mark) {
     return {}
   })
 
-  answer('groups', () => refusable(async () => {
-    const groups = await open().sock.groupFetchAllParticipating()
+  answer('groups', ({ members_of: wanted = [] }) => refusable(async () => {
+    const asked = open()
+    const at = asked.serverTime
+    const groups = Object.values(await asked.sock.groupFetchAllParticipating())
+    const members = membersOf(groups, new Set(wanted))
+    asked.learn([...members.values()].flat())
     return {
-      groups: Object.values(groups).map((group) => ({
+      asked_at_ms: at,
+      groups: groups.map((group) => ({
         id: group.id, subject: group.subject, addressing_mode: group.addressingMode ?? null, size: group.size ?? null,
-        admins: adminsOf(group),
+        admins: adminsOf(group), ...(members.has(group.id) ? { members: members.get(group.id) } : {}),
       })),
     }
   }))

@@ -94,7 +94,7 @@ export const PARAMS = {
   passkey_options: isObject,
   passkey_assertion: exactly({ assertion: isAssertion }),
   passkey_confirm: isObject,
-  groups: isObject,
+  groups: exactly({ members_of: optional(listOf(isString)) }),
   media_refresh: shape({ key: isObject, content: isObject }),
   media_hosts: isObject,
   ping: isObject,
@@ -126,8 +126,10 @@ export const PARAMS = {
   stalled: shape({ reason: isString, detail: isObject }),
 }
 
+const isMember = shape({ id: isString, also: orNull(isString), role: oneOf('member', 'admin', 'superadmin') })
 const isGroup = shape({
   id: isString, subject: isString, addressing_mode: orNull(isString), size: orNull(isCount), admins: listOf(isString),
+  members: optional(orNull(listOf(isMember))),
 })
 
 const FIGURES = [
@@ -144,7 +146,7 @@ export const RESULTS = {
   passkey_options: shape({ options: orNull(isObject) }),
   passkey_assertion: isObject,
   passkey_confirm: isObject,
-  groups: shape({ groups: listOf(isGroup) }),
+  groups: shape({ groups: listOf(isGroup), asked_at_ms: isNumber }),
   media_refresh: shape({ content: isObject }),
   media_hosts: shape({ hosts: listOf(isString), ttl_s: isNumber }),
   ping: shape({

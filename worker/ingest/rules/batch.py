@@ -27,6 +27,7 @@ from worker.bridge.protocol import (
 from worker.ingest.rules.changes import Change, change_of, links_of
 from worker.ingest.rules.dropped import Dropped, dropped_times
 from worker.ingest.rules.jids import GROUP_SERVER, LID_SERVER, MOVED, PHONE_SERVER, parse_jid
+from worker.ingest.rules.members import told_by_notices
 from worker.ingest.rules.normalise import (
     Discard,
     MessageRow,
@@ -48,7 +49,7 @@ class Ingested(TypedDict):
     `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason, and `unread` names
     those of them that no ciphertext's hash recognises when they come again, by reason. `identities` are pairs of LID
     and number; the LID is `MOVED` for a number that its owner gave up. `dropped`: when was sent what came too late.
-    `refused`: stanzas that were not decrypted, beside their stubs.
+    `refused`: stanzas that were not decrypted, beside their stubs. `members`: who joined, left, or became what.
     """
 
     messages: list[dict[str, Any]]
@@ -56,6 +57,7 @@ class Ingested(TypedDict):
     hashes: list[str]
     identities: list[tuple[str, str]]
     groups: list[GroupChange]
+    members: list[dict[str, Any]]
     audits: list[Audit]
     discards: dict[str, int]
     dropped: list[Dropped]
@@ -90,6 +92,12 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
         hashes=list(dict.fromkeys(digest for stanza in commit.stanzas for digest in stanza.hashes)),
         identities=[*identities.items(), *((MOVED, number) for number in moved)],
         groups=_groups(commit.events),
+        members=[
+            entry
+            for event in commit.events
+            if isinstance(event, NoticeEvent)
+            for entry in told_by_notices(event, received_at_ms, rules)
+        ],
         audits=[_unfetchable(row) for row in rows if row.media_status == "failed"],
         discards=dict(Counter(discard.reason for discard in discards)),
         dropped=dropped_times(discards, messages),

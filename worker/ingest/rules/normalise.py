@@ -142,6 +142,7 @@ class Rules:
         own: the account's own addresses, LID first: who wrote a `fromMe` message that does not say so.
         lids: phone number → LID, as far as learned; `MOVED` for a number that has changed hands.
         blank_revoked: WORKER_REVOKE=blank.
+        members: WORKER_GROUP_MEMBERS.
         first_arrival: a stanza's attributes → when it first arrived, WhatsApp's time; None if that is not known.
     """
 
@@ -150,6 +151,7 @@ class Rules:
     own: tuple[str | None, str | None] = (None, None)
     lids: Mapping[str, str] = field(default_factory=dict)
     blank_revoked: bool = False
+    members: bool = False
     first_arrival: Callable[[Mapping[str, str]], float | None] = lambda attrs: None
 
 
