@@ -57,7 +57,7 @@ fuzz: setup ## documents that hypothesis makes up
 # Many tests mostly wait, so three files are at work at a time on two cores. A browser needs both for itself.
 test: setup ## every test but the chaos run and the wheel (wheel-smoke) and the console in a browser (console-smoke)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/chaos \
-	  --ignore tests/console/test_browser.py --ignore tests/wheel tests
+	  --ignore tests/console/test_browser.py --ignore tests/console/test_example.py --ignore tests/wheel tests
 
 # Its processes are killed on purpose: that a Popen is collected before its child is reaped is no finding there.
 chaosshort: setup ## what CI runs of it: every kind of fault once, and a sabotage for each check
@@ -148,8 +148,8 @@ baileys: $(PYTHON_STAMP) ## VERSION=7.0.0-rc15: take another Baileys; says what 
 	@$(MAKE) --no-print-directory setup
 	@node --test sidecar-baileys/test/internals.test.js sidecar-baileys/test/curve.test.js
 
-console-smoke: setup ## the web console in a real browser; installs Chromium where it can, else says what is missing
-	@bash scripts/chromium.sh && $(BIN)/python -m pytest tests/console/test_browser.py
+console-smoke: setup ## console and examples/web-app in a real browser; installs Chromium where it can, else says what is missing
+	@bash scripts/chromium.sh && $(BIN)/python -m pytest tests/console/test_browser.py tests/console/test_example.py
 
 screenshots: setup ## the pictures of docs/console.md, made anew
 	@bash scripts/chromium.sh && $(BIN)/python -m tests.console.pictures

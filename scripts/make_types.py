@@ -39,7 +39,7 @@ TABLES = {
     "session_members": "SessionMember",
     "wa_sessions": "Session",
 }
-FUNCTIONS = ["changes", "coverage", "my_sessions", "search_messages"]
+FUNCTIONS = ["changes", "coverage", "my_coverage", "my_search", "my_sessions", "search_messages"]
 
 # The worker's own columns of these tables, and the account's credentials.
 HIDDEN = {

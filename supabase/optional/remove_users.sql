@@ -27,6 +27,8 @@ drop policy if exists owners_switch on public.groups;
 drop policy if exists members_read on public.groups;
 
 drop function if exists public.my_sessions();
+drop function if exists public.my_search(text, text, jsonb, text, text, integer);
+drop function if exists public.my_coverage(text, text, timestamptz, timestamptz, integer);
 drop table if exists public.session_members;
 drop index if exists public.messages_media_group;
 drop schema if exists wa_users cascade;

@@ -83,6 +83,79 @@ language sql stable security invoker set search_path = '' as $$
   select wa_users.list_sessions()
 $$;
 
+-- Search and coverage. The tables below them stay closed, because under a policy PostgreSQL would not use the index of
+-- the search. So these run with the rights of the owner, and ask first which groups are the user's.
+
+-- As public.search_messages, among the messages of one's groups. A filter of more than 20,000 bytes is refused (54000).
+create or replace function wa_users.search(
+  p_session text, p_query text, p_filter jsonb, p_sort text, p_cursor text, p_limit integer
+) returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+declare
+  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
+  v_asked boolean := coalesce(jsonb_typeof(v_filter -> 'groups') = 'array' and v_filter -> 'groups' <> '[]', false);
+  v_whole boolean := p_session = any(wa_users.whole_sessions());
+  v_mine bigint [];
+  v_found jsonb;
+begin
+  if octet_length(v_filter::text) > 20000 then
+    raise exception 'the filter is too long' using errcode = '54000';
+  end if;
+  v_mine := array(
+    select g.id
+    from public.groups as g
+    where g.session_id = p_session and g.id = any(wa_users.group_ids())
+      and (not v_asked or v_filter -> 'groups' @> to_jsonb(g.id) or v_filter -> 'groups' @> to_jsonb(g.id::text))
+  );
+  if v_mine = '{}' then
+    return '{"results": [], "next": null}'::jsonb;
+  end if;
+  if v_asked or not v_whole then
+    v_filter := v_filter || jsonb_build_object('groups', to_jsonb(v_mine));
+  end if;
+  v_found := public.search_messages(p_session, p_query, v_filter, p_sort, p_cursor, p_limit);
+  -- The index decides by a mark of the group. Here the group itself does.
+  return jsonb_set(v_found, '{results}', (
+    select coalesce(jsonb_agg(r.one order by r.place), '[]')
+    from jsonb_array_elements(v_found -> 'results') with ordinality as r (one, place)
+    where (r.one ->> 'group_id')::bigint = any(v_mine)
+  ));
+end
+$$;
+
+-- As public.coverage. Of a group that is not the user's, or is not there: 42501.
+create or replace function wa_users.coverage(
+  p_session text, p_group text, p_from timestamptz, p_to timestamptz, p_limit integer
+) returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+begin
+  if not exists (
+    select 1
+    from public.groups as g
+    where g.session_id = p_session and g.wa_group_id = p_group and g.id = any(wa_users.group_ids())
+  ) then
+    raise exception 'this group is not yours' using errcode = '42501';
+  end if;
+  return public.coverage(p_session, p_group, p_from, p_to, least(p_limit, 1000));
+end
+$$;
+
+create or replace function public.my_search(
+  p_session text, p_query text, p_filter jsonb default '{}', p_sort text default 'newest',
+  p_cursor text default null, p_limit integer default 20
+) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select wa_users.search(p_session, p_query, p_filter, p_sort, p_cursor, p_limit)
+$$;
+
+create or replace function public.my_coverage(
+  p_session text, p_group text, p_from timestamptz default null, p_to timestamptz default null,
+  p_limit integer default 1000
+) returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  select wa_users.coverage(p_session, p_group, p_from, p_to, p_limit)
+$$;
+
 -- Policies. A scalar subquery finds the message of a row, and no `exists`: that one the planner may answer by reading
 -- all messages into a hash table first.
 
@@ -233,19 +306,27 @@ grant select (key, value, handled_at, handled_value, session_id), insert (key, v
 on public.runtime_flags to authenticated;
 
 revoke execute on function
+public.my_coverage,
+public.my_search,
 public.my_sessions,
+wa_users.coverage,
 wa_users.group_ids,
 wa_users.list_sessions,
 wa_users.owned_sessions,
+wa_users.search,
 wa_users.sessions,
 wa_users.whole_sessions
 from public, anon, authenticated;
 
 grant execute on function
+public.my_coverage,
+public.my_search,
 public.my_sessions,
+wa_users.coverage,
 wa_users.group_ids,
 wa_users.list_sessions,
 wa_users.owned_sessions,
+wa_users.search,
 wa_users.sessions,
 wa_users.whole_sessions
 to authenticated, service_role;

@@ -257,6 +257,8 @@ def test_anon_reads_nothing(world: World) -> None:
         assert world.connection.execute("select * from storage.objects").fetchall() == []
         assert denied(world.connection, "select public.changes('ours', '0')")
         assert denied(world.connection, "select public.my_sessions()")
+        assert denied(world.connection, "select public.my_search('ours', 'x')")
+        assert denied(world.connection, "select public.my_coverage('ours', 'x')")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -298,7 +300,13 @@ def test_the_worker_s_functions_stay_its_own(world: World) -> None:
         "where pronamespace in ('public'::regnamespace, 'wa'::regnamespace) "
         "and has_function_privilege('authenticated', oid, 'execute')"
     ).fetchall()
-    assert {row[0] for row in found} == {"changes(text,text,integer)", "my_sessions()", "wa.cursor_range(text)"}
+    assert {row[0] for row in found} == {
+        "changes(text,text,integer)",
+        "my_coverage(text,text,timestamp with time zone,timestamp with time zone,integer)",
+        "my_search(text,text,jsonb,text,text,integer)",
+        "my_sessions()",
+        "wa.cursor_range(text)",
+    }
     helpers = world.connection.execute(
         "select proname from pg_proc where pronamespace = 'wa_users'::regnamespace and "
         "(has_function_privilege('anon', oid, 'execute') or provolatile <> 's' or "
@@ -361,6 +369,84 @@ def test_the_cursor_tells_a_user_what_they_see(world: World, name: str, session:
     ).fetchone() or (None,)
     assert answer["next"] == (newest if expected else "0")
     assert [row for row in answer["changes"] if row["deleted"]] == [] or session in user.sessions
+
+
+def search(world: World, name: str, session: str, filter_: Any = None, limit: int = 100, **args: Any) -> list[int]:
+    """The ids of what a user finds; every page, one after the other."""
+    found: list[int] = []
+    cursor = None
+    while True:
+        with acting_as(world.connection, world.users[name].user):
+            answer = call(
+                world.connection, "my_search", session, args.get("query", ""), json.dumps(filter_ or {}),
+                args.get("sort", "newest"), cursor, limit,
+            )  # fmt: skip
+        found += [row["message_id"] for row in answer["results"]]
+        cursor = answer["next"]
+        if cursor is None:
+            return found
+
+
+@pytest.fixture(scope="module")
+def searchable(world: World) -> World:
+    for session in (OURS, THEIRS):
+        while call(world.connection, "wa.search_fill", session, 500):
+            pass
+    return world
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("session", [OURS, THEIRS])
+@pytest.mark.parametrize(
+    ("query", "filter_", "where"),
+    [
+        ("", {}, "true"),
+        ("", None, "true"),
+        ("text", {}, "kind in ('text', 'poll')"),
+        ("", {"groups": "every"}, "true"),
+        ("", {"kinds": ["image"]}, "kind = 'image'"),
+    ],
+)
+def test_a_user_finds_the_messages_of_their_groups_and_no_others(
+    searchable: World, name: str, session: str, query: str, filter_: Any, where: str
+) -> None:
+    """Also with the ids of all groups of both sessions as the filter, and page by page."""
+    if filter_ == {"groups": "every"}:
+        filter_ = {"groups": list(searchable.groups.values())}
+    expected = searchable.connection.execute(
+        f"select id from public.messages where session_id = %s and group_id = any(%s) and {where}",  # noqa: S608
+        (session, searchable.users[name].groups),
+    ).fetchall()
+    for limit, sort in ((100, "newest"), (2, "newest"), (2, "best")):
+        found = search(searchable, name, session, filter_, limit, query=query, sort=sort)
+        if query:
+            assert set(found) <= {row[0] for row in expected}
+            assert bool(found) == bool(expected)
+        else:
+            assert sorted(found) == sorted(row[0] for row in expected), (limit, sort)
+
+
+def test_one_group_is_found_by_its_number_or_as_a_text_and_another_s_gives_nothing(searchable: World) -> None:
+    ours, theirs = searchable.groups[OURS, GROUP], searchable.groups[THEIRS, GROUP]
+    for name in ("owner", "member", "of one group"):
+        one = search(searchable, name, OURS, {"groups": [ours]})
+        assert one == search(searchable, name, OURS, {"groups": [str(ours), theirs]}) != []
+        assert search(searchable, name, OURS, {"groups": [theirs]}) == []
+    with pytest.raises(psycopg.errors.ProgramLimitExceeded), searchable.connection.transaction():
+        search(searchable, "owner", OURS, {"people": ["x" * 30_000]})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_user_learns_the_coverage_of_their_groups_and_of_no_others(world: World, name: str) -> None:
+    for (session, group), number in world.groups.items():
+        args = (session, group, None, None, 10)
+        with acting_as(world.connection, world.users[name].user):
+            mine = not denied(world.connection, "select public.my_coverage(%s, %s, %s, %s, %s)", args)
+            assert mine == (number in world.users[name].groups)
+            told = call(world.connection, "my_coverage", *args) if mine else None
+        assert told is None or told == call(world.connection, "coverage", *args)
+    with acting_as(world.connection, world.users[name].user):
+        assert denied(world.connection, "select public.my_coverage('ours', 'nowhere@g.us')")
 
 
 def test_the_cursor_of_a_quiet_group_passes_what_others_wrote(world: World) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from testkit.embedded import EmbeddedSupabase
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, message, photo, table, writer
-from worker.store import MediaFile, Store, connect_store
+from worker.store import HeldSession, MediaFile, Store, connect_store
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "users.md"
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -84,6 +84,7 @@ async def fill(store: Store, session: str, shared: str) -> tuple[Writer, dict[st
         media = MediaFile(sha256=sha256, mime="image/jpeg", bytes=3, storage_path=f"{sha256}/original.jpg")
         await store.bucket.upload(media.storage_path, b"abc", media.mime)
         await store.media_done(job.id, "w", media)
+    await store.host_poll("worker-1", 0, [HeldSession(session=session, fence=held.fence, monitored=None, media=0)])
     found: Any = await table(store, "groups").select("id, wa_group_id").eq("session_id", session).execute()
     return held, {row["wa_group_id"]: row["id"] for row in found.data}
 
@@ -118,6 +119,13 @@ async def test_users_of_two_sessions_see_their_groups_and_sign_their_files(
             assert {row["sender"] for row in await user.rows("people?select=sender")} == {
                 row["sender"] for row in await user.rows("messages?select=sender")
             }
+            every = [*groups.values(), *others.values()]
+            for args in ({}, {"p_filter": {"groups": every}}):
+                found = await user.call("my_search", p_session=session, p_query="text", **args)
+                assert {row["group_id"] for row in found["results"]} == set(mine)
+            for name, number in groups.items():
+                answer = await user.http.post("/rest/v1/rpc/my_coverage", json={"p_session": ours, "p_group": name})
+                assert answer.status_code == (200 if number in mine else 403), answer.text
             told = await user.call("changes", p_session=session, p_since="0")
             assert {row["message"]["group_id"] for row in told["changes"]} == set(mine)
             (known,) = await user.call("my_sessions")
@@ -140,14 +148,14 @@ async def test_users_of_two_sessions_see_their_groups_and_sign_their_files(
 def examples() -> str:
     found = re.findall(r"^```js\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     page, way_around = [str(example) for example in found[:-1]], str(found[-1])
-    assert len(page) == 4
+    assert len(page) == 5
     create = "createClient(SUPABASE_URL, PUBLISHABLE_KEY"
     return way_around + "\n".join(page).replace(create, create + ", { global: { fetch: withSignedUrls } }")
 
 
 # Waits until the page shows what it was told, prints it, and ends.
 WATCH = """
-console.log(JSON.stringify({ sessions, groups, url: signed.data.signedUrl }))
+console.log(JSON.stringify({ sessions, groups, hits, say, url: signed.data.signedUrl }))
 const look = setInterval(() => {
   const texts = [...shown.values()].map((message) => message.text)
   if (!texts.includes('news of P9')) return
@@ -186,6 +194,8 @@ async def test_the_page_lives_on_the_cursor_where_there_is_no_realtime(
         first, last = map(json.loads, text.splitlines())
     assert [row["id"] for row in first["sessions"]] == [session]
     assert [len(group["messages"]) for group in first["groups"]] == [2]
+    assert [hit["text"] for hit in first["hits"]] == ["text of T0"]
+    assert re.match(r"complete|1 gaps, complete since ", first["say"])
     async with httpx.AsyncClient(trust_env=False) as anybody:
         assert (await anybody.get(first["url"])).content == b"abc"
     assert sorted(filter(None, last["texts"])) == ["news of P9", "text of T0"]

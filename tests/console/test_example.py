@@ -1,0 +1,150 @@
+"""examples/web-app in a real browser, as a user who signed up: the code, the groups, the feed, a picture, search."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from testkit.embedded import EmbeddedSupabase
+from testkit.processes import ROOT
+from testkit.waiting import until
+from tests.console.browser import SEEN_MS, chromium, read_qr
+from tests.console.rows import connected, ids, recent, show, store_file, with_file
+from tests.integration.database import GROUP, at, table, writer
+from tests.integration.test_users_page import PASSWORD, join, signed_up
+from worker.store import HeldSession, connect_store
+
+PACKAGES = ROOT / "node_modules"
+HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+CODE = "2@" + "Ab3/" * 55 + ",key,key,key"  # as long as WhatsApp's
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing: pytest shows what a test prints."""
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+async def supabase(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedSupabase]:
+    async with await EmbeddedSupabase.start(tmp_path_factory.mktemp("example"), users=True) as running:
+        yield running
+
+
+def example(folder: Path, supabase: EmbeddedSupabase) -> Path:
+    """The page with what its README says belongs beside it."""
+    shutil.copy(ROOT / "examples" / "web-app" / "index.html", folder)
+    shutil.copy(PACKAGES / "@supabase" / "supabase-js" / "dist" / "umd" / "supabase.js", folder)
+    shutil.copy(PACKAGES / "qrcode-generator" / "dist" / "qrcode.mjs", folder)
+    config = {"url": supabase.url, "publishable_key": supabase.publishable_key}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+async def test_the_example_shows_code_groups_feed_and_search_to_a_signed_in_user(
+    supabase: EmbeddedSupabase, session: str, tmp_path: Path
+) -> None:
+    async with (
+        connect_store(supabase.url, supabase.service_key) as store,
+        signed_up(supabase) as user,
+        chromium() as browser,
+    ):
+        await store.bucket.ensure()
+        held = await writer(store, session)
+        await join(store, session, user, "owner")
+        soon = {"qr": CODE, "expires_at": datetime.now(UTC) + timedelta(minutes=10)}
+        await show(store, held, status="connecting", state="waiting_for_scan", say="Scan the QR code.", **soon)
+        ben = {"sender": "ben@lid", "sender_alt": None, "push_name": "Ben"}
+        album = {"chat_id": GROUP, "target_sender": "ana@lid", "target_id": "A", "author": "ana@lid", "at": at(0)}
+        await held.commit(
+            messages=[
+                recent("T", 300),
+                recent("A", 200, kind="album", text=None),
+                recent("H", 100, text=HOSTILE, **ben),
+            ]
+        )
+        for place in (1, 2):
+            picture = {**with_file(f"P{place}", "image", age_seconds=200 - place), "text": f"picture {place}"}
+            await held.commit(
+                messages=[picture], changes=[album | {"kind": "album", "change_id": f"P{place}", "payload": {}}]
+            )
+            content = (ROOT / "seeds" / "media" / ("hills.jpg", "oranges.jpg")[place - 1]).read_bytes()
+            await store_file(store, held, content, "image/jpeg", "jpg")
+        reaction = album | {"kind": "reaction", "target_id": "T", "author": "ben@lid", "change_id": "R"}
+        await held.commit(changes=[reaction | {"payload": {"emoji": "🎉"}}])
+        await store.host_poll("worker-1", 0, [HeldSession(session=session, fence=held.fence, monitored=None, media=0)])
+
+        context = await browser.new_context()
+        page = await context.new_page()
+        page.set_default_timeout(SEEN_MS)
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", lambda dialog: faults.append(dialog.message))
+
+        async def see(words: str) -> None:
+            await page.get_by_text(words).first.wait_for(state="visible")
+
+        with served(example(tmp_path, supabase)) as address:
+            await page.goto(address)
+            await page.fill("#email", user.email)
+            await page.fill("#password", PASSWORD)
+            await page.click("#login button")
+            await page.wait_for_selector("#qr img")
+
+            async def code() -> str | None:
+                return await read_qr(browser, await page.screenshot())
+
+            assert await until("a code that can be read from the page", code, seconds=60) == CODE
+            await connected(store, held)
+            await page.wait_for_selector("#qr img", state="detached")
+
+            await see("text of T")
+            await see(HOSTILE)
+            await see("🎉 Ben")
+            number = await ids(store, session)
+            pictures = page.locator(f"[data-message='{number['A']}'] img")
+            assert await pictures.count() == 2
+            assert await page.locator(f"[data-message='{number['P1']}']").count() == 0, "it stands in its album"
+            for place in range(2):
+                handle = await pictures.nth(place).element_handle()
+                await page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=handle)
+
+            await page.fill("#words", "picture")
+            await page.press("#words", "Enter")
+            await page.locator("#found mark").nth(1).wait_for()
+            assert await page.locator("#found li").count() == 2
+
+            of_t = album | {"target_id": "T"}
+            edit = of_t | {"kind": "edit", "change_id": "E", "payload": {"text": "T was edited"}}
+            await held.commit(messages=[recent("N", 0, text="just now", **ben)], changes=[edit])
+            await see("just now")
+            await see("T was edited")
+
+            await page.get_by_role("listitem").filter(has_text="Family").get_by_role("checkbox").uncheck()
+
+            async def switched_off() -> bool:
+                found: Any = await table(store, "groups").select("monitor").eq("wa_group_id", GROUP).execute()
+                return not any(row["monitor"] for row in found.data)
+
+            await until("groups.monitor", switched_off, seconds=60)
+        await context.close()
+        assert faults == []
