@@ -29,6 +29,44 @@ export type Database = {
         Relationships: [
         ]
       }
+      group_members: {
+        Row: {
+          as_of: string
+          group_id: number
+          joined_at: string | null
+          left_at: string | null
+          member: string
+          role: string
+          session_id: string
+        }
+        Insert: {
+          as_of: string
+          group_id: number
+          joined_at?: string | null
+          left_at?: string | null
+          member: string
+          role?: string
+          session_id: string
+        }
+        Update: {
+          as_of?: string
+          group_id?: number
+          joined_at?: string | null
+          left_at?: string | null
+          member?: string
+          role?: string
+          session_id?: string
+        }
+        Relationships: [
+          {
+            foreignKeyName: 'group_members_group_id_fkey'
+            columns: ['group_id']
+            isOneToOne: false
+            referencedRelation: 'groups'
+            referencedColumns: ['id']
+          },
+        ]
+      }
       groups: {
         Row: {
           admins: string[] | null
@@ -557,6 +595,27 @@ export type Database = {
           p_limit?: number | null
           p_session: string | null
           p_to?: string | null
+        }
+        Returns: Json
+      }
+      my_coverage: {
+        Args: {
+          p_from?: string | null
+          p_group: string | null
+          p_limit?: number | null
+          p_session: string | null
+          p_to?: string | null
+        }
+        Returns: Json
+      }
+      my_search: {
+        Args: {
+          p_cursor?: string | null
+          p_filter?: Json | null
+          p_limit?: number | null
+          p_query: string | null
+          p_session: string | null
+          p_sort?: string | null
         }
         Returns: Json
       }

@@ -30,6 +30,18 @@ class AuditEntry(Row):
     payload: Any
 
 
+class GroupMember(Row):
+    """A row of `group_members`."""
+
+    group_id: int
+    member: str
+    session_id: str
+    role: str
+    joined_at: Time | None = None
+    left_at: Time | None = None
+    as_of: Time
+
+
 class Group(Row):
     """A row of `groups`."""
 
