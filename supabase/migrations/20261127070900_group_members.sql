@@ -220,7 +220,7 @@ to service_role;
 
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select jsonb_build_object('version', '20261127060000')
+  select jsonb_build_object('version', '20261127070900')
 $$;
 
 notify pgrst, 'reload schema';
