@@ -317,7 +317,7 @@ async def listing(it: Discovering, *, wanted: bool) -> None:
     first = Group(id="1@g.us", subject="", addressing_mode=None, size=2, admins=[], members=people)
     it.sidecar.groups_found = [first, first.model_copy(update={"id": "2@g.us", "members": None})]
     it.sidecar.asked_at_ms = 1_790_000_000_000.0
-    it.discovery = Discovery(it.database.store, it.report, lambda _: None, members=members)
+    it.discovery = Discovery(it.database.store, it.report, it.finish, members=members)
     await it.until(lambda: not it.discovery.due)
 
 
