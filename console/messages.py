@@ -58,6 +58,21 @@ class Where:
         return ordered.order("id", desc=newest_first)
 
 
+async def group_names(database: Database, session: str) -> list[Row]:
+    """`id`, `name` and `wa_group_id` of every group, the stored ones first: what choosing one needs, and no more."""
+    return await database.read(
+        "groups",
+        lambda c: (
+            c.table("groups")
+            .select("id,name,wa_group_id")
+            .eq("session_id", session)
+            .order("monitor", desc=True)
+            .order("name")
+            .order("id")
+        ),
+    )
+
+
 async def newest(database: Database, where: Where, limit: int = PAGE) -> Page:
     rows = await database.read(
         "messages",
@@ -105,22 +120,9 @@ async def first_since(database: Database, where: Where, at: str) -> int | None:
     """The id of the first message that was sent at or after `at`; None: there is none so late."""
     rows = await database.read(
         "messages",
-        lambda c: where.order(where.narrow(c.table("messages").select("id")).lt("ts", at), newest_first=True).limit(1),
+        lambda c: where.narrow(c.table("messages").select("id")).gte("ts", at).order("ts").order("id").limit(1),
     )
-    if not rows:
-        rows = await database.read(
-            "messages",
-            lambda c: where.order(where.narrow(c.table("messages").select("id")), newest_first=False).limit(1),
-        )
-        return int(rows[0]["id"]) if rows else None
-    last_before = await _edge(database, where, int(rows[0]["id"]))
-    after = await database.read(
-        "messages",
-        lambda c: where.order(
-            _beyond(where, where.narrow(c.table("messages").select("id")), last_before, "gt"), newest_first=False
-        ).limit(1),
-    )
-    return int(after[0]["id"]) if after else None
+    return int(rows[0]["id"]) if rows else None
 
 
 async def pictures(database: Database, where: Where, before: int | None, limit: int) -> list[Row]:
@@ -150,7 +152,7 @@ async def _edge(database: Database, where: Where, message: int) -> Edge:
 
 
 def _beyond(where: Where, query: Any, edge: Edge, operator: str) -> Any:
-    """Only what lies on one side of the edge: `lt`, `gt` or `gte` in the order of `where`."""
+    """Only what lies on one side of the edge: `lt` or `gte` in the order of `where`."""
     message, ts = edge
     if where.group is None or ts is None:
         return query.filter("id", operator, message)

@@ -57,8 +57,8 @@ async def _jump(place: Here, where: Where, day: str) -> Response:
 
 
 async def _show(place: Here, where: Where, page: Page, *, live: bool, marked: int | None = None) -> Response:
-    groups = await place.database.ask(lambda store: store.console.groups(place.session))
-    chosen = next((group for group in groups if group.id == where.group), None)
+    groups = await messages.group_names(place.database, place.session)
+    chosen = next((group for group in groups if group["id"] == where.group), None)
     values = _values(place, where, page) | {"groups": groups, "chosen": chosen, "live": live, "marked": marked}
     if place.town and live:
         with suppress(TownSaysNo):

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from console.here import Here, here
+from console.messages import group_names
 from console.rules.days import day_begins
 from console.rules.people import Names
 from console.viewer import number
@@ -32,7 +33,7 @@ async def page(request: Request) -> Response:
     asked = {name: request.query_params.get(name, "").replace("\0", "").strip() for name in FIELDS}
     is_asked = any(value for name, value in asked.items() if name not in ("offset", "sort"))
     found = await _find(place, asked) if is_asked else None
-    groups = await place.database.ask(lambda store: store.console.groups(place.session))
+    groups = await group_names(place.database, place.session)
     names = Names()
     if found:
         names.learn({**each, "push_name": each["name"], "sender_alt": None} for each in found.results)
@@ -40,7 +41,7 @@ async def page(request: Request) -> Response:
         "asked": asked,
         "found": found,
         "groups": groups,
-        "group_names": {group.id: group.name or group.wa_group_id for group in groups},
+        "group_names": {group["id"]: group["name"] or group["wa_group_id"] for group in groups},
         "kinds": KINDS,
         "sorts": SORTS,
         "names": names,
