@@ -42,6 +42,17 @@ def encrypted_edit(key: dict[str, Any], secret: bytes, sender: str, text: str, t
     return {"secretEncryptedMessage": body}
 
 
+def encrypted_event_edit(
+    key: dict[str, Any], secret: bytes, sender: str, event: bytes, timestamp_ms: int | None = None
+) -> dict[str, Any]:
+    """The `Message` of an encrypted edit of an event, as JSON; without a time the event stands bare in it."""
+    message = field(75, event)
+    if timestamp_ms is not None:
+        message = field(12, field(2, 14) + field(14, message) + field(15, timestamp_ms))
+    sealed = sealed_content(secret, "Event Edit", (key["id"], sender), sender, message)
+    return {"secretEncryptedMessage": {"targetMessageKey": key, "secretEncType": "EVENT_EDIT", **sealed}}
+
+
 def sealed_content(secret: bytes, use: str, target: tuple[str, str], author: str, plaintext: bytes) -> dict[str, str]:
     """`encPayload` and `encIv` of a vote, an answer, a reaction or a comment; `target` is id and sender."""
     iv = os.urandom(12)

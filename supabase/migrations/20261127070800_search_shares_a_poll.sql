@@ -104,7 +104,7 @@ $$;
 
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
-  select jsonb_build_object('version', 'number of the newest migration')
+  select jsonb_build_object('version', '20261127070800')
 $$;
 
 notify pgrst, 'reload schema';

@@ -286,6 +286,10 @@ begin
   case p_change.kind
     when 'edit' then
       perform wa.apply_edit(v_id, p_change.change_id, p_change.payload ->> 'text', p_change.at);
+      if p_change.payload ? 'content' then
+        update public.messages as m set content = p_change.payload -> 'content'
+        where m.id = v_id and m.kind = 'event' and m.edit_msg_id = p_change.change_id;
+      end if;
     when 'revoke' then
       case wa.may_revoke(p_change)
         when 'refused' then
@@ -591,7 +595,9 @@ create function wa.open_edit(p_session text, p_id bigint, p_text text, p_content
 returns integer
 language plpgsql security invoker set search_path = '' as $$
 begin
-  if jsonb_typeof(p_content) = 'object' then
+  if jsonb_typeof(p_content) = 'object' and exists (
+    select 1 from public.wa_held_changes as h where h.session_id = p_session and h.id = p_id and h.payload ? 'use'
+  ) then
     perform wa.complete_content(p_session, p_id, p_text, p_content);
     return 1;
   end if;
@@ -601,7 +607,10 @@ begin
     and other.session_id = p_session and other.chat_id = h.chat_id and other.author = h.author
     and other.change_id = h.change_id and other.kind = 'edit';
   update public.wa_held_changes
-  set kind = 'edit', payload = jsonb_build_object('text', p_text), at = coalesce(p_at, at)
+  set
+    kind = 'edit', at = coalesce(p_at, at),
+    payload = jsonb_build_object('text', p_text)
+    || case when jsonb_typeof(p_content) = 'object' then jsonb_build_object('content', p_content) else '{}' end
   where session_id = p_session and id = p_id and kind = 'sealed_edit';
   return case when found then wa.retry_changes(p_session, array[p_id]) else 0 end;
 end
@@ -609,8 +618,8 @@ $$;
 
 -- Takes decrypted edits: [{id, text, at}], `at` null to keep the envelope's; or [{id, unreadable: true}], which stays
 -- held and is not tried again. A decrypted edit is applied like any other. What a vote or the like says comes as
--- `content`, which its row gains, with the row of its target as `about`. One that Postgres refuses is unreadable, and
--- counted; the others are taken.
+-- `content`, which its row gains, with the row of its target as `about`; that of an event's edit becomes the event's.
+-- One that Postgres refuses is unreadable, and counted; the others are taken.
 create function public.wa_open_edits(p_session text, p_fence bigint, p_opened jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare

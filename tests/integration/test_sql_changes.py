@@ -679,6 +679,34 @@ def test_a_sealed_edit_waits_for_message_and_secret_and_becomes_an_edit(
     assert (talk.rows()[ANA, "m1"].text, talk.rows()[ANA, "m1"].edited, talk.held()) == ("new", 7, set())
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_event_is_what_its_newest_edit_says_in_whatever_order_they_are_opened(
+    database: psycopg.Connection[Any], order: int
+) -> None:
+    talk = Talk(database)
+    event = message("m1", sender=ANA, kind="event", text="Fair", content={"name": "Fair", "starts_at": "x"}) | SECRET
+    text = message("m2", sender=ANA) | SECRET
+    envelope = {"chat_id": GROUP, "author": ANA, "target_sender": ANA, "kind": "sealed_edit", "at": at(5)}
+    envelope |= {"payload": {"event": True}}
+    changes = [
+        envelope | {"target_id": "m1", "change_id": "c1"},
+        envelope | {"target_id": "m1", "change_id": "c2", "at": at(9)},
+        envelope | {"target_id": "m2", "change_id": "c3"},
+    ]
+    talk.batch(messages=[event, text], changes=changes)
+    opened = [
+        {"id": held["id"], "text": name, "content": {"name": name}}
+        for held, name in zip(sealed(talk), ("Autumn fair", "Winter fair", "no event"), strict=True)
+    ]
+    for each in opened[::order]:
+        assert talk._call("wa_open_edits(%s, 1, %s)", talk.id, json.dumps([each])) == {"changed": 1}
+    found = database.execute(
+        "select wa_msg_id, text, content from public.messages where session_id = %s order by wa_msg_id", (talk.id,)
+    ).fetchall()
+    assert found == [("m1", "Winter fair", {"name": "Winter fair"}), ("m2", "no event", None)]
+    assert talk.held() == set()
+
+
 def test_a_sealed_edit_that_cannot_be_opened_is_not_tried_again_and_one_by_another_is_refused(
     database: psycopg.Connection[Any],
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from testkit.encrypted_edits import encrypted_edit
+from testkit.encrypted_edits import encrypted_edit, encrypted_event_edit, field
 from testkit.stanzas import (
     ANA,
     ANA_PHONE,
@@ -115,6 +115,11 @@ def test_an_encrypted_edit_is_handed_on_sealed() -> None:
     assert set(change["payload"]) == {"ciphertext", "iv", "forms"}
 
 
+def test_an_encrypted_edit_of_an_event_says_that_it_is_one() -> None:
+    change = the_change(encrypted_event_edit(OWN, b"\1" * 32, ANA, field(3, "Fair")))
+    assert (change["kind"], change["payload"]["event"]) == ("sealed_edit", True)
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "why"),
     [
@@ -129,12 +134,6 @@ def test_an_encrypted_edit_is_handed_on_sealed() -> None:
             {"secretEncryptedMessage": {"targetMessageKey": OWN, "secretEncType": "MESSAGE_EDIT", "encIv": b64(b"1")}},
             "edit",
             "nothing to decrypt",
-        ),
-        (
-            {"secretEncryptedMessage": {**encrypted_edit(OWN, b"\1" * 32, ANA, "", 1)["secretEncryptedMessage"],
-                                        "secretEncType": "EVENT_EDIT"}},
-            "edit",
-            "an event's",
         ),
         ({"pollUpdateMessage": {"pollCreationMessageKey": BENS}}, "poll_vote", "a vote is a row"),
     ],

@@ -13,12 +13,14 @@ import pytest
 
 from testkit.encrypted_edits import encrypted_edit, field
 from testkit.processes import NODE, ROOT
-from testkit.stanzas import ANA, ANA_PHONE, BEN, GROUP, NOW_MS, NOW_S
+from testkit.stanzas import ANA, ANA_PHONE, BEN, GROUP, NOW_MS, NOW_S, b64
 from testkit.waproto import PROTO
 from worker.ingest.encrypted_edits import opened_edit
 from worker.ingest.rules import encrypted_edit as sealed
 from worker.ingest.rules.changes import MAX_ENCRYPTED_BYTES
+from worker.ingest.rules.classify import Content, classify
 from worker.ingest.rules.encrypted_edit import Opened, open_edit, read_edit
+from worker.ingest.rules.live import iso
 from worker.store import EncryptedEdit, OpenedEdit
 
 SECRET = b"\x05" * 32
@@ -28,8 +30,8 @@ KEY = {"remoteJid": GROUP, "id": "T1", "fromMe": True}
 SEAL = """
 import { proto } from 'baileys'
 import { aesEncryptGCM, hkdf } from './node_modules/baileys/lib/Utils/crypto.js'
-const { secret, id, sender, message } = JSON.parse(process.argv[1])
-const info = Buffer.concat([Buffer.from(id), Buffer.from(sender), Buffer.from(sender), Buffer.from('Message Edit')])
+const { secret, id, sender, message, use } = JSON.parse(process.argv[1])
+const info = Buffer.concat([Buffer.from(id), Buffer.from(sender), Buffer.from(sender), Buffer.from(use)])
 const key = hkdf(Buffer.from(secret, 'base64'), 32, { info: info.toString('latin1') })
 const iv = Buffer.alloc(12, 9)
 const plain = proto.Message.encode(proto.Message.fromObject(message)).finish()
@@ -38,8 +40,8 @@ console.log(JSON.stringify({ ciphertext: Buffer.from(sealed).toString('base64'),
 """
 
 
-def seal_with_baileys(message: dict[str, Any], sender: str = ANA) -> tuple[bytes, bytes]:
-    given_ = {"secret": base64.b64encode(SECRET).decode(), "id": "T1", "sender": sender, "message": message}
+def seal_with_baileys(message: dict[str, Any], sender: str = ANA, use: str = "Message Edit") -> tuple[bytes, bytes]:
+    given_ = {"secret": b64(SECRET), "id": "T1", "sender": sender, "message": message, "use": use}
     command = [str(NODE), "--input-type=module", "-e", SEAL, json.dumps(given_)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True, timeout=60)
     out = json.loads(done.stdout)
@@ -141,6 +143,10 @@ def test_an_edit_of_nothing_but_fields_costs_no_time() -> None:
         ("Message", "documentWithCaptionMessage", sealed.WRAPPERS[1]),
         ("Message", "ephemeralMessage", sealed.WRAPPERS[2]),
         ("FutureProofMessage", "message", 1),
+        ("Message", "eventMessage", sealed.EVENT),
+        ("EventMessage", "location", sealed.LOCATION),
+        *[("EventMessage", name, number) for number, (name, _) in sealed.EVENT_FIELDS.items()],
+        *[("LocationMessage", name, number) for number, (name, _) in sealed.LOCATION_FIELDS.items()],
     ],
 )
 def test_field_numbers_are_the_protos(message: str, name: str, number: int) -> None:
@@ -175,3 +181,55 @@ def test_a_held_edit_is_opened_under_the_forms_that_the_row_knows_too() -> None:
     assert opened_edit(held(), NOW_S) == OpenedEdit(id=4, text="new\ufffd", at="2026-09-21T14:13:20.000Z")
     assert opened_edit(held(), NOW_S - 3600) == OpenedEdit(id=4, text="new\ufffd", at=None)
     assert opened_edit(held(sender=BEN), NOW_S) == OpenedEdit(id=4, unreadable=True)
+
+
+EVENT = {
+    "name": "Harvest fair",
+    "description": "Bring baskets",
+    "location": {"degreesLatitude": 47.5, "degreesLongitude": 7.25, "name": "Barn"},
+    "startTime": NOW_S + 3600,
+    "isCanceled": True,
+    "hasReminder": True,
+}
+
+
+def opened_event(message: dict[str, Any], use: str = "Event Edit") -> OpenedEdit:
+    ciphertext, iv = seal_with_baileys(message, use=use)
+    payload = {"ciphertext": b64(ciphertext), "iv": b64(iv), "forms": [ANA_PHONE, ANA], "event": True}
+    held = EncryptedEdit(id=1, target_id="T1", payload=payload, secret=b64(SECRET), sender=ANA, sender_alt=None)
+    return opened_edit(held, float(NOW_S))
+
+
+@pytest.mark.parametrize("as_edit", [True, False])
+def test_an_edited_event_that_baileys_sealed_reads_like_one_that_is_sent_anew(as_edit: bool) -> None:
+    message: dict[str, Any] = {"eventMessage": EVENT}
+    anew = classify(message)
+    assert isinstance(anew, Content)
+    if as_edit:
+        message = {"protocolMessage": {"type": 14, "editedMessage": message, "timestampMs": NOW_MS - 1000}}
+    opened = opened_event(message)
+    assert (opened.text, opened.content) == (anew.text, anew.facts)
+    assert anew.facts is not None
+    assert anew.facts["location"] == {"latitude": 47.5, "longitude": 7.25, "name": "Barn"}
+    assert opened.at == (iso(NOW_S - 1) if as_edit else None)
+
+
+@pytest.mark.parametrize(
+    ("message", "use", "because"),
+    [
+        ({"eventMessage": EVENT}, "Message Edit", "the key of another use"),
+        ({"conversation": "no event"}, "Event Edit", "there is no event in it"),
+        ({"protocolMessage": {"type": 14, "editedMessage": {"conversation": "x"}}}, "Event Edit", "nor in its edit"),
+    ],
+)
+def test_what_is_no_event_s_edit_is_unreadable(message: dict[str, Any], use: str, because: str) -> None:
+    assert opened_event(message, use).unreadable, because
+
+
+def test_fields_of_another_type_are_left_out() -> None:
+    event = (
+        field(3, 7) + field(7, "soon") + field(2, 1) + field(5, field(1, "north") + field(3, "Barn")) + field(75, b"x")
+    )
+    opened = sealed.read_event(field(75, event))
+    assert opened is not None
+    assert opened.event == {"isCanceled": True, "location": {"name": "Barn"}}

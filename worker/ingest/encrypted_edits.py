@@ -16,7 +16,8 @@ from loguru import logger
 
 from worker.errors import StoreError
 from worker.ingest.rules.changes import millisecond_time
-from worker.ingest.rules.encrypted_edit import open_edit
+from worker.ingest.rules.classify import Content, classify
+from worker.ingest.rules.encrypted_edit import Opened, open_edit
 from worker.ingest.rules.raw import MAX_CONTENT_BYTES, prune
 from worker.ingest.rules.sealed_content import open_content
 from worker.store import EncryptedEdit, OpenedEdit
@@ -78,10 +79,26 @@ def opened_edit(edit: EncryptedEdit, clock_s: float) -> OpenedEdit:
         base64.b64decode(payload["iv"]),
         edit.target_id,
         forms,
+        event=payload.get("event") is True,
     )
     if found is None:
         return OpenedEdit(id=edit.id, unreadable=True)
+    if found.event is not None:
+        return _opened_event(edit, found, clock_s)
     return OpenedEdit(id=edit.id, text=message_text(found.text), at=millisecond_time(found.timestamp_ms, clock_s))
+
+
+def _opened_event(edit: EncryptedEdit, found: Opened, clock_s: float) -> OpenedEdit:
+    """The event as it is now: text and facts as an event that is sent anew would have them."""
+    said = classify({"eventMessage": found.event or {}})
+    if not isinstance(said, Content):
+        return OpenedEdit(id=edit.id, unreadable=True)
+    return OpenedEdit(
+        id=edit.id,
+        text=message_text(said.text or ""),
+        content=prune(said.facts or {}, MAX_CONTENT_BYTES),
+        at=millisecond_time(found.timestamp_ms, clock_s),
+    )
 
 
 def _opened_content(sealed: EncryptedEdit) -> OpenedEdit:

@@ -25,7 +25,7 @@ Kind = Literal["edit", "sealed_edit", "revoke", "reaction", "quote", "album", "r
 MAX_EMOJI_CHARS = 64  # the longest family emoji has about 30
 MAX_ENCRYPTED_BYTES = 256 * 1024  # WhatsApp's longest text is 65,536 characters
 IV_BYTES = 12
-MESSAGE_EDIT = ("MESSAGE_EDIT", 2)
+MESSAGE_EDIT, EVENT_EDIT = ("MESSAGE_EDIT", 2), ("EVENT_EDIT", 1)
 EDIT_BY_ADMIN = "8"  # the stanza's `edit`; 7: by the sender (docs/whatsapp.md, "The real server in 2026")
 
 
@@ -71,17 +71,19 @@ class Edit(Change):
 class EncryptedEdit(Change):
     """An edit that only the original's secret opens; with `use`: what completes the row of its message (a vote, say).
 
-    `forms`: addresses of the author.
+    `forms`: addresses of the author. `event`: it is of an event.
     """
 
     ciphertext: str
     iv: str
     forms: tuple[str, ...]
     use: str | None = None
+    event: bool = False
 
     @property
     def payload(self) -> dict[str, Any]:
         sealed = {"ciphertext": self.ciphertext, "iv": self.iv, "forms": list(self.forms)}
+        sealed |= {"event": True} if self.event else {}
         return sealed if self.use is None else sealed | {"use": self.use}
 
 
@@ -181,13 +183,14 @@ def _target(key: object, row: MessageRow, rules: Rules) -> Reference | None:
 
 
 def _encrypted(body: Json, row: MessageRow, named: dict[str, Any]) -> EncryptedEdit | None:
-    if body.get("secretEncType") not in MESSAGE_EDIT:
+    event = body.get("secretEncType") in EVENT_EDIT
+    if not event and body.get("secretEncType") not in MESSAGE_EDIT:
         return None
-    return _sealed(body.get("encPayload"), body.get("encIv"), row, named)
+    return _sealed(body.get("encPayload"), body.get("encIv"), row, named, event=event)
 
 
 def _sealed(
-    payload: object, iv: object, row: MessageRow, named: dict[str, Any], use: str | None = None
+    payload: object, iv: object, row: MessageRow, named: dict[str, Any], use: str | None = None, event: bool = False
 ) -> EncryptedEdit | None:
     ciphertext, nonce = _bytes(payload, MAX_ENCRYPTED_BYTES), _bytes(iv, IV_BYTES)
     if ciphertext is None or nonce is None or len(nonce) != IV_BYTES:
@@ -199,6 +202,7 @@ def _sealed(
         iv=base64.b64encode(nonce).decode(),
         forms=tuple(dict.fromkeys(form for form in (row.sender, row.sender_alt) if form)),
         use=use,
+        event=event,
         **named,
     )
 

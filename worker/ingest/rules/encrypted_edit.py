@@ -1,4 +1,4 @@
-"""Edits that come encrypted: `secretEncryptedMessage` of the type MESSAGE_EDIT, opened with the original's secret.
+"""Edits that come encrypted: `secretEncryptedMessage`, opened with the original's secret.
 
 The construction is that of WhatsApp's "message secrets", published by whatsmeow (`msgsecret.go`) and used by Baileys
 for poll votes and event responses:
@@ -6,6 +6,9 @@ for poll votes and event responses:
     key       = HKDF-SHA256(secret, no salt, info = original id ‖ its sender ‖ the edit's sender ‖ "Message Edit", 32)
     plaintext = AES-256-GCM(key, encIv, encPayload)   without additional data, unlike poll votes
     plaintext = Message { protocolMessage { editedMessage: Message, timestampMs } }
+
+An event's edit (EVENT_EDIT) has another use in its key, and the event as it is now in its Message: the whole of it, as
+far as its shape tells. None of a real phone was seen.
 
 Verified here: key and cipher against Baileys' own HKDF and AES-GCM, the fields against its WAProto. Not verified:
 against a real phone. Two projects on GitHub report that edits of real phones open this way with the sender's LID; which
@@ -15,16 +18,18 @@ not authenticate. Decides nothing else, and does no I/O.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-USE_CASE = b"Message Edit"
+USE_CASE, EVENT_USE_CASE = b"Message Edit", b"Event Edit"
 KEY_BYTES = 32
 MAX_FORMS = 3  # LID, number, and what the envelope said: nine keys at most
 MAX_DEPTH = 6
@@ -36,24 +41,37 @@ CONVERSATION = 1
 EXTENDED_TEXT = 6
 TEXTS = {EXTENDED_TEXT: 1, 3: 3, 9: 7, 66: 7, 7: 20}  # extendedText.text, then captions: image, video, ptv, document
 WRAPPERS = (58, 53, 40)  # editedMessage, documentWithCaption, ephemeral; each has its Message in field 1
+EVENT, LOCATION = 75, 5  # in Message, EventMessage
+EVENT_FIELDS = {
+    2: ("isCanceled", bool), 3: ("name", str), 4: ("description", str), 6: ("joinLink", str), 7: ("startTime", int),
+    8: ("endTime", int), 9: ("extraGuestsAllowed", bool), 10: ("isScheduleCall", bool),
+}  # fmt: skip
+LOCATION_FIELDS = {
+    1: ("degreesLatitude", float), 2: ("degreesLongitude", float), 3: ("name", str), 4: ("address", str),
+    5: ("url", str),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """What an edit says; `timestamp_ms` None if it does not."""
+    """What an edit says; `timestamp_ms` None if it does not. `event`: the fields of an `eventMessage`, as JSON."""
 
     text: str
     timestamp_ms: int | None
+    event: dict[str, Any] | None = None
 
 
-def open_edit(secret: bytes, ciphertext: bytes, iv: bytes, target_id: str, forms: Iterable[str]) -> Opened | None:
-    """The edit, or None: under none of the sender's `forms` does it authenticate, or it holds no text."""
+def open_edit(
+    secret: bytes, ciphertext: bytes, iv: bytes, target_id: str, forms: Iterable[str], *, event: bool = False
+) -> Opened | None:
+    """The edit, or None: under none of the sender's `forms` does it authenticate, or it holds no text, or no event."""
+    use, read = (EVENT_USE_CASE, read_event) if event else (USE_CASE, read_edit)
     addresses = list(dict.fromkeys(forms))[:MAX_FORMS]
     pairs = sorted(product(addresses, repeat=2), key=lambda pair: pair[0] != pair[1])  # sender and editor are one
     for sender, editor in pairs:
-        key = edit_key(secret, target_id, sender, editor)
+        key = sealed_key(secret, target_id, sender, editor, use)
         try:
-            return read_edit(AESGCM(key).decrypt(iv, ciphertext, None))
+            return read(AESGCM(key).decrypt(iv, ciphertext, None))
         except (InvalidTag, ValueError):
             continue
     return None
@@ -81,6 +99,39 @@ def read_edit(plaintext: bytes) -> Opened | None:
     stamp = _last(protocol, TIMESTAMP_MS) if isinstance(protocol, bytes) else None
     text = _text(edited, MAX_DEPTH) if isinstance(edited, bytes) else None
     return None if text is None else Opened(text=text, timestamp_ms=stamp if isinstance(stamp, int) else None)
+
+
+def read_event(plaintext: bytes) -> Opened | None:
+    """The event in an encoded `Message`, bare or as its edit; None if there is none.
+
+    Raises:
+        ValueError: invalid protobuf.
+    """
+    protocol = _last(plaintext, PROTOCOL_MESSAGE)
+    edited = _last(protocol, EDITED_MESSAGE) if isinstance(protocol, bytes) else plaintext
+    stamp = _last(protocol, TIMESTAMP_MS) if isinstance(protocol, bytes) else None
+    body = _last(edited, EVENT) if isinstance(edited, bytes) else None
+    if not isinstance(body, bytes):
+        return None
+    event = _as_json(body, EVENT_FIELDS)
+    place = _last(body, LOCATION)
+    if isinstance(place, bytes):
+        event["location"] = _as_json(place, LOCATION_FIELDS)
+    return Opened(text="", timestamp_ms=stamp if isinstance(stamp, int) else None, event=event)
+
+
+def _as_json(message: bytes, names: dict[int, tuple[str, type]]) -> dict[str, Any]:
+    """The named fields as protobuf's JSON has them; one of another type is left out."""
+    found: dict[str, Any] = {}
+    for number, value in protobuf_fields(message):
+        name, kind = names.get(number, ("", bytes))
+        if kind is float and isinstance(value, bytes) and len(value) == 8:
+            found[name] = struct.unpack("<d", value)[0]
+        elif kind is str and isinstance(value, bytes):
+            found[name] = value.decode()
+        elif kind in (int, bool) and isinstance(value, int):
+            found[name] = kind(value)
+    return found
 
 
 def _text(message: bytes, depth: int) -> str | None:
