@@ -686,8 +686,8 @@ def test_an_event_is_what_its_newest_edit_says_in_whatever_order_they_are_opened
     talk = Talk(database)
     event = message("m1", sender=ANA, kind="event", text="Fair", content={"name": "Fair", "starts_at": "x"}) | SECRET
     text = message("m2", sender=ANA) | SECRET
-    envelope = {"chat_id": GROUP, "author": ANA, "target_sender": ANA, "kind": "sealed_edit", "at": at(5)}
-    envelope |= {"payload": {"event": True}}
+    envelope: dict[str, Any] = {"chat_id": GROUP, "author": ANA, "target_sender": ANA, "kind": "sealed_edit"}
+    envelope |= {"at": at(5), "payload": {"event": True}}
     changes = [
         envelope | {"target_id": "m1", "change_id": "c1"},
         envelope | {"target_id": "m1", "change_id": "c2", "at": at(9)},

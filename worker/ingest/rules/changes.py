@@ -82,7 +82,7 @@ class EncryptedEdit(Change):
 
     @property
     def payload(self) -> dict[str, Any]:
-        sealed = {"ciphertext": self.ciphertext, "iv": self.iv, "forms": list(self.forms)}
+        sealed: dict[str, Any] = {"ciphertext": self.ciphertext, "iv": self.iv, "forms": list(self.forms)}
         sealed |= {"event": True} if self.event else {}
         return sealed if self.use is None else sealed | {"use": self.use}
 
