@@ -98,13 +98,17 @@ declare
   v_mine bigint [];
   v_found jsonb;
 begin
+  -- Nothing else gains the mark of the groups below, and without it the search is that of the whole session.
+  if jsonb_typeof(v_filter) <> 'object' then
+    raise exception 'the filter is no object' using errcode = '22023';
+  end if;
   if octet_length(v_filter::text) > 20000 then
     raise exception 'the filter is too long' using errcode = '54000';
   end if;
   v_mine := array(
     select g.id
     from public.groups as g
-    where g.session_id = p_session and g.id = any(wa_users.group_ids())
+    where g.session_id = p_session and g.id = any((select wa_users.group_ids())::bigint [])
       and (not v_asked or v_filter -> 'groups' @> to_jsonb(g.id) or v_filter -> 'groups' @> to_jsonb(g.id::text))
   );
   if v_mine = '{}' then
@@ -132,7 +136,7 @@ begin
   if not exists (
     select 1
     from public.groups as g
-    where g.session_id = p_session and g.wa_group_id = p_group and g.id = any(wa_users.group_ids())
+    where g.session_id = p_session and g.wa_group_id = p_group and g.id = any((select wa_users.group_ids())::bigint [])
   ) then
     raise exception 'this group is not yours' using errcode = '42501';
   end if;

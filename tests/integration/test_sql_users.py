@@ -437,6 +437,16 @@ def test_one_group_is_found_by_its_number_or_as_a_text_and_another_s_gives_nothi
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("filter_", [[], [{}], [{"groups": []}], 1, "x", True])
+def test_a_filter_that_is_no_object_opens_no_other_group(searchable: World, name: str, filter_: Any) -> None:
+    """The mark of one's groups would not become a part of it."""
+    with acting_as(searchable.connection, searchable.users[name].user):
+        for limit in (1, 100):
+            with pytest.raises(psycopg.errors.InvalidParameterValue), searchable.connection.transaction():
+                call(searchable.connection, "my_search", OURS, "", json.dumps(filter_), "newest", None, limit)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_user_learns_the_coverage_of_their_groups_and_of_no_others(world: World, name: str) -> None:
     for (session, group), number in world.groups.items():
         args = (session, group, None, None, 10)
