@@ -61,11 +61,14 @@ def checked_proxy(proxy: str, name: str) -> str:
     Raises:
         SettingsError: it is no address of one; `name` is the setting's.
     """
+    if " " in proxy or not proxy.isprintable():  # urlsplit drops line ends and tabs, httpx refuses them only later
+        raise SettingsError(f"{name}: the address of a proxy has no spaces, line ends or other control characters")
     full = proxy if "://" in proxy else f"http://{proxy}"
     try:
         parts = urlsplit(full)
+        httpx.URL(full)  # what it cannot read would fail at the first connection
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+    except (ValueError, httpx.InvalidURL):
         valid = False
     if not valid:
         raise SettingsError(f"{name}: should be the address of an HTTP proxy, like http://proxy.example:3128")

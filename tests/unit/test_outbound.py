@@ -11,6 +11,7 @@ import pytest
 from worker.errors import SettingsError
 from worker.outbound import proxy_for, why, without_password
 from worker.session.closes import Close, Reconnect, decide
+from worker.session_settings import parse_session_settings
 
 PROXY = "http://proxy.example:3128"
 
@@ -37,10 +38,23 @@ def test_the_proxy_of_an_address(url: str, environment: dict[str, str], proxy: s
     assert proxy_for(url, environment) == proxy, because
 
 
-@pytest.mark.parametrize("proxy", ["socks5://proxy.example:1080", "http://", "http://proxy.example:port"])
+@pytest.mark.parametrize(
+    "proxy", ["socks5://proxy.example:1080", "http://", "http://proxy.example:port", "http://xn--\u00fc.example:3128"]
+)
 def test_what_is_no_http_proxy_is_a_wrong_setting(proxy: str) -> None:
     with pytest.raises(SettingsError, match="HTTPS_PROXY"):
         proxy_for("https://x.supabase.co", {"HTTPS_PROXY": proxy})
+
+
+@pytest.mark.parametrize(
+    "proxy", ["me:pla\nted@p:3128", "http://p:31\t28", "http://p\x7f:1", "http://a b:1", "p\u2028:1"]
+)
+def test_a_proxy_with_what_cannot_be_printed_is_a_wrong_setting_and_is_not_repeated(proxy: str) -> None:
+    with pytest.raises(SettingsError, match="^HTTPS_PROXY: the address of a proxy has no spaces") as wrong:
+        proxy_for("https://x.supabase.co", {"HTTPS_PROXY": proxy})
+    assert "ted" not in str(wrong.value)
+    with pytest.raises(SettingsError, match=r"^settings\.proxy: the address of a proxy has no spaces"):
+        parse_session_settings({"proxy": proxy})
 
 
 def test_a_proxy_is_named_without_its_password() -> None:
