@@ -76,8 +76,8 @@ def checked_proxy(proxy: str, name: str) -> str:
 
 
 def without_password(proxy: str) -> str:
-    """The proxy as it may stand in a log."""
-    return proxy.replace(f"{urlsplit(proxy).netloc.rpartition('@')[0]}@", "", 1) if "@" in proxy else proxy
+    """The proxy as it may be shown: without its user and password, even if it is no valid address."""
+    return re.sub(r"^(\w+://)?.*@", r"\1", proxy, flags=re.DOTALL)
 
 
 def is_loopback(host: str) -> bool:

@@ -70,6 +70,20 @@ async def test_settings_are_set_and_taken_back(wa: Commands, session: str) -> No
     assert "catch_up_s  WORKER_CATCH_UP_S" in keys.out
 
 
+async def test_no_password_of_a_proxy_is_shown(wa: Commands, store: Store, session: str) -> None:
+    added = await wa("sessions", "add", session, f"proxy=me:{SECRET}@p:3128", "--json")
+    assert added.json == {"session": session, "wanted": True, "settings": {"proxy": "http://p:3128"}}
+    await wa("sessions", "stop", session)
+    read = await store.console.session_settings(session)
+    assert read is not None
+    assert read.values == {"proxy": f"http://me:{SECRET}@p:3128"}
+    assert await store.console.set_settings(session, {"proxy": f"me:{SECRET}@p:3128"}, read.version), "as an app may"
+    shown = [await wa("sessions", "show", session, *more) for more in ((), ("--json",))]
+    shown.append(await wa("sessions", "set", session, "catch_up_s=60"))
+    for ran in shown:
+        assert (ran.code, "p:3128" in ran.out, SECRET in ran.out + ran.err) == (0, True, False)
+
+
 async def test_stop_waits_until_the_host_has_let_it_go(wa: Commands, store: Store, session: str) -> None:
     await wa("sessions", "add", session)
     (claimed,) = [one for one in (await store.host_poll("h:1:x", 500, [], 60.0)).claimed if one.session == session]

@@ -60,6 +60,8 @@ def test_a_proxy_with_what_cannot_be_printed_is_a_wrong_setting_and_is_not_repea
 def test_a_proxy_is_named_without_its_password() -> None:
     assert without_password("http://me:secret@proxy.example:3128") == PROXY
     assert without_password(PROXY) == PROXY
+    assert without_password("me:secret@proxy.example:3128") == "proxy.example:3128"
+    assert without_password("http://me:sec/r@et\n@proxy.example:3128") == PROXY, "as an app may have written it"
 
 
 def caused(error: Exception, cause: Exception) -> Exception:

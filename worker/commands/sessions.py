@@ -74,7 +74,7 @@ def add(
         if not await store.console.add_session(session, document, wanted=not stopped, owner_id=owner_id):
             raise NotDone(f"the session {session} is there already; `wa-worker sessions show {session}` shows it")
         if json_:
-            print_json({"session": session, "wanted": not stopped, "settings": document})
+            print_json({"session": session, "wanted": not stopped, "settings": concealed(document)})
         else:
             then = "is not served yet: `wa-worker sessions start`" if stopped else "is wanted: a host takes it soon"
             out().print(f"{session} {then}.")
