@@ -95,6 +95,7 @@ $$;
 -- `session_held`. Without `p_data` its messages, groups and people stay, and the row that they belong to: credentials,
 -- keys, settings and requests go; files that wait are still fetched by whoever can. With it nothing stays, but contents
 -- of public.media, which other sessions may have too: public.wa_list_media_to_delete finds those that nobody has.
+-- Tables that are not of wa-worker keep their rows, unless these refer to the session and so would hold it.
 create function public.wa_remove_session(p_session text, p_data boolean, p_limit integer) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -125,18 +126,20 @@ begin
   if p_data then
     -- Deleting a message notes that, deleting a group too; so what notes comes first, and its notes later.
     v_tables := array[
-      'messages', 'wa_refused_stanzas', 'media_jobs', 'wa_media_abandoned', 'wa_held_changes', 'message_reactions',
+      'group_members', 'messages', 'wa_refused_stanzas', 'media_jobs', 'wa_media_abandoned', 'wa_held_changes', 'message_reactions',
       'message_edits', 'message_secrets', 'message_search', 'decrypted_stanzas', 'wa_suspects', 'wa_discards',
       'wa_commit_pieces', 'wa_merges_due', 'wa_numbers_moved', 'wa_identities', 'people', 'groups',
       'wa_monitored_versions', 'coverage_gaps', 'message_changes', 'runtime_flags', 'wa_requests', 'audit_log'
     ];
-    -- And any other table that has sessions.
+    -- And whatever else would keep its row from being deleted.
     v_tables := array(
       select c.relname::text
-      from pg_catalog.pg_class as c
-      inner join pg_catalog.pg_attribute as a on c.oid = a.attrelid
-      where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attname = 'session_id'
-        and not a.attisdropped and c.relname <> all(v_tables) and c.relname <> 'wa_session_keys'
+      from pg_catalog.pg_constraint as f
+      inner join pg_catalog.pg_class as c on f.conrelid = c.oid
+      inner join pg_catalog.pg_attribute as a on c.oid = a.attrelid and f.conkey = array[a.attnum]
+      where f.contype = 'f' and f.confrelid = 'public.wa_sessions'::regclass and f.confdeltype in ('a', 'r')
+        and c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and a.attname = 'session_id'
+        and c.relname <> all(v_tables) and c.relname <> 'wa_session_keys'
     ) || v_tables;
   else
     v_tables := array['decrypted_stanzas', 'wa_suspects', 'wa_commit_pieces', 'runtime_flags', 'wa_requests'];

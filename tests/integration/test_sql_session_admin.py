@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -95,19 +96,46 @@ def remove(connection: Connection, session: str, *, data: bool, limit: int = 7) 
     raise AssertionError("it never ends")
 
 
-def test_a_table_that_is_newer_than_the_removal_is_emptied_as_well(postgres: str, mine: Connection, name: str) -> None:
+def test_the_removal_knows_every_table_of_ours(mine: Connection) -> None:
+    row = mine.execute("select prosrc from pg_proc where oid = 'public.wa_remove_session'::regproc").fetchone()
+    assert row is not None
+    known = set(re.findall(r"'(\w+)'", row[0]))
+    assert tables_of_sessions(mine) - known == set()
+
+
+OWN_TABLES = {
+    "own_uuid": "session_id uuid",
+    "own_text": "session_id text",
+    "own_forgets": "session_id text references public.wa_sessions (id) on delete set null",
+    "own_holds": "session_id text references public.wa_sessions (id), group_id bigint references public.groups (id)",
+}
+
+
+def test_an_apps_own_tables_keep_their_rows_unless_these_hold_the_session(
+    postgres: str, mine: Connection, name: str
+) -> None:
     live(mine, name, uuid4().hex * 2)
     with psycopg.connect(postgres, autocommit=True) as admin:
-        admin.execute("create table public.newer (session_id text, group_id bigint references public.groups (id))")
         try:
-            admin.execute("grant select, delete on public.newer to service_role")
+            for table, columns in OWN_TABLES.items():
+                admin.execute(f"create table public.{table} ({columns})".encode())
+                admin.execute(f"grant select, delete on public.{table} to service_role".encode())
+            admin.execute("insert into public.own_uuid values (gen_random_uuid())")
+            for table in ("own_text", "own_forgets"):
+                admin.execute(f"insert into public.{table} values (%s)".encode(), (name,))  # noqa: S608
             admin.execute(
-                "insert into public.newer select session_id, id from public.groups where session_id = %s", (name,)
+                "insert into public.own_holds select session_id, id from public.groups where session_id = %s", (name,)
             )
             remove(mine, name, data=True)
-            assert admin.execute("select count(*) from public.newer").fetchone() == (0,)
+            rows = {
+                table: admin.execute(f"select session_id::text from public.{table}".encode()).fetchall()  # noqa: S608
+                for table in OWN_TABLES
+            }
         finally:
-            admin.execute("drop table public.newer")
+            for table in OWN_TABLES:
+                admin.execute(f"drop table if exists public.{table}".encode())
+    assert len(rows.pop("own_uuid")) == 1
+    assert rows == {"own_text": [(name,)], "own_forgets": [(None,)], "own_holds": []}
 
 
 def test_a_removal_with_data_leaves_nothing_and_touches_no_other_session(mine: Connection, name: str) -> None:
