@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import anyio
 from loguru import logger
 
-from worker.errors import SettingsError, StaleFence, WorkerError
+from worker.errors import SettingsError, StaleFence, StoreUnavailable, WorkerError
 from worker.log import hide
 from worker.session.host_poll import Leave, Seat
 from worker.session.reconnect_policy import StayDown
@@ -29,6 +30,7 @@ AT_END: Mapping[Leave, View] = {
     ),
     "moves": View(status="disconnected", state="stopped", say="Another host takes the session over."),
 }
+LAST_WORD_SECONDS = 1.0  # of the ten that a stop has
 KEPT = ("version", "version_at", "claims", "heard")  # of `detail`, in every state
 CHANGING = View(status="disconnected", state="starting", say="Starting again with the session's new settings.")
 
@@ -56,7 +58,7 @@ class Tenant:
         self._skew = clock_skew(claimed.now)
         self._seat = Seat(claimed.session, claimed.fence, self, claimed.settings)
         self._again = Stop(stop)  # asked when the settings change
-        self._at_end: View = STOPPED
+        self._changes = False  # and it is not yet served with the new ones
         self._supervisor: Supervisor | None = None
         self._ended = anyio.Event()
 
@@ -73,6 +75,9 @@ class Tenant:
 
     def settle(self, settings: StoredSettings) -> None:
         self._own = settings
+        if self._stop.asked:
+            return
+        self._changes = True
         self._end_with(CHANGING)
         self._again.ask()
 
@@ -115,10 +120,13 @@ class Tenant:
                 await self._starts.take()
             if not self._again.asked:
                 await self._serve(settings)
+        if self._changes:
+            await self._say_stopped()
 
     async def _serve(self, settings: Settings) -> None:
         hide(urlsplit(settings.proxy or "").password)
         self._supervisor = Supervisor(settings, self._shared, self.health, self._again, failed=_tried_again)
+        self._changes = False
         try:
             await self._supervisor.serve(self._seat, self._skew)
         finally:
@@ -132,6 +140,13 @@ class Tenant:
         with self._again.interrupts():
             await until_answered(lambda: self._show(self.health.view), what="the session's row")
             await self._seat.until_lost()
+
+    async def _say_stopped(self) -> None:
+        """For a row that says that it starts again, which it does not."""
+        with anyio.move_on_after(LAST_WORD_SECONDS), suppress(StoreUnavailable):
+            row = (await self._shared.store.status(self.session)).get("session") or {}
+            if (row.get("detail") or {}).get("say") == CHANGING.say:
+                await self._show(AT_END[self.left] if self.left else STOPPED)
 
     async def _show(self, view: View | None) -> None:
         """Write the row, outside of a leased session. A logout and a ban that stand there outlive this."""
