@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +18,7 @@ from worker.store import Batch, Committed
 from worker.store.console import Figures
 from worker.web.app import make_app
 from worker.web.figures import FiguresPoller, unbacked
-from worker.web.health import Health, SessionHealth
+from worker.web.health import REFRESHED_AT_ONCE, Health, SessionHealth
 
 FIGURES = {
     "now": datetime(2026, 1, 1, tzinfo=UTC), "epoch": 3, "seq": 10, "running": 1, "due": 2, "waiting": 3,
@@ -63,6 +64,25 @@ async def test_the_databases_figures_are_read_for_a_scrape_and_are_shared_for_se
     health.session.refresh = FiguresPoller(store, "default", health.session).refresh
     found = [(await scrape(health))["wa_media_jobs", "due"] for _ in range(2)]
     assert (found, reads) == ([2, 2], ["default"])
+
+
+async def test_figures_are_read_of_all_sessions_in_turn_also_beside_some_that_have_none_or_get_none() -> None:
+    asked: list[int] = []
+    health = Health(named=None)
+
+    def reads(number: int) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def refresh() -> None:  # sets no figures, as when the database does not answer
+            asked.append(number)
+
+        return refresh
+
+    for number in range(REFRESHED_AT_ONCE):
+        health.joins(f"waiting-{number}")
+    for number in range(2 * REFRESHED_AT_ONCE):
+        health.joins(f"served-{number}").refresh = reads(number)
+    for _ in range(4):
+        await health.refresh()
+    assert sorted(asked) == sorted([*range(2 * REFRESHED_AT_ONCE)] * 2)
 
 
 async def test_a_commit_is_counted_by_outcome_and_reason() -> None:

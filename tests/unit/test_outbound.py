@@ -50,7 +50,7 @@ def test_what_is_no_http_proxy_is_a_wrong_setting(proxy: str) -> None:
     "proxy", ["me:pla\nted@p:3128", "http://p:31\t28", "http://p\x7f:1", "http://a b:1", "p\u2028:1"]
 )
 def test_a_proxy_with_what_cannot_be_printed_is_a_wrong_setting_and_is_not_repeated(proxy: str) -> None:
-    with pytest.raises(SettingsError, match="^HTTPS_PROXY: the address of a proxy has no spaces") as wrong:
+    with pytest.raises(SettingsError, match=r"^HTTPS_PROXY: the address of a proxy has no spaces") as wrong:
         proxy_for("https://x.supabase.co", {"HTTPS_PROXY": proxy})
     assert "ted" not in str(wrong.value)
     with pytest.raises(SettingsError, match=r"^settings\.proxy: the address of a proxy has no spaces"):

@@ -1,4 +1,4 @@
-"""A claimed session: what its row says in the end when its settings change and it is stopped at nearly the same time."""
+"""A claimed session: what its row says in the end when it is stopped while its settings change."""
 
 from __future__ import annotations
 

@@ -41,6 +41,7 @@ class SessionHealth:
     metrics: Metrics = field(default_factory=Metrics)
     hearing: Hearing = field(default_factory=Hearing)
     refresh: Callable[[], Coroutine[Any, Any, None]] | None = None  # the database's figures, before they are shown
+    refreshed_at: float = float("-inf")  # when that was last asked for, answered or not (monotonic)
 
     def describe(self) -> dict[str, Any]:
         """Ready: messages are received and stored, or no phone is linked by choice."""
@@ -122,12 +123,13 @@ class Health:
         return self._stopped
 
     async def refresh(self) -> None:
-        """Have the database's figures read again, of the sessions whose figures are the oldest."""
-        oldest = sorted(self.sessions.values(), key=lambda one: one.metrics.database_at or 0.0)
+        """Have the database's figures read again, of the sessions that have waited the longest for that."""
+        able = ((one, one.refresh) for one in self.sessions.values() if one.refresh is not None)
+        oldest = sorted(able, key=lambda found: found[0].refreshed_at)
         async with anyio.create_task_group() as tasks:
-            for one in oldest[:REFRESHED_AT_ONCE]:
-                if one.refresh is not None:
-                    tasks.start_soon(one.refresh)
+            for one, refresh in oldest[:REFRESHED_AT_ONCE]:
+                one.refreshed_at = time.monotonic()
+                tasks.start_soon(refresh)
 
     def describe(self) -> dict[str, Any]:
         """The document of /readyz. The port may be public: addresses and paths stand in the log alone."""
