@@ -144,6 +144,7 @@ class Host:
                     tasks.start_soon(poll.run)
                     await self._serve_named(shared)
                 else:
+                    holder_file.sweep(folder)  # a named session's supervisor does so once it has the lease
                     await self._serve_claimed(poll)
                 tasks.cancel_scope.cancel()
 
