@@ -14,6 +14,9 @@ import logging
 import re
 import sys
 import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -41,13 +44,14 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]+", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"<Buffer(?: [0-9a-f]{2})*[^>]*>"), f"<Buffer {HIDDEN}>"),  # how libsignal prints keys
     (re.compile(r"\b[0-9a-f]{2}(?:[ ,:][0-9a-f]{2}){15,}\b"), HIDDEN),
+    (re.compile(r"""\b([a-z][a-z0-9+.-]{1,20}://)[^\s/?#"'<>]*@""", re.IGNORECASE), rf"\1{HIDDEN}@"),  # a proxy's login
     (re.compile(r"""\b(https?|wss?)://(?:[^\s/@"'<>]*@)?([^\s/?#"'<>]+)/[^\s"'<>]*[?&][^\s"'<>]*"""), r"\1://\2/…"),
     (re.compile(r"""\bhttps?://([^\s/?#"'<>]*whatsapp\.(?:net|com))/[^\s"'<>]*"""), r"https://\1/…"),
     (re.compile(r"\b\d{3,}(\d{3})((?:[:_]\d+){0,2}@(?:s\.whatsapp\.net|c\.us))"), r"…\1\2"),  # a person's number
     (re.compile(r"\b\d{3,}(\d{3}-\d{8,}@g\.us)"), r"…\1"),  # older groups carry that of the person who made them
 )
 _LONG = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")  # 32 bytes in base64 are 43 characters and a `=`
-_planted: set[str] = set()
+_planted: Counter[str] = Counter()  # by how many it was planted that have not let it go
 
 LIMITED_FROM = logging.INFO  # whoever asks for debug wants all of it; loguru's numbers are those of `logging`
 # Would move the cursor, end the line or reverse text. Senders choose the ids of their messages.
@@ -57,13 +61,26 @@ OWN_FIELDS = ("error", "line", "fields")  # of the format, not of the record
 
 def hide(secret: str | None) -> None:
     """From now on `secret` is hidden wherever it turns up, whatever it looks like."""
-    if secret and len(secret) >= 8:
-        _planted.add(secret)
+    if secret and len(secret) >= 8:  # a shorter one stands in other words, too
+        _planted[secret] += 1
+
+
+@contextmanager
+def hidden(secret: str | None) -> Iterator[None]:
+    """Hide `secret` as long as this block runs, or another one that hides it too."""
+    hide(secret)
+    try:
+        yield
+    finally:
+        if secret and secret in _planted:
+            _planted[secret] -= 1
+            if not _planted[secret]:
+                del _planted[secret]
 
 
 def redact(text: str) -> str:
     """`text` without keys, tokens, addresses with queries, and people's numbers."""
-    for secret in _planted:
+    for secret in list(_planted):
         text = text.replace(secret, HIDDEN)
     for pattern, instead in _PATTERNS:
         text = pattern.sub(instead, text)

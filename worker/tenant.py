@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from urllib.parse import urlsplit
 
 import anyio
 from loguru import logger
 
 from worker.errors import SettingsError, StaleFence, StoreUnavailable, WorkerError
-from worker.log import hide
+from worker.log import hidden
 from worker.session.host_poll import Leave, Seat
 from worker.session.reconnect_policy import StayDown
 from worker.session.report import View
@@ -60,6 +60,7 @@ class Tenant:
         self._again = Stop(stop)  # asked when the settings change
         self._changes = False  # and it is not yet served with the new ones
         self._supervisor: Supervisor | None = None
+        self._secrets = ExitStack()  # hidden in the log until other settings hold, or until its end is logged
         self._ended = anyio.Event()
 
     # Orders
@@ -104,6 +105,7 @@ class Tenant:
                 logger.exception("a fault of the worker itself ended {}; please report it", self.session)
             finally:
                 await release(self._shared, self.session, self._seat.fence, failed=failed)
+                self._secrets.close()
                 self._ended.set()
 
     async def _live(self, after: Tenant | None) -> None:
@@ -124,7 +126,8 @@ class Tenant:
             await self._say_stopped()
 
     async def _serve(self, settings: Settings) -> None:
-        hide(urlsplit(settings.proxy or "").password)
+        self._secrets.close()
+        self._secrets.enter_context(hidden(urlsplit(settings.proxy or "").password))
         self._supervisor = Supervisor(settings, self._shared, self.health, self._again, failed=_tried_again)
         self._changes = False
         try:

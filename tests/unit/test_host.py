@@ -49,4 +49,4 @@ async def test_a_host_removes_the_holder_files_of_hosts_that_were_killed(
     monkeypatch.setattr(module, "connect_store", store)
     with anyio.fail_after(BOUND):
         await host.run()
-    assert list(tmp_path.iterdir()) == []
+    assert [path async for path in anyio.Path(tmp_path).iterdir()] == []

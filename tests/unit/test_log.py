@@ -50,6 +50,8 @@ def quiet_afterwards() -> Iterator[None]:
         ),
         ("GET https://mmg.whatsapp.net/v/t62.7118-24/x.enc failed", "t62", "even without their query"),
         ("https://user:pw@host/path?x=1", "pw", "credentials in an address"),
+        ("no answer from http://user:pw@proxy.example:3128", "pw", "a proxy's, however short"),
+        ("postgres://user:p@w@host/postgres", "p@w", "with the sign that ends it"),
         ("from 4915112345678@s.whatsapp.net", "4915112345", "a person's number"),
         ("from 4915112345678:12@s.whatsapp.net", "4915112345", "… with its device"),
         ("in 4915112345678-1400000000@g.us", "4915112345", "older groups carry their maker's number"),
@@ -78,6 +80,14 @@ def test_what_helps_is_kept(text: str, because: str) -> None:
 def test_a_planted_secret_is_hidden_whatever_it_looks_like() -> None:
     log.hide("correct horse")
     assert "horse" not in redact("the correct horse came")
+
+
+def test_a_secret_is_hidden_until_nobody_needs_that_any_more() -> None:
+    with log.hidden("planted by two"):
+        with log.hidden("planted by two"):
+            assert redact("planted by two") == log.HIDDEN
+        assert redact("planted by two") == log.HIDDEN
+    assert redact("planted by two") == "planted by two"
 
 
 def written(level: str, *, human: bool) -> io.StringIO:

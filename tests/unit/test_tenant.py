@@ -1,4 +1,4 @@
-"""A claimed session: what its row says in the end when it is stopped while its settings change."""
+"""A claimed session: how it ends, also while its settings change."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.doubles import BOUND, until
 from worker import tenant as module
+from worker.log import HIDDEN, redact
 from worker.session.report import View
 from worker.session.turns import Turns
 from worker.settings import Settings
@@ -71,17 +72,35 @@ def row(monkeypatch: pytest.MonkeyPatch) -> Row:
     return row
 
 
+def made(row: Row, whole: Stop, values: dict[str, Any] | None = None) -> Tenant:
+    shared = cast(Any, SimpleNamespace(store=row, poll=SimpleNamespace(seated=lambda seat: nullcontext())))
+    stored = StoredSettings(version="1", values=values or {})
+    claimed = ClaimedSession(session="mine", fence=1, until=NOW, now=NOW, settings=stored)
+    return Tenant(claimed, HOST, shared, SessionHealth(), Stop(whole), Turns(sleep=row.take_turn))
+
+
+async def test_the_password_of_its_proxy_is_hidden_in_the_log_until_its_end(row: Row) -> None:
+    said = "the proxy says planted-password"
+    tenant = made(row, Stop(), {"proxy": "http://me:planted-password@proxy.example:3128"})
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tenant.run)
+            await until(lambda: row.turns)
+            row.turns[0].set()
+            await until(lambda: row.served)
+            assert redact(said) == f"the proxy says {HIDDEN}"
+            tenant.leave("unwanted")
+            row.may_end.set()
+    assert redact(said) == said
+
+
 @pytest.mark.parametrize("left", [True, False], ids=["not wanted any more", "SIGTERM"])
 @pytest.mark.parametrize("order", ["stop, then settings", "settings, then stop", "stop while it waits for its turn"])
 async def test_a_session_that_is_stopped_while_its_settings_change_ends_as_stopped(
     row: Row, order: str, left: bool
 ) -> None:
     whole = Stop()
-    shared = cast(Any, SimpleNamespace(store=row, poll=SimpleNamespace(seated=lambda seat: nullcontext())))
-    claimed = ClaimedSession(
-        session="mine", fence=1, until=NOW, now=NOW, settings=StoredSettings(version="1", values={})
-    )
-    tenant = Tenant(claimed, HOST, shared, SessionHealth(), Stop(whole), Turns(sleep=row.take_turn))
+    tenant = made(row, whole)
 
     def stop() -> None:
         if left:
