@@ -1,6 +1,26 @@
 -- A removal takes no rows of an app's own tables, unless these would keep the session's row from being deleted.
+-- What was asked of a session long before it is started again is turned down.
 
 set check_function_bodies = off;
+
+-- What was asked of a session long before it is started again is turned down, whoever starts it: a logout that somebody
+-- wanted weeks ago is not to be the first that it does.
+create function wa.note_wanted_again() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  update public.wa_requests
+  set handled_at = clock_timestamp(), result = 'turned down: asked too long ago', args = '{}'
+  where session_id = new.id and handled_at is null and created_at < clock_timestamp() - interval '10 minutes';
+  return null;
+end
+$$;
+
+create trigger wanted_again after update of wanted on public.wa_sessions
+for each row when (new.wanted and not old.wanted) execute function wa.note_wanted_again();
+
+revoke execute on function wa.note_wanted_again from public, anon, authenticated;
+
+grant execute on function wa.note_wanted_again to service_role;
 
 create or replace function public.wa_remove_session(p_session text, p_data boolean, p_limit integer) returns jsonb
 language plpgsql security invoker set search_path = '' as $$

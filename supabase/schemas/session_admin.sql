@@ -30,6 +30,21 @@ begin
 end
 $$;
 
+-- What was asked of a session long before it is started again is turned down, whoever starts it: a logout that somebody
+-- wanted weeks ago is not to be the first that it does.
+create function wa.note_wanted_again() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  update public.wa_requests
+  set handled_at = clock_timestamp(), result = 'turned down: asked too long ago', args = '{}'
+  where session_id = new.id and handled_at is null and created_at < clock_timestamp() - interval '10 minutes';
+  return null;
+end
+$$;
+
+create trigger wanted_again after update of wanted on public.wa_sessions
+for each row when (new.wanted and not old.wanted) execute function wa.note_wanted_again();
+
 -- Its settings: {found, version, values}.
 create function public.wa_session_settings(p_session text) returns jsonb
 language sql stable security invoker set search_path = '' as $$
