@@ -215,3 +215,15 @@ test('a message says whether its group was known to be monitored when its decryp
   await connection.gate.settled()
   assert.deepEqual(stanzas.map(({ attrs, wanted }) => [attrs.id, wanted]), [['A1', false], ['A2', true], ['A3', true]])
 })
+
+test('who is who is told once, however often the lists of members come; another number of a person is told', () => {
+  const { connection } = connect()
+  const told = /** @type {string[]} */ ([])
+  connection.gate.append = (entry) => { told.push(.../** @type {any[]} */ (entry.events).map(({ lid, pn }) => `${lid} ${pn}`)); return 0 }
+  const member = (/** @type {string} */ id, /** @type {string} */ also) => ({ id, also, role: /** @type {const} */ ('member') })
+  const ana = member('1@lid', '491@s.whatsapp.net')
+  connection.learn([ana, member('492@s.whatsapp.net', '2@lid'), ana])
+  connection.learn([ana, member('2@lid', '492@s.whatsapp.net'), member('3@lid', '493@s.whatsapp.net')])
+  connection.learn([member('1@lid', '494@s.whatsapp.net')])
+  assert.deepEqual(told, ['1@lid 491@s.whatsapp.net', '2@lid 492@s.whatsapp.net', '3@lid 493@s.whatsapp.net', '1@lid 494@s.whatsapp.net'])
+})

@@ -330,6 +330,52 @@ async def test_a_discovery_writes_the_members_of_the_groups_that_are_switched_on
     assert [member["member"] for member in entry["members"]] == ["1001@lid", "2001@lid"]
 
 
+async def test_a_revoke_that_waits_brings_no_list_that_is_written_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery_module, "SPACING_SECONDS", 0.0)
+    now, monitored, it = 1000.0, ["1@g.us", "2@g.us"], Discovering()
+    members = MemberLists(it.database.store, it.report, lambda: monitored)
+    one = Group(
+        id="1@g.us",
+        subject="",
+        addressing_mode=None,
+        size=1,
+        admins=[],
+        members=[Member(id="7@lid", also=None, role="member")],
+    )
+    it.sidecar.asked_at_ms = 1_790_000_000_000.0
+    it.sidecar.groups_found = [one.model_copy(update={"id": group}) for group in monitored]
+    it.discovery = Discovery(it.database.store, it.report, it.finish, clock=lambda: now, members=members)
+    await it.until(lambda: not it.discovery.due)
+    asked = [sorted(it.sidecar.members_of)]
+
+    async def next_query(*, because: str) -> None:
+        nonlocal now
+        now += discovery_module.ADMINS_SPACING_SECONDS
+        if because == "a revoke":
+            batch = Batch(fence=1, epoch=1, seq=1, changes=[{"kind": "revoke"}])
+            it.discovery.committed(
+                Commit(epoch=1, seq=1, stanzas=[], events=[]), batch, Committed(seq=1, duplicate=False, held=1), 0.1
+            )
+        elif because == "a request":
+            it.discovery.ask(REQUEST)
+        else:
+            it.discovery.again()
+        it.sidecar.calls.clear()
+        await it.until(lambda: it.sidecar.calls and not it.discovery.due and not it.discovery._wanted)
+        asked.append(sorted(it.sidecar.members_of))
+
+    await next_query(because="a revoke")
+    monitored = ["2@g.us", "3@g.us"]  # the one is switched off, the other on
+    it.sidecar.groups_found = [one.model_copy(update={"id": group}) for group in monitored]
+    await next_query(because="a revoke")
+    monitored = ["1@g.us", "2@g.us", "3@g.us"]
+    await next_query(because="a revoke")
+    await next_query(because="a request")
+    await next_query(because="another account")
+    everything = ["1@g.us", "2@g.us", "3@g.us"]
+    assert asked == [["1@g.us", "2@g.us"], [], ["3@g.us"], ["1@g.us"], everything, everything]
+
+
 async def test_without_the_setting_a_discovery_asks_for_no_members_and_writes_none() -> None:
     it = Discovering()
     await listing(it, wanted=False)

@@ -51,6 +51,7 @@ class Discovery:
         self._clock = clock
         self._wanted: list[Request] = []
         self.due = True  # whether anybody asked or not
+        self._all_lists = True  # of members, not only those that this process has not written
         self._not_before = 0.0
         self._pause = PAUSE_FIRST_SECONDS
         self._failures = 0
@@ -64,10 +65,13 @@ class Discovery:
 
     def again(self) -> None:
         """Query at the next connection too: another account may follow."""
-        self.due = True
+        self.due = self._all_lists = True
 
     def committed(self, _commit: Commit, batch: Batch, stored: Committed, _seconds: float) -> None:
-        """Query, every ten minutes at most, if a revoke waits: perhaps for the group's admins."""
+        """Query, every ten minutes at most, if a revoke waits: perhaps for the group's admins.
+
+        Anybody can bring this about, so no list of members that is written already is asked for.
+        """
         waits = stored.held > 0 and any(change.get("kind") == "revoke" for change in batch.changes)
         if waits and self._clock() >= self._admins_not_before:
             self._admins_not_before = self._clock() + ADMINS_SPACING_SECONDS
@@ -82,7 +86,7 @@ class Discovery:
                 await self._asked.wait()
             await anyio.sleep(max(0.0, self._not_before - self._clock()))
             served, result = list(self._wanted), DONE
-            if await self._discover(peer):
+            if await self._discover(peer, all_lists=self._all_lists or bool(served)):
                 self.due = False
                 self._failures = 0
             elif self._failures < FAILURES_MAX:
@@ -95,9 +99,9 @@ class Discovery:
             self.due = False
             self._failures = 0
 
-    async def _discover(self, peer: Peer) -> bool:
+    async def _discover(self, peer: Peer, *, all_lists: bool) -> bool:
         try:
-            found = await peer.groups(self._members.monitored() if self._members else ())
+            found = await peer.groups(self._members.wanted(written_too=all_lists) if self._members else ())
             changes = [as_change(group) for group in found.groups]
             result = await until_answered(lambda: self._store.upsert_groups(changes, complete=True))
         except (CallFailed, CallTimeout, StoreRefused) as failed:
@@ -106,6 +110,7 @@ class Discovery:
         logger.info("groups found: {}, new: {}", result.count, result.added)
         if self._members:
             await self._members.write(found)
+        self._all_lists = False
         self._not_before = self._clock() + SPACING_SECONDS
         self._pause = PAUSE_FIRST_SECONDS
         return True

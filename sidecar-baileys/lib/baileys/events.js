@@ -57,11 +57,17 @@ export function membersOf(groups, wanted) {
   return found
 }
 
-/** Who is who, in parts of a size that the log takes well. @param {Member[]} members @returns {object[][]} */
-export function identitiesOf(members) {
+/**
+ * Who is who, in parts of a size that the log takes well.
+ * @param {Member[]} members
+ * @param {(lid: string, pn: string) => boolean} isNews
+ * @returns {object[][]}
+ */
+export function identitiesOf(members, isNews) {
   const pairs = members.flatMap(({ id, also }) => {
     const [lid, pn] = id.endsWith('@lid') ? [id, also] : [also, id]
-    return lid?.endsWith('@lid') && pn?.endsWith('@s.whatsapp.net') ? [{ type: 'identity', lid, pn }] : []
+    if (!lid?.endsWith('@lid') || !pn?.endsWith('@s.whatsapp.net')) return []
+    return isNews(lid, pn) ? [{ type: 'identity', lid, pn }] : []
   })
   const parts = []
   for (let at = 0; at < pairs.length; at += IDENTITIES_A_PART) parts.push(pairs.slice(at, at + IDENTITIES_A_PART))

@@ -6,6 +6,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
+import { LRUCache } from 'lru-cache'
 import {
   areJidsSameUser, buildAckStanza, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, NACK_REASONS,
   S_WHATSAPP_NET, WA_CERT_DETAILS,
@@ -16,6 +17,7 @@ import { KeyStore } from '../log/keys.js'
 import { Preview } from '../log/preview.js'
 import { Throttle } from '../log/throttle.js'
 import { Arrivals } from './arrivals.js'
+import { atMost } from './caches.js'
 import { checkChains } from './certificates.js'
 import { toWireClose } from './close.js'
 import { identitiesOf, toWireEvents } from './events.js'
@@ -69,6 +71,8 @@ const UNRECOGNISED_STANZA = 488
 const BACKLOG_STALLED = 'backlog'
 /** What an event takes in the log, roughly. */
 const EVENT_BYTES = 200
+/** Pairs of addresses that are known to be told: some 200 bytes each, and only with lists of members. */
+const TOLD_MAX = 20_000
 
 /**
  * @typedef {import('./options.js').ConnectParams} ConnectParams
@@ -99,6 +103,8 @@ export class Connection {
   #retries = new RetryBudget()
   #clock = new ServerClock()
   #traffic = new Traffic()
+  /** The number that the lists of members gave to a LID. @type {LRUCache<string, string>} */
+  #told = new LRUCache(atMost(TOLD_MAX))
   #activeReceipts = false
   #pairing = false
   #nameWanted = false
@@ -230,9 +236,18 @@ export class Connection {
     return now + (this.#clock.offset(now) ?? 0)
   }
 
-  /** Tell the worker who is who, by the log as always. @param {import('./events.js').Member[]} members */
+  /**
+   * Tell the worker who is who, by the log as always; of each pair once. What the log lost was lost with its connection,
+   * and the next one tells it again.
+   * @param {import('./events.js').Member[]} members
+   */
   learn(members) {
-    for (const events of identitiesOf(members)) this.gate.append({ events, bytes: EVENT_BYTES * events.length })
+    const isNews = (/** @type {string} */ lid, /** @type {string} */ pn) => {
+      const known = this.#told.get(lid) === pn
+      this.#told.set(lid, pn)
+      return !known
+    }
+    for (const events of identitiesOf(members, isNews)) this.gate.append({ events, bytes: EVENT_BYTES * events.length })
   }
 
   /** End the socket without logging out. @param {Error} [error] */
