@@ -5,6 +5,13 @@
 
 /** No message for so long: the collection takes a tenth of a second, for which nothing should wait. */
 const QUIET_MS = 20_000
+/**
+ * The time between two collections. Each takes a tenth of a second of a core and drops compiled code, and anybody can
+ * send a message each minute.
+ */
+const SPACING_MS = 600_000
+/** Sooner only for what a burst leaves: it is some 50 MB, and what a few messages leave is less than this. */
+const GROWN_BYTES = 16_000_000
 /** Clears V8's caches of compiled code as well, and its pool of pages. */
 const EVERYTHING = { type: 'major', execution: 'sync', flavor: 'last-resort' }
 
@@ -12,26 +19,42 @@ export class Rest {
   #seen = -1
   #since = 0
   #collected = false
+  #collectedAt = -Infinity
+  /** Memory after the last collection. */
+  #left = 0
 
   /**
    * @param {((how: object) => void) | undefined} [collect] undefined without `--expose-gc`: then V8 is left alone
    * @param {() => number} [now] milliseconds
+   * @param {() => number} [rss] bytes
    */
-  constructor(collect = /** @type {any} */ (globalThis).gc, now = () => performance.now()) {
+  constructor(collect = /** @type {any} */ (globalThis).gc, now = () => performance.now(), rss = process.memoryUsage.rss) {
     this.collect = collect
     this.now = now
+    this.rss = rss
   }
 
-  /** To be called every few seconds. Collects once in each quiet time. @param {number} stanzas that have come so far */
-  look(stanzas) {
+  /**
+   * To be called every few seconds. Collects once in each quiet time, but not soon after another time for little.
+   * @param {number} stanzas that have come so far
+   * @param {number} waiting stanzas and changes that are not durable yet
+   */
+  look(stanzas, waiting) {
     const now = this.now()
-    if (stanzas !== this.#seen) {
+    if (stanzas !== this.#seen || waiting > 0) {
       this.#seen = stanzas
       this.#since = now
       this.#collected = false
-    } else if (!this.#collected && now - this.#since >= QUIET_MS) {
+    } else if (this.collect && !this.#collected && now - this.#since >= QUIET_MS && this.#worthwhile(now)) {
+      this.collect(EVERYTHING)
       this.#collected = true
-      this.collect?.(EVERYTHING)
+      this.#collectedAt = now
+      this.#left = this.rss()
     }
+  }
+
+  /** @param {number} now */
+  #worthwhile(now) {
+    return now - this.#collectedAt >= SPACING_MS || this.rss() - this.#left >= GROWN_BYTES
   }
 }

@@ -157,7 +157,8 @@ export function registerMethods(peer, logger, mark) {
   answer('media_hosts', () => refusable(() => mediaHosts(open().sock)))
 
   answer('ping', () => {
-    rest.look(connection?.stanzasIn ?? 0)
+    const waiting = connection && !connection.ended ? connection.gate.items + connection.inbox.waiting : 0
+    rest.look(connection?.stanzasIn ?? 0, waiting)
     const memory = process.memoryUsage()
     const lagMs = lag.mean / 1e6
     lag.reset()
