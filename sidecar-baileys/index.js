@@ -4,7 +4,7 @@
  *
  * Order matters here: console, signature check, key types and modules are replaced before anything of Baileys loads.
  */
-import { checkPackages, installedPackages } from './lib/baileys/internals.js'
+import { checkPackages, installedPackages, whyNot } from './lib/baileys/internals.js'
 import { installStrictSignatures } from './lib/baileys/curve.js'
 import { installKeyObjects } from './lib/baileys/key_objects.js'
 import { loadLean } from './lib/baileys/lean.js'
@@ -28,7 +28,7 @@ const loaded = loadLean()
 try {
   checkPackages(await installedPackages())
 } catch (error) {
-  for (const line of error.lines ?? [error.message]) logger.error(line)
+  for (const line of whyNot(error)) logger.error(line)
   process.exit(1)
 }
 

@@ -4,7 +4,8 @@ import { createServer } from 'node:net'
 import { test } from 'node:test'
 import { initAuthCreds, makeWASocket } from 'baileys'
 import {
-  checkPackages, checkSocket, IN_PACKAGES, IN_SOCKET, installedPackages, MissingInternals,
+  BAILEYS_VERSION, checkPackages, checkSocket, IN_PACKAGES, IN_SOCKET, installedPackages, installedVersion,
+  MissingInternals,
 } from '../lib/baileys/internals.js'
 import { makeLogger } from '../lib/logger.js'
 
@@ -38,6 +39,10 @@ function missing(check) {
   }
   return ''
 }
+
+test('the installed Baileys is the one that was read: see docs/operations.md, "Updating Baileys"', () => {
+  assert.equal(installedVersion(), BAILEYS_VERSION)
+})
 
 test('the installed Baileys and libsignal have all that we lean on', async () => {
   checkPackages(installed)

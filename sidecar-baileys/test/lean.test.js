@@ -1,24 +1,26 @@
 /** What the sidecar loads of Baileys is, as far as anybody can tell, what Baileys loads by itself. */
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import * as real from 'whatsapp-rust-bridge'
+import { BAILEYS_VERSION } from '../lib/baileys/internals.js'
 import { leanTypes } from '../lib/baileys/lean.js'
 import * as bridge from '../lib/baileys/rust_bridge.js'
 
 const LEAN = new URL('../lib/baileys/lean.js', import.meta.url)
+const SIDECAR = fileURLToPath(new URL('../index.js', import.meta.url))
 const PROTOCOL_TYPES = fileURLToPath(new URL('../../node_modules/baileys/WAProto/index.js', import.meta.url))
 
 /**
  * What a process of its own prints that loads Baileys: both ways use the same registry of types.
- * @param {boolean} lean @param {string} program @returns {string}
+ * @param {boolean} lean @param {string} program @param {string} [version] that is said to be installed @returns {string}
  */
-const printed = (lean, program) =>
+const printed = (lean, program, version) =>
   execFileSync(process.execPath, ['--input-type=module', '-e', `
-    ${lean ? `import { loadLean } from '${LEAN}'; const loaded = loadLean();` : 'const loaded = () => {};'}
+    ${lean ? `import { loadLean } from '${LEAN}'; const loaded = loadLean(${version ? `'${version}'` : ''});` : 'const loaded = () => {};'}
     const baileys = await import('baileys'); loaded(); const { proto } = baileys; ${program}`,
   ], { cwd: fileURLToPath(new URL('..', import.meta.url)), encoding: 'utf8', maxBuffer: 1e8 })
 
@@ -69,6 +71,22 @@ test('everything else that Baileys exports is there, but for the statistics', ()
   assert.deepEqual(names(false).filter((name) => !left.has(name)), [
     'BinaryInfo', 'FLAG_BYTE', 'FLAG_EVENT', 'FLAG_EXTENDED', 'FLAG_FIELD', 'FLAG_GLOBAL', 'WEB_EVENTS', 'WEB_GLOBALS', 'encodeWAM',
   ])
+})
+
+test('of another Baileys than the one that was read nothing is left out', () => {
+  const tell = 'console.log(typeof baileys.encodeWAM, typeof Object.getOwnPropertyDescriptor(proto, "CertChain").get)'
+  assert.equal(printed(true, tell, '7.0.0-rc99'), 'function undefined\n')
+  assert.equal(printed(true, tell), 'undefined function\n')
+})
+
+test('a Baileys that cannot be loaded is named with its version and with what to do', () => {
+  const hooks = `import { registerHooks } from 'node:module'; registerHooks({ load: (url, context, next) => url.endsWith('/baileys/lib/index.js')
+    ? { format: 'module', source: "import { renamed } from 'node:fs'", shortCircuit: true } : next(url, context) })`
+  const preload = `data:text/javascript,${encodeURIComponent(hooks)}`
+  const { status, stderr } = spawnSync(process.execPath, ['--import', preload, SIDECAR], { input: '', encoding: 'utf8' })
+  assert.equal(status, 1)
+  assert.match(stderr, new RegExp(`Baileys ${BAILEYS_VERSION} cannot be loaded: .*renamed`))
+  assert.match(stderr, /make setup.*Updating Baileys/)
 })
 
 test('types that are not those that were read are loaded as they are', () => {

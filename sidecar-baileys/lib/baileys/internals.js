@@ -9,6 +9,9 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
+/** The Baileys whose modules were read; `lean.js` leaves parts of this one out, and of no other. */
+export const BAILEYS_VERSION = '7.0.0-rc14'
+
 /** The libsignal whose `src/curve.js` was read; `curve.js` replaces a function of this one and of no other. */
 export const LIBSIGNAL_VERSION = '6.0.0'
 /** sha256 of that file: notices a release that was patched under the same number. */
@@ -303,7 +306,20 @@ export const checkPackages = (packages) => check(IN_PACKAGES, packages)
 export const checkSocket = (sock) => check(IN_SOCKET, sock)
 
 const require = createRequire(import.meta.url)
-const installedVersion = () => require('baileys/package.json').version
+/** @returns {string} of Baileys; '' without one */
+export function installedVersion() {
+  try {
+    return require('baileys/package.json').version
+  } catch {
+    return ''
+  }
+}
+
+/** Why the sidecar cannot start with what is installed, and what to do. @param {any} error @returns {string[]} */
+export function whyNot(error) {
+  if (error instanceof MissingInternals) return error.lines
+  return [`Baileys ${installedVersion() || '(none)'} cannot be loaded: ${error?.message ?? error}`, WHAT_TO_DO]
+}
 
 /** What is installed, for `checkPackages`. @returns {Promise<Packages>} */
 export async function installedPackages() {

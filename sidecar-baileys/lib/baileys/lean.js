@@ -3,11 +3,11 @@
  *
  * Module hooks, active while Baileys loads: message types are made when they are first asked for, the statistics that
  * WhatsApp Web sends are left out, and the WebAssembly module is loaded only if the app state is read. Its files are
- * never edited. A file that is not the one that was read is loaded as it is.
+ * never edited. Another version of Baileys, and a file that is not the one that was read, are loaded as they are.
  */
 import { createHash } from 'node:crypto'
 import * as nodeModule from 'node:module'
-import { PROTOCOL_TYPES_SHA256 } from './internals.js'
+import { BAILEYS_VERSION, installedVersion, PROTOCOL_TYPES_SHA256 } from './internals.js'
 
 const PROTOCOL_TYPES = '/baileys/WAProto/index.js'
 const STATISTICS = '/baileys/lib/WAM/index.js'
@@ -58,9 +58,12 @@ export function leanTypes(source) {
 
 /**
  * Until the function that comes back is called.
+ * @param {string} [version] of the Baileys that is installed
  * @returns {() => void}
  */
-export function loadLean() {
+export function loadLean(version = installedVersion()) {
+  // Another one may need what this leaves out; `checkPackages` then says what is missing.
+  if (version !== BAILEYS_VERSION) return () => {}
   // Node 22.15 has it; the names come from a namespace, so that an older one loads Baileys whole.
   if (!('registerHooks' in nodeModule)) return () => {}
   const hooks = nodeModule.registerHooks({
