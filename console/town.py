@@ -32,7 +32,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from loguru import logger
 
 from console.database import Database, Place
-from worker.errors import SettingsError
+from worker.errors import SettingsError, unwrapped
 from worker.installation import DATA
 from worker.store.embedded import read_endpoint
 
@@ -75,15 +75,21 @@ class Town:
         self.seen_at = time.monotonic()
 
     async def run(self) -> None:
-        """Until `stop`, until nobody looks any more, or until it ends by itself."""
+        """Until `stop`, until nobody looks any more, or until it ends by itself. No error of its ends the console."""
         try:
-            with self._scope:
+            with self._scope, unwrapped():
                 await self._live()
+        except Exception as error:
+            self._fail(f"{type(error).__name__}: {error}")
         finally:
             self.state = "over"
             with anyio.CancelScope(shield=True):
-                await self._end()
-                self._gone.set()
+                try:
+                    await self._end()
+                except Exception as error:
+                    logger.warning("what the town with the virtual phone left behind: {}", error)
+                finally:
+                    self._gone.set()
 
     async def stop(self) -> None:
         """Returns when nothing of it is left."""
@@ -138,7 +144,9 @@ class Town:
         lines = BufferedByteReceiveStream(process.stdout)
         with suppress(anyio.IncompleteRead, anyio.EndOfStream, anyio.ClosedResourceError):
             while True:
-                self._hear(json.loads(await lines.receive_until(b"\n", LINE_BYTES_MAX)))
+                line = await lines.receive_until(b"\n", LINE_BYTES_MAX)
+                with suppress(ValueError):  # something in it printed what is no answer
+                    self._hear(json.loads(line))
 
     def _hear(self, line: Mapping[str, Any]) -> None:
         match line:
@@ -147,11 +155,17 @@ class Town:
             case {"ready": True}:
                 self.state = "running"
             case {"failed": str(why)}:
-                self.failed = why
-                logger.warning("the town with the virtual phone did not start: {}", why)
+                self._fail(why)
             case {"id": int(number)} if tell := self._answers.get(number):
                 with suppress(anyio.WouldBlock, anyio.BrokenResourceError):
                     tell.send_nowait(dict(line))
+
+    def _fail(self, why: str) -> None:
+        if self.state == "starting":
+            self.failed = why
+            logger.warning("the town with the virtual phone did not start: {}", why)
+        else:
+            logger.warning("the town with the virtual phone ended: {}", why)
 
     async def _until_deserted(self) -> None:
         while True:
@@ -172,7 +186,8 @@ class Town:
             with anyio.move_on_after(STOP_SECONDS):
                 await self._process.wait()
             if self._process.returncode is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.aclose()
         with anyio.move_on_after(STOP_SECONDS):
             while self.folder.exists():  # if it was killed, what it started still dies

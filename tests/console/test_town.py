@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
 
@@ -169,6 +173,81 @@ async def test_none_is_offered_to_whoever_has_linked_an_account(embedded: Endpoi
         assert (await site.act(f"{site.base}/town")).status_code == 404
         assert site.app.console.towns.present is None
     assert await audited(store, session) == []
+
+
+@contextmanager
+def script(monkeypatch: pytest.MonkeyPatch, folder: Path, words: str) -> Iterator[Path]:
+    """Towns are this shell script instead. Yields where their folders are; at the end there is none."""
+    program = folder / "town.sh"
+    program.write_text(f"#!/bin/sh\n{words}\n")
+    program.chmod(0o700)
+    places = folder / "places"
+    places.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(program))
+        patch.setattr(tempfile, "tempdir", str(places))
+        yield places
+    assert list(places.iterdir()) == []
+
+
+READY = """echo '{"ready": true}'"""
+HANGS = "while read order; do :; done"
+
+
+async def runs(town: towns.Town) -> None:
+    async def ready() -> bool:
+        return town.state == "running"
+
+    await until("a town that runs", ready, seconds=SEEN_SECONDS, tell=lambda: f"{town.state} {town.failed}")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (f"head -c {towns.LINE_BYTES_MAX + 10} /dev/zero; {HANGS}", "DelimiterNotFound: "),
+        ("exit", ""),
+        (None, "FileNotFoundError: "),
+    ],
+)
+async def test_what_ends_a_town_ends_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: str | None, why: str
+) -> None:
+    with script(monkeypatch, tmp_path, words or ""):
+        if words is None:
+            (tmp_path / "town.sh").unlink()
+        town = towns.Town()
+        await town.run()
+    assert town.state == "over"
+    assert town.failed.startswith(why)
+    assert bool(town.failed) == bool(why)
+
+
+async def test_a_line_that_is_no_answer_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = rf"echo a warning; printf '\377\n'; echo '[]'; {READY}; {HANGS}"
+    with script(monkeypatch, tmp_path, words):
+        async with anyio.create_task_group() as tasks:
+            town = towns.Town()
+            tasks.start_soon(town.run)
+            await runs(town)
+            await town.stop()
+    assert town.failed == ""
+
+
+async def test_a_town_that_dies_as_it_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = os.killpg
+
+    def gone(group: int, number: int) -> None:
+        real(group, number)
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "killpg", gone)
+    monkeypatch.setattr(towns, "STOP_SECONDS", 0.5)
+    with script(monkeypatch, tmp_path, f"trap '' TERM; {READY}; while :; do read line || sleep 1; done"):
+        async with anyio.create_task_group() as tasks:
+            town = towns.Town()
+            tasks.start_soon(town.run)
+            await runs(town)
+            await town.stop()
 
 
 def command(pid: int) -> bytes:
