@@ -106,7 +106,9 @@ class Database:
             raise StoreUnavailable(f"file: {type(error).__name__}") from error
 
     async def close(self) -> None:
-        await self._stack.aclose()
+        """Whoever asks after that has it looked for again: nobody gets a closed client."""
+        stack, self._stack, self._open = self._stack, AsyncExitStack(), None
+        await stack.aclose()
 
     async def _with(self, run: Callable[[_Open], Awaitable[T]]) -> T:
         opened = await self._opened()
@@ -135,8 +137,7 @@ class Database:
             raise StoreUnavailable(str(missing)) from None
 
     async def _connect(self, place: Place) -> _Open:
-        await self._stack.aclose()
-        self._open, self._stack = None, AsyncExitStack()
+        await self.close()
         url, key = place
         hide(key)
         timeout = httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)

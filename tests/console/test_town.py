@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from console import town as towns
+from console.database import Database
 from testkit.embedded import EmbeddedSupabase
 from testkit.phone import VirtualPhone
 from testkit.processes import alive, descendants
@@ -26,6 +27,7 @@ from tests.console.site import Site, served
 from tests.console.test_access import audited
 from tests.console.test_up import LINK
 from tests.integration.database import writer
+from worker.errors import SettingsError, StoreUnavailable
 from worker.store import Store
 from worker.store.embedded import Endpoint
 
@@ -248,6 +250,22 @@ async def test_a_town_that_dies_as_it_is_killed(monkeypatch: pytest.MonkeyPatch,
             tasks.start_soon(town.run)
             await runs(town)
             await town.stop()
+
+
+async def test_the_clients_of_a_town_that_is_gone_are_asked_by_nobody(embedded: Endpoint, session: str) -> None:
+    places = [(embedded.url, embedded.key)]
+
+    async def locate() -> tuple[str, str]:
+        if not places:
+            raise SettingsError("gone")
+        return places[0]
+
+    database = Database(locate)
+    assert await database.ask(lambda store: store.console.groups(session)) == []
+    places.clear()
+    await database.close()
+    with pytest.raises(StoreUnavailable, match="gone"):
+        await database.ask(lambda store: store.console.groups(session))
 
 
 def command(pid: int) -> bytes:
