@@ -38,6 +38,7 @@ from worker.store.embedded import read_endpoint
 
 DESERTED_SECONDS = 3600.0  # without a viewer
 ORDER_SECONDS = 60.0  # a picture, on a busy machine
+LOOK_SECONDS = 5.0  # pages ask for it each second
 ORDERS_MAX = 8  # at once
 STOP_SECONDS = 10.0  # it kills what it started, and removes its folder
 FORMER = 20  # names of towns that are gone
@@ -104,21 +105,19 @@ class Town:
         """
         number = next(self._numbers)
         tell, answer = anyio.create_memory_object_stream[Row](1)
-        async with self._limit:
-            if self.state != "running" or self._process is None or self._process.stdin is None:
-                raise TownSaysNo("it is not there")
-            self._answers[number] = tell
-            try:
-                with anyio.fail_after(ORDER_SECONDS):
+        try:
+            with tell, answer, anyio.fail_after(LOOK_SECONDS if do == "look" else ORDER_SECONDS):
+                async with self._limit:
+                    if self.state != "running" or self._process is None or self._process.stdin is None:
+                        raise TownSaysNo("it is not there")
+                    self._answers[number] = tell
                     async with self._writing:
                         await self._process.stdin.send(json.dumps({"id": number, "do": do, **more}).encode() + b"\n")
                     found = await answer.receive()
-            except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-                raise TownSaysNo("it does not answer") from error
-            finally:
-                self._answers.pop(number, None)
-                tell.close()
-                answer.close()
+        except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+            raise TownSaysNo("it does not answer") from error
+        finally:
+            self._answers.pop(number, None)
         if "no" in found:
             raise TownSaysNo(str(found["no"]))
         return found.get("ok") or {}

@@ -249,19 +249,23 @@ document.addEventListener('keydown', (event) => {
   next?.scrollIntoView({ block: 'nearest' })
 })
 
-// A part of a page that is read anew each second, while somebody sees it
+// A part of a page that is read anew each second, while somebody sees it and the last reading is over
 
 const part = document.querySelector('[data-refresh]')
 let shown = null
+let reading = false
 
 async function refresh() {
-  if (document.hidden) return
+  if (document.hidden || reading) return
+  reading = true
   try {
-    const answer = await fetch(part.dataset.refresh)
+    const answer = await fetch(part.dataset.refresh, { signal: AbortSignal.timeout(5000) })
     const html = answer.ok ? await answer.text() : shown
     if (html !== shown) part.replaceChildren(parse(html))
     shown = html
-  } catch { /* the live stream says that the console does not answer */ }
+  } catch { /* the live stream says that the console does not answer */ } finally {
+    reading = false
+  }
 }
 
 if (part) setInterval(refresh, 1000)

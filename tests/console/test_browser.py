@@ -141,6 +141,29 @@ async def test_a_town_is_played_with_by_somebody_without_a_phone(
         assert site.app.console.towns.present is None
 
 
+async def test_a_part_that_is_read_anew_waits_for_its_last_reading(
+    browser: Any, embedded: Endpoint, session: str
+) -> None:
+    page = '<div data-refresh="/part"></div><script src="/static/console.js" defer></script>'
+    held: list[Any] = []
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.page.clock.install()
+        await seen.page.route("**/whole", lambda route: route.fulfill(body=page, content_type="text/html"))
+        await seen.page.route("**/part", held.append)
+        await seen.page.goto(f"{site.address}/whole")
+
+        async def asked() -> bool:
+            await seen.page.clock.run_for(1000)
+            return bool(held)
+
+        await until("the first reading", asked, seconds=60)
+        await seen.page.clock.run_for(3000)
+        assert len(held) == 1
+        await held.pop().fulfill(body="<p>Here it is</p>")
+        await seen.see("Here it is")
+        await until("the next reading", asked, seconds=60)
+
+
 async def test_what_strangers_write_never_runs(browser: Any, embedded: Endpoint, store: Store, session: str) -> None:
     held = await writer(store, session)
     card = {"contacts": [{"name": HOSTILE, "phones": [{"number": HOSTILE}]}]}

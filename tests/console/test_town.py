@@ -268,6 +268,33 @@ async def test_the_clients_of_a_town_that_is_gone_are_asked_by_nobody(embedded: 
         await database.ask(lambda store: store.console.groups(session))
 
 
+async def test_looks_at_a_town_that_hangs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(towns, "LOOK_SECONDS", 0.1)
+    with script(monkeypatch, tmp_path, f"{READY}; {HANGS}"):
+        async with anyio.create_task_group() as tasks:
+            town = towns.Town()
+            tasks.start_soon(town.run)
+            await runs(town)
+            waiting = 0
+
+            async def send() -> None:
+                nonlocal waiting
+                waiting += 1
+                with pytest.raises(towns.TownSaysNo, match="there|answer"):
+                    await town.ask("send")
+
+            for _ in range(towns.ORDERS_MAX + 1):
+                tasks.start_soon(send)
+
+            async def all_wait() -> bool:
+                return waiting > towns.ORDERS_MAX
+
+            await until("as many orders as there may be", all_wait, seconds=SEEN_SECONDS)
+            with anyio.fail_after(SEEN_SECONDS / 2), pytest.raises(towns.TownSaysNo, match="does not answer"):
+                await town.ask("look")
+            await town.stop()
+
+
 def command(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
