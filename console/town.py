@@ -224,10 +224,10 @@ class Towns:
     async def start(self) -> None:
         """Start one, unless there is one."""
         if self.present is None:
-            await self._forget()
-            self.last = Town()
+            former, self.last = self.last, Town()  # before anything is awaited: another start may come meanwhile
             self._former.append(self.last.session)
             self._tasks.start_soon(self.last.run)
+            await _forget(former)
 
     async def stop(self) -> None:
         if self.present:
@@ -236,12 +236,13 @@ class Towns:
     async def close(self) -> None:
         """End the town, if there is one, and what was kept of the last."""
         await self.stop()
-        await self._forget()
+        await _forget(self.last)
 
-    async def _forget(self) -> None:
-        """Close the clients of the last town: only now, since its open pages may have been reading when it ended."""
-        if self.last:
-            await self.last.database.close()
+
+async def _forget(town: Town | None) -> None:
+    """Close the clients of a town that is over: only now, since its open pages may have been reading when it ended."""
+    if town:
+        await town.database.close()
 
 
 def is_installed() -> bool:

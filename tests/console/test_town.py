@@ -295,6 +295,27 @@ async def test_looks_at_a_town_that_hangs_do_not_pile_up(monkeypatch: pytest.Mon
             await town.stop()
 
 
+async def test_two_starts_at_once_make_one_town(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    close = Database.close
+
+    async def slowly(database: Database) -> None:
+        await anyio.wait_all_tasks_blocked()
+        await close(database)
+
+    monkeypatch.setattr(Database, "close", slowly)
+    with script(monkeypatch, tmp_path, f"{READY}; {HANGS}") as places:
+        async with anyio.create_task_group() as tasks:
+            beside = towns.Towns(tasks)
+            await beside.start()
+            await beside.stop()
+            async with anyio.create_task_group() as starts:
+                starts.start_soon(beside.start)
+                starts.start_soon(beside.start)
+            assert len(list(places.iterdir())) == 1
+            await beside.close()
+            tasks.cancel_scope.cancel()
+
+
 def command(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
