@@ -67,15 +67,8 @@ class Here:
     viewer: Viewer
     session: str
     request: Request
-
-    @property
-    def database(self) -> Database:
-        return self.console.database_of(self.session)
-
-    @property
-    def town(self) -> Town | None:
-        """The town with a virtual phone, if this session is one."""
-        return self.console.towns.of(self.session)
+    town: Town | None  # with a virtual phone, if this session is one
+    database: Database  # the session's to the end: a town that ends meanwhile leaves none of its work to ours
 
     @property
     def base(self) -> str:
@@ -127,10 +120,11 @@ def here(request: Request) -> Here:
     session = str(request.path_params.get("session", console.session))
     if not SESSION.fullmatch(session) or console.towns.is_gone(session):
         raise HTTPException(404)
-    place = Here(console=console, viewer=viewer, session=session, request=request)
-    if place.town:
-        place.town.see()
-    return place
+    town = console.towns.of(session)
+    if town:
+        town.see()
+    database = console.database_of(session)
+    return Here(console=console, viewer=viewer, session=session, request=request, town=town, database=database)
 
 
 def frame_of(place: Here, situation: Situation) -> dict[str, Any]:

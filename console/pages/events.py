@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from console.here import Here, frame_of, here
-from console.live import Snapshot, rows_of
+from console.live import Live, Snapshot, rows_of
 from console.messages import Where
 from console.rules.bubbles import Bubble, make_bubbles
 from console.rules.situations import Situation
@@ -25,17 +25,20 @@ from console.rules.situations import Situation
 async def stream(request: Request) -> Response:
     """`after`: the newest message that the page has, if it shows messages; `group`: only this one's."""
     place = here(request)
+    live = place.console.live(place.session)  # now, while the session is what it was
     return StreamingResponse(
-        _events(place), media_type="text/event-stream", headers={"x-accel-buffering": "no", "cache-control": "no-store"}
+        _events(place, live),
+        media_type="text/event-stream",
+        headers={"x-accel-buffering": "no", "cache-control": "no-store"},
     )
 
 
-async def _events(place: Here) -> AsyncIterator[str]:
+async def _events(place: Here, live: Live) -> AsyncIterator[str]:
     group, after = (_number(place.request.query_params.get(name)) for name in ("group", "after"))
     told: object = None
     sent: dict[int, str] = {}
     yield "retry: 2000\n\n"
-    async for snapshot in place.console.live(place.session).snapshots():
+    async for snapshot in live.snapshots():
         if here_is_over(place):
             yield event("over", "")
             return

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -314,6 +314,38 @@ async def test_two_starts_at_once_make_one_town(monkeypatch: pytest.MonkeyPatch,
             assert len(list(places.iterdir())) == 1
             await beside.close()
             tasks.cancel_scope.cancel()
+
+
+async def test_what_a_town_is_asked_as_it_ends_is_not_done_in_the_owners_database(
+    embedded: Endpoint, store: Store, session: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with script(monkeypatch, tmp_path, f"{READY}; {HANGS}"):
+        async with served(embedded, session) as site:
+            await site.log_in()
+            csrf = await site.csrf()
+            await site.act(f"{site.base}/town")
+            town = site.app.console.towns.present
+            assert town
+            await runs(town)
+            town.seen_at = 0.0
+            form = f"csrf={csrf}".encode()
+
+            async def body() -> AsyncIterator[bytes]:
+                async def begun() -> bool:
+                    return town.seen_at > 0
+
+                await until("a request that is being read", begun, seconds=SEEN_SECONDS)
+                await site.app.console.towns.stop()
+                yield form
+
+            headers = {
+                "origin": site.address,
+                "content-type": "application/x-www-form-urlencoded",
+                "content-length": str(len(form)),
+            }
+            answer = await site.http.post(f"/s/{town.session}/link/refresh", content=body(), headers=headers)
+            assert answer.status_code == 503
+            assert await audited(store, town.session) == []
 
 
 def command(pid: int) -> bytes:
