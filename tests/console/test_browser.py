@@ -149,7 +149,7 @@ async def test_a_part_that_is_read_anew_waits_for_its_last_reading(
     async with served(embedded, session) as site, window(browser, site) as seen:
         await seen.page.clock.install()
         await seen.page.route("**/whole", lambda route: route.fulfill(body=page, content_type="text/html"))
-        await seen.page.route("**/part", held.append)
+        await seen.page.route("**/part", lambda route: held.append(route))
         await seen.page.goto(f"{site.address}/whole")
 
         async def asked() -> bool:

@@ -280,7 +280,7 @@ async def test_looks_at_a_town_that_hangs_do_not_pile_up(monkeypatch: pytest.Mon
             async def send() -> None:
                 nonlocal waiting
                 waiting += 1
-                with pytest.raises(towns.TownSaysNo, match="there|answer"):
+                with pytest.raises(towns.TownSaysNo, match=r"there|answer"):
                     await town.ask("send")
 
             for _ in range(towns.ORDERS_MAX + 1):
