@@ -3,7 +3,7 @@
 -- `value` is {"at": ISO}. Keys of other sessions than 'default' are prefixed with 'session:'.
 create table public.runtime_flags (
   key text primary key,
-  value jsonb not null default '{}',
+  value jsonb not null default '{}' check (octet_length(value::text) <= 65536),
   handled_at timestamptz,
   handled_value jsonb,
   session_id text generated always as (
@@ -29,27 +29,40 @@ exception
 end
 $$;
 
--- Flags of the web app that are newer than the last one handled. A request from a clock that runs ahead is remembered
--- by its value, so that it neither repeats nor hides later ones. `at` is null if `value` holds no time: such a flag is
--- reported until it is marked as handled. `given` is all that came beside the time.
+-- Flags of the web app that are newer than the last one handled, of the names that the worker knows (`Ask` in
+-- worker/session/flags.py). A request from a clock that runs ahead is remembered by its value, so that it neither
+-- repeats nor hides later ones. `at` is null if `value` holds no time: such a flag is reported until it is marked as
+-- handled. `given` is all that came with a passkey's flag beside the time.
+--
+-- Whoever raises flags of one session writes what they like, and a poll is for many sessions. So all texts are bounded,
+-- and `given` is a text, of 16 kB at most and else null, which its own session reads.
 create function public.wa_pending_flags(p_session text) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
   select jsonb_build_object(
     'flags', coalesce(
       jsonb_agg(
         jsonb_build_object(
-          'key', case when p_session = 'default' then f.key else substr(f.key, length(p_session) + 2) end,
-          'at', f.at, 'at_text', f.value ->> 'at', 'malformed', f.at is null, 'phone', f.value ->> 'phone',
-          'given', case when jsonb_typeof(f.value) = 'object' then f.value - 'at' else '{}' end,
-          'age_s', extract(epoch from (now() - f.at))
-        ) order by f.at, f.key
+          'key', f.name, 'at', f.at, 'at_text', left(f.value ->> 'at', 100), 'malformed', f.at is null,
+          'phone', left(f.value ->> 'phone', 100), 'given', f.given, 'age_s', extract(epoch from (now() - f.at))
+        ) order by f.at, f.name
       ),
       '[]'
     )
   )
   from (
-    select r.key, r.value, r.handled_at, wa.parse_time(r.value ->> 'at') as at
-    from public.runtime_flags as r
+    select
+      n.name, r.value, r.handled_at, wa.parse_time(r.value ->> 'at') as at,
+      case
+        when n.name in ('wa_passkey_answered', 'wa_passkey_compared') and jsonb_typeof(r.value) = 'object'
+          and octet_length(r.value::text) <= 16384
+          then (r.value - 'at')::text
+      end as given
+    from unnest(array[
+      'fetch_groups_requested', 'wa_refresh_qr_requested', 'wa_disconnect_requested', 'wa_pairing_code_requested',
+      'wa_passkey_answered', 'wa_passkey_compared'
+    ]) as n (name)
+    inner join public.runtime_flags as r
+      on r.key = case when p_session = 'default' then n.name else p_session || ':' || n.name end
     where r.session_id = p_session and r.value is distinct from r.handled_value
   ) as f
   where f.at is null or f.handled_at is null or f.at > f.handled_at
@@ -65,7 +78,7 @@ declare
   v_value jsonb;
   v_is_it boolean;
 begin
-  select r.value, r.value ->> 'at' is not distinct from p_at_text into v_value, v_is_it
+  select r.value, left(r.value ->> 'at', 100) is not distinct from p_at_text into v_value, v_is_it
   from public.runtime_flags as r
   where r.key = v_key
   for update;
@@ -119,7 +132,9 @@ create table public.wa_requests (
   id bigint generated always as identity primary key,
   session_id text not null references public.wa_sessions (id) on delete cascade,
   name text not null check (name in ('fetch_groups', 'refresh_qr', 'pairing_code', 'disconnect')),
-  args jsonb not null default '{}' check (jsonb_typeof(args) = 'object'),
+  args jsonb not null default '{}' check (jsonb_typeof(args) = 'object') check (
+    octet_length(args::text) <= 1000 and not args @? 'strict $.* ? (@.type() == "object" || @.type() == "array")'
+  ),
   created_at timestamptz not null default now(),
   handled_at timestamptz,
   result text

@@ -37,7 +37,10 @@ create table public.wa_sessions (
   search_language text not null default 'simple',
   search_done bigint not null default 0,
   wanted boolean not null default false,
-  settings jsonb not null default '{}' check (jsonb_typeof(settings) = 'object'),
+  settings jsonb not null default '{}' check (jsonb_typeof(settings) = 'object') check (
+    octet_length(settings::text) <= 4000
+    and not settings @? 'strict $.* ? (@.type() == "object" || @.type() == "array")'
+  ),
   owner_id uuid,
   host_since timestamptz,
   start_failures integer not null default 0,

@@ -181,6 +181,49 @@ def test_flags_of_a_session_are_told_until_they_are_handled(mine: Connection, se
     assert flags() == []
 
 
+def test_whoever_floods_one_session_with_flags_leaves_the_poll_of_all_as_it_is(mine: Connection, session: str) -> None:
+    """An owner of one session may write any flag of it (supabase/optional/users.sql), with any value."""
+    healthy, deep = f"{session}-2", "[" * 2000 + "]" * 2000
+    call(mine, "wa_lease_acquire", healthy, "a", 60)
+    call(mine, "wa_raise_flag", healthy, "fetch_groups_requested")
+    mine.execute(
+        "insert into public.runtime_flags (key, value) "
+        "select %s || ':any-' || n, '{}' from generate_series(1, 20000) as n",
+        (session,),
+    )
+    values = {
+        "any": deep,
+        "wa_refresh_qr_requested": deep,
+        "fetch_groups_requested": f'{{"at": "{"x" * 50_000}", "phone": {deep}}}',
+        "wa_passkey_answered": f'{{"at": null, "assertion": {deep}}}',
+        "wa_passkey_compared": f'{{"at": null, "code": "{"x" * 50_000}"}}',
+    }
+    for key, value in values.items():
+        mine.execute("insert into public.runtime_flags (key, value) values (%s, %s)", (f"{session}:{key}", value))
+    told = poll(mine, held(session), held(healthy))["news"]
+    assert [flag["key"] for flag in told[healthy]["flags"]] == ["fetch_groups_requested"]
+    flags = {flag["key"]: flag for flag in told[session]["flags"]}
+    assert set(flags) == set(values) - {"any"}, "none that the worker does not know: nobody would mark it"
+    assert len(json.dumps(told)) < 10_000
+    given = {key: flag["given"] for key, flag in flags.items() if flag["given"] is not None}
+    assert given == {"wa_passkey_answered": f'{{"assertion": {deep}}}'}, "as a text, and not if it is too long"
+    for key, flag in flags.items():
+        call(mine, "wa_flag_handled", session, key, flag["at_text"])
+    assert "flags" not in poll(mine, held(session))["news"][session], "a text that was cut is marked all the same"
+
+
+def test_what_is_read_for_all_sessions_in_one_answer_is_small_and_flat(mine: Connection, session: str) -> None:
+    writes: list[tuple[str, str]] = []
+    for value in ('{"a": [1]}', '{"a": {"b": 1}}', f'{{"a": "{"x" * 5000}"}}', f'{{"a": {"9" * 5000}}}'):
+        writes.append(("update public.wa_sessions set settings = %s where id = %s", value))
+        writes.append(("insert into public.wa_requests (name, args, session_id) values ('refresh_qr', %s, %s)", value))
+    writes.append(("insert into public.runtime_flags (value, key) values (%s, %s)", f'"{"x" * 70_000}"'))
+    for write, value in writes:
+        with pytest.raises(psycopg.errors.CheckViolation):
+            mine.execute(write.encode(), (value, session))
+    mine.execute("""update public.wa_sessions set settings = '{"a": 1, "b": null}' where id = %s""", (session,))
+
+
 def test_media_are_told_to_whom_can_take_them(mine: Connection, session: str) -> None:
     def is_told(media: int) -> bool:
         return "media" in news(mine, session, media=media)

@@ -146,7 +146,7 @@ FILE = MediaFile(
     file_enc_sha256="b" * 64,
     media_key_sha256="c" * 64,
 )
-FLAG = Flag(key="wa_qr_requested", at=None, at_text=STAMP, age_seconds=0, phone=None, given={})
+FLAG = Flag(key="wa_qr_requested", at=None, at_text=STAMP, age_seconds=0, phone=None)
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "lease_acquire": lambda store: store.lease_acquire("s", "me", 60),
     "lease_release": lambda store: store.lease_release("s", "me", 1),

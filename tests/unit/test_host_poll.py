@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import cast
 
 import anyio
 import pytest
 
+from testkit.processes import ROOT
 from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.errors import StaleFence, StoreRefused, StoreUnavailable
 from worker.media.jobs import MediaRunner
@@ -150,6 +153,24 @@ async def test_a_malformed_flag_is_audited_once_marked_and_stops_nothing() -> No
     assert [request.ask for request in it.sent] == [Ask.GROUPS]
     assert [flag.key for flag in it.database.handled] == ["wa_refresh_qr_requested"]
     assert [entry["code"] for entry in it.database.events("error")] == ["FLAG_MALFORMED"]
+
+
+@pytest.mark.parametrize("given", ["[" * 8000 + "]" * 8000, '{"a": ' * 4000 + "1" + "}" * 4000, "9" * 5000, "[]", None])
+async def test_a_passkey_s_answer_that_cannot_be_read_is_malformed_and_ends_no_session(given: str | None) -> None:
+    it = Polling()
+    flag = replace(make_flag("wa_passkey_answered"), given=given)
+    async with it.running():
+        it.flags.take([flag, make_flag("fetch_groups_requested")], 0.0)
+        await until(lambda: it.database.events("error"))
+    assert [request.ask for request in it.sent] == [Ask.GROUPS]
+    assert [entry["code"] for entry in it.database.events("error")] == ["FLAG_MALFORMED"]
+
+
+def test_the_database_knows_the_same_flags() -> None:
+    sql = (ROOT / "supabase" / "schemas" / "flags.sql").read_text()
+    names = re.search(r"unnest\(array\[(.*?)\]\)", sql, re.DOTALL)
+    assert names is not None
+    assert set(re.findall(r"'(\w+)'", names[1])) == {ask.value for ask in Ask}
 
 
 async def test_the_poll_goes_on_when_the_database_comes_back() -> None:

@@ -155,7 +155,7 @@ class Ceremony:
         if self._stage is not Stage.ANSWER or self._asked is None:
             self._requests.turn_down(request, "WhatsApp does not ask for the passkey now")
             return None
-        assertion = read_assertion(request.flag.given.get("assertion"), self._asked.challenge)
+        assertion = read_assertion(request.given.get("assertion"), self._asked.challenge)
         if isinstance(assertion, str):
             self._requests.turn_down(request, assertion)
             return None
@@ -169,7 +169,7 @@ class Ceremony:
         return None
 
     async def _compared(self, request: Request) -> Halt | None:
-        given = request.flag.given
+        given = request.given
         if self._stage is not Stage.COMPARISON or given.get("code") != self._code:
             self._requests.turn_down(request, "this is not the code that is shown now")
             return None

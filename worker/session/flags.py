@@ -6,12 +6,13 @@ stored, so a restart neither repeats nor misses a request.
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 from loguru import logger
@@ -26,7 +27,7 @@ EXAMPLE = 'write {"at": …, "phone": "491511234567"}'
 
 
 class Ask(Enum):
-    """What a flag asks for; the value is the flag's key."""
+    """What a flag asks for; the value is the flag's key. `wa_pending_flags` (schemas/flags.sql) has them too."""
 
     GROUPS = "fetch_groups_requested"
     REFRESH = "wa_refresh_qr_requested"
@@ -48,12 +49,13 @@ DONE = "done"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One flag, or one row of `wa_requests` (`id`), that nobody has handled yet."""
+    """One flag, or one row of `wa_requests` (`id`), that nobody has handled yet. `given`: as `Flag.given`."""
 
     ask: Ask
     flag: Flag
     id: int | None = None
     phone: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Done(Protocol):
@@ -87,6 +89,11 @@ def read_flag(flag: Flag) -> Request | str | None:
         return None
     if flag.malformed:
         return f'the flag {flag.key} has no valid time; write {{"at": "2026-01-31T12:00:00Z"}}'
+    if ask in (Ask.PASSKEY_ANSWERED, Ask.PASSKEY_COMPARED):
+        given = _read_given(flag.given)
+        if given is None:
+            return f"what came with the flag {flag.key} has more than 16 kB, or cannot be read"
+        return Request(ask=ask, flag=flag, given=given)
     if ask is not Ask.PAIRING_CODE:
         return Request(ask=ask, flag=flag)
     phone = international(flag.phone or "")
@@ -95,6 +102,14 @@ def read_flag(flag: Flag) -> Request | str | None:
     if not PHONE.fullmatch(phone):
         return f"the flag {flag.key} has no phone number of 7 to 15 digits; {EXAMPLE}"
     return Request(ask=ask, flag=flag, phone=phone)
+
+
+def _read_given(text: str | None) -> Mapping[str, Any] | None:
+    try:
+        given = json.loads(text or "")
+    except (ValueError, RecursionError):  # nested deeper than Python reads
+        return None
+    return given if isinstance(given, dict) else None
 
 
 def read_request(row: SessionRequest) -> Request | str:

@@ -261,8 +261,8 @@ class Flag:
     """A request of the web app that was not handled yet.
 
     `at` is None if its value holds no time (`malformed`); `at_text` goes back to `flag_handled` unchanged. `phone` is
-    what came with a request for a pairing code, as it was written; `given` all that came beside the time, which may be
-    the answer of a passkey: never logged.
+    what came with a request for a pairing code, as it was written; `given` all that came with a passkey's flag beside
+    the time, as JSON text, None if that is too long. It may be the answer of a passkey: never logged.
     """
 
     key: str
@@ -270,7 +270,7 @@ class Flag:
     at_text: str | None
     age_seconds: float | None
     phone: str | None = None
-    given: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    given: str | None = field(default=None, repr=False)
 
     @property
     def malformed(self) -> bool:
