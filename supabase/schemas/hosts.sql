@@ -275,7 +275,8 @@ $$;
 -- it has none; `media` says which jobs it could take now: 0 none, 1 files, 2 also those that wait for the phone; what
 -- came until `complete_to` on the connection `epoch` is durable (wa.move_mark); `claimed` says that it came by a poll,
 -- and `settings` which version of its settings the process has. `p_capacity`: how many more sessions it could take now;
--- 0, and none of its sessions claimed: no host. `p_lease_seconds`: how long a claimed lease lasts, 60 if null.
+-- 0, and none of its sessions claimed: no host; null: a question for these sessions alone, which says nothing of the
+-- host and shares nothing. `p_lease_seconds`: how long a claimed lease lasts, 60 if null.
 --
 -- Also makes the next entries of the search, at most 500 a session, and of all sessions together as many as 200 ms are
 -- enough for (wa.search_fill).
@@ -369,7 +370,7 @@ begin
       );
     end if;
   end loop;
-  if p_capacity > 0 or cardinality(v_claimed) > 0 then
+  if p_capacity is not null and (p_capacity > 0 or cardinality(v_claimed) > 0) then
     v_answer := v_answer || wa.share_sessions(
       p_owner, v_claimed, v_steady, greatest(p_capacity, 0), coalesce(p_lease_seconds, 60)
     );

@@ -123,6 +123,20 @@ def test_without_capacity_nothing_is_claimed_and_nobody_is_a_host(mine: Connecti
     assert mine.execute("select count(*) from public.wa_hosts").fetchone() == (0,)
 
 
+def test_a_question_for_one_session_says_nothing_of_its_host(mine: Connection, host: Callable[..., Host]) -> None:
+    names = add(mine, 4)
+    one = host("a")
+    one.poll()
+    add(mine, 1)
+    told = "select held, room, seen_at from public.wa_hosts"
+    before = mine.execute(told).fetchall()
+    held = [{"session": names[0], "fence": "1", "claimed": True, "settings": one.settings[names[0]]}]
+    answer = call(mine, "wa_host_poll", one.owner, None, json.dumps(held), LEASE)
+    assert (answer["alive"], "claimed" in answer) == (1, False)
+    assert mine.execute(told).fetchall() == before
+    assert before[0][:2] == (4, 46)
+
+
 def test_a_session_that_somebody_holds_is_not_claimed_until_its_lease_runs_out(
     mine: Connection, host: Callable[..., Host]
 ) -> None:

@@ -194,7 +194,7 @@ class Database:
         return 0
 
     async def host_poll(
-        self, owner: str, capacity: int, held: Sequence[HeldSession], lease_seconds: float | None = None
+        self, owner: str, capacity: int | None, held: Sequence[HeldSession], lease_seconds: float | None = None
     ) -> HostPolled:
         """As the SQL function, for one session; `busy` and `hangs` are what a test makes of it."""
         await self._answer()

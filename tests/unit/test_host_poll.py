@@ -267,11 +267,11 @@ class Rows:
     """What `wa_host_poll` says of several sessions; a test writes it."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[int, list[HeldSession]]] = []
+        self.asked: list[tuple[int | None, list[HeldSession]]] = []
         self.answers: list[HostPolled | Exception] = []
 
     async def host_poll(
-        self, owner: str, capacity: int, held: Sequence[HeldSession], lease_seconds: float | None = None
+        self, owner: str, capacity: int | None, held: Sequence[HeldSession], lease_seconds: float | None = None
     ) -> HostPolled:
         await anyio.lowlevel.checkpoint()
         self.asked.append((capacity, list(held)))
@@ -366,7 +366,7 @@ async def test_a_host_claims_as_many_as_it_has_room_for_and_a_single_session_s_q
     one = ClaimedSession(session="b", fence=3, until=now, now=now, settings=stored("1"))
     await it.ask(HostPolled(news={}, claimed=[one]))
     await it.poll.ask(it.seats["a"])
-    assert [capacity for capacity, _ in it.rows.asked] == [7, 0]
+    assert [capacity for capacity, _ in it.rows.asked] == [7, None]
     assert claimed == [one]
 
 

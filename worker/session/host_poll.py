@@ -224,7 +224,7 @@ class HostPoll:
             StoreRefused: it says no. Several times in a row, it counts as no answer.
         """
         asked, asked_at = seats or tuple(self._seats.values()), self._clock()
-        room = self._claims.room() if self._claims is not None and not seats else 0
+        room = None if seats else self._claims.room() if self._claims is not None else 0
         try:
             answer = await self._call(asked, room)
         except StoreUnavailable as error:
@@ -252,7 +252,7 @@ class HostPoll:
             else:
                 one.unanswered(self._refused_since, why)
 
-    async def _call(self, asked: Sequence[Seat], room: int) -> HostPolled:
+    async def _call(self, asked: Sequence[Seat], room: int | None) -> HostPolled:
         held = [one.held() for one in asked]
         with anyio.move_on_after(self._pace.call):
             try:

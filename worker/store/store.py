@@ -108,9 +108,12 @@ class Store:
         return bool((await self._call("wa_lease_release", args))["released"])
 
     async def host_poll(
-        self, owner: str, capacity: int, held: Sequence[HeldSession], lease_seconds: float | None = None
+        self, owner: str, capacity: int | None, held: Sequence[HeldSession], lease_seconds: float | None = None
     ) -> HostPolled:
-        """Renews the leases of these sessions, says what is new for them, and claims up to `capacity` wanted ones."""
+        """Renews the leases of these sessions, says what is new for them, and claims up to `capacity` wanted ones.
+
+        `capacity` None: these are not all sessions of this process, so that it says nothing of how many it holds.
+        """
         args = {"p_owner": owner, "p_capacity": capacity, "p_held": [one.as_document() for one in held]}
         return parse_answer(await self._call("wa_host_poll", args | {"p_lease_seconds": lease_seconds}))
 
