@@ -19,7 +19,16 @@ from anyio.abc import TaskGroup
 from loguru import logger
 
 from worker.bridge.process import check_node, kill_at_once
-from worker.errors import ExitCode, KeyRefused, OddAnswer, SettingsError, StoreUnavailable, WorkerError, unwrapped
+from worker.errors import (
+    ExitCode,
+    KeyRefused,
+    OddAnswer,
+    SettingsError,
+    StoreError,
+    StoreUnavailable,
+    WorkerError,
+    unwrapped,
+)
 from worker.log import hide
 from worker.media.download import Limits, open_downloader
 from worker.media.slots import Slots
@@ -41,6 +50,7 @@ from worker.wiring import Shared, media_source, open_supabase, pace
 STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
 ASK_SUPABASE_SECONDS = 1.0
 FILES_AT_ONCE = 16  # over all sessions of a host
+LEAVE_SECONDS = 1.0  # a database that is away must not delay the stop
 KEY_LOOKS = 3  # a good key is refused now and then, seldom twice in a row
 
 
@@ -160,10 +170,21 @@ class Host:
         async with anyio.create_task_group() as polling:
             polling.start_soon(poll.run)
             await self._stop.wait()
+            await self._leave(poll)  # what is released from here on others take at once
             while self._tenants:
                 self._left = anyio.Event()
                 await self._left.wait()
+            await self._leave(poll)  # polls since then have told of us again
             polling.cancel_scope.cancel()
+
+    async def _leave(self, poll: HostPoll) -> None:
+        """Tell the other hosts that we go. What a poll that is under way brings is given back (`_take`)."""
+        with anyio.move_on_after(LEAVE_SECONDS):
+            async with poll.at_rest():
+                try:
+                    await self._shared.store.host_leave(self._owner)
+                except StoreError:
+                    logger.warning("the other hosts could not be told; they wait a little for the sessions' turn")
 
     def _room(self) -> int:
         return 0 if self._stop.asked else max(0, (self._capacity or 0) - len(self._tenants))

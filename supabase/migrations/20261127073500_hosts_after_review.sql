@@ -177,6 +177,17 @@ begin
 end
 $$;
 
+create or replace function public.wa_host_leave(p_owner text) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+begin
+  delete from public.wa_hosts where owner = p_owner;
+  return jsonb_build_object('left', found);
+end
+$$;
+
+revoke execute on function public.wa_host_leave from public, anon, authenticated;
+grant execute on function public.wa_host_leave to service_role;
+
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
   select jsonb_build_object('version', '20261127073500')

@@ -2,7 +2,7 @@
 -- serve any number of wanted sessions, which they claim by the poll.
 
 -- Hosts that have polled. Written every sixth of a lease, or when a figure changes; one that was not heard of for half
--- a lease does not count (wa.live_hosts). A hint for sharing alone: who serves a session says its lease.
+-- a lease does not count (wa.live_hosts), and one that stops leaves. A hint for sharing alone: who serves a session says its lease.
 create table public.wa_hosts (
   owner text primary key,
   held integer not null,
@@ -387,5 +387,14 @@ begin
     perform wa.search_fill(v_held.session, 500);
   end loop;
   return v_answer || jsonb_build_object('alive', v_alive);
+end
+$$;
+
+-- A host stops: nobody waits any longer for the room that it had. What it still holds it releases, each by itself.
+create function public.wa_host_leave(p_owner text) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+begin
+  delete from public.wa_hosts where owner = p_owner;
+  return jsonb_build_object('left', found);
 end
 $$;

@@ -161,6 +161,7 @@ async def test_a_stopped_host_hands_all_over_and_the_next_one_takes_them(
         waiting = [await account.phone.send("Ana", account.group.id, "before the stop") for account in both]
         for account, sent in zip(both, waiting, strict=True):
             await account.database.wait_message(sent.id, seconds=SECONDS, tell=one.child.tail)
+        owner = await both[0].holder()
         one.child.process.send_signal(signal.SIGTERM)
 
         async def ended() -> bool:
@@ -169,6 +170,7 @@ async def test_a_stopped_host_hands_all_over_and_the_next_one_takes_them(
         await both[0].database.until("its end", ended, seconds=SECONDS, tell=one.child.tail)
         assert one.child.process.returncode == 0, one.child.tail()
         assert [await account.holder() for account in both] == [None, None]
+        assert await both[0].database.rows("wa_hosts", owner=owner) == [], "other hosts wait for its turn"
         later = [await account.phone.send("Ana", account.group.id, "while nobody served") for account in both]
         async with host(tmp_path / "two", supabase, both[0].phone) as two:
             for account, sent in zip(both, later, strict=True):

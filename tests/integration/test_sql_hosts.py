@@ -245,6 +245,19 @@ def test_a_dead_hosts_sessions_go_to_the_others_evenly(mine: Connection, host: C
     assert dead.held == {}
 
 
+def test_the_sessions_of_a_host_that_left_are_claimed_at_once(mine: Connection, host: Callable[..., Host]) -> None:
+    stays, goes = host("a"), host("b")
+    settle(stays, goes)
+    names = add(mine, 20)
+    settle(stays, goes)
+    assert (len(stays.held), len(goes.held)) == (10, 10)
+    for session in list(goes.held):
+        goes.release(session)
+    assert [call(mine, "wa_host_leave", goes.owner) for _ in range(2)] == [{"left": True}, {"left": False}]
+    stays.poll()
+    assert sorted(stays.held) == names, "without it, they wait for its turn"
+
+
 def test_a_new_host_has_its_share_within_a_minute_and_then_nothing_moves(
     mine: Connection, host: Callable[..., Host]
 ) -> None:

@@ -149,6 +149,7 @@ FILE = MediaFile(
 FLAG = Flag(key="wa_qr_requested", at=None, at_text=STAMP, age_seconds=0, phone=None)
 CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "lease_acquire": lambda store: store.lease_acquire("s", "me", 60),
+    "host_leave": lambda store: store.host_leave("me"),
     "lease_release": lambda store: store.lease_release("s", "me", 1),
     "begin_epoch": lambda store: store.begin_epoch("s", 1),
     "load_state": lambda store: store.load_state("s", 1),

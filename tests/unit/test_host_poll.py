@@ -269,16 +269,24 @@ class Rows:
     def __init__(self) -> None:
         self.asked: list[tuple[int | None, list[HeldSession]]] = []
         self.answers: list[HostPolled | Exception] = []
+        self.held_back: anyio.Event | None = None
 
     async def host_poll(
         self, owner: str, capacity: int | None, held: Sequence[HeldSession], lease_seconds: float | None = None
     ) -> HostPolled:
         await anyio.lowlevel.checkpoint()
         self.asked.append((capacity, list(held)))
+        if self.held_back is not None:
+            await self.held_back.wait()
         answer = self.answers.pop(0) if self.answers else HostPolled(news={})
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def answer_soon(self) -> None:
+        await anyio.wait_all_tasks_blocked()
+        assert self.held_back is not None
+        self.held_back.set()
 
 
 class Heard:
@@ -380,6 +388,25 @@ async def test_a_host_without_sessions_polls_and_another_process_does_not() -> N
             await until(lambda: len(host.rows.asked) >= 3)
             tasks.cancel_scope.cancel()
     assert other.rows.asked == []
+
+
+async def test_the_poll_that_is_under_way_is_answered_before_it_rests() -> None:
+    claimed: list[ClaimedSession] = []
+    it = Seats(claims=Claims(room=lambda: 1, take=claimed.append))
+    now = datetime.now(UTC)
+    it.rows.answers = [
+        HostPolled(news={}, claimed=[ClaimedSession(session="b", fence=3, until=now, now=now, settings=stored("1"))])
+    ]
+    it.rows.held_back = anyio.Event()
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(it.poll.run)
+            await until(lambda: it.rows.asked)
+            tasks.start_soon(it.rows.answer_soon)
+            async with it.poll.at_rest():
+                assert [one.session for one in claimed] == ["b"], "or it waits for its lease to run out"
+                tasks.cancel_scope.cancel()
+    assert len(it.rows.asked) == 1
 
 
 async def test_a_session_that_came_back_is_polled_for_when_its_former_tenant_ends() -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -176,6 +176,7 @@ class HostPoll:
         self._clock = clock
         self._seats: dict[str, Seat] = {}
         self._joined = anyio.Event()
+        self._polling = anyio.Lock()
         self._away = False
         self._refusals = 0
         self._refused_since = 0.0
@@ -203,13 +204,20 @@ class HostPoll:
             await self._until_needed()
             await anyio.sleep(pause)
             try:
-                answer = await self.ask()
+                async with self._polling:
+                    answer = await self.ask()
             except (StoreUnavailable, StoreRefused) as error:
                 self._failed(error)
                 pause = self._pace.again
             else:
                 self._away = False
                 pause = self._pace.again if answer.busy else self._pace.every
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """A block in which `run` does not poll. It waits for the answer to the poll that is under way."""
+        async with self._polling:
+            yield
 
     async def _until_needed(self) -> None:
         while not self._seats and self._claims is None:

@@ -25,6 +25,7 @@ LANES = {
     **dict.fromkeys(
         (
             "wa_begin_epoch",
+            "wa_host_leave",
             "wa_host_poll",
             "wa_lease_acquire",
             "wa_lease_release",

@@ -117,6 +117,10 @@ class Store:
         args = {"p_owner": owner, "p_capacity": capacity, "p_held": [one.as_document() for one in held]}
         return parse_answer(await self._call("wa_host_poll", args | {"p_lease_seconds": lease_seconds}))
 
+    async def host_leave(self, owner: str) -> None:
+        """This host stops: others need not wait for the room that it had."""
+        await self._do("wa_host_leave", {"p_owner": owner}, "left")
+
     async def request_handled(self, session: str, id_: int, result: str) -> None:
         """Mark a request of `wa_requests` as done, carried out or not; `result` says which, for people."""
         args = {"p_session": session, "p_id": str(id_), "p_result": result}
