@@ -20,6 +20,31 @@ add constraint wa_sessions_settings_check1 check (
   and not settings @? 'strict $.* ? (@.type() == "object" || @.type() == "array")'
 );
 
+create or replace function public.wa_set_session(
+  p_session text, p_fence bigint, p_patch jsonb, p_audits jsonb default '[]'
+) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+begin
+  perform wa.lock_session(p_session, p_fence);
+  update public.wa_sessions
+  set
+    status = coalesce(p_patch ->> 'status', status),
+    detail = case when p_patch ? 'detail' then coalesce(nullif(p_patch -> 'detail', 'null'), '{}') else detail end,
+    wa_name = case when p_patch ? 'wa_name' then p_patch ->> 'wa_name' else wa_name end,
+    wa_number = case when p_patch ? 'wa_number' then p_patch ->> 'wa_number' else wa_number end,
+    start_failures = case when p_patch ->> 'status' = 'connected' then 0 else start_failures end,
+    updated_at = now()
+  where id = p_session;
+  if p_patch ->> 'status' = 'connected' then
+    update public.coverage_gaps
+    set to_at = greatest(from_at, now())
+    where session_id = p_session and chat_id is null and reason = 'unlinked' and to_at is null;
+  end if;
+  perform wa.write_audits(p_session, p_audits);
+  return '{"done": true}'::jsonb;
+end
+$$;
+
 create or replace function public.wa_pending_flags(p_session text) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
   select jsonb_build_object(
@@ -120,7 +145,7 @@ begin
     );
     if v_due or v_moves then
       update public.wa_sessions as s
-      set lease_expires_at = clock_timestamp() + v_row.lease, start_failures = 0
+      set lease_expires_at = clock_timestamp() + v_row.lease
       where s.id = (
         select f.id
         from public.wa_sessions as f

@@ -333,7 +333,7 @@ begin
     );
     if v_due or v_moves then
       update public.wa_sessions as s
-      set lease_expires_at = clock_timestamp() + v_row.lease, start_failures = 0
+      set lease_expires_at = clock_timestamp() + v_row.lease
       where s.id = (
         select f.id
         from public.wa_sessions as f

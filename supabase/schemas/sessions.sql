@@ -222,7 +222,7 @@ end
 $$;
 
 -- Changes what the web app sees of the session. `p_patch` may hold status, detail (replaces the old one), wa_name,
--- wa_number; the rest stays. `p_audits` are written in the same transaction.
+-- wa_number; the rest stays. `p_audits` are written in the same transaction. Once connected, its starts have not failed.
 create function public.wa_set_session(p_session text, p_fence bigint, p_patch jsonb, p_audits jsonb default '[]')
 returns jsonb
 language plpgsql security invoker set search_path = '' as $$
@@ -234,6 +234,7 @@ begin
     detail = case when p_patch ? 'detail' then coalesce(nullif(p_patch -> 'detail', 'null'), '{}') else detail end,
     wa_name = case when p_patch ? 'wa_name' then p_patch ->> 'wa_name' else wa_name end,
     wa_number = case when p_patch ? 'wa_number' then p_patch ->> 'wa_number' else wa_number end,
+    start_failures = case when p_patch ->> 'status' = 'connected' then 0 else start_failures end,
     updated_at = now()
   where id = p_session;
   if p_patch ->> 'status' = 'connected' then

@@ -356,6 +356,26 @@ def test_a_session_that_fails_everywhere_is_tried_more_and_more_seldom(
     ).fetchone() == (0, None, None)
 
 
+def test_a_session_that_only_queues_to_start_has_not_started(mine: Connection, host: Callable[..., Host]) -> None:
+    """Its lease is renewed all the same, and it may fail then."""
+    (name,) = add(mine, 1)
+    hosts = [host("a"), host("b")]
+    for turn, holder in enumerate(hosts):
+        holder.poll()
+        assert list(holder.held) == [name]
+        pass_by(mine, 15)
+        assert name in holder.poll()["renewed"]
+        if turn == 0:
+            holder.release(name, failed=True)
+    failures = "select start_failures from public.wa_sessions where id = %s"
+    assert mine.execute(failures, (name,)).fetchone() == (1,), "the pauses would never grow"
+    fence = hosts[1].held[name]
+    call(mine, "wa_set_session", name, fence, '{"status": "connecting"}')
+    assert mine.execute(failures, (name,)).fetchone() == (1,)
+    call(mine, "wa_set_session", name, fence, '{"status": "connected"}')
+    assert mine.execute(failures, (name,)).fetchone() == (0,)
+
+
 def test_a_session_that_is_no_longer_wanted_is_told_until_it_is_released(
     mine: Connection, host: Callable[..., Host]
 ) -> None:
