@@ -25,7 +25,7 @@ from worker.bridge.protocol import (
     Notification,
     Qr,
 )
-from worker.errors import StoreRefused, StoreUnavailable
+from worker.errors import StoreRefused, StoreUnavailable, TooSlow
 from worker.store import (
     AccountState,
     Audit,
@@ -194,12 +194,19 @@ class Database:
         return 0
 
     async def host_poll(
-        self, owner: str, capacity: int | None, held: Sequence[HeldSession], lease_seconds: float | None = None
+        self,
+        owner: str,
+        capacity: int | None,
+        held: Sequence[HeldSession],
+        lease_seconds: float | None = None,
+        within: float | None = None,
     ) -> HostPolled:
         """As the SQL function, for one session; `busy` and `hangs` are what a test makes of it."""
         await self._answer()
         if self.hangs:
-            await anyio.sleep_forever()
+            with anyio.move_on_after(within):
+                await anyio.sleep_forever()
+            raise TooSlow("wa_host_poll: no answer")
         (one,) = held
         self.polled.append(one)
         if self.refused_poll:

@@ -272,7 +272,12 @@ class Rows:
         self.held_back: anyio.Event | None = None
 
     async def host_poll(
-        self, owner: str, capacity: int | None, held: Sequence[HeldSession], lease_seconds: float | None = None
+        self,
+        owner: str,
+        capacity: int | None,
+        held: Sequence[HeldSession],
+        lease_seconds: float | None = None,
+        within: float | None = None,
     ) -> HostPolled:
         await anyio.lowlevel.checkpoint()
         self.asked.append((capacity, list(held)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import math
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -10,7 +12,7 @@ import anyio
 import pytest
 from supabase import AsyncClient
 
-from tests.unit.doubles import until
+from tests.unit.doubles import BOUND, until
 from worker.errors import StoreUnavailable, TooSlow
 from worker.session.host_poll import HostPoll, Seat
 from worker.store import Batch, HeldSession, Store
@@ -35,8 +37,11 @@ class Calls:
     go: anyio.Event = field(default_factory=anyio.Event)
     sent: list[str] = field(default_factory=list)
 
-    def rpc(self, function: str, _: dict[str, Any]) -> Call:
-        return Call(self, function)
+    deadlines: list[float] = field(default_factory=list)
+
+    def rpc(self, function: str, args: dict[str, Any]) -> Call:
+        """The call; a poll for single sessions has a name of its own here."""
+        return Call(self, "single poll" if args.get("p_capacity", 0) is None else function)
 
 
 @dataclass
@@ -46,9 +51,10 @@ class Call:
 
     async def execute(self) -> Answer:
         self.calls.sent.append(self.function)
+        self.calls.deadlines.append(anyio.current_effective_deadline())
         if self.function in self.calls.hanging:
             await self.calls.go.wait()
-        if self.function == "wa_host_poll":
+        if self.function in ("wa_host_poll", "single poll"):
             return Answer({"alive": 2, "busy": ["held"]})
         return Answer({"values": {}, **ANSWER})
 
@@ -111,6 +117,46 @@ async def test_a_commit_that_is_held_delays_no_other_session_s_lease() -> None:
             tasks.cancel_scope.cancel()
     assert {name: watch.away for name, watch in watches.items()} == {"held": True, "quiet": False}
     assert calls.sent.count("wa_commit") == SHARE, "the others' turns are not taken"
+
+
+async def test_neither_what_else_is_asked_nor_sessions_that_start_hold_up_the_poll_for_all() -> None:
+    calls = Calls(hanging=("wa_set_session", "single poll"))
+    client = cast(AsyncClient, calls)
+    store = Store(client, client, Timeouts(call=60.0), Lanes())
+    poll = HostPoll(store, "me", Pace(poll=0.005, lease=600.0))
+    with anyio.fail_after(BOUND), poll.seated(Seat("a", 1)):
+        async with anyio.create_task_group() as tasks:
+            for n in range(3 * LANE_CONNECTIONS):
+                tasks.start_soon(store.set_session, f"s{n}", 1, {})
+                tasks.start_soon(poll.ask, Seat(f"s{n}", 1))
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(poll.run)
+            await until(lambda: calls.sent.count("wa_host_poll") >= 3)
+            tasks.cancel_scope.cancel()
+    assert calls.sent.count("single poll") == LANE_CONNECTIONS - 1
+
+
+class Watched(Lanes):
+    """Lanes that note the deadline of those that wait for their turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deadlines: list[float] = []
+
+    @asynccontextmanager
+    async def turn(self, function: str, session: str | None = None) -> AsyncIterator[None]:
+        self.deadlines.append(anyio.current_effective_deadline())
+        async with super().turn(function, session):
+            yield
+
+
+async def test_a_poll_s_time_begins_when_it_is_sent() -> None:
+    calls, lanes, pace = Calls(), Watched(), Pace(poll=0.005, lease=60.0)
+    client = cast(AsyncClient, calls)
+    poll = HostPoll(Store(client, client, Timeouts(call=60.0), lanes), "me", pace)
+    await poll.ask(Seat("a", 1))
+    assert lanes.deadlines == [math.inf], "our own queue is not the database's silence"
+    assert calls.deadlines[0] <= anyio.current_time() + pace.call
 
 
 @dataclass

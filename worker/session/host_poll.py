@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -23,6 +23,7 @@ from worker.session.high_water import HighWater
 from worker.session.housekeeping import Housekeeping
 from worker.store import ClaimedSession, HeldSession, HostPolled, News, Store, StoredSettings
 from worker.store.availability import DatabaseWatch
+from worker.store.lanes import LANE_CONNECTIONS
 from worker.store.lease import Pace
 from worker.store.retry import REFUSALS_BELIEVED
 
@@ -177,6 +178,9 @@ class HostPoll:
         self._seats: dict[str, Seat] = {}
         self._joined = anyio.Event()
         self._polling = anyio.Lock()
+        self._singles = anyio.Semaphore(
+            LANE_CONNECTIONS - 1
+        )  # a turn is left for all, if these hang
         self._away = False
         self._refusals = 0
         self._refused_since = 0.0
@@ -231,6 +235,10 @@ class HostPoll:
             StoreUnavailable: the database does not answer.
             StoreRefused: it says no. Several times in a row, it counts as no answer.
         """
+        async with self._singles if seats else nullcontext():
+            return await self._ask(seats)
+
+    async def _ask(self, seats: Sequence[Seat]) -> HostPolled:
         asked, asked_at = seats or tuple(self._seats.values()), self._clock()
         room = None if seats else self._claims.room() if self._claims is not None else 0
         try:
@@ -262,12 +270,10 @@ class HostPoll:
 
     async def _call(self, asked: Sequence[Seat], room: int | None) -> HostPolled:
         held = [one.held() for one in asked]
-        with anyio.move_on_after(self._pace.call):
-            try:
-                return await self._store.host_poll(self._owner, room, held, self._pace.lease)
-            except (KeyError, TypeError, ValueError) as odd:  # what one session has brought must not end them all
-                raise OddAnswer(f"wa_host_poll: the answer is not the function's ({type(odd).__name__})") from None
-        raise StoreUnavailable(f"wa_host_poll: no answer within {self._pace.call:g} s")
+        try:
+            return await self._store.host_poll(self._owner, room, held, self._pace.lease, self._pace.call)
+        except (KeyError, TypeError, ValueError) as odd:  # what one session has brought must not end them all
+            raise OddAnswer(f"wa_host_poll: the answer is not the function's ({type(odd).__name__})") from None
 
     def _tell(self, one: Seat, answer: HostPolled, asked_at: float) -> None:
         if one.session in answer.busy:  # its commit holds the row, and with it the session; but the lease gets shorter

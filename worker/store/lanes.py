@@ -19,14 +19,13 @@ from worker.errors import StoreUnavailable
 LANE_CONNECTIONS = 4
 SESSIONS_A_CONNECTION = 8  # of a host: one more connection in each lane for so many sessions
 SHARE = 2  # calls of one session at once in a lane that it shares
-COMMIT, POLL, READ, OTHER = "commit", "poll", "read", "other"
+COMMIT, LEASES, POLL, READ, OTHER = "commit", "leases", "poll", "read", "other"
 LANES = {
     **dict.fromkeys(("wa_commit", "wa_commit_part", "wa_put_piece", "wa_commit_pieces", "wa_get_identities"), COMMIT),
     **dict.fromkeys(
         (
             "wa_begin_epoch",
             "wa_host_leave",
-            "wa_host_poll",
             "wa_lease_acquire",
             "wa_lease_release",
             "wa_load_state",
@@ -37,6 +36,7 @@ LANES = {
         ),
         POLL,
     ),
+    "wa_host_poll": LEASES,  # all leases of the process run out while it waits
     **dict.fromkeys(("wa_get_keys", "wa_known_stanzas"), READ),
 }
 
@@ -46,9 +46,9 @@ class Lanes:
 
     def __init__(self, sessions: int = 1) -> None:
         width = LANE_CONNECTIONS + sessions // SESSIONS_A_CONNECTION
-        self.connections = 4 * width
         self._share = width if sessions == 1 else SHARE
-        self._free = {lane: anyio.Semaphore(width) for lane in (COMMIT, POLL, READ, OTHER)}
+        self._free = {lane: anyio.Semaphore(width) for lane in (COMMIT, LEASES, POLL, READ, OTHER)}
+        self.connections = len(self._free) * width
         self._own: WeakValueDictionary[tuple[str, str], anyio.Semaphore] = WeakValueDictionary()
 
     @asynccontextmanager

@@ -108,14 +108,20 @@ class Store:
         return bool((await self._call("wa_lease_release", args))["released"])
 
     async def host_poll(
-        self, owner: str, capacity: int | None, held: Sequence[HeldSession], lease_seconds: float | None = None
+        self,
+        owner: str,
+        capacity: int | None,
+        held: Sequence[HeldSession],
+        lease_seconds: float | None = None,
+        within: float | None = None,
     ) -> HostPolled:
         """Renews the leases of these sessions, says what is new for them, and claims up to `capacity` wanted ones.
 
         `capacity` None: these are not all sessions of this process, so that it says nothing of how many it holds.
+        `within`: how many seconds the answer may take, from the sending.
         """
         args = {"p_owner": owner, "p_capacity": capacity, "p_held": [one.as_document() for one in held]}
-        return parse_answer(await self._call("wa_host_poll", args | {"p_lease_seconds": lease_seconds}))
+        return parse_answer(await self._call("wa_host_poll", args | {"p_lease_seconds": lease_seconds}, within))
 
     async def host_leave(self, owner: str) -> None:
         """This host stops: others need not wait for the room that it had."""
@@ -333,15 +339,15 @@ class Store:
         row = await self._call(function, args)
         row[says]  # raises OddAnswer if it is missing
 
-    async def _call(self, function: str, args: Mapping[str, Any]) -> Any:
-        """One call.
+    async def _call(self, function: str, args: Mapping[str, Any], within: float | None = None) -> Any:
+        """One call; `within`: seconds for the answer, if less than all calls have.
 
         The key watch is told how it ended, and stops it while the key counts as refused; but never the cheapest one.
         """
         if self.key.refused is not None and function != CHEAPEST:
             raise KeyRefused(f"{function}: not asked, {self.key.refused}", self.key.refused.remedy)
         try:
-            data = await self._ask(function, args)
+            data = await self._ask(function, args, within)
         except StoreError as error:
             self.key.note(error)
             raise
@@ -360,9 +366,10 @@ class Store:
                 await anyio.sleep(pause)
         return await self._call(function, args)
 
-    async def _ask(self, function: str, args: Mapping[str, Any]) -> Any:
+    async def _ask(self, function: str, args: Mapping[str, Any], within: float | None) -> Any:
+        seconds = self._timeouts.call if within is None else min(self._timeouts.call, within)
         async with self._lanes.turn(function, args.get("p_session")):
-            with translated(function, self._timeouts.call):
+            with translated(function, seconds):
                 answer: Any = await self._database.rpc(function, dict(args)).execute()
         if answer.data is None and function in NULLABLE:
             return None
