@@ -383,6 +383,21 @@ async def test_a_host_claims_as_many_as_it_has_room_for_and_a_single_session_s_q
     assert claimed == [one]
 
 
+async def test_a_session_that_is_claimed_anew_ends_the_seat_that_it_had() -> None:
+    claimed: list[ClaimedSession] = []
+    it = Seats("a", "b", claims=Claims(room=lambda: 7, take=claimed.append))
+    now = datetime.now(UTC)
+    await it.ask(
+        HostPolled(news={}, claimed=[ClaimedSession(session="a", fence=2, until=now, now=now, settings=stored("1"))])
+    )
+    assert [one.fence for one in claimed] == [2]
+    with anyio.fail_after(BOUND), pytest.raises(StaleFence):
+        await it.seats["a"].until_lost()
+    with anyio.move_on_after(0) as still:
+        await it.seats["b"].until_lost()
+    assert still.cancelled_caught
+
+
 async def test_a_host_without_sessions_polls_and_another_process_does_not() -> None:
     host = Seats(claims=Claims(room=lambda: 1, take=lambda claimed: None))
     other = Seats()

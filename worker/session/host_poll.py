@@ -178,9 +178,7 @@ class HostPoll:
         self._seats: dict[str, Seat] = {}
         self._joined = anyio.Event()
         self._polling = anyio.Lock()
-        self._singles = anyio.Semaphore(
-            LANE_CONNECTIONS - 1
-        )  # a turn is left for all, if these hang
+        self._singles = anyio.Semaphore(LANE_CONNECTIONS - 1)  # a turn is left for all, if these hang
         self._away = False
         self._refusals = 0
         self._refused_since = 0.0
@@ -255,8 +253,15 @@ class HostPoll:
             self._tell(one, answer, asked_at)
         for claimed in answer.claimed:
             assert self._claims is not None
+            self._end_former(claimed.session)
             self._claims.take(claimed)
         return answer
+
+    def _end_former(self, session: str) -> None:
+        """A lease that ran out unnoticed: the session is ours again, under another fence. Nobody else would tell it."""
+        if session in self._seats:
+            logger.warning("the lease of {} had run out; it is claimed again", session)
+            self._seats[session].end(StaleFence("this process has claimed the session anew"))
 
     def _note_refusal(self, asked: Sequence[Seat], asked_at: float, why: str) -> None:
         """One refusal says nothing. If it stays so, the leases run out, and the sockets have to end before."""
