@@ -20,6 +20,34 @@ add constraint wa_sessions_settings_check1 check (
   and not settings @? 'strict $.* ? (@.type() == "object" || @.type() == "array")'
 );
 
+-- The last fence of sessions that were deleted: one of the same name goes on behind it. Else a worker that slept
+-- through both would hold the fence of the new one. Forgotten after 90 days.
+create table public.wa_removed_sessions (
+  id text primary key,
+  fence bigint not null,
+  removed_at timestamptz not null default clock_timestamp()
+);
+
+create or replace function wa.note_removed_session() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  delete from public.wa_removed_sessions where removed_at < clock_timestamp() - interval '90 days';
+  insert into public.wa_removed_sessions (id, fence) values (old.id, old.fence)
+  on conflict (id) do update set fence = excluded.fence, removed_at = excluded.removed_at;
+  return null;
+end
+$$;
+
+create or replace function wa.start_fence() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  new.fence := greatest(
+    new.fence, (select r.fence from public.wa_removed_sessions as r where r.id = new.id)
+  );
+  return new;
+end
+$$;
+
 create or replace function public.wa_set_session(
   p_session text, p_fence bigint, p_patch jsonb, p_audits jsonb default '[]'
 ) returns jsonb
@@ -210,8 +238,28 @@ begin
 end
 $$;
 
-revoke execute on function public.wa_host_leave from public, anon, authenticated;
-grant execute on function public.wa_host_leave to service_role;
+create trigger note_removed_session after delete on public.wa_sessions
+for each row execute function wa.note_removed_session();
+
+create trigger start_fence before insert on public.wa_sessions
+for each row execute function wa.start_fence();
+
+alter table public.wa_removed_sessions enable row level security;
+
+revoke all on public.wa_removed_sessions from anon, authenticated;
+grant select, insert, update, delete on public.wa_removed_sessions to service_role;
+
+revoke execute on function
+public.wa_host_leave,
+wa.note_removed_session,
+wa.start_fence
+from public, anon, authenticated;
+
+grant execute on function
+public.wa_host_leave,
+wa.note_removed_session,
+wa.start_fence
+to service_role;
 
 create or replace function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$

@@ -1,8 +1,9 @@
 -- The poll: one call for all that a process must do for its sessions while nothing happens. And hosts: processes that
 -- serve any number of wanted sessions, which they claim by the poll.
 
--- Hosts that have polled. Written every sixth of a lease, or when a figure changes; one that was not heard of for half
--- a lease does not count (wa.live_hosts), and one that stops leaves. A hint for sharing alone: who serves a session says its lease.
+-- Hosts that have polled. Written every sixth of a lease, or when a figure changes; one that stops leaves. One that was
+-- not heard of for half a lease does not count (wa.live_hosts). A hint for sharing alone: who serves a session says its
+-- lease.
 create table public.wa_hosts (
   owner text primary key,
   held integer not null,

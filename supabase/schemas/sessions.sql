@@ -54,6 +54,41 @@ create index wa_sessions_free on public.wa_sessions (id) where wanted and lease_
 
 create index wa_sessions_wanted on public.wa_sessions (id) where wanted;
 
+-- The last fence of sessions that were deleted: one of the same name goes on behind it. Else a worker that slept
+-- through both would hold the fence of the new one. Forgotten after 90 days.
+create table public.wa_removed_sessions (
+  id text primary key,
+  fence bigint not null,
+  removed_at timestamptz not null default clock_timestamp()
+);
+
+-- By triggers, whoever deletes a session and makes one.
+create function wa.note_removed_session() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  delete from public.wa_removed_sessions where removed_at < clock_timestamp() - interval '90 days';
+  insert into public.wa_removed_sessions (id, fence) values (old.id, old.fence)
+  on conflict (id) do update set fence = excluded.fence, removed_at = excluded.removed_at;
+  return null;
+end
+$$;
+
+create function wa.start_fence() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  new.fence := greatest(
+    new.fence, (select r.fence from public.wa_removed_sessions as r where r.id = new.id)
+  );
+  return new;
+end
+$$;
+
+create trigger note_removed_session after delete on public.wa_sessions
+for each row execute function wa.note_removed_session();
+
+create trigger start_fence before insert on public.wa_sessions
+for each row execute function wa.start_fence();
+
 -- Baileys' Signal keys, a row each: one blob would be rewritten at every message.
 create table public.wa_session_keys (
   session_id text not null references public.wa_sessions (id),
@@ -222,7 +257,7 @@ end
 $$;
 
 -- Changes what the web app sees of the session. `p_patch` may hold status, detail (replaces the old one), wa_name,
--- wa_number; the rest stays. `p_audits` are written in the same transaction. Once connected, its starts have not failed.
+-- wa_number; the rest stays. `p_audits` are written in the same transaction. Once connected, no start has failed.
 create function public.wa_set_session(p_session text, p_fence bigint, p_patch jsonb, p_audits jsonb default '[]')
 returns jsonb
 language plpgsql security invoker set search_path = '' as $$

@@ -39,6 +39,7 @@ TABLES = {
     "wa_monitored_versions",
     "wa_numbers_moved",
     "wa_refused_stanzas",
+    "wa_removed_sessions",
     "wa_requests",
     "wa_session_keys",
     "wa_sessions",

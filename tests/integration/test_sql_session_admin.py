@@ -191,6 +191,37 @@ def test_a_removal_without_data_keeps_the_archive_and_forgets_the_account(mine: 
     assert gap.fetchone() == (1,), "the archive says since when nothing comes"
 
 
+@pytest.mark.parametrize("readd", ["wa_add_session", "wa_lease_acquire", "insert"])
+def test_a_worker_that_slept_while_its_session_was_removed_and_added_again_is_refused(
+    mine: Connection, name: str, readd: str
+) -> None:
+    slept = call(mine, "wa_lease_acquire", name, "asleep", 60)["fence"]
+    call(mine, "wa_lease_release", name, "asleep", slept)
+    remove(mine, name, data=True)
+    if readd == "wa_add_session":
+        call(mine, "wa_add_session", name, True)
+    elif readd == "insert":
+        mine.execute("insert into public.wa_sessions (id, wanted) values (%s, true)", (name,))
+    fence = call(mine, "wa_lease_acquire", name, "w", 60)["fence"]
+    assert int(fence) > int(slept)
+    with pytest.raises(psycopg.Error, match="stale_fence"):
+        call(mine, "wa_commit", name, batch(1))
+    call(mine, "wa_begin_epoch", name, fence)
+    assert call(mine, "wa_lease_acquire", f"{name}-new", "w", 60)["fence"] == "1"
+
+
+def test_fences_of_removed_sessions_are_forgotten_after_a_season(mine: Connection, name: str) -> None:
+    for session in (name, f"{name}-2"):
+        call(mine, "wa_add_session", session, False)
+    remove(mine, name, data=True)
+    mine.execute(
+        "update public.wa_removed_sessions set removed_at = removed_at - interval '91 days' where id = %s", (name,)
+    )
+    remove(mine, f"{name}-2", data=True)
+    left = mine.execute("select id from public.wa_removed_sessions where id like %s", (f"{name}%",)).fetchall()
+    assert left == [(f"{name}-2",)]
+
+
 def test_a_session_that_is_wanted_or_held_is_not_removed(mine: Connection, name: str) -> None:
     for _ in range(2):
         added = call(mine, "wa_add_session", name, True)["added"]
