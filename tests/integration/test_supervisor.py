@@ -48,7 +48,8 @@ const pong = {
   last_stanza_at_ms: null, last_group_stanza_at_ms: null, swallowed: 0, complete: null,
 }
 const answers = {
-  connect: () => ({ version: [2, 3000, 1] }), close: () => ({ pending: 0 }), groups: () => ({ groups: [], asked_at_ms: Date.now() }),
+  connect: () => ({ version: [2, 3000, 1] }), close: () => ({ pending: 0 }),
+  groups: () => ({ groups: [], asked_at_ms: Date.now() }),
   monitor: () => ({}), ping: () => pong,
 }
 const on = {}
