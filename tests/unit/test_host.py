@@ -41,6 +41,7 @@ async def test_a_host_removes_the_holder_files_of_hosts_that_were_killed(
             check=nothing,
             schema_version=nothing,
             host_poll=stops,
+            host_leave=nothing,
             bucket=SimpleNamespace(ensure=nothing),
             key=SimpleNamespace(run=nothing),
         )
