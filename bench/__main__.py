@@ -35,13 +35,11 @@ from bench.sides import (
     Side,
     Stock,
     all_sides,
-    cpu_seconds,
-    pss_bytes,
     tree,
 )
 from bench.sizes import SIZES, growth
 from testkit.phone import Media
-from testkit.processes import NODE
+from testkit.processes import NODE, cpu_seconds, pss_bytes
 from testkit.waiting import until
 
 ALL: list[type[Side]] = [Stock, Native, Naive, Embedded, Postgres]

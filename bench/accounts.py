@@ -24,8 +24,9 @@ import httpx
 import psycopg
 
 from bench.forwarder import Forwarder
-from bench.sides import PATIENCE_SECONDS, cpu_seconds, gateway, postmaster, pss_bytes, roles_of, tree
+from bench.sides import PATIENCE_SECONDS, gateway, postmaster, roles_of, tree
 from testkit.phone import VirtualPhone
+from testkit.processes import cpu_seconds, pss_bytes
 from testkit.waiting import until
 from testkit.worker import Worker
 from tests.conftest import real_postgres

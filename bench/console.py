@@ -33,8 +33,8 @@ import psycopg
 
 import worker.store.embedded
 from bench import queries
-from bench.sides import cpu_seconds, postmaster, tree
-from testkit.processes import NODE, PYTHON, Child, free_port
+from bench.sides import postmaster, tree
+from testkit.processes import NODE, PYTHON, Child, cpu_seconds, free_port
 from testkit.waiting import until
 from testkit.worker import environment
 from tests.conftest import real_postgres

@@ -30,7 +30,6 @@ from tests.conftest import real_postgres
 SENDERS = ("Ana", "Ben", "Chika", "Dana", "Emeka", "Farid")
 GROUPS = 3
 PATIENCE_SECONDS = 90.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Side:
@@ -270,27 +269,6 @@ def roles_of(worker: Worker) -> dict[str, list[int]]:
             commands[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
     sidecars = [pid for pid, command in commands.items() if b"sidecar-baileys" in command]
     return {"worker": [worker.child.pid, *sorted(own - set(sidecars))], "sidecar": sidecars}
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    """Processor time of these processes so far."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
-    return total / TICKS
-
-
-def pss_bytes(pids: list[int]) -> int:
-    """Memory of these processes, shared pages by their share."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
-    return total
 
 
 def tree(pid: int) -> list[int]:

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +27,7 @@ NODE = default_node()
 
 STOP_SECONDS = 15.0  # the worker's own ladder (drain, close, release the lease) ends well before
 TAIL_LINES = 40
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Child:
@@ -160,6 +161,27 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Processor time of these processes so far."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def pss_bytes(pids: Iterable[int]) -> int:
+    """Memory of these processes, shared pages by their share."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) * 1024
+    return total
 
 
 def resident_bytes(pid: int) -> int:

@@ -5,8 +5,6 @@ A migration of the run's own writes the leases down; /proc tells memory and proc
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import time
 from collections import Counter, defaultdict
@@ -18,11 +16,10 @@ from typing import Any
 import anyio
 
 from testkit.database import Database, parse_time
-from testkit.processes import descendants
+from testkit.processes import cpu_seconds, descendants, pss_bytes
 from worker.store.embedded import MIGRATIONS
 
 LOOK_SECONDS = 1.0
-TICKS = os.sysconf("SC_CLK_TCK")
 LAST = "29991231235959_fleet.sql"
 LEASE_LOG = """
 create table public.fleet_leases (
@@ -124,28 +121,11 @@ class Cost:
 
 
 def cost(hosts: Iterable[int]) -> Cost:
-    host_bytes = sidecar_bytes = sidecars = 0
-    cpu = 0.0
-    for host in hosts:
-        host_bytes += pss(host)
-        cpu += cpu_seconds(host)
-        for pid in descendants(host):
-            sidecar_bytes += pss(pid)
-            sidecars += 1
-            cpu += cpu_seconds(pid)
-    return Cost(host_bytes=host_bytes, sidecar_bytes=sidecar_bytes, sidecars=sidecars, cpu=cpu)
-
-
-def pss(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-def cpu_seconds(pid: int) -> float:
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-    return 0.0
+    own = list(hosts)
+    sidecars = [pid for host in own for pid in descendants(host)]
+    return Cost(
+        host_bytes=pss_bytes(own),
+        sidecar_bytes=pss_bytes(sidecars),
+        sidecars=len(sidecars),
+        cpu=cpu_seconds([*own, *sidecars]),
+    )
