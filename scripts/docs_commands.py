@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from testkit.processes import ROOT, free_port
+
 LIST = Path(__file__).with_suffix(".toml")
 # The first words by which a line is known as a command, after `sudo` and settings.
 PROGRAMS = frozenset(
@@ -204,12 +204,6 @@ class Place:
         said, _ = child.communicate(timeout=FOREVER_SECONDS)
         codes = [int(code) for code in ends.split()] or [0]
         return None if child.returncode in codes else f"exit code {child.returncode}: {said[-500:]}"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

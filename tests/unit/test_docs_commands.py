@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from scripts.docs_commands import ROOT, all_commands, classes, commands_of, faults, missing_files, pages
+from scripts.docs_commands import all_commands, classes, commands_of, faults, missing_files, pages
+from testkit.processes import ROOT
 from worker.commands import COMMANDS, load
 
 WRITTEN = all_commands()
