@@ -13,15 +13,19 @@ class Stop:
     """The request to stop, and the blocks that it cancels. A stop of the `whole` stops its parts as well."""
 
     def __init__(self, whole: Stop | None = None) -> None:
-        self.asked: bool = whole is not None and whole.asked
         self._scopes: set[anyio.CancelScope] = set()
         self._parts: WeakSet[Stop] = WeakSet()
         self._event = anyio.Event()
         if whole is not None:
             whole._parts.add(self)
+            if whole.asked:
+                self._event.set()
+
+    @property
+    def asked(self) -> bool:
+        return self._event.is_set()
 
     def ask(self) -> None:
-        self.asked = True
         self._event.set()
         for scope in self._scopes:
             scope.cancel()
@@ -30,8 +34,7 @@ class Stop:
 
     async def wait(self) -> None:
         """Return when the stop is asked for."""
-        if not self.asked:
-            await self._event.wait()
+        await self._event.wait()
 
     def release(self, scope: anyio.CancelScope) -> None:
         """A stop no longer cancels `scope`."""

@@ -85,7 +85,6 @@ class MediaRunner:
         self._reuploads = reuploads
         self._jitter = jitter
         self._woken = anyio.Event()
-        self._tell = self.notify  # one object: a bound method is made anew each time
 
     @property
     def owner(self) -> str:
@@ -116,7 +115,7 @@ class MediaRunner:
                     with anyio.move_on_after(pause):
                         await self._woken.wait()
         finally:
-            self._slots.forget(self._tell)
+            self._slots.forget(self.notify)
 
     def _room(self, phone: bool) -> int:
         """How many more jobs may be claimed; `phone`: those that wait for the phone as well."""
@@ -144,7 +143,7 @@ class MediaRunner:
                 self.counts.running += 1
                 attempts.start_soon(self._run_job, job)
         if len(claim.jobs) == room < wished:  # there may be more, and others have the slots
-            self._slots.tell_later(self._tell)
+            self._slots.tell_later(self.notify)
         return claim, room
 
     async def _ask_for(self, limit: int, phone: bool) -> Claim:
