@@ -19,8 +19,9 @@ from console.live import Live
 from console.rules.situations import Situation, judge
 from console.town import Town, Towns
 from console.viewer import LoginNeeded, Manners, Viewer, find_viewer, read_action
+from worker.settings import SESSION_NAME
 
-SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+SESSION = re.compile(SESSION_NAME)
 LIVES_MAX = 200
 
 

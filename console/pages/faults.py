@@ -49,11 +49,11 @@ def _page(request: Request, key: str, status: int, away: bool = False) -> Respon
     values: dict[str, Any] = {"key": key, "away": away}
     if viewer.login is None:
         return viewer.page("fault.html", values | _nowhere(), status)
-    session = str(request.path_params.get("session", console_of(request).session))
+    console = console_of(request)
+    session = str(request.path_params.get("session", console.session))
     if not SESSION.fullmatch(session):
         return viewer.page("fault.html", values | _nowhere(), status)
     frame = _nowhere() | {"session": session, "base": f"/s/{session}", "situation": AWAY if away else None}
-    console = console_of(request)
     frame |= {"home": f"/s/{console.session}", "town": console.towns.of(session)}
     return viewer.page("fault.html", values | frame, status)
 
