@@ -15,6 +15,7 @@ from console.rules.contents import KINDS_WITH_RAW
 from console.rules.people import Names
 
 PAGE = 50
+GROUPS_A_READ = 1000  # Supabase answers with no more rows
 NAMES_MAX = 200
 PICTURES = ["image", "video", "gif", "ptv"]
 COLUMNS = (
@@ -60,17 +61,18 @@ class Where:
 
 async def group_names(database: Database, session: str) -> list[Row]:
     """`id`, `name` and `wa_group_id` of every group, the stored ones first: what choosing one needs, and no more."""
-    return await database.read(
-        "groups",
-        lambda c: (
-            c.table("groups")
-            .select("id,name,wa_group_id")
-            .eq("session_id", session)
-            .order("monitor", desc=True)
-            .order("name")
-            .order("id")
-        ),
-    )
+    found: list[Row] = []
+
+    def query(client: Any) -> Any:
+        listed = client.table("groups").select("id,name,wa_group_id").eq("session_id", session)
+        listed = listed.order("monitor", desc=True).order("name").order("id")
+        return listed.range(len(found), len(found) + GROUPS_A_READ - 1)
+
+    while True:
+        more = await database.read("groups", query)
+        found += more
+        if len(more) < GROUPS_A_READ:
+            return found
 
 
 async def newest(database: Database, where: Where, limit: int = PAGE) -> Page:

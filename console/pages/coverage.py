@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from console.charts import covered
 from console.here import here
+from console.messages import group_names
 from console.viewer import number
 
 DAYS = (1, 30, 365)
@@ -27,7 +28,7 @@ async def page(request: Request) -> Response:
     found, count = await place.database.ask(
         lambda store: store.console.some_coverage(place.session, now - shown, PAGE, PAGE * (wanted - 1))
     )
-    ids = {group.wa_group_id: group.id for group in await place.database.ask(lambda s: s.console.groups(place.session))}
+    ids = {group["wa_group_id"]: group["id"] for group in await group_names(place.database, place.session)}
     rows = [covered({**row, "id": ids.get(row["wa_group_id"])}, row, now, shown) for row in found]
     values = {"rows": rows, "choices": DAYS, "shown": days, "number": wanted, "pages": -(-count // PAGE)}
     return await place.show("coverage.html", values)

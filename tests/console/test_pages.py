@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from console import messages
 from tests.console.rows import connected, dropped, ids, recent, show, store_file, vote, with_file
 from tests.console.site import served
 from tests.integration.database import GROUP, OTHER_GROUP, rows, table, writer
@@ -363,6 +364,21 @@ async def test_the_archive_of_many_groups_is_shown_page_by_page(embedded: Endpoi
     assert "Page 1 of 2" in first
     assert 'days=365&amp;page=1" rel="prev"' in second
     assert "Group 001" not in odd
+
+
+async def test_every_group_can_be_chosen_however_many_there_are(
+    embedded: Endpoint, store: Store, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also more than one read gives."""
+    monkeypatch.setattr(messages, "GROUPS_A_READ", 7)
+    held = await writer(store, session, monitored=())
+    names = [f"Group {n:03}" for n in range(20)]
+    groups = [GroupChange(wa_group_id=f"12036370{n:03}@g.us", name=name) for n, name in enumerate(names)]
+    await store.upsert_groups(session, held.fence, groups, complete=False)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/search")
+    assert re.findall(r">\s*(Group \d+)\s*</option>", page) == names
 
 
 async def test_charts_show_what_came_when_and_say_it_as_a_table(embedded: Endpoint, store: Store, session: str) -> None:
