@@ -108,8 +108,9 @@ $$;
 
 -- Removes a session, in steps of about `p_limit` rows: call it until `more` is false. Refused with `session_wanted` or
 -- `session_held`. Without `p_data` its messages, groups and people stay, and the row that they belong to: credentials,
--- keys, settings and requests go; files that wait are still fetched by whoever can. With it nothing stays, but contents
--- of public.media, which other sessions may have too: public.wa_list_media_to_delete finds those that nobody has.
+-- keys, settings and requests go; files that wait are still fetched by whoever can. With it nothing stays, but its name
+-- with the last fence for 90 days (public.wa_removed_sessions), and contents of public.media, which other sessions may
+-- have too: public.wa_list_media_to_delete finds those that nobody has.
 -- Tables that are not of wa-worker keep their rows, unless these refer to the session and so would hold it.
 create function public.wa_remove_session(p_session text, p_data boolean, p_limit integer) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
