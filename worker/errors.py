@@ -5,7 +5,7 @@
     ├── StoreError               Supabase
     │   ├── StoreUnavailable     no answer, or an answer that a retry may change; the outcome is unknown
     │   │   ├── TooSlow          the time for this call ran out; a smaller one may pass
-    │   │   └── OddAnswer        not one of Supabase's own: a gateway's page, an empty body; one such is no verdict
+    │   │   └── UnexpectedAnswer not one of Supabase's own: a gateway's page, an empty body; one such proves nothing
     │   │       ├── KeyRefused   401 or 403, which a good key gets now and then, too
     │   │       └── TooLarge     413: a smaller body may pass
     │   ├── StoreRefused         it answered no, and would again (`code` is Postgres' or PostgREST's)
@@ -94,7 +94,7 @@ class TooSlow(StoreUnavailable):
     """Our own time limit for the call ran out, or the database's for the statement (57014). A smaller one may pass."""
 
 
-class OddAnswer(StoreUnavailable):
+class UnexpectedAnswer(StoreUnavailable):
     """An answer that a gateway, a reload or a wrong setting gives. A good setting gets one now and then: ask again.
 
     Attributes:
@@ -106,11 +106,11 @@ class OddAnswer(StoreUnavailable):
         self.remedy = remedy
 
 
-class KeyRefused(OddAnswer):
+class KeyRefused(UnexpectedAnswer):
     """401 or 403. Believed at the start after a second look; later only after minutes of nothing else."""
 
 
-class TooLarge(OddAnswer):
+class TooLarge(UnexpectedAnswer):
     """413: what stands before the database takes no body of this size. A smaller one may pass."""
 
 

@@ -22,10 +22,10 @@ from worker.bridge.process import check_node, kill_at_once
 from worker.errors import (
     ExitCode,
     KeyRefused,
-    OddAnswer,
     SettingsError,
     StoreError,
     StoreUnavailable,
+    UnexpectedAnswer,
     WorkerError,
     unwrapped,
 )
@@ -34,9 +34,9 @@ from worker.media.download import Limits, open_downloader
 from worker.media.slots import Slots
 from worker.outbound import proxy_for, without_password
 from worker.session.arrivals import Arrivals
-from worker.session.host_poll import Claims, HostPoll
+from worker.session.host_poll import ClaimHandler, HostPoll
+from worker.session.rate_limit import RateLimiter
 from worker.session.report import View
-from worker.session.turns import Turns
 from worker.settings import Settings
 from worker.stop import Stop
 from worker.store import ClaimedSession, Store, connect_store, holder_file, lease
@@ -45,7 +45,7 @@ from worker.tenant import Tenant
 from worker.web.app import bind, serve
 from worker.web.figures import BucketWatch
 from worker.web.health import Health
-from worker.wiring import Shared, media_source, open_supabase, pace
+from worker.wiring import Shared, media_source, open_supabase, poll_timing
 
 STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
 ASK_SUPABASE_SECONDS = 1.0
@@ -75,7 +75,7 @@ class Host:
         self._stop = Stop()
         self._owner = lease.make_owner()
         self._tenants: dict[str, Tenant] = {}
-        self._starts = Turns()
+        self._starts = RateLimiter()
         self._left = anyio.Event()  # a tenant has ended
         self._shared: Shared
         self.health = Health(named=settings.worker_session if capacity is None else None, capacity=capacity or 0)
@@ -136,19 +136,23 @@ class Host:
                 open_downloader(media_source(settings), limits) as downloader,
                 anyio.create_task_group() as tasks,
             ):
-                host = Claims(room=self._room, take=partial(self._take, tasks)) if self._capacity else None
-                poll = HostPoll(store, self._owner, pace(settings), host)
+                host = (
+                    ClaimHandler(free_slots=self._free_slots, on_claim=partial(self._take, tasks))
+                    if self._capacity
+                    else None
+                )
+                poll = HostPoll(store, self._owner, poll_timing(settings), host)
                 self._shared = shared = Shared(
                     store=store,
                     owner=self._owner,
                     poll=poll,
                     downloader=downloader,
                     folder=folder,
-                    logins=Turns() if host else None,
+                    logins=RateLimiter() if host else None,
                     files=Slots(max(FILES_AT_ONCE, settings.worker_media_concurrency)) if host else None,
                 )
                 tasks.start_soon(bucket.run)
-                tasks.start_soon(store.key.run, store.schema_version, shared.tell_key)
+                tasks.start_soon(store.key.run, store.schema_version, shared.show_key_refusal)
                 self.health.away = lambda: poll.away
                 if host is None:
                     tasks.start_soon(poll.run)
@@ -186,7 +190,7 @@ class Host:
                 except StoreError:
                     logger.warning("the other hosts could not be told; they wait a little for the sessions' turn")
 
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         return 0 if self._stop.asked else max(0, (self._capacity or 0) - len(self._tenants))
 
     def _take(self, tasks: TaskGroup, claimed: ClaimedSession) -> None:
@@ -204,7 +208,7 @@ class Host:
         await tenant.run(before)
         if self._tenants.get(tenant.session) is tenant:
             del self._tenants[tenant.session]
-            self.health.leaves(tenant.session, unwanted=tenant.left == "unwanted")
+            self.health.leaves(tenant.session, unwanted=tenant.give_up_reason == "unwanted")
         self._left.set()
 
     async def _reach(self, store: Store, url: str) -> None:
@@ -224,7 +228,9 @@ class Host:
                 if refusals >= KEY_LOOKS or time.monotonic() >= deadline:
                     raise self._unreachable(url, error) from None
                 reason = (
-                    f"answers oddly ({error})" if isinstance(error, OddAnswer) else f"does not answer yet ({error})"
+                    f"answers oddly ({error})"
+                    if isinstance(error, UnexpectedAnswer)
+                    else f"does not answer yet ({error})"
                 )
             if said != reason:
                 logger.warning("Supabase at {} {}; waiting for it", url, reason)
@@ -234,9 +240,9 @@ class Host:
 
     def _unreachable(self, url: str, error: StoreUnavailable) -> WorkerError:
         waited = f"(waited {self._settings.worker_boot_wait_s} s, WORKER_BOOT_WAIT_S)"
-        if isinstance(error, OddAnswer) and error.remedy:
+        if isinstance(error, UnexpectedAnswer) and error.remedy:
             return SettingsError(error.remedy)
-        if isinstance(error, OddAnswer):
+        if isinstance(error, UnexpectedAnswer):
             return StoreUnavailable(f"SUPABASE_URL: {url} answers, but not as it should: {error} {waited}")
         return StoreUnavailable(
             f"SUPABASE_URL: {url} cannot be reached ({error}); is it right, and is Supabase running? {waited}"

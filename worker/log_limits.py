@@ -1,4 +1,4 @@
-"""How much is logged: of equal lines (`Repeats`), of one noisy source (`Allowance`), of each session (`Budgets`)."""
+"""How much is logged: of equal lines (`Repeats`), of one noisy source (`LineBudget`), of each session (`Budgets`)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Repeats:
         return told
 
 
-class Allowance:
+class LineBudget:
     """LINES_AT_ONCE lines at once, then LINES_PER_SECOND."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -69,15 +69,15 @@ class Allowance:
 
 
 class Budgets:
-    """An `Allowance` for each session of a process: one that floods the log takes no line from the others."""
+    """A `LineBudget` for each session of a process: one that floods the log takes no line from the others."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._sessions: OrderedDict[Hashable, tuple[Allowance, list[int]]] = OrderedDict()
+        self._sessions: OrderedDict[Hashable, tuple[LineBudget, list[int]]] = OrderedDict()
 
     def take(self, session: Hashable) -> dict[str, int] | None:
         """The fields that tell of lines that were left out, empty as a rule; None: leave this one out."""
-        allowance, left_out = self._sessions.setdefault(session, (Allowance(self._clock), [0]))
+        allowance, left_out = self._sessions.setdefault(session, (LineBudget(self._clock), [0]))
         self._sessions.move_to_end(session)
         if len(self._sessions) > SESSIONS_REMEMBERED:
             self._sessions.popitem(last=False)

@@ -23,13 +23,13 @@ from worker.bridge.process import NODE_FLAGS, Sidecar, make_environment, run_sid
 from worker.bridge.protocol import Pong
 from worker.errors import BridgeError, StaleFence, StoreError, WorkerError, unwrapped
 from worker.installation import sidecar_folder
-from worker.log_limits import Allowance
+from worker.log_limits import LineBudget
 from worker.outbound import proxy_for
 from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import DeafFound, StallFound
 from worker.session.flags import Monitored
-from worker.session.host_poll import Seat
+from worker.session.host_poll import PolledSession
 from worker.session.report import View
 from worker.session.suspects import Cause, cause_of
 from worker.session.watchdog import PING_EVERY_SECONDS, judge
@@ -76,7 +76,7 @@ class Supervisor:
         self._on_view = on_view
         self._follow = follow  # shows what arrives, while the lease is held
         self._crashes = Crashes(settings.worker_backoff_base_ms / 1000, settings.worker_backoff_max_ms / 1000)
-        self._lines = Allowance()  # for all sidecars: one that keeps ending has no more of them
+        self._lines = LineBudget()  # for all sidecars: one that keeps ending has no more of them
         self.at_end = STOPPED  # what the row shows after a stop
 
     # The lease
@@ -105,10 +105,10 @@ class Supervisor:
         if held is None:
             return
         holder_file.sweep(shared.folder)
-        seat = Seat(session, held.fence)
+        polled = PolledSession(session, held.fence)
         try:
-            with shared.poll.seated(seat):
-                await self.serve(seat, clock_skew(held.now))
+            with shared.poll.registered(polled):
+                await self.serve(polled, clock_skew(held.now))
         except StaleFence:
             logger.warning("another worker has taken over; waiting for its lease")
         finally:
@@ -118,8 +118,8 @@ class Supervisor:
         logger.info("{}", reason)
         self._health.lease = reason
 
-    async def serve(self, seat: Seat, skew: float) -> None:
-        """Serve a session whose seat is polled for, until told to stop. `skew`: as `clock_skew` of its lease.
+    async def serve(self, polled: PolledSession, skew: float) -> None:
+        """Serve a session that the poll covers, until told to stop. `skew`: as `clock_skew` of its lease.
 
         Raises:
             StaleFence: another worker holds the session.
@@ -128,17 +128,17 @@ class Supervisor:
         self._health.lease, self._health.lease_ok = "held", True
         try:
             with unwrapped():
-                await self._serve(seat, skew)
+                await self._serve(polled, skew)
         finally:
             self._health.lease, self._health.lease_ok, self._health.view = "not held", False, None
 
-    async def _serve(self, seat: Seat, skew: float) -> None:
+    async def _serve(self, polled: PolledSession, skew: float) -> None:
         settings, shared = self._settings, self._shared
         async with (
-            open_leased_session(settings, shared, seat.fence, self._health, self._on_view) as leased,
+            open_leased_session(settings, shared, polled.fence, self._health, self._on_view) as leased,
             anyio.create_task_group() as task_group,
         ):
-            task_group.start_soon(seat.until_lost)
+            task_group.start_soon(polled.until_lost)
             task_group.start_soon(leased.report.run)
             task_group.start_soon(leased.watch.run, leased.tell_database_gone)
             if abs(skew) > SKEW_MAX_SECONDS:
@@ -146,12 +146,12 @@ class Supervisor:
                 leased.report.error(
                     "CLOCK_SKEW", "this machine's clock differs from the database's", skew_s=round(skew)
                 )
-            with seat.serving(leased.served):
+            with polled.serving(leased.served):
                 try:
                     with self._stop.interrupts():
                         credentials = leased.state.credentials  # raises before anything is changed
                         await until_answered(credentials, what="the credentials")
-                        await until_answered(lambda: shared.poll.ask(seat), what="the monitored groups and the flags")
+                        await until_answered(lambda: shared.poll.ask(polled), what="the monitored groups and the flags")
                     await self._work(leased, task_group)
                 except StaleFence:
                     raise
@@ -165,7 +165,7 @@ class Supervisor:
         task_group.start_soon(leased.flags.run)
         task_group.start_soon(leased.media.run)
         task_group.start_soon(leased.housekeeping.run)
-        task_group.start_soon(leased.drops.run)
+        task_group.start_soon(leased.drop_warnings.run)
         if self._follow:
             task_group.start_soon(self._follow, self._shared.store, self._settings.worker_session, leased.arrivals)
         task_group.start_soon(leased.figures.run)
@@ -261,10 +261,10 @@ class Supervisor:
         open_seconds, now = leased.connection.policy.open_seconds, time.time()
         if open_seconds is None:
             return
-        deaf = leased.hearing.observe(pong, now=now, opened_at=now - open_seconds)
+        deaf = leased.deafness.observe(pong, now=now, opened_at=now - open_seconds)
         if deaf:
             leased.events.put(DeafFound(reason=deaf))
-        if heard := leased.hearing.news(now):
+        if heard := leased.deafness.times_to_store(now):
             leased.report.keep(heard=heard)
 
     async def _pause(self, leased: LeasedSession, why: str, lived: float) -> None:

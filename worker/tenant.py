@@ -11,10 +11,10 @@ from loguru import logger
 
 from worker.errors import SettingsError, StaleFence, StoreUnavailable, WorkerError
 from worker.log import hidden
-from worker.session.host_poll import Leave, Seat
+from worker.session.host_poll import GiveUpReason, PolledSession
+from worker.session.rate_limit import RateLimiter
 from worker.session.reconnect_policy import StayDown
 from worker.session.report import View
-from worker.session.turns import Turns
 from worker.session_settings import parse_session_settings
 from worker.settings import Settings
 from worker.stop import Stop
@@ -24,7 +24,7 @@ from worker.supervisor import STOPPED, Supervisor, clock_skew, release
 from worker.web.health import SessionHealth
 from worker.wiring import Shared, first_retry_state
 
-AT_END: Mapping[Leave, View] = {
+AT_END: Mapping[GiveUpReason, View] = {
     "unwanted": View(
         status="disconnected", state="stopped", say="Stopped, as asked: the session is not wanted (`wanted`)."
     ),
@@ -45,36 +45,36 @@ class Tenant:
         shared: Shared,
         health: SessionHealth,
         stop: Stop,
-        starts: Turns,
+        starts: RateLimiter,
     ) -> None:
         self.session = claimed.session
         self.health = health
-        self.left: Leave | None = None  # why it was given back, if somebody asked for that
+        self.give_up_reason: GiveUpReason | None = None  # why it was given back, if somebody asked for that
         self._settings = settings
         self._shared = shared
         self._stop = stop
         self._starts = starts
         self._own = claimed.settings
         self._skew = clock_skew(claimed.now)
-        self._seat = Seat(claimed.session, claimed.fence, self, claimed.settings)
+        self._polled = PolledSession(claimed.session, claimed.fence, self, claimed.settings)
         self._again = Stop(stop)  # asked when the settings change
         self._changes = False  # and it is not yet served with the new ones
         self._supervisor: Supervisor | None = None
         self._secrets = ExitStack()  # hidden in the log until other settings hold, or until its end is logged
         self._ended = anyio.Event()
 
-    # Orders
+    # ClaimCallbacks
 
-    def leave(self, why: Leave) -> None:
+    def on_give_up(self, why: GiveUpReason) -> None:
         if not self._stop.asked:
-            self.left = why
+            self.give_up_reason = why
             logger.info(
                 "{} {}", self.session, "is not wanted any more" if why == "unwanted" else "goes to another host"
             )
             self._end_with(AT_END[why])
             self._stop.ask()
 
-    def settle(self, settings: StoredSettings) -> None:
+    def on_settings(self, settings: StoredSettings) -> None:
         self._own = settings
         if self._stop.asked:
             return
@@ -93,7 +93,7 @@ class Tenant:
         failed = False
         with logger.contextualize(session=self.session):
             try:
-                with self._shared.poll.seated(self._seat):
+                with self._shared.poll.registered(self._polled):
                     await self._live(after)
             except StaleFence:
                 logger.warning("another host has taken over {}", self.session)
@@ -104,7 +104,7 @@ class Tenant:
                 failed = True
                 logger.exception("a fault of the worker itself ended {}; please report it", self.session)
             finally:
-                await release(self._shared, self.session, self._seat.fence, failed=failed)
+                await release(self._shared, self.session, self._polled.fence, failed=failed)
                 self._secrets.close()
                 self._ended.set()
 
@@ -119,7 +119,7 @@ class Tenant:
                 await self._wait_for_other_settings(wrong)
                 continue
             with self._again.interrupts():
-                await self._starts.take()
+                await self._starts.wait()
             if not self._again.asked:
                 await self._serve(settings)
         if self._changes:
@@ -131,7 +131,7 @@ class Tenant:
         self._supervisor = Supervisor(settings, self._shared, self.health, self._again, failed=_tried_again)
         self._changes = False
         try:
-            await self._supervisor.serve(self._seat, self._skew)
+            await self._supervisor.serve(self._polled, self._skew)
         finally:
             self._supervisor = None
 
@@ -142,18 +142,18 @@ class Tenant:
         self.health.view = View(status="disconnected", state="needs_you", say=f"Its settings are wrong: {wrong}")
         with self._again.interrupts():
             await until_answered(lambda: self._show(self.health.view), what="the session's row")
-            await self._seat.until_lost()
+            await self._polled.until_lost()
 
     async def _say_stopped(self) -> None:
         """For a row that says that it starts again, which it does not."""
         with anyio.move_on_after(LAST_WORD_SECONDS), suppress(StoreUnavailable):
             row = (await self._shared.store.status(self.session)).get("session") or {}
             if (row.get("detail") or {}).get("say") == CHANGING.say:
-                await self._show(AT_END[self.left] if self.left else STOPPED)
+                await self._show(AT_END[self.give_up_reason] if self.give_up_reason else STOPPED)
 
     async def _show(self, view: View | None) -> None:
         """Write the row, outside of a leased session. A logout and a ban that stand there outlive this."""
-        store, session, fence = self._shared.store, self.session, self._seat.fence
+        store, session, fence = self._shared.store, self.session, self._polled.fence
         row = (await store.status(session)).get("session") or {}
         if view is None or isinstance(first_retry_state(row).plan, StayDown):
             return

@@ -33,26 +33,26 @@ from worker.session.arrivals import Arrivals
 from worker.session.auth_state import AuthState
 from worker.session.closes import BAN_SECONDS_MAX
 from worker.session.connection import Connection, SocketOptions
+from worker.session.deafness import DeafnessDetector
 from worker.session.discovery import Discovery
-from worker.session.drops import Drops
+from worker.session.drop_warnings import DropWarnings
 from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import FlagWatch, Monitored
-from worker.session.hearing import Hearing
-from worker.session.host_poll import HostPoll, Served
+from worker.session.host_poll import HostPoll, ServedParts
 from worker.session.housekeeping import Housekeeping
 from worker.session.members import MemberLists
+from worker.session.rate_limit import OncePerProcess, RateLimiter
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report, View
 from worker.session.requests import LOGGED_OUT, Requests
 from worker.session.suspects import Suspects
-from worker.session.turns import Once, Turns
-from worker.session.version import Claim, VersionPolicy, parse_kept
+from worker.session.version import VersionClaim, VersionPolicy, parse_kept
 from worker.settings import Settings
 from worker.store import Store
 from worker.store.availability import PATIENCE_SECONDS, DatabaseWatch
 from worker.store.cipher import StateCipher
 from worker.store.embedded import Embedded, embedded_supabase
-from worker.store.lease import Pace
+from worker.store.lease import PollTiming
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 from worker.web.figures import FiguresPoller
@@ -70,15 +70,15 @@ class Shared:
     poll: HostPoll
     downloader: Downloader
     folder: Path
-    logins: Turns | None = None
+    logins: RateLimiter | None = None
     files: Slots | None = None
-    once: Once = field(default_factory=Once)
+    once: OncePerProcess = field(default_factory=OncePerProcess)
     leased: list[LeasedSession] = field(default_factory=list)
 
-    def tell_key(self, refused: str | None) -> None:
+    def show_key_refusal(self, refused: str | None) -> None:
         """Show in every session that Supabase refuses the key; with None, that it no longer does."""
         for one in self.leased:
-            one.tell_key(refused)
+            one.show_key_refusal(refused)
 
 
 class Phone:
@@ -126,11 +126,11 @@ class LeasedSession:
     flags: FlagWatch
     media: MediaRunner
     housekeeping: Housekeeping
-    served: Served
-    drops: Drops
+    served: ServedParts
+    drop_warnings: DropWarnings
     arrivals: Arrivals
     figures: FiguresPoller
-    hearing: Hearing
+    deafness: DeafnessDetector
     connection: Connection
     events: EventQueue
     phone: Phone
@@ -145,7 +145,7 @@ class LeasedSession:
         )
         self.events.put(DatabaseGone(reason=self.watch.reason))
 
-    def tell_key(self, refused: str | None) -> None:
+    def show_key_refusal(self, refused: str | None) -> None:
         """Show that the key is refused; with None, show again what was shown before."""
         if refused is None:
             if self._before_refusal is not None:
@@ -167,17 +167,17 @@ async def open_leased_session(
     row = (await until_answered(session.status, what="the session's row")).get("session") or {}
     version = parse_kept(row.get("detail") or {})
     report = _make_report(session, {**_kept(version), **_heard(row)}, health, on_view)
-    watch = DatabaseWatch(lease_patience=pace(settings).patience)
+    watch = DatabaseWatch(lease_patience=poll_timing(settings).patience)
     cipher = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
     state = AuthState(session, cipher, watch)
     suspects = Suspects(session)
     monitored, phone, events = Monitored(), Phone(), EventQueue()
     async with AsyncExitStack() as end:
         end.callback(events.close)
-        flags = FlagWatch(session, report, events.put, pace(settings).again)
+        flags = FlagWatch(session, report, events.put, poll_timing(settings).retry_interval)
         downloader = await end.enter_async_context(_open_downloads(settings, shared, phone))
         media = _make_media(settings, shared, downloader, phone)
-        drops, arrivals, first = Drops(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
+        drop_warnings, arrivals, first = DropWarnings(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
         members = None
         if settings.worker_group_members:
             members = MemberLists(session, report, lambda: monitored.groups)
@@ -187,7 +187,7 @@ async def open_leased_session(
             media=media.notify,
             committed=(
                 health.metrics.committed,
-                drops.committed,
+                drop_warnings.committed,
                 discovery.committed,
                 arrivals.committed,
                 first.committed,
@@ -220,7 +220,7 @@ async def open_leased_session(
             keep_seconds=settings.keep_seconds,
             audit_seconds=settings.audit_seconds,
             analyze=settings.embedded,
-            first_of_all=shared.once.first_of_all,
+            claim_task=shared.once.claim_task,
             expire=None if settings.worker_expire == "keep" else settings.worker_expire,
         )
         leased = LeasedSession(
@@ -230,12 +230,12 @@ async def open_leased_session(
             suspects=suspects,
             flags=flags,
             media=media,
-            drops=drops,
+            drop_warnings=drop_warnings,
             arrivals=arrivals,
             figures=figures,
-            hearing=health.hearing,
+            deafness=health.deafness,
             housekeeping=housekeeping,
-            served=Served(
+            served=ServedParts(
                 session=session.session,
                 fence=fence,
                 watch=watch,
@@ -289,9 +289,9 @@ def media_source(settings: Settings) -> Source:
     return Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
 
 
-def pace(settings: Settings) -> Pace:
+def poll_timing(settings: Settings) -> PollTiming:
     """How often the database is polled, and how long it is waited for."""
-    return Pace(poll=settings.worker_poll_ms / 1000, lease=float(settings.worker_lease_s))
+    return PollTiming(poll=settings.worker_poll_ms / 1000, lease=float(settings.worker_lease_s))
 
 
 def _make_report(
@@ -310,7 +310,7 @@ def _heard(row: dict[str, Any]) -> dict[str, Any]:
     return {"heard": heard} if isinstance(heard, dict) else {}
 
 
-def _kept(good: Claim | None) -> dict[str, Any]:
+def _kept(good: VersionClaim | None) -> dict[str, Any]:
     """What of a version that worked is stored in the session's row."""
     if good is None:
         return {}

@@ -20,7 +20,7 @@ from console.messages import Where
 from console.rules.charts import SPANS, span_of
 from console.rules.people import Names
 from console.viewer import go_to, number, read_action
-from worker.session.flags import Ask
+from worker.session.flags import RequestKind
 from worker.store.console import ListedGroup
 
 MEMBERS_FROM = 1000  # the newest messages of a group, from which its page takes who writes
@@ -86,7 +86,7 @@ async def gallery(request: Request) -> Response:
 async def fetch(request: Request) -> Response:
     place = here(request)
     await place.act("fetch_groups")
-    await place.database.ask(lambda store: store.console.raise_flag(place.session, Ask.GROUPS.value))
+    await place.database.ask(lambda store: store.console.raise_flag(place.session, RequestKind.GROUPS.value))
     return go_to(f"{place.base}/groups", did="fetch")
 
 

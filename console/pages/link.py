@@ -10,7 +10,7 @@ from starlette.responses import Response
 from console.here import Here, here
 from console.town import is_installed
 from console.viewer import go_to
-from worker.session.flags import PHONE, Ask
+from worker.session.flags import PHONE, RequestKind
 
 NOT_DIGITS = re.compile(r"[^0-9]")
 
@@ -22,7 +22,7 @@ async def page(request: Request) -> Response:
 
 
 async def refresh(request: Request) -> Response:
-    return await _ask(here(request), Ask.REFRESH)
+    return await _ask(here(request), RequestKind.REFRESH)
 
 
 async def ask_for_code(request: Request) -> Response:
@@ -32,7 +32,7 @@ async def ask_for_code(request: Request) -> Response:
     number = NOT_DIGITS.sub("", form.get("phone", "")).removeprefix("00")
     if not PHONE.fullmatch(number):
         return go_to(f"{place.base}/link", did="bad_number")
-    await _raise(place, Ask.PAIRING_CODE, phone=number)
+    await _raise(place, RequestKind.PAIRING_CODE, phone=number)
     return go_to(f"{place.base}/link", did="code")
 
 
@@ -40,7 +40,7 @@ async def answer_passkey(request: Request) -> Response:
     """What the owner's browser signed, pasted. The worker removes it from the flag when it has it."""
     place = here(request)
     form = await place.act("passkey_answered")
-    await _raise(place, Ask.PASSKEY_ANSWERED, assertion=form.get("assertion", ""))
+    await _raise(place, RequestKind.PASSKEY_ANSWERED, assertion=form.get("assertion", ""))
     return go_to(f"{place.base}/link", did="passkey")
 
 
@@ -48,7 +48,7 @@ async def compare(request: Request) -> Response:
     """Whether the phone shows the code that this page showed."""
     place = here(request)
     form = await place.act("passkey_compared")
-    await _raise(place, Ask.PASSKEY_COMPARED, code=form.get("code", ""), same=form.get("same") == "true")
+    await _raise(place, RequestKind.PASSKEY_COMPARED, code=form.get("code", ""), same=form.get("same") == "true")
     return go_to(f"{place.base}/link", did="compared")
 
 
@@ -57,16 +57,16 @@ async def confirm(request: Request) -> Response:
 
 
 async def disconnect(request: Request) -> Response:
-    return await _ask(here(request), Ask.DISCONNECT)
+    return await _ask(here(request), RequestKind.DISCONNECT)
 
 
-async def _ask(place: Here, ask: Ask) -> Response:
+async def _ask(place: Here, ask: RequestKind) -> Response:
     await place.act(ask.name.lower())
     await _raise(place, ask)
     return go_to(f"{place.base}/link", did=ask.name.lower())
 
 
-async def _raise(place: Here, ask: Ask, **value: object) -> None:
+async def _raise(place: Here, ask: RequestKind, **value: object) -> None:
     await place.database.ask(lambda store: store.console.raise_flag(place.session, ask.value, value))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_batch_writer import POISON, Supabase, batch_of, dislikes, message, takes_at_most, write
-from worker.errors import KeyRefused, OddAnswer
+from worker.errors import KeyRefused, UnexpectedAnswer
 from worker.ingest import batch_writer
 from worker.store import retry
 
@@ -24,7 +24,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_item_ends_up_somewhere(count: int, disliked: set[int], broken: set[int], limit: int) -> None:
     supabase = Supabase(
         gateway=lambda body: takes_at_most(limit)(body) or dislikes(KeyRefused("HTTP 403"))(body),
-        postgres=lambda item: OddAnswer("XX000") if "broken" in item["text"] else None,
+        postgres=lambda item: UnexpectedAnswer("XX000") if "broken" in item["text"] else None,
     )
     good = message("GOOD")
     messages = [

@@ -20,7 +20,7 @@ from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
 from worker.bridge.process import MALLOC, Sidecar, check_node, make_environment, run_sidecar
-from worker.bridge.stderr import LeftOut
+from worker.bridge.stderr import SuppressedLines
 from worker.errors import CallTimeout, SettingsError, SidecarGone
 
 BOUND = 15.0
@@ -254,7 +254,7 @@ async def test_a_flood_of_stderr_is_survived_counted_and_cut(logged: list[str]) 
 
 def test_what_floods_the_log_is_summed_up_once_a_minute_by_its_texts(logged: list[str]) -> None:
     now = [0.0]
-    left_out = LeftOut(lambda: now[0])
+    left_out = SuppressedLines(lambda: now[0])
     for n in range(500):
         left_out.count(b'{"level":"debug","msg":"sent ack"}')
         left_out.count(b'{"level":"debug","msg":"odd %d"}' % n)

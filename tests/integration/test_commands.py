@@ -19,7 +19,7 @@ from testkit.waiting import until
 from testkit.worker import environment
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
 from worker.commands import export, terminal
-from worker.errors import OddAnswer, StoreRefused, StoreUnavailable
+from worker.errors import StoreRefused, StoreUnavailable, UnexpectedAnswer
 from worker.ingest.parts import Item
 from worker.store import Flag, MediaFile, Store, connect_store
 from worker.store.console import Console
@@ -257,7 +257,7 @@ async def test_a_project_with_other_tables_of_our_names_is_recognised_and_left_a
         assert ran.code == 1
         assert "FAIL Schema: this project has other tables with our names (groups); they were left alone" in ran.out
         async with connect_store(other.url, other.key) as store:
-            with pytest.raises(OddAnswer) as odd:  # and a worker does not start on it
+            with pytest.raises(UnexpectedAnswer) as odd:  # and a worker does not start on it
                 await store.check()
             assert "lacks our functions" in (odd.value.remedy or "")
             assert (await table(store, "groups").select("*").execute()).data == [{"id": 1, "title": "x"}]

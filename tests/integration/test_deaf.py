@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from testkit.inside import Inside, inside
-from worker.session import hearing
+from worker.session import deafness
 from worker.session.reconnect_policy import BACKLOGS_BEFORE_STAYING
 from worker.store.embedded import Endpoint
 
@@ -33,11 +33,11 @@ async def linked(
 
 async def learn_what_is_usual(it: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send until enough was heard; then count a second as unusually long."""
-    monkeypatch.setattr(hearing, "ENOUGH_GAPS", 2)
+    monkeypatch.setattr(deafness, "ENOUGH_GAPS", 2)
 
     async def known() -> bool:
         await it.stored(it.market, "something to hear")
-        ears = it.host.health.session.hearing
+        ears = it.host.health.session.deafness
         return ears.anything.usual is not None and ears.groups.usual is not None
 
     await it.until("enough to know what is usual", known)
@@ -52,8 +52,8 @@ async def test_a_deaf_connection_is_made_anew_once_and_what_waited_is_stored(
         last = await it.database.last_event()
         await it.phone.fault("deaf_connection", **({"groups": True} if groups else {}))
         sent = await it.phone.send("Ana", it.market.id, "said to a deaf connection")
-        monkeypatch.setattr(hearing, "FLOOR_SECONDS", 1.0)
-        monkeypatch.setattr(hearing, "TIMES_USUAL", 0.0)
+        monkeypatch.setattr(deafness, "FLOOR_SECONDS", 1.0)
+        monkeypatch.setattr(deafness, "TIMES_USUAL", 0.0)
 
         async def told() -> str | None:
             if groups:
@@ -63,7 +63,7 @@ async def test_a_deaf_connection_is_made_anew_once_and_what_waited_is_stored(
 
         reason = await it.until("the silence to be noticed", told)
 
-        monkeypatch.setattr(hearing, "FLOOR_SECONDS", 1e9)
+        monkeypatch.setattr(deafness, "FLOOR_SECONDS", 1e9)
         assert reason.startswith("nothing has come from " + ("any group" if groups else "WhatsApp"))
         assert (await it.row(sent))["text"] == "said to a deaf connection"
         await it.connected()
@@ -77,8 +77,8 @@ async def test_a_quiet_account_is_connected_to_once_more_warned_of_and_then_left
     async with linked(tmp_path, embedded, session, monkeypatch) as it:
         await learn_what_is_usual(it, monkeypatch)
         last = await it.database.last_event()
-        monkeypatch.setattr(hearing, "FLOOR_SECONDS", 0.5)
-        monkeypatch.setattr(hearing, "TIMES_USUAL", 0.0)
+        monkeypatch.setattr(deafness, "FLOOR_SECONDS", 0.5)
+        monkeypatch.setattr(deafness, "TIMES_USUAL", 0.0)
         await it.told("error", last, code="DEAF")
         await it.connected()
         looks = 0
@@ -93,7 +93,7 @@ async def test_a_quiet_account_is_connected_to_once_more_warned_of_and_then_left
         ready = it.host.health.describe()
         assert ready["ok"], ready["reasons"]
         assert any("nothing from WhatsApp" in warning for warning in ready["warnings"])
-        monkeypatch.setattr(hearing, "FLOOR_SECONDS", 1e9)
+        monkeypatch.setattr(deafness, "FLOOR_SECONDS", 1e9)
         await it.stored(it.market, "it was only quiet")
         await it.until("the warning to go", lambda: no_warnings(it))
 
@@ -137,4 +137,4 @@ async def test_an_empty_connection_after_a_preview_is_left_and_the_next_one_gets
 
 
 async def no_warnings(it: Inside) -> bool:
-    return not it.host.health.session.hearing.warnings
+    return not it.host.health.session.deafness.warnings

@@ -20,7 +20,7 @@ import pytest
 from testkit.waiting import until
 from tests.integration.catalogue import migration_files, unpack_first_migrations
 from tests.integration.database import message, rows, writer
-from worker.errors import KeyRefused, OddAnswer, SettingsError, StoreError, StoreUnavailable
+from worker.errors import KeyRefused, SettingsError, StoreError, StoreUnavailable, UnexpectedAnswer
 from worker.store import Timeouts, connect_store, embedded
 from worker.store.embedded import Embedded, Endpoint, embedded_supabase, read_endpoint
 from worker.store.endpoint import free_port, is_free
@@ -274,7 +274,7 @@ async def test_a_wrong_key_and_an_unreachable_address_are_told_apart(embedded: E
     assert isinstance(wrong, KeyRefused)
     assert "SUPABASE_SERVICE_KEY" in str(wrong.remedy)
     public = await error_of(embedded.url, embedded.publishable_key)
-    assert isinstance(public, OddAnswer)
+    assert isinstance(public, UnexpectedAnswer)
     assert public.remedy
     nobody = await error_of(f"http://127.0.0.1:{free_port()}", embedded.key)
     assert isinstance(nobody, StoreUnavailable)

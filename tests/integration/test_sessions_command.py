@@ -97,7 +97,7 @@ async def test_stop_waits_until_the_host_has_let_it_go(wa: Commands, store: Stor
         tasks.start_soon(stop)
 
         async def is_told() -> bool:
-            news = (await store.host_poll("h:1:x", 0, [held], 60.0)).news
+            news = (await store.host_poll("h:1:x", 0, [held], 60.0)).updates
             return session in news and news[session].stop
 
         with anyio.fail_after(60):
@@ -123,7 +123,7 @@ async def test_a_request_waits_for_its_answer(wa: Commands, store: Store, sessio
 
     async def answer() -> None:
         with anyio.fail_after(60):
-            while not (news := (await store.host_poll("h", 0, [held])).news):  # noqa: ASYNC110
+            while not (news := (await store.host_poll("h", 0, [held])).updates):  # noqa: ASYNC110
                 await anyio.sleep(0.05)
         (request,) = news[session].requests
         assert (request.name, request.args) == ("pairing_code", {"phone": "+49 151 1234567"})

@@ -14,7 +14,6 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from worker.errors import (
     KeyRefused,
-    OddAnswer,
     SequenceGap,
     SettingsError,
     StaleEpoch,
@@ -23,6 +22,7 @@ from worker.errors import (
     StoreUnavailable,
     TooLarge,
     TooSlow,
+    UnexpectedAnswer,
     WorkerError,
 )
 from worker.store import Batch, Flag, MediaFile, Store, Timeouts, connect_store
@@ -84,7 +84,7 @@ def postgres(code: str, message: str = SECRET) -> str:
         (405, postgres("25006"), StoreUnavailable, None, "read-only: its disk is full, or a replica for a while"),
         (503, postgres("PGRST002"), StoreUnavailable, None, "PostgREST has no schema yet"),
         (504, postgres("PGRST003"), StoreUnavailable, None, "no connection in the pool"),
-        (404, postgres("PGRST202"), OddAnswer, None, "the migrations are missing, or the schema cache reloads"),
+        (404, postgres("PGRST202"), UnexpectedAnswer, None, "the migrations are missing, or the schema cache reloads"),
         (500, postgres("SUP", "error: new row violates"), StoreRefused, "SUP", "the embedded one, of Postgres"),
         (500, postgres("SUP", "Error: PGlite is closed"), StoreUnavailable, None, "the embedded one, of itself"),
         (401, '{"message": "Invalid API key"}', KeyRefused, None, "Kong, without a code"),
@@ -92,26 +92,32 @@ def postgres(code: str, message: str = SECRET) -> str:
         (403, "<html>Just a moment…</html>", KeyRefused, None, "Cloudflare's page for a text that it dislikes"),
         (401, "", KeyRefused, None, "a gateway without words"),
         (403, postgres("42501"), KeyRefused, None, "the key is not the service role's, or a grant is missing"),
-        (500, postgres("XX000"), OddAnswer, None, "an internal error may be gone the next time"),
-        (301, "", OddAnswer, None, "a redirect, which nobody follows"),
-        (307, "<html>moved</html>", OddAnswer, None, "a redirect, which nobody follows"),
-        (200, "", OddAnswer, None, "an answer that lost its body"),
-        (204, "", OddAnswer, None, "an answer that lost its body"),
-        (200, "{}", OddAnswer, None, "JSON, but not the function's"),
-        (200, "[]", OddAnswer, None, "JSON, but not the function's"),
-        (200, "null", OddAnswer, None, "JSON, but not the function's"),
-        (200, '{"seq": "\udcff"}', OddAnswer, None, "bytes that are no UTF-8"),
-        (200, '{"seq": "1', OddAnswer, None, "cut off in its middle"),
-        (402, '{"message": "exceed_egress_quota"}', OddAnswer, None, "a quota"),
+        (500, postgres("XX000"), UnexpectedAnswer, None, "an internal error may be gone the next time"),
+        (301, "", UnexpectedAnswer, None, "a redirect, which nobody follows"),
+        (307, "<html>moved</html>", UnexpectedAnswer, None, "a redirect, which nobody follows"),
+        (200, "", UnexpectedAnswer, None, "an answer that lost its body"),
+        (204, "", UnexpectedAnswer, None, "an answer that lost its body"),
+        (200, "{}", UnexpectedAnswer, None, "JSON, but not the function's"),
+        (200, "[]", UnexpectedAnswer, None, "JSON, but not the function's"),
+        (200, "null", UnexpectedAnswer, None, "JSON, but not the function's"),
+        (200, '{"seq": "\udcff"}', UnexpectedAnswer, None, "bytes that are no UTF-8"),
+        (200, '{"seq": "1', UnexpectedAnswer, None, "cut off in its middle"),
+        (402, '{"message": "exceed_egress_quota"}', UnexpectedAnswer, None, "a quota"),
         (413, "<html>Request Entity Too Large</html>", TooLarge, None, "nginx' limit"),
-        (540, "paused", OddAnswer, None, "a project that is paused"),
-        (404, '{"error": "requested path is invalid"}', OddAnswer, None, "a path in SUPABASE_URL"),
+        (540, "paused", UnexpectedAnswer, None, "a project that is paused"),
+        (404, '{"error": "requested path is invalid"}', UnexpectedAnswer, None, "a path in SUPABASE_URL"),
         (429, "slow down", StoreUnavailable, None, "a rate limit"),
         (502, "<html>Bad Gateway</html>", StoreUnavailable, None, "a gateway"),
         (522, "<html>cloudflare</html>", StoreUnavailable, None, "Cloudflare's own"),
-        (500, "<html>oops</html>", OddAnswer, None, "whoever it was"),
-        (404, "<html>nothing here</html>", OddAnswer, None, "no Supabase at this address, or a gateway that restarts"),
-        (200, "<html>back soon</html>", OddAnswer, None, "a page of maintenance"),
+        (500, "<html>oops</html>", UnexpectedAnswer, None, "whoever it was"),
+        (
+            404,
+            "<html>nothing here</html>",
+            UnexpectedAnswer,
+            None,
+            "no Supabase here, or a gateway that restarts",
+        ),
+        (200, "<html>back soon</html>", UnexpectedAnswer, None, "a page of maintenance"),
         (None, "", StoreUnavailable, None, "closed in mid-answer: it may have been done"),
     ],
 )
@@ -207,7 +213,7 @@ async def test_json_that_is_not_the_functions_answer_is_never_taken_for_it(
 ) -> None:
     server, store = answering
     server.status, server.body = 200, body
-    with pytest.raises(OddAnswer):
+    with pytest.raises(UnexpectedAnswer):
         await call(store)
 
 
@@ -218,9 +224,9 @@ async def test_json_that_is_not_the_functions_answer_is_never_taken_for_it(
         (403, "<html>Just a moment…</html>", KeyRefused),
         (400, '{"statusCode": "413", "error": "Payload too large", "message": "too large"}', StoreRefused),
         (413, "<html>Request Entity Too Large</html>", StoreRefused),
-        (200, "", OddAnswer),
-        (200, "<html>back soon</html>", OddAnswer),
-        (301, "", OddAnswer),
+        (200, "", UnexpectedAnswer),
+        (200, "<html>back soon</html>", UnexpectedAnswer),
+        (301, "", UnexpectedAnswer),
         (500, '{"statusCode": "500", "error": "InternalError", "message": "x"}', StoreUnavailable),
         (504, "<html>gateway</html>", StoreUnavailable),
         (None, "", StoreUnavailable),
@@ -260,7 +266,7 @@ async def test_an_odd_answer_is_put_into_words(
 ) -> None:
     server, store = answering
     server.status, server.body = status, body
-    with pytest.raises(OddAnswer, match=re.escape(words)) as raised:
+    with pytest.raises(UnexpectedAnswer, match=re.escape(words)) as raised:
         await store.commit("default", Batch(fence=1, epoch=1, seq=1))
     assert str(raised.value).startswith("wa_commit: ")
 
@@ -274,7 +280,7 @@ async def test_an_object_that_is_there_under_its_hash_is_stored(answering: tuple
 async def test_the_check_says_when_it_is_no_supabase_that_answers(answering: tuple[Answering, Store]) -> None:
     server, store = answering
     server.status, server.body = 404, "<html>nothing here</html>"
-    with pytest.raises(OddAnswer) as raised:
+    with pytest.raises(UnexpectedAnswer) as raised:
         await store.check()
     assert "SUPABASE_URL is no Supabase" in (raised.value.remedy or "")
     server.status, server.body = 200, '{"version": "20200101000000"}'

@@ -366,16 +366,16 @@ async def test_a_wanted_session_is_claimed_served_and_stopped(store: Store, sess
         return [HeldSession(session=session, fence=1, monitored=0, media=0, claimed=True, settings=settings)]
 
     again = await store.host_poll("host", 0, held(claimed.settings.version), 30.0)
-    assert (again.claimed, again.give_up, again.news) == ([], frozenset(), {})
+    assert (again.claimed, again.give_up, again.updates) == ([], frozenset(), {})
     await store.console.ask(session, "pairing_code", {"phone": "491511234567"})
-    news = (await store.host_poll("host", 0, held("another"), 30.0)).news[session]
+    news = (await store.host_poll("host", 0, held("another"), 30.0)).updates[session]
     assert (news.stop, news.settings) == (False, claimed.settings)
     (request,) = news.requests
     assert (request.name, request.args) == ("pairing_code", {"phone": "491511234567"})
     for _ in range(2):
         await store.request_handled(session, request.id, "shown")
     await table(store, "wa_sessions").update({"wanted": False}).eq("id", session).execute()
-    news = (await store.host_poll("host", 0, held(claimed.settings.version), 30.0)).news[session]
+    news = (await store.host_poll("host", 0, held(claimed.settings.version), 30.0)).updates[session]
     assert (news.stop, news.settings, news.requests) == (True, None, [])
     assert await store.lease_release(session, "host", 1, failed=True)
     assert not await store.lease_release(session, "host", 1, failed=True)

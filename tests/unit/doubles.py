@@ -35,11 +35,11 @@ from worker.store import (
     GroupChange,
     GroupsUpserted,
     HeldSession,
-    HostPolled,
+    HostPollAnswer,
     Lease,
     MonitoredGroups,
-    News,
     Piece,
+    SessionUpdate,
     Suspect,
 )
 from worker.store.session import SessionStore
@@ -200,7 +200,7 @@ class Database:
         held: Sequence[HeldSession],
         lease_seconds: float | None = None,
         within: float | None = None,
-    ) -> HostPolled:
+    ) -> HostPollAnswer:
         """As the SQL function, for one session; `busy` and `hangs` are what a test makes of it."""
         await self._answer()
         if self.hangs:
@@ -212,14 +212,14 @@ class Database:
         if self.refused_poll:
             raise StoreRefused("wa_host_poll: 42501", "42501")
         if (self.holder, self.fence) != (owner, one.fence):
-            return HostPolled(lost=frozenset({one.session}), news={})
+            return HostPollAnswer(lost=frozenset({one.session}), updates={})
         version = hash(self.monitored)
-        news = News(
+        news = SessionUpdate(
             flags=[flag for flag in self.flags if flag not in self.handled],
             monitored=MonitoredGroups(version=version, groups=self.monitored) if version != one.monitored else None,
             media=self.media_due and one.media > 0,
         )
-        return HostPolled(busy=frozenset({one.session} if self.busy else ()), news={one.session: news})
+        return HostPollAnswer(busy=frozenset({one.session} if self.busy else ()), updates={one.session: news})
 
     async def request_handled(self, id_: int, result: str) -> None:
         await self._answer()

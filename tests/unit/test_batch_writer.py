@@ -13,13 +13,13 @@ import pytest
 
 from worker.errors import (
     KeyRefused,
-    OddAnswer,
     SequenceGap,
     StoreError,
     StoreRefused,
     StoreUnavailable,
     TooLarge,
     TooSlow,
+    UnexpectedAnswer,
 )
 from worker.ingest import batch_writer
 from worker.ingest.batch_writer import BatchWriter
@@ -159,7 +159,7 @@ def takes_at_most(size: int) -> Callable[[str], StoreError | None]:
     return lambda body: TooLarge("HTTP 413") if len(body) > size else None
 
 
-ERRORS = [KeyRefused("HTTP 403"), OddAnswer("XX000"), OddAnswer("HTTP 404"), StoreRefused("no", "22P05")]
+ERRORS = [KeyRefused("HTTP 403"), UnexpectedAnswer("XX000"), UnexpectedAnswer("HTTP 404"), StoreRefused("no", "22P05")]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)
@@ -187,7 +187,7 @@ async def test_one_bad_answer_moves_nothing(error: StoreError) -> None:
 
 
 async def test_what_alone_keeps_failing_is_listed_as_waiting_and_its_keys_commit() -> None:
-    supabase = Supabase(postgres=lambda item: OddAnswer("XX000") if name_of(item) in ("A4", "C1") else None)
+    supabase = Supabase(postgres=lambda item: UnexpectedAnswer("XX000") if name_of(item) in ("A4", "C1") else None)
     batch = batch_of(*[message(f"A{n}") for n in range(8)], changes=[change("C0"), change("C1")])
     done = await write(supabase, batch)
     assert supabase.listed == [("waiting", "A4"), ("waiting", "C1")]
@@ -198,7 +198,7 @@ async def test_what_alone_keeps_failing_is_listed_as_waiting_and_its_keys_commit
 @pytest.mark.parametrize("count", [2, 50])
 async def test_when_every_item_fails_alone_it_is_an_outage_and_nothing_is_listed(count: int) -> None:
     broken = True
-    supabase = Supabase(postgres=lambda item: OddAnswer("XX000") if broken else None)
+    supabase = Supabase(postgres=lambda item: UnexpectedAnswer("XX000") if broken else None)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(write, supabase, batch_of(*[message(f"A{n}") for n in range(count)]))
         with anyio.fail_after(30):

@@ -19,7 +19,7 @@ from worker.session.auth_state import AuthState
 from worker.session.connection import Connection, SocketOptions
 from worker.session.discovery import Discovery
 from worker.session.events import DatabaseGone, EventQueue
-from worker.session.flags import Ask, Request
+from worker.session.flags import Request, RequestKind
 from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
 from worker.session.report import Report
 from worker.session.requests import Requests
@@ -45,8 +45,8 @@ class Life:
     done: list[Flag] = field(default_factory=list)
     ended: BaseException | None = None
 
-    def ask(self, ask: Ask, at: str = "2026-01-31T12:00:00Z", phone: str | None = None) -> None:
-        self.events.put(Request(ask=ask, flag=make_flag(ask.value, at), phone=phone))
+    def ask(self, ask: RequestKind, at: str = "2026-01-31T12:00:00Z", phone: str | None = None) -> None:
+        self.events.put(Request(kind=ask, flag=make_flag(ask.value, at), phone=phone))
 
     async def state(self, name: str) -> dict[str, Any]:
         """Wait until the row says that it is in this state."""
@@ -166,7 +166,7 @@ async def test_codes_that_ran_out_are_not_renewed_until_somebody_asks() -> None:
         assert row["status"] == "disconnected"
         assert "wa-worker link --refresh" in row["detail"]["say"]
         assert len(it.sidecar.connects) == 1
-        it.ask(Ask.REFRESH)
+        it.ask(RequestKind.REFRESH)
         await it.connects(2)
         assert [flag.key for flag in it.done] == ["wa_refresh_qr_requested"]
 
@@ -229,8 +229,8 @@ async def test_what_needs_a_person_stays_down_and_says_so(code: int) -> None:
         await until(lambda: it.database.events("error"))
         assert it.database.events("error")[0]["code"] == "NEEDS_A_PERSON"
         assert it.database.wipes == 0
-        it.ask(Ask.GROUPS)
-        it.ask(Ask.REFRESH)
+        it.ask(RequestKind.GROUPS)
+        it.ask(RequestKind.REFRESH)
         await it.connects(2)
 
 
@@ -256,8 +256,8 @@ async def test_a_restart_asked_for_after_each_opening_is_backed_off() -> None:
 
 
 @pytest.mark.parametrize("gone", [SidecarGone("ended"), CallTimeout("close")], ids=["ended", "hung"])
-@pytest.mark.parametrize("ask", [Ask.REFRESH, Ask.DISCONNECT])
-async def test_what_is_asked_for_while_the_sidecar_dies_is_done_by_the_next(ask: Ask, gone: Exception) -> None:
+@pytest.mark.parametrize("ask", [RequestKind.REFRESH, RequestKind.DISCONNECT])
+async def test_what_is_asked_for_while_the_sidecar_dies_is_done_by_the_next(ask: RequestKind, gone: Exception) -> None:
     retry = RetryState()
     with closing(EventQueue()) as events:
         async with life(retry, events=events) as it:
@@ -266,7 +266,7 @@ async def test_what_is_asked_for_while_the_sidecar_dies_is_done_by_the_next(ask:
             it.ask(ask)
             await until(lambda: it.ended or it.done)
         if it.done:  # a logout that takes too long is done all the same
-            assert (ask, it.ended) == (Ask.DISCONNECT, None)
+            assert (ask, it.ended) == (RequestKind.DISCONNECT, None)
             return
         async with life(retry, events=events) as it:
             await until(lambda: [flag.key for flag in it.done] == [ask.value])
@@ -294,7 +294,7 @@ async def test_a_pairing_code_that_whatsapp_refuses_is_no_code_and_says_why(stat
         it.sidecar.shows_qr()
         await it.state("waiting_for_scan")
         it.sidecar.failures["pairing_code"] = [CallFailed("bad-request", -32000, {"status": status})]
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         await until(lambda: it.done and it.database.events("error"))
         assert why in it.database.events("error")[0]["msg"]
         assert "pairing_code" not in it.database.row["detail"]
@@ -305,7 +305,7 @@ async def test_a_pairing_code_stands_alone_when_the_last_qr_has_run_out() -> Non
         await it.connects(1)
         it.sidecar.shows_qr("2@last")
         await it.state("waiting_for_scan")
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         await until(lambda: it.database.row["detail"].get("pairing_code"))
         expires_at = it.database.row["detail"]["pairing_code_expires_at"]
         it.sidecar.shows_qr(None, 20_000)
@@ -324,7 +324,7 @@ async def test_the_passkey_gate_needs_a_person_and_is_not_tried_again_by_itself(
         row = await it.state("needs_you")
         assert "passkey" in row["detail"]["say"]
         assert it.sidecar.calls[-1] == "close"
-        it.ask(Ask.REFRESH)
+        it.ask(RequestKind.REFRESH)
         await it.connects(2)
 
 
@@ -334,7 +334,7 @@ async def test_a_pairing_code_that_has_run_out_is_not_shown_beside_the_next_qr()
         it.sidecar.code_ttl_ms = 1
         it.sidecar.shows_qr("2@one")
         await it.state("waiting_for_scan")
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         await until(lambda: it.database.row["detail"].get("pairing_code"))
         it.sidecar.shows_qr("2@two")
         await until(lambda: it.database.row["detail"].get("qr") == "2@two")
@@ -348,7 +348,7 @@ async def test_a_pairing_code_that_never_comes_is_turned_down() -> None:
         it.sidecar.shows_qr()
         await it.state("waiting_for_scan")
         it.sidecar.failures["pairing_code"] = [CallTimeout("pairing_code")]
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         await until(lambda: it.done)
         assert it.ended is None
 
@@ -370,7 +370,7 @@ async def test_a_refresh_ends_the_socket_and_makes_a_new_one() -> None:
     async with life() as it:
         await it.connects(1)
         it.sidecar.shows_qr()
-        it.ask(Ask.REFRESH)
+        it.ask(RequestKind.REFRESH)
         await it.connects(2)
         assert it.sidecar.calls == ["close", "connect", "close", "close", "connect"]
 
@@ -378,7 +378,7 @@ async def test_a_refresh_ends_the_socket_and_makes_a_new_one() -> None:
 async def test_what_an_ended_socket_still_says_is_not_news() -> None:
     async with life() as it:
         await it.connects(1)
-        it.ask(Ask.REFRESH)
+        it.ask(RequestKind.REFRESH)
         it.sidecar.closes(401, "Connection Failure", "connecting")  # arrives while the socket is being ended
         await it.connects(2)
         assert it.database.wipes == 0
@@ -387,14 +387,14 @@ async def test_what_an_ended_socket_still_says_is_not_news() -> None:
 async def test_a_disconnect_logs_out_forgets_and_stays_down_until_a_refresh() -> None:
     async with life() as it:
         await it.open()
-        it.ask(Ask.DISCONNECT)
+        it.ask(RequestKind.DISCONNECT)
         row = await it.state("logged_out")
         assert row["status"] == "disconnected"
         assert "close logout" in it.sidecar.calls
         assert it.database.wipes == 1
         assert [flag.key for flag in it.done] == ["wa_disconnect_requested"]
         assert len(it.sidecar.connects) == 1
-        it.ask(Ask.REFRESH)
+        it.ask(RequestKind.REFRESH)
         await it.connects(2)
 
 
@@ -403,7 +403,7 @@ async def test_a_logout_that_is_not_graceful_forgets_all_the_same() -> None:
         it.sidecar.failures["close"] = []
         await it.open()
         it.sidecar.failures["close"] = [CallFailed("no answer", -32000)]
-        it.ask(Ask.DISCONNECT)
+        it.ask(RequestKind.DISCONNECT)
         row = await it.state("logged_out")
         assert "WhatsApp could not be told" in row["detail"]["say"]
         assert it.database.wipes == 1
@@ -414,7 +414,7 @@ async def test_a_disconnect_is_obeyed_while_waiting_to_reconnect() -> None:
         await it.connects(1)
         it.sidecar.closes(428)
         await it.state("reconnecting")
-        it.ask(Ask.DISCONNECT)
+        it.ask(RequestKind.DISCONNECT)
         row = await it.state("logged_out")
         assert "WhatsApp" not in row["detail"]["say"], "no phone lists a device that was never linked"
 
@@ -424,7 +424,7 @@ async def test_a_logout_of_which_whatsapp_could_not_be_told_says_what_is_left_to
         await it.open()
         it.sidecar.closes(428)
         await it.state("reconnecting")
-        it.ask(Ask.DISCONNECT)
+        it.ask(RequestKind.DISCONNECT)
         row = await it.state("logged_out")
         assert "WhatsApp could not be told" in row["detail"]["say"]
         assert "Remove this device on the phone" in row["detail"]["say"]
@@ -437,13 +437,13 @@ async def test_groups_are_found_at_the_first_connection_and_when_asked_for(monke
         await it.open()
         await until(lambda: it.sidecar.calls.count("groups") == 1)
         assert [group.wa_group_id for group in it.database.groups] == ["1@g.us"]
-        it.ask(Ask.GROUPS)
+        it.ask(RequestKind.GROUPS)
         await until(lambda: it.done)
         assert it.sidecar.calls.count("groups") == 2
         it.sidecar.closes(428)
         await it.connects(2)
         it.sidecar.opens()
-        it.ask(Ask.GROUPS)
+        it.ask(RequestKind.GROUPS)
         await until(lambda: len(it.done) == 2)
         assert it.sidecar.calls.count("groups") == 3, "not again at the second connection by itself"
 
@@ -453,7 +453,7 @@ async def test_a_pairing_code_is_shown_beside_the_qr() -> None:
         await it.connects(1)
         it.sidecar.shows_qr("2@one")
         await it.state("waiting_for_scan")
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         await until(lambda: it.database.row["detail"].get("pairing_code") == "ABCD1234")
         it.sidecar.shows_qr("2@two")
         await until(lambda: it.database.row["detail"].get("qr") == "2@two")
@@ -469,7 +469,7 @@ async def test_a_server_that_retires_every_pairing_code_is_given_five_more_and_n
         it.sidecar.shows_qr("2@one")
         await it.state("waiting_for_scan")
         it.sidecar.says(PairingCodeRetired(by_hand=False))  # there is none: nothing is drawn for it
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         for _ in range(6):
             it.sidecar.says(PairingCodeRetired(by_hand=False))
         await until(lambda: it.database.events("error"))
@@ -486,7 +486,7 @@ async def test_a_retired_pairing_code_whose_successor_is_refused_is_shown_no_lon
         await it.connects(1)
         it.sidecar.shows_qr("2@one")
         await it.state("waiting_for_scan")
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         await until(lambda: it.database.row["detail"].get("pairing_code"))
         it.sidecar.failures["pairing_code"] = [CallFailed("too many", -32000, {"status": 429})]
         it.sidecar.says(PairingCodeRetired(by_hand=False))
@@ -500,7 +500,7 @@ async def test_a_pairing_code_that_is_retired_during_the_passkeys_exchange_has_n
         await it.connects(1)
         it.sidecar.shows_qr("2@one")
         await it.state("waiting_for_scan")
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         await until(lambda: it.database.row["detail"].get("pairing_code"))
         it.sidecar.says(PasskeyRequested(options=PASSKEY_OPTIONS))
         await it.state("needs_you")
@@ -515,7 +515,7 @@ async def test_a_pairing_code_that_is_retired_during_the_passkeys_exchange_has_n
 async def test_a_pairing_code_for_a_linked_session_is_turned_down() -> None:
     async with life() as it:
         await it.open()
-        it.ask(Ask.PAIRING_CODE, phone="491511234567")
+        it.ask(RequestKind.PAIRING_CODE, phone="491511234567")
         await until(lambda: it.done)
         await until(lambda: it.database.events("error"))
         assert it.database.events("error")[0]["code"] == "REQUEST_TURNED_DOWN"

@@ -13,7 +13,7 @@ from loguru import logger
 from testkit.waiting import until
 from worker.commands.doctor import check_drops, check_settings
 from worker.commands.status import left_out
-from worker.session.drops import Drops
+from worker.session.drop_warnings import DropWarnings
 from worker.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ def warnings() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
-def drop(drops: Drops, count: int) -> None:
+def drop(drops: DropWarnings, count: int) -> None:
     drops.committed(
         cast(Any, None), cast(Any, SimpleNamespace(discards={"waited_too_long": count})), cast(Any, None), 0
     )
@@ -38,7 +38,7 @@ async def said(warnings: list[str]) -> bool:
 
 
 async def test_a_burst_is_one_warning_and_what_comes_soon_after_it_is_said_at_the_end(warnings: list[str]) -> None:
-    drops = Drops(0, gather=0.0, quiet=3600.0)
+    drops = DropWarnings(0, gather=0.0, quiet=3600.0)
     async with anyio.create_task_group() as task_group:
         drop(drops, 2)
         drop(drops, 1)
@@ -51,7 +51,7 @@ async def test_a_burst_is_one_warning_and_what_comes_soon_after_it_is_said_at_th
 
 
 async def test_a_batch_without_dropped_messages_is_not_worth_a_line(warnings: list[str]) -> None:
-    drops = Drops(0, gather=0.0, quiet=0.0)
+    drops = DropWarnings(0, gather=0.0, quiet=0.0)
     async with anyio.create_task_group() as task_group:
         task_group.start_soon(drops.run)
         for count in (0, 1):  # the second one's warning shows that the first one had its turn

@@ -14,7 +14,7 @@ from tests.unit.doubles import BOUND
 from worker import host as module
 from worker.host import Host
 from worker.settings import Settings
-from worker.store import HostPolled
+from worker.store import HostPollAnswer
 
 
 async def test_a_host_removes_the_holder_files_of_hosts_that_were_killed(
@@ -27,9 +27,9 @@ async def test_a_host_removes_the_holder_files_of_hosts_that_were_killed(
     async def nothing(*given: object) -> None:
         pass
 
-    async def stops(*given: object) -> HostPolled:
+    async def stops(*given: object) -> HostPollAnswer:
         host.stop()
-        return HostPolled(news={})
+        return HostPollAnswer(updates={})
 
     @asynccontextmanager
     async def supabase(*given: object) -> AsyncIterator[tuple[str, str, str]]:

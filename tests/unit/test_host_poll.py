@@ -16,24 +16,24 @@ from testkit.processes import ROOT
 from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.errors import StaleFence, StoreRefused, StoreUnavailable
 from worker.media.jobs import MediaRunner
-from worker.session.flags import Ask, FlagWatch, Monitored, Request
-from worker.session.host_poll import Claims, HostPoll, Leave, Seat, Served
+from worker.session.flags import FlagWatch, Monitored, Request, RequestKind
+from worker.session.host_poll import ClaimHandler, GiveUpReason, HostPoll, PolledSession, ServedParts
 from worker.session.housekeeping import Housekeeping
 from worker.session.report import Report
 from worker.store import (
     ClaimedSession,
     Flag,
     HeldSession,
-    HostPolled,
-    News,
+    HostPollAnswer,
     SessionRequest,
+    SessionUpdate,
     Store,
     StoredSettings,
 )
 from worker.store.availability import PATIENCE_SECONDS, DatabaseWatch
-from worker.store.lease import Pace
+from worker.store.lease import PollTiming
 
-PACE = Pace(poll=0.005, lease=60.0)
+TIMING = PollTiming(poll=0.005, lease=60.0)
 
 
 class Media:
@@ -42,7 +42,7 @@ class Media:
     def __init__(self) -> None:
         self.told = 0
 
-    def takes(self) -> int:
+    def acceptable_jobs(self) -> int:
         return 2
 
     def notify(self) -> None:
@@ -52,16 +52,16 @@ class Media:
 class Polling:
     """The poll of one session, on a database in memory."""
 
-    def __init__(self, pace: Pace = PACE) -> None:
+    def __init__(self, timing: PollTiming = TIMING) -> None:
         self.database = Database(holder="me")
         self.report = Report(self.database.store)
         self.monitored = Monitored()
         self.sent: list[Request] = []
         self.flags = FlagWatch(self.database.store, self.report, self.sent.append, 0.001)
-        self.watch = DatabaseWatch(lease_patience=pace.patience)
+        self.watch = DatabaseWatch(lease_patience=timing.patience)
         self.media = Media()
         self.housekeeping = Housekeeping(self.database.store, self.report, lost_seconds=60.0, changes_seconds=60.0)
-        self.served = Served(
+        self.served = ServedParts(
             session="default",
             fence=1,
             watch=self.watch,
@@ -70,21 +70,21 @@ class Polling:
             media=cast(MediaRunner, self.media),
             housekeeping=self.housekeeping,
         )
-        self.seat = Seat("default", 1)
-        self.poll = HostPoll(cast(Store, self.database), "me", pace)
+        self.polled = PolledSession("default", 1)
+        self.poll = HostPoll(cast(Store, self.database), "me", timing)
 
     @contextmanager
-    def seated(self) -> Iterator[None]:
-        with self.poll.seated(self.seat), self.seat.serving(self.served):
+    def registered(self) -> Iterator[None]:
+        with self.poll.registered(self.polled), self.polled.serving(self.served):
             yield
 
     async def ask(self) -> None:
-        with self.seated():
+        with self.registered():
             await self.poll.ask()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        with anyio.fail_after(BOUND), self.seated():
+        with anyio.fail_after(BOUND), self.registered():
             async with anyio.create_task_group() as tasks:
                 for task in (self.poll.run, self.flags.run, self.report.run):
                     tasks.start_soon(task)
@@ -97,7 +97,7 @@ async def test_a_flag_is_sent_once_and_marked_when_it_is_done() -> None:
     it.database.flags = [make_flag("fetch_groups_requested")]
     async with it.running():
         await until(lambda: len(it.database.polled) >= 3)
-        assert [request.ask for request in it.sent] == [Ask.GROUPS]
+        assert [request.kind for request in it.sent] == [RequestKind.GROUPS]
         assert it.database.handled == [], "not before it is done: a crash must not lose it"
         it.flags.done(it.sent[0])
         await until(lambda: it.database.handled)
@@ -150,7 +150,7 @@ async def test_a_malformed_flag_is_audited_once_marked_and_stops_nothing() -> No
     it.database.flags = [make_flag("wa_refresh_qr_requested", None), make_flag("fetch_groups_requested")]
     async with it.running():
         await until(lambda: it.database.handled and it.database.events("error") and len(it.database.polled) >= 5)
-    assert [request.ask for request in it.sent] == [Ask.GROUPS]
+    assert [request.kind for request in it.sent] == [RequestKind.GROUPS]
     assert [flag.key for flag in it.database.handled] == ["wa_refresh_qr_requested"]
     assert [entry["code"] for entry in it.database.events("error")] == ["FLAG_MALFORMED"]
 
@@ -162,7 +162,7 @@ async def test_a_passkey_s_answer_that_cannot_be_read_is_malformed_and_ends_no_s
     async with it.running():
         it.flags.take([flag, make_flag("fetch_groups_requested")], 0.0)
         await until(lambda: it.database.events("error"))
-    assert [request.ask for request in it.sent] == [Ask.GROUPS]
+    assert [request.kind for request in it.sent] == [RequestKind.GROUPS]
     assert [entry["code"] for entry in it.database.events("error")] == ["FLAG_MALFORMED"]
 
 
@@ -170,7 +170,7 @@ def test_the_database_knows_the_same_flags() -> None:
     sql = (ROOT / "supabase" / "schemas" / "flags.sql").read_text()
     names = re.search(r"unnest\(array\[(.*?)\]\)", sql, re.DOTALL)
     assert names is not None
-    assert set(re.findall(r"'(\w+)'", names[1])) == {ask.value for ask in Ask}
+    assert set(re.findall(r"'(\w+)'", names[1])) == {ask.value for ask in RequestKind}
 
 
 async def test_the_poll_goes_on_when_the_database_comes_back() -> None:
@@ -209,7 +209,7 @@ async def test_a_lease_that_went_to_another_is_noticed(holder: str | None, fence
     it.database.holder, it.database.fence = holder, fence
     async with it.running():
         with pytest.raises(StaleFence):
-            await it.seat.until_lost()
+            await it.polled.until_lost()
 
 
 def hangs(database: Database) -> None:
@@ -226,7 +226,7 @@ def is_busy(database: Database) -> None:
 
 @pytest.mark.parametrize("trouble", [hangs, is_away, is_busy])
 async def test_a_lease_that_cannot_be_renewed_is_told_before_it_runs_out(trouble: Callable[[Database], None]) -> None:
-    it = Polling(Pace(poll=0.005, lease=0.3))
+    it = Polling(PollTiming(poll=0.005, lease=0.3))
     trouble(it.database)
     told = anyio.Event()
     async with it.running(), anyio.create_task_group() as tasks:
@@ -254,10 +254,10 @@ async def test_a_poll_that_is_refused_is_repeated_and_counts_as_silence_only_if_
 @pytest.mark.parametrize("lease", [2.0, 4.0, 30.0, 60.0, 600.0])
 def test_whatever_the_settings_the_socket_ends_before_the_lease_does(poll: float, lease: float) -> None:
     """At an answer two thirds of the lease are left at least; the next poll may be the first of many in vain."""
-    pace = Pace(poll=poll, lease=lease)
-    assert 0 < pace.patience <= PATIENCE_SECONDS
-    assert pace.every + pace.patience <= lease * (2 / 3 - 1 / 11)
-    assert 2 * pace.call <= pace.patience, "one that hangs leaves time for another"
+    timing = PollTiming(poll=poll, lease=lease)
+    assert 0 < timing.patience <= PATIENCE_SECONDS
+    assert timing.interval + timing.patience <= lease * (2 / 3 - 1 / 11)
+    assert 2 * timing.call_timeout <= timing.patience, "one that hangs leaves time for another"
 
 
 # ── several sessions ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,7 +268,7 @@ class Rows:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int | None, list[HeldSession]]] = []
-        self.answers: list[HostPolled | Exception] = []
+        self.answers: list[HostPollAnswer | Exception] = []
         self.held_back: anyio.Event | None = None
 
     async def host_poll(
@@ -278,12 +278,12 @@ class Rows:
         held: Sequence[HeldSession],
         lease_seconds: float | None = None,
         within: float | None = None,
-    ) -> HostPolled:
+    ) -> HostPollAnswer:
         await anyio.lowlevel.checkpoint()
         self.asked.append((capacity, list(held)))
         if self.held_back is not None:
             await self.held_back.wait()
-        answer = self.answers.pop(0) if self.answers else HostPolled(news={})
+        answer = self.answers.pop(0) if self.answers else HostPollAnswer(updates={})
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -295,16 +295,16 @@ class Rows:
 
 
 class Heard:
-    """The orders of one session."""
+    """The callbacks of one session."""
 
     def __init__(self) -> None:
         self.left: list[str] = []
         self.settings: list[StoredSettings] = []
 
-    def leave(self, why: Leave) -> None:
+    def on_give_up(self, why: GiveUpReason) -> None:
         self.left.append(why)
 
-    def settle(self, settings: StoredSettings) -> None:
+    def on_settings(self, settings: StoredSettings) -> None:
         self.settings.append(settings)
 
 
@@ -312,25 +312,25 @@ def stored(version: str, **values: object) -> StoredSettings:
     return StoredSettings(version=version, values=values)
 
 
-class Seats:
+class Sessions:
     """A poll for the sessions of `names`, all claimed, none served."""
 
-    def __init__(self, *names: str, claims: Claims | None = None) -> None:
+    def __init__(self, *names: str, claims: ClaimHandler | None = None) -> None:
         self.rows = Rows()
-        self.poll = HostPoll(cast(Store, self.rows), "me", PACE, claims)
+        self.poll = HostPoll(cast(Store, self.rows), "me", TIMING, claims)
         self.heard = {name: Heard() for name in names}
-        self.seats = {name: Seat(name, 1, self.heard[name], stored("1")) for name in names}
+        self.sessions = {name: PolledSession(name, 1, self.heard[name], stored("1")) for name in names}
 
-    async def ask(self, *answers: HostPolled | Exception) -> None:
+    async def ask(self, *answers: HostPollAnswer | Exception) -> None:
         self.rows.answers = list(answers)
-        with ExitStack() as seated:
-            for seat in self.seats.values():
-                seated.enter_context(self.poll.seated(seat))
+        with ExitStack() as registered:
+            for polled in self.sessions.values():
+                registered.enter_context(self.poll.registered(polled))
             await self.poll.ask()
 
 
 async def test_one_call_serves_all_sessions_also_those_that_only_wait() -> None:
-    it = Seats("a", "b", "c")
+    it = Sessions("a", "b", "c")
     await it.ask()
     ((capacity, held),) = it.rows.asked
     assert capacity == 0
@@ -340,9 +340,9 @@ async def test_one_call_serves_all_sessions_also_those_that_only_wait() -> None:
 
 
 async def test_each_hears_its_own_news_and_no_other() -> None:
-    it = Seats("a", "b", "c", "d")
-    news = {"a": News(stop=True), "b": News(settings=stored("2", revoke="blank"))}
-    await it.ask(HostPolled(news=news, give_up=frozenset({"c"}), lost=frozenset({"d"})))
+    it = Sessions("a", "b", "c", "d")
+    updates = {"a": SessionUpdate(stop=True), "b": SessionUpdate(settings=stored("2", revoke="blank"))}
+    await it.ask(HostPollAnswer(updates=updates, give_up=frozenset({"c"}), lost=frozenset({"d"})))
     assert {name: heard.left for name, heard in it.heard.items()} == {
         "a": ["unwanted"],
         "b": [],
@@ -351,56 +351,58 @@ async def test_each_hears_its_own_news_and_no_other() -> None:
     }
     assert [told.version for told in it.heard["b"].settings] == ["2"]
     with anyio.fail_after(BOUND), pytest.raises(StaleFence):
-        await it.seats["d"].until_lost()
+        await it.sessions["d"].until_lost()
     await it.ask()
     assert {one.session: one.settings for one in it.rows.asked[-1][1]}["b"] == "2", "or it is told for ever"
 
 
 async def test_news_that_one_session_cannot_take_end_that_one_alone() -> None:
-    it = Seats("a", "b")
+    it = Sessions("a", "b")
     broken = it.heard["a"]
-    broken.settle = None  # type: ignore[method-assign,assignment]
-    await it.ask(HostPolled(news={"a": News(settings=stored("2")), "b": News(stop=True)}))
+    broken.on_settings = None  # type: ignore[method-assign,assignment]
+    await it.ask(HostPollAnswer(updates={"a": SessionUpdate(settings=stored("2")), "b": SessionUpdate(stop=True)}))
     assert it.heard["b"].left == ["unwanted"]
     with anyio.fail_after(BOUND), pytest.raises(TypeError):
-        await it.seats["a"].until_lost()
+        await it.sessions["a"].until_lost()
 
 
 async def test_an_answer_that_cannot_be_read_is_no_answer() -> None:
-    it = Seats("a")
+    it = Sessions("a")
     with pytest.raises(StoreUnavailable):
         await it.ask(KeyError("session"))
 
 
 async def test_a_host_claims_as_many_as_it_has_room_for_and_a_single_session_s_question_claims_none() -> None:
     claimed: list[ClaimedSession] = []
-    it = Seats("a", claims=Claims(room=lambda: 7, take=claimed.append))
+    it = Sessions("a", claims=ClaimHandler(free_slots=lambda: 7, on_claim=claimed.append))
     now = datetime.now(UTC)
     one = ClaimedSession(session="b", fence=3, until=now, now=now, settings=stored("1"))
-    await it.ask(HostPolled(news={}, claimed=[one]))
-    await it.poll.ask(it.seats["a"])
+    await it.ask(HostPollAnswer(updates={}, claimed=[one]))
+    await it.poll.ask(it.sessions["a"])
     assert [capacity for capacity, _ in it.rows.asked] == [7, None]
     assert claimed == [one]
 
 
 async def test_a_session_that_is_claimed_anew_ends_the_seat_that_it_had() -> None:
     claimed: list[ClaimedSession] = []
-    it = Seats("a", "b", claims=Claims(room=lambda: 7, take=claimed.append))
+    it = Sessions("a", "b", claims=ClaimHandler(free_slots=lambda: 7, on_claim=claimed.append))
     now = datetime.now(UTC)
     await it.ask(
-        HostPolled(news={}, claimed=[ClaimedSession(session="a", fence=2, until=now, now=now, settings=stored("1"))])
+        HostPollAnswer(
+            updates={}, claimed=[ClaimedSession(session="a", fence=2, until=now, now=now, settings=stored("1"))]
+        )
     )
     assert [one.fence for one in claimed] == [2]
     with anyio.fail_after(BOUND), pytest.raises(StaleFence):
-        await it.seats["a"].until_lost()
+        await it.sessions["a"].until_lost()
     with anyio.move_on_after(0) as still:
-        await it.seats["b"].until_lost()
+        await it.sessions["b"].until_lost()
     assert still.cancelled_caught
 
 
 async def test_a_host_without_sessions_polls_and_another_process_does_not() -> None:
-    host = Seats(claims=Claims(room=lambda: 1, take=lambda claimed: None))
-    other = Seats()
+    host = Sessions(claims=ClaimHandler(free_slots=lambda: 1, on_claim=lambda claimed: None))
+    other = Sessions()
     with anyio.fail_after(BOUND):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(other.poll.run)
@@ -412,10 +414,12 @@ async def test_a_host_without_sessions_polls_and_another_process_does_not() -> N
 
 async def test_the_poll_that_is_under_way_is_answered_before_it_rests() -> None:
     claimed: list[ClaimedSession] = []
-    it = Seats(claims=Claims(room=lambda: 1, take=claimed.append))
+    it = Sessions(claims=ClaimHandler(free_slots=lambda: 1, on_claim=claimed.append))
     now = datetime.now(UTC)
     it.rows.answers = [
-        HostPolled(news={}, claimed=[ClaimedSession(session="b", fence=3, until=now, now=now, settings=stored("1"))])
+        HostPollAnswer(
+            updates={}, claimed=[ClaimedSession(session="b", fence=3, until=now, now=now, settings=stored("1"))]
+        )
     ]
     it.rows.held_back = anyio.Event()
     with anyio.fail_after(BOUND):
@@ -430,11 +434,11 @@ async def test_the_poll_that_is_under_way_is_answered_before_it_rests() -> None:
 
 
 async def test_a_session_that_came_back_is_polled_for_when_its_former_tenant_ends() -> None:
-    it = Seats()
-    first, second = Seat("a", 1), Seat("a", 2)
+    it = Sessions()
+    first, second = PolledSession("a", 1), PolledSession("a", 2)
     with ExitStack() as former:
-        former.enter_context(it.poll.seated(first))
-        with it.poll.seated(second):
+        former.enter_context(it.poll.registered(first))
+        with it.poll.registered(second):
             former.close()
             await it.poll.ask()
     assert [one.fence for one in it.rows.asked[0][1]] == [2]
@@ -454,8 +458,8 @@ async def test_a_request_of_a_row_is_sent_once_and_marked_with_what_became_of_it
     async with it.running():
         for _ in range(2):
             it.flags.take_requests(rows, 0.0)
-        assert [(request.ask, request.phone) for request in it.sent] == [
-            (Ask.GROUPS, None), (Ask.PAIRING_CODE, "491511234567")
+        assert [(request.kind, request.phone) for request in it.sent] == [
+            (RequestKind.GROUPS, None), (RequestKind.PAIRING_CODE, "491511234567")
         ]  # fmt: skip
         it.flags.done(it.sent[0])
         it.flags.done(it.sent[1], "turned down: no")

@@ -135,7 +135,7 @@ async def test_what_is_not_known_is_left_out_and_what_is_known_is_shown() -> Non
         "last_stanza_at_ms": 1_790_000_000_000,
     }
     health.session.figures["last_group_stanza_at_ms"] = 1_789_000_000_000
-    health.session.hearing.groups.suspected = True
+    health.session.deafness.groups.suspected = True
     health.session.metrics.database = figures()
     health.session.metrics.media = MediaCounts(stored=5, reused=2, forwarded=1, bytes=99)
     found = await scrape(health)

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.test_closes import TABLE
 from worker.commands import COMMANDS
 from worker.errors import ExitCode
-from worker.session.flags import Ask
+from worker.session.flags import RequestKind
 from worker.session.report import State
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
@@ -31,9 +31,9 @@ def test_every_code_of_a_close_is_explained() -> None:
     assert {code for code, *_ in TABLE if code and 400 <= code < 599} <= told
 
 
-@pytest.mark.parametrize("ask", Ask)
-def test_every_flag_is_explained(ask: Ask) -> None:
-    assert f"`{ask.value}`" in rows_of("Flags")
+@pytest.mark.parametrize("kind", RequestKind)
+def test_every_flag_is_explained(kind: RequestKind) -> None:
+    assert f"`{kind.value}`" in rows_of("Flags")
 
 
 def test_every_exit_code_is_explained() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from worker.bridge.protocol import Pong
 from worker.session.backoff import LOOP_AFTER, LOOP_SECONDS, Crashes, next_delay
-from worker.session.version import SCRIPT_BYTES_MAX, Claim, VersionPolicy, fetch_version, parse_kept
+from worker.session.version import SCRIPT_BYTES_MAX, VersionClaim, VersionPolicy, fetch_version, parse_kept
 from worker.session.watchdog import LOOP_LAG_MS, STANZA_STUCK_MS, Stall, judge
 from worker.settings import Version
 
@@ -119,14 +119,18 @@ class Clock:
 
 
 def make_policy(
-    pin: Version | None = None, last_good: Claim | None = None, *, unasked: bool = True, clock: Clock | None = None
-) -> tuple[VersionPolicy, list[Claim]]:
-    kept: list[Claim] = []
+    pin: Version | None = None,
+    last_good: VersionClaim | None = None,
+    *,
+    unasked: bool = True,
+    clock: Clock | None = None,
+) -> tuple[VersionPolicy, list[VersionClaim]]:
+    kept: list[VersionClaim] = []
     return VersionPolicy(pin, last_good, kept.append, unasked=unasked, clock=clock or Clock()), kept
 
 
-def good(days: float) -> Claim:
-    return Claim(version=GOOD, source="kept", at=datetime.now(UTC) - timedelta(days=days))
+def good(days: float) -> VersionClaim:
+    return VersionClaim(version=GOOD, source="kept", at=datetime.now(UTC) - timedelta(days=days))
 
 
 async def test_the_operators_version_wins_over_all() -> None:
@@ -192,11 +196,11 @@ async def test_a_version_that_cannot_be_fetched_leaves_the_bundled_one() -> None
         (None, True, "the bundled one may be of any age"),
         (good(31), True, "months old"),
         (good(29), False, "it worked this month"),
-        (Claim(version=GOOD, source="kept"), True, "of unknown age"),
+        (VersionClaim(version=GOOD, source="kept"), True, "of unknown age"),
     ],
 )
 async def test_a_version_that_may_be_stale_is_said_when_no_other_could_be_fetched(
-    last_good: Claim | None, doubtful: bool, because: str
+    last_good: VersionClaim | None, doubtful: bool, because: str
 ) -> None:
     policy, _ = make_policy(None, last_good)
     assert policy.doubt() is None, "nothing has failed yet"
@@ -262,4 +266,4 @@ def test_a_stored_version_that_makes_no_sense_is_none(stored: object) -> None:
 
 @pytest.mark.parametrize("at", [None, "yesterday", "2026-01-31T12:00:00", 5])
 def test_a_stored_version_without_a_time_is_of_unknown_age(at: object) -> None:
-    assert parse_kept({"version": list(GOOD), "version_at": at}) == Claim(version=GOOD, source="kept")
+    assert parse_kept({"version": list(GOOD), "version_at": at}) == VersionClaim(version=GOOD, source="kept")

@@ -22,19 +22,19 @@ from tests.unit.doubles import BOUND, Database, make_flag, until
 from worker.bridge.protocol import Commit, Nothing, StanzasKnown, StateGet
 from worker.errors import (
     KeyRefused,
-    OddAnswer,
     SequenceGap,
     StaleFence,
     StateError,
     StoreError,
     StoreRefused,
     StoreUnavailable,
+    UnexpectedAnswer,
 )
 from worker.ingest.committer import Committer, Listeners
 from worker.ingest.rules.normalise import Rules
 from worker.session import auth_state as state_module
 from worker.session.auth_state import AuthState
-from worker.session.flags import Ask, Request, read_flag
+from worker.session.flags import Request, RequestKind, read_flag
 from worker.session.report import Report, View
 from worker.store import KeyChange, Store, lease, retry
 from worker.store.availability import DatabaseWatch
@@ -46,10 +46,10 @@ KEY, OTHER = bytes(range(32)), bytes(32)
 # ── flags ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("ask", [Ask.GROUPS, Ask.REFRESH, Ask.DISCONNECT])
-def test_each_flag_of_the_contract_is_a_request(ask: Ask) -> None:
+@pytest.mark.parametrize("ask", [RequestKind.GROUPS, RequestKind.REFRESH, RequestKind.DISCONNECT])
+def test_each_flag_of_the_contract_is_a_request(ask: RequestKind) -> None:
     flag = make_flag(ask.value)
-    assert read_flag(flag) == Request(ask=ask, flag=flag)
+    assert read_flag(flag) == Request(kind=ask, flag=flag)
 
 
 def test_a_flag_of_somebody_else_is_left_alone() -> None:
@@ -179,7 +179,7 @@ async def test_who_waits_long_for_the_database_says_so_once_and_why(monkeypatch:
         nonlocal tries
         tries += 1
         if tries < 5:
-            raise OddAnswer("wa_monitored_groups: the answer is not the function's")
+            raise UnexpectedAnswer("wa_monitored_groups: the answer is not the function's")
         return tries
 
     assert await until_answered(at_last, what="the monitored groups") == 5
@@ -542,7 +542,12 @@ async def test_a_batch_that_comes_too_late_is_not_tried_again(error: Exception) 
 
 @pytest.mark.parametrize(
     "answer",
-    [OddAnswer("XX000"), OddAnswer("HTTP 404 with an HTML page"), KeyRefused("HTTP 403"), StoreRefused("no", "22P05")],
+    [
+        UnexpectedAnswer("XX000"),
+        UnexpectedAnswer("HTTP 404 with an HTML page"),
+        KeyRefused("HTTP 403"),
+        StoreRefused("no", "22P05"),
+    ],
     ids=lambda answer: str(answer),
 )
 async def test_a_message_is_not_set_aside_for_one_bad_answer(answer: StoreError) -> None:

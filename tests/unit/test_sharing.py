@@ -1,4 +1,4 @@
-"""What many sessions of one process share: turns to log in, slots for files, the request to stop."""
+"""What many sessions of one process share: limiter to log in, slots for files, the request to stop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import anyio
 
 from tests.unit.doubles import BOUND
 from worker.media.slots import Slots
-from worker.session.turns import Once, Turns
+from worker.session.rate_limit import OncePerProcess, RateLimiter
 from worker.stop import Stop
 
 
@@ -24,16 +24,16 @@ class Clock:
         self.now += seconds
 
 
-def make_turns(clock: Clock) -> Turns:
-    return Turns(1.0, clock=clock, sleep=clock.sleep, draw=lambda: 0.25)
+def make_limiter(clock: Clock) -> RateLimiter:
+    return RateLimiter(1.0, clock=clock, sleep=clock.sleep, draw=lambda: 0.25)
 
 
 async def test_logins_are_a_second_apart_with_jitter_and_the_first_waits_for_nothing() -> None:
     clock = Clock()
-    turns, at = make_turns(clock), list[float]()
+    limiter, at = make_limiter(clock), list[float]()
 
     async def log_in() -> None:
-        await turns.take()
+        await limiter.wait()
         at.append(clock.now)
 
     async with anyio.create_task_group() as tasks:
@@ -47,13 +47,13 @@ async def test_logins_are_a_second_apart_with_jitter_and_the_first_waits_for_not
 
 async def test_who_gives_up_waiting_leaves_no_gap_for_the_others() -> None:
     clock = Clock()
-    turns = make_turns(clock)
-    await turns.take()
+    limiter = make_limiter(clock)
+    await limiter.wait()
     for _ in range(50):
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await turns.take()
-    await turns.take()
+            await limiter.wait()
+    await limiter.wait()
     assert clock.now == 1.25
 
 
@@ -102,8 +102,8 @@ async def test_a_stop_of_the_process_stops_its_sessions_and_a_session_s_stop_onl
 
 def test_what_one_session_does_for_all_is_done_once() -> None:
     clock = Clock()
-    once = Once(clock)
-    assert [once.first_of_all("objects", 3600.0) for _ in range(50)] == [True, *[False] * 49]
-    assert once.first_of_all("analyze", 3600.0)
+    once = OncePerProcess(clock)
+    assert [once.claim_task("objects", 3600.0) for _ in range(50)] == [True, *[False] * 49]
+    assert once.claim_task("analyze", 3600.0)
     clock.now += 3599.0
-    assert once.first_of_all("objects", 3600.0), "the next turn of whoever does it may come a moment early"
+    assert once.claim_task("objects", 3600.0), "the next turn of whoever does it may come a moment early"

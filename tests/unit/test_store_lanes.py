@@ -14,12 +14,12 @@ from supabase import AsyncClient
 
 from tests.unit.doubles import BOUND, until
 from worker.errors import StoreUnavailable, TooSlow
-from worker.session.host_poll import HostPoll, Seat
+from worker.session.host_poll import HostPoll, PolledSession
 from worker.store import Batch, HeldSession, Store
 from worker.store.availability import DatabaseWatch
 from worker.store.client import Timeouts
 from worker.store.lanes import LANE_CONNECTIONS, SHARE, Lanes
-from worker.store.lease import Pace
+from worker.store.lease import PollTiming
 
 ANSWER = {"seq": "1", "duplicate": False}
 
@@ -102,14 +102,14 @@ async def test_a_commit_that_is_held_delays_no_other_session_s_lease() -> None:
     calls = Calls(hanging=("wa_commit",))
     client = cast(AsyncClient, calls)
     store = Store(client, client, Timeouts(call=60.0), Lanes(50))
-    poll = HostPoll(store, "me", Pace(poll=0.005, lease=60.0))
+    poll = HostPoll(store, "me", PollTiming(poll=0.005, lease=60.0))
     watches = {name: DatabaseWatch() for name in ("held", "quiet")}
     async with anyio.create_task_group() as tasks:
-        with ExitStack() as seated:
+        with ExitStack() as registered:
             for name, watch in watches.items():
-                seat = Seat(name, 1)
-                seated.enter_context(poll.seated(seat))
-                seated.enter_context(seat.serving(cast(Any, Parts(watch))))
+                polled = PolledSession(name, 1)
+                registered.enter_context(poll.registered(polled))
+                registered.enter_context(polled.serving(cast(Any, Parts(watch))))
             for n in range(20):
                 tasks.start_soon(store.commit, "held", Batch(fence=1, epoch=1, seq=n))
             tasks.start_soon(poll.run)
@@ -123,12 +123,12 @@ async def test_neither_what_else_is_asked_nor_sessions_that_start_hold_up_the_po
     calls = Calls(hanging=("wa_set_session", "single poll"))
     client = cast(AsyncClient, calls)
     store = Store(client, client, Timeouts(call=60.0), Lanes())
-    poll = HostPoll(store, "me", Pace(poll=0.005, lease=600.0))
-    with anyio.fail_after(BOUND), poll.seated(Seat("a", 1)):
+    poll = HostPoll(store, "me", PollTiming(poll=0.005, lease=600.0))
+    with anyio.fail_after(BOUND), poll.registered(PolledSession("a", 1)):
         async with anyio.create_task_group() as tasks:
             for n in range(3 * LANE_CONNECTIONS):
                 tasks.start_soon(store.set_session, f"s{n}", 1, {})
-                tasks.start_soon(poll.ask, Seat(f"s{n}", 1))
+                tasks.start_soon(poll.ask, PolledSession(f"s{n}", 1))
             await anyio.wait_all_tasks_blocked()
             tasks.start_soon(poll.run)
             await until(lambda: calls.sent.count("wa_host_poll") >= 3)
@@ -151,12 +151,12 @@ class Watched(Lanes):
 
 
 async def test_a_poll_s_time_begins_when_it_is_sent() -> None:
-    calls, lanes, pace = Calls(), Watched(), Pace(poll=0.005, lease=60.0)
+    calls, lanes, timing = Calls(), Watched(), PollTiming(poll=0.005, lease=60.0)
     client = cast(AsyncClient, calls)
-    poll = HostPoll(Store(client, client, Timeouts(call=60.0), lanes), "me", pace)
-    await poll.ask(Seat("a", 1))
+    poll = HostPoll(Store(client, client, Timeouts(call=60.0), lanes), "me", timing)
+    await poll.ask(PolledSession("a", 1))
     assert lanes.deadlines == [math.inf], "our own queue is not the database's silence"
-    assert calls.deadlines[0] <= anyio.current_time() + pace.call
+    assert calls.deadlines[0] <= anyio.current_time() + timing.call_timeout
 
 
 @dataclass

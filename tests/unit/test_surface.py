@@ -34,7 +34,7 @@ from worker.ingest.rules.normalise import Rules
 from worker.session import discovery as discovery_module
 from worker.session import members as members_module
 from worker.session.discovery import Discovery, as_change
-from worker.session.flags import Ask, Request
+from worker.session.flags import Request, RequestKind
 from worker.session.housekeeping import Housekeeping
 from worker.session.members import MemberLists
 from worker.session.report import Report, View
@@ -254,7 +254,7 @@ class Discovering:
 
 
 RATE_LIMITED = CallFailed("rate-overlimit", -32000, {"status": 429})
-REQUEST = Request(ask=Ask.GROUPS, flag=make_flag("fetch_groups_requested"))
+REQUEST = Request(kind=RequestKind.GROUPS, flag=make_flag("fetch_groups_requested"))
 
 
 async def test_a_rate_limit_is_waited_out_and_audited(monkeypatch: pytest.MonkeyPatch) -> None:

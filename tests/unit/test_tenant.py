@@ -13,8 +13,8 @@ import pytest
 from tests.unit.doubles import BOUND, until
 from worker import tenant as module
 from worker.log import HIDDEN, redact
+from worker.session.rate_limit import RateLimiter
 from worker.session.report import View
-from worker.session.turns import Turns
 from worker.settings import Settings
 from worker.stop import Stop
 from worker.store import ClaimedSession, StoredSettings
@@ -49,7 +49,7 @@ class Row:
     def supervisor(
         self, settings: Settings, shared: object, health: SessionHealth, stop: Stop, failed: object
     ) -> SimpleNamespace:
-        async def serve(seat: object, skew: float) -> None:
+        async def serve(polled: object, skew: float) -> None:
             self.state, self.say = "connected", "Connected."
             self.served += 1
             await stop.wait()
@@ -73,10 +73,10 @@ def row(monkeypatch: pytest.MonkeyPatch) -> Row:
 
 
 def made(row: Row, whole: Stop, values: dict[str, Any] | None = None) -> Tenant:
-    shared = cast(Any, SimpleNamespace(store=row, poll=SimpleNamespace(seated=lambda seat: nullcontext())))
+    shared = cast(Any, SimpleNamespace(store=row, poll=SimpleNamespace(registered=lambda polled: nullcontext())))
     stored = StoredSettings(version="1", values=values or {})
     claimed = ClaimedSession(session="mine", fence=1, until=NOW, now=NOW, settings=stored)
-    return Tenant(claimed, HOST, shared, SessionHealth(), Stop(whole), Turns(sleep=row.take_turn))
+    return Tenant(claimed, HOST, shared, SessionHealth(), Stop(whole), RateLimiter(sleep=row.take_turn))
 
 
 async def test_the_password_of_its_proxy_is_hidden_in_the_log_until_its_end(row: Row) -> None:
@@ -89,7 +89,7 @@ async def test_the_password_of_its_proxy_is_hidden_in_the_log_until_its_end(row:
             row.turns[0].set()
             await until(lambda: row.served)
             assert redact(said) == f"the proxy says {HIDDEN}"
-            tenant.leave("unwanted")
+            tenant.on_give_up("unwanted")
             row.may_end.set()
     assert redact(said) == said
 
@@ -104,7 +104,7 @@ async def test_a_session_that_is_stopped_while_its_settings_change_ends_as_stopp
 
     def stop() -> None:
         if left:
-            tenant.leave("unwanted")
+            tenant.on_give_up("unwanted")
         else:
             whole.ask()
 
@@ -117,12 +117,12 @@ async def test_a_session_that_is_stopped_while_its_settings_change_ends_as_stopp
             match order:
                 case "stop, then settings":
                     stop()
-                    tenant.settle(OTHERS)
+                    tenant.on_settings(OTHERS)
                 case "settings, then stop":
-                    tenant.settle(OTHERS)
+                    tenant.on_settings(OTHERS)
                     stop()
                 case _:
-                    tenant.settle(OTHERS)
+                    tenant.on_settings(OTHERS)
                     row.may_end.set()
                     await until(lambda: row.turns[1:])
                     assert row.say == CHANGING.say

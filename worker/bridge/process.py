@@ -20,7 +20,7 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, Process
 from worker.bridge.mark import DESCRIPTOR, Mark
 from worker.bridge.stderr import relay_stderr
 from worker.errors import SettingsError, SidecarGone
-from worker.log_limits import Allowance
+from worker.log_limits import LineBudget
 
 PINO_LEVELS = {"warning": "warn"}
 
@@ -156,7 +156,7 @@ async def run_sidecar(
     command: Sequence[str | Path],
     environment: Mapping[str, str],
     folder: Path | None = None,
-    lines: Allowance | None = None,
+    lines: LineBudget | None = None,
 ) -> AsyncIterator[Sidecar]:
     """Start the child. It has ended when the block is left, in whatever way. `lines`: how much of its log is told.
 

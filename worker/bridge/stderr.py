@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import ByteReceiveStream
 from loguru import logger
 
-from worker.log_limits import Allowance
+from worker.log_limits import LineBudget
 
 LINE_BYTES_MAX = 64 * 1024  # a log line over this is cut; a stack trace has 5 kB
 FIELDS_KEPT = 12
@@ -45,7 +45,7 @@ TEXT_OF_LINE = re.compile(rb'"msg":"((?:[^"\\]|\\.){0,80})')
 CRASH_LINE = re.compile(r"^(FATAL ERROR|<--- |node:|Node\.js v|\s{4}at |(\w*Error)(:| \[)|\(node:\d+\)|#)")
 
 
-class LeftOut:
+class SuppressedLines:
     """What was not logged because it came too fast: told in one line a minute, with what floods."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,12 +71,12 @@ class LeftOut:
         logger.warning("the sidecar logs too fast: {} lines were left out in {:.0f} s ({})", total, seconds, most)
 
 
-async def relay_stderr(stream: ByteReceiveStream, allowance: Allowance | None = None) -> None:
+async def relay_stderr(stream: ByteReceiveStream, allowance: LineBudget | None = None) -> None:
     """Log what arrives until the stream ends. Keeps reading past the limit, so the child never waits.
 
     `allowance`: one that outlives this sidecar.
     """
-    allowance, left_out = allowance or Allowance(), LeftOut()
+    allowance, left_out = allowance or LineBudget(), SuppressedLines()
     rest = b""
     while True:
         try:
@@ -92,7 +92,7 @@ async def relay_stderr(stream: ByteReceiveStream, allowance: Allowance | None = 
     left_out.tell(now=True)
 
 
-def _relay(line: bytes, allowance: Allowance, left_out: LeftOut) -> None:
+def _relay(line: bytes, allowance: LineBudget, left_out: SuppressedLines) -> None:
     left_out.tell()
     if not line.strip():
         return

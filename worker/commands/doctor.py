@@ -24,7 +24,15 @@ from worker.bridge.process import check_node
 from worker.commands.runtime import end, find, run
 from worker.commands.show import number_of, out, plain, print_json, size
 from worker.commands.status import claimed
-from worker.errors import ExitCode, KeyRefused, OddAnswer, SettingsError, StoreError, StoreRefused, StoreUnavailable
+from worker.errors import (
+    ExitCode,
+    KeyRefused,
+    SettingsError,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    UnexpectedAnswer,
+)
 from worker.installation import node_folder, remedy, sidecar_folder, waits_for_packages
 from worker.outbound import http_client, proxy_for, why
 from worker.session.version import FRESH
@@ -195,7 +203,7 @@ async def _examine_supabase(settings: Settings, url: str, key: str) -> AsyncIter
                 yield finding
         except KeyRefused as refused:
             yield Finding(name="Key", grade="fail", text=refused.remedy or str(refused))
-        except OddAnswer as odd:
+        except UnexpectedAnswer as odd:
             yield Finding(name="Database", grade="fail", text=odd.remedy or f"answers oddly ({odd})")
         except StoreUnavailable as away:
             yield Finding(
@@ -288,7 +296,7 @@ async def inspect_table(store: Store, table: str, columns: str) -> Presence:
 async def _version(store: Store) -> str | None:
     try:
         return await store.schema_version()
-    except (StoreRefused, OddAnswer):
+    except (StoreRefused, UnexpectedAnswer):
         return None
 
 

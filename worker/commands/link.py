@@ -19,7 +19,7 @@ from worker.commands.passkey import PasskeyDialogue
 from worker.commands.runtime import NotDone, WrongArgument, perform
 from worker.commands.show import err, out, plain, print_json
 from worker.commands.terminal import draw_qr, window_too_small
-from worker.session.flags import PHONE, Ask, international
+from worker.session.flags import PHONE, RequestKind, international
 from worker.session.requests import ENTER_THE_CODE, ENTER_THE_NEW_CODE
 from worker.settings import Settings
 from worker.store import Store
@@ -71,7 +71,7 @@ def link(
         session = settings.worker_session
         phone = None if number is None else _checked(number)
         if refresh:
-            await store.console.raise_flag(session, Ask.REFRESH.value)
+            await store.console.raise_flag(session, RequestKind.REFRESH.value)
         if json_:
             await _print_once(session, store)
             return
@@ -155,7 +155,7 @@ class Following:
 
     async def _link_by_code(self, phone: str, pairing: Pairing) -> None:
         """Ask for a code once a QR code is shown, which is when WhatsApp gives one; show it."""
-        console, flag = self._store.console, Ask.PAIRING_CODE.value
+        console, flag = self._store.console, RequestKind.PAIRING_CODE.value
         if self._asked_at is None:
             self._asked_at = await console.raise_flag(self._session, flag, {"phone": phone})
         elif pairing.typed and pairing.typed != self._shown:

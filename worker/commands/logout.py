@@ -9,7 +9,7 @@ import typer
 
 from worker.commands.runtime import NotDone, perform
 from worker.commands.show import out, plain, print_json
-from worker.session.flags import Ask
+from worker.session.flags import RequestKind
 from worker.settings import Settings
 from worker.store import Store
 
@@ -38,7 +38,7 @@ def logout(
             return
         if not row["lease_held"]:
             raise NotDone("no worker is running to log out with; start one, or unlink the device on the phone")
-        at = await store.console.raise_flag(session, Ask.DISCONNECT.value)
+        at = await store.console.raise_flag(session, RequestKind.DISCONNECT.value)
         with anyio.move_on_after(timeout):
             await _until_handled(session, store, at)
             _report(
@@ -56,7 +56,7 @@ def logout(
 async def _until_handled(session: str, store: Store, at: str) -> None:
     """The flag is handled and the session shows it."""
     while True:
-        if await store.console.flag_handled(session, Ask.DISCONNECT.value, at):
+        if await store.console.flag_handled(session, RequestKind.DISCONNECT.value, at):
             row = (await store.status(session)).get("session") or {}
             if not row.get("has_creds"):
                 return

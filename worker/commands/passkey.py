@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.commands.show import err, out
-from worker.session.flags import Ask
+from worker.session.flags import RequestKind
 from worker.session.passkey import PASTED_MAX, read_assertion
 from worker.store import Store
 
@@ -98,7 +98,7 @@ class PasskeyDialogue:
         if isinstance(assertion, str):
             err().print(f"Not sent: {assertion}.", markup=False)
             return
-        await self._raise(Ask.PASSKEY_ANSWERED, {"assertion": assertion.model_dump()})
+        await self._raise(RequestKind.PASSKEY_ANSWERED, {"assertion": assertion.model_dump()})
         err().print("Sent.", markup=False)
 
     async def _take_comparison(self, line: str) -> None:
@@ -106,10 +106,10 @@ class PasskeyDialogue:
             err().print(QUESTION, markup=False)
             return
         same = line.casefold().startswith("y")
-        await self._raise(Ask.PASSKEY_COMPARED, {"code": self._asked["code"], "same": same})
+        await self._raise(RequestKind.PASSKEY_COMPARED, {"code": self._asked["code"], "same": same})
         self._asked = {}
 
-    async def _raise(self, ask: Ask, given: Mapping[str, Any]) -> None:
+    async def _raise(self, ask: RequestKind, given: Mapping[str, Any]) -> None:
         await self._store.console.raise_flag(self._session, ask.value, given)
 
 

@@ -15,7 +15,7 @@ import anyio
 import httpx
 import typer
 
-from worker.errors import ExitCode, OddAnswer, SettingsError, StoreRefused, StoreUnavailable, WorkerError, cause
+from worker.errors import ExitCode, SettingsError, StoreRefused, StoreUnavailable, UnexpectedAnswer, WorkerError, cause
 from worker.log import hide, redact, set_up_log
 from worker.machine import silence_stdout, trouble
 from worker.settings import Settings, load_settings
@@ -95,13 +95,13 @@ def end(text: str, code: int) -> None:
 
 def exit_code(error: WorkerError) -> ExitCode:
     """The exit code of a command that ended with this: a setting's, too, when an answer says that one is wrong."""
-    return ExitCode.SETTINGS if isinstance(error, OddAnswer) and error.remedy else error.exit_code
+    return ExitCode.SETTINGS if isinstance(error, UnexpectedAnswer) and error.remedy else error.exit_code
 
 
 def explain(error: WorkerError) -> str:
     """The line for the operator."""
     match error:
-        case OddAnswer() if error.remedy:
+        case UnexpectedAnswer() if error.remedy:
             return error.remedy
         case StoreUnavailable():
             return f"Supabase does not answer ({error}); `wa-worker doctor` looks into it"

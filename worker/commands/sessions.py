@@ -24,7 +24,7 @@ from worker.outbound import without_password
 from worker.session_settings import SessionSettings, parse_session_settings
 from worker.settings import SESSION_NAME, Settings
 from worker.store import Store
-from worker.store.console import AskedFor, Row, Sessions
+from worker.store.console import RequestState, Row, Sessions
 
 POLL_SECONDS = 0.5
 ROWS_AT_ONCE = 2000  # a step of a removal: under a second
@@ -297,7 +297,7 @@ def confirmed(question: str) -> bool:
         return False
 
 
-async def answered(store: Store, session: str, request: int) -> AskedFor:
+async def answered(store: Store, session: str, request: int) -> RequestState:
     while True:
         state = await store.console.request_state(session, request)
         if state.handled:

@@ -94,7 +94,7 @@ class MediaRunner:
         """There may be a new job: look now instead of at the next poll."""
         self._woken.set()
 
-    def takes(self) -> int:
+    def acceptable_jobs(self) -> int:
         """Which jobs could be claimed now, as `HeldSession.media` says it."""
         return 0 if self._room(phone=False) <= 0 else 1 + (self._room(phone=True) > 0)
 

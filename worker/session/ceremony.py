@@ -18,7 +18,7 @@ from worker.bridge.peer import Peer
 from worker.bridge.protocol import PasskeyCode, PasskeyFailed, PasskeyNotice, PasskeyRequested
 from worker.errors import CallFailed, CallTimeout
 from worker.session.closes import Halt
-from worker.session.flags import Ask, Request
+from worker.session.flags import Request, RequestKind
 from worker.session.passkey import PasskeyRequest, read_assertion, read_options
 from worker.session.report import Report, State, View
 from worker.session.requests import Requests
@@ -83,7 +83,7 @@ LATE = {
 }
 
 
-class Ceremony:
+class PasskeyCeremony:
     """One attempt. What returns a `Halt` has ended it; the socket must end too."""
 
     def __init__(
@@ -132,7 +132,7 @@ class Ceremony:
 
     async def obey(self, request: Request) -> Halt | None:
         """A person has answered, or compared."""
-        if request.ask is Ask.PASSKEY_ANSWERED:
+        if request.kind is RequestKind.PASSKEY_ANSWERED:
             return await self._answer(request)
         return await self._compared(request)
 

@@ -21,13 +21,13 @@ from worker.session.auth_state import AuthState
 from worker.session.ceremony import STEP_SECONDS, PasskeyRules
 from worker.session.closes import Reconnect
 from worker.session.events import EventQueue
-from worker.session.flags import Ask, Request
+from worker.session.flags import Request, RequestKind
+from worker.session.rate_limit import RateLimiter
 from worker.session.reconnect_policy import AwaitDatabase, Connect, Plan, ReconnectPolicy, Relink, StayDown
 from worker.session.report import Report, View
 from worker.session.requests import DRAIN_SECONDS, Requests
 from worker.session.socket import Socket
 from worker.session.suspects import Suspects
-from worker.session.turns import Turns
 from worker.session.version import SOURCE, VersionPolicy, fetch_version
 from worker.settings import Settings
 
@@ -42,7 +42,7 @@ class SocketOptions:
     """What a socket is made with."""
 
     def __init__(
-        self, settings: Settings, version: VersionPolicy, suspects: Suspects, logins: Turns | None = None
+        self, settings: Settings, version: VersionPolicy, suspects: Suspects, logins: RateLimiter | None = None
     ) -> None:
         self._settings = settings
         self._version = version
@@ -59,7 +59,7 @@ class SocketOptions:
     async def parameters(self, begin_epoch: Callable[[], Awaitable[int]], *, linked: bool) -> ConnectParameters:
         """The parameters of the next `connect`, in its turn; fetches WhatsApp's version first if that is due."""
         if self._logins is not None:
-            await self._logins.take()
+            await self._logins.wait()
         settings = self._settings
         await self._version.refresh(
             lambda: fetch_version(settings.wa_version_url or SOURCE, proxy=settings.proxy), linked=linked
@@ -182,15 +182,15 @@ class Connection:
         return None
 
     async def _obey(self, peer: Peer, request: Request) -> Plan | None:
-        match request.ask:
-            case Ask.REFRESH:
+        match request.kind:
+            case RequestKind.REFRESH:
                 self._requests.refresh(request)
                 return Connect()
-            case Ask.DISCONNECT:
+            case RequestKind.DISCONNECT:
                 return await self._requests.log_out(peer, request, connected=False)
-            case Ask.GROUPS:
+            case RequestKind.GROUPS:
                 self._requests.discovery.ask(request)
-            case Ask.PAIRING_CODE | Ask.PASSKEY_ANSWERED | Ask.PASSKEY_COMPARED:
+            case RequestKind.PAIRING_CODE | RequestKind.PASSKEY_ANSWERED | RequestKind.PASSKEY_COMPARED:
                 self._requests.turn_down(request, "no connection waits for a phone; ask for a refresh first")
         return None
 

@@ -26,7 +26,7 @@ PHONE = re.compile(r"[1-9][0-9]{6,14}")  # E.164 without the plus; no country co
 EXAMPLE = 'write {"at": …, "phone": "491511234567"}'
 
 
-class Ask(Enum):
+class RequestKind(Enum):
     """What a flag asks for; the value is the flag's key. `wa_pending_flags` (schemas/flags.sql) has them too."""
 
     GROUPS = "fetch_groups_requested"
@@ -39,10 +39,10 @@ class Ask(Enum):
 
 # The names in `wa_requests`.
 REQUESTS = {
-    "fetch_groups": Ask.GROUPS,
-    "refresh_qr": Ask.REFRESH,
-    "disconnect": Ask.DISCONNECT,
-    "pairing_code": Ask.PAIRING_CODE,
+    "fetch_groups": RequestKind.GROUPS,
+    "refresh_qr": RequestKind.REFRESH,
+    "disconnect": RequestKind.DISCONNECT,
+    "pairing_code": RequestKind.PAIRING_CODE,
 }
 DONE = "done"
 
@@ -51,7 +51,7 @@ DONE = "done"
 class Request:
     """One flag, or one row of `wa_requests` (`id`), that nobody has handled yet. `given`: as `Flag.given`."""
 
-    ask: Ask
+    kind: RequestKind
     flag: Flag
     id: int | None = None
     phone: str | None = None
@@ -84,24 +84,24 @@ class Monitored:
 def read_flag(flag: Flag) -> Request | str | None:
     """The request that a flag makes; a sentence if the flag is malformed; None if it is not for the worker."""
     try:
-        ask = Ask(flag.key)
+        kind = RequestKind(flag.key)
     except ValueError:
         return None
     if flag.malformed:
         return f'the flag {flag.key} has no valid time; write {{"at": "2026-01-31T12:00:00Z"}}'
-    if ask in (Ask.PASSKEY_ANSWERED, Ask.PASSKEY_COMPARED):
+    if kind in (RequestKind.PASSKEY_ANSWERED, RequestKind.PASSKEY_COMPARED):
         given = _read_given(flag.given)
         if given is None:
             return f"what came with the flag {flag.key} has more than 16 kB, or cannot be read"
-        return Request(ask=ask, flag=flag, given=given)
-    if ask is not Ask.PAIRING_CODE:
-        return Request(ask=ask, flag=flag)
+        return Request(kind=kind, flag=flag, given=given)
+    if kind is not RequestKind.PAIRING_CODE:
+        return Request(kind=kind, flag=flag)
     phone = international(flag.phone or "")
     if phone.startswith("0"):
         return f"the phone number of the flag {flag.key} has no country code; {EXAMPLE}"
     if not PHONE.fullmatch(phone):
         return f"the flag {flag.key} has no phone number of 7 to 15 digits; {EXAMPLE}"
-    return Request(ask=ask, flag=flag, phone=phone)
+    return Request(kind=kind, flag=flag, phone=phone)
 
 
 def _read_given(text: str | None) -> Mapping[str, Any] | None:
@@ -114,17 +114,17 @@ def _read_given(text: str | None) -> Mapping[str, Any] | None:
 
 def read_request(row: SessionRequest) -> Request | str:
     """The request that a row of `wa_requests` makes; a sentence if there is none such."""
-    ask = REQUESTS.get(row.name)
-    if ask is None:
+    kind = REQUESTS.get(row.name)
+    if kind is None:
         return f"there is no request {row.name[:40]}; there are {', '.join(REQUESTS)}"
-    flag = Flag(key=ask.value, at=None, at_text=None, age_seconds=None)
-    if ask is not Ask.PAIRING_CODE:
-        return Request(ask=ask, flag=flag, id=row.id)
+    flag = Flag(key=kind.value, at=None, at_text=None, age_seconds=None)
+    if kind is not RequestKind.PAIRING_CODE:
+        return Request(kind=kind, flag=flag, id=row.id)
     given = row.args.get("phone")
     phone = international(given if isinstance(given, str) else "")
     if not PHONE.fullmatch(phone):
         return 'the number needs its country code and 7 to 15 digits in all, like {"phone": "491511234567"}'
-    return Request(ask=ask, flag=flag, id=row.id, phone=phone)
+    return Request(kind=kind, flag=flag, id=row.id, phone=phone)
 
 
 def international(written: str) -> str:

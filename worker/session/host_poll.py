@@ -16,22 +16,22 @@ from typing import Literal, Protocol
 import anyio
 from loguru import logger
 
-from worker.errors import OddAnswer, StaleFence, StoreRefused, StoreUnavailable
+from worker.errors import StaleFence, StoreRefused, StoreUnavailable, UnexpectedAnswer
 from worker.media.jobs import MediaRunner
 from worker.session.flags import FlagWatch, Monitored
 from worker.session.high_water import HighWater
 from worker.session.housekeeping import Housekeeping
-from worker.store import ClaimedSession, HeldSession, HostPolled, News, Store, StoredSettings
+from worker.store import ClaimedSession, HeldSession, HostPollAnswer, SessionUpdate, Store, StoredSettings
 from worker.store.availability import DatabaseWatch
 from worker.store.lanes import LANE_CONNECTIONS
-from worker.store.lease import Pace
+from worker.store.lease import PollTiming
 from worker.store.retry import REFUSALS_BELIEVED
 
-Leave = Literal["unwanted", "moves"]  # nobody wants it served; another host is to have it
+GiveUpReason = Literal["unwanted", "moves"]  # nobody wants it served; another host is to have it
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
+class ServedParts:
     """The parts of a session that are told its news, while it is served."""
 
     session: str
@@ -48,51 +48,51 @@ class Served:
             session=self.session,
             fence=self.fence,
             monitored=self.monitored.version,
-            media=self.media.takes(),
+            media=self.media.acceptable_jobs(),
             complete=self.high_water.value,
         )
 
-    def take(self, news: News, asked_at: float) -> None:
-        if news.monitored is not None:
-            self.monitored.take(news.monitored)
-        self.flags.take(news.flags, asked_at)
-        self.flags.take_requests(news.requests, asked_at)
-        if news.media:
+    def apply(self, update: SessionUpdate, asked_at: float) -> None:
+        if update.monitored is not None:
+            self.monitored.take(update.monitored)
+        self.flags.take(update.flags, asked_at)
+        self.flags.take_requests(update.requests, asked_at)
+        if update.media:
             self.media.notify()
-        if news.refused:
+        if update.refused:
             self.housekeeping.note_refused_due()
 
 
-class Orders(Protocol):
+class ClaimCallbacks(Protocol):
     """Who hears what becomes of a claimed session."""
 
-    def leave(self, why: Leave) -> None:
+    def on_give_up(self, why: GiveUpReason) -> None:
         """It is to be given back; told again until it is."""
 
-    def settle(self, settings: StoredSettings) -> None:
+    def on_settings(self, settings: StoredSettings) -> None:
         """It has other settings now."""
 
 
-class Seat:
+class PolledSession:
     """A session that this process holds, from the lease on, whether it is served or not.
 
-    The lease of a session that only waits is renewed all the same. `orders`: of one that was claimed.
+    The lease of a session that only waits is renewed all the same. `callbacks`: of one that was claimed.
     """
 
     def __init__(
-        self, session: str, fence: int, orders: Orders | None = None, settings: StoredSettings | None = None
+        self, session: str, fence: int, callbacks: ClaimCallbacks | None = None, settings: StoredSettings | None = None
     ) -> None:
         self.session = session
         self.fence = fence
-        self._orders = orders
+        self._callbacks = callbacks
         self._settings = settings
-        self._served: Served | None = None
+        self._served: ServedParts | None = None
         self._last = HeldSession(session=session, fence=fence, monitored=None, media=0)
         self._ended = anyio.Event()
         self._end: Exception | None = None
 
     @contextmanager
-    def serving(self, served: Served) -> Iterator[None]:
+    def serving(self, served: ServedParts) -> Iterator[None]:
         """These parts are told the news as long as the block runs."""
         self._served = served
         try:
@@ -117,23 +117,23 @@ class Seat:
         if self._served is not None:
             self._served.watch.unanswered("lease", since, why)
 
-    def take(self, news: News, asked_at: float) -> None:
+    def apply(self, update: SessionUpdate, asked_at: float) -> None:
         """Tell the parts. What is wrong with one session's news ends that session, not the poll."""
         try:
-            if self._orders is not None and news.stop:
-                self._orders.leave("unwanted")
-            if self._orders is not None and news.settings is not None:
-                self._settings = news.settings
-                self._orders.settle(news.settings)
+            if self._callbacks is not None and update.stop:
+                self._callbacks.on_give_up("unwanted")
+            if self._callbacks is not None and update.settings is not None:
+                self._settings = update.settings
+                self._callbacks.on_settings(update.settings)
             if self._served is not None:
-                self._served.take(news, asked_at)
+                self._served.apply(update, asked_at)
         except Exception as fault:
             self.end(fault)
 
     def give_up(self) -> None:
         """Another host is to have it."""
-        if self._orders is not None:
-            self._orders.leave("moves")
+        if self._callbacks is not None:
+            self._callbacks.on_give_up("moves")
 
     def end(self, why: Exception) -> None:
         """The session cannot be served here any longer."""
@@ -144,7 +144,7 @@ class Seat:
         """Wait until somebody else holds the session, or its news cannot be taken.
 
         Raises:
-            StaleFence: another worker has the lease. Or what went wrong with the news.
+            StaleFence: another worker has the lease. Or what went wrong with the update.
         """
         await self._ended.wait()
         assert self._end is not None
@@ -152,30 +152,30 @@ class Seat:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claims:
+class ClaimHandler:
     """Of a host: how many more sessions it could serve now, and who takes those that it gets."""
 
-    room: Callable[[], int]
-    take: Callable[[ClaimedSession], None]
+    free_slots: Callable[[], int]
+    on_claim: Callable[[ClaimedSession], None]
 
 
 class HostPoll:
-    """Polls for all sessions of this process. Without `claims` it gets none beside those that are seated."""
+    """Polls for all sessions of this process. Without `claims` it gets none beside those that are registered."""
 
     def __init__(
         self,
         store: Store,
         owner: str,
-        pace: Pace,
-        claims: Claims | None = None,
+        timing: PollTiming,
+        claims: ClaimHandler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._owner = owner
-        self._pace = pace
+        self._timing = timing
         self._claims = claims
         self._clock = clock
-        self._seats: dict[str, Seat] = {}
+        self._sessions: dict[str, PolledSession] = {}
         self._joined = anyio.Event()
         self._polling = anyio.Lock()
         self._singles = anyio.Semaphore(LANE_CONNECTIONS - 1)  # a turn is left for all, if these hang
@@ -184,15 +184,15 @@ class HostPoll:
         self._refused_since = 0.0
 
     @contextmanager
-    def seated(self, seat: Seat) -> Iterator[None]:
+    def registered(self, polled: PolledSession) -> Iterator[None]:
         """Poll for this session, too, as long as the block runs."""
-        self._seats[seat.session] = seat
+        self._sessions[polled.session] = polled
         self._joined.set()
         try:
             yield
         finally:
-            if self._seats.get(seat.session) is seat:
-                del self._seats[seat.session]
+            if self._sessions.get(polled.session) is polled:
+                del self._sessions[polled.session]
 
     @property
     def away(self) -> bool:
@@ -201,7 +201,7 @@ class HostPoll:
 
     async def run(self) -> None:
         """Poll until cancelled. Neither an outage of the database nor a refusal ends it."""
-        pause = self._pace.every if self._claims is None else random.uniform(0, self._pace.again)  # noqa: S311
+        pause = self._timing.interval if self._claims is None else random.uniform(0, self._timing.retry_interval)  # noqa: S311
         while True:
             await self._until_needed()
             await anyio.sleep(pause)
@@ -210,10 +210,10 @@ class HostPoll:
                     answer = await self.ask()
             except (StoreUnavailable, StoreRefused) as error:
                 self._failed(error)
-                pause = self._pace.again
+                pause = self._timing.retry_interval
             else:
                 self._away = False
-                pause = self._pace.again if answer.busy else self._pace.every
+                pause = self._timing.retry_interval if answer.busy else self._timing.interval
 
     @asynccontextmanager
     async def at_rest(self) -> AsyncIterator[None]:
@@ -222,23 +222,23 @@ class HostPoll:
             yield
 
     async def _until_needed(self) -> None:
-        while not self._seats and self._claims is None:
+        while not self._sessions and self._claims is None:
             self._joined = anyio.Event()
             await self._joined.wait()
 
-    async def ask(self, *seats: Seat) -> HostPolled:
+    async def ask(self, *sessions: PolledSession) -> HostPollAnswer:
         """Poll once, for these sessions or for all, and tell everybody.
 
         Raises:
             StoreUnavailable: the database does not answer.
             StoreRefused: it says no. Several times in a row, it counts as no answer.
         """
-        async with self._singles if seats else nullcontext():
-            return await self._ask(seats)
+        async with self._singles if sessions else nullcontext():
+            return await self._ask(sessions)
 
-    async def _ask(self, seats: Sequence[Seat]) -> HostPolled:
-        asked, asked_at = seats or tuple(self._seats.values()), self._clock()
-        room = None if seats else self._claims.room() if self._claims is not None else 0
+    async def _ask(self, sessions: Sequence[PolledSession]) -> HostPollAnswer:
+        asked, asked_at = sessions or tuple(self._sessions.values()), self._clock()
+        room = None if sessions else self._claims.free_slots() if self._claims is not None else 0
         try:
             answer = await self._call(asked, room)
         except StoreUnavailable as error:
@@ -254,16 +254,16 @@ class HostPoll:
         for claimed in answer.claimed:
             assert self._claims is not None
             self._end_former(claimed.session)
-            self._claims.take(claimed)
+            self._claims.on_claim(claimed)
         return answer
 
     def _end_former(self, session: str) -> None:
         """A lease that ran out unnoticed: the session is ours again, under another fence. Nobody else would tell it."""
-        if session in self._seats:
+        if session in self._sessions:
             logger.warning("the lease of {} had run out; it is claimed again", session)
-            self._seats[session].end(StaleFence("this process has claimed the session anew"))
+            self._sessions[session].end(StaleFence("this process has claimed the session anew"))
 
-    def _note_refusal(self, asked: Sequence[Seat], asked_at: float, why: str) -> None:
+    def _note_refusal(self, asked: Sequence[PolledSession], asked_at: float, why: str) -> None:
         """One refusal says nothing. If it stays so, the leases run out, and the sockets have to end before."""
         self._refused_since = self._refused_since if self._refusals else asked_at
         self._refusals += 1
@@ -273,14 +273,14 @@ class HostPoll:
             else:
                 one.unanswered(self._refused_since, why)
 
-    async def _call(self, asked: Sequence[Seat], room: int | None) -> HostPolled:
+    async def _call(self, asked: Sequence[PolledSession], room: int | None) -> HostPollAnswer:
         held = [one.held() for one in asked]
         try:
-            return await self._store.host_poll(self._owner, room, held, self._pace.lease, self._pace.call)
+            return await self._store.host_poll(self._owner, room, held, self._timing.lease, self._timing.call_timeout)
         except (KeyError, TypeError, ValueError) as odd:  # what one session has brought must not end them all
-            raise OddAnswer(f"wa_host_poll: the answer is not the function's ({type(odd).__name__})") from None
+            raise UnexpectedAnswer(f"wa_host_poll: the answer is not the function's ({type(odd).__name__})") from None
 
-    def _tell(self, one: Seat, answer: HostPolled, asked_at: float) -> None:
+    def _tell(self, one: PolledSession, answer: HostPollAnswer, asked_at: float) -> None:
         if one.session in answer.busy:  # its commit holds the row, and with it the session; but the lease gets shorter
             one.unanswered(asked_at, "the session's row has been locked since the lease was due")
         else:
@@ -289,8 +289,8 @@ class HostPoll:
             logger.warning("the lease of {} went to another worker", one.session)
             one.end(StaleFence("another worker took the lease"))
             return
-        if one.session in answer.news:
-            one.take(answer.news[one.session], asked_at)
+        if one.session in answer.updates:
+            one.apply(answer.updates[one.session], asked_at)
         if one.session in answer.give_up:
             one.give_up()
 

@@ -39,7 +39,7 @@ class Housekeeping:
     `lost_seconds`: how long an undecryptable message may still get its content. `changes_seconds`: how long deletions
     are told to apps that ask for changes. `keep_seconds`, `audit_seconds`: how long messages with their files, and the
     audit log, are kept; None: for ever. `expire`: what is done with messages that have disappeared from phones; None:
-    nothing. `analyze`: refresh the planner's statistics, too. `first_of_all`: whether a task that is for all sessions
+    nothing. `analyze`: refresh the planner's statistics, too. `claim_task`: whether a task that is for all sessions
     has not run for so long in this process.
     """
 
@@ -55,7 +55,7 @@ class Housekeeping:
         audit_seconds: float | None = None,
         expire: ExpireMode | None = None,
         analyze: bool = False,
-        first_of_all: Callable[[str, float], bool] = lambda task, seconds: True,
+        claim_task: Callable[[str, float], bool] = lambda task, seconds: True,
     ) -> None:
         self._store = store
         self._report = report
@@ -66,7 +66,7 @@ class Housekeeping:
         self._audit_seconds = audit_seconds
         self._expire = expire
         self._analyze = analyze
-        self._first_of_all = first_of_all
+        self._claim_task = claim_task
         self._refused_due = anyio.Event()
         self._discards: Mapping[str, int] | None = None
 
@@ -157,7 +157,7 @@ class Housekeeping:
 
     async def delete_unused_objects(self) -> None:
         """Remove the files that no message needs any more: also those that an earlier turn could not remove."""
-        if not self._first_of_all("objects", OBJECTS_EVERY_SECONDS):
+        if not self._claim_task("objects", OBJECTS_EVERY_SECONDS):
             return
         files = await self._store.delete_unused_objects()
         if files:
@@ -165,7 +165,7 @@ class Housekeeping:
 
     async def analyze(self) -> None:
         """Refresh the planner's statistics."""
-        if self._first_of_all("analyze", ANALYZE_EVERY_SECONDS):
+        if self._claim_task("analyze", ANALYZE_EVERY_SECONDS):
             await self._store.analyze()
 
     async def retry_refused(self) -> None:

@@ -60,8 +60,8 @@ class Requests:
 
     def turn_down(self, request: Request, why: str) -> None:
         """Refuse a request, in the log and in the audit log."""
-        logger.warning("{} is turned down: {}", request.ask.value, why)
-        self._report.error("REQUEST_TURNED_DOWN", why, flag=request.ask.value)
+        logger.warning("{} is turned down: {}", request.kind.value, why)
+        self._report.error("REQUEST_TURNED_DOWN", why, flag=request.kind.value)
         self.done(request, f"turned down: {why}")
 
     async def log_out(self, peer: Peer, request: Request, *, connected: bool) -> StayDown:

@@ -22,10 +22,10 @@ from worker.bridge.protocol import (
     Qr,
     Stalled,
 )
-from worker.session.ceremony import Ceremony, PasskeyRules
+from worker.session.ceremony import PasskeyCeremony, PasskeyRules
 from worker.session.closes import Halt
 from worker.session.events import DatabaseGone, DeafFound, EventQueue, SessionEvent, StallFound
-from worker.session.flags import Ask, Request
+from worker.session.flags import Request, RequestKind
 from worker.session.reconnect_policy import Connect, Plan, ReconnectPolicy
 from worker.session.report import Report, View
 from worker.session.requests import ASK_FOR_A_CODE, DRAIN_SECONDS, ENTER_THE_CODE, ENTER_THE_NEW_CODE, Requests
@@ -65,7 +65,7 @@ class Socket:
         self._code_retired = False  # a phone may have scanned it in vain
         self._typed_for: str | None = None  # the number of the pairing code that is out
         self._typed_retired = 0  # how many of those WhatsApp has retired
-        self._ceremony = Ceremony(peer, report, requests, passkey, policy.clock)
+        self._ceremony = PasskeyCeremony(peer, report, requests, passkey, policy.clock)
 
     async def run(self) -> Plan:
         """Handle events until the socket has ended, by itself or by us; what to do next."""
@@ -134,25 +134,25 @@ class Socket:
         return None
 
     async def _obey(self, request: Request) -> Plan | None:
-        match request.ask:
-            case Ask.REFRESH:
+        match request.kind:
+            case RequestKind.REFRESH:
                 await self._end()
                 self._report.audit(
                     "disconnect", code=None, reason="asked for a new connection (wa_refresh_qr_requested)"
                 )
                 self._requests.refresh(request)
                 return Connect()
-            case Ask.DISCONNECT:
+            case RequestKind.DISCONNECT:
                 return await self._requests.log_out(self._peer, request, connected=self._open)
-            case Ask.GROUPS:
+            case RequestKind.GROUPS:
                 self._requests.discovery.ask(request)
-            case Ask.PASSKEY_ANSWERED | Ask.PASSKEY_COMPARED:
+            case RequestKind.PASSKEY_ANSWERED | RequestKind.PASSKEY_COMPARED:
                 halt = await self._ceremony.obey(request)
                 return await self._give_up(halt) if halt else None
-            case Ask.PAIRING_CODE if self._waits_for_scan and request.phone is not None:
+            case RequestKind.PAIRING_CODE if self._waits_for_scan and request.phone is not None:
                 self._typed_for, self._typed_retired = request.phone, 0
                 self._stay_for(await self._requests.show_pairing_code(self._peer, request))
-            case Ask.PAIRING_CODE:
+            case RequestKind.PAIRING_CODE:
                 self._requests.turn_down(request, "the session does not wait for a phone to be linked")
         return None
 

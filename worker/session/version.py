@@ -38,7 +38,7 @@ HEADERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class VersionClaim:
     """A version, where it is from, and when it was fetched. `version` None: the bundled one, not known yet."""
 
     version: Version | None
@@ -61,8 +61,8 @@ class VersionPolicy:
     def __init__(
         self,
         pin: Version | None,
-        last_good: Claim | None,
-        keep: Callable[[Claim], None],
+        last_good: VersionClaim | None,
+        keep: Callable[[VersionClaim], None],
         *,
         unasked: bool,
         clock: Callable[[], float] = time.monotonic,
@@ -72,17 +72,17 @@ class VersionPolicy:
         self._keep = keep
         self._unasked = unasked
         self._clock = clock
-        self._fetched: Claim | None = None
-        self._bundled = Claim(version=None, source="bundled")
+        self._fetched: VersionClaim | None = None
+        self._bundled = VersionClaim(version=None, source="bundled")
         self._refused = False
         self._failed = False
         self._not_before = clock()
 
     @property
-    def claim(self) -> Claim:
+    def claim(self) -> VersionClaim:
         """What is claimed now."""
         if self._pin:
-            return Claim(version=self._pin, source="WA_VERSION")
+            return VersionClaim(version=self._pin, source="WA_VERSION")
         return self._fetched or self._last_good or self._bundled
 
     def present(self) -> Version | None:
@@ -91,7 +91,9 @@ class VersionPolicy:
 
     def connected_with(self, version: Version) -> None:
         """The sidecar says what it claims: the only way to know the bundled one."""
-        self._bundled = Claim(version=version, source="bundled") if self.claim.source == "bundled" else self._bundled
+        self._bundled = (
+            VersionClaim(version=version, source="bundled") if self.claim.source == "bundled" else self._bundled
+        )
 
     def outdated(self) -> None:
         """WhatsApp refused the version: fetch one before the next attempt, and drop the stored one."""
@@ -111,7 +113,7 @@ class VersionPolicy:
         self._failed = version is None
         self._not_before = self._clock() + (RETRY_SECONDS if version is None else FETCH_AGAIN_SECONDS)
         if version:
-            self._fetched = Claim(version=version, source="fetched", at=datetime.now(UTC))
+            self._fetched = VersionClaim(version=version, source="fetched", at=datetime.now(UTC))
 
     def doubt(self) -> str | None:
         """What to say before a code is shown: the version may be too old to link a phone, and a newer was not found."""
@@ -127,7 +129,7 @@ class VersionPolicy:
     def worked(self) -> None:
         """A connection opened: keep a fetched version."""
         if self._fetched and not self._pin:
-            self._last_good = Claim(version=self._fetched.version, source="kept", at=self._fetched.at)
+            self._last_good = VersionClaim(version=self._fetched.version, source="kept", at=self._fetched.at)
             self._keep(self._last_good)
 
     def forget(self) -> None:
@@ -161,7 +163,7 @@ async def fetch_version(
     return (2, 3000, int(found[1]))
 
 
-def parse_kept(detail: dict[str, object]) -> Claim | None:
+def parse_kept(detail: dict[str, object]) -> VersionClaim | None:
     """The version that worked, as it was stored in `detail.version` and `detail.version_at`."""
     value, at = detail.get("version"), detail.get("version_at")
     if not (isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) for part in value)):
@@ -170,4 +172,6 @@ def parse_kept(detail: dict[str, object]) -> Claim | None:
         since = datetime.fromisoformat(at) if isinstance(at, str) else None
     except ValueError:
         since = None
-    return Claim(version=(value[0], value[1], value[2]), source="kept", at=since if since and since.tzinfo else None)
+    return VersionClaim(
+        version=(value[0], value[1], value[2]), source="kept", at=since if since and since.tzinfo else None
+    )

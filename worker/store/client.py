@@ -23,7 +23,6 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from worker.errors import (
     KeyRefused,
-    OddAnswer,
     SequenceGap,
     SettingsError,
     StaleEpoch,
@@ -33,6 +32,7 @@ from worker.errors import (
     StoreUnavailable,
     TooLarge,
     TooSlow,
+    UnexpectedAnswer,
 )
 from worker.outbound import http_client, why
 
@@ -124,7 +124,7 @@ async def judge_status(response: httpx.Response) -> None:
 def judge(status: int, body: bytes, *, storage: bool = False) -> StoreError | None:
     """The error that this status and body stand for; None: the body is one of Supabase's, and tells more."""
     if status < 300:
-        return OddAnswer(f"HTTP {status} with {_kind(body)}") if _kind(body) != "JSON" else None
+        return UnexpectedAnswer(f"HTTP {status} with {_kind(body)}") if _kind(body) != "JSON" else None
     if status in BUSY_STATUS:
         return StoreUnavailable(f"HTTP {status}")
     told = _document(body)
@@ -137,16 +137,18 @@ def judge(status: int, body: bytes, *, storage: bool = False) -> StoreError | No
     if status in {401, 403}:
         return KeyRefused(f"HTTP {status} with {_kind(body)}", KEY_WORDS.format(status))
     if "requested path is invalid" in str(told.get("error", "")) + str(told.get("message", "")):
-        return OddAnswer(f"HTTP {status}, requested path is invalid", URL_WORDS.format("requested path is invalid"))
+        return UnexpectedAnswer(
+            f"HTTP {status}, requested path is invalid", URL_WORDS.format("requested path is invalid")
+        )
     if storage and status == 413:
         return StoreRefused("HTTP 413: the file is larger than Storage or its bucket allows", "413")
     if status == 413:
         return TooLarge(f"HTTP 413: {IN_WORDS[413]}")
     if status in IN_WORDS:
-        return OddAnswer(f"HTTP {status}: {IN_WORDS[status]}")
+        return UnexpectedAnswer(f"HTTP {status}: {IN_WORDS[status]}")
     if status < 400 or status == 404:
-        return OddAnswer(f"HTTP {status} with {_kind(body)}", URL_WORDS.format(f"HTTP {status}"))
-    return OddAnswer(f"HTTP {status} with {_kind(body)}")
+        return UnexpectedAnswer(f"HTTP {status} with {_kind(body)}", URL_WORDS.format(f"HTTP {status}"))
+    return UnexpectedAnswer(f"HTTP {status} with {_kind(body)}")
 
 
 def _document(body: bytes) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def translated(what: str, seconds: float) -> Iterator[None]:
     Raises:
         StoreUnavailable: no answer, or one that a retry may change. It may have been done all the same.
         TooSlow: as above; the time ran out.
-        OddAnswer: an answer that is not Supabase's own, or that a healthy one gives now and then. As above.
+        UnexpectedAnswer: an answer that is not Supabase's own, or that a healthy one gives now and then. As above.
         StaleFence, StaleEpoch, SequenceGap: the database holds another state than the caller.
         StoreRefused: no, and it would be no again; `code` "stale_job": another process holds this media job.
     """
@@ -191,7 +193,7 @@ def translated(what: str, seconds: float) -> Iterator[None]:
         raise TooSlow(f"{what}: no answer within {seconds:g} s") from error
     except httpx.HTTPError as error:
         raise StoreUnavailable(f"{what}: {why(error)}") from error
-    except OddAnswer as error:  # `judge_status` does not know the call
+    except UnexpectedAnswer as error:  # `judge_status` does not know the call
         raise type(error)(f"{what}: {error}", error.remedy) from None
     except StoreUnavailable as error:
         raise StoreUnavailable(f"{what}: {error}") from None
@@ -200,7 +202,7 @@ def translated(what: str, seconds: float) -> Iterator[None]:
     except StorageApiError as error:
         raise refusal(what, str(error.status), "") from None
     except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        raise OddAnswer(f"{what}: an answer that cannot be read") from error
+        raise UnexpectedAnswer(f"{what}: an answer that cannot be read") from error
     except (UnicodeError, ValueError, RecursionError) as error:
         raise StoreRefused(f"{what}: cannot be written as JSON", "client") from error
 
@@ -216,7 +218,7 @@ def refusal(what: str, code: str, message: str) -> StoreError:
     if code == "42501":
         return KeyRefused(f"{what}: 42501, {_denied(message)}", _denied(message))
     if code == "PGRST202":
-        return OddAnswer(f"{what}: {code}, no such function in the schema cache", SCHEMA_WORDS)
+        return UnexpectedAnswer(f"{what}: {code}, no such function in the schema cache", SCHEMA_WORDS)
     if code == "SUP" and message.startswith(EMBEDDED_REFUSALS):
         return StoreRefused(f"{what}: {code}", code)
     if code == "57014":
@@ -229,7 +231,7 @@ def refusal(what: str, code: str, message: str) -> StoreError:
         return StoreUnavailable(f"{what}: HTTP {code}")
     if is_status or code.startswith("PGRST") or (len(code) == 5 and code[:2] in LASTING_CLASSES):
         return StoreRefused(f"{what}: {code}", code)
-    return OddAnswer(f"{what}: {code}")
+    return UnexpectedAnswer(f"{what}: {code}")
 
 
 def _denied(message: str) -> str:

@@ -128,7 +128,7 @@ class Sessions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedFor:
+class RequestState:
     """What became of a request; `gone`: it is no longer known."""
 
     handled: bool
@@ -259,9 +259,9 @@ class Console:
         call = {"p_session": session, "p_name": name, "p_args": dict(args or {})}
         return int((await self._call("wa_ask", call))["id"])
 
-    async def request_state(self, session: str, id_: int) -> AskedFor:
+    async def request_state(self, session: str, id_: int) -> RequestState:
         row = await self._call("wa_request_state", {"p_session": session, "p_id": str(id_)})
-        return AskedFor(**known(AskedFor, row))
+        return RequestState(**known(RequestState, row))
 
     async def tail(self, session: str, group: int | None, after: int | None, limit: int) -> Tail:
         args = {"p_session": session, "p_group": _id(group), "p_after": _id(after), "p_limit": limit}
@@ -298,7 +298,7 @@ class Console:
 
     async def mark_media_deleted(self, sha256: Sequence[str]) -> None:
         row = await self._call("wa_mark_media_deleted", {"p_sha256": list(sha256)})
-        row["done"]  # raises OddAnswer if it is missing
+        row["done"]  # raises UnexpectedAnswer if it is missing
 
     async def export_messages(self, session: str, group: int, after: int, limit: int) -> list[Row]:
         args = {"p_session": session, "p_group": str(group), "p_after": str(after), "p_limit": limit}

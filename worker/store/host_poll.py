@@ -80,7 +80,7 @@ class ClaimedSession:
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
+class SessionUpdate:
     """What is new for one session. `monitored` None: unchanged. `media`, `refused`: something is due now.
 
     `stop`: it is no longer wanted. `settings`: it has others than the version that we named. Only those that we claimed
@@ -97,7 +97,7 @@ class News:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HostPolled:
+class HostPollAnswer:
     """The answer to one poll.
 
     `lost`: sessions that somebody else holds by now. `busy`: their leases were due and could not be written, because
@@ -107,23 +107,23 @@ class HostPolled:
 
     lost: frozenset[str] = frozenset()
     busy: frozenset[str] = frozenset()
-    news: Mapping[str, News]
+    updates: Mapping[str, SessionUpdate]
     claimed: Sequence[ClaimedSession] = ()
     give_up: frozenset[str] = frozenset()
 
 
-def parse_answer(row: Json) -> HostPolled:
+def parse_answer(row: Json) -> HostPollAnswer:
     """The answer as a value.
 
     Raises:
-        KeyError: it is not the function's (`OddAnswer` for an answer of the database).
+        KeyError: it is not the function's (`UnexpectedAnswer` for an answer of the database).
     """
     row["alive"]
-    news = {session: _parse_news(told) for session, told in row.get("news", {}).items()}
-    return HostPolled(
+    updates = {session: _parse_update(told) for session, told in row.get("news", {}).items()}
+    return HostPollAnswer(
         lost=frozenset(row.get("lost", ())),
         busy=frozenset(row.get("busy", ())),
-        news=news,
+        updates=updates,
         claimed=[_parse_claimed(told) for told in row.get("claimed", ())],
         give_up=frozenset(row.get("give_up", ())),
     )
@@ -139,9 +139,9 @@ def _parse_claimed(told: Json) -> ClaimedSession:
     )
 
 
-def _parse_news(told: Json) -> News:
+def _parse_update(told: Json) -> SessionUpdate:
     monitored, settings = told.get("monitored"), told.get("settings")
-    return News(
+    return SessionUpdate(
         flags=[parse_flag(flag) for flag in told.get("flags", ())],
         monitored=monitored
         and MonitoredGroups(version=int(monitored["version"]), groups=frozenset(monitored["groups"])),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import anyio
 from loguru import logger
 
-from worker.errors import OddAnswer, StoreRefused, StoreUnavailable
+from worker.errors import StoreRefused, StoreUnavailable, UnexpectedAnswer
 from worker.store import Lease, Store
 from worker.store.availability import PATIENCE_SECONDS
 
@@ -26,7 +26,7 @@ RESERVE = 1 / 10  # of its time: the socket has ended before the lease runs out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class PollTiming:
     """How often to poll, and how long to wait for an answer, in seconds.
 
     After a poll that was answered, the lease lasts for two thirds of its time at least.
@@ -36,22 +36,22 @@ class Pace:
     lease: float
 
     @property
-    def every(self) -> float:
+    def interval(self) -> float:
         return min(self.poll, self.lease * RENEWED_AFTER)
 
     @property
-    def again(self) -> float:
+    def retry_interval(self) -> float:
         """After a poll that failed."""
-        return min(self.every, ASK_AGAIN_SECONDS)
+        return min(self.interval, ASK_AGAIN_SECONDS)
 
     @property
     def patience(self) -> float:
         """How long polls may go without an answer, from the first that has none: the lease must not run out."""
-        left = self.lease * (1 - RENEWED_AFTER - RESERVE) - self.every
+        left = self.lease * (1 - RENEWED_AFTER - RESERVE) - self.interval
         return min(PATIENCE_SECONDS, self.lease / 2, left)
 
     @property
-    def call(self) -> float:
+    def call_timeout(self) -> float:
         """How long one poll may take: one that hangs is no verdict."""
         return self.patience / 2
 
@@ -74,7 +74,7 @@ async def acquire(
     while True:
         try:
             lease = await store.lease_acquire(session, owner, seconds)
-        except (StoreRefused, OddAnswer) as odd:
+        except (StoreRefused, UnexpectedAnswer) as odd:
             reason = f"Supabase answers oddly ({odd}); waiting"
         except StoreUnavailable:
             reason = "Supabase does not answer yet; waiting for it"

@@ -18,7 +18,7 @@ def known(shape: type[Any], row: Json) -> dict[str, Any]:
     """The fields of `row` that `shape` has. A newer schema may answer more than an older worker knows.
 
     Raises:
-        KeyError: `row` lacks a field that has no default (`OddAnswer` for an answer of the database).
+        KeyError: `row` lacks a field that has no default (`UnexpectedAnswer` for an answer of the database).
     """
     return {f.name: row[f.name] for f in fields(shape) if f.name in row or not _has_default(f)}
 

@@ -14,12 +14,12 @@ from typing import Any
 import anyio
 from supabase import AsyncClient
 
-from worker.errors import KeyRefused, OddAnswer, SettingsError, StoreError, StoreRefused
+from worker.errors import KeyRefused, SettingsError, StoreError, StoreRefused, UnexpectedAnswer
 from worker.store.bucket import Bucket
 from worker.store.client import Timeouts, make_client, translated
 from worker.store.console import Console
 from worker.store.embedded import MIGRATIONS
-from worker.store.host_poll import HeldSession, HostPolled, parse_answer, parse_flag
+from worker.store.host_poll import HeldSession, HostPollAnswer, parse_answer, parse_flag
 from worker.store.key import KeyWatch
 from worker.store.lanes import Lanes
 from worker.store.rows import (
@@ -74,7 +74,7 @@ class Store:
 
         Raises:
             SettingsError: migrations are missing.
-            OddAnswer: the key is refused, or it is no Supabase of ours that answers; `remedy` says so. Look twice.
+            UnexpectedAnswer: the key is refused, or this is not our Supabase; see `remedy`. Check twice.
             StoreUnavailable: nobody answers at this address, or nothing sensible.
         """
         version = await self.schema_version()
@@ -114,7 +114,7 @@ class Store:
         held: Sequence[HeldSession],
         lease_seconds: float | None = None,
         within: float | None = None,
-    ) -> HostPolled:
+    ) -> HostPollAnswer:
         """Renews the leases of these sessions, says what is new for them, and claims up to `capacity` wanted ones.
 
         `capacity` None: these are not all sessions of this process, so that it says nothing of how many it holds.
@@ -331,13 +331,13 @@ class Store:
 
     async def status(self, session: str) -> dict[str, Any]:
         row = await self._call_again("wa_status", {"p_session": session})
-        row["schema_version"]  # raises OddAnswer if another has answered
+        row["schema_version"]  # raises UnexpectedAnswer if another has answered
         return dict(row)
 
     async def _do(self, function: str, args: Mapping[str, Any], says: str = "done") -> None:
         """One call whose answer matters only as proof that the function gave it: it has the field `says`."""
         row = await self._call(function, args)
-        row[says]  # raises OddAnswer if it is missing
+        row[says]  # raises UnexpectedAnswer if it is missing
 
     async def _call(self, function: str, args: Mapping[str, Any], within: float | None = None) -> Any:
         """One call; `within`: seconds for the answer, if less than all calls have.
@@ -375,7 +375,7 @@ class Store:
             return None
         # A gateway's; supabase-py hands on as text what is no JSON.
         if not isinstance(answer.data, dict) or not answer.data:
-            raise OddAnswer(f"{function}: the answer is not the function's")
+            raise UnexpectedAnswer(f"{function}: the answer is not the function's")
         return _Row(function, answer.data)
 
 
@@ -387,7 +387,7 @@ class _Row(dict[str, Any]):
         self._function = function
 
     def __missing__(self, name: str) -> Any:
-        raise OddAnswer(f"{self._function}: the answer is not the function's, it lacks {name}")
+        raise UnexpectedAnswer(f"{self._function}: the answer is not the function's, it lacks {name}")
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from worker.session.hearing import Hearing
+from worker.session.deafness import DeafnessDetector
 from worker.session.report import View
 from worker.web.metrics import Lag, Metrics
 
@@ -39,7 +39,7 @@ class SessionHealth:
     view: View | None = None
     figures: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
-    hearing: Hearing = field(default_factory=Hearing)
+    deafness: DeafnessDetector = field(default_factory=DeafnessDetector)
     refresh: Callable[[], Coroutine[Any, Any, None]] | None = None  # the database's figures, before they are shown
     refreshed_at: float = float("-inf")  # when that was last asked for, answered or not (monotonic)
 
@@ -64,7 +64,7 @@ class SessionHealth:
         return {
             "ok": not reasons,
             "reasons": [without_places(reason) for reason in reasons],
-            "warnings": self.hearing.warnings,
+            "warnings": self.deafness.warnings,
             "session": state,
             "sidecar": {"pid": self.sidecar_pid, "restarts": self.sidecar_restarts},
         }

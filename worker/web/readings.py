@@ -87,8 +87,8 @@ def _media(health: SessionHealth) -> Value:
 
 
 def _suspected(health: SessionHealth) -> Value:
-    hearing = health.hearing
-    return {"anything": float(hearing.anything.suspected), "groups": float(hearing.groups.suspected)}
+    deafness = health.deafness
+    return {"anything": float(deafness.anything.suspected), "groups": float(deafness.groups.suspected)}
 
 
 def _figures_age(health: SessionHealth) -> Value:

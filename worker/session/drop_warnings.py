@@ -15,7 +15,7 @@ GATHER_SECONDS = 3.0  # what waited arrives in a burst
 QUIET_SECONDS = 60.0
 
 
-class Drops:
+class DropWarnings:
     """Counts the messages of each durable batch that had waited too long; `run` tells their number."""
 
     def __init__(self, catch_up_s: int, *, gather: float = GATHER_SECONDS, quiet: float = QUIET_SECONDS) -> None:

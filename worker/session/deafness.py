@@ -22,7 +22,7 @@ WAITED_SECONDS = 120.0  # what comes within this time of the new connection had 
 TELL_EVERY_SECONDS = 60.0  # how often the times go to the database, at most
 
 
-class Silence:
+class SilenceTracker:
     """Arrivals of one kind. Times are Unix seconds."""
 
     def __init__(self, what: str) -> None:
@@ -68,12 +68,12 @@ class Silence:
             del self._longest[old]
 
 
-class Hearing:
+class DeafnessDetector:
     """What an account's connections have brought, over all sidecars of one process."""
 
     def __init__(self) -> None:
-        self.anything = Silence("nothing has come from WhatsApp")
-        self.groups = Silence("nothing has come from any group, though other things have,")
+        self.anything = SilenceTracker("nothing has come from WhatsApp")
+        self.groups = SilenceTracker("nothing has come from any group, though other things have,")
         self._told_at = 0.0
 
     def observe(self, pong: Pong, *, now: float, opened_at: float) -> str | None:
@@ -104,7 +104,7 @@ class Hearing:
             if silence.suspected
         ]
 
-    def news(self, now: float) -> Mapping[str, Any] | None:
+    def times_to_store(self, now: float) -> Mapping[str, Any] | None:
         """The times for the session's row, if there is a newer one and the last were told a while ago."""
         newest = max(self.anything.last or 0.0, self.groups.last or 0.0)
         if newest <= self._told_at or now - self._told_at < TELL_EVERY_SECONDS:

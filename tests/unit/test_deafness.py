@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.unit.test_policies import pong
-from worker.session.hearing import ENOUGH_GAPS, FLOOR_SECONDS, Hearing
+from worker.session.deafness import ENOUGH_GAPS, FLOOR_SECONDS, DeafnessDetector
 
 START = 1_790_000_000.0
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
@@ -14,7 +14,7 @@ class Account:
     """One account's hours, looked at every ten minutes, with a new connection whenever one is asked for."""
 
     def __init__(self) -> None:
-        self.hearing = Hearing()
+        self.deafness = DeafnessDetector()
         self.now = self.opened_at = START
         self.any_at: float | None = None
         self.group_at: float | None = None
@@ -28,7 +28,7 @@ class Account:
 
     def look(self) -> None:
         told = pong(last_stanza_at_ms=_ms(self.any_at), last_group_stanza_at_ms=_ms(self.group_at))
-        reason = self.hearing.observe(told, now=self.now, opened_at=self.opened_at)
+        reason = self.deafness.observe(told, now=self.now, opened_at=self.opened_at)
         if reason:
             self.reconnects.append((self.now - START, reason))
             self.opened_at, self.any_at, self.group_at = self.now, None, None
@@ -53,15 +53,15 @@ def _ms(at: float | None) -> float | None:
 def test_a_silence_far_beyond_the_usual_leads_to_one_new_connection_and_a_warning() -> None:
     account = Account()
     account.lives(DAY)
-    assert account.hearing.warnings == []
+    assert account.deafness.warnings == []
     account.passes(FLOOR_SECONDS)
     assert account.reconnects == []
     account.passes(3 * DAY)
     [(_, reason)] = account.reconnects
     assert reason.startswith("nothing has come from WhatsApp for 6 hours")
-    assert len(account.hearing.warnings) == 1
+    assert len(account.deafness.warnings) == 1
     account.comes()
-    assert account.hearing.warnings == []
+    assert account.deafness.warnings == []
 
 
 def test_groups_alone_are_judged_while_other_things_come() -> None:
@@ -70,9 +70,9 @@ def test_groups_alone_are_judged_while_other_things_come() -> None:
     account.lives(2 * DAY, group=False)
     [(_, reason)] = account.reconnects
     assert reason.startswith("nothing has come from any group")
-    assert "group" in account.hearing.warnings[0]
+    assert "group" in account.deafness.warnings[0]
     account.comes()
-    assert account.hearing.warnings == []
+    assert account.deafness.warnings == []
 
 
 def test_groups_are_not_judged_while_nothing_at_all_comes() -> None:
@@ -131,16 +131,16 @@ def test_time_without_a_connection_is_no_silence() -> None:
     account.look()
     assert account.reconnects == []
     account.comes()
-    assert account.hearing.anything.usual == 30 * MINUTE
+    assert account.deafness.anything.usual == 30 * MINUTE
 
 
 def test_the_times_go_to_the_row_at_most_once_a_minute_and_only_if_something_came() -> None:
     account = Account()
-    assert account.hearing.news(account.now) is None
+    assert account.deafness.times_to_store(account.now) is None
     account.comes(group=False)
-    assert account.hearing.news(account.now) == {"any": "2026-09-21T14:13:20Z", "group": None}
+    assert account.deafness.times_to_store(account.now) == {"any": "2026-09-21T14:13:20Z", "group": None}
     account.now += 10
     account.comes()
-    assert account.hearing.news(account.now) is None
-    assert account.hearing.news(account.now + MINUTE) is not None
-    assert account.hearing.news(account.now + 3 * MINUTE) is None
+    assert account.deafness.times_to_store(account.now) is None
+    assert account.deafness.times_to_store(account.now + MINUTE) is not None
+    assert account.deafness.times_to_store(account.now + 3 * MINUTE) is None

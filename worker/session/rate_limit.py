@@ -13,7 +13,7 @@ ALMOST = 0.9  # turns of the same session are never exactly as far apart as they
 JITTER_MAX_SECONDS = 0.5  # hosts that were started together are not in step
 
 
-class Turns:
+class RateLimiter:
     """Turns in the order in which they are asked for. Who gives up waiting leaves no gap."""
 
     def __init__(
@@ -31,21 +31,21 @@ class Turns:
         self._next = clock()
         self._first = anyio.Lock()
 
-    async def take(self) -> None:
+    async def wait(self) -> None:
         """Wait for a turn. The first after a pause has it at once."""
         async with self._first:
             await self._sleep(max(0.0, self._next - self._clock()))
             self._next = self._clock() + self._every + self._draw()
 
 
-class Once:
+class OncePerProcess:
     """Tasks that one of many sessions does for all of them."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._done: dict[str, float] = {}
 
-    def first_of_all(self, task: str, seconds: float) -> bool:
+    def claim_task(self, task: str, seconds: float) -> bool:
         """Whether nobody has asked for this task within almost so many seconds; who hears yes does it."""
         now = self._clock()
         if now - self._done.get(task, float("-inf")) < ALMOST * seconds:
