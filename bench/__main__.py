@@ -48,6 +48,7 @@ TEXT_CHARS = 100
 PART = 500  # messages asked of the virtual phone in one call
 SAMPLE_SECONDS = 0.5
 RATE = 10  # messages a second while latency is measured
+WARM_UP_MESSAGES = 2 * RATE  # not counted: the first commits after a login plan their SQL
 TAIL_SECONDS = 30.0  # nothing more is begun so long before the end of the time
 FILES = ((100_000, 20), (1_000_000, 8), (16_000_000, 3))
 
@@ -151,17 +152,11 @@ async def peak_of(roles: dict[str, list[int]]) -> AsyncIterator[dict[str, int]]:
 
 async def latency(side: Side, away_ms: int, seconds: int) -> Result:
     """Ten messages a second to a running side; from the socket of the server to the receipt (naive: to the insert)."""
+    sent = await paced(side, WARM_UP_MESSAGES)
+    await side.stored_at(list(sent))
     if side.forwarder:
         side.forwarder.away_seconds = away_ms / 1000
-    sent: dict[str, float] = {}
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    for n in range(RATE * seconds):
-        await asyncio.sleep(max(0.0, began + n / RATE - clock()))
-        message = await side.phone.send(
-            SENDERS[n % len(SENDERS)], side.groups[n % len(side.groups)], f"live {n} " + "x" * 90
-        )
-        sent[message.id] = message.sent_at_ms
+    sent = await paced(side, RATE * seconds)
     if isinstance(side, Naive):
         await side.stored_at(list(sent))
         ends = {i: item["at_ms"] for item in side.events if item["event"] == "stored" for i in item["ids"]}
@@ -173,6 +168,20 @@ async def latency(side: Side, away_ms: int, seconds: int) -> Result:
     return {"away_ms": away_ms, "messages": len(took), "max": took[-1]} | {
         f"p{q}": quantile(took, q) for q in (50, 95, 99)
     }
+
+
+async def paced(side: Side, count: int) -> dict[str, float]:
+    """Sends `RATE` messages a second. When each left the server's socket, in ms, by its id."""
+    sent: dict[str, float] = {}
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    for n in range(count):
+        await asyncio.sleep(max(0.0, began + n / RATE - clock()))
+        message = await side.phone.send(
+            SENDERS[n % len(SENDERS)], side.groups[n % len(side.groups)], f"live {n} " + "x" * 90
+        )
+        sent[message.id] = message.sent_at_ms
+    return sent
 
 
 async def killed(side: Side, count: int) -> Result:
@@ -407,7 +416,7 @@ def main() -> None:
         restarts=1, sizes=SIZES[:3], ends=ends,
     )  # fmt: skip
     full = Plan(
-        messages=10_000, windowed=2000, rounds=2, distances_ms=(0, 40, 150), latency_seconds=8, kill_messages=3000,
+        messages=10_000, windowed=2000, rounds=2, distances_ms=(0, 40, 150), latency_seconds=15, kill_messages=3000,
         restarts=3, sizes=SIZES, ends=ends,
     )  # fmt: skip
     plan = quick if options.quick else full
