@@ -13,7 +13,7 @@ from worker.errors import SettingsError, StaleFence, StoreUnavailable, WorkerErr
 from worker.log import hidden
 from worker.session.host_poll import GiveUpReason, PolledSession
 from worker.session.rate_limit import RateLimiter
-from worker.session.reconnect_policy import StayDown
+from worker.session.reconnect_policy import StayDown, first_retry_state
 from worker.session.report import View
 from worker.session_settings import parse_session_settings
 from worker.settings import Settings
@@ -22,7 +22,7 @@ from worker.store import ClaimedSession, StoredSettings
 from worker.store.retry import until_answered
 from worker.supervisor import STOPPED, Supervisor, clock_skew, release
 from worker.web.health import SessionHealth
-from worker.wiring import Shared, first_retry_state
+from worker.wiring import Shared
 
 AT_END: Mapping[GiveUpReason, View] = {
     "unwanted": View(

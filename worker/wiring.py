@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from worker.media.slots import Slots
 from worker.media.transfer import Transfers
 from worker.session.arrivals import Arrivals
 from worker.session.auth_state import AuthState
-from worker.session.closes import BAN_SECONDS_MAX
 from worker.session.connection import Connection, SocketOptions
 from worker.session.deafness import DeafnessDetector
 from worker.session.discovery import Discovery
@@ -39,12 +37,12 @@ from worker.session.drop_warnings import DropWarnings
 from worker.session.events import DatabaseGone, EventQueue
 from worker.session.flags import FlagWatch, Monitored
 from worker.session.host_poll import HostPoll, ServedParts
-from worker.session.housekeeping import Housekeeping
+from worker.session.housekeeping import Housekeeping, Retention
 from worker.session.members import MemberLists
 from worker.session.rate_limit import OncePerProcess, RateLimiter
-from worker.session.reconnect_policy import ReconnectPolicy, RetryState, StayDown
+from worker.session.reconnect_policy import ReconnectPolicy, RetryState, first_retry_state
 from worker.session.report import Report, View
-from worker.session.requests import LOGGED_OUT, Requests
+from worker.session.requests import Requests
 from worker.session.suspects import Suspects
 from worker.session.version import VersionClaim, VersionPolicy, parse_kept
 from worker.settings import Settings
@@ -162,110 +160,160 @@ async def open_leased_session(
     settings: Settings, shared: Shared, fence: int, health: SessionHealth, on_view: Callable[[View], None]
 ) -> AsyncIterator[LeasedSession]:
     """Wire one leased session. Reads the session's row; raises what the store raises."""
-    store = shared.store
-    session = SessionStore(store, settings.worker_session, fence)
+    session = SessionStore(shared.store, settings.worker_session, fence)
     row = (await until_answered(session.status, what="the session's row")).get("session") or {}
     version = parse_kept(row.get("detail") or {})
-    report = _make_report(session, {**_kept(version), **_heard(row)}, health, on_view)
-    watch = DatabaseWatch(lease_patience=poll_timing(settings).patience)
-    cipher = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
-    state = AuthState(session, cipher, watch)
-    suspects = Suspects(session)
-    monitored, phone, events = Monitored(), Phone(), EventQueue()
+    base = _Base(
+        settings=settings,
+        shared=shared,
+        health=health,
+        session=session,
+        report=_make_report(session, {**_kept(version), **_heard(row)}, health, on_view),
+        watch=DatabaseWatch(lease_patience=poll_timing(settings).patience),
+    )
     async with AsyncExitStack() as end:
-        end.callback(events.close)
-        flags = FlagWatch(session, report, events.put, poll_timing(settings).retry_interval)
-        downloader = await end.enter_async_context(_open_downloads(settings, shared, phone))
-        media = _make_media(settings, shared, downloader, phone)
-        drop_warnings, arrivals, first = DropWarnings(settings.worker_catch_up_s), Arrivals(), FirstArrivals(monitored)
-        members = None
+        end.callback(base.events.close)
+        downloader = await end.enter_async_context(_open_downloads(settings, shared, base.phone))
+        end.callback(_forget, health)
+        leased = _make_leased_session(base, downloader, _make_versions(base, version), first_retry_state(row))
+        shared.leased.append(leased)
+        end.callback(shared.leased.remove, leased)
+        yield leased
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Base:
+    """What the parts of one leased session are made from."""
+
+    settings: Settings
+    shared: Shared
+    health: SessionHealth
+    session: SessionStore
+    report: Report
+    watch: DatabaseWatch
+    monitored: Monitored = field(default_factory=Monitored)
+    phone: Phone = field(default_factory=Phone)
+    events: EventQueue = field(default_factory=EventQueue)
+
+
+def _make_leased_session(
+    base: _Base, downloader: Downloader, versions: VersionPolicy, retry: RetryState
+) -> LeasedSession:
+    settings, session, report, watch = base.settings, base.session, base.report, base.watch
+    cipher = StateCipher(settings.worker_session, settings.state_key, settings.state_key_previous)
+    state, suspects = AuthState(session, cipher, watch), Suspects(session)
+    flags = FlagWatch(session, report, base.events.put, poll_timing(settings).retry_interval)
+    media = _make_media(settings, base.shared, downloader, base.phone)
+    housekeeping = _make_housekeeping(base)
+    policy = ReconnectPolicy(settings=settings, report=report, version=versions, retry=retry)
+    ingestion = _Ingestion(base, cipher, flags, media)
+    connection = Connection(
+        state=state,
+        policy=policy,
+        report=report,
+        options=SocketOptions(settings, versions, suspects, base.shared.logins),
+        events=base.events,
+        requests=Requests(state, policy, report, ingestion.discovery, flags.done),
+        on_open=ingestion.note_own_addresses,
+        on_arrived=ingestion.first.note,
+    )
+    served = ServedParts(
+        session=session.session,
+        fence=session.fence,
+        watch=watch,
+        monitored=base.monitored,
+        flags=flags,
+        media=media,
+        housekeeping=housekeeping,
+    )
+    return LeasedSession(
+        report=report,
+        watch=watch,
+        state=state,
+        suspects=suspects,
+        flags=flags,
+        media=media,
+        housekeeping=housekeeping,
+        served=served,
+        drop_warnings=ingestion.drop_warnings,
+        arrivals=ingestion.arrivals,
+        figures=_make_figures(base, media),
+        deafness=base.health.deafness,
+        connection=connection,
+        events=base.events,
+        phone=base.phone,
+        handlers={
+            "state.load": state.load,
+            "state.get": state.get,
+            "stanzas.known": state.known,
+            "commit": ingestion.committer.commit,
+        },
+    )
+
+
+class _Ingestion:
+    """The committer, and who listens to it."""
+
+    def __init__(self, base: _Base, cipher: StateCipher, flags: FlagWatch, media: MediaRunner) -> None:
+        settings, session, report = base.settings, base.session, base.report
+        self.first = FirstArrivals(base.monitored)
+        self.drop_warnings, self.arrivals = DropWarnings(settings.worker_catch_up_s), Arrivals()
+        self._members: MemberLists | None = None
         if settings.worker_group_members:
-            members = MemberLists(session, report, lambda: monitored.groups)
-        discovery = Discovery(session, report, flags.done, members=members)
+            self._members = MemberLists(session, report, lambda: base.monitored.groups)
+        self.discovery = Discovery(session, report, flags.done, members=self._members)
         listeners = Listeners(
             error=report.error,
             media=media.notify,
             committed=(
-                health.metrics.committed,
-                drop_warnings.committed,
-                discovery.committed,
-                arrivals.committed,
-                first.committed,
+                base.health.metrics.committed,
+                self.drop_warnings.committed,
+                self.discovery.committed,
+                self.arrivals.committed,
+                self.first.committed,
             ),
         )
-        committer = Committer(session, cipher, watch, _make_rules(settings, monitored, first), listeners)
+        rules = _make_rules(settings, base.monitored, self.first)
+        self.committer = Committer(session, cipher, base.watch, rules, listeners)
 
-        def note_own_addresses(me: Me) -> None:
-            committer.own = (me.lid, me.id)
-            if members:
-                members.linked_as(me)
+    def note_own_addresses(self, me: Me) -> None:
+        self.committer.own = (me.lid, me.id)
+        if self._members:
+            self._members.linked_as(me)
 
-        versions = VersionPolicy(
-            settings.wa_version,
-            version,
-            lambda good: report.keep(**_kept(good)),
-            unasked=settings.wa_socket_url is None or settings.wa_version_url is not None,
-        )
-        policy = ReconnectPolicy(settings=settings, report=report, version=versions, retry=first_retry_state(row))
-        health.metrics.away = lambda: watch.away
-        health.metrics.media = media.counts
-        figures = FiguresPoller(store, settings.worker_session, health)
-        health.refresh = figures.refresh
-        end.callback(_forget, health)
-        housekeeping = Housekeeping(
-            session,
-            report,
-            lost_seconds=float(RETRY_WINDOW_S),
-            changes_seconds=settings.changes_seconds,
-            keep_seconds=settings.keep_seconds,
-            audit_seconds=settings.audit_seconds,
-            analyze=settings.embedded,
-            claim_task=shared.once.claim_task,
-            expire=None if settings.worker_expire == "keep" else settings.worker_expire,
-        )
-        leased = LeasedSession(
-            report=report,
-            watch=watch,
-            state=state,
-            suspects=suspects,
-            flags=flags,
-            media=media,
-            drop_warnings=drop_warnings,
-            arrivals=arrivals,
-            figures=figures,
-            deafness=health.deafness,
-            housekeeping=housekeeping,
-            served=ServedParts(
-                session=session.session,
-                fence=fence,
-                watch=watch,
-                monitored=monitored,
-                flags=flags,
-                media=media,
-                housekeeping=housekeeping,
-            ),
-            connection=Connection(
-                state=state,
-                policy=policy,
-                report=report,
-                options=SocketOptions(settings, versions, suspects, shared.logins),
-                events=events,
-                requests=Requests(state, policy, report, discovery, flags.done),
-                on_open=note_own_addresses,
-                on_arrived=first.note,
-            ),
-            events=events,
-            phone=phone,
-            handlers={
-                "state.load": state.load,
-                "state.get": state.get,
-                "stanzas.known": state.known,
-                "commit": committer.commit,
-            },
-        )
-        shared.leased.append(leased)
-        end.callback(shared.leased.remove, leased)
-        yield leased
+
+def _make_versions(base: _Base, kept: VersionClaim | None) -> VersionPolicy:
+    settings = base.settings
+    return VersionPolicy(
+        settings.wa_version,
+        kept,
+        lambda good: base.report.keep(**_kept(good)),
+        unasked=settings.wa_socket_url is None or settings.wa_version_url is not None,
+    )
+
+
+def _make_housekeeping(base: _Base) -> Housekeeping:
+    settings = base.settings
+    retention = Retention(
+        lost=float(RETRY_WINDOW_S),
+        changes=settings.changes_seconds,
+        messages=settings.keep_seconds,
+        audit=settings.audit_seconds,
+        expire=None if settings.worker_expire == "keep" else settings.worker_expire,
+    )
+    return Housekeeping(
+        base.session, base.report, retention, analyze=settings.embedded, claim_task=base.shared.once.claim_task
+    )
+
+
+def _make_figures(base: _Base, media: MediaRunner) -> FiguresPoller:
+    """The figures for whoever scrapes; they are read when somebody does."""
+    health = base.health
+    figures = FiguresPoller(base.shared.store, base.settings.worker_session, health)
+    health.metrics.away = lambda: base.watch.away
+    health.metrics.media = media.counts
+    health.refresh = figures.refresh
+    return figures
 
 
 def _forget(health: SessionHealth) -> None:
@@ -331,29 +379,6 @@ def _make_rules(settings: Settings, monitored: Monitored, first: FirstArrivals) 
     return lambda: Rules(
         monitored=monitored.groups, window=window, blank_revoked=blank, first_arrival=first.of, members=members
     )
-
-
-def first_retry_state(row: dict[str, Any]) -> RetryState:
-    """The first plan, from the session's row: a logout that was asked for and a temporary ban outlive a restart."""
-    detail = row.get("detail") or {}
-    state, say = detail.get("state"), str(detail.get("say") or "")
-    if state == "logged_out" and not row.get("has_creds"):
-        return RetryState(plan=StayDown(view=View(status="disconnected", state="logged_out", say=say or LOGGED_OUT)))
-    linked = row.get("wa_number") is not None
-    until = _time(detail.get("next_attempt_at"))
-    if state == "needs_you" and until:
-        view = View(status="disconnected", state="needs_you", say=say, next_attempt_at=until)
-        seconds = min((until - datetime.now(UTC)).total_seconds(), BAN_SECONDS_MAX)
-        return RetryState(plan=StayDown(view=view, seconds=seconds), linked=linked)
-    return RetryState(linked=linked)
-
-
-def _time(text: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return at if at.tzinfo else None
 
 
 @asynccontextmanager

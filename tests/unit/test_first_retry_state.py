@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from worker.session.reconnect_policy import Connect, StayDown
-from worker.wiring import first_retry_state
+from worker.session.reconnect_policy import Connect, StayDown, first_retry_state
 
 LATER = (datetime.now(UTC) + timedelta(days=1)).isoformat()
 

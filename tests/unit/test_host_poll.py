@@ -18,7 +18,7 @@ from worker.errors import StaleFence, StoreRefused, StoreUnavailable
 from worker.media.jobs import MediaRunner
 from worker.session.flags import FlagWatch, Monitored, Request, RequestKind
 from worker.session.host_poll import ClaimHandler, GiveUpReason, HostPoll, PolledSession, ServedParts
-from worker.session.housekeeping import Housekeeping
+from worker.session.housekeeping import Housekeeping, Retention
 from worker.session.report import Report
 from worker.store import (
     ClaimedSession,
@@ -60,7 +60,7 @@ class Polling:
         self.flags = FlagWatch(self.database.store, self.report, self.sent.append, 0.001)
         self.watch = DatabaseWatch(lease_patience=timing.patience)
         self.media = Media()
-        self.housekeeping = Housekeeping(self.database.store, self.report, lost_seconds=60.0, changes_seconds=60.0)
+        self.housekeeping = Housekeeping(self.database.store, self.report, Retention(lost=60.0, changes=60.0))
         self.served = ServedParts(
             session="default",
             fence=1,

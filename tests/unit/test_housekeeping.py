@@ -11,7 +11,7 @@ import pytest
 from tests.unit.doubles import Database, until
 from worker.errors import StoreRefused, StoreUnavailable
 from worker.session import housekeeping as module
-from worker.session.housekeeping import Housekeeping
+from worker.session.housekeeping import Housekeeping, Retention
 from worker.session.report import Report
 from worker.settings import Settings
 from worker.store import Expired, ExpireMode, Pruned
@@ -100,11 +100,7 @@ def housekeeping_of(
     return Housekeeping(
         cast(SessionStore, store),
         report,
-        lost_seconds=60.0,
-        changes_seconds=90.0,
-        audit_seconds=audit_seconds,
-        keep_seconds=keep_seconds,
-        expire=expire,
+        Retention(lost=60.0, changes=90.0, audit=audit_seconds, messages=keep_seconds, expire=expire),
         analyze=True,
     )
 

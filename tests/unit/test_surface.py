@@ -35,7 +35,7 @@ from worker.session import discovery as discovery_module
 from worker.session import members as members_module
 from worker.session.discovery import Discovery, as_change
 from worker.session.flags import Request, RequestKind
-from worker.session.housekeeping import Housekeeping
+from worker.session.housekeeping import Housekeeping, Retention
 from worker.session.members import MemberLists
 from worker.session.report import Report, View
 from worker.store import Batch, Committed, Flag
@@ -439,7 +439,7 @@ async def test_discards_are_summed_up_in_the_audit_log_by_reason_and_only_the_ne
     database = Database()
     report = Report(database.store)
     store = Counting({"too_old": "5"}, {"too_old": "7", "unmonitored": "1"}, {"too_old": "7", "unmonitored": "1"})
-    housekeeping = Housekeeping(cast(SessionStore, store), report, lost_seconds=60.0, changes_seconds=60.0)
+    housekeeping = Housekeeping(cast(SessionStore, store), report, Retention(lost=60.0, changes=60.0))
     for _ in range(3):
         await housekeeping.account_for_discards()
     async with anyio.create_task_group() as task_group:

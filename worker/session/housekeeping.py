@@ -5,8 +5,8 @@ Each task is small and bounded. One that fails is tried again at its next turn.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 
 import anyio
@@ -33,38 +33,44 @@ FIRST_AFTER_SECONDS = 30.0  # leaves the database to the start
 KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
 
 
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """How long things are kept, in seconds. None: for ever.
+
+    Attributes:
+        lost: how long an undecryptable message may still get its content.
+        changes: how long deletions are told to apps that ask for changes.
+        messages: messages, with their files.
+        audit: entries of the audit log.
+        expire: what is done with messages that have disappeared from phones; None: nothing.
+    """
+
+    lost: float
+    changes: float
+    messages: float | None = None
+    audit: float | None = None
+    expire: ExpireMode | None = None
+
+
 class Housekeeping:
     """The housekeeping of one session.
 
-    `lost_seconds`: how long an undecryptable message may still get its content. `changes_seconds`: how long deletions
-    are told to apps that ask for changes. `keep_seconds`, `audit_seconds`: how long messages with their files, and the
-    audit log, are kept; None: for ever. `expire`: what is done with messages that have disappeared from phones; None:
-    nothing. `analyze`: refresh the planner's statistics, too. `claim_task`: whether a task that is for all sessions
-    has not run for so long in this process.
+    `analyze`: refresh the planner's statistics, too. `claim_task`: whether a task that is for all sessions has not run
+    for so long in this process.
     """
 
     def __init__(
         self,
         store: SessionStore,
         report: Report,
-        clock: Callable[[], float] = time.monotonic,
+        retention: Retention,
         *,
-        lost_seconds: float,
-        changes_seconds: float,
-        keep_seconds: float | None = None,
-        audit_seconds: float | None = None,
-        expire: ExpireMode | None = None,
         analyze: bool = False,
         claim_task: Callable[[str, float], bool] = lambda task, seconds: True,
     ) -> None:
         self._store = store
         self._report = report
-        self._clock = clock
-        self._lost_seconds = lost_seconds
-        self._changes_seconds = changes_seconds
-        self._keep_seconds = keep_seconds
-        self._audit_seconds = audit_seconds
-        self._expire = expire
+        self._retention = retention
         self._analyze = analyze
         self._claim_task = claim_task
         self._refused_due = anyio.Event()
@@ -77,11 +83,11 @@ class Housekeeping:
             (PRUNE_EVERY_SECONDS, self.prune),
             (PRUNE_EVERY_SECONDS, self.prune_changes),
         ]
-        if self._expire:
+        if self._retention.expire:
             turns.append((EXPIRE_EVERY_SECONDS, self.expire))
-        if self._keep_seconds:
+        if self._retention.messages:
             turns.append((RETENTION_EVERY_SECONDS, self.delete_old))
-        if self._expire or self._keep_seconds:
+        if self._retention.expire or self._retention.messages:
             turns.append((OBJECTS_EVERY_SECONDS, self.delete_unused_objects))
         if self._analyze:
             turns.append((ANALYZE_EVERY_SECONDS, self.analyze))
@@ -119,34 +125,35 @@ class Housekeeping:
 
     async def mark_lost(self) -> None:
         """Mark undecryptable messages as lost once a good copy would come too late to be stored."""
-        await self._store.mark_lost(self._lost_seconds)
+        await self._store.mark_lost(self._retention.lost)
 
     async def prune(self) -> None:
         """Delete hashes of stanzas too old to come again, and old audit entries; 10,000 a call."""
         more = True
         while more:
-            pruned = await self._store.prune(stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._audit_seconds)
+            pruned = await self._store.prune(stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._retention.audit)
             more = pruned.more
 
     async def prune_changes(self) -> None:
         """Forget deletions that every app has had the time to ask for; 10,000 a call."""
-        while await self._store.prune_changes(self._changes_seconds):
+        while await self._store.prune_changes(self._retention.changes):
             pass
 
     async def expire(self) -> None:
         """Remove what has disappeared from phones."""
-        count, more = 0, self._expire is not None
-        while more and self._expire:
-            expired = await self._store.expire(self._expire, EXPIRE_AT_ONCE)
+        mode = self._retention.expire
+        count, more = 0, mode is not None
+        while more and mode:
+            expired = await self._store.expire(mode, EXPIRE_AT_ONCE)
             count, more = count + expired.expired, expired.more
         if count:
             logger.info("{} messages disappeared", count)
 
     async def delete_old(self) -> None:
         """Delete messages and refused stanzas past their age, by the database's clock."""
-        if not self._keep_seconds:
+        if not self._retention.messages:
             return
-        before = await self._store.database_time() - timedelta(seconds=self._keep_seconds)
+        before = await self._store.database_time() - timedelta(seconds=self._retention.messages)
         messages, refused, more = 0, 0, True
         while more:
             deleted = await self._store.delete_messages(before, OLD_AT_ONCE)

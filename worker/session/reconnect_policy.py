@@ -11,17 +11,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import assert_never
+from typing import Any, assert_never
 
 from worker.bridge.protocol import CloseInfo
 from worker.errors import SidecarGone, Stuck
 from worker.session.backoff import JITTER_MAX_SECONDS, next_delay
-from worker.session.closes import Close, Decision, FetchVersion, Halt, Idle, Reconnect, ReconnectNow, Relogin, decide
+from worker.session.closes import (
+    BAN_SECONDS_MAX,
+    Close,
+    Decision,
+    FetchVersion,
+    Halt,
+    Idle,
+    Reconnect,
+    ReconnectNow,
+    Relogin,
+    decide,
+)
 from worker.session.report import Report, View
 from worker.session.version import VersionPolicy
 from worker.session.watchdog import HELD_SECONDS, SETTLED_SECONDS, STALLS_BEFORE_EXIT, STALLS_BEFORE_RESTART
 from worker.settings import Settings
 
+LOGGED_OUT = "Logged out as asked. Ask for a refresh (`wa-worker link --refresh`) to link a phone again."
 BACKLOGS_BEFORE_STAYING = 3  # new connections in a row because a backlog did not come
 
 
@@ -257,3 +269,26 @@ class ReconnectPolicy:
         self._report.show(View(status="disconnected", state="reconnecting", say=say, next_attempt_at=at))
         self._report.audit("reconnect", attempt=attempt + 1, delay=round(delay, 3))
         return delay
+
+
+def first_retry_state(row: dict[str, Any]) -> RetryState:
+    """The first plan, from the session's row: a logout that was asked for and a temporary ban outlive a restart."""
+    detail = row.get("detail") or {}
+    state, say = detail.get("state"), str(detail.get("say") or "")
+    if state == "logged_out" and not row.get("has_creds"):
+        return RetryState(plan=StayDown(view=View(status="disconnected", state="logged_out", say=say or LOGGED_OUT)))
+    linked = row.get("wa_number") is not None
+    until = _time(detail.get("next_attempt_at"))
+    if state == "needs_you" and until:
+        view = View(status="disconnected", state="needs_you", say=say, next_attempt_at=until)
+        seconds = min((until - datetime.now(UTC)).total_seconds(), BAN_SECONDS_MAX)
+        return RetryState(plan=StayDown(view=view, seconds=seconds), linked=linked)
+    return RetryState(linked=linked)
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return at if at.tzinfo else None

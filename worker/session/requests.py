@@ -14,7 +14,7 @@ from worker.errors import CallFailed, CallTimeout
 from worker.session.auth_state import AuthState
 from worker.session.discovery import Discovery
 from worker.session.flags import Done, Request
-from worker.session.reconnect_policy import ReconnectPolicy, StayDown
+from worker.session.reconnect_policy import LOGGED_OUT, ReconnectPolicy, StayDown
 from worker.session.report import Report, View
 
 DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
@@ -28,7 +28,6 @@ ASK_FOR_A_CODE = (
     "WhatsApp has retired the pairing code that was shown: it links nothing any more. Ask for another one "
     "(`wa-worker link --code NUMBER`), or scan the QR code."
 )
-LOGGED_OUT = "Logged out as asked. Ask for a refresh (`wa-worker link --refresh`) to link a phone again."
 FORGOTTEN = (
     "The credentials are forgotten as asked, but WhatsApp could not be told: there was no connection. Remove this "
     "device on the phone as well (WhatsApp, Linked devices). Ask for a refresh (`wa-worker link --refresh`) to link "
