@@ -104,8 +104,11 @@ class Script:
     def execute(self, query: str, args: Any = ()) -> Script:
         if query.startswith("vacuum "):
             query = query.removeprefix("vacuum ")
-        literal = {name: _literal(value) for name, value in args.items()} if isinstance(args, Mapping) else None
-        self.text += query % (literal or tuple(map(_literal, args))) + ";\n"
+        if isinstance(args, Mapping):
+            query %= {name: _literal(value) for name, value in args.items()}
+        elif args:
+            query %= tuple(map(_literal, args))
+        self.text += f"{query};\n"
         return self
 
     def fetchone(self) -> tuple[int]:
@@ -121,7 +124,7 @@ async def on_embedded(rows: int, folder: Path) -> AsyncIterator[tuple[Endpoint, 
     """An embedded Supabase with so many messages."""
     script = Script()
     queries.fill(script, rows, _begin(rows))  # type: ignore[arg-type]
-    script.text += "do $$ begin while wa.search_fill('bench', 20000) loop end loop; end $$;\nanalyze;\n"
+    script.text += "analyze;\n"
     migrations = folder / "migrations"
     migrations.mkdir(parents=True)
     for path in MIGRATIONS.glob("*.sql"):
@@ -150,7 +153,7 @@ async def rest_server(dsn: str, folder: Path) -> AsyncIterator[tuple[Endpoint, i
     """What speaks REST before this PostgreSQL, and its process."""
     port, keys = free_port(), load_keys(folder)
     (folder / "supabase").mkdir(parents=True)
-    (folder / "supabase" / "config.toml").write_text(CONFIG.format(port=port, url="postgres://postgres@/postgres"))
+    (folder / "supabase" / "config.toml").write_text(CONFIG.format(port=port, url="postgres:///postgres"))
     env = environment(
         {
             "PGHOST": dsn.split()[0].removeprefix("host="), "PGUSER": "postgres", "PGDATABASE": "postgres",

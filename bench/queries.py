@@ -58,6 +58,38 @@ def indexes() -> list[str]:
     return re.findall(r"^Index `(\w+)`", PAGE.read_text(), re.MULTILINE)
 
 
+# What a million rows one by one would cost most: triggers, foreign keys, and indexes that are kept up to date.
+UNINDEX = """
+create temporary table kept as
+select i.indexname as name, i.indexdef as definition
+from pg_indexes as i
+where i.schemaname = 'public' and i.tablename in ('messages', 'message_search', 'message_changes')
+  and not exists (select 1 from pg_constraint as c where c.conname = i.indexname);
+do $$ declare v_name text; begin
+  for v_name in select name from kept loop execute 'drop index public.' || quote_ident(v_name); end loop;
+end $$;
+set session_replication_role = replica
+"""
+INDEX = """
+do $$ declare v_definition text; begin
+  for v_definition in select definition from kept order by name loop execute v_definition; end loop;
+end $$;
+drop table kept;
+set session_replication_role = origin
+"""
+# As the triggers and the poll would have written them.
+DERIVED = (
+    "insert into public.people (session_id, sender, push_name, named_at) "
+    "select distinct on (sender) session_id, sender, push_name, ts from public.messages order by sender, ts desc",
+    "insert into public.message_changes (message_id, session_id, change_id) "
+    "select id, session_id, nextval('public.message_changes_number') from public.messages order by id",
+    "insert into public.message_search (session_id, message_id, at, words) "
+    "select session_id, id, ts, wa.search_entry('pg_catalog.simple', m) from public.messages as m",
+    "update public.wa_sessions set search_done = (select max(id) from public.messages)",
+)
+FILLED = ("messages", "message_changes", "message_search", "people")
+
+
 def fill(connection: Connection, messages: int, begin: str = "2024-01-01") -> None:
     """A session as it may look: busy groups and quiet ones, texts and pictures, quotes and albums; one each minute.
 
@@ -77,38 +109,37 @@ def fill(connection: Connection, messages: int, begin: str = "2024-01-01") -> No
         "select md5(n::text) || md5(n::text), 'image/jpeg', 1000, n::text from generate_series(1, 1000) as n"
     )
     base = one(connection, "select nextval('public.messages_id_seq')")
-    for first in range(1, messages + 1, 20_000):
-        say(
-            """
-            insert into public.messages (session_id, group_id, wa_msg_id, chat_id, sender, push_name, ts, kind, text,
-              media_id, media_status, quoted_id, album_id, from_me)
-            select %(session)s, g.id, 'M' || n, g.wa_group_id,
-              (pick.number * 200 + floor(power(random(), 2) * %(members)s)) || '@lid',
-              left(md5(n %% 1000 || 'name'), 6), %(begin)s::timestamptz + n * interval '1 minute',
-              case when n %% 7 = 0 then 'image' else 'text' end, md5(n::text) || ' message ' || n || words.some,
-              case when n %% 7 = 0 then (select min(id) from public.media where storage_path = '1') + n %% 1000 end,
-              case when n %% 7 = 0 then 'stored' end,
-              case when n > 2000 and n %% 11 = 0 then %(base)s + n - 1500 - n %% 110 end,
-              case when n > 2000 and n %% 21 = 0 then %(base)s + n - 1500 - n %% 210 end, n %% 13 = 0
-            from generate_series(%(first)s::bigint, %(last)s::bigint) as n
-            cross join lateral (select floor(power(random(), 3) * %(groups)s + n * 0)::int + 1 as number) as pick
-            cross join lateral (
-              select string_agg(' ' || left(md5(floor(exp(random() * 9.9 + (n + k) * 0))::text), 7), '') as some
-              from generate_series(1, 8) as k
-            ) as words
-            inner join public.groups as g on g.session_id = %(session)s and g.wa_group_id = pick.number || '@g.us'
-            """,
-            {
-                "base": base, "session": SESSION, "members": MEMBERS, "groups": GROUPS, "first": first,
-                "begin": begin, "last": min(messages, first + 19_999),
-            },
-        )  # fmt: skip
-    while one(connection, "select wa.search_fill(%s, 20000)", SESSION):
-        pass
-    connection.execute("vacuum analyze public.messages")
-    connection.execute("vacuum analyze public.message_changes")
-    connection.execute("vacuum analyze public.message_search")
-    connection.execute("vacuum analyze public.people")
+    say(UNINDEX)
+    say(
+        """
+        insert into public.messages (session_id, group_id, wa_msg_id, chat_id, sender, push_name, ts, kind, text,
+          media_id, media_status, quoted_id, album_id, from_me)
+        select %(session)s, g.id, 'M' || n, g.wa_group_id,
+          (pick.number * 200 + floor(power(random(), 2) * %(members)s)) || '@lid',
+          left(md5(n %% 1000 || 'name'), 6), %(begin)s::timestamptz + n * interval '1 minute',
+          case when n %% 7 = 0 then 'image' else 'text' end, md5(n::text) || ' message ' || n || words.some,
+          case when n %% 7 = 0 then (select min(id) from public.media where storage_path = '1') + n %% 1000 end,
+          case when n %% 7 = 0 then 'stored' end,
+          case when n > 2000 and n %% 11 = 0 then %(base)s + n - 1500 - n %% 110 end,
+          case when n > 2000 and n %% 21 = 0 then %(base)s + n - 1500 - n %% 210 end, n %% 13 = 0
+        from generate_series(1, %(messages)s::bigint) as n
+        cross join lateral (select floor(power(random(), 3) * %(groups)s + n * 0)::int + 1 as number) as pick
+        cross join lateral (
+          select string_agg(' ' || left(md5(floor(exp(random() * 9.9 + (n + k) * 0))::text), 7), '') as some
+          from generate_series(1, 8) as k
+        ) as words
+        inner join public.groups as g on g.session_id = %(session)s and g.wa_group_id = pick.number || '@g.us'
+        order by n
+        """,
+        {
+            "base": base, "session": SESSION, "members": MEMBERS, "groups": GROUPS, "begin": begin,
+            "messages": messages,
+        },
+    )  # fmt: skip
+    for statement in (*DERIVED, INDEX):
+        say(statement)
+    for table in FILLED:
+        say(f"vacuum analyze public.{table}")
 
 
 def values(connection: Connection, group: int | None = None) -> dict[str, Any]:

@@ -52,6 +52,7 @@ ROUTES = [
     Route("/s/{session}/groups/{group:int}", groups.one, methods=["GET"]),
     Route("/s/{session}/groups/{group:int}/switch", groups.switch, methods=["POST"]),
     Route("/s/{session}/groups/{group:int}/export", groups.export, methods=["GET"]),
+    Route("/s/{session}/groups/{group:int}/members", groups.members, methods=["GET"]),
     Route("/s/{session}/groups/{group:int}/gallery", groups.gallery, methods=["GET"]),
     Route("/s/{session}/coverage", coverage.page, methods=["GET"]),
     Route("/s/{session}/feed", feed.newest, methods=["GET"]),

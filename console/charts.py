@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,15 +30,27 @@ class Covered:
 
 
 async def activity(
-    database: Database, session: str, group: int | None, span: Span, names: Mapping[int, str | None]
+    database: Database, session: str, group: int | None, span: Span, names: Mapping[int, str] | None = None
 ) -> Chart:
-    """Messages of one group, or of the busiest groups by name and all others."""
+    """Messages of one group, or of the busiest groups by name and all others. `names`: if they are known."""
     found = await database.ask(lambda store: store.console.activity(session, group, span.step_seconds, span.steps))
+    known = await _names_in(database, session, found["counts"]) if names is None else names
 
     def name(one: str | None) -> str | None:
-        return None if one is None else names.get(int(one)) or f"~{one}"
+        return None if one is None else known.get(int(one)) or f"~{one}"
 
     return make_chart(found, span, "group_id", name)
+
+
+async def _names_in(database: Database, session: str, counts: Iterable[Row]) -> dict[int, str]:
+    wanted = sorted({int(each["group_id"]) for each in counts if each["group_id"] is not None})
+    if not wanted:
+        return {}
+    rows = await database.read(
+        "groups",
+        lambda c: c.table("groups").select("id,name,wa_group_id").eq("session_id", session).in_("id", wanted),
+    )
+    return {row["id"]: row["name"] or row["wa_group_id"] for row in rows}
 
 
 async def connections(database: Database, session: str, span: Span) -> Chart:

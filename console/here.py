@@ -78,9 +78,11 @@ class Here:
     async def situation(self) -> Situation:
         return judge(await self.database.ask(lambda store: store.console.pairing_view(self.session)))
 
-    async def show(self, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
-        """A page inside the frame that all pages share."""
-        frame = frame_of(self, await self.situation())
+    async def show(
+        self, template: str, values: Mapping[str, Any], status: int = 200, situation: Situation | None = None
+    ) -> Response:
+        """A page inside the frame that all pages share. `situation`: if it was read with the rest of the page."""
+        frame = frame_of(self, situation or await self.situation())
         return self.viewer.page(template, frame | dict(values), status)
 
     async def act(self, action: str, **more: object) -> dict[str, str]:

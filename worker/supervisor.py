@@ -249,6 +249,8 @@ class Supervisor:
             self._health.figures = pong.model_dump()
             logger.bind(**self._health.figures).trace("the sidecar's figures")
             leased.served.high_water.take(pong)
+            if commits := leased.commit_times.figures_to_store(time.time()):
+                leased.report.keep(commits=commits)
             self._listen_to(leased, pong)
             stall = judge(pong, before, database_away=leased.watch.away)
             before = pong

@@ -31,7 +31,7 @@ AT_END: Mapping[GiveUpReason, View] = {
     "moves": View(status="disconnected", state="stopped", say="Another host takes the session over."),
 }
 LAST_WORD_SECONDS = 1.0  # of the ten that a stop has
-KEPT = ("version", "version_at", "claims", "heard")  # of `detail`, in every state
+KEPT = ("version", "version_at", "claims", "heard", "commits")  # of `detail`, in every state
 CHANGING = View(status="disconnected", state="starting", say="Starting again with the session's new settings.")
 
 

@@ -30,6 +30,7 @@ from worker.media.slots import Slots
 from worker.media.transfer import Transfers
 from worker.session.arrivals import Arrivals
 from worker.session.auth_state import AuthState
+from worker.session.commit_times import CommitTimes
 from worker.session.connection import Connection, SocketOptions
 from worker.session.deafness import DeafnessDetector
 from worker.session.discovery import Discovery
@@ -129,6 +130,7 @@ class LeasedSession:
     arrivals: Arrivals
     figures: FiguresPoller
     deafness: DeafnessDetector
+    commit_times: CommitTimes
     connection: Connection
     events: EventQueue
     phone: Phone
@@ -168,7 +170,7 @@ async def open_leased_session(
         shared=shared,
         health=health,
         session=session,
-        report=_make_report(session, {**_kept(version), **_heard(row)}, health, on_view),
+        report=_make_report(session, {**_kept(version), **_stored_figures(row)}, health, on_view),
         watch=DatabaseWatch(lease_patience=poll_timing(settings).patience),
     )
     async with AsyncExitStack() as end:
@@ -239,6 +241,7 @@ def _make_leased_session(
         arrivals=ingestion.arrivals,
         figures=_make_figures(base, media),
         deafness=base.health.deafness,
+        commit_times=ingestion.commit_times,
         connection=connection,
         events=base.events,
         phone=base.phone,
@@ -258,6 +261,7 @@ class _Ingestion:
         settings, session, report = base.settings, base.session, base.report
         self.first = FirstArrivals(base.monitored)
         self.drop_warnings, self.arrivals = DropWarnings(settings.worker_catch_up_s), Arrivals()
+        self.commit_times = CommitTimes()
         self._members: MemberLists | None = None
         if settings.worker_group_members:
             self._members = MemberLists(session, report, lambda: base.monitored.groups)
@@ -271,6 +275,7 @@ class _Ingestion:
                 self.discovery.committed,
                 self.arrivals.committed,
                 self.first.committed,
+                self.commit_times.committed,
             ),
         )
         rules = _make_rules(settings, base.monitored, self.first)
@@ -352,10 +357,10 @@ def _make_report(
     return Report(session, keep=keep, on_view=show, on_audit=health.metrics.audited)
 
 
-def _heard(row: dict[str, Any]) -> dict[str, Any]:
-    """When an earlier process last heard from WhatsApp; stays in the row until this one does."""
-    heard = (row.get("detail") or {}).get("heard")
-    return {"heard": heard} if isinstance(heard, dict) else {}
+def _stored_figures(row: dict[str, Any]) -> dict[str, Any]:
+    """When an earlier process last heard from WhatsApp, and its commit times; they stay until this one has its own."""
+    detail = row.get("detail") or {}
+    return {name: detail[name] for name in ("heard", "commits") if isinstance(detail.get(name), dict)}
 
 
 def _kept(good: VersionClaim | None) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,24 +14,29 @@ from starlette.responses import Response, StreamingResponse
 from console import messages
 from console.charts import activity, covered
 from console.database import Row
+from console.exports import prepare
 from console.here import Here, here
+from console.members import members_of
 from console.messages import Where
+from console.parallel import parallel_reads
 from console.rules.charts import SPANS, span_of
 from console.rules.people import Names
 from console.viewer import go_to, number, read_action
 from worker.session.flags import RequestKind
 from worker.store.console import ListedGroup
 
-MEMBERS_FROM = 1000  # the newest messages of a group, from which its page takes who writes
+WRITERS_FROM = 1000  # the newest messages of a group, from which its page takes who writes
+MEMBERS_SHOWN = 12  # on the group's page; the others have a page of their own
+MEMBERS_PAGE = 1500  # more than WhatsApp lets into a group
+PAGES_MAX = 1000
 GALLERY = 24
 GALLERY_PAGE = 60
 GAPS = 50  # the newest
 RENAMES = 200
-EXPORT_PAGE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class Writer:
     """Somebody who wrote; `count` and `last`: among the newest messages of the group."""
 
     address: str
@@ -44,33 +48,56 @@ class Member:
 async def listed(request: Request) -> Response:
     place = here(request)
     wanted = request.query_params.get("q", "").strip()
-    found = await place.database.ask(lambda store: store.console.groups(place.session))
+    async with parallel_reads() as reads:
+        groups = reads.start(place.database.ask(lambda store: store.console.groups(place.session)))
+        former = reads.start(_former_names(place))
+        situation = reads.start(place.situation())
+    found = groups.value
     shown = [group for group in found if wanted.casefold() in (group.name or group.wa_group_id).casefold()]
-    values = {"groups": shown, "all": len(found), "stored": _stored(found), "wanted": wanted}
-    return await place.show("groups.html", values | {"former": await _former_names(place)})
+    values = {"groups": shown, "all": len(found), "stored": _stored(found), "wanted": wanted, "former": former.value}
+    return await place.show("groups.html", values, situation=situation.value)
 
 
 async def one(request: Request) -> Response:
     place = here(request)
     group = await _group(place)
     span = span_of(request.query_params.get("span"))
-    total, _ = await place.database.ask(lambda store: store.console.export_size(place.session, group.id, 0))
-    coverage = await place.database.ask(lambda store: store.console.coverage(place.session, group.wa_group_id, GAPS))
     names = {group.id: group.name or group.wa_group_id}
-    pictures, more = await _gallery(place, group.id, None, GALLERY)
+    ask = place.database.ask
+    async with parallel_reads() as reads:
+        size = reads.start(ask(lambda store: store.console.export_size(place.session, group.id, 0)))
+        coverage = reads.start(ask(lambda store: store.console.coverage(place.session, group.wa_group_id, GAPS)))
+        gallery = reads.start(_gallery(place, group.id, None, GALLERY))
+        people = reads.start(members_of(place, group.id, MEMBERS_SHOWN))
+        writers = reads.start(_writers(place, group.id))
+        chart = reads.start(activity(place.database, place.session, group.id, span, names))
+        former = reads.start(_former_names(place))
+        situation = reads.start(place.situation())
+    pictures, more = gallery.value
     values = {
         "group": group,
-        "total": total,
-        "members": await _members(place, group.id),
+        "total": size.value[0],
+        "people": people.value,
+        "writers": writers.value,
         "gallery": pictures,
         "more_gallery": more,
-        "covered": covered({}, coverage, datetime.now(UTC)),
-        "chart": await activity(place.database, place.session, group.id, span, names),
+        "covered": covered({}, coverage.value, datetime.now(UTC)),
+        "chart": chart.value,
         "span": span,
         "spans": SPANS,
-        "former": await _former_names(place),
+        "former": former.value,
     }
-    return await place.show("group.html", values)
+    return await place.show("group.html", values, situation=situation.value)
+
+
+async def members(request: Request) -> Response:
+    """Everybody who is or was in the group; `page`: which part of a very long list."""
+    place = here(request)
+    group = await _group(place)
+    wanted = min(PAGES_MAX, max(1, number(request.query_params.get("page")) or 1))
+    people = await members_of(place, group.id, MEMBERS_PAGE, MEMBERS_PAGE * (wanted - 1))
+    pages = -(-(people.present + people.left) // MEMBERS_PAGE)
+    return await place.show("members.html", {"group": group, "people": people, "number": wanted, "pages": pages})
 
 
 async def gallery(request: Request) -> Response:
@@ -103,34 +130,21 @@ async def switch(request: Request) -> Response:
 
 
 async def export(request: Request) -> Response:
-    """Every message of a group as JSON lines, streamed."""
+    """Every message, and the members, of a group: a ZIP file, streamed."""
     place = here(request)
     group = await _group(place)
     await place.audit("export", group=group.wa_group_id)
-    headers = {"content-disposition": f'attachment; filename="group-{group.id}.jsonl"'}
-    return StreamingResponse(_lines(place, group.id), media_type="application/jsonl", headers=headers)
-
-
-async def _lines(place: Here, group: int) -> AsyncIterator[bytes]:
-    cursor = 0
-    while page := await _export_page(place, group, cursor):
-        yield b"".join(json.dumps(message, ensure_ascii=False).encode() + b"\n" for message in page)
-        cursor = int(page[-1]["id"])
-
-
-async def _export_page(place: Here, group: int, after: int) -> list[Row]:
-    return await place.database.ask(
-        lambda store: store.console.export_messages(place.session, group, after, EXPORT_PAGE)
-    )
+    headers = {"content-disposition": f'attachment; filename="group-{group.id}.zip"'}
+    content = await place.database.ask(lambda store: prepare(store.console, place.session, group))
+    return StreamingResponse(content, media_type="application/zip", headers=headers)
 
 
 async def _group(place: Here) -> ListedGroup:
     wanted = int(place.request.path_params["group"])
-    found = await place.database.ask(lambda store: store.console.groups(place.session))
-    for group in found:
-        if group.id == wanted:
-            return group
-    raise HTTPException(404)
+    found = await place.database.ask(lambda store: store.console.groups(place.session, wanted))
+    if not found:
+        raise HTTPException(404)
+    return found[0]
 
 
 def _stored(groups: Sequence[ListedGroup]) -> int:
@@ -157,17 +171,17 @@ async def _former_names(place: Here) -> dict[str, str]:
     return former
 
 
-async def _members(place: Here, group: int) -> list[Member]:
+async def _writers(place: Here, group: int) -> list[Writer]:
     """Those who wrote lately, the busiest first."""
     rows: list[Row] = await place.database.read(
-        "members",
+        "writers",
         lambda c: (
             c.table("messages")
             .select("sender,sender_alt,push_name,ts")
             .eq("group_id", group)
             .neq("kind", "system")
             .order("ts", desc=True)
-            .limit(MEMBERS_FROM)
+            .limit(WRITERS_FROM)
         ),
     )
     names = Names()
@@ -175,7 +189,7 @@ async def _members(place: Here, group: int) -> list[Member]:
     counted: Counter[str] = Counter(row["sender"] for row in rows)
     last = {row["sender"]: row["ts"] for row in reversed(rows)}
     return [
-        Member(address=address, name=names.of(address), count=count, last=last[address])
+        Writer(address=address, name=names.of(address), count=count, last=last[address])
         for address, count in counted.most_common()
     ]
 

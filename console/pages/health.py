@@ -11,7 +11,9 @@ from supabase import AsyncClient
 from console.charts import activity, connections
 from console.disk import measure
 from console.here import here
+from console.parallel import parallel_reads
 from console.rules.charts import SPANS, span_of
+from console.rules.worker_figures import worker_figures
 from console.viewer import go_to
 
 AUDITS = 50
@@ -25,44 +27,44 @@ async def page(request: Request) -> Response:
     span = span_of(request.query_params.get("span"))
     event = request.query_params.get("event", "")[:EVENTS_MAX_CHARS]
     before = request.query_params.get("before", "")
-    status = await place.database.ask(lambda store: store.status(place.session))
-    figures = await place.database.ask(lambda store: store.console.figures(place.session))
-    groups = await place.database.ask(lambda store: store.console.groups(place.session))
+    session, read = place.session, place.database.read
 
     def audits(client: AsyncClient) -> Any:
-        query: Any = client.table("audit_log").select("id,at,event,payload").eq("session_id", place.session)
+        query: Any = client.table("audit_log").select("id,at,event,payload").eq("session_id", session)
         query = query.eq("event", event) if event else query
         query = query.lt("id", int(before)) if before.isdigit() and len(before) < 19 else query
         return query.order("id", desc=True).limit(AUDITS)
 
-    log = await place.database.read("audit", audits)
-    refused = await place.database.read(
-        "refused",
-        lambda c: (
-            c.table("wa_refused_stanzas")
-            .select("id,at,item,state,code,reason")
-            .eq("session_id", place.session)
-            .order("id", desc=True)
-            .limit(REFUSED)
-        ),
-    )
-    lost = await place.database.count("lost", lambda client: _lost(client, place.session))
-    names = {group.id: group.name or group.wa_group_id for group in groups}
+    def refused(client: AsyncClient) -> Any:
+        query: Any = client.table("wa_refused_stanzas").select("id,at,item,state,code,reason")
+        return query.eq("session_id", session).order("id", desc=True).limit(REFUSED)
+
+    async with parallel_reads() as reads:
+        status = reads.start(place.database.ask(lambda store: store.status(session)))
+        figures = reads.start(place.database.ask(lambda store: store.console.figures(session)))
+        log = reads.start(read("audit", audits))
+        listed = reads.start(read("refused", refused))
+        lost = reads.start(place.database.count("lost", lambda client: _lost(client, session)))
+        disk = reads.start(measure(None if place.town else place.console.folder))
+        messages = reads.start(activity(place.database, session, None, span))
+        ends = reads.start(connections(place.database, session, span))
+        situation = reads.start(place.situation())
     values = {
-        "status": status,
-        "figures": figures,
-        "lost": lost,
-        "disk": await measure(None if place.town else place.console.folder),
-        "chart": await activity(place.database, place.session, None, span, names),
-        "connections": await connections(place.database, place.session, span),
+        "status": status.value,
+        "figures": figures.value,
+        "lost": lost.value,
+        "disk": disk.value,
+        "chart": messages.value,
+        "connections": ends.value,
         "span": span,
         "spans": SPANS,
-        "log": log,
-        "refused": refused,
+        "log": log.value,
+        "refused": listed.value,
         "event": event,
-        "more": len(log) == AUDITS,
+        "more": len(log.value) == AUDITS,
+        "reported": worker_figures(status.value["session"]),
     }
-    return await place.show("health.html", values)
+    return await place.show("health.html", values, situation=situation.value)
 
 
 async def retry(request: Request) -> Response:

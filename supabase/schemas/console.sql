@@ -123,8 +123,8 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- All groups with their last message (by `ts`) and the number of messages in the last 24 hours.
-create function public.wa_list_groups(p_session text) returns jsonb
+-- All groups, or one, with their last message (by `ts`) and the number of messages in the last 24 hours.
+create function public.wa_list_groups(p_session text, p_group bigint default null) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object(
     'groups', coalesce(
@@ -155,7 +155,7 @@ language sql stable security invoker set search_path = '' as $$
     order by m.ts desc, m.id desc
     limit 1
   ) as last on true
-  where g.session_id = p_session
+  where g.session_id = p_session and (p_group is null or g.id = p_group)
 $$;
 
 -- How many messages there were in each of the last `p_steps` steps of `p_step` seconds, by `ts`: of one group, or of

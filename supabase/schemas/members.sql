@@ -114,3 +114,44 @@ language sql volatile security invoker set search_path = '' as $$
     left_at = case when excluded.as_of > k.as_of then excluded.left_at else k.left_at end,
     as_of = greatest(k.as_of, excluded.as_of)
 $$;
+
+-- Who is and was in a group, of `p_limit` people behind the first `p_offset`: those who are in it first, of these the
+-- admins, then by name. {present, left, as_of, members: [{member, number, push_name, role, joined_at, left_at}]}.
+create function public.wa_list_members(p_session text, p_group bigint, p_limit integer, p_offset integer)
+returns jsonb
+language sql stable security invoker set search_path = '' as $$
+  with own as materialized (
+    select k.member, k.role, k.joined_at, k.left_at, k.as_of, p.number, p.push_name
+    from public.group_members as k
+    left join public.people as p on k.session_id = p.session_id and k.member = p.sender
+    where k.group_id = p_group and k.session_id = p_session
+  ),
+
+  page as (
+    select
+      o.*, row_number() over (
+        order by o.left_at is not null, o.role = 'member', o.push_name is null, lower(o.push_name), o.member
+      ) as place
+    from own as o
+    order by place
+    limit p_limit
+    offset p_offset
+  )
+
+  select jsonb_build_object(
+    'present', (select count(*) from own as o where o.left_at is null),
+    'left', (select count(*) from own as o where o.left_at is not null),
+    'as_of', (select max(o.as_of) from own as o),
+    'members', (
+      select coalesce(
+        jsonb_agg(
+          jsonb_build_object(
+            'member', g.member, 'number', g.number, 'push_name', g.push_name, 'role', g.role,
+            'joined_at', g.joined_at, 'left_at', g.left_at
+          ) order by g.place
+        ), '[]'
+      )
+      from page as g
+    )
+  )
+$$;

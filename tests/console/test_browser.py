@@ -15,7 +15,7 @@ from testkit.worker import Worker
 from tests.console.browser import chromium, read_qr, window
 from tests.console.rows import connected, dropped, ids, recent, show, store_file, vote, with_file
 from tests.console.site import served
-from tests.console.test_pages import HOSTILE
+from tests.console.test_pages import HOSTILE, list_members
 from tests.integration.database import GROUP, table, writer
 from worker.ingest.parts import Item
 from worker.store import GroupChange, Store
@@ -23,7 +23,8 @@ from worker.store.embedded import Endpoint
 
 SEEDS = Path(__file__).resolve().parents[2] / "seeds" / "media"
 PAGES = (
-    *("link", "groups", "groups/{group}", "groups/{group}?span=month", "groups/{group}/gallery", "coverage"),
+    *("link", "groups", "groups/{group}", "groups/{group}?span=month", "groups/{group}/gallery"),
+    *("groups/{group}/members", "coverage"),
     *("feed", "messages/{message}", "search?q=a", "health", "health?span=month", "link/disconnect"),
 )
 
@@ -179,6 +180,7 @@ async def test_what_strangers_write_never_runs(browser: Any, embedded: Endpoint,
     await store_file(store, held, drawing, "image/svg+xml", "svg")
     await store.upsert_groups(session, held.fence, [GroupChange(wa_group_id=GROUP, name=HOSTILE)], complete=False)
     await connected(store, held, HOSTILE)
+    await list_members(store, held, 2)
     known = await ids(store, session)
     (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
     async with served(embedded, session) as site, window(browser, site) as seen:
@@ -353,6 +355,7 @@ async def test_axe_finds_nothing_serious(
     await held.commit(messages=[*people, poll, with_file("f", "image")], discards={"too_old": 3}, dropped=[dropped()])
     await store_file(store, held, (SEEDS / "hills.jpg").read_bytes(), "image/jpeg", "jpg")
     await connected(store, held)
+    await list_members(store, held, 20, gone=2)
     known = await ids(store, session)
     (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
     async with served(embedded, session) as site, window(browser, site, color_scheme=theme) as seen:
@@ -379,6 +382,7 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(
     await held.commit(messages=[recent("long", text=words, push_name=name[:250])])
     await store.upsert_groups(session, held.fence, [GroupChange(wa_group_id=GROUP, name=name[:250])], complete=False)
     await connected(store, held, name[:250])
+    await list_members(store, held, 20, gone=2)
     known = await ids(store, session)
     (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
     small = {"viewport": {"width": 360, "height": 720}}
@@ -388,6 +392,26 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(
             await seen.open(path.format(group=group, message=known["long"]))
             wide = await seen.page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
             assert wide <= 0, path
+
+
+async def test_one_of_a_thousand_members_is_found(browser: Any, embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await connected(store, held)
+    await held.commit(messages=[recent("a", sender="p900@lid", push_name="Zenobia")])
+    await list_members(store, held, 1024)
+    (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open(f"groups/{group}")
+        await seen.page.get_by_role("link", name="All members").click()
+        rows = seen.page.locator(".people tbody tr:visible")
+        await seen.see("1,024 in the group.")
+        assert await rows.count() == 1024
+        await seen.page.get_by_label("Find a person").fill("zeno")
+        await seen.page.wait_for_function(
+            "() => document.querySelectorAll('.people tbody tr:not([hidden])').length === 1"
+        )
+        assert "Zenobia" in (await rows.first.text_content() or "")
 
 
 async def test_older_messages_come_on_scrolling_up(

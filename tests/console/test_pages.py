@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import zipfile
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from console import messages
 from tests.console.rows import connected, dropped, ids, recent, show, store_file, vote, with_file
 from tests.console.site import served
-from tests.integration.database import GROUP, OTHER_GROUP, rows, table, writer
+from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, rows, table, writer
 from worker.ingest.parts import Item
 from worker.store import Audit, GroupChange, Store
 from worker.store.embedded import Endpoint
@@ -114,7 +116,13 @@ async def test_one_session_sees_nothing_of_another(embedded: Endpoint, store: St
     (group,) = [group.id for group in await store.console.groups(session) if group.monitor]
     async with served(embedded, "somebody-else") as site:
         await site.log_in()
-        for path in (f"messages/{message}", f"messages/{message}/file", f"groups/{group}", f"groups/{group}/export"):
+        for path in (
+            f"messages/{message}",
+            f"messages/{message}/file",
+            f"groups/{group}",
+            f"groups/{group}/export",
+            f"groups/{group}/members",
+        ):
             assert (await site.get(f"{site.base}/{path}")).status_code == 404
         for path in ("feed", f"feed?group={group}", f"feed?before={message + 1}"):
             assert "of this session alone" not in await site.read(f"{site.base}/{path}")
@@ -285,6 +293,22 @@ async def test_health_says_what_was_lost_and_what_to_do(embedded: Endpoint, stor
         assert "MEDIA_FAILED" not in await site.read(f"{site.base}/health?event=console")
 
 
+async def test_health_shows_the_figures_that_the_worker_stored(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    now = datetime.now(UTC).isoformat()
+    figures = {"from": now, "to": now, "count": 31, "p50_ms": 1234, "p95_ms": 2345, "max_ms": 3456}
+    detail = {"state": "connected", "say": "ok", "heard": {"any": now, "group": None}, "commits": figures}
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/health")
+        assert "Commit time" not in page, "none was stored yet"
+        await store.set_session(session, held.fence, {"status": "connected", "detail": detail}, [])
+        page = await site.read(f"{site.base}/health")
+        assert "half within 1,234 ms, 95 % within 2,345 ms, slowest 3,456 ms" in page
+        assert "Last heard from WhatsApp" in page
+        assert "Last heard from a group" not in page
+
+
 async def test_a_listed_message_is_exported_and_taken_back(embedded: Endpoint, store: Store, session: str) -> None:
     held = await writer(store, session)
     listed = Item("message", recent("listed", text="kept although refused")).as_base64("22P05", "no", "waiting")
@@ -306,16 +330,69 @@ async def test_a_listed_message_is_exported_and_taken_back(embedded: Endpoint, s
     assert [row["wa_msg_id"] for row in await rows(store, "wa_refused_stanzas", session)] == ["broken"]
 
 
-async def test_an_export_has_every_message(embedded: Endpoint, store: Store, session: str) -> None:
+async def list_members(store: Store, held: Writer, count: int, gone: int = 0) -> None:
+    """A list of so many people, the first an admin; the last `gone` have left since."""
+    people = [{"member": f"p{place}@lid", "role": "member"} for place in range(count)]
+    people[0]["role"] = "superadmin"
+    told = {"wa_group_id": GROUP, "at": at(0), "what": "list", "members": people, "complete": True}
+    left = {"wa_group_id": GROUP, "at": at(9), "what": "left", "members": people[count - gone :]}
+    await store.write_members(held.session, held.fence, [told, left])
+
+
+async def test_an_export_has_every_message_and_member_and_says_so(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
     held = await writer(store, session)
     await held.commit(messages=[recent(f"m{number}") for number in range(250)])
     (group,) = [group.id for group in await store.console.groups(session) if group.monitor]
     async with served(embedded, session) as site:
         await site.log_in()
+        bare = await site.get(f"{site.base}/groups/{group}/export")
+        await list_members(store, held, 3, gone=1)
         answer = await site.get(f"{site.base}/groups/{group}/export")
     assert answer.headers["content-disposition"].startswith("attachment;")
-    assert answer.headers["content-type"].startswith("application/jsonl")
-    assert len(answer.text.splitlines()) == 250
+    assert answer.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(bare.content)) as archive:
+        assert archive.namelist() == ["messages.jsonl", "export.json"], "no members are kept"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        manifest = json.loads(archive.read("export.json"))
+        lines = archive.read("messages.jsonl")
+        people = [json.loads(line) for line in archive.read("members.jsonl").splitlines()]
+    assert len(lines.splitlines()) == 250
+    assert [(one["member"], one["role"], one["left_at"] is None) for one in people] == [
+        ("p0@lid", "superadmin", True), ("p1@lid", "member", True), ("p2@lid", "member", False)
+    ]  # fmt: skip
+    assert (manifest["wa_group_id"], manifest["messages"], manifest["members"]) == (GROUP, 250, 3)
+    assert (manifest["complete"], manifest["bytes"]) == (True, len(lines))
+    assert "not_monitored" in {gap["reason"] for gap in manifest["coverage"]["gaps"]}, "what is missing, and why"
+
+
+async def test_members_are_shown_and_how_to_keep_them(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent("a", sender="p1@lid", sender_alt="4917@s.whatsapp.net", push_name=HOSTILE)])
+    groups = await store.console.groups(session)
+    (group,) = [group.id for group in groups if group.monitor]
+    (other,) = [group.id for group in groups if not group.monitor]
+    async with served(embedded, session) as site:
+        await site.log_in()
+        assert "Set WORKER_GROUP_MEMBERS=true" in await site.read(f"{site.base}/groups/{group}")
+        assert "groups that are switched on" in await site.read(f"{site.base}/groups/{other}")
+
+        await list_members(store, held, 1024, gone=4)
+        page = await site.read(f"{site.base}/groups/{group}")
+        assert "1,020 in the group." in page
+        assert "4 have left." in page
+        assert "founder" in page
+        assert "WORKER_GROUP_MEMBERS" not in page
+        assert page.count('<tr data-words="') == 12, "the others have a page of their own"
+        assert active(page) == []
+
+        page = await site.read(f"{site.base}/groups/{group}/members")
+        assert page.count('<tr data-words="') == 1024
+        assert page.count('class="gone"') == 4
+        assert "+4917" in page
+        assert active(page) == []
+        assert (await site.get(f"{site.base}/groups/999999/members")).status_code == 404
 
 
 @pytest.mark.parametrize("language", ["de", "de-AT,en;q=0.5", "fr,de;q=0.8"])

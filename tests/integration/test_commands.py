@@ -18,10 +18,10 @@ from testkit.processes import PYTHON, Child
 from testkit.waiting import until
 from testkit.worker import environment
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
-from worker.commands import export, terminal
+from worker.commands import terminal
 from worker.errors import StoreRefused, StoreUnavailable, UnexpectedAnswer
 from worker.ingest.parts import Item
-from worker.store import Flag, MediaFile, Store, connect_store
+from worker.store import Flag, MediaFile, Store, connect_store, exports
 from worker.store.console import Console
 from worker.store.embedded import Embedded, Endpoint, embedded_supabase
 from worker.store.endpoint import write_endpoint
@@ -614,6 +614,17 @@ async def test_export_writes_messages_and_files_and_later_adds_what_is_new(
     assert [path.name for path in folder.iterdir() if path.name.endswith(".part")] == []
     manifest = json.loads((folder / "export.json").read_text())
     assert "not_monitored" in {gap["reason"] for gap in manifest["coverage"]["gaps"]}, "what is missing, and why"
+    assert (manifest["members"], (folder / "members.jsonl").exists()) == (0, False)
+
+    people = [{"member": "ana@lid", "role": "admin"}, {"member": "ben@lid", "role": "member"}]
+    listed = {"wa_group_id": GROUP, "at": at(20), "what": "list", "members": people, "complete": True}
+    await store.write_members(session, held.fence, [listed])
+    assert (await wa("export", "Family", str(folder), "--json")).json["members"] == 2
+    assert json.loads((folder / "export.json").read_text())["members"] == 2
+    first = json.loads((folder / "members.jsonl").read_text().splitlines()[0])
+    assert (first["member"], first["role"], first["push_name"], first["number"]) == (
+        "ana@lid", "admin", "Ana", "4917@s.whatsapp.net"
+    )  # fmt: skip
 
     ran = await wa("export", "Work", str(folder))
     assert (ran.code, "another group" in ran.err) == (2, True)
@@ -622,7 +633,7 @@ async def test_export_writes_messages_and_files_and_later_adds_what_is_new(
 async def test_an_interrupted_export_goes_on_where_it_was(
     wa: Commands, store: Store, session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "PAGE", 2)
+    monkeypatch.setattr(exports, "PAGE", 2)
     held = await writer(store, session)
     await held.commit(messages=[message(f"A{n}", n) for n in range(6)])
     calls = 0

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from worker.commands.doctor import OURS, check_clock, check_python, judge_schema, role_named_in
-from worker.commands.export import Progress, open_folder, write_whole
+from worker.commands.export import open_folder, write_whole
 from worker.commands.groups import resolve
 from worker.commands.link import judge
 from worker.commands.runtime import WrongArgument
 from worker.commands.show import ago, author, content, plain, size
 from worker.store import SCHEMA_VERSION
 from worker.store.console import ListedGroup
+from worker.store.exports import Manifest
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -175,7 +176,7 @@ def test_what_the_qr_command_makes_of_a_row() -> None:
 
 # ── export's folder ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-FRESH = Progress(session="default", wa_group_id="1@g.us")
+FRESH = Manifest(session="default", wa_group_id="1@g.us")
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     FOLDER/messages.jsonl       a message a line, by id; `media.file` is a path below FOLDER
     FOLDER/media/<sha256>.<ext> each file once, its hash checked
+    FOLDER/members.jsonl        who is and was in the group, if WORKER_GROUP_MEMBERS keeps them; written anew each time
     FOLDER/export.json          which group, how far, its coverage: read to resume, and to add what is new
 
 Files come before the lines that name them. Lines go into `messages.jsonl.part`, which takes its name when it is
@@ -29,31 +30,24 @@ from worker.commands.show import err, number_of, out, plain, print_json
 from worker.errors import ExitCode, StoreRefused
 from worker.settings import Settings
 from worker.store import Store
+from worker.store.exports import (
+    FORMAT,
+    LINES_FILE,
+    MANIFEST_FILE,
+    MEMBERS_FILE,
+    Manifest,
+    all_members,
+    message_pages,
+    to_lines,
+)
 
-PAGE = 200
 DOWNLOADS_AT_ONCE = 4
-STATE_FILE = "export.json"
-LINES_FILE = "messages.jsonl"
-FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a folder is. `bytes`: of the lines file that belong to `cursor`; more than that is a torn end."""
-
-    format: int = FORMAT
-    session: str
-    wa_group_id: str
-    cursor: int = 0
-    bytes: int = 0
-    messages: int = 0
-    complete: bool = False
-    coverage: dict[str, Any] | None = None  # docs/coverage.md
 
 
 @dataclass
 class Counts:
     messages: int = 0
+    members: int = 0
     files: int = 0
     missing: int = 0
 
@@ -63,7 +57,7 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Where to; made if it is missing.", file_okay=False)],
     json_: Annotated[bool, typer.Option("--json", help="One JSON document at the end.")] = False,
 ) -> None:
-    """Write a group's messages and files into FOLDER; run again, it resumes, and later adds what is new.
+    """Write a group's messages, files and members into FOLDER; run again, it resumes, and later adds what is new.
 
     What is in FOLDER already is not looked at again: later edits need a new folder. Exit codes: 0 complete · 1 some
     files are not in the bucket (said which) · 2 an argument is wrong · 4 Supabase does not answer (run it again) ·
@@ -73,7 +67,7 @@ def export(
     async def work(settings: Settings, store: Store) -> int:
         session = settings.worker_session
         chosen = resolve(group, await store.console.groups(session))
-        state = open_folder(folder, Progress(session=session, wa_group_id=chosen.wa_group_id))
+        state = open_folder(folder, Manifest(session=session, wa_group_id=chosen.wa_group_id))
         counts = await _copy(store, chosen.id, folder, state)
         if json_:
             print_json({"group": chosen.wa_group_id, "folder": str(folder), **asdict(counts)})
@@ -85,7 +79,7 @@ def export(
     perform(work)
 
 
-def open_folder(folder: Path, fresh: Progress) -> Progress:
+def open_folder(folder: Path, fresh: Manifest) -> Manifest:
     """The state that `folder` is in, made ready to go on.
 
     Raises:
@@ -104,23 +98,23 @@ def open_folder(folder: Path, fresh: Progress) -> Progress:
             shutil.copyfile(folder / LINES_FILE, part)  # the finished file stays whole until the next one is
         with part.open("ab") as lines:
             if lines.tell() < (state.bytes if state else 0):
-                raise WrongArgument(f"{part} is shorter than {STATE_FILE} says; give another folder")
+                raise WrongArgument(f"{part} is shorter than {MANIFEST_FILE} says; give another folder")
             lines.truncate(state.bytes if state else 0)
     except OSError as error:
         raise WrongArgument(f"{folder} cannot be used: {error.strerror}") from None
     return state or fresh
 
 
-async def _copy(store: Store, group: int, folder: Path, state: Progress) -> Counts:
+async def _copy(store: Store, group: int, folder: Path, state: Manifest) -> Counts:
     counts = Counts()
     coverage = await store.console.coverage(state.session, state.wa_group_id)  # before: what comes meanwhile is more
     everything, left = await store.console.export_size(state.session, group, state.cursor)
     with bar("messages", everything) as progress, (folder / f"{LINES_FILE}.part").open("ab") as lines:
         state = replace(state, complete=False)
         progress.update(progress.task_ids[0], completed=everything - left)
-        while page := await store.console.export_messages(state.session, group, state.cursor, PAGE):
+        async for page in message_pages(store.console, state.session, group, state.cursor):
             await _fetch_files(store, folder, page, counts)
-            lines.write(b"".join(json.dumps(message, ensure_ascii=False).encode() + b"\n" for message in page))
+            lines.write(to_lines(page))
             lines.flush()
             os.fsync(lines.fileno())
             counts.messages += len(page)
@@ -129,8 +123,19 @@ async def _copy(store: Store, group: int, folder: Path, state: Progress) -> Coun
             _write_state(folder, state)
             progress.update(progress.task_ids[0], advance=len(page))
     (folder / f"{LINES_FILE}.part").replace(folder / LINES_FILE)
-    _write_state(folder, replace(state, complete=True, coverage=coverage))
+    counts.members = await _write_members(store, group, folder, state)
+    _write_state(folder, replace(state, complete=True, coverage=coverage, members=counts.members))
     return counts
+
+
+async def _write_members(store: Store, group: int, folder: Path, state: Manifest) -> int:
+    """How many there are. A list that is no longer kept goes from the folder, too."""
+    members = await all_members(store.console, state.session, group)
+    if members:
+        await anyio.to_thread.run_sync(write_whole, folder / MEMBERS_FILE, to_lines(members))
+    else:
+        (folder / MEMBERS_FILE).unlink(missing_ok=True)
+    return len(members)
 
 
 async def _fetch_files(store: Store, folder: Path, page: list[dict[str, Any]], counts: Counts) -> None:
@@ -180,12 +185,12 @@ def write_whole(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def _read_state(folder: Path) -> Progress | None:
-    path = folder / STATE_FILE
+def _read_state(folder: Path) -> Manifest | None:
+    path = folder / MANIFEST_FILE
     if not path.exists():
         return None
     try:
-        state = Progress(**json.loads(path.read_text()))
+        state = Manifest(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         raise WrongArgument(f"{path} is not ours; give another folder") from None
     if state.format != FORMAT:
@@ -193,5 +198,5 @@ def _read_state(folder: Path) -> Progress | None:
     return state
 
 
-def _write_state(folder: Path, state: Progress) -> None:
-    write_whole(folder / STATE_FILE, json.dumps(asdict(state)).encode())
+def _write_state(folder: Path, state: Manifest) -> None:
+    write_whole(folder / MANIFEST_FILE, json.dumps(asdict(state)).encode())

@@ -40,6 +40,16 @@ class ListedGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Members:
+    """Some of a group's people as `wa_list_members` has them; how many are in it and were; when that was told last."""
+
+    present: int
+    left: int
+    as_of: datetime | None
+    members: list[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tail:
     """Messages in order, and where to go on."""
 
@@ -146,8 +156,9 @@ class Console:
         row = await self._call("wa_whoami", {})
         return Caller(role=row["role"], now=datetime.fromisoformat(row["now"]), version=str(row["version"]))
 
-    async def groups(self, session: str) -> list[ListedGroup]:
-        rows = (await self._call("wa_list_groups", {"p_session": session}))["groups"]
+    async def groups(self, session: str, only: int | None = None) -> list[ListedGroup]:
+        """All of them, or `only` one, if it is there."""
+        rows = (await self._call("wa_list_groups", {"p_session": session, "p_group": _id(only)}))["groups"]
         return [
             ListedGroup(
                 **{
@@ -309,6 +320,11 @@ class Console:
         args = {"p_session": session, "p_group": str(group), "p_after": str(after)}
         row = await self._call("wa_export_size", args)
         return int(row["all"]), int(row["left"])
+
+    async def members(self, session: str, group: int, limit: int, offset: int = 0) -> Members:
+        args = {"p_session": session, "p_group": str(group), "p_limit": limit, "p_offset": offset}
+        row = await self._call("wa_list_members", args)
+        return Members(**{**known(Members, row), "as_of": _time(row["as_of"])})
 
     async def refused(self, session: str, after: int, limit: int) -> list[RefusedItem]:
         """What is listed as refused or waiting, by id, behind `after`."""

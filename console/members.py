@@ -1,0 +1,46 @@
+"""Who is and was in a group, as pages show it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from console.database import Row
+from console.here import Here
+from console.rules.people import Names, number_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    address: str
+    name: str
+    number: str | None  # if the name is not the number already
+    role: str
+    joined_at: str | None
+    left_at: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class People:
+    """Some members of a group; how many are in it and were; `as_of`: when that was told last, None: never."""
+
+    present: int
+    left: int
+    as_of: datetime | None
+    members: Sequence[Member]
+
+
+async def members_of(place: Here, group: int, limit: int, offset: int = 0) -> People:
+    found = await place.database.ask(lambda store: store.console.members(place.session, group, limit, offset))
+    members = [_member(row) for row in found.members]
+    return People(present=found.present, left=found.left, as_of=found.as_of, members=members)
+
+
+def _member(row: Row) -> Member:
+    address, number = row["member"], row["number"]
+    names = Names()
+    names.learn([{"sender": address, "sender_alt": number, "push_name": row["push_name"]}])
+    name, shown = names.of(address), number_of(number or address)
+    times = {"joined_at": row["joined_at"], "left_at": row["left_at"]}
+    return Member(address=address, name=name, number=None if shown == name else shown, role=row["role"], **times)

@@ -1,0 +1,58 @@
+"""How long the newest commits took, for the session's row: the console reads the database alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from worker.bridge.protocol import Commit
+from worker.store import Batch, Committed
+
+KEPT = 100  # commits; there is one such list for each session of a host
+KEPT_SECONDS = 3600.0
+STORE_EVERY_SECONDS = 60.0  # how often they go to the database, at most; never while nothing is committed
+
+
+class CommitTimes:
+    """Has figures to store if there was a commit since they were stored last. Times are Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._taken: deque[tuple[float, float]] = deque(maxlen=KEPT)
+        self._stored_at = 0.0
+        self._is_new = False
+
+    def committed(self, _commit: Commit, _batch: Batch, _done: Committed, seconds: float) -> None:
+        self._taken.append((self._clock(), seconds))
+        self._is_new = True
+
+    def figures_to_store(self, now: float) -> Mapping[str, Any] | None:
+        """`{from, to, count, p50_ms, p95_ms, max_ms}` of the newest commits of an hour, if there is a new one."""
+        if not self._is_new or now - self._stored_at < STORE_EVERY_SECONDS:
+            return None
+        self._stored_at, self._is_new = now, False
+        lately = [(at, seconds) for at, seconds in self._taken if now - at < KEPT_SECONDS]
+        if not lately:
+            return None
+        taken = sorted(round(seconds * 1000) for _, seconds in lately)
+        return {
+            "from": _iso(lately[0][0]),
+            "to": _iso(lately[-1][0]),
+            "count": len(taken),
+            "p50_ms": _quantile(taken, 0.5),
+            "p95_ms": _quantile(taken, 0.95),
+            "max_ms": taken[-1],
+        }
+
+
+def _quantile(taken: list[int], share: float) -> int:
+    """The smallest value that so many of them do not exceed."""
+    return taken[math.ceil(share * len(taken)) - 1]
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
