@@ -1,7 +1,7 @@
-"""The process: signals, HTTP, Supabase, the poll, and the sessions that it serves.
+"""The worker process: signals, HTTP, Supabase, the poll, and the sessions that it serves.
 
-Order: HTTP, Supabase, the sessions; whatever waits logs what it waits for. A stop runs the other way within ten
-seconds; a second signal exits at once.
+Starts HTTP, then Supabase, then the sessions, and logs every wait. Stops in reverse order within ten seconds; a
+second signal exits at once.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from worker.wiring import Shared, media_source, open_supabase, poll_timing
 STOP_SECONDS = 9.5  # within ten, as docs/operations.md says
 ASK_SUPABASE_SECONDS = 1.0
 FILES_AT_ONCE = 16  # over all sessions of a host
-LEAVE_SECONDS = 1.0  # a database that is away must not delay the stop
-KEY_LOOKS = 3  # a good key is refused now and then, seldom twice in a row
+LEAVE_SECONDS = 1.0  # an unreachable database must not delay the stop
+KEY_LOOKS = 3  # Supabase sometimes refuses a good key, seldom twice in a row
 
 
 class Host:
-    """One worker process. It serves the session that its settings name; with a `capacity`, up to so many wanted ones.
+    """One worker process. Serves the session that its settings name or, with `capacity`, up to that many wanted ones.
 
-    `on_view` and `follow` are for the named session.
+    `on_view` and `follow` apply to the named session only.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Host:
         self._owner = lease.make_owner()
         self._tenants: dict[str, Tenant] = {}
         self._starts = RateLimiter()
-        self._left = anyio.Event()  # a tenant has ended
+        self._left = anyio.Event()  # set when a tenant ends
         self._shared: Shared
         self.health = Health(named=settings.worker_session if capacity is None else None, capacity=capacity or 0)
 
@@ -85,7 +85,7 @@ class Host:
         self._stop.ask()
 
     async def run(self) -> None:
-        """Work until told to stop.
+        """Run until told to stop.
 
         Raises:
             WorkerError: why the worker cannot go on; the text is for the operator.
@@ -127,7 +127,7 @@ class Host:
             self.health.supabase, self.health.supabase_ok = place, True
             logger.info("Supabase: {}", place)
             await bucket.look()
-            if self.health.bucket_trouble:  # messages do not wait for it
+            if self.health.bucket_trouble:  # not fatal: messages do not need the bucket
                 logger.warning("the bucket for media {}; files wait until it does", self.health.bucket_trouble)
         settings, folder = self._settings, self._settings.worker_data_dir.resolve()
         limits = Limits(max_bytes=settings.max_media_bytes)
@@ -158,43 +158,43 @@ class Host:
                     tasks.start_soon(poll.run)
                     await self._serve_named(shared)
                 else:
-                    holder_file.sweep(folder)  # a named session's supervisor does so once it has the lease
+                    holder_file.sweep(folder)  # for a named session, its supervisor does this once it has the lease
                     await self._serve_claimed(poll)
                 tasks.cancel_scope.cancel()
 
     async def _serve_named(self, shared: Shared) -> None:
-        """Serve the session that the settings name. What ends it ends the process."""
+        """Serve the session that the settings name. Its end is the end of the process."""
         health = self.health.session
         await Supervisor(self._settings, shared, health, self._stop, self._on_view, self._follow).run()
 
     # Claimed sessions
 
     async def _serve_claimed(self, poll: HostPoll) -> None:
-        """Serve what the poll brings, until told to stop; then until all is given back."""
+        """Serve the sessions that the poll claims until told to stop, then wait until all are given back."""
         async with anyio.create_task_group() as polling:
             polling.start_soon(poll.run)
             await self._stop.wait()
-            await self._leave(poll)  # what is released from here on others take at once
+            await self._leave(poll)  # from here on, other hosts take over released sessions at once
             while self._tenants:
                 self._left = anyio.Event()
                 await self._left.wait()
-            await self._leave(poll)  # polls since then have told of us again
+            await self._leave(poll)  # polls since then have registered this host again
             polling.cancel_scope.cancel()
 
     async def _leave(self, poll: HostPoll) -> None:
-        """Tell the other hosts that we go. What a poll that is under way brings is given back (`_take`)."""
+        """Tell the other hosts that we are leaving. Sessions claimed by a poll in flight are given back (`_take`)."""
         with anyio.move_on_after(LEAVE_SECONDS):
             async with poll.at_rest():
                 try:
                     await self._shared.store.host_leave(self._owner)
                 except StoreError:
-                    logger.warning("the other hosts could not be told; they wait a little for the sessions' turn")
+                    logger.warning("could not tell the other hosts; they take over the sessions a little later")
 
     def _free_slots(self) -> int:
         return 0 if self._stop.asked else max(0, (self._capacity or 0) - len(self._tenants))
 
     def _take(self, tasks: TaskGroup, claimed: ClaimedSession) -> None:
-        if self._stop.asked:  # a poll that was under way
+        if self._stop.asked:  # claimed by a poll in flight
             tasks.start_soon(release, self._shared, claimed.session, claimed.fence)
             return
         logger.info("serving {}", claimed.session)
@@ -212,11 +212,11 @@ class Host:
         self._left.set()
 
     async def _reach(self, store: Store, url: str) -> None:
-        """Wait for Supabase, within bounds.
+        """Wait for Supabase, up to WORKER_BOOT_WAIT_S.
 
         Raises:
-            SettingsError: it keeps refusing the key, or lacks our tables.
-            StoreUnavailable: nobody answered in time; whoever restarts us may try again.
+            SettingsError: it keeps refusing the key, or our tables are missing.
+            StoreUnavailable: no answer in time; a restart may help.
         """
         deadline = time.monotonic() + self._settings.worker_boot_wait_s
         refusals, said = 0, ""

@@ -1,4 +1,4 @@
-"""The request to stop: of the process, or of one session in it."""
+"""A request to stop the process, or one session of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 
 
 class Stop:
-    """The request to stop, and the blocks that it cancels. A stop of the `whole` stops its parts as well."""
+    """A stop request and the blocks that it cancels. Stopping the `whole` stops its parts too."""
 
     def __init__(self, whole: Stop | None = None) -> None:
         self._scopes: set[anyio.CancelScope] = set()
@@ -33,16 +33,16 @@ class Stop:
             part.ask()
 
     async def wait(self) -> None:
-        """Return when the stop is asked for."""
+        """Return once the stop is requested."""
         await self._event.wait()
 
     def release(self, scope: anyio.CancelScope) -> None:
-        """A stop no longer cancels `scope`."""
+        """Let `scope` run on: a stop no longer cancels it."""
         self._scopes.discard(scope)
 
     @contextmanager
     def interrupts(self) -> Iterator[anyio.CancelScope]:
-        """A block that a stop cancels; shut down gracefully after it."""
+        """A block that a stop cancels. Shut down gracefully after it."""
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             try:

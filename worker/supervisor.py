@@ -1,6 +1,6 @@
-"""Serves one session: the lease, the leased session, one sidecar after the other.
+"""Serves one session: holds its lease and runs one sidecar after the other.
 
-Whatever it waits for it logs. A stop runs the other way: the sidecar, the last status, the lease.
+Logs every wait. Stops in reverse order: the sidecar, the last status, the lease.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from worker.wiring import LeasedSession, Shared, open_leased_session
 
 WHATSAPP = "wss://web.whatsapp.com/ws/chat"
 SHUT_DOWN_SECONDS = 5.0  # drain, release, close
-LAST_STATUS_SECONDS = 1.5  # a database that is away must not delay the stop
-RELEASE_SECONDS = 1.5  # giving the lease back
-SKEW_MAX_SECONDS = 5.0  # a larger one is audited (docs/architecture.md, "Live only")
+LAST_STATUS_SECONDS = 1.5  # an unreachable database must not delay the stop
+RELEASE_SECONDS = 1.5  # for giving the lease back
+SKEW_MAX_SECONDS = 5.0  # larger clock differences are audited (docs/architecture.md, "Live only")
 
 STOPPED = View(status="disconnected", state="stopped", say="The worker is stopped.")
 
 
 def ended_itself(fault: WorkerError) -> View:
-    """What the row of the session shows that `run` and `up` serve."""
+    """The row's last view when a named session (`run`, `up`) fails."""
     say = f"The worker has ended itself and must be started again: {fault}"
     return View(status="disconnected", state="failed", say=say)
 
@@ -74,15 +74,15 @@ class Supervisor:
         self._health = health
         self._stop = stop
         self._on_view = on_view
-        self._follow = follow  # shows what arrives, while the lease is held
+        self._follow = follow  # shows arriving messages while the lease is held
         self._crashes = Crashes(settings.worker_backoff_base_ms / 1000, settings.worker_backoff_max_ms / 1000)
-        self._lines = LineBudget()  # for all sidecars: one that keeps ending has no more of them
+        self._lines = LineBudget()  # shared by all sidecars: a crash loop gets no extra lines
         self.at_end = STOPPED  # what the row shows after a stop
 
     # The lease
 
     async def run(self) -> None:
-        """Wait for the session's lease and serve it, again and again until told to stop.
+        """Wait for the session's lease and serve it, repeatedly, until told to stop.
 
         Raises:
             WorkerError: why the session cannot be served.
@@ -119,7 +119,7 @@ class Supervisor:
         self._health.lease = reason
 
     async def serve(self, polled: PolledSession, skew: float) -> None:
-        """Serve a session that the poll covers, until told to stop. `skew`: as `clock_skew` of its lease.
+        """Serve a session that the poll covers, until told to stop. `skew`: `clock_skew` at the time of its lease.
 
         Raises:
             StaleFence: another worker holds the session.
@@ -172,7 +172,7 @@ class Supervisor:
         await self._run_sidecars(leased)
 
     async def _write_last_status(self, leased: LeasedSession, view: View) -> None:
-        """Write the last status and the last count of discards, if the database answers soon."""
+        """Write the last status and the last count of discards, within LAST_STATUS_SECONDS."""
         leased.report.show(view)
         with anyio.move_on_after(LAST_STATUS_SECONDS):
             with suppress(StoreError):
@@ -195,7 +195,7 @@ class Supervisor:
             finally:
                 self._health.sidecar_pid = None
                 leased.phone.peer = None
-                leased.watch.withdraw("commit", "state")  # the calls of this sidecar ended with it
+                leased.watch.withdraw("commit", "state")  # this sidecar's pending calls ended with it
 
     async def _run_sidecar(self, leased: LeasedSession) -> None:
         settings = self._settings
@@ -218,7 +218,7 @@ class Supervisor:
             raise
 
     async def _suspect(self, leased: LeasedSession, digest: str | None, cause: Cause | None) -> None:
-        """Count what happened against this stanza."""
+        """Count this end or stall against the stanza."""
         with self._stop.interrupts():
             await leased.suspects.note(digest, cause)
 
@@ -234,14 +234,14 @@ class Supervisor:
             task_group.cancel_scope.cancel()
 
     async def _tell_monitored(self, monitored: Monitored, peer: Peer) -> None:
-        """Tell the sidecar which groups are switched on, now and at each change."""
+        """Tell the sidecar which groups are switched on, now and after each change."""
         while True:
             changed = monitored.changed
             await peer.monitor(monitored.groups)
             await changed.wait()
 
     async def _watch_over(self, leased: LeasedSession, peer: Peer, sidecar: Sidecar) -> None:
-        """Ping the sidecar and judge its figures. One that does not answer raises CallTimeout."""
+        """Ping the sidecar and judge its figures. Raises CallTimeout if it does not answer."""
         before: Pong | None = None
         while True:
             await anyio.sleep(PING_EVERY_SECONDS)
@@ -259,7 +259,7 @@ class Supervisor:
                 leased.events.put(StallFound(reason=stall.reason))
 
     def _listen_to(self, leased: LeasedSession, pong: Pong) -> None:
-        """Judge whether the open connection is deaf, and tell when something came last."""
+        """Check whether the open connection is deaf, and store when something last arrived."""
         open_seconds, now = leased.connection.policy.open_seconds, time.time()
         if open_seconds is None:
             return
@@ -284,14 +284,14 @@ class Supervisor:
 
 
 def clock_skew(now: datetime) -> float:
-    """By how many seconds this machine's clock is ahead of the database's, which has just said that it is `now`."""
+    """Seconds by which this machine's clock is ahead of the database's. `now`: the database's time, just read."""
     return (datetime.now(UTC) - now).total_seconds()
 
 
 async def release(shared: Shared, session: str, fence: int, *, failed: bool = False) -> None:
-    """Give the lease back, if the database answers soon. `failed`: no host is to try again at once."""
+    """Give the lease back, within RELEASE_SECONDS. `failed`: no host should retry at once."""
     with anyio.move_on_after(RELEASE_SECONDS, shield=True):
         try:
             await shared.store.lease_release(session, shared.owner, fence, failed=failed)
-        except StoreError:  # never in place of what ended the session
+        except StoreError:  # must not replace the error that ended the session
             logger.warning("the lease could not be released; it expires by itself")

@@ -1,4 +1,4 @@
-"""A session that the poll has claimed, from then until it is given back. What goes wrong with it stays with it."""
+"""A session that the poll claimed, until it is given back. Its failures affect no other session."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ AT_END: Mapping[GiveUpReason, View] = {
     ),
     "moves": View(status="disconnected", state="stopped", say="Another host takes the session over."),
 }
-LAST_WORD_SECONDS = 1.0  # of the ten that a stop has
-KEPT = ("version", "version_at", "claims", "heard", "commits")  # of `detail`, in every state
+LAST_WORD_SECONDS = 1.0  # of the ten seconds for a stop
+KEPT = ("version", "version_at", "claims", "heard", "commits")  # fields of `detail` that survive every state
 CHANGING = View(status="disconnected", state="starting", say="Starting again with the session's new settings.")
 
 
 class Tenant:
-    """One claimed session. It ends by a stop, by another holder, or by a failure; no exception leaves `run`."""
+    """One claimed session. Ends on a stop, when another host takes over, or on a failure. `run` never raises."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Tenant:
     ) -> None:
         self.session = claimed.session
         self.health = health
-        self.give_up_reason: GiveUpReason | None = None  # why it was given back, if somebody asked for that
+        self.give_up_reason: GiveUpReason | None = None  # set when asked to give the session back
         self._settings = settings
         self._shared = shared
         self._stop = stop
@@ -57,13 +57,13 @@ class Tenant:
         self._own = claimed.settings
         self._skew = clock_skew(claimed.now)
         self._polled = PolledSession(claimed.session, claimed.fence, self, claimed.settings)
-        self._again = Stop(stop)  # asked when the settings change
-        self._changes = False  # and it is not yet served with the new ones
+        self._again = Stop(stop)  # requested when the settings change
+        self._changes = False  # the settings changed and are not in use yet
         self._supervisor: Supervisor | None = None
-        self._secrets = ExitStack()  # hidden in the log until other settings hold, or until its end is logged
+        self._secrets = ExitStack()  # secrets of the current settings, hidden in the log
         self._ended = anyio.Event()
 
-    # ClaimCallbacks
+    # ClaimCallbacks, called by the poll
 
     def on_give_up(self, why: GiveUpReason) -> None:
         if not self._stop.asked:
@@ -86,10 +86,10 @@ class Tenant:
         if self._supervisor is not None:
             self._supervisor.at_end = view
 
-    # Its life
+    # Serving
 
     async def run(self, after: Tenant | None = None) -> None:
-        """Serve it until that ends, and give it back. `after`: an earlier tenant of the session, which ends first."""
+        """Serve the session until it ends, then give it back. `after`: an earlier tenant of it, which ends first."""
         failed = False
         with logger.contextualize(session=self.session):
             try:
@@ -136,7 +136,7 @@ class Tenant:
             self._supervisor = None
 
     async def _wait_for_other_settings(self, wrong: SettingsError) -> None:
-        """Nothing is done with half of what was meant. The lease stays: no other host is to try the same in vain."""
+        """The settings are invalid: serve nothing, but keep the lease, so that no other host tries the same in vain."""
         logger.error("{} waits for other settings: {}", self.session, wrong)
         self.health.lease, self.health.lease_ok = "held", True
         self.health.view = View(status="disconnected", state="needs_you", say=f"Its settings are wrong: {wrong}")
@@ -145,14 +145,14 @@ class Tenant:
             await self._polled.until_lost()
 
     async def _say_stopped(self) -> None:
-        """For a row that says that it starts again, which it does not."""
+        """Correct a row that says "starting again" when the session is stopping."""
         with anyio.move_on_after(LAST_WORD_SECONDS), suppress(StoreUnavailable):
             row = (await self._shared.store.status(self.session)).get("session") or {}
             if (row.get("detail") or {}).get("say") == CHANGING.say:
                 await self._show(AT_END[self.give_up_reason] if self.give_up_reason else STOPPED)
 
     async def _show(self, view: View | None) -> None:
-        """Write the row, outside of a leased session. A logout and a ban that stand there outlive this."""
+        """Write the row outside of a leased session. Never overwrites a logout or a ban."""
         store, session, fence = self._shared.store, self.session, self._polled.fence
         row = (await store.status(session)).get("session") or {}
         if view is None or isinstance(first_retry_state(row).plan, StayDown):

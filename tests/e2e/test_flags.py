@@ -144,7 +144,7 @@ async def test_a_pairing_code_that_whatsapp_retires_is_replaced_and_said_to_be_d
         first = await another_code()
         await phone.post("/pair_code/refresh", {})
         second = await another_code(than=first)
-        assert "has retired the pairing code before this one" in (await database.detail())["say"]
+        assert "has retired the previous pairing code" in (await database.detail())["say"]
         with pytest.raises(PhoneError):
             await phone.pair_code(first)
 

@@ -309,7 +309,7 @@ async def test_a_pairing_code_that_whatsapp_retires_is_followed_by_one_that_link
 
     assert len(set(tester.codes)) == 2
     assert verdicts(run)[12] is State.PASSED
-    assert "retired the pairing code before this one" in " ".join(capsys.readouterr().out.split())
+    assert "retired the previous pairing code" in " ".join(capsys.readouterr().out.split())
 
 
 async def test_a_photo_that_never_comes_fails_its_line_and_the_run(

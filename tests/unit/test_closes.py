@@ -206,7 +206,7 @@ def test_every_named_code_has_a_decision_and_a_metric_label() -> None:
 
 def test_a_401_names_both_causes_and_warns_before_linking_again() -> None:
     say = decide(Close(code=401, message="Stream Errored (conflict)", phase="open")).say
-    for words in ("unlinked on the phone", "off-line for 14 days", "do not link again today", "scan the new QR code"):
+    for words in ("unlinked on the phone", "offline for 14 days", "do not link again today", "scan the new QR code"):
         assert words in say
 
 

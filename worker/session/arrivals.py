@@ -1,4 +1,4 @@
-"""Tells whoever shows messages that some were stored. Holds no content: the reader asks the database."""
+"""Signals that messages were stored. Holds no content: the reader queries the database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.store import Batch, Committed
 
 
 class Arrivals:
-    """Wakes its one reader after each batch that brought messages. `unmonitored` counts those of other groups."""
+    """Wakes its one reader after each batch with messages. `unmonitored` counts messages of other groups."""
 
     def __init__(self) -> None:
         self.unmonitored = 0
@@ -23,6 +23,6 @@ class Arrivals:
             self._news.set()
 
     async def wait(self) -> None:
-        """Return when something has come since the last call."""
+        """Return once something has arrived since the last call."""
         await self._news.wait()
         self._news = anyio.Event()

@@ -1,8 +1,8 @@
-"""Credentials and keys: reads them for the sidecar, decrypts them if WORKER_STATE_KEY is set, deletes them.
+"""Credentials and keys: reads them for the sidecar, decrypts them if they are encrypted, deletes them.
 
-The strings are Baileys' own; nothing here looks into them except to see that they are whole. A failed read is an error
-and torn state is `StateError`: taking either for "no credentials" would silently make a new identity. Commits write
-the state (`worker.ingest.committer`). Source: docs/whatsapp.md, "Auth state".
+The values are Baileys' own; this module only checks that they are whole. A failed read is an error and torn state is
+a `StateError`: treating either as "no credentials" would silently create a new identity. Commits write the state
+(`worker.ingest.committer`). Source: docs/whatsapp.md, "Auth state".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 
 READ_PATIENCE_SECONDS = 15.0  # a failed read ends the socket; this rides out a short outage
-COMMIT_CATCH_UP_SECONDS = 15.0  # for the commit that waited through the outage; else its messages come again
+COMMIT_CATCH_UP_SECONDS = 15.0  # for a commit that waited through the outage; without it, its messages come again
 
 T = TypeVar("T")
 
@@ -43,19 +43,19 @@ class AuthState:
 
     @property
     def away_reason(self) -> str:
-        """How the last call that failed did."""
+        """Why the last failed call failed."""
         return self._watch.reason
 
     async def begin_epoch(self) -> int:
-        """The epoch of the next connection. Asks until the database answers."""
+        """Begin the next connection's epoch. Retries until the database answers."""
         return await until_answered(lambda: self._watch.observe("state", self._store.begin_epoch()))
 
     async def wipe(self) -> None:
-        """Delete credentials and keys. Asks until the database answers."""
+        """Delete credentials and keys. Retries until the database answers."""
         await until_answered(lambda: self._watch.observe("state", self._store.wipe_credentials()))
 
     async def wait_for_database(self) -> None:
-        """Return once the database answers, and the commit that waited for it had time to finish."""
+        """Return once the database answers and a commit that waited for it had time to finish."""
         await until_answered(lambda: self._watch.observe("state", self._store.load_state()))
         logger.info("the database answers again")
         with anyio.move_on_after(COMMIT_CATCH_UP_SECONDS):
@@ -63,10 +63,10 @@ class AuthState:
         self._watch.forget()
 
     async def credentials(self) -> str | None:
-        """The stored credentials; None only if there really are none.
+        """The stored credentials; None only if none exist.
 
         Raises:
-            StateError: they are there and cannot be read.
+            StateError: they exist but cannot be read.
             StoreUnavailable: the database did not answer in time.
         """
         stored = await self._read(self._store.load_state)
@@ -87,12 +87,12 @@ class AuthState:
         return Loaded(creds=await self.credentials())
 
     async def get(self, asked: StateGet) -> Values:
-        """Some keys of one type; absent ones are left out. Raises as `credentials` does."""
+        """Some keys of one type, without missing ones. Raises what `credentials` raises."""
         stored = await self._read(lambda: self._store.get_keys(asked.type, asked.ids))
         return Values(values={id_: self._decrypted(asked.type, id_, value) for id_, value in stored.items()})
 
     async def known(self, asked: StanzasKnown) -> Known:
-        """Which ciphertexts were decrypted and committed before."""
+        """Which of these ciphertexts were decrypted and committed before."""
         return Known(known=sorted(await self._read(lambda: self._store.known_stanzas(asked.hashes))))
 
     async def _read(self, call: Callable[[], Awaitable[T]]) -> T:

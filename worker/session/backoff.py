@@ -1,12 +1,12 @@
-"""How long to wait before the next attempt. A pure rule: the caller draws the jitter."""
+"""How long to wait before the next attempt. Pure: the caller draws the jitter."""
 
 from __future__ import annotations
 
 JITTER_MAX_SECONDS = 0.5  # docs/contract.md §5
-LIVED_SECONDS = 60.0  # a sidecar that lived this long resets the count
-LOOP_AFTER = 6  # this many ends in a row need a person
+LIVED_SECONDS = 60.0  # a sidecar that ran this long resets the count
+LOOP_AFTER = 6  # crashes in a row that need a person
 LOOP_SECONDS = 300.0
-_EXPONENT_MAX = 62  # the cap applies long before; more would overflow a float
+_EXPONENT_MAX = 62  # the cap applies long before; a larger one would overflow a float
 
 
 def next_delay(attempt: int, jitter: float, base: float, cap: float) -> float:
@@ -24,7 +24,7 @@ def next_delay(attempt: int, jitter: float, base: float, cap: float) -> float:
 
 
 class Crashes:
-    """Counts ends of the sidecar in a row."""
+    """Counts crashes of the sidecar in a row."""
 
     def __init__(self, base: float, cap: float) -> None:
         self._base = base
@@ -36,9 +36,9 @@ class Crashes:
         return self.in_a_row >= LOOP_AFTER
 
     def note(self, lived_seconds: float, jitter: float) -> float:
-        """Count one end; the seconds to wait before the next start. `lived_seconds`: how long the sidecar lived.
+        """Count one crash. Returns the seconds to wait before the next start. `lived_seconds`: its run time.
 
-        After a long life there is no wait: one crash says nothing about the next start.
+        The first crash after a long run causes no wait: it says nothing about the next start.
         """
         self.in_a_row = 1 if lived_seconds >= LIVED_SECONDS else self.in_a_row + 1
         if self.looping:

@@ -1,7 +1,7 @@
-"""Linking behind a passkey, as the worker sees it: what is asked of a person, how long each step may take, how it ends.
+"""Linking an account that has a passkey: what a person must do, how long each step may take, how it ends.
 
-One attempt on one socket, whose sidecar does the steps (docs/whatsapp.md, "The passkey gate"). However it fails, the
-socket ends, and what follows begins with a new code: the other side's half of the attempt is void.
+One attempt on one socket; the sidecar does the steps (docs/whatsapp.md, "The passkey gate"). Every failure ends the
+socket, and the next attempt starts with a new code, because the phone's half of this one is void.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.session.passkey import PasskeyRequest, read_assertion, read_options
 from worker.session.report import Report, State, View
 from worker.session.requests import Requests
 
-STEP_SECONDS = 120.0  # as WhatsApp's own client waits for the other side, and for a person who compares two codes
+STEP_SECONDS = 120.0  # WhatsApp's own client waits this long for the other side, and for a person to compare codes
 
 SWITCHED_OFF = (
     "WhatsApp asks for this account's passkey before it links a device; nothing was linked. The worker can answer "
@@ -54,20 +54,20 @@ CUT_OFF = (
     f"The connection ended while WhatsApp waited for the passkey, and such an attempt cannot be resumed. {START_OVER}"
 )
 
-NO_ANSWER = (None, 408, 428)  # Baileys' own: no answer in time, no connection
+NO_ANSWER = (None, 408, 428)  # Baileys' own codes: no answer in time, no connection
 FAILURES = (CallFailed, CallTimeout, TimeoutError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PasskeyRules:
-    """`enabled` is WORKER_PASSKEY; `step_seconds`: how long each step after the answer may take."""
+    """`enabled`: WORKER_PASSKEY. `step_seconds`: time limit of each step after the answer."""
 
     enabled: bool = False
     step_seconds: float = STEP_SECONDS
 
 
 class Stage(Enum):
-    """What is awaited: a person's passkey, the phone's code, a person's eyes, the phone's signature."""
+    """What the attempt waits for: the passkey, the phone's code, the comparison of codes, the phone's signature."""
 
     ANSWER = auto()
     CODE = auto()
@@ -84,7 +84,7 @@ LATE = {
 
 
 class PasskeyCeremony:
-    """One attempt. What returns a `Halt` has ended it; the socket must end too."""
+    """One attempt. A method that returns a `Halt` has ended it; the socket must end too."""
 
     def __init__(
         self, peer: Peer, report: Report, requests: Requests, rules: PasskeyRules, clock: Callable[[], float]
@@ -104,20 +104,20 @@ class PasskeyCeremony:
         return self._stage is not None
 
     def late(self) -> Halt:
-        """The deadline is over."""
+        """The deadline has passed."""
         assert self._stage is not None
         return Halt(say=LATE[self._stage])
 
     def cut_off(self) -> Halt | None:
-        """What the end of the socket means; None if nothing was under way."""
+        """What the end of the socket means; None if no attempt was in progress."""
         return Halt(say=CUT_OFF) if self.active else None
 
     def linked(self) -> None:
-        """The phone has linked: done."""
+        """The phone has linked: the attempt succeeded."""
         self._stage = None
 
     async def take(self, notice: PasskeyNotice) -> Halt | None:
-        """The sidecar tells of a step."""
+        """Handle a step that the sidecar reports."""
         match notice:
             case PasskeyRequested() if not self._rules.enabled:
                 return Halt(say=SWITCHED_OFF)
@@ -131,7 +131,7 @@ class PasskeyCeremony:
         return None
 
     async def obey(self, request: Request) -> Halt | None:
-        """A person has answered, or compared."""
+        """Handle a person's answer or comparison."""
         if request.kind is RequestKind.PASSKEY_ANSWERED:
             return await self._answer(request)
         return await self._compared(request)
@@ -153,7 +153,7 @@ class PasskeyCeremony:
 
     async def _answer(self, request: Request) -> Halt | None:
         if self._stage is not Stage.ANSWER or self._asked is None:
-            self._requests.turn_down(request, "WhatsApp does not ask for the passkey now")
+            self._requests.turn_down(request, "WhatsApp is not asking for the passkey now")
             return None
         assertion = read_assertion(request.given.get("assertion"), self._asked.challenge)
         if isinstance(assertion, str):
@@ -171,7 +171,7 @@ class PasskeyCeremony:
     async def _compared(self, request: Request) -> Halt | None:
         given = request.given
         if self._stage is not Stage.COMPARISON or given.get("code") != self._code:
-            self._requests.turn_down(request, "this is not the code that is shown now")
+            self._requests.turn_down(request, "this is not the current code")
             return None
         self._requests.done(request)
         same = given.get("same") is True
@@ -183,7 +183,7 @@ class PasskeyCeremony:
             await self._peer.passkey_confirm()
         except (CallFailed, CallTimeout) as failed:
             status = _status(failed)
-            # Without an answer it may have been taken all the same: the phone links, or the time runs out.
+            # Without an answer it may still have been accepted: wait until the phone links or the time runs out.
             return None if status in NO_ANSWER else _refused("encrypted_pairing_request", status)
         return None
 
@@ -203,9 +203,7 @@ def _status(failed: CallFailed | CallTimeout | TimeoutError) -> int | None:
 
 
 def _refused(step: str, status: int | None) -> Halt:
-    """`step` is the stanza's name: for people it only serves to tell one report from another."""
+    """`step` is the stanza's name, which only helps people to tell reports apart."""
     if status in NO_ANSWER:
-        return Halt(
-            say=f"WhatsApp did not answer a step of the passkey's exchange ({step}), or not readably. {START_OVER}"
-        )
-    return Halt(say=f"WhatsApp refused a step of the passkey's exchange ({step}, {status}). {START_OVER}")
+        return Halt(say=f"WhatsApp gave no readable answer to a step of the passkey exchange ({step}). {START_OVER}")
+    return Halt(say=f"WhatsApp refused a step of the passkey exchange ({step}, {status}). {START_OVER}")

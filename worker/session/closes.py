@@ -1,7 +1,7 @@
-"""What the end of a connection means, and what to do about it.
+"""What each close of a connection means, and what to do about it.
 
-Pure. Code and message decide together; the sidecar reports them as Baileys gave them. Every decision carries the
-sentence that a person reads in `wa_sessions.detail`. To add a code: a name in `CloseCode`, a line in `DECISIONS`.
+Pure. The code and the message decide together; the sidecar reports both as Baileys gave them. Every decision carries
+the sentence for people in `wa_sessions.detail`. To add a code, add a name to `CloseCode` and a line to `DECISIONS`.
 Source: docs/whatsapp.md, "Closes" and "The server's side".
 """
 
@@ -13,8 +13,8 @@ from enum import IntEnum
 from typing import Literal
 
 Phase = Literal["connecting", "pairing", "open"]
-IMMEDIATE_MAX = 3  # RESTART_REQUIRED comes once after a pairing; more in a row are a fault and are backed off
-BAN_SECONDS_MAX = 14 * 86_400.0  # WhatsApp's own bans last hours or days; we misread a longer figure
+IMMEDIATE_MAX = 3  # RESTART_REQUIRED is normal once after pairing; back off when it repeats
+BAN_SECONDS_MAX = 14 * 86_400.0  # WhatsApp's bans last hours or days; a longer figure means that we misread it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class ReconnectNow:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchVersion:
-    """Ask for the present version of WhatsApp Web, then try again after the backoff."""
+    """Fetch the current version of WhatsApp Web, then try again after the backoff."""
 
     say: str
 
@@ -66,7 +66,7 @@ class Idle:
 
 @dataclass(frozen=True, kw_only=True)
 class Halt:
-    """Stay down and alert: a person must act. Credentials are kept; `seconds` = try again by itself after that long."""
+    """Stay down and alert: a person must act. Keeps the credentials. `seconds`: try again by itself after that long."""
 
     say: str
     seconds: float | None = None
@@ -76,7 +76,7 @@ Decision = Reconnect | ReconnectNow | FetchVersion | Relogin | Idle | Halt
 
 
 class CloseCode(IntEnum):
-    """Every code that is known, with its name. The metrics count them under their number."""
+    """Every known close code. Metrics label them by number."""
 
     GENERIC_FAILURE = 400
     LOGGED_OUT = 401
@@ -101,8 +101,8 @@ class CloseCode(IntEnum):
 
 _ASK_AGAIN = "then ask for a refresh (`wa-worker link --refresh`)"
 _LOOK_FIRST = "Look at the phone first; if it shows a warning, do not link again today."
-_UNLINKED = ("Connection Failure", "Stream Errored")  # only these two say that the phone unlinked us
-_CAUSES = {  # Node's words for a connection that failed
+_UNLINKED = ("Connection Failure", "Stream Errored")  # only these two mean that the phone unlinked us
+_CAUSES = {  # Node's messages for failed connections
     "ENOTFOUND": "its name cannot be resolved (DNS)",
     "EAI_AGAIN": "its name cannot be resolved (DNS)",
     "ECONNREFUSED": "the connection is refused",
@@ -113,17 +113,17 @@ _CAUSES = {  # Node's words for a connection that failed
     "EPROTO": "no TLS can be agreed on",
     "Unexpected server response: 3": "it answers with a redirect; is this network's login page open?",
 }
-_SOCKET_FAILED = "WebSocket Error ("  # Baileys' words for a socket that was never open, or broke
+_SOCKET_FAILED = "WebSocket Error ("  # Baileys' message for a socket that never opened, or broke
 _CODES_RAN_OUT = "QR refs attempts ended"
 _UNTRUSTED = ("invalid signature", "signature invalid", "account signature", "certificat")
-# Baileys gives these to an untrusted peer; 500 is also its default for an error without a code. The text says more.
+# Baileys' codes for an untrusted peer. 500 is also its default for errors without a code, so check the message too.
 _UNTRUSTED_CODES = (None, CloseCode.GENERIC_FAILURE, CloseCode.STREAM_ERROR)
 
 
 def decide(close: Close, immediate_before: int = 0) -> Decision:
-    """What to do after `close`; `immediate_before` = reconnects at once since a connection last held.
+    """What to do after `close`. `immediate_before`: immediate reconnects since a connection last stayed open.
 
-    An unknown code is backed off and reported: it is never a reason to delete credentials.
+    An unknown code is reported and backed off. It never deletes credentials.
     """
     if close.message.startswith(_SOCKET_FAILED) and close.code in (CloseCode.LOST_OR_TIMED_OUT, *_UNTRUSTED_CODES):
         return _lost_or_timed_out(close, immediate_before)
@@ -144,7 +144,7 @@ def _logged_out(close: Close, _: int) -> Decision:
     if _restricted(close.data):
         return Halt(say=f"WhatsApp has restricted this account. {_LOOK_FIRST} Wait until it is over, {_ASK_AGAIN}.")
     return Relogin(
-        say="This device is linked no longer: it was unlinked on the phone, or the phone was off-line for 14 days. "
+        say="This device is no longer linked: it was unlinked on the phone, or the phone was offline for 14 days. "
         f"{_LOOK_FIRST} Otherwise scan the new QR code."
     )
 
@@ -217,7 +217,7 @@ def _ban_seconds(data: object) -> float | None:
 
 
 def _restricted(data: object) -> bool:
-    """Whether a 401 says that the account is restricted. Nobody has reported the words: any sign will do."""
+    """Whether a 401 says that the account is restricted. The exact fields are unknown, so any hint counts."""
     names = [str(name).lower() for name in data] if isinstance(data, dict) else []
     return any(sign in name for name in names for sign in ("expire", "restrict", "ban"))
 
@@ -230,7 +230,7 @@ def _in_words(seconds: float) -> str:
     return f"{seconds / 3600:.0f} hours"
 
 
-# What to do after each code: the decision, or what makes it of the close and of `immediate_before`.
+# What to do after each code: a decision, or a function of the close and `immediate_before` that returns one.
 DECISIONS: Mapping[int, Decision | Callable[[Close, int], Decision]] = {
     CloseCode.GENERIC_FAILURE: _refused,
     CloseCode.LOGGED_OUT: _logged_out,
@@ -239,7 +239,7 @@ DECISIONS: Mapping[int, Decision | Callable[[Close, int], Decision]] = {
         say=f"WhatsApp has locked this account, or its phone is gone. Look at the phone, {_ASK_AGAIN}."
     ),
     CloseCode.CLIENT_OUTDATED: FetchVersion(
-        say="WhatsApp no longer accepts this client version; looking for the present one."
+        say="WhatsApp no longer accepts this client version; looking for the current one."
     ),
     CloseCode.BANNED: Halt(
         say="WhatsApp has banned this account. Appeal on the phone; the worker will not connect again."
@@ -260,4 +260,4 @@ DECISIONS: Mapping[int, Decision | Callable[[Close, int], Decision]] = {
     CloseCode.SERVER_RESTART: Reconnect(say="WhatsApp's server is restarting; trying again."),
     CloseCode.RESTART_REQUIRED: _restart_required,
 }
-METRIC_LABELS = tuple(str(int(code)) for code in DECISIONS)  # of `wa_disconnects` and `wa_reconnects`
+METRIC_LABELS = tuple(str(int(code)) for code in DECISIONS)  # for `wa_disconnects` and `wa_reconnects`

@@ -1,7 +1,7 @@
-"""The life of one account's connection: when to open a socket, when to stay down, when to try again.
+"""The connection of one account: when to open a socket, when to stay down, when to try again.
 
-One loop, one thing at a time. Everything that happens arrives in one queue (`events`); `socket` lives through one
-socket; `reconnect_policy` says what follows its end.
+One loop handles one event at a time. All events arrive in one queue (`events`). `socket` handles one open socket;
+`reconnect_policy` decides what follows its end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BROWSER = ["wa-worker", "Chrome", "1.0"]
 
 
 class SocketOptions:
-    """What a socket is made with."""
+    """Builds the parameters of each new socket."""
 
     def __init__(
         self, settings: Settings, version: VersionPolicy, suspects: Suspects, logins: RateLimiter | None = None
@@ -57,7 +57,7 @@ class SocketOptions:
         return PasskeyRules(enabled=self._settings.worker_passkey, step_seconds=seconds)
 
     async def parameters(self, begin_epoch: Callable[[], Awaitable[int]], *, linked: bool) -> ConnectParameters:
-        """The parameters of the next `connect`, in its turn; fetches WhatsApp's version first if that is due."""
+        """The parameters of the next `connect`. Waits for the rate limit, and fetches WhatsApp's version if due."""
         if self._logins is not None:
             await self._logins.wait()
         settings = self._settings
@@ -81,13 +81,13 @@ class SocketOptions:
         )
 
     def connected_with(self, made: Connected) -> None:
-        """The sidecar has made the socket."""
+        """Note the version that the sidecar used for the new socket."""
         first, second, third = made.version
         self._version.connected_with((first, second, third))
 
 
 class Connection:
-    """Runs one account over one sidecar after the other. `on_open` gets the account's addresses at each opening."""
+    """Runs one account over successive sidecars. Each time a connection opens, `on_open` gets its addresses."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class Connection:
         self._on_arrived = on_arrived
 
     async def run(self, peer: Peer) -> None:
-        """Live over this sidecar until it is gone.
+        """Run over this sidecar until it ends.
 
         Raises:
             SidecarGone: the sidecar ended or hangs; run again with another one.
@@ -126,19 +126,19 @@ class Connection:
                 self.policy.retry.plan = await self._step(peer)
 
     def resting_view(self) -> View | None:
-        """What to show of a session that stays down, so that a later reader knows why; None if it does not."""
+        """The view that says why the session stays down; None if it does not stay down."""
         plan = self.policy.retry.plan
         return plan.view if isinstance(plan, StayDown) else None
 
     async def shut_down(self, peer: Peer) -> None:
-        """Stop receiving, commit what was journaled, release its frames, close without logging out."""
+        """Stop receiving, commit the log, release its frames, close without logging out."""
         self.policy.note_end()
         left = await peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
         if left:
-            logger.warning("{} items of the log were not committed; WhatsApp will send them again", left)
+            logger.warning("{} log items were not committed; WhatsApp will send them again", left)
 
     async def _queue_notifications(self, peer: Peer) -> None:
-        """Take them as fast as they are read: one a turn would be slower than the reader, whose queue is bounded."""
+        """Drain the queue in batches: it is bounded, and one item per loop turn would be slower than its reader."""
         async for notification in peer.notifications:
             self._take_notification(notification)
             with suppress(anyio.WouldBlock, anyio.EndOfStream):
@@ -146,7 +146,7 @@ class Connection:
                     self._take_notification(peer.notifications.receive_nowait())
 
     def _take_notification(self, notification: Notification) -> None:
-        if isinstance(notification, Arrived):  # also of a socket that is being ended
+        if isinstance(notification, Arrived):  # a closing socket sends it too
             self._on_arrived(notification)
         else:
             self._events.put(notification)
@@ -168,7 +168,7 @@ class Connection:
                 assert_never(unknown)
 
     async def _rest(self, peer: Peer, seconds: float | None) -> Plan | None:
-        """Wait for `seconds` (None: for ever) and obey requests meanwhile; the new plan if one of them changes it."""
+        """Wait `seconds` (None: forever) and carry out requests meanwhile. Returns a plan if a request changes it."""
         if seconds is not None and seconds <= 0:
             return None
         with anyio.move_on_after(seconds if seconds is not None else float("inf")):
@@ -191,14 +191,14 @@ class Connection:
             case RequestKind.GROUPS:
                 self._requests.discovery.ask(request)
             case RequestKind.PAIRING_CODE | RequestKind.PASSKEY_ANSWERED | RequestKind.PASSKEY_COMPARED:
-                self._requests.turn_down(request, "no connection waits for a phone; ask for a refresh first")
+                self._requests.turn_down(request, "no connection is waiting for a phone; request a refresh first")
         return None
 
     async def _connect(self, peer: Peer) -> Plan:
         self._report.show(View(status="connecting", state="connecting", say="Connecting to WhatsApp."))
         left = await peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
         if left:
-            logger.warning("{} items of the old connection's log are dropped; WhatsApp will send them again", left)
+            logger.warning("dropped {} log items of the old connection; WhatsApp will send them again", left)
         parameters = await self._options.parameters(self._state.begin_epoch, linked=self.policy.linked)
         self._events.discard_notifications()
         try:
@@ -221,7 +221,7 @@ class Connection:
 
 
 def _seconds_left(plan: StayDown) -> float | None:
-    """Seconds until the worker connects again by itself; None: never. The sidecar's end does not restart the time."""
+    """Seconds until the worker reconnects by itself; None: never. A new sidecar does not restart the wait."""
     at = plan.view.next_attempt_at
     if plan.seconds is None or at is None:
         return plan.seconds

@@ -1,8 +1,8 @@
-"""Whether an open connection is deaf: pings pass, and nothing else comes, or nothing of groups. Reads no clock.
+"""Detects a deaf connection: pings pass, but nothing else arrives, or nothing from groups. Reads no clock.
 
-A deaf connection looks like a quiet account. So silence is judged by what is usual for this account, as learnt from
-this process's arrivals, and leads to one new connection; no second one before something has come. Source:
-docs/whatsapp.md, "Stalls".
+A deaf connection looks like a quiet account. So silence is compared with the account's longest recent silence, as
+this process observed it. It leads to one reconnect, and to no second one until something arrives.
+Source: docs/whatsapp.md, "Stalls".
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 from worker.bridge.protocol import Pong
 
-FLOOR_SECONDS = 6 * 3600.0  # a shorter silence says nothing, however busy the account is
-TIMES_USUAL = 2.0  # longer than the longest silence so far by this factor
-ENOUGH_GAPS = 20  # silences between arrivals that must have been seen; before that nothing is usual
+FLOOR_SECONDS = 6 * 3600.0  # a shorter silence proves nothing, however busy the account is
+TIMES_USUAL = 2.0  # suspicious: longer than the longest recent silence by this factor
+ENOUGH_GAPS = 20  # silences to observe before judging
 DAYS_REMEMBERED = 8
 DAY_SECONDS = 86_400.0
-WAITED_SECONDS = 120.0  # what comes within this time of the new connection had waited: the old one was deaf
-TELL_EVERY_SECONDS = 60.0  # how often the times go to the database, at most
+WAITED_SECONDS = 120.0  # what arrives this soon after a reconnect was waiting: the old connection was deaf
+TELL_EVERY_SECONDS = 60.0  # write the times to the database at most this often
 
 
 class SilenceTracker:
-    """Arrivals of one kind. Times are Unix seconds."""
+    """The silences between arrivals of one kind. Times are Unix seconds."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -31,25 +31,25 @@ class SilenceTracker:
         self.suspected = False
         self._gaps = 0
         self._longest: dict[int, float] = {}  # day → the longest silence that ended on it
-        self._suspicions: list[float] = []  # of the last days; each doubles the patience
+        self._suspicions: list[float] = []  # when silence was suspected, in the last days; each doubles the limit
 
     @property
     def usual(self) -> float | None:
-        """The longest silence of the last days, in seconds; None if too little was seen."""
+        """Seconds of the longest silence of the last days; None before ENOUGH_GAPS observations."""
         return max(self._longest.values(), default=None) if self._gaps >= ENOUGH_GAPS else None
 
     def heard(self, at: float, opened_at: float) -> None:
-        """Something came at `at`. Silence counts within one connection, which has been open since `opened_at`."""
+        """Something arrived at `at`. Silence counts within one connection, which opened at `opened_at`."""
         if self.last is not None and at <= self.last:
             return
         was_deaf = self.suspected and at - opened_at <= WAITED_SECONDS
         if self.last is not None and not was_deaf:
-            # After a suspicion without cause, the whole silence is what is usual.
+            # The suspicion was wrong: the whole silence was normal.
             self._learn(at, at - (self.last if self.suspected else max(self.last, opened_at)))
         self.last, self.suspected = at, False
 
     def too_long(self, now: float, opened_at: float) -> str | None:
-        """Why this silence is suspicious, once; None if it is not, or was already."""
+        """Why this silence is suspicious; None if it is not, or was already reported."""
         if self.last is None or self.usual is None or self.suspected:
             return None
         self._suspicions = [at for at in self._suspicions if now - at < DAYS_REMEMBERED * DAY_SECONDS]
@@ -69,7 +69,7 @@ class SilenceTracker:
 
 
 class DeafnessDetector:
-    """What an account's connections have brought, over all sidecars of one process."""
+    """Judges the silence of one account's connections, across all sidecars of a process."""
 
     def __init__(self) -> None:
         self.anything = SilenceTracker("nothing has come from WhatsApp")
@@ -77,7 +77,7 @@ class DeafnessDetector:
         self._told_at = 0.0
 
     def observe(self, pong: Pong, *, now: float, opened_at: float) -> str | None:
-        """Take the sidecar's times of an open connection; why to make a new one, or None."""
+        """Note the last arrivals of an open connection. Returns why to reconnect, or None."""
         for silence, at_ms in (
             (self.anything, pong.last_stanza_at_ms),
             (self.groups, pong.last_group_stanza_at_ms),
@@ -96,7 +96,7 @@ class DeafnessDetector:
 
     @property
     def warnings(self) -> list[str]:
-        """For people, until something comes."""
+        """Warnings for people, shown until something arrives."""
         return [
             f"{what} for unusually long; the connection was made anew once, and nothing came. A message from a phone "
             "to a group shows whether it is deaf or the account quiet"
@@ -105,7 +105,7 @@ class DeafnessDetector:
         ]
 
     def times_to_store(self, now: float) -> Mapping[str, Any] | None:
-        """The times for the session's row, if there is a newer one and the last were told a while ago."""
+        """The times for the session's row; None if nothing newer arrived or TELL_EVERY_SECONDS have not passed."""
         newest = max(self.anything.last or 0.0, self.groups.last or 0.0)
         if newest <= self._told_at or now - self._told_at < TELL_EVERY_SECONDS:
             return None

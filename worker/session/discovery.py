@@ -1,7 +1,7 @@
-"""Asks WhatsApp which groups the account is in: one query at a time, with pauses, longer ones after a 429.
+"""Asks WhatsApp which groups the account is in: one query at a time, spaced out, with longer pauses after a 429.
 
-Writes the groups' names, and their members if that is wanted. Never changes `monitor`: which groups are stored is the
-user's choice.
+Writes the groups' names and, if enabled, their members. Never changes `monitor`: the user chooses which groups are
+stored.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from worker.text import clean_name
 SPACING_SECONDS = 3.0  # frequent queries give 429 (docs/whatsapp.md, "Groups"); people click twice
 PAUSE_FIRST_SECONDS = 60.0  # after a 429
 PAUSE_MAX_SECONDS = 900.0
-FAILURES_MAX = 3  # other failures: then the request counts as done
+FAILURES_MAX = 3  # other failures in a row: then the request counts as done
 NO_GROUPS = "turned down: WhatsApp has not given the groups; see audit_log"
 TOO_MANY = 429
-ADMINS_SPACING_SECONDS = 600.0  # anybody can send a revoke that we cannot judge
+ADMINS_SPACING_SECONDS = 600.0  # anybody can send a revoke that we cannot judge, and so trigger queries
 
 
 class Discovery:
@@ -50,8 +50,8 @@ class Discovery:
         self._members = members
         self._clock = clock
         self._wanted: list[Request] = []
-        self.due = True  # whether anybody asked or not
-        self._all_lists = True  # of members, not only those that this process has not written
+        self.due = True  # query even without a request
+        self._all_lists = True  # fetch all member lists, not only those that this process has not written
         self._not_before = 0.0
         self._pause = PAUSE_FIRST_SECONDS
         self._failures = 0
@@ -59,18 +59,18 @@ class Discovery:
         self._asked = anyio.Event()
 
     def ask(self, request: Request) -> None:
-        """Query because of a flag: now if connected, else at the next connection."""
+        """Query on request: now if connected, else at the next connection."""
         self._wanted.append(request)
         self._asked.set()
 
     def again(self) -> None:
-        """Query at the next connection too: another account may follow."""
+        """Query at the next connection again: another account may follow."""
         self.due = self._all_lists = True
 
     def committed(self, _commit: Commit, batch: Batch, stored: Committed, _seconds: float) -> None:
-        """Query, every ten minutes at most, if a revoke waits: perhaps for the group's admins.
+        """If a revoke is waiting, perhaps for the group's admins, query, at most once in ten minutes.
 
-        Anybody can bring this about, so no list of members that is written already is asked for.
+        Anybody can trigger this, so it does not fetch member lists that are already written.
         """
         waits = stored.held > 0 and any(change.get("kind") == "revoke" for change in batch.changes)
         if waits and self._clock() >= self._admins_not_before:
@@ -79,7 +79,7 @@ class Discovery:
             self._asked.set()
 
     async def run(self, peer: Peer) -> None:
-        """Query once at the first connection, then on request, until cancelled."""
+        """Query at the first connection, then when due or on request, until cancelled."""
         while True:
             if not self.due and not self._wanted:
                 self._asked = anyio.Event()
@@ -131,5 +131,5 @@ class Discovery:
 
 
 def as_change(group: Group) -> GroupChange:
-    """The group with its name cleaned as ingest cleans it: two forms would rename it again and again."""
+    """The group, its name cleaned as ingest does: two different forms would rename it back and forth."""
     return GroupChange(wa_group_id=group.id, name=clean_name(group.subject), admins=addresses(group.admins))

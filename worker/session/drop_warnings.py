@@ -1,6 +1,6 @@
-"""Says that messages were dropped because they had waited longer than WORKER_CATCH_UP_S.
+"""Warns that messages were dropped because they had waited longer than WORKER_CATCH_UP_S.
 
-A restart can drop hundreds at once: they are summed up, and a warning is written once a minute at most.
+A restart can drop hundreds at once, so it logs their sum, at most once a minute.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from loguru import logger
 from worker.bridge.protocol import Commit
 from worker.store import Batch, Committed
 
-GATHER_SECONDS = 3.0  # what waited arrives in a burst
+GATHER_SECONDS = 3.0  # waiting messages arrive in a burst
 QUIET_SECONDS = 60.0
 
 
 class DropWarnings:
-    """Counts the messages of each durable batch that had waited too long; `run` tells their number."""
+    """Counts the messages that had waited too long, batch by batch; `run` logs the count."""
 
     def __init__(self, catch_up_s: int, *, gather: float = GATHER_SECONDS, quiet: float = QUIET_SECONDS) -> None:
         self._catch_up_s = catch_up_s
@@ -33,7 +33,7 @@ class DropWarnings:
             self._news.set()
 
     async def run(self) -> None:
-        """Warn until cancelled; what was not yet said is said at the end."""
+        """Warn until cancelled, then log what is left."""
         try:
             while True:
                 await self._news.wait()

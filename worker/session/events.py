@@ -1,4 +1,4 @@
-"""What can happen to a session, and the queue in which all of it arrives."""
+"""The events of a session, and the queue that delivers them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ EVENTS_MAX = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseGone:
-    """The database has not answered for longer than its patience. `reason`: how the last call failed."""
+    """The database has not answered for too long. `reason`: why the last call failed."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class StallFound:
-    """A watchdog calls the connection stalled."""
+    """The watchdog found the connection stalled."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeafFound:
-    """The connection has been silent for longer than is usual for this account."""
+    """The connection has been silent for unusually long."""
 
     reason: str
 
@@ -40,7 +40,7 @@ SessionEvent = Notification | Request | DatabaseGone | StallFound | DeafFound
 
 
 class EventQueue:
-    """Events in the order of their arrival. `put` never blocks; a full queue drops the event and logs an error."""
+    """Events in order of arrival. `put` never blocks; a full queue drops the event and logs an error."""
 
     def __init__(self) -> None:
         self._put, self._take = anyio.create_memory_object_stream[SessionEvent](EVENTS_MAX)
@@ -56,7 +56,7 @@ class EventQueue:
 
     @contextmanager
     def put_back_on_failure(self, request: Request) -> Iterator[None]:
-        """For the time that a request is carried out: if the sidecar ends meanwhile, the next one gets the request."""
+        """A block that carries out a request. If the sidecar ends meanwhile, the next one gets the request."""
         try:
             yield
         except BaseException:  # the sidecar's end may also come as a cancellation
@@ -64,7 +64,7 @@ class EventQueue:
             raise
 
     def discard_notifications(self) -> None:
-        """Drop what an ended socket still said; keep the requests."""
+        """Drop the last notifications of an ended socket; keep the requests."""
         requests: list[Request] = []
         while True:
             try:

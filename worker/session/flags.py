@@ -1,7 +1,7 @@
-"""What the poll brings of the web app: its requests (`runtime_flags`, `wa_requests`) and its choice of groups.
+"""The web app's input, as the poll returns it: requests (`runtime_flags`, `wa_requests`) and monitored groups.
 
-Turns each flag, and each row, into one request; the connection carries it out and says when it is done. `handled_at` is
-stored, so a restart neither repeats nor misses a request.
+Turns each flag or row into one request. The connection carries it out and reports when it is done. `handled_at` is
+stored, so a restart neither repeats nor loses a request.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXAMPLE = 'write {"at": …, "phone": "491511234567"}'
 
 
 class RequestKind(Enum):
-    """What a flag asks for; the value is the flag's key. `wa_pending_flags` (schemas/flags.sql) has them too."""
+    """What a flag requests; the value is the flag's key. `wa_pending_flags` (schemas/flags.sql) lists them too."""
 
     GROUPS = "fetch_groups_requested"
     REFRESH = "wa_refresh_qr_requested"
@@ -49,7 +49,7 @@ DONE = "done"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One flag, or one row of `wa_requests` (`id`), that nobody has handled yet. `given`: as `Flag.given`."""
+    """One unhandled flag or row of `wa_requests` (`id`). `given`: as in `Flag.given`."""
 
     kind: RequestKind
     flag: Flag
@@ -59,18 +59,18 @@ class Request:
 
 
 class Done(Protocol):
-    """Marks a request as handled; `result`: what became of it, for people."""
+    """Marks a request as handled. `result`: the outcome, for people."""
 
     def __call__(self, request: Request, result: str = DONE) -> None: ...
 
 
 class Monitored:
-    """The groups that were switched on at the last poll, and the version of that set; None before the first."""
+    """The groups that were switched on at the last poll, and the set's version (None before the first poll)."""
 
     def __init__(self) -> None:
         self.groups: frozenset[str] = frozenset()
         self.version: int | None = None
-        self.changed = anyio.Event()  # at the next change; a new one each time
+        self.changed = anyio.Event()  # set at the next change, then replaced
 
     def take(self, now: MonitoredGroups) -> None:
         self.groups, self.version = now.groups, now.version
@@ -82,7 +82,7 @@ class Monitored:
 
 
 def read_flag(flag: Flag) -> Request | str | None:
-    """The request that a flag makes; a sentence if the flag is malformed; None if it is not for the worker."""
+    """The flag's request; a sentence for people if it is malformed; None if it is not for the worker."""
     try:
         kind = RequestKind(flag.key)
     except ValueError:
@@ -92,7 +92,7 @@ def read_flag(flag: Flag) -> Request | str | None:
     if kind in (RequestKind.PASSKEY_ANSWERED, RequestKind.PASSKEY_COMPARED):
         given = _read_given(flag.given)
         if given is None:
-            return f"what came with the flag {flag.key} has more than 16 kB, or cannot be read"
+            return f"the value of the flag {flag.key} is larger than 16 kB, or cannot be read"
         return Request(kind=kind, flag=flag, given=given)
     if kind is not RequestKind.PAIRING_CODE:
         return Request(kind=kind, flag=flag)
@@ -107,13 +107,13 @@ def read_flag(flag: Flag) -> Request | str | None:
 def _read_given(text: str | None) -> Mapping[str, Any] | None:
     try:
         given = json.loads(text or "")
-    except (ValueError, RecursionError):  # nested deeper than Python reads
+    except (ValueError, RecursionError):  # JSON nested too deeply for Python
         return None
     return given if isinstance(given, dict) else None
 
 
 def read_request(row: SessionRequest) -> Request | str:
-    """The request that a row of `wa_requests` makes; a sentence if there is none such."""
+    """The request of a row of `wa_requests`; a sentence for people if it is invalid."""
     kind = REQUESTS.get(row.name)
     if kind is None:
         return f"there is no request {row.name[:40]}; there are {', '.join(REQUESTS)}"
@@ -128,17 +128,17 @@ def read_request(row: SessionRequest) -> Request | str:
 
 
 def international(written: str) -> str:
-    """A number without what people write around its digits: `+49 (0)151 1234567`, `0049…` → `491511234567`.
+    """The bare digits of a phone number as people write it: `+49 (0)151 1234567`, `0049…` → `491511234567`.
 
-    The zero in brackets is only dialled without the country code. Nothing else is guessed: a number without a country
-    code stays one, and begins with 0 as it was written.
+    Drops the zero in brackets, which is dialled only without the country code. Guesses nothing else: a number without
+    a country code keeps its leading 0.
     """
     digits = re.sub(r"[\s()/.-]", "", re.sub(r"^(\s*(?:\+|00).*?)\(0\)", r"\1", written))
     return re.sub(r"^(?:\+|00)", "", digits)
 
 
 class FlagWatch:
-    """Hands each request to `send` once, and marks its flag or row as handled when it is done."""
+    """Passes each request to `send` once, and marks its flag or row as handled when it is done."""
 
     def __init__(
         self,
@@ -154,13 +154,13 @@ class FlagWatch:
         self._again_seconds = again_seconds
         self._clock = clock
         self._taken: dict[str, str | None] = {}
-        self._done: list[Flag | tuple[int, str]] = []  # flags, and requests with what became of them
+        self._done: list[Flag | tuple[int, str]] = []  # to be marked: flags, and request ids with their results
         self._marked: dict[str, tuple[str | None, float]] = {}
-        self._requested: dict[int, float] = {}  # ids that were taken, and since when they are marked as handled
+        self._requested: dict[int, float] = {}  # request id → when it was marked as handled; inf: not yet
         self._woken = anyio.Event()
 
     def take(self, flags: Sequence[Flag], asked_at: float) -> None:
-        """Send what is new among the pending flags of an answer. It was asked for at `asked_at` of the clock."""
+        """Send the new ones of these pending flags. `asked_at`: when the poll that returned them was sent."""
         for flag in flags:
             if flag.key in self._taken and self._taken[flag.key] == flag.at_text:
                 continue
@@ -178,7 +178,7 @@ class FlagWatch:
                     self._mark(flag)
 
     def take_requests(self, rows: Sequence[SessionRequest], asked_at: float) -> None:
-        """The same for rows of `wa_requests`, in their order."""
+        """As `take`, for rows of `wa_requests`, in order."""
         self._requested = {id_: marked for id_, marked in self._requested.items() if marked >= asked_at}
         for row in rows:
             if row.id in self._requested:
@@ -188,18 +188,18 @@ class FlagWatch:
                 case Request() as request:
                     self._send(request)
                 case str(fault):
-                    logger.warning("a request is turned down: {}", fault)
+                    logger.warning("request turned down: {}", fault)
                     self._mark((row.id, fault))
 
     def done(self, request: Request, result: str = DONE) -> None:
-        """Mark a request as handled, whether carried out or turned down; `result` says which, for people."""
+        """Mark a request as handled, whether carried out or turned down. `result`: the outcome, for people."""
         if request.id is not None:
             self._mark((request.id, result))
         else:
             self._mark(request.flag)
 
     async def run(self) -> None:
-        """Store what is done, until cancelled; what the database does not take is tried again."""
+        """Write the marks until cancelled; retries what the database does not accept."""
         while True:
             await self._woken.wait()
             self._woken = anyio.Event()
@@ -207,7 +207,7 @@ class FlagWatch:
                 try:
                     await self._store_first()
                 except (StoreUnavailable, StoreRefused) as error:
-                    logger.warning("a flag could not be marked as handled ({}); trying again", error)
+                    logger.warning("could not mark a flag as handled ({}); trying again", error)
                     await anyio.sleep(self._again_seconds)
 
     def _mark(self, done: Flag | tuple[int, str]) -> None:

@@ -1,4 +1,4 @@
-"""The high-water mark: up to which time everything that WhatsApp had is durable (docs/coverage.md)."""
+"""The high-water mark: the time up to which everything that WhatsApp had is durable (docs/coverage.md)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from datetime import UTC, datetime
 from worker.bridge.protocol import Pong
 from worker.ingest.rules.live import clock_at
 
-# What was sent so shortly before may still have been on its way through WhatsApp. Its login tells full seconds only.
+# A message sent this shortly before may still be on its way inside WhatsApp. Its login gives full seconds only.
 ON_ITS_WAY_MS = 5_000.0
 
 
 class HighWater:
-    """What the sidecar told last; `value` is its connection (epoch) and the time, by WhatsApp's clock.
+    """The sidecar's latest mark. `value`: the connection (epoch) and the time by WhatsApp's clock.
 
-    One of an older connection does no harm: the database refuses it.
+    A mark of an older connection does no harm: the database refuses it.
     """
 
     def __init__(self) -> None:
         self.value: tuple[int, datetime] | None = None
 
     def take(self, pong: Pong) -> None:
-        """Note what the sidecar says now. A time that makes no sense is none."""
+        """Note the sidecar's current mark. An impossible time counts as no mark."""
         told = pong.complete
         seconds = None if told is None else clock_at(told.to_ms, -ON_ITS_WAY_MS)
         self.value = None

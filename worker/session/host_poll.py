@@ -1,6 +1,6 @@
-"""The poll: one call every WORKER_POLL_MS renews the leases of this process and brings what is new for its sessions.
+"""The poll: one call every WORKER_POLL_MS renews this process's leases and returns updates for its sessions.
 
-Nothing else is asked while nothing happens. A poll that fails is no verdict: it is repeated soon, and the session's
+An idle worker makes no other calls. A failed poll proves nothing: it is repeated soon, and the session's
 `DatabaseWatch` ends the socket before the lease can run out.
 """
 
@@ -27,12 +27,12 @@ from worker.store.lanes import LANE_CONNECTIONS
 from worker.store.lease import PollTiming
 from worker.store.retry import REFUSALS_BELIEVED
 
-GiveUpReason = Literal["unwanted", "moves"]  # nobody wants it served; another host is to have it
+GiveUpReason = Literal["unwanted", "moves"]  # no longer wanted; moving to another host
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedParts:
-    """The parts of a session that are told its news, while it is served."""
+    """The parts of a served session that receive its updates."""
 
     session: str
     fence: int
@@ -64,19 +64,19 @@ class ServedParts:
 
 
 class ClaimCallbacks(Protocol):
-    """Who hears what becomes of a claimed session."""
+    """Callbacks for a claimed session."""
 
     def on_give_up(self, why: GiveUpReason) -> None:
-        """It is to be given back; told again until it is."""
+        """Give the session back. Repeated until done."""
 
     def on_settings(self, settings: StoredSettings) -> None:
-        """It has other settings now."""
+        """The session's settings changed."""
 
 
 class PolledSession:
-    """A session that this process holds, from the lease on, whether it is served or not.
+    """A session whose lease this process holds, whether or not it is served yet.
 
-    The lease of a session that only waits is renewed all the same. `callbacks`: of one that was claimed.
+    The poll renews the lease of a waiting session too. `callbacks`: only for a claimed session.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class PolledSession:
 
     @contextmanager
     def serving(self, served: ServedParts) -> Iterator[None]:
-        """These parts are told the news as long as the block runs."""
+        """Pass updates to these parts while the block runs."""
         self._served = served
         try:
             yield
@@ -108,17 +108,17 @@ class PolledSession:
         return replace(held, claimed=True, settings=self._settings.version)
 
     def answered(self) -> None:
-        """The lease is renewed, or was not due."""
+        """The lease was renewed, or renewal was not due."""
         if self._served is not None:
             self._served.watch.answered("lease")
 
     def unanswered(self, since: float, why: str) -> None:
-        """No answer to a poll since then: the lease gets shorter."""
+        """No poll was answered since `since`: the lease is running down."""
         if self._served is not None:
             self._served.watch.unanswered("lease", since, why)
 
     def apply(self, update: SessionUpdate, asked_at: float) -> None:
-        """Tell the parts. What is wrong with one session's news ends that session, not the poll."""
+        """Pass on an update. An exception ends this session, not the poll."""
         try:
             if self._callbacks is not None and update.stop:
                 self._callbacks.on_give_up("unwanted")
@@ -131,20 +131,20 @@ class PolledSession:
             self.end(fault)
 
     def give_up(self) -> None:
-        """Another host is to have it."""
+        """Give the session up to another host."""
         if self._callbacks is not None:
             self._callbacks.on_give_up("moves")
 
     def end(self, why: Exception) -> None:
-        """The session cannot be served here any longer."""
+        """Stop serving the session here because of `why`."""
         self._end = self._end or why
         self._ended.set()
 
     async def until_lost(self) -> None:
-        """Wait until somebody else holds the session, or its news cannot be taken.
+        """Wait until the session must end here.
 
         Raises:
-            StaleFence: another worker has the lease. Or what went wrong with the update.
+            StaleFence: another worker holds the lease. Also whatever `apply` raised.
         """
         await self._ended.wait()
         assert self._end is not None
@@ -153,14 +153,14 @@ class PolledSession:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimHandler:
-    """Of a host: how many more sessions it could serve now, and who takes those that it gets."""
+    """How many more sessions a host can serve, and what to do with each claimed one."""
 
     free_slots: Callable[[], int]
     on_claim: Callable[[ClaimedSession], None]
 
 
 class HostPoll:
-    """Polls for all sessions of this process. Without `claims` it gets none beside those that are registered."""
+    """Polls for all sessions of this process. Without `claims` it claims no new ones."""
 
     def __init__(
         self,
@@ -178,14 +178,14 @@ class HostPoll:
         self._sessions: dict[str, PolledSession] = {}
         self._joined = anyio.Event()
         self._polling = anyio.Lock()
-        self._singles = anyio.Semaphore(LANE_CONNECTIONS - 1)  # a turn is left for all, if these hang
+        self._singles = anyio.Semaphore(LANE_CONNECTIONS - 1)  # if these hang, one connection is left for `run`
         self._away = False
         self._refusals = 0
         self._refused_since = 0.0
 
     @contextmanager
     def registered(self, polled: PolledSession) -> Iterator[None]:
-        """Poll for this session, too, as long as the block runs."""
+        """Include this session in the polls while the block runs."""
         self._sessions[polled.session] = polled
         self._joined.set()
         try:
@@ -196,11 +196,11 @@ class HostPoll:
 
     @property
     def away(self) -> bool:
-        """The last poll for all had no answer."""
+        """The last poll by `run` got no answer."""
         return self._away
 
     async def run(self) -> None:
-        """Poll until cancelled. Neither an outage of the database nor a refusal ends it."""
+        """Poll until cancelled, through outages and refusals."""
         pause = self._timing.interval if self._claims is None else random.uniform(0, self._timing.retry_interval)  # noqa: S311
         while True:
             await self._until_needed()
@@ -217,7 +217,7 @@ class HostPoll:
 
     @asynccontextmanager
     async def at_rest(self) -> AsyncIterator[None]:
-        """A block in which `run` does not poll. It waits for the answer to the poll that is under way."""
+        """A block during which `run` does not poll. Waits for a poll in flight first."""
         async with self._polling:
             yield
 
@@ -227,11 +227,11 @@ class HostPoll:
             await self._joined.wait()
 
     async def ask(self, *sessions: PolledSession) -> HostPollAnswer:
-        """Poll once, for these sessions or for all, and tell everybody.
+        """Poll once, for these sessions or for all, and pass the updates on.
 
         Raises:
             StoreUnavailable: the database does not answer.
-            StoreRefused: it says no. Several times in a row, it counts as no answer.
+            StoreRefused: it refuses. Several in a row count as no answer.
         """
         async with self._singles if sessions else nullcontext():
             return await self._ask(sessions)
@@ -258,13 +258,13 @@ class HostPoll:
         return answer
 
     def _end_former(self, session: str) -> None:
-        """A lease that ran out unnoticed: the session is ours again, under another fence. Nobody else would tell it."""
+        """Our lease ran out unnoticed and we claimed the session again, under a new fence: end the old holder."""
         if session in self._sessions:
-            logger.warning("the lease of {} had run out; it is claimed again", session)
+            logger.warning("the lease of {} had run out; claimed it again", session)
             self._sessions[session].end(StaleFence("this process has claimed the session anew"))
 
     def _note_refusal(self, asked: Sequence[PolledSession], asked_at: float, why: str) -> None:
-        """One refusal says nothing. If it stays so, the leases run out, and the sockets have to end before."""
+        """One refusal proves nothing. If they continue, the sockets must end before the leases run out."""
         self._refused_since = self._refused_since if self._refusals else asked_at
         self._refusals += 1
         for one in asked:
@@ -277,16 +277,16 @@ class HostPoll:
         held = [one.held() for one in asked]
         try:
             return await self._store.host_poll(self._owner, room, held, self._timing.lease, self._timing.call_timeout)
-        except (KeyError, TypeError, ValueError) as odd:  # what one session has brought must not end them all
+        except (KeyError, TypeError, ValueError) as odd:  # one session's data must not end the poll of all
             raise UnexpectedAnswer(f"wa_host_poll: the answer is not the function's ({type(odd).__name__})") from None
 
     def _tell(self, one: PolledSession, answer: HostPollAnswer, asked_at: float) -> None:
-        if one.session in answer.busy:  # its commit holds the row, and with it the session; but the lease gets shorter
+        if one.session in answer.busy:  # a commit holds the row lock: the session is ours, but its lease runs down
             one.unanswered(asked_at, "the session's row has been locked since the lease was due")
         else:
             one.answered()
         if one.session in answer.lost:
-            logger.warning("the lease of {} went to another worker", one.session)
+            logger.warning("another worker took the lease of {}", one.session)
             one.end(StaleFence("another worker took the lease"))
             return
         if one.session in answer.updates:

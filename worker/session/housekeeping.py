@@ -1,6 +1,6 @@
-"""Housekeeping of a session: deletes what expires, reports what was discarded.
+"""Housekeeping of one session: deletes what expires, reports what was discarded.
 
-Each task is small and bounded. One that fails is tried again at its next turn.
+Each task is small and bounded. A failed task runs again at its next turn.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from worker.store.retry import repeat, until_answered
 from worker.store.session import SessionStore
 
 LOST_EVERY_SECONDS = 300.0
-PRUNE_EVERY_SECONDS = 300.0  # large merges of identities wait for it, and with them that person's edits and revokes
-REFUSED_AGAIN_SECONDS = 60.0  # after a try without an answer
+PRUNE_EVERY_SECONDS = 300.0  # large identity merges wait for it, and with them that person's edits and revokes
+REFUSED_AGAIN_SECONDS = 60.0  # after a failed attempt
 REFUSED_AT_ONCE = 20
 EXPIRE_EVERY_SECONDS = 60.0
 RETENTION_EVERY_SECONDS = 3600.0
-OLD_AT_ONCE = 500  # commits wait for one such call
-OBJECTS_EVERY_SECONDS = 3600.0  # looks at every file
-EXPIRE_AT_ONCE = 100  # commits wait for one such call
-ANALYZE_EVERY_SECONDS = 6 * 3600.0  # on the embedded Supabase alone, which has no autovacuum
+OLD_AT_ONCE = 500  # rows a call; commits wait for one call
+OBJECTS_EVERY_SECONDS = 3600.0  # each run checks every file
+EXPIRE_AT_ONCE = 100  # rows a call; commits wait for one call
+ANALYZE_EVERY_SECONDS = 6 * 3600.0  # embedded Supabase only: it has no autovacuum
 DISCARDS_EVERY_SECONDS = 3600.0
-FIRST_AFTER_SECONDS = 30.0  # leaves the database to the start
+FIRST_AFTER_SECONDS = 30.0  # leave the database to the start-up
 KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """How long things are kept, in seconds. None: for ever.
+    """How long to keep things, in seconds. None: forever.
 
     Attributes:
         lost: how long an undecryptable message may still get its content.
-        changes: how long deletions are told to apps that ask for changes.
+        changes: how long apps that ask for changes are told of deletions.
         messages: messages, with their files.
         audit: entries of the audit log.
-        expire: what is done with messages that have disappeared from phones; None: nothing.
+        expire: what to do with messages that disappeared from phones; None: nothing.
     """
 
     lost: float
@@ -53,10 +53,10 @@ class Retention:
 
 
 class Housekeeping:
-    """The housekeeping of one session.
+    """Runs the housekeeping tasks of one session.
 
-    `analyze`: refresh the planner's statistics, too. `claim_task`: whether a task that is for all sessions has not run
-    for so long in this process.
+    `analyze`: also refresh the planner's statistics. `claim_task`: True if a task that serves all sessions has not run
+    in this process for so many seconds.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Housekeeping:
         self._discards: Mapping[str, int] | None = None
 
     async def run(self) -> None:
-        """Run all tasks until cancelled. None waits for another: the database may answer one and not the next."""
+        """Run all tasks until cancelled, concurrently: the database may answer one task and not another."""
         turns: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (LOST_EVERY_SECONDS, self.mark_lost),
             (PRUNE_EVERY_SECONDS, self.prune),
@@ -98,7 +98,7 @@ class Housekeeping:
                 task_group.start_soon(self._turn, every, turn)
 
     async def _report_discards(self) -> None:
-        """Report what was discarded since the start."""
+        """Report what was discarded since the start, once an hour."""
         try:
             self._discards = await until_answered(self._count_discards)
         except StoreRefused as refused:
@@ -110,7 +110,7 @@ class Housekeeping:
         await repeat(every, turn, _log_failure)
 
     def note_refused_due(self) -> None:
-        """The poll says that waiting items are due."""
+        """The poll reports that waiting items are due."""
         self._refused_due.set()
 
     async def _retry_when_due(self) -> None:
@@ -128,19 +128,19 @@ class Housekeeping:
         await self._store.mark_lost(self._retention.lost)
 
     async def prune(self) -> None:
-        """Delete hashes of stanzas too old to come again, and old audit entries; 10,000 a call."""
+        """Delete hashes of stanzas too old to be redelivered, and old audit entries; 10,000 a call."""
         more = True
         while more:
             pruned = await self._store.prune(stanza_seconds=KNOWN_STANZAS_SECONDS, audit_seconds=self._retention.audit)
             more = pruned.more
 
     async def prune_changes(self) -> None:
-        """Forget deletions that every app has had the time to ask for; 10,000 a call."""
+        """Delete records of deletions that every app has had time to read; 10,000 a call."""
         while await self._store.prune_changes(self._retention.changes):
             pass
 
     async def expire(self) -> None:
-        """Remove what has disappeared from phones."""
+        """Remove messages that disappeared from phones."""
         mode = self._retention.expire
         count, more = 0, mode is not None
         while more and mode:
@@ -150,7 +150,7 @@ class Housekeeping:
             logger.info("{} messages disappeared", count)
 
     async def delete_old(self) -> None:
-        """Delete messages and refused stanzas past their age, by the database's clock."""
+        """Delete messages and refused stanzas that are too old, by the database's clock."""
         if not self._retention.messages:
             return
         before = await self._store.database_time() - timedelta(seconds=self._retention.messages)
@@ -163,7 +163,7 @@ class Housekeeping:
             self._report.audit("ingest", deleted={"messages": messages, "refused": refused})
 
     async def delete_unused_objects(self) -> None:
-        """Remove the files that no message needs any more: also those that an earlier turn could not remove."""
+        """Remove files that no message needs, including those that an earlier turn failed to remove."""
         if not self._claim_task("objects", OBJECTS_EVERY_SECONDS):
             return
         files = await self._store.delete_unused_objects()
@@ -176,15 +176,15 @@ class Housekeeping:
             await self._store.analyze()
 
     async def retry_refused(self) -> None:
-        """Try waiting items again that are due. No gateway stands between: they are in the database already."""
+        """Retry waiting items that are due. They are already in the database, so no gateway can refuse them."""
         taken = 0
         for id_ in await self._store.due_refused(REFUSED_AT_ONCE):
             taken += await self._store.retry_refused(id_) is None
         if taken:
-            logger.info("{} listed messages or changes were taken back", taken)
+            logger.info("{} refused messages or changes were stored on retry", taken)
 
     async def account_for_discards(self) -> None:
-        """Write to the audit log how many messages were discarded since the last entry, by reason."""
+        """Audit how many messages were discarded since the last entry, by reason."""
         now = await self._count_discards()
         before = self._discards if self._discards is not None else now
         fresh = {

@@ -1,8 +1,8 @@
-"""The members of the groups that are switched on, from the lists of a discovery. Asks WhatsApp for nothing more.
+"""Members of the groups that are switched on, taken from discovery's lists. Sends no queries of its own.
 
-All lists at a start and on request; at a discovery in between only those that this process has not written yet.
+At start and on request it writes all lists; at other discoveries only those that this process has not written yet.
 
-Only made with WORKER_GROUP_MEMBERS. What happens between two discoveries comes with the groups' notices
+Only with WORKER_GROUP_MEMBERS. Between discoveries, the groups' notices bring the changes
 (worker/ingest/rules/members.py).
 """
 
@@ -19,34 +19,34 @@ from worker.session.report import Report
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 
-PATIENCE_SECONDS = 60.0  # for one list; the next discovery asks for it again
+PATIENCE_SECONDS = 60.0  # for one list; the next discovery fetches it again
 
 
 class MemberLists:
-    """Writes the lists of the groups that `monitored` gives."""
+    """Writes the member lists of the groups that `monitored` returns."""
 
     def __init__(self, store: SessionStore, report: Report, monitored: Callable[[], Collection[str]]) -> None:
         self._store = store
         self._report = report
         self._own: tuple[str | None, str | None] = (None, None)
         self._monitored = monitored
-        self._written: set[str] = set()  # or refused
+        self._written: set[str] = set()  # includes refused lists
 
     def linked_as(self, me: Me) -> None:
-        """Note the account's own addresses, which a whole list names."""
+        """Note the account's own addresses: a complete list contains one."""
         self._own = (me.lid, me.id)
 
     def wanted(self, *, written_too: bool) -> set[str]:
-        """Groups whose lists to ask for. One that is switched off meanwhile is asked for again when it is back."""
+        """Groups whose lists to fetch. A group that is switched off and on again is fetched again."""
         monitored = set(self._monitored())
         self._written &= monitored
         return monitored if written_too else monitored - self._written
 
     async def write(self, answer: Groups) -> None:
-        """Write the lists of a discovery, group by group: a commit waits for one of them at most.
+        """Write the lists of a discovery, group by group, so that a commit waits for one list at most.
 
-        A list that the database refuses is left out until all are asked for again. If it does not answer, the next
-        discovery asks for this list and the others.
+        A list that the database refuses is skipped until all are fetched again. If the database does not answer, the
+        next discovery fetches this list and the remaining ones.
         """
         for group in answer.groups:
             entry = told_by_list(group, answer.asked_at_ms, self._own)

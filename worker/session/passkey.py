@@ -1,7 +1,7 @@
-"""The two documents of a passkey: what WhatsApp asks its owner to sign, and what the owner's browser answers. Pure.
+"""The two passkey documents: what WhatsApp asks the owner to sign, and the answer of the owner's browser. Pure.
 
-Both come from outside, the second by copy and paste. Read here, checked, and stripped to what must travel; a fault is a
-sentence for people. Source: docs/whatsapp.md, "The assertion".
+Both are untrusted; the second is pasted by hand. This module validates them and strips them to the fields that are
+sent. A fault is a sentence for people. Source: docs/whatsapp.md, "The assertion".
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from worker.bridge.protocol import Assertion
 
 RP_ID = "whatsapp.com"
-LIFE_SECONDS = 600.0  # of the options, as WhatsApp's own client keeps them
+LIFE_SECONDS = 600.0  # lifetime of the options, as in WhatsApp's own client
 PASTED_MAX = 32_768  # characters; an assertion has about a thousand
-PRESENT_AND_VERIFIED = 0b101  # the flags UP and UV of the authenticator's data
-HEAD_BYTES = 37  # of that data: hash of the relying party, flags, counter
+PRESENT_AND_VERIFIED = 0b101  # flags UP and UV of the authenticator data
+HEAD_BYTES = 37  # of the authenticator data: relying party hash, flags, counter
 
 Base64Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,16384}$")]
 
@@ -49,7 +49,7 @@ class _Options(_Read):
 
 @dataclass(frozen=True, kw_only=True)
 class PasskeyRequest:
-    """What the owner is asked to sign: WebAuthn's options for `navigator.credentials.get`, and how long they hold."""
+    """What the owner must sign: options for `navigator.credentials.get`, valid for `seconds`."""
 
     options: Mapping[str, Any]
     seconds: float
@@ -60,7 +60,7 @@ class PasskeyRequest:
 
 
 def read_options(given: Mapping[str, Any] | None) -> PasskeyRequest | str:
-    """WhatsApp's options, without what we do not know; a sentence if nobody should sign them."""
+    """WhatsApp's options without unknown fields; a sentence for people if nobody should sign them."""
     try:
         read = _Options.model_validate(given)
     except ValidationError:
@@ -81,7 +81,7 @@ def read_options(given: Mapping[str, Any] | None) -> PasskeyRequest | str:
 
 
 def read_assertion(given: object, challenge: str) -> Assertion | str:
-    """What the browser printed, as text or JSON, stripped to what travels; a sentence if WhatsApp would refuse it."""
+    """The browser's output (text or JSON), stripped to what is sent; a sentence if WhatsApp would refuse it."""
     try:
         assertion = Assertion.model_validate(_stripped(given))
         client = json.loads(_decoded(assertion.response.clientDataJSON))
@@ -106,7 +106,7 @@ def _stripped(given: object) -> object:
 
 
 def _decoded(text: str) -> bytes:
-    """Raises ValueError if `text` is no unpadded base64url, or longer than anything that is signed."""
+    """Raises ValueError if `text` is not unpadded base64url, or longer than PASTED_MAX."""
     if len(text) > PASTED_MAX or not text.replace("-", "").replace("_", "").isalnum() or not text.isascii():
         raise ValueError("no base64url")
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,4 +1,4 @@
-"""Spreads what many sessions of one process do: one turn a second, so that no machine and no WhatsApp sees a burst."""
+"""Spreads the work of many sessions in one process, so that neither the machine nor WhatsApp sees a burst."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 EVERY_SECONDS = 1.0
-ALMOST = 0.9  # turns of the same session are never exactly as far apart as they are meant to be
-JITTER_MAX_SECONDS = 0.5  # hosts that were started together are not in step
+ALMOST = 0.9  # a session's periodic calls are never exactly one period apart
+JITTER_MAX_SECONDS = 0.5  # keeps hosts that started together out of step
 
 
 class RateLimiter:
-    """Turns in the order in which they are asked for. Who gives up waiting leaves no gap."""
+    """Lets one caller pass every `every` seconds plus jitter, first come first served. Giving up leaves no gap."""
 
     def __init__(
         self,
@@ -32,21 +32,21 @@ class RateLimiter:
         self._first = anyio.Lock()
 
     async def wait(self) -> None:
-        """Wait for a turn. The first after a pause has it at once."""
+        """Wait for a turn. The first call after a pause returns at once."""
         async with self._first:
             await self._sleep(max(0.0, self._next - self._clock()))
             self._next = self._clock() + self._every + self._draw()
 
 
 class OncePerProcess:
-    """Tasks that one of many sessions does for all of them."""
+    """Tasks that one session does for all sessions of the process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._done: dict[str, float] = {}
 
     def claim_task(self, task: str, seconds: float) -> bool:
-        """Whether nobody has asked for this task within almost so many seconds; who hears yes does it."""
+        """True if nobody claimed this task within (almost) the last `seconds`; the caller then does it."""
         now = self._clock()
         if now - self._done.get(task, float("-inf")) < ALMOST * seconds:
             return False

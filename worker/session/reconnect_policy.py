@@ -1,7 +1,7 @@
-"""What follows the end of a connection: from a close, a stall or an outage to the next plan. No I/O.
+"""Decides what follows a close, a stall or an outage. No I/O.
 
-`closes.decide` says what a close means. Here it becomes a plan: the counters make repeated attempts slower, and the
-report shows what happens next.
+`closes.decide` says what a close means. This module turns that into a plan: counters slow down repeated attempts,
+and the report shows what happens next.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from worker.session.watchdog import HELD_SECONDS, SETTLED_SECONDS, STALLS_BEFORE
 from worker.settings import Settings
 
 LOGGED_OUT = "Logged out as asked. Ask for a refresh (`wa-worker link --refresh`) to link a phone again."
-BACKLOGS_BEFORE_STAYING = 3  # new connections in a row because a backlog did not come
+BACKLOGS_BEFORE_STAYING = 3  # reconnects in a row because an announced backlog did not come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Connect:
 
 @dataclass(frozen=True, kw_only=True)
 class StayDown:
-    """StayDown down until asked, or for `seconds`."""
+    """Stay down until asked, or for `seconds`."""
 
     view: View
     seconds: float | None = None
@@ -54,12 +54,12 @@ class StayDown:
 
 @dataclass(frozen=True, kw_only=True)
 class AwaitDatabase:
-    """StayDown down until the database answers."""
+    """Stay down until the database answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relink:
-    """The phone has unlinked us: delete the credentials, then connect for a new QR code after `delay` seconds."""
+    """The phone unlinked us: delete the credentials, then connect for a new QR code after `delay` seconds."""
 
     delay: float = 0.0
 
@@ -69,15 +69,15 @@ Plan = Connect | StayDown | AwaitDatabase | Relink
 
 @dataclass
 class RetryState:
-    """The plan and the counters. They outlive a sidecar's process.
+    """The plan and the counters. They outlive a sidecar.
 
     Attributes:
-        attempts: attempts so far of each kind of backoff.
-        immediate: restarts that WhatsApp asked for, since a connection last held.
-        relogins: accounts forgotten, since a connection last opened.
-        stalls: stalls, since a connection last settled.
-        backlogs: backlogs that were announced and did not come, since one came or a connection settled.
-        linked: a phone lists this device, as far as we know.
+        attempts: attempts so far, per kind of backoff.
+        immediate: restarts at WhatsApp's request since a connection last stayed open for HELD_SECONDS.
+        relogins: accounts forgotten since a connection last opened.
+        stalls: stalls since a connection last stayed open for SETTLED_SECONDS.
+        backlogs: announced backlogs that did not come since one came, or a connection stayed open for SETTLED_SECONDS.
+        linked: as far as we know, a phone lists this device.
     """
 
     plan: Plan = field(default_factory=Connect)
@@ -90,7 +90,7 @@ class RetryState:
 
 
 class ReconnectPolicy:
-    """The policy of one account, over all its connections."""
+    """The reconnect policy of one account, across its connections."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class ReconnectPolicy:
         self._version.worked()
 
     def note_end(self) -> None:
-        """Closed. After HELD_SECONDS open, reset the counters; after SETTLED_SECONDS, the stalls."""
+        """The connection closed. After HELD_SECONDS open, reset the counters; after SETTLED_SECONDS, the stalls too."""
         if self.opened_at is None:
             return
         held = self.clock() - self.opened_at
@@ -131,44 +131,44 @@ class ReconnectPolicy:
         self.opened_at = None
 
     def claims(self) -> dict[str, str | None]:
-        """The version that is claimed, where it is from, and when it was fetched."""
+        """The claimed version, its source, and when it was fetched."""
         return self._version.claim.facts()
 
     def doubt(self) -> str | None:
-        """What to say before a code is shown, if the version may be too old to link a phone."""
+        """A warning for whoever scans a code, if the version may be too old to link a phone; else None."""
         return self._version.doubt()
 
     @property
     def open_seconds(self) -> float | None:
-        """How long the present connection has been open; None if none is."""
+        """Seconds that the current connection has been open; None if none is."""
         return None if self.opened_at is None else self.clock() - self.opened_at
 
     @property
     def linked(self) -> bool:
-        """A phone lists this device, as far as we know."""
+        """As far as we know, a phone lists this device."""
         return self.retry.linked
 
     def unlinked(self) -> None:
-        """The credentials are deleted."""
+        """The credentials were deleted."""
         self.retry.linked = False
 
     def reset_backoff(self) -> None:
-        """A person asked for something: the next attempts begin with short pauses again."""
+        """A person made a request: start the next attempts with short pauses again."""
         self.retry.attempts.clear()
 
     def logged_out(self) -> None:
-        """Logged out as asked: another account may follow."""
+        """Logged out on request: another account may follow."""
         self.reset_backoff()
         self._version.forget()
 
     def note_gone(self) -> None:
-        """The sidecar ended, and the connection with it."""
+        """The sidecar ended, and its connection with it."""
         if self.opened_at is not None:
             self._report.audit("disconnect", code=None, reason="the sidecar ended")
         self.note_end()
 
     def after_close(self, info: CloseInfo, instead: Halt | None = None) -> Plan:
-        """The plan after WhatsApp, or the network, ended the connection. `instead` of trying again by itself."""
+        """The plan after WhatsApp or the network closed the connection. `instead` replaces an automatic retry."""
         self.note_end()
         self._report.audit("disconnect", code=info.code, reason=info.message[:300], phase=info.phase)
         close = Close(code=info.code, message=info.message, phase=info.phase, data=info.data)
@@ -212,14 +212,14 @@ class ReconnectPolicy:
                 assert_never(unknown)
 
     def database_gone(self, reason: str) -> Plan:
-        """The plan while the database is away. `reason`: how the last call failed."""
+        """The plan while the database is away. `reason`: why the last call failed."""
         why = f" ({reason})" if reason else ""
         say = f"The database does not answer{why}. Disconnected from WhatsApp, which keeps the messages until it does."
         self._report.show(View(status="disconnected", state="database_away", say=say))
         return AwaitDatabase()
 
     def stalled(self, reason: str) -> Plan:
-        """The plan after a stall: first a new socket, then a new sidecar, then a new worker.
+        """The plan after a stall. Escalates: new socket, new sidecar, new worker.
 
         Raises:
             SidecarGone: a new sidecar is needed.
@@ -237,13 +237,13 @@ class ReconnectPolicy:
         return plan
 
     def note_backlog_complete(self) -> None:
-        """WhatsApp says that it has sent everything that waited."""
+        """WhatsApp says that it has sent the whole backlog."""
         self.retry.backlogs = 0
 
     def backlog_stalled(self, announced: int, arrived: int) -> Plan | None:
-        """The plan when a backlog was announced and does not come; None: stay, new connections did not help.
+        """The plan when an announced backlog does not come; None: stay, since reconnecting did not help.
 
-        A server that announces too many, or never tells the end, must not be connected to for ever.
+        Bounds the reconnects to a server that announces too many stanzas or never says that it is done.
         """
         self.retry.backlogs += 1
         reason = f"WhatsApp announced {announced} waiting stanzas, sent {arrived}, and then none of them for a minute"
@@ -254,13 +254,13 @@ class ReconnectPolicy:
         return Connect(delay=self._back_off("What waits at WhatsApp does not come; trying again.", "network"))
 
     def deaf(self, reason: str) -> Plan:
-        """The plan when an open connection is silent for unusually long: one new connection."""
+        """The plan when an open connection is silent for unusually long: reconnect once."""
         self._report.error("DEAF", reason)
         self._report.audit("disconnect", code=None, reason=reason)
         return Connect(delay=self._back_off("The connection may be deaf; connecting anew once.", "network"))
 
     def _back_off(self, say: str, counter: str) -> float:
-        """Seconds until the next attempt of this kind, shown and counted."""
+        """Count and report an attempt of this kind; the seconds to wait before it."""
         attempt = self.retry.attempts.get(counter, 0)
         self.retry.attempts[counter] = attempt + 1
         base, cap = self._settings.worker_backoff_base_ms / 1000, self._settings.worker_backoff_max_ms / 1000

@@ -1,6 +1,6 @@
-"""What people see of the session: the `wa_sessions` row and the audit log. Takes them at once, writes them later.
+"""The session's `wa_sessions` row and audit log. Accepts changes at once, writes them later.
 
-The latest status wins. Audit entries keep their order and survive an outage of the database, up to AUDITS_MAX.
+The latest status wins. Audit entries keep their order and survive a database outage, up to AUDITS_MAX.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from worker.store import Audit
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 
-AUDITS_MAX = 1000  # a day's worth; bounds the memory during a longer outage
-# An outage says "could not be reached" and "connecting" every half a minute. A person wants to read that it began, and
-# now and then that it goes on. All others are at debug.
+AUDITS_MAX = 1000  # a day's worth; bounds memory in a longer outage
+# During an outage the status flips between "could not be reached" and "connecting" every half minute. Log the first
+# few, then one an hour; the rest at debug.
 SAID_AT_ONCE, SAY_AGAIN_SECONDS, SAYINGS_MAX = 3, 3600.0, 100
 
 Status = Literal["connecting", "connected", "disconnected"]
@@ -34,7 +34,7 @@ State = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One state of the session, in words for people."""
+    """One state of the session, described for people."""
 
     status: Status
     state: State
@@ -43,13 +43,13 @@ class View:
     expires_at: datetime | None = None
     pairing_code: str | None = None
     pairing_code_expires_at: datetime | None = None
-    passkey: Mapping[str, Any] | None = None  # {options} to sign, or {code} to compare; good until `expires_at`
+    passkey: Mapping[str, Any] | None = None  # {options} to sign, or {code} to compare; valid until `expires_at`
     next_attempt_at: datetime | None = None
     wa_name: str | None = None
     wa_number: str | None = None
 
     def patch(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of the row to change. An unknown name or number keeps the old value."""
+        """The row's columns to change. A name or number of None keeps the stored value."""
         detail: dict[str, Any] = {"state": self.state, "say": self.say, **extra}
         if self.qr is not None:
             detail["qr"] = self.qr
@@ -87,7 +87,7 @@ class Report:
         self._view: View | None = None
         self._dirty = False
         self._clock = clock
-        self._said: dict[str, tuple[int, float]] = {}  # since the last connection: how often, and when last
+        self._said: dict[str, tuple[int, float]] = {}  # text → times logged since the last connection, and when last
         self._audits: deque[Audit] = deque(maxlen=AUDITS_MAX)
         self._news = anyio.Event()
         self._written = anyio.Event()
@@ -98,7 +98,7 @@ class Report:
         return self._view
 
     def show(self, view: View) -> None:
-        """Make `view` the session's state. A view without a QR code removes the one shown before."""
+        """Make `view` the session's state. A view without a QR code removes the previous one."""
         if self._view is None or (view.state, view.say) != (self._view.state, self._view.say):
             self._log(view)
         self._view = view
@@ -117,24 +117,24 @@ class Report:
             logger.debug("{}", view.say)
 
     def amend(self, **changes: Any) -> None:
-        """Change fields of the present view."""
+        """Change fields of the current view."""
         if self._view:
             self.show(replace(self._view, **changes))
 
     def keep(self, **fields: Any) -> None:
-        """Set fields that stay in `detail` in every state, such as the client version."""
+        """Set fields of `detail` that survive every state, such as the client version."""
         self._kept.update(fields)
         self._dirty = self._view is not None
         self._wake()
 
     def audit(self, event: str, **payload: Any) -> None:
-        """Note `event` in the audit log."""
+        """Add an entry to the audit log."""
         self._audits.append(Audit(event=event, payload=payload))
         self._on_audit(event, payload)
         self._wake()
 
     def error(self, code: str, msg: str, **ctx: Any) -> None:
-        """An `error` entry in the contract's form."""
+        """Add an `error` entry to the audit log, in the contract's form."""
         self.audit("error", code=code, msg=msg[:300], **({"ctx": ctx} if ctx else {}))
 
     async def run(self) -> None:
@@ -168,7 +168,7 @@ class Report:
             except StoreUnavailable:
                 self._dirty = self._dirty or bool(patch)
                 raise
-            except StoreRefused as refused:  # our own bug in one entry must not stop the worker
+            except StoreRefused as refused:  # a bug in one entry must not stop the worker
                 logger.error("the database refused a status or audit entry (code {})", refused.code)
             for _ in audits:
                 self._audits.popleft()

@@ -1,6 +1,6 @@
-"""Carries out what the web app asks for: log out, find the groups, show a pairing code.
+"""Carries out the web app's requests: log out, find the groups, show a pairing code.
 
-`connection` and `socket` decide when; this module knows what each request takes, and marks it as done.
+`connection` and `socket` decide when. This module does the steps of each request and marks it as done.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ DRAIN_SECONDS = 4.0  # a commit takes 30 ms; the whole shutdown has ten seconds
 ENTER_THE_CODE = (
     "Enter the pairing code on the phone: WhatsApp, Linked devices, Link a device, Link with phone number instead."
 )
-ENTER_THE_NEW_CODE = (
-    f"WhatsApp has retired the pairing code before this one: it links nothing any more. {ENTER_THE_CODE}"
-)
+ENTER_THE_NEW_CODE = f"WhatsApp has retired the previous pairing code: it no longer links anything. {ENTER_THE_CODE}"
 ASK_FOR_A_CODE = (
-    "WhatsApp has retired the pairing code that was shown: it links nothing any more. Ask for another one "
+    "WhatsApp has retired the pairing code that was shown: it no longer links anything. Ask for another one "
     "(`wa-worker link --code NUMBER`), or scan the QR code."
 )
 FORGOTTEN = (
@@ -36,7 +34,7 @@ FORGOTTEN = (
 
 
 class Requests:
-    """The requests of one session. `done` marks a request as handled, whether carried out or turned down."""
+    """Carries out the requests of one session. `done` marks a request as handled, carried out or turned down."""
 
     def __init__(
         self,
@@ -53,23 +51,23 @@ class Requests:
         self.done = done
 
     def refresh(self, request: Request) -> None:
-        """A new connection follows: mark as done, and reset the backoff."""
+        """Mark a refresh as done and reset the backoff. The caller reconnects."""
         self.done(request)
         self._policy.reset_backoff()
 
     def turn_down(self, request: Request, why: str) -> None:
-        """Refuse a request, in the log and in the audit log."""
+        """Refuse a request; log and audit the reason."""
         logger.warning("{} is turned down: {}", request.kind.value, why)
         self._report.error("REQUEST_TURNED_DOWN", why, flag=request.kind.value)
         self.done(request, f"turned down: {why}")
 
     async def log_out(self, peer: Peer, request: Request, *, connected: bool) -> StayDown:
-        """Log out of WhatsApp if it can be reached, forget the credentials, stay down."""
+        """Log out of WhatsApp if it is reachable, delete the credentials, stay down."""
         told = connected or not self._policy.linked
         try:
             await peer.close(logout=True, drain_seconds=DRAIN_SECONDS)
         except (CallFailed, CallTimeout) as failed:
-            logger.warning("the logout failed ({}); the credentials are deleted all the same", failed)
+            logger.warning("the logout failed ({}); deleting the credentials anyway", failed)
             told = not self._policy.linked
         await self.forget_account()
         self._report.audit("disconnect", code=None, reason="asked for (wa_disconnect_requested)")
@@ -79,13 +77,13 @@ class Requests:
         return StayDown(view=View(status="disconnected", state="logged_out", say=say))
 
     async def forget_account(self) -> None:
-        """Delete the credentials. Only after WhatsApp or a person has asked for it."""
+        """Delete the credentials. Only at the request of WhatsApp or a person."""
         await self._state.wipe()
         self._policy.unlinked()
         self.discovery.again()
 
     async def show_pairing_code(self, peer: Peer, request: Request) -> float:
-        """Ask WhatsApp for a pairing code and show it beside the QR code; how many seconds it is good for, or 0."""
+        """Get a pairing code from WhatsApp and show it beside the QR code. Returns its lifetime in seconds, or 0."""
         try:
             seconds = await self._draw_code(peer, request.phone or "", ENTER_THE_CODE)
         except (CallFailed, CallTimeout) as failed:
@@ -95,7 +93,7 @@ class Requests:
         return seconds
 
     async def renew_pairing_code(self, peer: Peer, phone: str) -> float:
-        """Show another code in the place of one that WhatsApp has retired; how many seconds it is good for, or 0."""
+        """Replace a retired pairing code. Returns the new one's lifetime in seconds, or 0."""
         try:
             return await self._draw_code(peer, phone, ENTER_THE_NEW_CODE)
         except (CallFailed, CallTimeout) as failed:
@@ -103,7 +101,7 @@ class Requests:
             return 0.0
 
     def withdraw_pairing_code(self, why: str) -> None:
-        """Show no code: WhatsApp has retired the one that is out, and there is no other."""
+        """Show no code: WhatsApp has retired the current one, and there is no other."""
         self._report.amend(pairing_code=None, pairing_code_expires_at=None, say=ASK_FOR_A_CODE)
         self._report.error("PAIRING_CODE_RETIRED", why)
 

@@ -1,4 +1,4 @@
-"""One socket, from `connect` to its end: shows QR codes, obeys requests, and gives the plan that follows."""
+"""One socket, from `connect` to its end: shows QR codes, carries out requests, returns the plan that follows."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from worker.session.report import Report, View
 from worker.session.requests import ASK_FOR_A_CODE, DRAIN_SECONDS, ENTER_THE_CODE, ENTER_THE_NEW_CODE, Requests
 from worker.session.watchdog import OPEN_WITHIN_SECONDS
 
-SKEW_MAX_MS = 5_000.0  # more is audited; docs/architecture.md, "Live only"
-RENEWALS_MAX = 5  # pairing codes drawn by ourselves on one socket; a server that wants more is told no
+SKEW_MAX_MS = 5_000.0  # larger clock differences are audited; docs/architecture.md, "Live only"
+RENEWALS_MAX = 5  # pairing codes that we renew unasked per socket; bounds a server that keeps retiring them
 SCAN_THE_CODE = "Scan the QR code with the phone: WhatsApp, Linked devices, Link a device."
 SCAN_AGAIN = (
     "WhatsApp has retired the QR code that was shown. If the phone has just scanned it and shows an error, that is "
@@ -41,7 +41,7 @@ SCAN_AGAIN = (
 
 
 class Socket:
-    """The socket that the sidecar has just made."""
+    """Handles the socket that the sidecar has just made."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class Socket:
         self._deadline = policy.clock() + OPEN_WITHIN_SECONDS
         self._open = False
         self._waits_for_scan = False
-        self._code_retired = False  # a phone may have scanned it in vain
-        self._typed_for: str | None = None  # the number of the pairing code that is out
-        self._typed_retired = 0  # how many of those WhatsApp has retired
+        self._code_retired = False  # a phone may have scanned the retired QR code
+        self._typed_for: str | None = None  # phone number of the current pairing code
+        self._typed_retired = 0  # pairing codes that WhatsApp has retired
         self._ceremony = PasskeyCeremony(peer, report, requests, passkey, policy.clock)
 
     async def run(self) -> Plan:
-        """Handle events until the socket has ended, by itself or by us; what to do next."""
+        """Handle events until the socket ends, whoever ends it. Returns the next plan."""
         async with anyio.create_task_group() as while_open:
             plan = await self._handle_events(while_open)
             while_open.cancel_scope.cancel()
@@ -110,7 +110,7 @@ class Socket:
             case Offline(count=count):
                 self._policy.note_backlog_complete()
                 if count:
-                    logger.info("{} messages arrived that were sent while the worker was off-line", count)
+                    logger.info("{} messages arrived that were sent while the worker was offline", count)
             case Stalled(reason="unhandled"):
                 logger.warning("unhandled error inside Baileys: {}", str(event.detail.get("error"))[:80])
             case Stalled(reason="backlog", detail=detail):
@@ -153,13 +153,13 @@ class Socket:
                 self._typed_for, self._typed_retired = request.phone, 0
                 self._stay_for(await self._requests.show_pairing_code(self._peer, request))
             case RequestKind.PAIRING_CODE:
-                self._requests.turn_down(request, "the session does not wait for a phone to be linked")
+                self._requests.turn_down(request, "the session is not waiting for a phone to link")
         return None
 
     async def _renew_pairing_code(self, by_hand: bool) -> None:
-        """WhatsApp has retired the code that is out: show another, unless a person is to ask for it.
+        """WhatsApp has retired the current pairing code: show another, unless a person must ask for it.
 
-        Once the code was typed, nothing follows from it: a passkey's request may be on show.
+        Ignored once somebody typed the code: a passkey request may be on display.
         """
         if self._typed_for is None or not self._waits_for_scan:
             return
@@ -221,21 +221,21 @@ class Socket:
         return SCAN_AGAIN if self._code_retired else SCAN_THE_CODE
 
     def _stay_for(self, seconds: float) -> None:
-        """Whatever is shown is good for so long; only then is the socket late."""
+        """Extend the deadline: the code on display is valid for `seconds`."""
         self._deadline = max(self._deadline, self._policy.clock() + seconds + OPEN_WITHIN_SECONDS)
 
     async def _give_up(self, halt: Halt) -> Plan:
-        """The passkey's exchange has failed: end the socket. An ack may still wait for a commit."""
+        """The passkey exchange failed: end the socket in order, since an ack may still wait for a commit."""
         await self._end_in_order()
-        self._report.audit("disconnect", code=None, reason="the passkey's exchange has ended without a link")
+        self._report.audit("disconnect", code=None, reason="the passkey exchange ended without linking a device")
         return self._policy.after(halt)
 
     async def _end_in_order(self) -> None:
-        """End the socket when its log is durable."""
+        """End the socket once its log is durable."""
         await self._peer.close(logout=False, drain_seconds=DRAIN_SECONDS)
 
     async def _end(self) -> None:
-        """End the socket; what it says on its way out is discarded before the next one."""
+        """End the socket at once. Its last notifications are discarded before the next connect."""
         await self._peer.close(logout=False, drain_seconds=0)
 
 

@@ -1,6 +1,6 @@
-"""Stanzas in whose decryption a sidecar ended: counted, then decrypted alone, then not at all.
+"""Stanzas that a sidecar was decrypting when it ended: counted, then decrypted alone, then not at all.
 
-Why, and the order of writes: docs/architecture.md, "A stanza that kills".
+The reasons and the order of writes: docs/architecture.md, "A stanza that kills".
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from worker.store.session import SessionStore
 Cause = Literal["death", "kill"]
 Treatment = Literal["alone", "unread"]
 
-# A person, a platform, or a kernel short of memory. V8 ends itself by SIGABRT, SIGILL or SIGTRAP when its heap is full.
+# Sent by a person, a platform, or a kernel short of memory. V8 uses SIGABRT, SIGILL or SIGTRAP when its heap is full.
 KILLS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
-FREE_KILLS = 4  # ends by such a signal count from the fifth on
+FREE_KILLS = 4  # kills by such a signal count from the fifth on
 
 
 def cause_of(gone: BridgeError, code: int | None, *, forced: bool) -> Cause | None:
-    """How the end of a sidecar counts against the stanza that it was decrypting; None: not at all.
+    """How a sidecar's end counts against the stanza that it was decrypting; None: not at all.
 
     `code`: its exit code, or minus the signal that ended it. `forced`: we sent the signal.
     """
     if isinstance(gone, CallTimeout):
         return "death"  # it hung
     if forced or not code:
-        return None  # it was ended for what it wrote, or for a stall
+        return None  # we ended it, for what it wrote or for a stall
     return "kill" if -code in KILLS else "death"
 
 
 def treatments(suspects: Iterable[Suspect]) -> dict[str, Treatment]:
-    """What to do at the next delivery of each, by hash. After one counted end: alone. After two: do not decrypt."""
+    """What to do at each suspect's next delivery, by hash. One counted end: decrypt alone; two: do not decrypt."""
     counted = {one.hash: one.deaths + max(0, one.kills - FREE_KILLS) for one in suspects}
     return {digest: "alone" if count == 1 else "unread" for digest, count in counted.items() if count > 0}
 
 
 class Suspects:
-    """The suspects of one session. Each connection counts against one at most: a hang may end as a stall and a kill."""
+    """The suspects of one session. A connection counts only once: a hang may show as a stall and as a kill."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
@@ -51,7 +51,7 @@ class Suspects:
         self._counted = False  # in this connection
 
     async def note(self, digest: str | None, cause: Cause | None) -> None:
-        """Count the end or the stall of a connection against this stanza. Asks until the database answers.
+        """Count the end or stall of a connection against this stanza. Retries until the database answers.
 
         Raises:
             StaleFence: another worker holds the lease.
@@ -64,10 +64,10 @@ class Suspects:
         try:
             await until_answered(lambda: self._store.note_death(digest, death, killed=cause == "kill"))
         except StoreRefused as refused:
-            logger.error("the database refuses to note it: {}", refused)
+            logger.error("the database refused to record the suspect: {}", refused)
 
     async def treatments(self) -> dict[str, Treatment]:
-        """As `treatments`, for the next connection."""
+        """The module's `treatments`, for the next connection."""
         found = await until_answered(self._store.list_suspects)
         self._connections += 1
         self._counted = False

@@ -1,8 +1,8 @@
-"""Which version of WhatsApp Web the worker claims to be: WA_VERSION, else fetched, else last good, else bundled.
+"""The version of WhatsApp Web that the worker claims to be: WA_VERSION, else fetched, else last good, else bundled.
 
-WhatsApp gives an old version its QR code and lets the scan fail on the phone alone (docs/whatsapp.md, "The real server
-in 2026"), so the present one is fetched whenever no account is linked, and when WhatsApp refuses one (405). A linked
-account keeps the version that worked.
+WhatsApp gives an outdated version a QR code, and then the scan fails on the phone only (docs/whatsapp.md, "The real
+server in 2026"). So the worker fetches the current version whenever no account is linked, and when WhatsApp refuses
+one (405). A linked account keeps the version that worked.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from worker.settings import Version
 
 SOURCE = "https://web.whatsapp.com/sw.js"
 REVISION = re.compile(rb'"?client_revision\\?"?\s*:\s*(\d{6,12})')
-FETCH_SECONDS = 10.0  # in all; the connection waits for it
-SCRIPT_BYTES_MAX = 4 * 1024 * 1024  # far more than the script has; bounds the memory
-FETCH_AGAIN_SECONDS = 3600.0  # a version is refused after months
-RETRY_SECONDS = 60.0  # the reconnect that follows a scan must not wait for a second failure
+FETCH_SECONDS = 10.0  # in total; connecting waits for it
+SCRIPT_BYTES_MAX = 4 * 1024 * 1024  # far larger than the script; bounds memory
+FETCH_AGAIN_SECONDS = 3600.0  # WhatsApp accepts a version for months
+RETRY_SECONDS = 60.0  # the reconnect right after a scan must not wait for a second failing fetch
 FRESH = timedelta(days=30)
 HEADERS = {
     "user-agent": BROWSER,
@@ -39,23 +39,23 @@ HEADERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class VersionClaim:
-    """A version, where it is from, and when it was fetched. `version` None: the bundled one, not known yet."""
+    """A version, its source, and when it was fetched. `version` None: the bundled one, not known yet."""
 
     version: Version | None
     source: Literal["WA_VERSION", "fetched", "kept", "bundled"]
     at: datetime | None = None
 
     def facts(self) -> dict[str, str | None]:
-        """As it is stored in `detail.claims` and in audit entries."""
+        """The form stored in `detail.claims` and in audit entries."""
         number = ".".join(str(part) for part in self.version) if self.version else None
         at = self.at.isoformat(timespec="seconds") if self.at else None
         return {"version": number, "source": self.source, "at": at}
 
 
 class VersionPolicy:
-    """`present()` is the version to connect with; None: the one bundled with Baileys.
+    """Decides which version to claim. `present()`: the version to connect with; None: the one bundled with Baileys.
 
-    `unasked`: fetch whenever no account is linked, not only after a refusal. A local server wants none of it.
+    `unasked`: fetch whenever no account is linked, not only after a refusal. Off for a local server.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class VersionPolicy:
         return None if claim.source == "bundled" else claim.version
 
     def connected_with(self, version: Version) -> None:
-        """The sidecar says what it claims: the only way to know the bundled one."""
+        """Note what the sidecar claims: the only way to learn the bundled version."""
         self._bundled = (
             VersionClaim(version=version, source="bundled") if self.claim.source == "bundled" else self._bundled
         )
 
     def outdated(self) -> None:
-        """WhatsApp refused the version: fetch one before the next attempt, and drop the stored one."""
+        """WhatsApp refused the version: drop the stored one, and fetch before the next attempt."""
         if self._pin:
             logger.error("WhatsApp refuses the version that WA_VERSION names; remove the setting, or name a newer one")
             return
@@ -104,7 +104,7 @@ class VersionPolicy:
         self._refused = True
 
     async def refresh(self, fetch: Callable[[], Awaitable[Version | None]], *, linked: bool) -> None:
-        """Fetch if it is time to. A failure leaves what is known, and `doubt` says so."""
+        """Fetch if due. A failure keeps the known version, and `doubt` reports it."""
         due = self._unasked and not linked and self._clock() >= self._not_before
         if self._pin or not (self._refused or due):
             return
@@ -116,18 +116,18 @@ class VersionPolicy:
             self._fetched = VersionClaim(version=version, source="fetched", at=datetime.now(UTC))
 
     def doubt(self) -> str | None:
-        """What to say before a code is shown: the version may be too old to link a phone, and a newer was not found."""
+        """A warning to show with a code: the version may be too old to link, and fetching a newer one failed."""
         claim = self.claim
         fresh = claim.at is not None and datetime.now(UTC) - claim.at < FRESH
         if self._pin or fresh or not self._failed:
             return None
         return (
-            "The present version of WhatsApp Web could not be fetched, and the one in use may be too old: if the phone "
+            "The current version of WhatsApp Web could not be fetched, and the one in use may be too old: if the phone "
             "says that it could not link the device, let this machine reach web.whatsapp.com, or set WA_VERSION."
         )
 
     def worked(self) -> None:
-        """A connection opened: keep a fetched version."""
+        """A connection opened: store the fetched version."""
         if self._fetched and not self._pin:
             self._last_good = VersionClaim(version=self._fetched.version, source="kept", at=self._fetched.at)
             self._keep(self._last_good)
@@ -141,7 +141,7 @@ class VersionPolicy:
 async def fetch_version(
     url: str = SOURCE, client: httpx.AsyncClient | None = None, *, proxy: str | None = None
 ) -> Version | None:
-    """Today's version of WhatsApp Web, or None. Bounded in time and size."""
+    """The current version of WhatsApp Web; None if it cannot be fetched. Bounded in time and size."""
     script = b""
     try:
         with anyio.fail_after(FETCH_SECONDS):
@@ -164,7 +164,7 @@ async def fetch_version(
 
 
 def parse_kept(detail: dict[str, object]) -> VersionClaim | None:
-    """The version that worked, as it was stored in `detail.version` and `detail.version_at`."""
+    """The version that worked, from `detail.version` and `detail.version_at`; None if absent or invalid."""
     value, at = detail.get("version"), detail.get("version_at")
     if not (isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) for part in value)):
         return None
