@@ -13,12 +13,12 @@ from starlette.staticfiles import StaticFiles
 
 from console.access.guard import Guard
 from console.access.logins import Logins
+from console.context import Console
 from console.database import Locate, open_database
-from console.here import Console
 from console.pages import coverage, events, feed, groups, health, link, login, media, refused, search, sessions, town
 from console.pages.faults import HANDLERS
 from console.town import Towns
-from console.viewer import Manners
+from console.viewer import ConsoleOptions
 from worker.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
@@ -83,7 +83,7 @@ async def open_console(
         app.state.console = Console(
             database=database,
             logins=Logins(token.get_secret_value() if token else None),
-            manners=Manners(
+            options=ConsoleOptions(
                 read_only=settings.worker_console_read_only,
                 secure=secure,
                 cookie="__Host-wa_console" if secure else f"wa_console_{port}",

@@ -29,14 +29,14 @@ FILE_CONNECTIONS = 16  # players keep one open for each file that plays
 LOOK_AGAIN_SECONDS = 1.0  # between two looks for an address that does not answer
 
 Row = dict[str, Any]
-Place = tuple[str, str]  # URL and key
-Locate = Callable[[], Awaitable[Place]]
+Address = tuple[str, str]  # URL and key
+Locate = Callable[[], Awaitable[Address]]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Open:
-    place: Place
+    address: Address
     store: Store
     tables: AsyncClient
     files: httpx.AsyncClient
@@ -94,7 +94,7 @@ class Database:
             StoreUnavailable: Storage does not answer.
         """
         opened = await self._opened()
-        url, key = opened.place
+        url, key = opened.address
         headers = {"apikey": key, "authorization": f"Bearer {key}", **({"range": span} if span else {})}
         try:
             async with opened.files.stream(
@@ -124,26 +124,26 @@ class Database:
             if self._open and not (self._doubtful and now - self._looked_at > LOOK_AGAIN_SECONDS):
                 return self._open
             self._looked_at = now
-            place = await self._find()
+            address = await self._find()
             self._doubtful = False
-            if self._open is None or self._open.place != place:
-                self._open = await self._connect(place)
+            if self._open is None or self._open.address != address:
+                self._open = await self._connect(address)
             return self._open
 
-    async def _find(self) -> Place:
+    async def _find(self) -> Address:
         try:
             return await self._locate()
         except SettingsError as missing:  # the embedded Supabase is not up yet, or down
             raise StoreUnavailable(str(missing)) from None
 
-    async def _connect(self, place: Place) -> _Open:
+    async def _connect(self, address: Address) -> _Open:
         await self.close()
-        url, key = place
+        url, key = address
         hide(key)
         timeout = httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
         limits = httpx.Limits(max_connections=FILE_CONNECTIONS)
         return _Open(
-            place=place,
+            address=address,
             store=await self._stack.enter_async_context(connect_store(url, key)),
             tables=await self._stack.enter_async_context(
                 make_client(url, key, connect=CONNECT_SECONDS, read=CALL_SECONDS, connections=CONNECTIONS)

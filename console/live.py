@@ -15,7 +15,7 @@ import anyio.abc
 from loguru import logger
 
 from console.database import Database, Row
-from console.messages import Page, Where, newest
+from console.messages import MessageScope, Page, newest
 from console.rules.situations import AWAY, Situation, judge
 from worker.errors import StoreError
 
@@ -46,12 +46,12 @@ class Snapshot:
         return made
 
 
-class Live:
+class LiveFeed:
     """One session."""
 
     def __init__(self, database: Database, session: str, tasks: anyio.abc.TaskGroup) -> None:
         self._database = database
-        self._where = Where(session=session)
+        self._where = MessageScope(session=session)
         self._tasks = tasks
         self.viewers = 0  # how many look
         self._running = False

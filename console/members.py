@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from console.context import PageContext
 from console.database import Row
-from console.here import Here
 from console.rules.people import Names, number_of
 
 
@@ -31,8 +31,8 @@ class People:
     members: Sequence[Member]
 
 
-async def members_of(place: Here, group: int, limit: int, offset: int = 0) -> People:
-    found = await place.database.ask(lambda store: store.console.members(place.session, group, limit, offset))
+async def members_of(context: PageContext, group: int, limit: int, offset: int = 0) -> People:
+    found = await context.database.ask(lambda store: store.console.members(context.session, group, limit, offset))
     members = [_member(row) for row in found.members]
     return People(present=found.present, left=found.left, as_of=found.as_of, members=members)
 

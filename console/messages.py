@@ -43,7 +43,7 @@ class Page:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
+class MessageScope:
     """Which messages: one session's, of one group or of all."""
 
     session: str
@@ -75,7 +75,7 @@ async def group_names(database: Database, session: str) -> list[Row]:
             return found
 
 
-async def newest(database: Database, where: Where, limit: int = PAGE) -> Page:
+async def newest(database: Database, where: MessageScope, limit: int = PAGE) -> Page:
     rows = await database.read(
         "messages",
         lambda c: where.order(where.narrow(c.table("messages").select(COLUMNS)), newest_first=True).limit(limit + 1),
@@ -83,7 +83,7 @@ async def newest(database: Database, where: Where, limit: int = PAGE) -> Page:
     return await _page(database, where, rows, limit)
 
 
-async def older(database: Database, where: Where, before: int, limit: int = PAGE) -> Page:
+async def older(database: Database, where: MessageScope, before: int, limit: int = PAGE) -> Page:
     """The page before a message, which need not be there any more."""
     edge = await _edge(database, where, before)
     rows = await database.read(
@@ -95,7 +95,7 @@ async def older(database: Database, where: Where, before: int, limit: int = PAGE
     return await _page(database, where, rows, limit)
 
 
-async def around(database: Database, where: Where, message: int, limit: int = PAGE) -> Page:
+async def around(database: Database, where: MessageScope, message: int, limit: int = PAGE) -> Page:
     """A message with what came before and after it."""
     edge = await _edge(database, where, message)
     later = await database.read(
@@ -118,7 +118,7 @@ async def one(database: Database, session: str, message: int) -> Row | None:
     return (await _with_raw(database, rows))[0] if rows else None
 
 
-async def first_since(database: Database, where: Where, at: str) -> int | None:
+async def first_since(database: Database, where: MessageScope, at: str) -> int | None:
     """The id of the first message that was sent at or after `at`; None: there is none so late."""
     rows = await database.read(
         "messages",
@@ -127,7 +127,7 @@ async def first_since(database: Database, where: Where, at: str) -> int | None:
     return int(rows[0]["id"]) if rows else None
 
 
-async def pictures(database: Database, where: Where, before: int | None, limit: int) -> list[Row]:
+async def pictures(database: Database, where: MessageScope, before: int | None, limit: int) -> list[Row]:
     """Stored pictures and films of a group, the newest first; those before a message if it is given."""
     edge = None if before is None else await _edge(database, where, before)
 
@@ -144,7 +144,7 @@ async def pictures(database: Database, where: Where, before: int | None, limit: 
 Edge = tuple[int, str | None]  # id and, for one group, ts
 
 
-async def _edge(database: Database, where: Where, message: int) -> Edge:
+async def _edge(database: Database, where: MessageScope, message: int) -> Edge:
     if where.group is None:
         return message, None
     rows = await database.read(
@@ -153,7 +153,7 @@ async def _edge(database: Database, where: Where, message: int) -> Edge:
     return message, rows[0]["ts"] if rows else None
 
 
-def _beyond(where: Where, query: Any, edge: Edge, operator: str) -> Any:
+def _beyond(where: MessageScope, query: Any, edge: Edge, operator: str) -> Any:
     """Only what lies on one side of the edge: `lt` or `gte` in the order of `where`."""
     message, ts = edge
     if where.group is None or ts is None:
@@ -163,7 +163,7 @@ def _beyond(where: Where, query: Any, edge: Edge, operator: str) -> Any:
     return bounded.or_(f'ts.{strict}."{ts}",and(ts.eq."{ts}",id.{operator}.{message})')
 
 
-async def _page(database: Database, where: Where, newest_first: Sequence[Row], limit: int) -> Page:
+async def _page(database: Database, where: MessageScope, newest_first: Sequence[Row], limit: int) -> Page:
     rows = list(reversed(newest_first[:limit]))
     rows = await _with_results(database, where.session, await _with_raw(database, rows))
     return Page(rows=rows, more=len(newest_first) > limit, **await _references(database, where, rows))
@@ -188,7 +188,7 @@ async def _with_results(database: Database, session: str, rows: list[Row]) -> li
     return [{**row, "result": results[row["id"]]} if row["id"] in results else row for row in rows]
 
 
-async def _references(database: Database, where: Where, rows: Sequence[Row]) -> dict[str, Any]:
+async def _references(database: Database, where: MessageScope, rows: Sequence[Row]) -> dict[str, Any]:
     """What rows quote, and the names of everybody in them."""
     names = Names()
     names.learn(rows)

@@ -135,7 +135,7 @@ _GLOBALS: dict[str, Any] = {
     "qr_svg": qr_svg,
     "sentence": sentence,
     "shown": SHOWN_TYPES,
-    "spot": contents.spot,
+    "location_of": contents.location_of,
     "waveform": contents.waveform,
     "what_it_is": what_it_is,
 }

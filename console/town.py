@@ -31,7 +31,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.memory import MemoryObjectSendStream
 from loguru import logger
 
-from console.database import Database, Place
+from console.database import Address, Database
 from worker.errors import SettingsError, unwrapped
 from worker.installation import DATA
 from worker.store.embedded import read_endpoint
@@ -48,7 +48,7 @@ State = Literal["starting", "running", "over"]
 Row = dict[str, Any]
 
 
-class TownSaysNo(Exception):
+class TownRefused(Exception):
     """An order that the town cannot follow; the text is its own."""
 
 
@@ -101,7 +101,7 @@ class Town:
         """The answer to an order.
 
         Raises:
-            TownSaysNo: it cannot be followed, or there was no answer.
+            TownRefused: it cannot be followed, or there was no answer.
         """
         number = next(self._numbers)
         tell, answer = anyio.create_memory_object_stream[Row](1)
@@ -109,17 +109,17 @@ class Town:
             with tell, answer, anyio.fail_after(LOOK_SECONDS if do == "look" else ORDER_SECONDS):
                 async with self._limit:
                     if self.state != "running" or self._process is None or self._process.stdin is None:
-                        raise TownSaysNo("it is not there")
+                        raise TownRefused("it is not there")
                     self._answers[number] = tell
                     async with self._writing:
                         await self._process.stdin.send(json.dumps({"id": number, "do": do, **more}).encode() + b"\n")
                     found = await answer.receive()
         except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise TownSaysNo("it does not answer") from error
+            raise TownRefused("it does not answer") from error
         finally:
             self._answers.pop(number, None)
         if "no" in found:
-            raise TownSaysNo(str(found["no"]))
+            raise TownRefused(str(found["no"]))
         return found.get("ok") or {}
 
     async def _live(self) -> None:
@@ -193,7 +193,7 @@ class Town:
                 await anyio.to_thread.run_sync(lambda: shutil.rmtree(self.folder, ignore_errors=True))
                 await anyio.sleep(0.05)
 
-    async def _find(self) -> Place:
+    async def _find(self) -> Address:
         found = None if self.state == "over" else read_endpoint(self.folder / "data")
         if found is None:
             raise SettingsError("the town's database is not there")

@@ -32,7 +32,7 @@ class LoginNeeded(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manners:
+class ConsoleOptions:
     """How this console is set up."""
 
     read_only: bool
@@ -47,7 +47,7 @@ class Viewer:
     login: Login | None
     t: Texts
     theme: str
-    manners: Manners
+    options: ConsoleOptions
 
     @property
     def who(self) -> str:
@@ -61,7 +61,7 @@ class Viewer:
             "t": self.t,
             "viewer": self,
             "token": TOKEN_FIELD.format(self.login.csrf if self.login else ""),
-            "read_only": self.manners.read_only,
+            "read_only": self.options.read_only,
             "languages": LANGUAGES,
             "themes": THEMES,
             "town": None,
@@ -70,19 +70,19 @@ class Viewer:
         return ENVIRONMENT.get_template(template).render(shared | dict(values))
 
 
-def find_viewer(request: Request, logins: Logins, manners: Manners) -> Viewer:
+def find_viewer(request: Request, logins: Logins, options: ConsoleOptions) -> Viewer:
     """Whoever the cookie or the proxy's header stands for; without either, somebody without a login."""
     language = choose(request.cookies.get("language"), request.headers.get("accept-language", ""))
     theme = request.cookies.get("theme", "")
     return Viewer(
-        login=_login(request, logins, manners),
+        login=_login(request, logins, options),
         t=texts(language),
         theme=theme if theme in THEMES else THEMES[0],
-        manners=manners,
+        options=options,
     )
 
 
-def _login(request: Request, logins: Logins, manners: Manners) -> Login | None:
+def _login(request: Request, logins: Logins, options: ConsoleOptions) -> Login | None:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         address = address_of(request)
@@ -92,7 +92,7 @@ def _login(request: Request, logins: Logins, manners: Manners) -> Login | None:
             return logins.of_proxy(clean_who(request.headers.get(WHO_HEADER, "")) or f"token, {address}")
         logins.attempts.note_wrong(address)
         return None
-    return logins.find(request.cookies.get(manners.cookie))
+    return logins.find(request.cookies.get(options.cookie))
 
 
 def address_of(request: Request) -> str:
@@ -128,7 +128,7 @@ async def read_action(request: Request, viewer: Viewer) -> dict[str, str]:
         LoginNeeded, Forbidden: as `read_own_form`; Forbidden also where nothing may be changed.
     """
     form = await read_own_form(request, viewer)
-    if viewer.manners.read_only:
+    if viewer.options.read_only:
         raise Forbidden("error.read_only")
     return form
 

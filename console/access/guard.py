@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
-    from console.here import Console
+    from console.context import Console
 
 FORM_BYTES_MAX = 16_384
 SAFE_METHODS = frozenset({"GET", "HEAD"})

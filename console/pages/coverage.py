@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from console.charts import covered
-from console.here import here
+from console.context import context_of
 from console.messages import group_names
 from console.viewer import number
 
@@ -20,15 +20,15 @@ PAGES_MAX = 1000
 
 async def page(request: Request) -> Response:
     """`days`: how much of the past; `page`: which groups, by name."""
-    place = here(request)
+    context = context_of(request)
     days = number(request.query_params.get("days"))
     days = days if days in DAYS else SHOWN
     wanted = min(PAGES_MAX, max(1, number(request.query_params.get("page")) or 1))
     shown, now = timedelta(days=days), datetime.now(UTC)
-    found, count = await place.database.ask(
-        lambda store: store.console.some_coverage(place.session, now - shown, PAGE, PAGE * (wanted - 1))
+    found, count = await context.database.ask(
+        lambda store: store.console.some_coverage(context.session, now - shown, PAGE, PAGE * (wanted - 1))
     )
-    ids = {group["wa_group_id"]: group["id"] for group in await group_names(place.database, place.session)}
+    ids = {group["wa_group_id"]: group["id"] for group in await group_names(context.database, context.session)}
     rows = [covered({**row, "id": ids.get(row["wa_group_id"])}, row, now, shown) for row in found]
     values = {"rows": rows, "choices": DAYS, "shown": days, "number": wanted, "pages": -(-count // PAGE)}
-    return await place.show("coverage.html", values)
+    return await context.show("coverage.html", values)

@@ -15,31 +15,31 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from console.here import Here, frame_of, here
-from console.live import Live, Snapshot, rows_of
-from console.messages import Where
+from console.context import PageContext, context_of, frame_of
+from console.live import LiveFeed, Snapshot, rows_of
+from console.messages import MessageScope
 from console.rules.bubbles import Bubble, make_bubbles
 from console.rules.situations import Situation
 
 
 async def stream(request: Request) -> Response:
     """`after`: the newest message that the page has, if it shows messages; `group`: only this one's."""
-    place = here(request)
-    live = place.console.live(place.session)  # now, while the session is what it was
+    context = context_of(request)
+    live = context.console.live(context.session)  # now, while the session is what it was
     return StreamingResponse(
-        _events(place, live),
+        _events(context, live),
         media_type="text/event-stream",
         headers={"x-accel-buffering": "no", "cache-control": "no-store"},
     )
 
 
-async def _events(place: Here, live: Live) -> AsyncIterator[str]:
-    group, after = (_number(place.request.query_params.get(name)) for name in ("group", "after"))
+async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
+    group, after = (_number(context.request.query_params.get(name)) for name in ("group", "after"))
     told: object = None
     sent: dict[int, str] = {}
     yield "retry: 2000\n\n"
     async for snapshot in live.snapshots():
-        if here_is_over(place):
+        if stream_is_over(context):
             yield event("over", "")
             return
         if snapshot is None:
@@ -47,42 +47,42 @@ async def _events(place: Here, live: Live) -> AsyncIterator[str]:
             continue
         if (state := _state_of(snapshot.situation)) != told:
             told = state
-            yield event("situation", json.dumps(_situation(place, snapshot.situation)))
+            yield event("situation", json.dumps(_situation(context, snapshot.situation)))
         if after is not None and snapshot.situation.name != "away":
-            for name, data in _bubbles(place, snapshot, group, after, sent):
+            for name, data in _bubbles(context, snapshot, group, after, sent):
                 yield event(name, data)
 
 
-def here_is_over(place: Here) -> bool:
+def stream_is_over(context: PageContext) -> bool:
     """Whether the login, or the town, has ended while the page was open. A proxy's request proved itself as it came."""
-    if place.console.towns.is_gone(place.session):
+    if context.console.towns.is_gone(context.session):
         return True
-    if place.town:
-        place.town.see()
-    cookie = place.request.cookies.get(place.console.manners.cookie)
-    return not place.request.headers.get("authorization") and place.console.logins.find(cookie) is None
+    if context.town:
+        context.town.see()
+    cookie = context.request.cookies.get(context.console.options.cookie)
+    return not context.request.headers.get("authorization") and context.console.logins.find(cookie) is None
 
 
 def _bubbles(
-    place: Here, snapshot: Snapshot, group: int | None, after: int, sent: dict[int, str]
+    context: PageContext, snapshot: Snapshot, group: int | None, after: int, sent: dict[int, str]
 ) -> list[tuple[str, str]]:
     rows = rows_of(snapshot, group)
     found: list[tuple[str, str]] = []
     if not sent and rows and group is None and rows[0]["id"] > after > 0 and snapshot.page.more:
         found.append(("gap", ""))
-    language = place.viewer.t.language
+    language = context.viewer.t.language
     for bubble in snapshot.share(("bubbles", group), lambda: make_bubbles(rows)):
         if sent.get(bubble.head["id"]) != bubble.version:
             sent[bubble.head["id"]] = bubble.version
             key = (language, group, bubble.head["id"])
-            found.append(("bubble", snapshot.share(key, partial(_bubble, place, snapshot, group, bubble))))
+            found.append(("bubble", snapshot.share(key, partial(_bubble, context, snapshot, group, bubble))))
     return found
 
 
-def _bubble(place: Here, snapshot: Snapshot, group: int | None, bubble: Bubble) -> str:
+def _bubble(context: PageContext, snapshot: Snapshot, group: int | None, bubble: Bubble) -> str:
     """The same for everybody of one language."""
-    values = {"page": snapshot.page, "where": Where(session=place.session, group=group), "base": place.base}
-    html = place.viewer.render("bubble.html", values | {"bubble": bubble, "marked": None})
+    values = {"page": snapshot.page, "where": MessageScope(session=context.session, group=group), "base": context.base}
+    html = context.viewer.render("bubble.html", values | {"bubble": bubble, "marked": None})
     return json.dumps({"id": bubble.head["id"], "parts": [row["id"] for row in bubble.parts], "html": html})
 
 
@@ -100,13 +100,13 @@ def _state_of(situation: Situation) -> tuple[Any, ...]:
     )
 
 
-def _situation(place: Here, situation: Situation) -> dict[str, Any]:
-    frame = frame_of(place, situation)
-    panel = place.viewer.render("link_panel.html", frame) if place.request.query_params.get("panel") else ""
+def _situation(context: PageContext, situation: Situation) -> dict[str, Any]:
+    frame = frame_of(context, situation)
+    panel = context.viewer.render("link_panel.html", frame) if context.request.query_params.get("panel") else ""
     return {
         "name": situation.name,
-        "pill": place.viewer.render("pill.html", frame),
-        "banner": place.viewer.render("banner.html", frame),
+        "pill": context.viewer.render("pill.html", frame),
+        "banner": context.viewer.render("banner.html", frame),
         "panel": panel,
     }
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from console.here import SESSION, console_of, viewer_of
+from console.context import SESSION, console_of, viewer_of
 from console.rules.situations import AWAY
 from console.viewer import Forbidden, LoginNeeded
 from worker.errors import StoreError, StoreUnavailable

@@ -13,11 +13,11 @@ from starlette.responses import Response, StreamingResponse
 
 from console import messages
 from console.charts import activity, covered
+from console.context import PageContext, context_of
 from console.database import Row
 from console.exports import prepare
-from console.here import Here, here
 from console.members import members_of
-from console.messages import Where
+from console.messages import MessageScope
 from console.parallel import parallel_reads
 from console.rules.charts import SPANS, span_of
 from console.rules.people import Names
@@ -46,33 +46,33 @@ class Writer:
 
 
 async def listed(request: Request) -> Response:
-    place = here(request)
+    context = context_of(request)
     wanted = request.query_params.get("q", "").strip()
     async with parallel_reads() as reads:
-        groups = reads.start(place.database.ask(lambda store: store.console.groups(place.session)))
-        former = reads.start(_former_names(place))
-        situation = reads.start(place.situation())
+        groups = reads.start(context.database.ask(lambda store: store.console.groups(context.session)))
+        former = reads.start(_former_names(context))
+        situation = reads.start(context.situation())
     found = groups.value
     shown = [group for group in found if wanted.casefold() in (group.name or group.wa_group_id).casefold()]
     values = {"groups": shown, "all": len(found), "stored": _stored(found), "wanted": wanted, "former": former.value}
-    return await place.show("groups.html", values, situation=situation.value)
+    return await context.show("groups.html", values, situation=situation.value)
 
 
 async def one(request: Request) -> Response:
-    place = here(request)
-    group = await _group(place)
+    context = context_of(request)
+    group = await _group(context)
     span = span_of(request.query_params.get("span"))
     names = {group.id: group.name or group.wa_group_id}
-    ask = place.database.ask
+    ask = context.database.ask
     async with parallel_reads() as reads:
-        size = reads.start(ask(lambda store: store.console.export_size(place.session, group.id, 0)))
-        coverage = reads.start(ask(lambda store: store.console.coverage(place.session, group.wa_group_id, GAPS)))
-        gallery = reads.start(_gallery(place, group.id, None, GALLERY))
-        people = reads.start(members_of(place, group.id, MEMBERS_SHOWN))
-        writers = reads.start(_writers(place, group.id))
-        chart = reads.start(activity(place.database, place.session, group.id, span, names))
-        former = reads.start(_former_names(place))
-        situation = reads.start(place.situation())
+        size = reads.start(ask(lambda store: store.console.export_size(context.session, group.id, 0)))
+        coverage = reads.start(ask(lambda store: store.console.coverage(context.session, group.wa_group_id, GAPS)))
+        gallery = reads.start(_gallery(context, group.id, None, GALLERY))
+        people = reads.start(members_of(context, group.id, MEMBERS_SHOWN))
+        writers = reads.start(_writers(context, group.id))
+        chart = reads.start(activity(context.database, context.session, group.id, span, names))
+        former = reads.start(_former_names(context))
+        situation = reads.start(context.situation())
     pictures, more = gallery.value
     values = {
         "group": group,
@@ -87,61 +87,61 @@ async def one(request: Request) -> Response:
         "spans": SPANS,
         "former": former.value,
     }
-    return await place.show("group.html", values, situation=situation.value)
+    return await context.show("group.html", values, situation=situation.value)
 
 
 async def members(request: Request) -> Response:
     """Everybody who is or was in the group; `page`: which part of a very long list."""
-    place = here(request)
-    group = await _group(place)
+    context = context_of(request)
+    group = await _group(context)
     wanted = min(PAGES_MAX, max(1, number(request.query_params.get("page")) or 1))
-    people = await members_of(place, group.id, MEMBERS_PAGE, MEMBERS_PAGE * (wanted - 1))
+    people = await members_of(context, group.id, MEMBERS_PAGE, MEMBERS_PAGE * (wanted - 1))
     pages = -(-(people.present + people.left) // MEMBERS_PAGE)
-    return await place.show("members.html", {"group": group, "people": people, "number": wanted, "pages": pages})
+    return await context.show("members.html", {"group": group, "people": people, "number": wanted, "pages": pages})
 
 
 async def gallery(request: Request) -> Response:
     """Pictures and films, the newest first; `before`: older than this message."""
-    place = here(request)
-    group = await _group(place)
+    context = context_of(request)
+    group = await _group(context)
     before = number(request.query_params.get("before"))
-    pictures, more = await _gallery(place, group.id, before, GALLERY_PAGE)
+    pictures, more = await _gallery(context, group.id, before, GALLERY_PAGE)
     values = {"group": group, "gallery": pictures, "more": more, "newest": before is None}
-    return await place.show("gallery.html", values)
+    return await context.show("gallery.html", values)
 
 
 async def fetch(request: Request) -> Response:
-    place = here(request)
-    await place.act("fetch_groups")
-    await place.database.ask(lambda store: store.console.raise_flag(place.session, RequestKind.GROUPS.value))
-    return go_to(f"{place.base}/groups", did="fetch")
+    context = context_of(request)
+    await context.act("fetch_groups")
+    await context.database.ask(lambda store: store.console.raise_flag(context.session, RequestKind.GROUPS.value))
+    return go_to(f"{context.base}/groups", did="fetch")
 
 
 async def switch(request: Request) -> Response:
     """Store a group from now on, or no longer."""
-    place = here(request)
-    form = await read_action(request, place.viewer)
-    group = await _group(place)
+    context = context_of(request)
+    form = await read_action(request, context.viewer)
+    group = await _group(context)
     on = form.get("monitor") == "true"
-    await place.audit("switch", group=group.wa_group_id, name=group.name, on=on)
-    await place.database.ask(lambda store: store.console.set_monitor(place.session, [group.id], on))
-    back = f"{place.base}/groups/{group.id}" if form.get("back") == "group" else f"{place.base}/groups"
+    await context.audit("switch", group=group.wa_group_id, name=group.name, on=on)
+    await context.database.ask(lambda store: store.console.set_monitor(context.session, [group.id], on))
+    back = f"{context.base}/groups/{group.id}" if form.get("back") == "group" else f"{context.base}/groups"
     return go_to(back, did="on" if on else "off")
 
 
 async def export(request: Request) -> Response:
     """Every message, and the members, of a group: a ZIP file, streamed."""
-    place = here(request)
-    group = await _group(place)
-    await place.audit("export", group=group.wa_group_id)
+    context = context_of(request)
+    group = await _group(context)
+    await context.audit("export", group=group.wa_group_id)
     headers = {"content-disposition": f'attachment; filename="group-{group.id}.zip"'}
-    content = await place.database.ask(lambda store: prepare(store.console, place.session, group))
+    content = await context.database.ask(lambda store: prepare(store.console, context.session, group))
     return StreamingResponse(content, media_type="application/zip", headers=headers)
 
 
-async def _group(place: Here) -> ListedGroup:
-    wanted = int(place.request.path_params["group"])
-    found = await place.database.ask(lambda store: store.console.groups(place.session, wanted))
+async def _group(context: PageContext) -> ListedGroup:
+    wanted = int(context.request.path_params["group"])
+    found = await context.database.ask(lambda store: store.console.groups(context.session, wanted))
     if not found:
         raise HTTPException(404)
     return found[0]
@@ -151,14 +151,14 @@ def _stored(groups: Sequence[ListedGroup]) -> int:
     return sum(1 for group in groups if group.monitor and group.left_at is None)
 
 
-async def _former_names(place: Here) -> dict[str, str]:
+async def _former_names(context: PageContext) -> dict[str, str]:
     """The last former name of each group that was renamed lately, by WhatsApp's id."""
-    rows = await place.database.read(
+    rows = await context.database.read(
         "renames",
         lambda c: (
             c.table("audit_log")
             .select("payload")
-            .eq("session_id", place.session)
+            .eq("session_id", context.session)
             .eq("event", "group_rename")
             .order("at", desc=True)
             .limit(RENAMES)
@@ -171,9 +171,9 @@ async def _former_names(place: Here) -> dict[str, str]:
     return former
 
 
-async def _writers(place: Here, group: int) -> list[Writer]:
+async def _writers(context: PageContext, group: int) -> list[Writer]:
     """Those who wrote lately, the busiest first."""
-    rows: list[Row] = await place.database.read(
+    rows: list[Row] = await context.database.read(
         "writers",
         lambda c: (
             c.table("messages")
@@ -194,7 +194,9 @@ async def _writers(place: Here, group: int) -> list[Writer]:
     ]
 
 
-async def _gallery(place: Here, group: int, before: int | None, limit: int) -> tuple[list[Row], bool]:
+async def _gallery(context: PageContext, group: int, before: int | None, limit: int) -> tuple[list[Row], bool]:
     """A page, and whether there are older ones."""
-    found = await messages.pictures(place.database, Where(session=place.session, group=group), before, limit + 1)
+    found = await messages.pictures(
+        context.database, MessageScope(session=context.session, group=group), before, limit + 1
+    )
     return found[:limit], len(found) > limit

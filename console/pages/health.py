@@ -9,8 +9,8 @@ from starlette.responses import Response
 from supabase import AsyncClient
 
 from console.charts import activity, connections
+from console.context import context_of
 from console.disk import measure
-from console.here import here
 from console.parallel import parallel_reads
 from console.rules.charts import SPANS, span_of
 from console.rules.worker_figures import worker_figures
@@ -23,11 +23,11 @@ EVENTS_MAX_CHARS = 64
 
 
 async def page(request: Request) -> Response:
-    place = here(request)
+    context = context_of(request)
     span = span_of(request.query_params.get("span"))
     event = request.query_params.get("event", "")[:EVENTS_MAX_CHARS]
     before = request.query_params.get("before", "")
-    session, read = place.session, place.database.read
+    session, read = context.session, context.database.read
 
     def audits(client: AsyncClient) -> Any:
         query: Any = client.table("audit_log").select("id,at,event,payload").eq("session_id", session)
@@ -40,15 +40,15 @@ async def page(request: Request) -> Response:
         return query.eq("session_id", session).order("id", desc=True).limit(REFUSED)
 
     async with parallel_reads() as reads:
-        status = reads.start(place.database.ask(lambda store: store.status(session)))
-        figures = reads.start(place.database.ask(lambda store: store.console.figures(session)))
+        status = reads.start(context.database.ask(lambda store: store.status(session)))
+        figures = reads.start(context.database.ask(lambda store: store.console.figures(session)))
         log = reads.start(read("audit", audits))
         listed = reads.start(read("refused", refused))
-        lost = reads.start(place.database.count("lost", lambda client: _lost(client, session)))
-        disk = reads.start(measure(None if place.town else place.console.folder))
-        messages = reads.start(activity(place.database, session, None, span))
-        ends = reads.start(connections(place.database, session, span))
-        situation = reads.start(place.situation())
+        lost = reads.start(context.database.count("lost", lambda client: _lost(client, session)))
+        disk = reads.start(measure(None if context.town else context.console.folder))
+        messages = reads.start(activity(context.database, session, None, span))
+        ends = reads.start(connections(context.database, session, span))
+        situation = reads.start(context.situation())
     values = {
         "status": status.value,
         "figures": figures.value,
@@ -64,15 +64,15 @@ async def page(request: Request) -> Response:
         "more": len(log.value) == AUDITS,
         "reported": worker_figures(status.value["session"]),
     }
-    return await place.show("health.html", values, situation=situation.value)
+    return await context.show("health.html", values, situation=situation.value)
 
 
 async def retry(request: Request) -> Response:
     """Files that were given up are fetched again."""
-    place = here(request)
-    await place.act("media_retry")
-    await place.database.ask(lambda store: store.console.media_requeue(place.session, RETRIED))
-    return go_to(f"{place.base}/health", did="retry")
+    context = context_of(request)
+    await context.act("media_retry")
+    await context.database.ask(lambda store: store.console.media_requeue(context.session, RETRIED))
+    return go_to(f"{context.base}/health", did="retry")
 
 
 def _lost(client: Any, session: str) -> Any:

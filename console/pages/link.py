@@ -7,7 +7,7 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
-from console.here import Here, here
+from console.context import PageContext, context_of
 from console.town import is_installed
 from console.viewer import go_to
 from worker.session.flags import PHONE, RequestKind
@@ -16,68 +16,68 @@ NOT_DIGITS = re.compile(r"[^0-9]")
 
 
 async def page(request: Request) -> Response:
-    place = here(request)
-    values = {"turned_down": await _turned_down(place), "has_virtual_phone": is_installed()}
-    return await place.show("link.html", values)
+    context = context_of(request)
+    values = {"turned_down": await _turned_down(context), "has_virtual_phone": is_installed()}
+    return await context.show("link.html", values)
 
 
 async def refresh(request: Request) -> Response:
-    return await _ask(here(request), RequestKind.REFRESH)
+    return await _ask(context_of(request), RequestKind.REFRESH)
 
 
 async def ask_for_code(request: Request) -> Response:
     """A pairing code for a number, however it was written."""
-    place = here(request)
-    form = await place.act("pairing_code")
+    context = context_of(request)
+    form = await context.act("pairing_code")
     number = NOT_DIGITS.sub("", form.get("phone", "")).removeprefix("00")
     if not PHONE.fullmatch(number):
-        return go_to(f"{place.base}/link", did="bad_number")
-    await _raise(place, RequestKind.PAIRING_CODE, phone=number)
-    return go_to(f"{place.base}/link", did="code")
+        return go_to(f"{context.base}/link", did="bad_number")
+    await _raise(context, RequestKind.PAIRING_CODE, phone=number)
+    return go_to(f"{context.base}/link", did="code")
 
 
 async def answer_passkey(request: Request) -> Response:
     """What the owner's browser signed, pasted. The worker removes it from the flag when it has it."""
-    place = here(request)
-    form = await place.act("passkey_answered")
-    await _raise(place, RequestKind.PASSKEY_ANSWERED, assertion=form.get("assertion", ""))
-    return go_to(f"{place.base}/link", did="passkey")
+    context = context_of(request)
+    form = await context.act("passkey_answered")
+    await _raise(context, RequestKind.PASSKEY_ANSWERED, assertion=form.get("assertion", ""))
+    return go_to(f"{context.base}/link", did="passkey")
 
 
 async def compare(request: Request) -> Response:
     """Whether the phone shows the code that this page showed."""
-    place = here(request)
-    form = await place.act("passkey_compared")
-    await _raise(place, RequestKind.PASSKEY_COMPARED, code=form.get("code", ""), same=form.get("same") == "true")
-    return go_to(f"{place.base}/link", did="compared")
+    context = context_of(request)
+    form = await context.act("passkey_compared")
+    await _raise(context, RequestKind.PASSKEY_COMPARED, code=form.get("code", ""), same=form.get("same") == "true")
+    return go_to(f"{context.base}/link", did="compared")
 
 
 async def confirm(request: Request) -> Response:
-    return await here(request).show("disconnect.html", {})
+    return await context_of(request).show("disconnect.html", {})
 
 
 async def disconnect(request: Request) -> Response:
-    return await _ask(here(request), RequestKind.DISCONNECT)
+    return await _ask(context_of(request), RequestKind.DISCONNECT)
 
 
-async def _ask(place: Here, ask: RequestKind) -> Response:
-    await place.act(ask.name.lower())
-    await _raise(place, ask)
-    return go_to(f"{place.base}/link", did=ask.name.lower())
+async def _ask(context: PageContext, ask: RequestKind) -> Response:
+    await context.act(ask.name.lower())
+    await _raise(context, ask)
+    return go_to(f"{context.base}/link", did=ask.name.lower())
 
 
-async def _raise(place: Here, ask: RequestKind, **value: object) -> None:
-    await place.database.ask(lambda store: store.console.raise_flag(place.session, ask.value, value))
+async def _raise(context: PageContext, ask: RequestKind, **value: object) -> None:
+    await context.database.ask(lambda store: store.console.raise_flag(context.session, ask.value, value))
 
 
-async def _turned_down(place: Here) -> str:
+async def _turned_down(context: PageContext) -> str:
     """Why the last request for a code was refused; empty if a code came after it, or nothing was refused lately."""
-    rows = await place.database.read(
+    rows = await context.database.read(
         "audit",
         lambda c: (
             c.table("audit_log")
             .select("event,payload")
-            .eq("session_id", place.session)
+            .eq("session_id", context.session)
             .in_("event", ["error", "pairing_code_generated", "connect", "console"])
             .order("at", desc=True)
             .limit(1)

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from console.access.logins import LOGIN_SECONDS, clean_who
-from console.here import console_of, viewer_of
-from console.viewer import Manners, address_of, go_to, read_form, read_own_form
+from console.context import console_of, viewer_of
+from console.viewer import ConsoleOptions, address_of, go_to, read_form, read_own_form
 
 
 async def form(request: Request) -> Response:
@@ -56,29 +56,29 @@ async def log_out(request: Request) -> Response:
     console = console_of(request)
     viewer = viewer_of(request)
     await read_own_form(request, viewer)
-    console.logins.close(request.cookies.get(console.manners.cookie))
+    console.logins.close(request.cookies.get(console.options.cookie))
     answer = RedirectResponse("/login", 303)
-    answer.delete_cookie(console.manners.cookie, secure=console.manners.secure, httponly=True, samesite="strict")
+    answer.delete_cookie(console.options.cookie, secure=console.options.secure, httponly=True, samesite="strict")
     return answer
 
 
 def _open(request: Request, who: str) -> Response:
     console = console_of(request)
-    console.logins.close(request.cookies.get(console.manners.cookie))
+    console.logins.close(request.cookies.get(console.options.cookie))
     answer = RedirectResponse("/", 303)
-    set_cookie(answer, console.manners, console.logins.open(who))
+    set_cookie(answer, console.options, console.logins.open(who))
     logger.info("console: {} logged in from {}", who, address_of(request))
     return answer
 
 
-def set_cookie(answer: Response, manners: Manners, value: str) -> None:
+def set_cookie(answer: Response, options: ConsoleOptions, value: str) -> None:
     """The cookie of a login."""
     answer.set_cookie(
-        manners.cookie,
+        options.cookie,
         value,
         max_age=int(LOGIN_SECONDS),
         path="/",
-        secure=manners.secure,
+        secure=options.secure,
         httponly=True,
         samesite="strict",
     )

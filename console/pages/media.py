@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from console.here import here
+from console.context import context_of
 from console.rules.files import SHOWN_TYPES, Span, parse_range
 from worker.errors import StoreUnavailable
 
@@ -25,10 +25,11 @@ COLUMNS = "id,file_name,kind,media(sha256,mime,bytes,storage_path)"
 
 
 async def file(request: Request) -> Response:
-    place = here(request)
+    context = context_of(request)
     message = int(request.path_params["message"])
-    rows = await place.database.read(
-        "file", lambda c: c.table("messages").select(COLUMNS).eq("session_id", place.session).eq("id", message).limit(1)
+    rows = await context.database.read(
+        "file",
+        lambda c: c.table("messages").select(COLUMNS).eq("session_id", context.session).eq("id", message).limit(1),
     )
     media = rows[0]["media"] if rows else None
     if not media:
@@ -44,7 +45,7 @@ async def file(request: Request) -> Response:
         return Response(None, 416, headers | {"content-range": f"bytes */{total}"})
     stack = AsyncExitStack()
     asked = f"bytes={span.first}-{span.last}" if span else None
-    answer = await stack.enter_async_context(place.database.file(media["storage_path"], asked))
+    answer = await stack.enter_async_context(context.database.file(media["storage_path"], asked))
     if answer.status_code not in (200, 206):
         await stack.aclose()
         if answer.status_code in (400, 404):

@@ -9,34 +9,34 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from console.here import Here, here
+from console.context import PageContext, context_of
 from console.viewer import go_to
 from worker.store.listed import exported_page
 
 
 async def take_back(request: Request) -> Response:
     """Try one again. The database says why if it cannot be."""
-    place = here(request)
+    context = context_of(request)
     item = int(request.path_params["item"])
-    await place.act("refused_retry", item=item)
-    code = await place.database.ask(lambda store: store.retry_refused(place.session, item))
-    return go_to(f"{place.base}/health", did="taken" if code is None else "not_taken")
+    await context.act("refused_retry", item=item)
+    code = await context.database.ask(lambda store: store.retry_refused(context.session, item))
+    return go_to(f"{context.base}/health", did="taken" if code is None else "not_taken")
 
 
 async def export(request: Request) -> Response:
     """Everything that is listed, with its content, as JSON lines."""
-    place = here(request)
-    await place.audit("refused_export")
+    context = context_of(request)
+    await context.audit("refused_export")
     headers = {"content-disposition": 'attachment; filename="refused.jsonl"'}
-    return StreamingResponse(_lines(place), media_type="application/jsonl", headers=headers)
+    return StreamingResponse(_lines(context), media_type="application/jsonl", headers=headers)
 
 
-async def _lines(place: Here) -> AsyncIterator[bytes]:
+async def _lines(context: PageContext) -> AsyncIterator[bytes]:
     after = 0
-    while page := await _page(place, after):
+    while page := await _page(context, after):
         yield b"".join(json.dumps(document, default=str).encode() + b"\n" for document in page)
         after = int(page[-1]["id"])
 
 
-async def _page(place: Here, after: int) -> list[dict[str, Any]]:
-    return await place.database.ask(lambda store: exported_page(store, place.session, after))
+async def _page(context: PageContext, after: int) -> list[dict[str, Any]]:
+    return await context.database.ask(lambda store: exported_page(store, context.session, after))

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from console.here import Here, here
+from console.context import PageContext, context_of
 from console.messages import group_names
 from console.rules.days import day_begins
 from console.rules.people import Names
@@ -29,11 +29,11 @@ FIELDS = ("q", "group", "person", "kind", "since", "until", "offset", "file", "s
 
 async def page(request: Request) -> Response:
     """What was asked stands in the address; without anything asked there is the form alone."""
-    place = here(request)
+    context = context_of(request)
     asked = {name: request.query_params.get(name, "").replace("\0", "").strip() for name in FIELDS}
     is_asked = any(value for name, value in asked.items() if name not in ("offset", "sort"))
-    found = await _find(place, asked) if is_asked else None
-    groups = await group_names(place.database, place.session)
+    found = await _find(context, asked) if is_asked else None
+    groups = await group_names(context.database, context.session)
     names = Names()
     if found:
         names.learn({**each, "push_name": each["name"], "sender_alt": None} for each in found.results)
@@ -47,10 +47,10 @@ async def page(request: Request) -> Response:
         "names": names,
         "more": urlencode({**asked, "cursor": found.next}) if found and found.next else None,
     }
-    return await place.show("search.html", values)
+    return await context.show("search.html", values)
 
 
-async def _find(place: Here, asked: Mapping[str, str]) -> Found:
+async def _find(context: PageContext, asked: Mapping[str, str]) -> Found:
     """Raises:
     HTTPException: what was asked makes no sense: no day, no number.
     """
@@ -70,14 +70,14 @@ async def _find(place: Here, asked: Mapping[str, str]) -> Found:
     if asked["file"]:
         narrow["has_file"] = True
     if asked["person"]:
-        narrow["people"] = await _people(place, asked["person"]) or ["nobody"]
-    return await place.database.ask(
+        narrow["people"] = await _people(context, asked["person"]) or ["nobody"]
+    return await context.database.ask(
         lambda store: store.console.search(
-            place.session,
+            context.session,
             asked["q"],
             narrow,
             sort=asked["sort"] if asked["sort"] in SORTS else SORTS[0],
-            cursor=_cursor(place.request.query_params.get("cursor")),
+            cursor=_cursor(context.request.query_params.get("cursor")),
             limit=PAGE,
         )
     )
@@ -88,22 +88,22 @@ def _cursor(text: str | None) -> str | None:
     return text if text and CURSOR.fullmatch(text) else None
 
 
-async def _people(place: Here, wanted: str) -> list[str]:
+async def _people(context: PageContext, wanted: str) -> list[str]:
     """The senders whose name or number holds these words."""
     like = "%" + wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     digits = "".join(letter for letter in wanted if letter.isascii() and letter.isdigit())
     columns = [("push_name", like), *([("number", f"%{digits}%")] if digits else []), ("sender", like)]
     found: list[str] = []
     for column, pattern in columns:
-        found += await _people_like(place, column, pattern)
+        found += await _people_like(context, column, pattern)
     return list(dict.fromkeys(found))[:PEOPLE]
 
 
-async def _people_like(place: Here, column: str, pattern: str) -> list[str]:
-    rows = await place.database.read(
+async def _people_like(context: PageContext, column: str, pattern: str) -> list[str]:
+    rows = await context.database.read(
         "people",
         lambda c: (
-            c.table("people").select("sender").eq("session_id", place.session).ilike(column, pattern).limit(PEOPLE)
+            c.table("people").select("sender").eq("session_id", context.session).ilike(column, pattern).limit(PEOPLE)
         ),
     )
     return [row["sender"] for row in rows]

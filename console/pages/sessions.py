@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
+from console.context import console_of, context_of
 from console.database import Row
-from console.here import console_of, here
 from console.texts import LANGUAGES
 from console.viewer import PREFERENCE_SECONDS, THEMES, go_to, is_local_path, read_form
 
@@ -17,16 +17,16 @@ COLUMNS = "id,status,wa_name,wa_number,lease_expires_at,say:detail->>say,updated
 
 async def start(request: Request) -> Response:
     """The session of this console: its code if it is not linked, its messages if it is."""
-    place = here(request)
-    situation = await place.situation()
-    return go_to(f"{place.base}/{'feed' if situation.linked else 'link'}")
+    context = context_of(request)
+    situation = await context.situation()
+    return go_to(f"{context.base}/{'feed' if situation.linked else 'link'}")
 
 
 async def listed(request: Request) -> Response:
-    place = here(request)
-    rows = await place.database.read("sessions", lambda c: c.table("wa_sessions").select(COLUMNS).order("id"))
+    context = context_of(request)
+    rows = await context.database.read("sessions", lambda c: c.table("wa_sessions").select(COLUMNS).order("id"))
     now = datetime.now(UTC)
-    return await place.show("sessions.html", {"rows": [row | {"served": _is_served(row, now)} for row in rows]})
+    return await context.show("sessions.html", {"rows": [row | {"served": _is_served(row, now)} for row in rows]})
 
 
 async def prefer(request: Request) -> Response:
@@ -36,7 +36,7 @@ async def prefer(request: Request) -> Response:
     back = form.get("back", "/")
     answer = go_to(back if is_local_path(back) else "/")
     wishes = {"language": set(LANGUAGES), "theme": set(THEMES)}
-    secure = console.manners.secure
+    secure = console.options.secure
     for name, allowed in wishes.items():
         wish = form.get(name, "")
         if wish in allowed:

@@ -21,7 +21,7 @@ KINDS_WITH_RAW = ("voice", "audio", "system", "call")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spot:
+class Location:
     """Where a location message points to."""
 
     latitude: float
@@ -59,12 +59,12 @@ class Poll:
     voters: int | None = None
 
 
-def spot(row: Mapping[str, Any]) -> Spot | None:
+def location_of(row: Mapping[str, Any]) -> Location | None:
     """The coordinates of a location message."""
     content = _content(row)
     latitude, longitude = content.get("latitude"), content.get("longitude")
     if _is_degree(latitude, 90) and _is_degree(longitude, 180):
-        return Spot(latitude=float(latitude), longitude=float(longitude))  # type: ignore[arg-type]
+        return Location(latitude=float(latitude), longitude=float(longitude))  # type: ignore[arg-type]
     return None
 
 

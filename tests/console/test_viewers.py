@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from console.live import POLL_SECONDS, SLOWEST_SECONDS, Live, pause
+from console.live import POLL_SECONDS, SLOWEST_SECONDS, LiveFeed, pause
 from console.viewer import Viewer
 from testkit.waiting import until
 from tests.console.rows import recent
@@ -47,8 +47,8 @@ async def test_ten_viewers_share_each_read(
         monkeypatch.setattr(owner, name, counting)
 
     count(Console, "change_cursor")
-    count(Live, "_look")
-    count(Live, "_poll")
+    count(LiveFeed, "_look")
+    count(LiveFeed, "_poll")
     render = Viewer.render
 
     def rendering(viewer: Viewer, template: str, values: Any) -> str:

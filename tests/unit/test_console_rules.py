@@ -14,7 +14,7 @@ from console.access.logins import ATTEMPT_SECONDS, ATTEMPTS, IDLE_SECONDS, LINK_
 from console.app import STATIC
 from console.rules.bubbles import make_bubbles
 from console.rules.charts import SPANS, make_chart, span_of
-from console.rules.contents import Card, Option, Poll, cards, notice, poll, spot, waveform
+from console.rules.contents import Card, Option, Poll, cards, location_of, notice, poll, waveform
 from console.rules.formatting import to_html
 from console.rules.people import Names
 from console.rules.situations import NAMELESS, TONES, judge
@@ -172,7 +172,7 @@ def test_a_person_is_called_by_what_is_known() -> None:
 @pytest.mark.parametrize("raw", [None, {}, [], "x", {"message": {"audioMessage": 1}}, {"message": [1], "contacts": 1}])
 def test_a_payload_of_any_shape_is_read(raw: Any) -> None:
     odd = {"raw": raw, "content": raw, "text": None, "kind": "location"}
-    assert spot(odd) is None
+    assert location_of(odd) is None
     assert cards(odd) == []
     assert waveform(odd) == []
     assert notice(odd) == ("", [])
@@ -180,11 +180,11 @@ def test_a_payload_of_any_shape_is_read(raw: Any) -> None:
 
 def test_coordinates_are_numbers_on_this_earth() -> None:
     place = {"latitude": 52.5, "longitude": 13.25}
-    found = spot({"content": place})
+    found = location_of({"content": place})
     assert found
     assert found.url == "https://www.openstreetmap.org/?mlat=52.500000&mlon=13.250000&zoom=16"
     for wrong in (91, "52", True, None, float("inf")):
-        assert spot({"content": {**place, "latitude": wrong}}) is None
+        assert location_of({"content": {**place, "latitude": wrong}}) is None
 
 
 def test_contacts_and_results_come_from_the_content_else_from_the_text() -> None:

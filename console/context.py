@@ -15,14 +15,14 @@ from starlette.responses import Response
 
 from console.access.logins import Logins
 from console.database import Database
-from console.live import Live
+from console.live import LiveFeed
 from console.rules.situations import Situation, judge
 from console.town import Town, Towns
-from console.viewer import LoginNeeded, Manners, Viewer, find_viewer, read_action
+from console.viewer import ConsoleOptions, LoginNeeded, Viewer, find_viewer, read_action
 from worker.settings import SESSION_NAME
 
 SESSION = re.compile(SESSION_NAME)
-LIVES_MAX = 200
+FEEDS_MAX = 200
 
 
 @dataclass(kw_only=True)
@@ -31,29 +31,29 @@ class Console:
 
     database: Database
     logins: Logins
-    manners: Manners
+    options: ConsoleOptions
     session: str  # WORKER_SESSION: what the start page opens
     tasks: anyio.abc.TaskGroup
     say: Callable[[str], None]
     towns: Towns
     address: str = ""
     folder: Path | None = None  # of the embedded database, if that is the one
-    lives: dict[str, Live] = field(default_factory=dict)
+    feeds: dict[str, LiveFeed] = field(default_factory=dict)
 
     def database_of(self, session: str) -> Database:
         """Where this session lives: a town has a database of its own."""
         town = self.towns.of(session)
         return town.database if town else self.database
 
-    def live(self, session: str) -> Live:
+    def live(self, session: str) -> LiveFeed:
         """The one reader of a session's changes."""
-        if session not in self.lives:
-            for name in [name for name in self.lives if self.towns.is_gone(name)]:
-                del self.lives[name]
-            if len(self.lives) >= LIVES_MAX:
+        if session not in self.feeds:
+            for name in [name for name in self.feeds if self.towns.is_gone(name)]:
+                del self.feeds[name]
+            if len(self.feeds) >= FEEDS_MAX:
                 raise HTTPException(503)
-            self.lives[session] = Live(self.database_of(session), session, self.tasks)
-        return self.lives[session]
+            self.feeds[session] = LiveFeed(self.database_of(session), session, self.tasks)
+        return self.feeds[session]
 
     def link(self) -> str:
         """A new one-time link, for the terminal."""
@@ -61,7 +61,7 @@ class Console:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
+class PageContext:
     """A request of somebody who has logged in, about one session."""
 
     console: Console
@@ -108,10 +108,10 @@ def console_of(request: Request) -> Console:
 def viewer_of(request: Request) -> Viewer:
     """Whoever asks, logged in or not."""
     console = console_of(request)
-    return find_viewer(request, console.logins, console.manners)
+    return find_viewer(request, console.logins, console.options)
 
 
-def here(request: Request) -> Here:
+def context_of(request: Request) -> PageContext:
     """Raises:
     LoginNeeded: nobody has logged in.
     HTTPException: no session can have this name.
@@ -127,18 +127,18 @@ def here(request: Request) -> Here:
     if town:
         town.see()
     database = console.database_of(session)
-    return Here(console=console, viewer=viewer, session=session, request=request, town=town, database=database)
+    return PageContext(console=console, viewer=viewer, session=session, request=request, town=town, database=database)
 
 
-def frame_of(place: Here, situation: Situation) -> dict[str, Any]:
+def frame_of(context: PageContext, situation: Situation) -> dict[str, Any]:
     """What the frame of a page shows."""
     return {
-        "session": place.session,
-        "base": place.base,
-        "home": f"/s/{place.console.session}",
-        "town": place.town,
-        "present_town": place.console.towns.present,
+        "session": context.session,
+        "base": context.base,
+        "home": f"/s/{context.console.session}",
+        "town": context.town,
+        "present_town": context.console.towns.present,
         "situation": situation,
-        "did": place.request.query_params.get("did", ""),
-        "section": place.request.url.path.removeprefix(place.base).strip("/").split("/")[0],
+        "did": context.request.query_params.get("did", ""),
+        "section": context.request.url.path.removeprefix(context.base).strip("/").split("/")[0],
     }
