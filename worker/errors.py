@@ -3,30 +3,30 @@
     WorkerError
     ├── SettingsError            a setting is missing or wrong; the text names it (exit code 2)
     ├── StoreError               Supabase
-    │   ├── StoreUnavailable     no answer, or an answer that a retry may change; the outcome is unknown
-    │   │   ├── TooSlow          the time for this call ran out; a smaller one may pass
-    │   │   └── UnexpectedAnswer not one of Supabase's own: a gateway's page, an empty body; one such proves nothing
-    │   │       ├── KeyRefused   401 or 403, which a good key gets now and then, too
-    │   │       └── TooLarge     413: a smaller body may pass
-    │   ├── StoreRefused         it answered no, and would again (`code` is Postgres' or PostgREST's)
-    │   ├── StaleFence           another worker holds the lease: this one may write nothing more
-    │   ├── StaleEpoch           a newer connection of this worker exists: the batch belongs to an old one
-    │   └── SequenceGap          a batch is missing before this one: a broken invariant
-    ├── StateError               credentials are there but cannot be read (torn, or the wrong WORKER_STATE_KEY)
-    ├── InstallFailed        the npm packages could not be installed
+    │   ├── StoreUnavailable     no answer, or one that a retry may change; the outcome is unknown
+    │   │   ├── TooSlow          the call timed out; a smaller one may succeed
+    │   │   └── UnexpectedAnswer not from Supabase itself: a gateway's page, an empty body; one proves nothing
+    │   │       ├── KeyRefused   401 or 403, which even a good key gets now and then
+    │   │       └── TooLarge     413: a smaller body may succeed
+    │   ├── StoreRefused         a final refusal (`code` is Postgres' or PostgREST's)
+    │   ├── StaleFence           another worker holds the lease: this one must not write any more
+    │   ├── StaleEpoch           the batch belongs to a connection that a newer one replaced
+    │   └── SequenceGap          the batch before this one is missing: a broken invariant
+    ├── StateError               credentials exist but cannot be read (torn, or the wrong WORKER_STATE_KEY)
+    ├── InstallFailed            the npm packages could not be installed
     ├── Stuck                    the connection keeps stalling
     ├── BridgeError              the sidecar
-    │   ├── SidecarGone          its process ended, or broke the protocol
-    │   ├── CallTimeout          a call was not answered in time
-    │   └── CallFailed           it answered with an error (`code`, `data`)
+    │   ├── SidecarGone          its process ended or broke the protocol
+    │   ├── CallTimeout          it did not answer a call in time
+    │   └── CallFailed           it answered a call with an error (`code`, `data`)
     └── MediaError               one file
         ├── MediaUnavailable     network or server trouble: try again later
-        ├── MediaExpired         WhatsApp no longer has it: ask the phone for a re-upload
+        ├── MediaExpired         WhatsApp no longer has it: ask the phone to upload it again
         ├── MediaTooLarge        over WORKER_MAX_MEDIA_MB
-        ├── MediaRefused         its address is not one that we fetch from, or its type may not be stored
+        ├── MediaRefused         we do not fetch from its address, or do not store its type
         └── MediaCorrupt         a hash, the MAC, the length or the padding is wrong
 
-Branch on the type or on an attribute, never on the text. Errors of libraries are translated at the edge, with `from`.
+Branch on the type or an attribute, never on the text. Library errors are translated at the edge, with `from`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import ClassVar
 
 
 class ExitCode(IntEnum):
-    """Every exit code of `wa-worker` with its meaning, as the help prints it. An error class names its own."""
+    """Every exit code of `wa-worker` with its meaning, as the help prints it. Error classes set `exit_code`."""
 
     meaning: str
 
@@ -59,7 +59,7 @@ class ExitCode(IntEnum):
 
 
 class WorkerError(Exception):
-    """The base of all errors that this project raises."""
+    """Base class of all errors that this project raises."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAULT
 
@@ -75,30 +75,30 @@ class InstallFailed(WorkerError):
 
 
 class StoreError(WorkerError):
-    """Supabase did not do what it was asked."""
+    """A call to Supabase failed."""
 
     exit_code = ExitCode.STORE
 
 
 class StoreUnavailable(StoreError):
-    """No answer, or one that a retry may change. The statement may have been committed all the same.
+    """No answer, or one that a retry may change. The statement may still have been committed.
 
     Attributes:
-        sent_at: `time.monotonic()` when the call was sent, after its turn had come; None if nobody noted it.
+        sent_at: `time.monotonic()` when the call was sent, after waiting for its turn; None if not recorded.
     """
 
     sent_at: float | None = None
 
 
 class TooSlow(StoreUnavailable):
-    """Our own time limit for the call ran out, or the database's for the statement (57014). A smaller one may pass."""
+    """The call hit our time limit, or the statement the database's (57014). A smaller one may succeed."""
 
 
 class UnexpectedAnswer(StoreUnavailable):
-    """An answer that a gateway, a reload or a wrong setting gives. A good setting gets one now and then: ask again.
+    """An answer from a gateway, during a reload, or due to a wrong setting. Good settings get one now and then: retry.
 
     Attributes:
-        remedy: what the operator should do if it never answers otherwise; None if no setting can be at fault.
+        remedy: what the operator should do if it persists; None if no setting can be the cause.
     """
 
     def __init__(self, message: str, remedy: str | None = None) -> None:
@@ -107,15 +107,15 @@ class UnexpectedAnswer(StoreUnavailable):
 
 
 class KeyRefused(UnexpectedAnswer):
-    """401 or 403. Believed at the start after a second look; later only after minutes of nothing else."""
+    """401 or 403. Final at start-up after a few in a row; later only after minutes of nothing else."""
 
 
 class TooLarge(UnexpectedAnswer):
-    """413: what stands before the database takes no body of this size. A smaller one may pass."""
+    """413: a gateway before the database refuses a body of this size. A smaller one may succeed."""
 
 
 class StoreRefused(StoreError):
-    """Supabase said no and would say it again.
+    """Supabase refused, and would refuse again.
 
     Attributes:
         code: Postgres' SQLSTATE or PostgREST's code, e.g. `"22P05"`.
@@ -131,31 +131,31 @@ class StaleFence(StoreError):
 
 
 class StaleEpoch(StoreError):
-    """The batch belongs to a connection that a newer one has replaced."""
+    """The batch belongs to a connection that a newer one replaced."""
 
 
 class SequenceGap(StoreError):
-    """A batch arrived whose predecessor was never committed."""
+    """The batch before this one was never committed."""
 
 
 class StateError(WorkerError):
-    """The stored account state is present but unreadable; it must never be taken for absent."""
+    """The stored account state exists but is unreadable. Never treat it as absent."""
 
     exit_code = ExitCode.STATE
 
 
 class Stuck(WorkerError):
-    """The connection keeps stalling: neither a new socket nor a new sidecar helped. The process must be restarted."""
+    """The connection keeps stalling; a new socket and a new sidecar did not help. Restart the process."""
 
     exit_code = ExitCode.STUCK
 
 
 class BridgeError(WorkerError):
-    """The sidecar did not do what it was asked."""
+    """A call to the sidecar failed."""
 
 
 class SidecarGone(BridgeError):
-    """The sidecar's process ended, or what it wrote is not the protocol."""
+    """The sidecar's process ended or broke the protocol."""
 
 
 class CallTimeout(BridgeError):
@@ -167,7 +167,7 @@ class CallFailed(BridgeError):
 
     Attributes:
         code: the JSON-RPC error code.
-        data: what the error object carried beside its message, or None.
+        data: the error object's `data`, or None.
     """
 
     def __init__(self, message: str, code: int, data: object = None) -> None:
@@ -185,7 +185,7 @@ class MediaUnavailable(MediaError):
 
 
 class MediaExpired(MediaError):
-    """A host no longer has the file (HTTP 403, 404 or 410). `others_silent`: another one could not be asked."""
+    """A host no longer has the file (HTTP 403, 404 or 410). `others_silent`: another host could not be asked."""
 
     def __init__(self, *args: object, others_silent: bool = False) -> None:
         super().__init__(*args)
@@ -197,11 +197,11 @@ class MediaTooLarge(MediaError):
 
 
 class MediaRefused(MediaError):
-    """The file's address or type is not one that we accept."""
+    """We do not accept the file's address or type."""
 
 
 class MediaCorrupt(MediaError):
-    """A hash, the MAC, the length or the padding of the file is wrong. `copies`: of how many hosts."""
+    """A hash, the MAC, the length or the padding of the file is wrong. `copies`: how many hosts' copies were."""
 
     def __init__(self, *args: object, copies: int = 1) -> None:
         super().__init__(*args)
@@ -218,7 +218,7 @@ def unwrapped() -> Iterator[None]:
 
 
 def cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception to report: the first that is more than the end of a sidecar, which may only follow from it."""
+    """The exception to report. Prefers the first that is not a BridgeError, which is often only a consequence."""
 
     def leaves(error: BaseException) -> Iterator[BaseException]:
         if isinstance(error, BaseExceptionGroup):

@@ -1,7 +1,6 @@
-"""Makes the parts of a leased session and connects them to each other. Decides nothing.
+"""Builds the parts of a leased session and wires them together. Decides nothing.
 
-A leased session lasts as long as the lease. Several sidecars may live in it one after the other, and several
-connections in each of them.
+A leased session lasts as long as its lease. It may run several sidecars in turn, each with several connections.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ NO_LONGER_THERE = (403, 404, 410)
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all sessions of a process share. `folder`: its data; `leased`: those that are served now."""
+    """What all sessions of a process share. `folder`: the data folder; `leased`: sessions being served."""
 
     store: Store
     owner: str
@@ -75,23 +74,23 @@ class Shared:
     leased: list[LeasedSession] = field(default_factory=list)
 
     def show_key_refusal(self, refused: str | None) -> None:
-        """Show in every session that Supabase refuses the key; with None, that it no longer does."""
+        """Show in every session that Supabase refuses the key; None: show that it accepts the key again."""
         for one in self.leased:
             one.show_key_refusal(refused)
 
 
 class Phone:
-    """The way to the phone and to WhatsApp, while there is a sidecar: what the download of files needs of them."""
+    """What file downloads need from the phone and from WhatsApp; available while a sidecar runs."""
 
     def __init__(self) -> None:
         self.peer: Peer | None = None
 
     async def refresh(self, key: Json, content: Json) -> Json:
-        """The message with a new path.
+        """Ask the phone to upload the file again. Returns the message with the new path.
 
         Raises:
             MediaExpired: the phone no longer has the file.
-            MediaUnavailable: it could not be asked, or did not answer.
+            MediaUnavailable: the phone could not be asked, or did not answer.
         """
         if self.peer is None:
             raise MediaUnavailable("no phone is linked at the moment")
@@ -104,10 +103,10 @@ class Phone:
             raise MediaUnavailable("the phone did not upload the file again") from failed
 
     async def media_hosts(self) -> MediaHostList:
-        """WhatsApp's hosts of files.
+        """WhatsApp's current media hosts.
 
         Raises:
-            MediaUnavailable: it cannot be asked at the moment.
+            MediaUnavailable: WhatsApp cannot be asked at the moment.
         """
         if self.peer is None:
             raise MediaUnavailable("no phone is linked at the moment")
@@ -116,7 +115,7 @@ class Phone:
 
 @dataclass(kw_only=True, eq=False)
 class LeasedSession:
-    """Everything that lives while we hold the lease."""
+    """Everything that exists while we hold the lease."""
 
     report: Report
     watch: DatabaseWatch
@@ -146,14 +145,14 @@ class LeasedSession:
         self.events.put(DatabaseGone(reason=self.watch.reason))
 
     def show_key_refusal(self, refused: str | None) -> None:
-        """Show that the key is refused; with None, show again what was shown before."""
+        """Show that Supabase refuses the key; None: restore the previous view."""
         if refused is None:
             if self._before_refusal is not None:
                 self.report.show(self._before_refusal)
             self._before_refusal = None
             return
         self._before_refusal = self.report.view
-        say = f"{refused}. Supabase has given no other answer for minutes; it is asked once a minute."
+        say = f"{refused}. Supabase has given no other answer for minutes; the worker asks again once a minute."
         self.report.show(View(status="disconnected", state="needs_you", say=say))
 
 
@@ -185,7 +184,7 @@ async def open_leased_session(
 
 @dataclass(frozen=True, kw_only=True)
 class _Base:
-    """What the parts of one leased session are made from."""
+    """What the parts of one leased session are built from."""
 
     settings: Settings
     shared: Shared
@@ -255,7 +254,7 @@ def _make_leased_session(
 
 
 class _Ingestion:
-    """The committer, and who listens to it."""
+    """The committer and its listeners."""
 
     def __init__(self, base: _Base, cipher: StateCipher, flags: FlagWatch, media: MediaRunner) -> None:
         settings, session, report = base.settings, base.session, base.report
@@ -312,7 +311,7 @@ def _make_housekeeping(base: _Base) -> Housekeeping:
 
 
 def _make_figures(base: _Base, media: MediaRunner) -> FiguresPoller:
-    """The figures for whoever scrapes; they are read when somebody does."""
+    """The figures for /metrics. They are read on demand."""
     health = base.health
     figures = FiguresPoller(base.shared.store, base.settings.worker_session, health)
     health.metrics.away = lambda: base.watch.away
@@ -322,13 +321,13 @@ def _make_figures(base: _Base, media: MediaRunner) -> FiguresPoller:
 
 
 def _forget(health: SessionHealth) -> None:
-    """What was read of a leased session that has ended."""
+    """Detach the health page from a leased session that has ended."""
     health.refresh, health.metrics.away = None, lambda: False
 
 
 @asynccontextmanager
 async def _open_downloads(settings: Settings, shared: Shared, phone: Phone) -> AsyncIterator[Downloader]:
-    """The process's downloads, seen from one account. One with a proxy of its own has its own connections."""
+    """The process's downloader, bound to one account. An account with its own proxy gets its own connections."""
     limits, hosts = Limits(max_bytes=settings.max_media_bytes), MediaHosts(phone.media_hosts)
     if settings.proxy is None:
         yield shared.downloader.beside(limits, hosts)
@@ -338,12 +337,12 @@ async def _open_downloads(settings: Settings, shared: Shared, phone: Phone) -> A
 
 
 def media_source(settings: Settings) -> Source:
-    """From where files are fetched."""
+    """Where to fetch files from."""
     return Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
 
 
 def poll_timing(settings: Settings) -> PollTiming:
-    """How often the database is polled, and how long it is waited for."""
+    """How often to poll the database, and how long to wait for it."""
     return PollTiming(poll=settings.worker_poll_ms / 1000, lease=float(settings.worker_lease_s))
 
 
@@ -358,13 +357,13 @@ def _make_report(
 
 
 def _stored_figures(row: dict[str, Any]) -> dict[str, Any]:
-    """When an earlier process last heard from WhatsApp, and its commit times; they stay until this one has its own."""
+    """An earlier process's arrival and commit times, kept until this process has its own."""
     detail = row.get("detail") or {}
     return {name: detail[name] for name in ("heard", "commits") if isinstance(detail.get(name), dict)}
 
 
 def _kept(good: VersionClaim | None) -> dict[str, Any]:
-    """What of a version that worked is stored in the session's row."""
+    """The fields of the session's row that store the version that worked."""
     if good is None:
         return {}
     return {"version": list(good.version or ()), "version_at": good.facts()["at"]}
@@ -388,7 +387,7 @@ def _make_rules(settings: Settings, monitored: Monitored, first: FirstArrivals) 
 
 @asynccontextmanager
 async def open_supabase(settings: Settings, say: Callable[[str], None]) -> AsyncIterator[tuple[str, str, str]]:
-    """URL, key, and a description of the Supabase to use; the embedded one is started if none is configured."""
+    """URL, key and description of the Supabase to use. Starts the embedded one if none is configured."""
     if settings.supabase_url and settings.supabase_service_key:
         yield settings.supabase_url, settings.supabase_service_key.get_secret_value(), settings.supabase_url
         return

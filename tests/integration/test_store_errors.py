@@ -282,7 +282,7 @@ async def test_the_check_says_when_it_is_no_supabase_that_answers(answering: tup
     server.status, server.body = 404, "<html>nothing here</html>"
     with pytest.raises(UnexpectedAnswer) as raised:
         await store.check()
-    assert "SUPABASE_URL is no Supabase" in (raised.value.remedy or "")
+    assert "SUPABASE_URL is not Supabase" in (raised.value.remedy or "")
     server.status, server.body = 200, '{"version": "20200101000000"}'
     with pytest.raises(SettingsError, match="migrations"):
         await store.check()

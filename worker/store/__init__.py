@@ -1,4 +1,4 @@
-"""Supabase: the database, the bucket, and the embedded one that is started when none is configured."""
+"""Supabase: the database, the bucket, and the embedded server for when none is configured."""
 
 from worker.store.bucket import BUCKET, Bucket
 from worker.store.client import Timeouts

@@ -1,7 +1,7 @@
-"""Whether the database answers, and since when it does not.
+"""Tracks whether the database answers, and since when it does not.
 
-Callers report each call. After `patience` seconds without an answer to one of them, the connection is told once. It
-then ends the socket with that reason, and reconnects only when the database answers.
+Callers report each call. When a caller has had no answer for `patience` seconds, the connection is told once. It ends
+the socket with that reason, and reconnects only when the database answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class DatabaseWatch:
-    """Which callers wait for the database, and since when."""
+    """Records which callers wait for the database, and since when."""
 
     def __init__(
         self,
@@ -35,14 +35,14 @@ class DatabaseWatch:
         self._patience: dict[Source, float] = {"commit": patience, "state": patience, "lease": lease_patience}
         self._clock = clock
         self._since: dict[Source, float] = {}
-        self.reason = ""  # why the last call that failed did, for people
+        self.reason = ""  # why the last failed call failed, for people
         self._back = anyio.Event()
 
     async def observe(self, source: Source, call: Awaitable[T]) -> T:
         """Await one database call and note whether the database answered.
 
         Raises:
-            StoreUnavailable: as the call did, like everything else that it raises.
+            StoreUnavailable: and whatever else the call raises.
         """
         started = self._clock()
         try:
@@ -57,7 +57,7 @@ class DatabaseWatch:
         return result
 
     def unanswered(self, source: Source, since: float, why: str) -> None:
-        """A call that began at `since`, by the clock of this watch, had no answer."""
+        """A call that began at `since` (by this watch's clock) got no answer."""
         self.reason = why
         self._since.setdefault(source, since)
 
@@ -68,12 +68,12 @@ class DatabaseWatch:
 
     @property
     def away(self) -> bool:
-        """At least one caller has no answer."""
+        """True if at least one caller is waiting for an answer."""
         return bool(self._since)
 
     @property
     def gone(self) -> bool:
-        """A caller has had no answer for longer than its patience."""
+        """True if a caller has been without an answer for longer than its patience."""
         return any(self._clock() - since > self._patience[source] for source, since in self._since.items())
 
     def forget(self) -> None:
@@ -87,12 +87,12 @@ class DatabaseWatch:
             self.answered(source)
 
     async def back(self) -> None:
-        """Wait until everybody has an answer."""
+        """Wait until every caller has an answer."""
         while self._since:
             await self._back.wait()
 
     async def run(self, tell: Callable[[], None]) -> None:
-        """Call `tell` each time that the patience ends."""
+        """Call `tell` each time a caller's patience ends."""
         while True:
             while not self.gone:  # noqa: ASYNC110 - no event says that time has passed
                 await anyio.sleep(LOOK_SECONDS)

@@ -12,7 +12,7 @@ from supabase import AsyncClient
 from worker.store.client import Timeouts, translated
 
 BUCKET = "wa-media"
-NO_BUCKET = ("400", "404")  # Storage of several versions
+NO_BUCKET = ("400", "404")  # depends on the version of Storage
 SLOWEST_BYTES_PER_S = 250_000.0  # 2 Mbit/s, as in `Timeouts.transfer`
 
 
@@ -24,9 +24,9 @@ class Bucket:
         self._timeouts = timeouts
 
     async def ensure(self) -> bool:
-        """Create the private bucket if it is missing; True if it was.
+        """Create the private bucket if it is missing. Returns True if it was.
 
-        Looks first: an attempt to create one that exists leaves an error line in the log of a hosted Postgres.
+        Checks first: trying to create an existing bucket leaves an error in a hosted Postgres' log.
         """
         with translated("bucket", self._timeouts.call):
             if await self._is_there():
@@ -34,7 +34,7 @@ class Bucket:
             try:
                 await self._client.storage.create_bucket(BUCKET, options={"public": False})
             except StorageApiError as error:
-                if str(error.status) != "409":  # another worker made it just now
+                if str(error.status) != "409":  # another worker has just created it
                     raise
                 return False
             return True
@@ -46,26 +46,26 @@ class Bucket:
             if str(error.status) not in NO_BUCKET:
                 raise
             return False
-        except ValidationError:  # storage3 cannot read the embedded Supabase's times
+        except ValidationError:  # storage3 cannot parse the embedded Supabase's timestamps
             return True
         return True
 
     async def upload(self, path: str, content: bytes | Path, mime: str) -> None:
-        """Store an object, replacing one that a crash may have left half written. A `Path` is streamed."""
+        """Store an object, replacing a half-written one that a crash may have left. A `Path` is streamed."""
         with translated("upload", max(self._timeouts.transfer, _size(content) / SLOWEST_BYTES_PER_S)):
             try:
                 await self._client.storage.from_(BUCKET).upload(
                     path, content, {"content-type": mime, "upsert": "true", "cache-control": "3600"}
                 )
             except StorageApiError as error:
-                if str(error.status) != "409":  # it is there, under the hash of its content
+                if str(error.status) != "409":  # already stored: the path is the hash of the content
                     raise
 
     async def download(self, path: str) -> bytes:
         """The whole object, for checks and tests.
 
         Raises:
-            StoreRefused: if there is none (`code` 404 or 400).
+            StoreRefused: there is no such object (`code` 404 or 400).
         """
         with translated("download", self._timeouts.transfer):
             return bytes(await self._client.storage.from_(BUCKET).download(path))

@@ -1,7 +1,7 @@
-"""Encrypts credentials and keys at rest with AES-256-GCM, if WORKER_STATE_KEY is set.
+"""Encrypts credentials and keys at rest (AES-256-GCM) if WORKER_STATE_KEY is set.
 
-Each session has a key of its own, derived from WORKER_STATE_KEY (HKDF-SHA256), which opens nothing of another session.
-Values from before that were encrypted with WORKER_STATE_KEY itself. They are read, and take the new key as they change.
+Each session has its own key, derived from WORKER_STATE_KEY (HKDF-SHA256), so one session's key opens no other's data.
+Older values were encrypted with WORKER_STATE_KEY itself. They stay readable, and get the session key when they change.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from worker.errors import StateError
 
-MARK = "enc:"  # what Baileys stores is JSON, which never begins like this
-# The first byte. Both are AES-256-GCM with the nonce in front.
-WITH_MASTER_KEY = b"\x01"  # by WORKER_STATE_KEY itself
+MARK = "enc:"  # Baileys stores JSON, which never starts like this
+# First byte of a value: which key. Both formats are AES-256-GCM with the nonce in front.
+WITH_MASTER_KEY = b"\x01"  # WORKER_STATE_KEY itself
 WITH_SESSION_KEY = b"\x02"
 NONCE_BYTES = 12
 KEY_BYTES = 32
-CREDENTIALS = "creds"  # type and name of the credentials, which are bound into the ciphertext
+CREDENTIALS = "creds"  # type and name of the credentials; both are authenticated with the ciphertext
 
 
 class StateCipher:
@@ -49,15 +49,15 @@ class StateCipher:
         return MARK + base64.b64encode(WITH_SESSION_KEY + nonce + sealed).decode()
 
     def open(self, type_: str, name: str, stored: str) -> str:
-        """The value that was stored. One stored before the key was set is returned as it is.
+        """The plaintext of a stored value. Values stored before the key was set are returned unchanged.
 
         Raises:
-            StateError: it is encrypted and the key is missing or wrong, or it was tampered with, or is torn.
+            StateError: it is encrypted and the key is missing or wrong, or it was tampered with or torn.
         """
         if not stored.startswith(MARK):
             return stored
         if not self._cipher:
-            raise StateError("WORKER_STATE_KEY: is not set, but the stored credentials are encrypted; set their key")
+            raise StateError("WORKER_STATE_KEY: not set, but the stored credentials are encrypted; set their key")
         try:
             raw = base64.b64decode(stored[len(MARK) :], validate=True)
             readers = self._readers.get(raw[:1])
@@ -70,7 +70,8 @@ class StateCipher:
             with suppress(InvalidTag, ValueError):
                 return reader.decrypt(nonce, sealed, self._context(type_, name)).decode()
         raise StateError(
-            "WORKER_STATE_KEY: does not fit the stored credentials, or they were tampered with; set their own key"
+            "WORKER_STATE_KEY: does not fit the stored credentials, or they were tampered with; set the key they were "
+            "encrypted with"
         )
 
     def _context(self, type_: str, name: str) -> bytes:

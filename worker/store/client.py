@@ -1,7 +1,7 @@
-"""The two supabase-py clients, and what their errors mean.
+"""The two supabase-py clients, and the translation of their errors.
 
-Two, so that media transfers cannot starve commits. Every call is bounded in time; none is retried here: whether to try
-again is the caller's decision. Bodies are never logged or quoted: an error of Postgres can hold a whole row.
+Two, so that media transfers cannot starve commits. Every call is bounded in time. None is retried here: that is the
+caller's decision. Bodies are never logged or quoted: a Postgres error can contain a whole row.
 What each answer leads to: docs/durability.md, "What the outside answers".
 """
 
@@ -38,19 +38,19 @@ from worker.outbound import http_client, why
 
 KEY_WORDS = "SUPABASE_SERVICE_KEY is refused ({}): it must be the secret key of the service role"
 SCHEMA_WORDS = "the database lacks our functions: apply supabase/migrations with `supabase db push`"
-URL_WORDS = "what answers at SUPABASE_URL is no Supabase ({}): set it to the project's address, without a path"
-# SQLSTATEs that say nothing about the statement: connection, resources, operator, object state, rollback.
+URL_WORDS = "the server at SUPABASE_URL is not Supabase ({}): set it to the project's address, without a path"
+# SQLSTATE classes that say nothing about the statement: connection, resources, operator, object state, rollback.
 TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
-# PostgREST: no connection, no pool slot, no schema cache. And 25006, read-only: hosted Supabase while its disk is full,
-# a replica until it takes over.
+# PostgREST without a connection, pool slot or schema cache. 25006 is read-only: hosted Supabase with a full disk, or
+# a replica before it takes over.
 TRANSIENT_CODES = frozenset({"25006", "PGRST000", "PGRST001", "PGRST002", "PGRST003"})
-# Postgres says no and means it: data, constraints, limits, a statement that is wrong, an error that a function raises.
+# Final refusals by Postgres: data, constraints, limits, a wrong statement, an error raised by a function.
 LASTING_CLASSES = frozenset({"21", "22", "23", "42", "54", "P0"})
 KEY_CODES = frozenset(
     {"401", "403", "PGRST300", "PGRST301", "PGRST302", "PGRST303"}
-)  # Storage: the status, in the body
+)  # Storage puts the status into the body
 BUSY_STATUS = frozenset({408, 425, 429, 502, 503, 504, *range(520, 531)})  # gateways; PostgREST without its database
-# The embedded Supabase has one code for all that it does not know: Postgres' other errors, and troubles of its own.
+# The embedded Supabase uses one code (SUP) for everything else: other Postgres errors and its own trouble.
 EMBEDDED_REFUSALS = ("error: ", "RangeError: ")
 STATES_IN_WORDS = {
     "25006": "it is read-only, as a hosted one is while its disk is full",
@@ -65,7 +65,7 @@ IN_WORDS = {
     413: "the request is too large for the gateway before Supabase",
     540: "the project is paused; resume it in its dashboard",
 }
-# A table needs more than `execute`; PostgREST answers 42501 as 401 or 403.
+# Which grant is missing depends on the object's kind. PostgREST answers 42501 with 401 or 403.
 DENIED = re.compile(r"permission denied for (function|table|view|sequence|schema) ([\w.\"$]{1,128})")
 GRANTS = {"function": "execute", "schema": "usage", "sequence": "usage"}
 CONFLICTS: dict[str, type[StoreError]] = {
@@ -79,26 +79,26 @@ CONFLICTS: dict[str, type[StoreError]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Timeouts:
-    """Seconds. `call` bounds a whole database call, `transfer` a whole upload."""
+    """Time limits in seconds. `call` bounds a whole database call, `transfer` a whole upload."""
 
     connect: float = 3.0
-    call: float = 10.0  # a batch of 500 takes 0.15 s here; hosted Supabase ends a statement after 8 s
-    transfer: float = 120.0  # 25 MB at 2 Mbit/s; a larger file has more (`Bucket.upload`)
+    call: float = 10.0  # a batch of 500 takes 0.15 s locally; hosted Supabase ends a statement after 8 s
+    transfer: float = 120.0  # 25 MB at 2 Mbit/s; larger files get more (`Bucket.upload`)
 
 
 @asynccontextmanager
 async def make_client(
     url: str, key: str, *, connect: float, read: float, connections: int
 ) -> AsyncIterator[AsyncClient]:
-    """A supabase-py client on an httpx client of its own.
+    """A supabase-py client with its own httpx client.
 
     Raises:
-        SettingsError: if the URL or the key cannot be one.
+        SettingsError: the URL or the key is malformed.
     """
     if not url.startswith(("http://", "https://")):
         raise SettingsError("SUPABASE_URL must start with https:// or http://")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise SettingsError("SUPABASE_SERVICE_KEY holds characters that no key has")
+        raise SettingsError("SUPABASE_SERVICE_KEY contains characters that no key has")
     timeout = httpx.Timeout(read, connect=connect, pool=read)
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     hooks = {"response": [judge_status]}
@@ -110,11 +110,11 @@ async def make_client(
 
 
 async def judge_status(response: httpx.Response) -> None:
-    """Raise for what is not an answer of Supabase itself. supabase-py's errors do not keep the status."""
+    """Raise if the response is not from Supabase itself. Done here because supabase-py's errors drop the status."""
     status, storage = response.status_code, "/storage/" in response.url.path
     reads = response.request.method in {"GET", "HEAD"}
     if reads and (status < 300 or (storage and status in {400, 404})):
-        return  # an object, as large as it may be; or there is none, which storage3 reads from an empty body, too
+        return  # an object, maybe a large one; or a missing object, which storage3 recognises even in an empty body
     await response.aread()
     error = judge(status, response.content, storage=storage)
     if error:
@@ -122,7 +122,7 @@ async def judge_status(response: httpx.Response) -> None:
 
 
 def judge(status: int, body: bytes, *, storage: bool = False) -> StoreError | None:
-    """The error that this status and body stand for; None: the body is one of Supabase's, and tells more."""
+    """The error for this status and body; None if the body is Supabase's own and says more."""
     if status < 300:
         return UnexpectedAnswer(f"HTTP {status} with {_kind(body)}") if _kind(body) != "JSON" else None
     if status in BUSY_STATUS:
@@ -164,25 +164,25 @@ def _code(told: dict[str, Any]) -> str:
 
 
 def _kind(body: bytes) -> str:
-    """What a body looks like, without looking into it."""
+    """What kind of body it is, judged by its first byte."""
     start = body.lstrip()[:1]
     if not start:
         return "an empty body"
     if start == b"<":
         return "an HTML page"
-    return "JSON" if start in b'{["-0123456789tfn' else "a body that is no JSON"
+    return "JSON" if start in b'{["-0123456789tfn' else "a body that is not JSON"
 
 
 @contextmanager
 def translated(what: str, seconds: float) -> Iterator[None]:
-    """Bounds a call to `seconds` and turns what the libraries raise into the worker's errors.
+    """Bound a call to `seconds` and turn library errors into the worker's errors.
 
     Raises:
-        StoreUnavailable: no answer, or one that a retry may change. It may have been done all the same.
-        TooSlow: as above; the time ran out.
-        UnexpectedAnswer: an answer that is not Supabase's own, or that a healthy one gives now and then. As above.
-        StaleFence, StaleEpoch, SequenceGap: the database holds another state than the caller.
-        StoreRefused: no, and it would be no again; `code` "stale_job": another process holds this media job.
+        StoreUnavailable: no answer, or one that a retry may change. The call may still have taken effect.
+        TooSlow: as above; the call timed out.
+        UnexpectedAnswer: as above; the answer is not Supabase's own, or one that a healthy Supabase gives now and then.
+        StaleFence, StaleEpoch, SequenceGap: the database's state differs from the caller's.
+        StoreRefused: a final refusal. `code` "stale_job": another process holds this media job.
     """
     try:
         with anyio.fail_after(seconds):
@@ -202,13 +202,13 @@ def translated(what: str, seconds: float) -> Iterator[None]:
     except StorageApiError as error:
         raise refusal(what, str(error.status), "") from None
     except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        raise UnexpectedAnswer(f"{what}: an answer that cannot be read") from error
+        raise UnexpectedAnswer(f"{what}: unreadable answer") from error
     except (UnicodeError, ValueError, RecursionError) as error:
         raise StoreRefused(f"{what}: cannot be written as JSON", "client") from error
 
 
 def refusal(what: str, code: str, message: str) -> StoreError:
-    """The error that an answer with this code stands for; `message` is looked at only where the code does not tell."""
+    """The error for an answer with this code. Reads `message` only where the code is not enough."""
     if code == "PT409" and message in CONFLICTS:
         return CONFLICTS[message](what)
     if code == "PT409":
@@ -235,7 +235,7 @@ def refusal(what: str, code: str, message: str) -> StoreError:
 
 
 def _denied(message: str) -> str:
-    """Which object, and which grant it lacks. The message of 42501 names objects of ours, never a value."""
+    """Which object lacks which grant. The message of 42501 names our objects, never a value."""
     found = DENIED.match(message)
     if not found:
         return KEY_WORDS.format("42501")

@@ -1,6 +1,6 @@
-"""The small files beside the embedded Supabase: where it is, and the keys that were made for it.
+"""The small files beside the embedded Supabase: its address and its generated keys.
 
-Both are of mode 0600 and written whole or not at all. An endpoint file may outlive its server: ask before believing it.
+Both have mode 0600 and are written atomically. An endpoint file may outlive its server: check that it answers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Endpoint:
 
 
 def read_endpoint(data_dir: Path) -> Endpoint | None:
-    """The server that the endpoint file names; it may have ended since."""
+    """The server named in the endpoint file, which may have ended since; None if there is no valid file."""
     try:
         return Endpoint(**json.loads((data_dir / ENDPOINT_FILE).read_text()), owned=False)
     except (OSError, ValueError, TypeError):
@@ -41,19 +41,19 @@ def read_endpoint(data_dir: Path) -> Endpoint | None:
 
 
 def write_endpoint(data_dir: Path, endpoint: Endpoint) -> None:
-    """For other commands and a second worker; everything but `owned`, which is each process's own."""
+    """Publish the server to other commands and a second worker. Omits `owned`, which differs per process."""
     document = asdict(endpoint)
     del document["owned"]
     _write_private(data_dir / ENDPOINT_FILE, json.dumps(document))
 
 
 def withdraw_endpoint(data_dir: Path) -> None:
-    """Nobody serves any longer."""
+    """Remove the endpoint file: the server has stopped."""
     (data_dir / ENDPOINT_FILE).unlink(missing_ok=True)
 
 
 def load_keys(data_dir: Path) -> dict[str, str]:
-    """The keys `secret`, `publishable` and `jwt`; made at the first call."""
+    """The keys `secret`, `publishable` and `jwt`. Generates them at the first call."""
     path = data_dir / KEYS_FILE
     if not path.exists():
         keys = {
@@ -65,14 +65,14 @@ def load_keys(data_dir: Path) -> dict[str, str]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read; remove it to have new keys made") from error
+        raise SettingsError(f"{path} cannot be read; remove it to generate new keys") from error
 
 
 def free_port() -> int:
-    """A loopback port on which nobody listens.
+    """A free loopback port.
 
-    Below the range from which the system takes the ports of outgoing connections: a client that tries and tries to
-    reach a server that is down could be given the server's own port, and would then be talking to itself.
+    Below the ephemeral range: a client that keeps connecting to a stopped server could otherwise get the server's port
+    as its own source port, and talk to itself.
     """
     for port in random.sample(PORTS, 100):
         if is_free(port):
@@ -91,7 +91,7 @@ def is_free(port: int) -> bool:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Writes a file of mode 0600, whole or not at all."""
+    """Write a file atomically, with mode 0600."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
         out.write(text)

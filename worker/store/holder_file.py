@@ -1,9 +1,9 @@
-"""Proof that a worker is dead: a file in the data folder that its process locks as long as it lives.
+"""Proof that a worker is dead: a file in the data folder that its process keeps locked while it lives.
 
-The kernel gives the lock back when the process ends, however it ends. So whoever can lock the file of a lease's owner
-need not wait until the lease runs out. A process id would prove nothing: containers share host names and numbers.
-A copy of the file proves nothing either (a data folder moved to another machine while its worker runs), so the file
-names its own inode and the boot of its kernel. Without proof the lease is waited for.
+The kernel releases the lock however the process ends. So a worker that can lock the file of a lease's owner need not
+wait for the lease to expire. A process id proves nothing: containers share host names and ids. A copy of the file
+proves nothing either (a data folder moved while its worker runs), so the file names its own inode and the kernel's
+boot id. Without proof, the worker waits for the lease.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 
 from loguru import logger
 
-OWNER = re.compile(r"[^/]*:[0-9]+:[0-9a-f]{8}")  # the database says who it is
+OWNER = re.compile(r"[^/]*:[0-9]+:[0-9a-f]{8}")  # validated, because the name comes from the database
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
 def held(folder: Path, owner: str) -> Iterator[None]:
-    """Show that `owner` lives as long as this block runs. A folder that cannot be written means no proof, no error."""
+    """Hold the owner's lock while the block runs. An unwritable folder is not an error: there is just no proof."""
     with ExitStack() as until_the_end:
         try:
             _hold(folder, owner, until_the_end)
         except OSError as error:
-            logger.debug("no lock for the lease in {} ({}): if killed, the next worker waits", folder, error.strerror)
+            logger.debug("no holder file in {} ({}): if killed, the next worker waits", folder, error.strerror)
         yield
 
 
@@ -50,7 +50,7 @@ def _remove(path: Path) -> None:
 
 
 def is_dead(folder: Path, owner: str) -> bool:
-    """Whether `owner` is proven to have ended. Its file is removed then."""
+    """Whether `owner` has provably ended. Removes its file if so."""
     if not OWNER.fullmatch(owner):
         return False
     path = _path(folder, owner)
@@ -65,7 +65,7 @@ def is_dead(folder: Path, owner: str) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the files that nobody locks: of workers that were killed long ago."""
+    """Remove unlocked files of workers that were killed long ago."""
     for path in folder.glob("holder-*.lock"):
         with suppress(OSError), _locked(path):
             path.unlink()
@@ -73,7 +73,7 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """The file's descriptor. Raises OSError if there is no such file, or somebody else has locked it."""
+    """The locked file's descriptor. Raises OSError if the file is missing or locked by another process."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Arguments and answer of `wa_host_poll`: plain values, no I/O."""
+"""Arguments and answer of `wa_host_poll`. Plain values, no I/O."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from worker.store.rows import Flag, Json, known
 
 @dataclass(frozen=True, kw_only=True)
 class HeldSession:
-    """A session that this process holds.
+    """A session that this process holds, as told to the poll.
 
-    `monitored`: the version of the monitored groups that it has, None if it has none. `media`: which jobs it could take
-    now: 0 none, 1 files, 2 also those that wait for the phone. `complete`: connection (epoch) and time until which
-    everything that came on it is durable; None while that is not known. `claimed`: it came by a poll; `settings`: the
-    version of its settings that this process then has.
+    Attributes:
+        monitored: version of the monitored groups that this process knows; None: none yet.
+        media: jobs that it could take now: 0 none, 1 files, 2 also those that wait for the phone.
+        complete: connection (epoch) and time up to which everything on it is durable; None: unknown.
+        claimed: a poll claimed it.
+        settings: version of its settings that this process has, if claimed.
     """
 
     session: str
@@ -42,7 +44,7 @@ class HeldSession:
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoredGroups:
-    """The groups that are switched on, and how often that set has changed."""
+    """The groups that are switched on, and how often the set has changed."""
 
     version: int
     groups: frozenset[str]
@@ -50,9 +52,9 @@ class MonitoredGroups:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredSettings:
-    """A session's settings as they stand in its row, not validated; `version` tells one set from another.
+    """A session's settings from its row, not validated. `version` identifies the set.
 
-    They may hold a proxy's password: never logged.
+    May contain a proxy's password: never log them.
     """
 
     version: str
@@ -61,7 +63,7 @@ class StoredSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionRequest:
-    """A row of `wa_requests` that waits: fetch_groups, refresh_qr, disconnect or pairing_code (`args` {phone})."""
+    """A pending row of `wa_requests`: fetch_groups, refresh_qr, disconnect or pairing_code (`args` {phone})."""
 
     id: int
     name: str
@@ -70,7 +72,7 @@ class SessionRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedSession:
-    """A wanted session that is ours now, under this fence, from `now` to `until` by the database's clock."""
+    """A wanted session that we have just claimed, with its fence. `now` and `until`: by the database's clock."""
 
     session: str
     fence: int
@@ -81,10 +83,15 @@ class ClaimedSession:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionUpdate:
-    """What is new for one session. `monitored` None: unchanged. `media`, `refused`: something is due now.
+    """What is new for one session.
 
-    `stop`: it is no longer wanted. `settings`: it has others than the version that we named. Only those that we claimed
-    have these two. `requests` are told until they are handled.
+    Attributes:
+        monitored: None if unchanged.
+        media: a media job is due now.
+        refused: a refused item is due for a retry now.
+        stop: the session is no longer wanted (claimed sessions only).
+        settings: set if they differ from the version that we sent (claimed sessions only).
+        requests: repeated until they are handled.
     """
 
     flags: Sequence[Flag] = ()
@@ -98,11 +105,13 @@ class SessionUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class HostPollAnswer:
-    """The answer to one poll.
+    """The answer to one poll. Leases not named here run for at least two thirds of their time.
 
-    `lost`: sessions that somebody else holds by now. `busy`: their leases were due and could not be written, because
-    their rows were locked. All others are held for at least two thirds of their lease. `claimed`: new ones of ours.
-    `give_up`: to stop and release, because another host has too few; told again while it is held.
+    Attributes:
+        lost: sessions that another worker holds now.
+        busy: sessions whose lease was due but whose row was locked.
+        claimed: sessions that we have just claimed.
+        give_up: sessions to stop and release, because another host has too few; repeated until released.
     """
 
     lost: frozenset[str] = frozenset()
@@ -113,10 +122,10 @@ class HostPollAnswer:
 
 
 def parse_answer(row: Json) -> HostPollAnswer:
-    """The answer as a value.
+    """The SQL function's answer as a value.
 
     Raises:
-        KeyError: it is not the function's (`UnexpectedAnswer` for an answer of the database).
+        KeyError: a field is missing (`UnexpectedAnswer` if `row` is the database's answer).
     """
     row["alive"]
     updates = {session: _parse_update(told) for session, told in row.get("news", {}).items()}

@@ -1,8 +1,8 @@
-"""Whether Supabase takes our key.
+"""Judges whether Supabase accepts our key.
 
-A good key gets a stray 401 or 403 now and then (docs/supabase.md, "Hosted Supabase"). It counts as refused only when
-for minutes no call at all had another answer, the cheapest one included. From then on that one alone is asked, once a
-minute; the others fail without being sent.
+Even a good key gets a stray 401 or 403 now and then (docs/supabase.md, "Hosted Supabase"). The key counts as refused
+only after minutes in which every call was refused, even the cheapest. From then on only the cheapest call is sent,
+once a minute; all others fail without being sent.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import anyio
 
 from worker.errors import KeyRefused, StoreError, StoreUnavailable
 
-REFUSED_AFTER_SECONDS = 180.0  # longer than a clock that is off, an incident of the gateway or a schema reload
-LOOK_SECONDS = 5.0  # between two of the cheapest call, while nothing but refusals comes
+REFUSED_AFTER_SECONDS = 180.0  # outlasts a wrong clock, a gateway incident or a schema reload
+LOOK_SECONDS = 5.0  # between two of the cheapest call, while all calls are refused
 ASK_AGAIN_SECONDS = 60.0
 
 Tell = Callable[[str | None], None]
 
 
 class KeyWatch:
-    """Judges the key from the answers to all calls."""
+    """Judges the key by the answers to all calls."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class KeyWatch:
         self._clock = clock
         self._since: float | None = None
         self._words = ""
-        self.refused: KeyRefused | None = None  # the verdict
+        self.refused: KeyRefused | None = None  # set while the key counts as refused
 
     def note(self, error: StoreError | None) -> None:
-        """How a call ended; None: well. One without an answer says nothing about the key."""
+        """Note how a call ended; None: it succeeded. A call without an answer says nothing about the key."""
         if isinstance(error, KeyRefused):
             self._since = self._clock() if self._since is None else self._since
             self._words = error.remedy or str(error)
@@ -50,7 +50,7 @@ class KeyWatch:
             self._since = self.refused = None
 
     async def run(self, ask: Callable[[], Awaitable[object]], tell: Tell) -> None:
-        """Judge for ever. `ask` makes the cheapest call; `tell` hears the verdict, and None when it is over."""
+        """Judge until cancelled. `ask` makes the cheapest call; `tell` gets the refusal, and None when it is over."""
         while True:
             await anyio.sleep(self._look)
             if self._since is None or not await self._is_refused_now(ask):

@@ -1,8 +1,8 @@
-"""Which database calls share connections. Each lane has its own: many calls of one sort hold up none of another.
+"""Lanes: groups of database calls that share connections, so that a burst of one kind does not delay another.
 
-A call that waits for its turn in a lane has not been sent. Its time-out has not begun, and the wait is not the
-database's silence. Where many sessions share the lanes, one of them has a few calls in each: those that hang, or a
-burst, hold up nobody else.
+A call waiting in its lane has not been sent: its time-out has not started, and the wait does not count as silence of
+the database. When many sessions share the lanes, each gets only a few calls per lane, so one session's hanging calls
+do not block the others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import anyio
 from worker.errors import StoreUnavailable
 
 LANE_CONNECTIONS = 4
-SESSIONS_A_CONNECTION = 8  # of a host: one more connection in each lane for so many sessions
-SHARE = 2  # calls of one session at once in a lane that it shares
+SESSIONS_A_CONNECTION = 8  # a host gets one more connection per lane for this many sessions
+SHARE = 2  # concurrent calls of one session in a shared lane
 COMMIT, LEASES, POLL, READ, OTHER = "commit", "leases", "poll", "read", "other"
 LANES = {
     **dict.fromkeys(("wa_commit", "wa_commit_part", "wa_put_piece", "wa_commit_pieces", "wa_get_identities"), COMMIT),
@@ -36,13 +36,13 @@ LANES = {
         ),
         POLL,
     ),
-    "wa_host_poll": LEASES,  # all leases of the process run out while it waits
+    "wa_host_poll": LEASES,  # must not wait: it renews all leases of the process
     **dict.fromkeys(("wa_get_keys", "wa_known_stanzas"), READ),
 }
 
 
 class Lanes:
-    """Lets a few calls of each lane go at once: `LANE_CONNECTIONS`, and more for many `sessions`."""
+    """Limits the concurrent calls of each lane: `LANE_CONNECTIONS`, more for many `sessions`."""
 
     def __init__(self, sessions: int = 1) -> None:
         width = LANE_CONNECTIONS + sessions // SESSIONS_A_CONNECTION
@@ -53,7 +53,7 @@ class Lanes:
 
     @asynccontextmanager
     async def turn(self, function: str, session: str | None = None) -> AsyncIterator[None]:
-        """Wait for a connection for this SQL function. Errors learn when the call was sent."""
+        """Wait for a connection for this SQL function. Sets `sent_at` on errors."""
         lane = LANES.get(function, OTHER)
         async with self._budget(lane, session), self._free[lane]:
             sent_at = time.monotonic()
@@ -64,7 +64,7 @@ class Lanes:
                 raise
 
     def _budget(self, lane: str, session: str | None) -> AbstractAsyncContextManager[object]:
-        """The session's own turn in a lane. It lives as long as somebody waits for it or has it."""
+        """The session's own limit in a lane. Exists only while somebody waits for it or holds it."""
         if session is None:
             return nullcontext()
         own = self._own.get((lane, session)) or anyio.Semaphore(self._share)

@@ -1,7 +1,7 @@
-"""The lease: one worker at a time serves a session.
+"""The lease: only one worker at a time serves a session.
 
-Acquires it, and waits while another worker holds it; the poll renews it (worker/session/host_poll.py). The database
-checks the fence that comes with it; the lease only keeps two workers from logging in at once.
+`acquire` waits while another worker holds it; the poll renews it (worker/session/host_poll.py). Correctness comes from
+the fence, which the database checks on every write; the lease only keeps two workers from logging in at once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from worker.errors import StoreRefused, StoreUnavailable, UnexpectedAnswer
 from worker.store import Lease, Store
 from worker.store.availability import PATIENCE_SECONDS
 
-ASK_AGAIN_SECONDS = 1.0  # how soon a waiting worker notices that the lease was given back
-RENEWED_AFTER = 1 / 3  # of its time, by the poll
-RESERVE = 1 / 10  # of its time: the socket has ended before the lease runs out
+ASK_AGAIN_SECONDS = 1.0  # how soon a waiting worker notices a released lease
+RENEWED_AFTER = 1 / 3  # of its duration, by the poll
+RESERVE = 1 / 10  # of its duration: time to end the socket before the lease runs out
 
 
 @dataclass(frozen=True, kw_only=True)
 class PollTiming:
-    """How often to poll, and how long to wait for an answer, in seconds.
+    """How often to poll and how long to wait for an answer, in seconds.
 
-    After a poll that was answered, the lease lasts for two thirds of its time at least.
+    After an answered poll, the lease runs for at least two thirds of its duration.
     """
 
     poll: float
@@ -41,23 +41,23 @@ class PollTiming:
 
     @property
     def retry_interval(self) -> float:
-        """After a poll that failed."""
+        """Pause after a failed poll."""
         return min(self.interval, ASK_AGAIN_SECONDS)
 
     @property
     def patience(self) -> float:
-        """How long polls may go without an answer, from the first that has none: the lease must not run out."""
+        """How long polls may fail before the socket must end, counted from the first failure."""
         left = self.lease * (1 - RENEWED_AFTER - RESERVE) - self.interval
         return min(PATIENCE_SECONDS, self.lease / 2, left)
 
     @property
     def call_timeout(self) -> float:
-        """How long one poll may take: one that hangs is no verdict."""
+        """Time limit of one poll. Half the patience: one hanging poll proves nothing."""
         return self.patience / 2
 
 
 def make_owner() -> str:
-    """A unique name for this process that tells people where it runs."""
+    """A unique name for this process; tells people where it runs."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -69,7 +69,7 @@ async def acquire(
     waiting: Callable[[str], None],
     dead: Callable[[str], bool] = lambda holder: False,
 ) -> Lease:
-    """Wait for the lease, or take that of a holder who is proven `dead`. `waiting` is told once for each reason."""
+    """Wait for the lease, or take over from a holder that is provably `dead`. Calls `waiting` once per new reason."""
     said = ""
     while True:
         try:
@@ -93,7 +93,7 @@ async def acquire(
 
 
 async def _release_for(store: Store, session: str, lease: Lease) -> None:
-    """Give back a dead holder's lease. If that fails, it runs out by itself: the proof is used up."""
+    """Release a dead holder's lease. If that fails, it runs out by itself: the proof is used up."""
     with suppress(StoreUnavailable, StoreRefused):
         await store.lease_release(session, lease.holder, lease.fence)
 

@@ -1,4 +1,4 @@
-"""What is listed as refused or waiting, page by page, without and with its content."""
+"""Pages of refused and waiting items, with or without their content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def every_item(store: Store, session: str) -> list[RefusedItem]:
 
 
 async def exported_page(store: Store, session: str, after: int) -> list[dict[str, Any]]:
-    """The items behind the id `after` as documents for people: `content` is what was to be stored. Empty at the end."""
+    """The items after the id `after`, as documents with their `content`. Empty at the end."""
     documents = []
     for item in await store.console.refused(session, after, AT_ONCE):
         body, encoding = await store.console.refused_body(session, item.id)
@@ -31,7 +31,7 @@ async def exported_page(store: Store, session: str, after: int) -> list[dict[str
 
 
 def content_of(body: str | None, encoding: str) -> object:
-    """The item as it was to be stored; its text if that is no JSON; None if it is not kept."""
+    """The item's content: parsed JSON, else text; None if it was not kept."""
     if body is None:
         return None
     text = base64.b64decode(body).decode("utf-8", "replace") if encoding == "base64" else body

@@ -1,4 +1,4 @@
-"""Removes files that no message refers to any more: their rows first, then the objects (supabase/schemas/media.sql)."""
+"""Removes files that no message refers to: first their rows, then the objects (supabase/schemas/media.sql)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ OBJECTS_AT_ONCE = 100  # one request to the bucket
 
 
 async def delete_unused_objects(store: Store, progress: Callable[[int], None] = lambda count: None) -> int:
-    """How many objects were deleted. May be interrupted and called again.
+    """Delete unused objects. Returns how many. Can be interrupted and called again.
 
     Raises:
-        StoreError: as the calls do; what is listed stays listed.
+        StoreError: from the calls; objects not deleted stay listed.
     """
     count = 0
     while objects := await store.console.list_media_to_delete(OBJECTS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Asks the database again where the answer may change: until it answers, or at a steady pace."""
+"""Retries database calls: until the database answers, or at a fixed interval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worker.errors import StoreRefused, StoreUnavailable
 PAUSE_FIRST_SECONDS = 0.1
 PAUSE_MAX_SECONDS = 5.0
 SAID_AFTER_SECONDS = 5.0
-REFUSALS_BELIEVED = 3  # one in a row may be anybody's: a gateway's, or a database's that is being migrated
+REFUSALS_BELIEVED = 3  # in a row; a single one may come from a gateway or a database being migrated
 
 T = TypeVar("T")
 
@@ -32,15 +32,15 @@ async def until_answered(
     *,
     what: str | None = None,
 ) -> T:
-    """Call until the database answers, with growing random pauses. The call must be safe to repeat.
+    """Repeat a call until the database answers, with growing random pauses. The call must be idempotent.
 
     Args:
-        patience: seconds after which to give up; None: never.
-        what: named in a warning, once, when the answer is long in coming; None: no warning.
+        patience: seconds before giving up; None: never.
+        what: names the call in a warning after SAID_AFTER_SECONDS; None: no warning.
 
     Raises:
         StoreUnavailable: the database did not answer within `patience`.
-        StoreRefused: several times in a row.
+        StoreRefused: REFUSALS_BELIEVED times in a row.
     """
     refusals, said = 0, what is None
 
@@ -71,7 +71,7 @@ async def until_answered(
 async def repeat(
     every: float, call: Callable[[], Awaitable[None]], failed: Callable[[StoreUnavailable | StoreRefused], None]
 ) -> None:
-    """Call every `every` seconds until cancelled. `failed` is told of an error; the next turn comes all the same."""
+    """Call every `every` seconds until cancelled. An error goes to `failed` and does not stop the loop."""
     while True:
         try:
             await call()
