@@ -352,7 +352,7 @@ STORED = StateCipher("default", KEY).close("session", "1", "value")
 
 UNREADABLE: list[tuple[StateCipher, str, str, str, str, str]] = [
     (StateCipher("default", OTHER), "session", "1", STORED, "WORKER_STATE_KEY: does not fit", "a wrong key"),
-    (StateCipher("default", None), "session", "1", STORED, "WORKER_STATE_KEY: is not set", "no key"),
+    (StateCipher("default", None), "session", "1", STORED, "WORKER_STATE_KEY: not set", "no key"),
     (StateCipher("default", KEY), "session", "2", STORED, "does not fit", "another key's value in its place"),
     (StateCipher("default", KEY), "pre-key", "1", STORED, "does not fit", "another type"),
     (StateCipher("other", KEY), "session", "1", STORED, "does not fit", "another session"),

@@ -130,7 +130,7 @@ COMMANDS = {
     ),
     "export": Entry(
         "Change",
-        "Write a group's messages and files into FOLDER; run again, it resumes, and later adds what is new.",
+        "Write a group's messages, files and members into FOLDER; run again, it resumes, and later adds what is new.",
         "export",
         "export",
     ),
