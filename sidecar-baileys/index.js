@@ -42,7 +42,7 @@ const peer = makePeer({
   input: process.stdin,
   output: process.stdout,
   logger,
-  onEnd: () => process.exit(0), // the worker has gone; what is not durable has no receipt
+  onEnd: () => process.exit(0), // the worker is gone; what is not durable has no receipt
 })
 const mark = new Mark(markDescriptor(), (error) =>
   logger.warn({ err: error }, 'a stanza that kills cannot be marked any more'))

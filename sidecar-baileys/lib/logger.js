@@ -1,7 +1,7 @@
 /**
  * The log of this process: one JSON object a line on stderr. stdout belongs to the wire.
  *
- * Logs a text and a few named scalars, nothing else. Baileys gives whole nodes, keys and messages to its logger, and
+ * Logs a text and a few named scalars, nothing else. Baileys passes whole nodes, keys and messages to its logger, and
  * libsignal prints sessions with `console.info`; a list of what to hide would never be complete.
  */
 import pino from 'pino'

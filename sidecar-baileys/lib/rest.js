@@ -1,18 +1,18 @@
 /**
- * Gives memory back when nothing happens. V8 keeps the pages that a start or a burst has needed: without this, an account
- * at rest takes a quarter more (docs/scaling.md, "Memory of an account").
+ * Returns memory to the system when idle. V8 keeps the pages that a start or a burst needed: without this, an idle
+ * account takes a quarter more (docs/scaling.md, "Memory of an account").
  */
 
-/** No message for so long: the collection takes a tenth of a second, for which nothing should wait. */
+/** Idle time before a collection: it takes a tenth of a second, for which nothing should wait. */
 const QUIET_MS = 20_000
 /**
  * The time between two collections. Each takes a tenth of a second of a core and drops compiled code, and anybody can
  * send a message each minute.
  */
 const SPACING_MS = 600_000
-/** Sooner only for what a burst leaves: it is some 50 MB, and what a few messages leave is less than this. */
+/** Collect sooner only after a burst, which leaves some 50 MB; a few messages leave less than this. */
 const GROWN_BYTES = 16_000_000
-/** Clears V8's caches of compiled code as well, and its pool of pages. */
+/** Also clears V8's caches of compiled code and its page pool. */
 const EVERYTHING = { type: 'major', execution: 'sync', flavor: 'last-resort' }
 
 export class Rest {
@@ -35,7 +35,7 @@ export class Rest {
   }
 
   /**
-   * To be called every few seconds. Collects once in each quiet time, but not soon after another time for little.
+   * Call it every few seconds. Collects once per idle period, and not again soon after another for little gain.
    * @param {number} stanzas that have come so far
    * @param {number} waiting stanzas and changes that are not durable yet
    */

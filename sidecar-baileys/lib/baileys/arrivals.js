@@ -1,9 +1,9 @@
 /**
- * Tells the worker which group messages have arrived, before they are durable: a copy that comes after the end of this
- * socket, or of this process, is as old as the first (docs/architecture.md, "Live only").
+ * Reports group messages that have arrived to the worker before they are durable: a copy that comes after the end of
+ * this socket, or of this process, is as old as the first (docs/architecture.md, "Live only").
  */
 
-/** What makes a stanza known again. */
+/** Attributes that identify a stanza. */
 const IDENTITY = ['from', 'participant', 'id', 't']
 
 export class Arrivals {
@@ -20,7 +20,7 @@ export class Arrivals {
     if (!attrs.from?.endsWith('@g.us')) return
     const kept = Object.fromEntries(IDENTITY.flatMap((name) => (attrs[name] === undefined ? [] : [[name, attrs[name]]])))
     this.#stanzas.push({ attrs: /** @type {Record<string, string>} */ (kept), at_ms: arrivedAt })
-    // What came in one turn goes in one line.
+    // All arrivals of one turn go in one line.
     if (this.#stanzas.length === 1) setImmediate(() => this.#tell(offset))
   }
 

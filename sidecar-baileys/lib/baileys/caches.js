@@ -1,6 +1,6 @@
 /**
- * The caches that Baileys would otherwise make for every socket. It never closes one, so their timers would keep them
- * for ever; and its retry counts must outlive a socket, or it asks for an unreadable message again and again
+ * The caches that Baileys would otherwise create for every socket. It never closes them, so their timers would keep
+ * them for ever. Its retry counts must outlive a socket, or it would request an unreadable message again and again
  * (docs/whatsapp.md, "Options").
  */
 import { LRUCache } from 'lru-cache'
@@ -11,7 +11,7 @@ const ENTRIES_MAX = 10_000
 const ONE = () => 1
 
 /**
- * The options of a cache of at most so many entries. `max` would take the room for all of them at once: 300 kB for 10,000.
+ * Options of a cache with this many entries. `max` would reserve the room for all of them: 300 kB for 10,000.
  * @param {number} most
  */
 export const atMost = (most) => ({ maxSize: most, sizeCalculation: ONE })
@@ -30,12 +30,12 @@ export function makeCache(ttl) {
   }
 }
 
-/** How long it is known how often a message was asked for. */
+/** How long the retry count of a message is kept. */
 const RETRY_COUNTS_MS = 24 * 60 * 60 * 1_000
 
 /**
- * How often each message was asked for, for the retry manager of every socket. A manager forgets a count when it gives
- * the message up, and would ask anew for the next copy: here a count only grows.
+ * How often each message was requested, for the retry manager of every socket. A manager forgets a count when it gives
+ * the message up, and would start over for the next copy: here a count only grows.
  */
 export const retryCounts = /** @type {any} */ ({
   ...makeCache(RETRY_COUNTS_MS),

@@ -1,9 +1,9 @@
 /**
  * The server's certificate chain, checked as whatsmeow's `verifyServerCert` does it (docs/whatsapp.md, "The real server
- * in 2026"). Baileys checks the signatures and the root's serial; here the chain is bound to this handshake.
+ * in 2026"). Baileys checks the signatures and the root's serial; here the chain is also bound to this handshake.
  *
- * Baileys hands neither the chain nor the server's static key out. Its handshake is synchronous: it mixes the static key
- * in with `Curve.sharedKey`, and the next thing that it does is to decode the chain. Both are seen on their way.
+ * Baileys exposes neither the chain nor the server's static key. Its handshake is synchronous: it mixes in the static
+ * key with `Curve.sharedKey`, and decodes the chain right after. We intercept both calls.
  */
 import { Boom } from '@hapi/boom'
 import { Curve, proto } from 'baileys'
@@ -11,7 +11,7 @@ import { Curve, proto } from 'baileys'
 const { CertChain } = proto
 const { Details } = CertChain.NoiseCertificate
 const KEY_BYTES = 32
-/** This machine's clock may be wrong by so much, seconds. */
+/** How wrong this machine's clock may be, seconds. */
 const SKEW_S = 24 * 3600
 
 let strict = true

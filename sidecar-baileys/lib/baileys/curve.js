@@ -91,7 +91,7 @@ export const makeStrict = (check) =>
    * @param {boolean} [isInit]
    */
   (key, message, signature, isInit) => {
-    // libsignal's own callers switch the check off for the first message of a session.
+    // libsignal's own callers skip the check for the first message of a session.
     if (isInit) return true
     if (!message || !check(key, message, signature)) throw new SignatureError()
     return true

@@ -1,4 +1,5 @@
-/** Events of the wire from Baileys' events: what no message stanza carries. Pure: one event in, events out. */
+/** Events of the wire from Baileys' events: everything that is not in a message stanza. Pure: one event in, events out.
+ * */
 import { proto } from 'baileys'
 
 const { StubType } = proto.WebMessageInfo
@@ -38,7 +39,7 @@ const MEMBERS_MAX = 100_000
 /** @typedef {{id: string, also: string | null, role: 'member' | 'admin' | 'superadmin'}} Member */
 
 /**
- * The members of these groups, in the order of the groups; of a group for which there is no more room, none.
+ * The members of these groups, in the order of the groups; none for a group that does not fit any more.
  * @param {any[]} groups of Baileys @param {Set<string>} wanted ids
  * @returns {Map<string, Member[]>}
  */
@@ -58,7 +59,7 @@ export function membersOf(groups, wanted) {
 }
 
 /**
- * Who is who, in parts of a size that the log takes well.
+ * Pairs of addresses, in parts of a size that suits the log.
  * @param {Member[]} members
  * @param {(lid: string, pn: string) => boolean} isNews
  * @returns {object[][]}
@@ -100,9 +101,9 @@ function participants(update, isMe) {
 }
 
 /**
- * A notice of the system has a stub type and no content. CIPHERTEXT marks a message that could not be decrypted, which
- * the log already has as a stanza. Stubs of groups are Baileys' reading of `w:gp2` notifications, which the log has as
- * notices; only that of a new picture comes from another notification.
+ * A system notice has a stub type and no content. CIPHERTEXT marks an undecryptable message, which the log already has
+ * as a stanza. Group stubs are Baileys' reading of `w:gp2` notifications, which the log has as notices; only that of a
+ * new picture comes from another notification.
  * @param {any} message
  */
 function system(message) {

@@ -1,5 +1,5 @@
 /**
- * Everything of Baileys and libsignal that we lean on and that neither promises: names, log texts, events, caches.
+ * Everything of Baileys and libsignal that we depend on and that neither promises: names, log texts, events, caches.
  *
  * The other files take these names from here. `checkPackages` runs at start, `checkSocket` on every new socket; either
  * throws an error that names what is missing. `test/internals.test.js` runs both against the installed packages.
@@ -9,10 +9,10 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
-/** The Baileys whose modules were read; `lean.js` leaves parts of this one out, and of no other. */
+/** The Baileys version whose modules we read; `lean.js` leaves parts of it out, and of no other. */
 export const BAILEYS_VERSION = '7.0.0-rc14'
 
-/** The libsignal whose `src/curve.js` was read; `curve.js` replaces a function of this one and of no other. */
+/** The libsignal version whose `src/curve.js` we read; `curve.js` replaces a function of it, and of no other. */
 export const LIBSIGNAL_VERSION = '6.0.0'
 /** sha256 of that file: notices a release that was patched under the same number. */
 export const LIBSIGNAL_CURVE_SHA256 = 'a45c682103f1ab047a24497db2175dec5605495d8c0f4c11354b347d31950f6a'
@@ -41,15 +41,15 @@ export const STANZA = Object.freeze({
 export const ANY_STANZA = 'frame'
 
 /**
- * The tags that Baileys answers itself or that expect no ack. WhatsApp sends others (`<status>`, since July 2026), and
- * Baileys drops them without a word.
+ * The tags that Baileys answers itself or that need no ack. WhatsApp sends others (`<status>`, since July 2026), and
+ * Baileys drops them silently.
  */
 export const TAGS_OF_BAILEYS = new Set([
   'message', 'receipt', 'notification', 'call', 'ack', 'iq', 'ib', 'presence', 'chatstate', 'success', 'failure',
   'stream:error', 'stream:features', 'xmlstreamend',
 ])
 
-/** Tags of answers, and of what belongs to the stream itself: that they come says only that pings pass. */
+/** Tags of answers, and those of the stream itself: their arrival only shows that pings get through. */
 export const TAGS_OF_ANSWERS = new Set([
   'ack', 'iq', 'ib', 'success', 'failure', 'stream:error', 'stream:features', 'xmlstreamend',
 ])
@@ -57,10 +57,10 @@ export const TAGS_OF_ANSWERS = new Set([
 /** What Baileys logs, with the stanza's XML as `node`, when it gives a message up. */
 export const LOG_GAVE_UP = 'error in handling message'
 
-/** What Baileys logs, with the stanza's XML as `xml`, of each stanza that leaves; at the level trace. */
+/** What Baileys logs, with the stanza's XML as `xml`, for each outgoing stanza; at level trace. */
 export const LOG_SENT = 'xml send'
 
-/** How Baileys' group cipher begins its complaint about a message that came before the last one it read. */
+/** The start of the error of Baileys' group cipher about a message older than the last one it read. */
 export const OLD_COUNTER = 'Received message with old counter'
 
 /** The failure that Baileys records for a message with nothing to decrypt. */
@@ -73,8 +73,8 @@ export const NOISE_MODULE = 'noise-handler'
 export const MEDIA_UPDATE = 'messages.media-update'
 
 /**
- * Events that Baileys buffers while it works on stanzas. It looks through the whole buffer at each new one, and neither
- * it nor the sidecar listens to what comes out.
+ * Events that Baileys buffers while it works on stanzas. It scans the whole buffer at each new one, and neither it nor
+ * the sidecar listens to the result.
  */
 export const BUFFERED_EVENTS = new Set([
   'messaging-history.set', 'chats.upsert', 'chats.update', 'chats.delete', 'contacts.upsert', 'contacts.update',

@@ -1,13 +1,13 @@
 /**
- * Which keys Baileys will read to open a message, by the names that it and libsignal give them. Pure.
+ * Which keys Baileys will read to decrypt a message, by the names that it and libsignal give them. Pure.
  *
- * For somebody new it reads five, one after the other, and it opens one message after the other: with a database that
- * is 250 ms away a message a second. Asked for when the message arrives, they are there when its turn comes. A wrong
- * name here costs a read, nothing else.
+ * For a new sender it reads five, one after the other, and it decrypts one message after the other: with a database 250
+ * ms away, that is one message a second. If we request them when the message arrives, they are here when its turn
+ * comes. A wrong name here costs a read, nothing else.
  */
 import { jidDecode } from 'baileys'
 
-/** What Baileys puts behind the user of a LID (`WAJIDDomains.LID`). */
+/** What Baileys appends to the user of a LID (`WAJIDDomains.LID`). */
 const LID_DOMAIN = '_1'
 
 /**

@@ -1,9 +1,9 @@
 /**
- * Keys as KeyObjects, in place of bytes, for Node's HMAC and ciphers.
+ * Passes keys to Node's HMAC and ciphers as KeyObjects instead of bytes.
  *
- * Node 24.19 takes 30 to 45 µs for a call of `createHmac` or `createCipheriv` with the key as bytes, where
- * 24.15 took 5 to 9; with a KeyObject it is as fast as before (`node bench/crypto.js`). Baileys and libsignal pass
- * bytes, for every message many times. Pinning the older Node would cost its security fixes.
+ * Node 24.19 takes 30 to 45 µs for a call of `createHmac` or `createCipheriv` with the key as bytes, where 24.15 took 5
+ * to 9; with a KeyObject it is as fast as before (`node bench/crypto.js`). Baileys and libsignal pass bytes, many times
+ * per message. Pinning the older Node would lose its security fixes.
  */
 import crypto, { createSecretKey } from 'node:crypto'
 import { syncBuiltinESMExports } from 'node:module'

@@ -1,15 +1,15 @@
 /**
- * How much of a session and of a sender key is kept. Pure: a record in, a record out.
+ * Limits what is kept of a session and of a sender key. Pure: a record in, a record out.
  *
- * A record is written whole for each message, and its sender decides how it grows: each skipped message leaves a key,
- * each new session leaves the former one. libsignal keeps 2,000 keys for each of 41 sessions, 4.3 MB.
+ * Each message rewrites the whole record, and the sender decides how it grows: each skipped message leaves a key, each
+ * new session leaves the former one. libsignal keeps 2,000 keys for each of 41 sessions, 4.3 MB.
  */
 
 /** Skipped keys of a record; one message may skip that many. */
 export const SKIPPED_MAX = 2_000
-/** Chains of one session on which messages may still come; Signal's own bound. */
+/** Receiving chains of one session on which messages may still come; Signal's own bound. */
 const CHAINS_MAX = 5
-/** libsignal's mark of a chain that we write on. */
+/** libsignal's marker of a sending chain. */
 const SENDING = 1
 
 /**

@@ -1,12 +1,12 @@
 /**
- * What one stanza may cost before its MAC is checked.
+ * Limits what one stanza may cost before its MAC is checked.
  *
  * A message names the number of its key, and libsignal derives all keys up to that one before it can check the MAC: up
- * to 4,000 for each session, in each of 41 sessions. 67 bytes from a stranger cost 5 s of processor that way, and with
- * no plaintext they came again after every kill. Here all decryptions of a stanza share one budget, and few sessions
- * are tried, the likeliest first. A stanza over its budget could not be decrypted, like any other.
+ * to 4,000 for each session, in each of 41 sessions. So 67 bytes from a stranger cost 5 s of CPU time, and because they
+ * had no plaintext, they came again after every kill. Here all decryptions of a stanza share one budget, and few
+ * sessions are tried, the likeliest first. A stanza over its budget is undecryptable, like any other.
  *
- * Replaces methods of the libsignal and the Baileys that `internals.js` checks to be the ones that were read.
+ * Replaces methods of libsignal and Baileys; `internals.js` checks that the files are the ones we read.
  */
 import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import { GroupCipher } from 'baileys/lib/Signal/Group/group_cipher.js'
@@ -25,12 +25,12 @@ import SessionRecord from 'libsignal/src/session_record.js'
 export const STEPS_MAX = 4_000
 /** Longest gap between two messages of one chain; libsignal's own bound. */
 const GAP_MAX = 2_000
-/** What a ciphertext costs besides, in steps: its session is read, and a new ratchet takes two agreements. */
+/** What else a ciphertext costs, in steps: its session is read, and a new ratchet takes two key agreements. */
 const PART_STEPS = 20
 /** The one whose chain matches or the open one, and five closed ones. */
 const SESSIONS_TRIED = 6
 const MAC_BYTES = 8
-/** What is authenticated with a chain's key to get a message's key, and to get the chain's next key. */
+/** HMAC inputs: with a chain's key they give a message's key, or the chain's next key. */
 const MESSAGE_KEY = Buffer.from([1])
 const CHAIN_KEY = Buffer.from([2])
 
@@ -42,7 +42,7 @@ export class KeyStepsError extends Error {
   }
 }
 
-/** What is left to one stanza. */
+/** The rest of one stanza's budget. */
 export class KeySteps {
   #left = STEPS_MAX
 
@@ -71,7 +71,7 @@ export async function withinBudget(steps, decrypt) {
 /** @param {number} steps */
 const spend = (steps) => budget.getStore()?.spend(steps)
 
-/** Replace the methods that derive message keys. Once in a process. */
+/** Replace the methods that derive message keys. Once per process. */
 export function boundKeySteps() {
   const { queueJob } = SessionCipher.prototype
   const groups = /** @type {any} */ (GroupCipher.prototype)
@@ -90,8 +90,8 @@ export function boundKeySteps() {
 }
 
 /**
- * In place of `SessionCipher.decryptWithSessions`. A session that does not fit is left as it was: libsignal turns the
- * ratchet of each that it tries, and would store all of them with the one that fits.
+ * Replaces `SessionCipher.decryptWithSessions`. A session that does not fit stays unchanged: libsignal would turn the
+ * ratchet of each session that it tries, and store all of them with the one that fits.
  * @this {any} a SessionCipher
  * @param {Buffer} data
  * @param {any[]} sessions most recently used first
@@ -134,7 +134,7 @@ function copyOf(session) {
 }
 
 /**
- * In place of `SessionCipher.fillMessageKeys`: derive the keys of a chain up to this number.
+ * Replaces `SessionCipher.fillMessageKeys`: derives the keys of a chain up to this number.
  * @param {any} chain
  * @param {number} counter
  */

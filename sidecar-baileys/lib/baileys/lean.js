@@ -1,9 +1,9 @@
 /**
- * Baileys as it comes, without what a receiver never uses in memory (docs/scaling.md, "Memory of an account").
+ * Stock Baileys, without what a receiver never uses in memory (docs/scaling.md, "Memory of an account").
  *
- * Module hooks, active while Baileys loads: message types are made when they are first asked for, the statistics that
- * WhatsApp Web sends are left out, and the WebAssembly module is loaded only if the app state is read. Its files are
- * never edited. Another version of Baileys, and a file that is not the one that was read, are loaded as they are.
+ * Module hooks, active while Baileys loads: message types are created on first use, the statistics that WhatsApp Web
+ * sends are left out, and the WebAssembly module is loaded only if the app state is read. Baileys' files are never
+ * edited. Another version of Baileys, or a file other than the one we read, is loaded unchanged.
  */
 import { createHash } from 'node:crypto'
 import * as nodeModule from 'node:module'
@@ -15,7 +15,7 @@ const BRIDGE = 'whatsapp-rust-bridge'
 /** What Baileys takes from it instead. */
 const OUR_BRIDGE = new URL('./rust_bridge.js', import.meta.url).href
 
-/** Makes a type when it is first asked for; from then on it is a property like any other. */
+/** Creates a type on first use; from then on it is a property like any other. */
 const LAZY = `
 const $lazy = (owner, name, make) => {
   const put = (value) => Object.defineProperty(owner, name, { value, writable: true, enumerable: true, configurable: true });
@@ -57,14 +57,14 @@ export function leanTypes(source) {
 }
 
 /**
- * Until the function that comes back is called.
+ * Active until the returned function is called.
  * @param {string} [version] of the Baileys that is installed
  * @returns {() => void}
  */
 export function loadLean(version = installedVersion()) {
-  // Another one may need what this leaves out; `checkPackages` then says what is missing.
+  // Another version may need what this leaves out; `checkPackages` then says what is missing.
   if (version !== BAILEYS_VERSION) return () => {}
-  // Node 22.15 has it; the names come from a namespace, so that an older one loads Baileys whole.
+  // Node 22.15 has it; the import is a namespace, so that an older Node loads Baileys whole.
   if (!('registerHooks' in nodeModule)) return () => {}
   const hooks = nodeModule.registerHooks({
     resolve: (specifier, context, next) =>

@@ -1,10 +1,10 @@
-/** Numbers without a known LID: WhatsApp is asked for one once in a while, not for each of their messages. */
+/** For numbers without a known LID: asks WhatsApp once in a while, not at each of their messages. */
 import { LRUCache } from 'lru-cache'
 import { atMost } from './caches.js'
 
-/** An answer "none" holds this long. An account gets its LID once in its life. */
+/** How long an answer "none" holds. An account gets its LID once in its life. */
 const UNKNOWN_MS = 10 * 60 * 1_000
-/** A query that fails says nothing, and Baileys would give the message up: it is read under its number. */
+/** A failed query proves nothing, and Baileys would give the message up: the message is read under its number. */
 const FAILED_MS = 30 * 1_000
 /** A flood of strangers must not become a flood of memory. */
 const ENTRIES_MAX = 10_000

@@ -1,7 +1,7 @@
-/** Which hosts have files at the moment. Baileys' `refreshMediaConn` would keep a failure for the life of the socket. */
+/** Which hosts have files now. Baileys' `refreshMediaConn` would keep a failure for the life of the socket. */
 import { getBinaryNodeChild, getBinaryNodeChildren, S_WHATSAPP_NET } from 'baileys'
 
-/** The worker goes on without an answer, and asks again. */
+/** Without an answer the worker goes on, and asks again. */
 const ANSWER_MS = 8_000
 
 /**

@@ -1,14 +1,14 @@
 /**
- * What happened to a group, from its `w:gp2` notification: the stanza itself, not what Baileys makes of it.
+ * A change in a group, from its `w:gp2` notification: the stanza itself, not what Baileys makes of it.
  *
- * Baileys reads the first child alone, and of that one makes nothing if it does not know the tag (docs/whatsapp.md, "Groups").
+ * Baileys reads only the first child, and ignores even that if it does not know the tag (docs/whatsapp.md, "Groups").
  */
 import { areJidsSameUser, jidNormalizedUser } from 'baileys'
 
-/** How deep and how broad a notification is read. A group has 1,024 members at most. */
+/** How deep and how wide a notification is read. A group has at most 1,024 members. */
 const DEPTH_MAX = 6
 const CHILDREN_MAX = 1_024
-/** Longest text, in bytes: a description has 2,048 characters at most. */
+/** Longest text, in bytes: a description has at most 2,048 characters. */
 const TEXT_MAX = 8_192
 
 /**

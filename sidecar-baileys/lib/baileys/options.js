@@ -39,9 +39,9 @@ export const socketOptions = (params) => ({
   browser: params.browser,
   ...sharedCaches,
   markOnlineOnConnect: false,
-  retryRequestDelayMs: 0, // Baileys would wait with all messages behind an undecryptable one
+  retryRequestDelayMs: 0, // Baileys would make all messages wait behind an undecryptable one
   syncFullHistory: false,
-  // History carries LID mappings, and without it groups may never arrive. The worker stores none of it.
+  // History carries LID mappings; without it, groups may never arrive. The worker stores none of it.
   shouldSyncHistoryMessage: ({ syncType }) => syncType !== FULL,
   getMessage: async () => undefined,
   transactionOpts: { maxCommitRetries: 1, delayBetweenTriesMs: 0 }, // a write into the map cannot fail

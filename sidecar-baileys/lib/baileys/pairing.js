@@ -1,8 +1,8 @@
 /**
  * Linking a phone: the QR codes in turn, and the eight-character code that is typed instead of a scan.
  *
- * Baileys' own clock ends the socket when the last QR reference has run out, although a code that was asked for is
- * good for longer, and its own request for a code does not wait for the server's answer. So both are done here.
+ * Baileys' own timer ends the socket when the last QR reference has expired, although a requested code lives longer,
+ * and its request for a code does not wait for the server's answer. So both are done here.
  */
 import { randomBytes } from 'node:crypto'
 import { Boom } from '@hapi/boom'
@@ -11,20 +11,20 @@ import {
   getBinaryNodeChildBuffer, getBinaryNodeChildren, getCompanionPlatformId, jidEncode, S_WHATSAPP_NET,
 } from 'baileys'
 
-/** WhatsApp takes the first QR code for a minute, later ones for twenty seconds (docs/whatsapp.md, "Closes"). */
+/** WhatsApp accepts the first QR code for a minute, later ones for twenty seconds (docs/whatsapp.md, "Closes"). */
 const FIRST_MS = 60_000
 const FOLLOWING_MS = 20_000
-/** How long a typed code is good (docs/whatsapp.md, "The passkey gate"). */
+/** How long a typed code is valid (docs/whatsapp.md, "The passkey gate"). */
 const CODE_MS = 180_000
 /** From the typed code to `pair-success`; the same page. */
 const FINISH_MS = 60_000
-/** The name of a code that is out no longer. */
+/** The name of a code that is no longer valid. */
 const NO_REF = Buffer.alloc(0)
 /** The server answers in a second; the worker gives up after 30. */
 const ANSWER_MS = 20_000
 /**
- * What the server takes for a real system; with our own name for the system it answers 400. The browser before it and
- * the platform id say the same as the QR code and the registration.
+ * A system name that the server accepts; for our own name it answers 400. The browser before it and the platform id
+ * match the QR code and the registration.
  */
 const DISPLAY_OS = 'Linux'
 
@@ -33,7 +33,7 @@ export class Pairing {
   #refs = []
   #ref = ''
   #goodUntil = 0
-  /** Until when somebody may still be linking by code, milliseconds; 0 if no code is out. */
+  /** Until when somebody may still be linking by code, milliseconds; 0 if there is no code. */
   #codeUntil = 0
   #finishingUntil = 0
   /** The server's name for the code that is out; null: none was asked for. @type {Buffer | null} */
@@ -70,12 +70,12 @@ export class Pairing {
     this.#next()
   }
 
-  /** Show the same reference with the account's present secret, for the rest of its time. */
+  /** Show the same reference with the account's current secret, for the rest of its time. */
   renew() {
     if (this.#goodUntil > Date.now()) this.#tell(true)
   }
 
-  /** Nothing is shown any more: a person is at the passkey, the phone has linked, or the socket has ended. */
+  /** Show nothing any more: a person is using the passkey, the phone has linked, or the socket has ended. */
   stop() {
     this.#stopped = true
     clearTimeout(this.#timer)
@@ -84,9 +84,9 @@ export class Pairing {
   }
 
   /**
-   * A notification about the pairing code. If somebody has typed the code, what follows has its own time. WhatsApp may
-   * also ask for another code (`refresh_code`): then the one that is out links nothing any more. After `stop` that starts
-   * no clock: it would end the socket under the person.
+   * A notification about the pairing code. If somebody has typed the code, what follows has its own time-out. WhatsApp
+   * may also ask for another code (`refresh_code`): then the current one is dead. After `stop` this starts no timer: it
+   * would end the socket under the person.
    * @param {import('baileys').BinaryNode} node
    * @returns {boolean} whether it is for Baileys: the phone's answer to the code that is out
    */
@@ -98,7 +98,7 @@ export class Pairing {
       if (current && !this.#stopped) this.#retireCode(registration.attrs.force_manual_refresh === 'true')
       return false
     }
-    if (this.#codeRef !== null && !current) return false // to a code that is out no longer
+    if (this.#codeRef !== null && !current) return false // for a code that is no longer valid
     this.#finishingUntil = Date.now() + FINISH_MS
     if (this.#codeUntil) this.#codeUntil = Math.max(this.#codeUntil, Date.now() + FINISH_MS)
     return true
@@ -117,7 +117,7 @@ export class Pairing {
   }
 
   /**
-   * Ask for a code to type on the phone. Resolves when the server has agreed to it.
+   * Request a code to type on the phone. Resolves when the server has accepted it.
    * @param {any} sock
    * @param {string} phone digits with the country code
    * @returns {Promise<{code: string, ttl_ms: number}>}
@@ -132,7 +132,7 @@ export class Pairing {
     const jid = jidEncode(phone, 's.whatsapp.net')
     Object.assign(creds, { pairingCode: code, me: { id: jid, name: '~' } })
     const askedAt = Date.now()
-    this.#codeUntil = Math.max(before, askedAt + ANSWER_MS) // the last QR code may run out meanwhile
+    this.#codeUntil = Math.max(before, askedAt + ANSWER_MS) // the last QR code may expire meanwhile
     try {
       const answer = await sock.query(await this.#hello(sock.generateMessageTag(), jid, code), ANSWER_MS)
       const registration = getBinaryNodeChild(answer, 'link_code_companion_reg')
@@ -185,7 +185,7 @@ export class Pairing {
     this.#wait(ttl)
   }
 
-  /** A code that is out lives on without a QR code beside it. */
+  /** A code stays valid without a QR code beside it. */
   #ranOut() {
     const left = this.#codeUntil - Date.now()
     if (left <= 0) return this.end(new Boom('QR refs attempts ended', { statusCode: 408 }))

@@ -1,9 +1,9 @@
 /**
- * Linking behind a passkey (docs/whatsapp.md, "The passkey gate"): the companion's side of the exchange that WhatsApp begins
- * after the scan, or after the typed code, instead of linking.
+ * Linking behind a passkey (docs/whatsapp.md, "The passkey gate"): the companion's side of the exchange that WhatsApp
+ * starts after the scan, or after the typed code, instead of linking.
  *
- * Keeps the order of the steps and their secrets, all of them in memory: the attempt ends with the socket. When to take the
- * next step, how long to wait and what to tell people is the worker's.
+ * Keeps the order of the steps and their secrets, all in memory: the attempt ends with the socket. The worker decides
+ * when to take the next step, how long to wait and what to tell people.
  */
 import { randomBytes } from 'node:crypto'
 import { Boom } from '@hapi/boom'
@@ -12,9 +12,9 @@ import { comparisonCode, KEY_BYTES, makePrologue, sealPairingRequest } from './p
 
 const REQUEST = 'passkey_prologue_request'
 const CONTINUATION = 'crsc_continuation'
-/** Notifications that Baileys does not know, and by QR cannot even ack: it has no name for the account yet. */
+/** Notifications that Baileys does not know, and with a QR code cannot even ack: it has no name for the account yet. */
 export const PASSKEY_NOTIFICATIONS = new Set([REQUEST, CONTINUATION])
-/** Both forms of the server's address that Baileys reads off the wire. */
+/** Both forms of the server's address that Baileys decodes from the wire. */
 const SERVER = new Set(['s.whatsapp.net', '@s.whatsapp.net'])
 /** The nack of WhatsApp's own client for a stanza that it cannot read. */
 const UNREADABLE = 487
@@ -31,7 +31,7 @@ export class Passkey {
   active = false
   /** Committed to before the phone shows anything. @type {import('./passkey_crypto.js').Half | null} */
   #half = null
-  /** `prove` is under way. */
+  /** `prove` is running. */
   #proving = false
   /** @type {{publicKey: Uint8Array, nonce: Uint8Array} | null} */
   #phone = null
@@ -67,7 +67,7 @@ export class Passkey {
   #requested(node) {
     const child = getBinaryNodeChild(node, 'passkey_request_options')
     const options = child ? readOptions(child.content) : null
-    if (!this.#half) { // one that comes later changes nothing: the attempt is under way
+    if (!this.#half) { // a later one changes nothing: the attempt is running
       this.active = true
       this.onRequest()
       this.notify('passkey_requested', { options })
@@ -114,7 +114,7 @@ export class Passkey {
   }
 
   /**
-   * Step 6: the phone's half. One that comes before our commitment is worth nothing, and a second one changes nothing.
+   * Step 6: the phone's half. One that comes before our commitment is worthless, and a second one changes nothing.
    * @param {BinaryNode} node
    */
   #continued(node) {
@@ -141,9 +141,10 @@ export class Passkey {
   }
 
   /**
-   * Step 8, once a person has compared the codes. `pair-success` follows, sealed with a new secret: Baileys checks it when it
-   * arrives, which may be at once.
-   * @throws {Boom} as `prove`; the secret is the old one again if WhatsApp has refused. Without an answer it may have been taken.
+   * Step 8, once a person has compared the codes. `pair-success` follows, sealed with a new secret: Baileys checks it
+   * when it arrives, which may be at once.
+   * @throws {Boom} as `prove`; if WhatsApp refuses, the old secret is restored. Without an answer it may have been
+   * accepted.
    */
   async confirm() {
     const { creds } = this

@@ -1,6 +1,6 @@
 /**
- * What two devices compute when one links the other behind a passkey (docs/whatsapp.md, "Keys and the code"). Pure: keys,
- * nonces and the iv are drawn by the caller.
+ * What two devices compute when one links the other behind a passkey (docs/whatsapp.md, "Keys and the code"). Pure: the
+ * caller draws keys, nonces and the iv.
  */
 import { createHash, hkdfSync } from 'node:crypto'
 import { aesEncryptGCM, bytesToCrockford, Curve, proto } from 'baileys'
@@ -14,7 +14,7 @@ const KEY_INFO = 'Pairing Information Encryption Key'
 const sha256 = (...parts) => createHash('sha256').update(Buffer.concat(parts)).digest()
 
 /**
- * The companion's half: an ephemeral key that is tied to the server's reference, and a nonce.
+ * The companion's half: an ephemeral key, bound to the server's reference, and a nonce.
  * @typedef {object} Half
  * @property {{public: Uint8Array, private: Uint8Array}} ephemeral X25519, 32 bytes each
  * @property {Uint8Array} nonce 32 bytes
@@ -42,7 +42,7 @@ export function comparisonCode(nonce, phone) {
 }
 
 /**
- * `EncryptedPairingRequest`: what the phone signs and links, for its eyes only.
+ * `EncryptedPairingRequest`: what the phone signs and links, encrypted for the phone.
  * @param {Half} half
  * @param {Uint8Array} phoneKey
  * @param {{noise: Uint8Array, identity: Uint8Array, advSecret: Uint8Array}} keys public keys, and the secret for `pair-success`

@@ -1,4 +1,4 @@
-/** The receipt that Baileys would send for a stanza, for one that it never sees. */
+/** The receipt that Baileys would send, for a stanza that it never sees. */
 
 export const CHAT_OF_TWO = /@(lid|s\.whatsapp\.net)$/
 

@@ -1,14 +1,14 @@
 /**
- * How often the account asks for what it could not read: a retry receipt to the sender, then a request to the owner's
- * phone.
+ * Limits how often the account requests what it could not read: a retry receipt to the sender, then a request to the
+ * owner's phone.
  *
- * Whoever sends garbage makes the account send; 60 garbage messages made it send 180 stanzas. Nobody is asked for what
- * would not be stored anyway, and the others have a budget, each of them and all together.
+ * A sender of garbage makes the account send: 60 garbage messages caused 180 stanzas. We request nothing that would not
+ * be stored anyway; for the rest there is a budget per author and one for all.
  */
 
-/** After so long the counts begin anew. */
+/** After this time the counts start over. */
 const WINDOW_MS = 10 * 60 * 1_000
-/** Messages of one author that are asked for in one window: a member whose keys we lost, in a busy group. */
+/** Messages of one author requested in one window: enough for a member whose keys we lost, in a busy group. */
 export const OF_ONE_AUTHOR = 300
 /** Messages of all authors. */
 export const OF_ALL = 3_000
@@ -21,12 +21,12 @@ export class RetryBudget {
   #now
 
   /** @param {() => number} [now] milliseconds */
-  constructor(now = () => performance.now()) { // nobody sets that clock
+  constructor(now = () => performance.now()) { // monotonic
     this.#now = now
   }
 
   /**
-   * Whether this stanza may be asked for; counts it if so.
+   * Whether this stanza may be requested; counts it if so.
    * @param {{author: string, stored: boolean}} stanza `stored`: of a chat that may be stored
    */
   allows({ author, stored }) {

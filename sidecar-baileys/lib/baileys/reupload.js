@@ -1,4 +1,4 @@
-/** Ask the phone to upload a file again: Baileys' own request, with a time-out. */
+/** Asks the phone to upload a file again: Baileys' own request, with a time-out. */
 import { Boom } from '@hapi/boom'
 import { proto } from 'baileys'
 import { MEDIA_UPDATE } from './internals.js'
@@ -22,7 +22,7 @@ export async function reupload(sock, { key, content }, patience = REFRESH_TIMEOU
   try {
     return messageToJson((await sock.updateMediaMessage({ key, message: proto.Message.fromObject(content) })).message)
   } catch (error) {
-    giveUp() // it listens on even if the request could not be sent
+    giveUp() // it keeps listening even if the request could not be sent
     throw error
   } finally {
     clearTimeout(timer)

@@ -1,6 +1,7 @@
 /**
- * What Baileys takes from `whatsapp-rust-bridge`, without its 2 MB of WebAssembly in memory. The handshake needs one
- * function, which Node has; the app state, of which the worker reads the account's own name once, gets the real module.
+ * What Baileys uses of `whatsapp-rust-bridge`, without its 2 MB of WebAssembly in memory. The handshake needs one
+ * function, which Node has; the app state, from which the worker reads the account's own name once, gets the real
+ * module.
  */
 import { createHash, hkdfSync } from 'node:crypto'
 import { createRequire } from 'node:module'
@@ -23,7 +24,7 @@ export const md5 = (buffer) => new Uint8Array(createHash('md5').update(buffer).d
 /** @param {Uint8Array} key */
 export const expandAppStateKeys = (key) => real().expandAppStateKeys(key)
 
-/** Made when Baileys loads, used when it reads the app state. */
+/** Created when Baileys loads, used when it reads the app state. */
 export class LTHashAntiTampering {
   /** @type {any} */
   #hash

@@ -17,7 +17,7 @@ import { isOldCounter } from './undecryptable.js'
 const NOTHING = Uint8Array.of(1)
 /** The failure of a suspect. */
 const UNREAD = 'not decrypted: it has ended or stalled the sidecar before'
-/** Baileys asks for what it cannot read soon after it got it. */
+/** Baileys requests what it cannot read soon after it got it. */
 const HANDED_OVER_MAX = 1_000
 
 /**
@@ -41,13 +41,13 @@ export class Sections {
   /** The stanza that Baileys is decrypting; it takes one at a time. @type {Stanza | null} */
   #current = null
 
-  /** How often `#knows` asks. */
+  /** How often `#knows` queries. */
   #lookups = new RetryBudget()
   /** The stanza that Baileys decrypted last; it answers it before it takes the next. @type {Stanza | null} */
   #last = null
   /**
-   * What is asked of stanzas that Baileys got lately, by their id: not the whole of them, which may be large. Of several
-   * with one id, one of a chat that may be stored.
+   * What is queried about stanzas that Baileys got lately, by their id: not the whole stanzas, which may be large. Of
+   * several with one id, one whose chat may be stored.
    * @type {LRUCache<string, Pick<Stanza, 'name' | 'author' | 'stored' | 'wanted' | 'hopeless'>>}
    */
   #handedOver = new LRUCache(atMost(HANDED_OVER_MAX))
@@ -154,8 +154,8 @@ export class Sections {
       stanza.failed(error)
       if (!isOldCounter(error)) throw error
       if (!stanza.stored) return /** @type {T} */ (NOTHING)
-      // No such ciphertext was ever decrypted, so its key was dropped: another copy helps. Baileys asks for none if the
-      // error has its usual text.
+      // No such ciphertext was ever decrypted, so its key was dropped: another copy helps. Baileys would not request
+      // one if the error had its usual text.
       throw new Error('the key of this message is gone', { cause: error })
     } finally {
       this.#closeIfComplete(stanza)
@@ -163,9 +163,9 @@ export class Sections {
   }
 
   /**
-   * Whether this is a live copy of what an earlier process committed. Copies in the backlog never come this far. A flood
-   * of what is never stored is worth no query, and one author's garbage is worth a bounded number: while it is asked,
-   * Baileys opens nothing else. Beyond that a copy counts as unknown, and is asked for.
+   * Whether this is a live copy of what an earlier process committed. Copies in the backlog never get this far. A flood
+   * of stanzas that are never stored is worth no query, and one author's garbage is worth a limited number: during the
+   * query Baileys decrypts nothing else. Beyond that, a copy counts as unknown, and is requested.
    * @param {Stanza} stanza @param {Uint8Array} ciphertext
    */
   async #knows(stanza, ciphertext) {

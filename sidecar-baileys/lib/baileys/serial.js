@@ -16,7 +16,7 @@ export function serialise(type, value) {
  * @param {string} type
  * @param {string} text
  * @returns {any}
- * @throws {SyntaxError} if the text is torn
+ * @throws {SyntaxError} if the text is corrupt
  */
 export function revive(type, text) {
   const value = JSON.parse(text, BufferJSON.reviver)
@@ -44,7 +44,7 @@ const CREDENTIAL_FIELDS = ['noiseKey', 'signedIdentityKey', 'signedPreKey', 'reg
 /**
  * @param {string} text
  * @returns {import('baileys').AuthenticationCreds}
- * @throws {Error} if it is torn: that must never be taken for "no credentials"
+ * @throws {Error} if it is corrupt: that must never be taken for "no credentials"
  */
 export function reviveCreds(text) {
   const creds = JSON.parse(text, BufferJSON.reviver)

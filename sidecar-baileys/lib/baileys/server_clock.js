@@ -1,4 +1,4 @@
-/** WhatsApp's clock, as its login told it. */
+/** WhatsApp's clock, as reported at login. */
 import { uptime } from 'node:os'
 
 export class ServerClock {
@@ -9,8 +9,8 @@ export class ServerClock {
   set(seconds) { this.#start = Number(seconds) * 1000 - uptime() * 1000 || null }
 
   /**
-   * Held by the uptime, which counts a machine's sleep and which nobody sets: if somebody corrects this machine's clock
-   * while we are connected, live messages must not look old.
+   * Kept by the uptime, which includes a machine's sleep and which nobody can set: if somebody corrects this machine's
+   * clock while we are connected, live messages must not look old.
    * @param {number} now this machine's clock, milliseconds
    * @returns {number | null} the server's clock minus this one; null before the login
    */

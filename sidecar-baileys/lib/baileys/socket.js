@@ -1,7 +1,7 @@
 /**
  * One Baileys socket, wired so that everything durable passes the gate.
  *
- * Stock Baileys, replaced at the few places that `internals.js` lists; its files are never edited.
+ * Stock Baileys, replaced only in the places that `internals.js` lists; its files are never edited.
  */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -42,16 +42,16 @@ import { CLOSE_PATIENCE_MS, Transport } from './transport.js'
 import { answerUndecryptable, keepRetryCounts } from './undecryptable.js'
 import { watchLogger } from './watched_logger.js'
 
-/** A notification: the secret in the QR code on show is no longer valid. Baileys does not know it (Baileys #2737). */
+/** A notification: the secret in the shown QR code is no longer valid. Baileys does not know it (Baileys #2737). */
 const QR_RETIRED = 'companion_reg_refresh'
-/** A notification: somebody has typed the pairing code on the phone, or it is retired. */
+/** A notification: somebody has typed the pairing code on the phone, or the code was retired. */
 const OF_A_CODE = 'link_code_companion_reg'
 /**
  * A notification: settings of the account have changed on another device. Baileys would fetch and store the whole
  * collection again, and the worker needs none of it (docs/whatsapp.md, "The real server in 2026").
  */
 const STATE_CHANGED = 'server_sync'
-/** The collection of the app state with the account's own name, which a phone tells an ordinary account only there. */
+/** The app-state collection with the account's own name; for ordinary accounts the name is only there. */
 const OWN_NAME = 'critical_block'
 /**
  * Baileys counts here how often it has fetched the app state. At 0 it fetches every collection with the first history:
@@ -61,17 +61,17 @@ const OWN_NAME = 'critical_block'
 const NEVER_FETCH = { accountSyncCounter: 1 }
 /** Stanzas of the offline backlog in one window, as Baileys asks for them. */
 const WINDOW = '100'
-/** A notification: something happened to a group. */
+/** A notification: a change in a group. */
 const OF_A_GROUP = 'w:gp2'
-/** A stanza of its own since July 2026: somebody's status. */
+/** A separate stanza since July 2026: somebody's status. */
 const STATUS = 'status'
 /** The nack of WhatsApp's own client for a stanza that it does not know. */
 const UNRECOGNISED_STANZA = 488
-/** The reason of a `stalled`: a backlog was announced and does not come. */
+/** The reason of a `stalled`: an announced backlog does not come. */
 const BACKLOG_STALLED = 'backlog'
-/** What an event takes in the log, roughly. */
+/** Approximate size of an event in the log. */
 const EVENT_BYTES = 200
-/** Pairs of addresses that are known to be told: some 200 bytes each, and only with lists of members. */
+/** How many reported address pairs are remembered: some 200 bytes each, and only with lists of members. */
 const TOLD_MAX = 20_000
 
 /**
@@ -139,7 +139,7 @@ export class Connection {
     this.params = params
     this.hooks = hooks
     const stored = creds === null ? null : reviveCreds(creds)
-    // What an attempt to link left behind is void: with `me` in it, Baileys would log in instead of registering.
+    // Discard what an attempt to link left behind: with `me` in it, Baileys would log in instead of registering.
     this.creds = stored?.account ? stored : { ...initAuthCreds(), ...NEVER_FETCH }
     this.#arrivals = new Arrivals(hooks.notify)
     this.#link = new Pairing({
@@ -149,7 +149,7 @@ export class Connection {
     this.passkey = new Passkey({
       creds: this.creds, browser: params.browser, notify: hooks.notify,
       query: (node, timeoutMs) => this.sock.query(node, timeoutMs),
-      onRequest: () => this.#link.stop(), // their clock would end the socket while a person is at it
+      onRequest: () => this.#link.stop(), // its timers would end the socket while a person uses the passkey
     })
     this.closed = new Promise((resolve) => (this.#resolveClosed = resolve))
     /** @param {string[]} hashes */
@@ -216,8 +216,8 @@ export class Connection {
   }
 
   /**
-   * Up to which time everything that WhatsApp sent is durable, by its clock; null while some of the backlog is not. The
-   * socket keeps the order: what came before the last frame is all there is.
+   * The time, by WhatsApp's clock, up to which everything that WhatsApp sent is durable; null while part of the backlog
+   * is not. The socket keeps the order: nothing older can follow the last frame.
    * @returns {{epoch: number, to_ms: number} | null}
    */
   get complete() {
@@ -225,7 +225,7 @@ export class Connection {
     const offset = this.#clock.offset(now)
     const pending = Math.min(this.inbox.oldestArrival || Infinity, this.gate.oldestArrival)
     if (this.ended || this.gate.failure || offset === null || pending <= this.#backlogEndedAt) return null
-    // Somebody has set this machine's clock back: these times say nothing until the next frame.
+    // Somebody has set this machine's clock back: these times mean nothing until the next frame.
     if (this.#lastFrameAt > now || (pending > now && pending < Infinity)) return null
     return { epoch: this.params.epoch, to_ms: Math.min(this.#lastFrameAt, pending) + offset }
   }
@@ -237,8 +237,8 @@ export class Connection {
   }
 
   /**
-   * Tell the worker who is who, by the log as always; of each pair once. What the log lost was lost with its connection,
-   * and the next one tells it again.
+   * Report pairs of addresses to the worker, through the log as always, each pair once. If the log loses one, its
+   * connection is lost too, and the next one reports it again.
    * @param {import('./events.js').Member[]} members
    */
   learn(members) {
@@ -277,7 +277,7 @@ export class Connection {
     return this.#link.requestCode(this.sock, phone)
   }
 
-  /** Read nothing more: WhatsApp keeps what is on its way. */
+  /** Stop reading: WhatsApp keeps what is on its way. */
   stopReceiving() {
     this.inbox.close()
     this.#preview.close()
@@ -335,8 +335,8 @@ export class Connection {
   }
 
   /**
-   * Another copy of this stanza. Nobody is asked for what would be discarded: a member whose keys we lack is asked for
-   * his next message after the group is switched on (docs/whatsapp.md, "Undecryptable floods").
+   * Whether to request another copy of this stanza. We do not request what would be discarded: a member whose keys we
+   * lack is asked for the next message after the group is switched on (docs/whatsapp.md, "Undecryptable floods").
    * @param {{author: string, stored: boolean, wanted: boolean}} stanza
    */
   #mayAskFor({ author, stored, wanted }) { return this.#retries.allows({ author, stored: stored && wanted }) }
@@ -346,7 +346,7 @@ export class Connection {
   /** @param {Uint8Array} frame from Baileys, encrypted */
   #send(frame) {
     const section = this.#sections.own
-    // The keys of an open section stay together, and what it asks for depends on none of them.
+    // The keys of an open section stay together, and its requests depend on none of them.
     if (!section?.open) this.#transactions.flush()
     this.gate.send(frame, section)
   }
@@ -384,7 +384,7 @@ export class Connection {
           return true
         case STANZA.success:
           this.#handshaking = false
-          // Before the pairing it means nothing, and Baileys would take it for a login.
+          // Before the pairing it has no meaning, and Baileys would take it for a login.
           if (!this.creds.account) return true
           this.#clock.set(node.attrs.t)
           break
@@ -415,7 +415,7 @@ export class Connection {
     this.inbox.backlogComplete()
   }
 
-  /** The next window of the backlog. Baileys asks for the first one only, when it reads the preview. */
+  /** Request the next window of the backlog. Baileys itself requests only the first, when it reads the preview. */
   #askForMore() {
     const content = [{ tag: 'offline_batch', attrs: { count: WINDOW } }]
     this.sock.sendNode({ tag: 'ib', attrs: {}, content }).catch((error) =>
@@ -445,8 +445,8 @@ export class Connection {
   }
 
   /**
-   * Baileys must not see it: it may be what Baileys does before the decryption that never ends. The same answers as for
-   * what does not decrypt, and they leave when its stub is durable.
+   * Baileys must not see this stanza: what Baileys does before decryption may be what hangs. The answers are the same
+   * as for an undecryptable stanza, and they leave when its stub is durable.
    * @param {Stanza} stanza
    */
   async #answerUnread(stanza) {
@@ -482,7 +482,7 @@ export class Connection {
     }
   }
 
-  /** The key that opens the collections has come, or another part of it: then once more, if the name is still missing. */
+  /** The key for the collections has come, or another part of it: fetch once more, if the name is still missing. */
   async #fetchName() {
     this.#nameWanted = true
     if (this.#fetchingName) return
@@ -540,9 +540,9 @@ export class Connection {
   }
 
   /**
-   * WhatsApp has retired the secret in the QR code on show: make a new one and show the code again. Stock Baileys
-   * ignores the notification, and cannot acknowledge it before the account has a name. After the pairing (or a typed
-   * pairing code, or a request for the passkey) the secret stays: the phone has agreed to it.
+   * WhatsApp has retired the secret in the shown QR code: make a new one and show the code again. Stock Baileys ignores
+   * the notification, and cannot acknowledge it before the account has a name. After the pairing (or a typed pairing
+   * code, or a request for the passkey) the secret stays: the phone has agreed to it.
    * @param {import('baileys').BinaryNode} node
    */
   #renewSecret(node) {
@@ -552,7 +552,7 @@ export class Connection {
     this.#link.renew()
   }
 
-  /** Our own pause, or the database: what arrived is not durable yet, and WhatsApp's silence says nothing. */
+  /** Our own pause, or the database: what arrived is not durable yet, and WhatsApp's silence means nothing. */
   get #busy() {
     return this.gate.items > 0 || this.#throttle.paused
   }
@@ -568,7 +568,7 @@ export class Connection {
   }
 
   /**
-   * Answer what Baileys does not know: an unanswered stanza comes again at each login and ends the stream every 50
+   * Answer stanzas that Baileys does not know: an unanswered one comes again at each login and ends the stream every 50
    * minutes (`docs/whatsapp.md`, "The real server in 2026").
    * @param {import('baileys').BinaryNode | Uint8Array} node bytes before the handshake has ended
    */
@@ -601,7 +601,7 @@ export class Connection {
     this.#resolveClosed()
   }
 
-  /** Of WhatsApp Web, as it is claimed. */
+  /** The WhatsApp Web version that we claim. */
   get version() {
     return this.params.version ?? DEFAULT_CONNECTION_CONFIG.version
   }

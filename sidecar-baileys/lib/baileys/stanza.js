@@ -9,11 +9,11 @@ import { messageToJson } from './serial.js'
 const DECRYPTABLE = new Set(['skmsg', 'pkmsg', 'msg'])
 /** Longest JSON of one stanza. A line of the wire holds 32 MiB, and the section's keys travel in it too. */
 const JSON_BYTES_MAX = 24 * 1024 * 1024
-/** Bytes of plaintext from which the JSON is measured. It grows up to 50-fold: a byte of an enum becomes a name. */
+/** Plaintext size from which the JSON is measured. JSON can be 50 times as large: a byte of an enum becomes a name. */
 const MEASURED_FROM = 256 * 1024
-/** What a stanza takes in the log besides its content: attributes, key, hashes. */
+/** Size of a stanza in the log besides its content: attributes, key, hashes. */
 const FRAME_BYTES = 1_000
-/** Bytes in the log for a byte of content: base64 and field names. */
+/** Bytes in the log per byte of content: base64 and field names. */
 const GROWTH = 3
 /** Highest retry count that is reported. Phones give up after five, but the sender may write anything. */
 const RETRIES_MAX = 1_000
@@ -48,7 +48,7 @@ export class Stanza {
     this.arrivedAt = arrivedAt
     this.offset = offset
     this.offline = Boolean(node.attrs.offline)
-    /** What it will take in the log, roughly. */
+    /** Approximate size in the log. */
     this.expectedBytes = FRAME_BYTES
     /** @type {import('../log/gate.js').Section | undefined} */
     this.section = undefined
@@ -57,7 +57,7 @@ export class Stanza {
     this.hash = null
     /** What to do with a suspect (docs/architecture.md, "A stanza that kills"). @type {Treatment | undefined} */
     this.treatment = undefined
-    /** Of no group that is switched off: its sender may be asked for another copy. Decided once, before its decryption. */
+    /** Not from a group that is off: we may request another copy. Decided once, before its decryption. */
     this.wanted = true
     /** @type {import('baileys').WAMessageKey | null} */
     this.key = null
@@ -94,11 +94,11 @@ export class Stanza {
     return address.replace(/[:@].*/, '')
   }
 
-  /** Names the message: senders choose ids, so the id alone does not. */
+  /** Identifies the message: senders choose ids, so the id alone does not. */
   get name() { return [this.node.attrs.from, this.author, this.node.attrs.id].join(' ') }
 
   /**
-   * Of a chat that may be stored: a group's, or the account's own devices, which bring keys. Direct messages and
+   * Whether its chat may be stored: a group's, or the account's own devices, which bring keys. Direct messages and
    * statuses of others never are (docs/architecture.md, "Monitored only").
    */
   get stored() {
@@ -106,7 +106,7 @@ export class Stanza {
     return Boolean(from?.endsWith('@g.us') || category === 'peer' || this.key?.fromMe)
   }
 
-  /** It came without a ciphertext: Baileys would ask the owner's phone for it. */
+  /** It came without a ciphertext: Baileys would request it from the owner's phone. */
   get absent() {
     const children = Array.isArray(this.node.content) ? this.node.content : []
     return this.parts?.length === 0 && !this.#message && this.unavailable !== 'view_once'
@@ -115,14 +115,14 @@ export class Stanza {
 
   get alone() { return this.treatment === 'alone' }
 
-  /** Its sender need not be asked for another copy: this is one already, and killed like the first. */
+  /** Request no other copy: this is one already, and killed like the first. */
   get hopeless() { return this.treatment === 'unread' && this.#retryCount() > 0 }
 
   /** Hashes of the ciphertexts that were decrypted so far. */
   get hashes() { return this.#hashes }
 
   /**
-   * Take out parts whose keys are spent, so that the others are still decrypted.
+   * Remove parts whose keys are spent, so that the others are still decrypted.
    * @param {{content: Uint8Array, hash: string}[]} spent
    */
   forget(spent) {
@@ -134,8 +134,8 @@ export class Stanza {
   }
 
   /**
-   * Baileys sends the receipt for an own message in a chat of two to nobody if the stanza has no LID: it takes the
-   * address from `participant`. So it gets one to read, which must be gone again before an ack repeats it.
+   * If an own message in a direct chat has no LID, Baileys sends its receipt without an address: it takes the address
+   * from `participant`. So the stanza gets one to read, which must be removed before an ack repeats it.
    */
   nameAuthor() {
     const { attrs } = this.node
@@ -205,10 +205,10 @@ export class Stanza {
     try {
       const outer = proto.Message.decode(padded ? unpadRandomMax16(/** @type {any} */ (bytes)) : bytes)
       const message = outer.deviceSentMessage?.message ?? outer
-      // Nothing tells when a share that came in the clear is stored; and a newsletter's owner could plant one.
+      // Nothing tells when an unencrypted share is stored; and a newsletter's owner could plant one.
       if (padded && message.senderKeyDistributionMessage) this.#shares += 1
       this.#bytes += bytes.length
-      // Anybody can write such an answer. Accepted only from the account's own phone: it names others as authors.
+      // Anybody can write such an answer. Accept it only from the account's own phone: it names others as authors.
       if (this.key?.fromMe) this.#events.push(...resends(message))
       this.#message = this.#message ? Object.assign(this.#message, message) : message
     } catch (error) {
@@ -262,7 +262,7 @@ function jsonBytes(value) {
 }
 
 /**
- * A key share is for the key store alone. The worker learns only that there was one.
+ * A key share is only for the key store. The worker learns only that there was one.
  * @param {import('baileys').proto.IMessage} message
  */
 const withoutKeys = (message) =>
@@ -270,7 +270,7 @@ const withoutKeys = (message) =>
 
 /**
  * Messages that the phone delivers again inside one of its answers. Baileys emits them after the receipt for the
- * answer, so they are taken here, within its section.
+ * answer, so we take them here, within its section.
  * @param {import('baileys').proto.IMessage} message
  * @returns {object[]}
  */

@@ -1,6 +1,6 @@
 /**
- * How many stanzas of each kind a connection brought, and how many of them got no answer: by tag, notifications by type.
- * For the log: no content, no address.
+ * Counts the stanzas of each kind on a connection, and those that got no answer: by tag, notifications by type. For the
+ * log: no content, no address.
  */
 
 const LABEL = /^[\w:.-]{1,40}$/
@@ -8,7 +8,7 @@ const MOST_LABELS = 60
 const OTHER = 'other'
 /** Stanzas whose answer is awaited; above it the oldest are forgotten. */
 const MOST_OPEN = 10_000
-/** Tags that want no answer: answers themselves, and what belongs to the stream. */
+/** Tags that need no answer: answers themselves, and those of the stream. */
 const NOT_OWED = new Set([
   'ack', 'ib', 'presence', 'chatstate', 'success', 'failure', 'stream:error', 'stream:features', 'xmlstreamend',
 ])

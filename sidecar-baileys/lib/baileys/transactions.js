@@ -1,8 +1,8 @@
 /**
- * Key changes of Baileys' transactions, journaled before a frame that tells of them.
+ * Key changes of Baileys' transactions, journaled before a frame that depends on them.
  *
- * Baileys stores the changes of a transaction at its end, but sends from within it: a retry receipt with a new
- * pre-key, a request to the phone that the changed ratchet encrypted.
+ * Baileys stores the changes of a transaction at its end, but sends frames inside it: a retry receipt with a new
+ * pre-key, or a request to the phone that the changed ratchet encrypted.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 
@@ -27,15 +27,15 @@ export class Transactions {
       if (keys.isInTransaction()) return transaction(work, name)
       const running = { open: true, changes: [] }
       try {
-        // Baileys' lock of this name is also the lock under which it reads keys of the type of this name. A sender
-        // chooses the name of the group in a key share: `sender-key` would wait for itself, and everything for it.
+        // Baileys' lock of this name is also its lock for reading keys of the type of that name. A sender chooses the
+        // group's name in a key share: `sender-key` would wait for itself, and everything for it.
         return await this.#running.run(running, () => transaction(work, `transaction ${name}`))
       } finally {
-        running.open = false // code that still runs in this context would bring old values back
+        running.open = false // code still running in this context would bring old values back
       }
     }
     keys.set = async (/** @type {KeyData} */ data) => {
-      // Past Baileys' queue: it would run this in the context of an earlier caller, in another stanza's section.
+      // Bypass Baileys' queue: it would run this in the context of an earlier caller, in another stanza's section.
       if (!keys.isInTransaction()) return this.store(data)
       await set(data)
       const running = this.#running.getStore()
@@ -43,7 +43,7 @@ export class Transactions {
     }
   }
 
-  /** Journal the changes so far; call it before a frame that may tell of them enters the gate. */
+  /** Journal the changes so far; call it before a frame that may depend on them enters the gate. */
   flush() {
     const running = this.#running.getStore()
     if (!running?.open) return

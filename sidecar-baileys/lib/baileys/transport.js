@@ -1,6 +1,6 @@
 /** The WebSocket under Baileys: where frames leave, where reading is paused, and how it ends. */
 
-/** How long a close waits for the peer's goodbye; `ws` itself would wait 30 s. */
+/** How long a close waits for the peer's close frame; `ws` itself would wait 30 s. */
 export const CLOSE_PATIENCE_MS = 2_000
 
 /**
@@ -24,7 +24,7 @@ export class Transport {
     }
     const close = socket.close.bind(socket)
     socket.close = (/** @type {any[]} */ ...args) => {
-      socket.resume() // paused, it would never read the peer's goodbye
+      socket.resume() // while paused, it would never read the peer's close frame
       close(...args)
       setTimeout(() => socket.terminate(), CLOSE_PATIENCE_MS).unref()
     }

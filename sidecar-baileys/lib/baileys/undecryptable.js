@@ -1,8 +1,8 @@
 /**
- * What WhatsApp is told of a message that could not be decrypted (docs/whatsapp.md, "The real server in 2026").
+ * Our answers to a message that could not be decrypted (docs/whatsapp.md, "The real server in 2026").
  *
- * First the retry receipt, as long as there is hope, then a plain ack: whatsmeow and whatsapp-rust do so. Stock Baileys
- * sends NACK 500 instead. What was decrypted before, by its hash, gets the receipt of a good message.
+ * First the retry receipt, while there is hope, then a plain ack, as whatsmeow and whatsapp-rust do. Stock Baileys
+ * sends NACK 500 instead. A stanza that was decrypted before, by its hash, gets the receipt of a good message.
  */
 import { MISSING_KEYS_ERROR_TEXT, NACK_REASONS } from 'baileys'
 import { OLD_COUNTER } from './internals.js'
@@ -17,7 +17,7 @@ export function answerUndecryptable(nack) {
 }
 
 /**
- * Counts of retries outlive the socket, and one sender cannot use up those of another's message with the same id.
+ * Retry counts outlive the socket, and one sender cannot use up those of another's message with the same id.
  * @param {any} manager `sock.messageRetryManager`
  * @param {(id: string) => string} name of the message that Baileys asks for under this id
  */
@@ -31,7 +31,7 @@ export function keepRetryCounts(manager, name) {
 }
 
 /**
- * The key of this ciphertext is not there any more: it was used, or dropped among too many skipped ones.
+ * The key of this ciphertext is gone: it was used, or dropped among too many skipped ones.
  * @param {any} error
  * @returns {boolean}
  */

@@ -1,4 +1,4 @@
-/** A logger for Baileys that notices what Baileys only logs: it gave a message stanza up; a stanza leaves. */
+/** A logger for Baileys that catches what Baileys only logs: it gave up a message stanza; a stanza leaves. */
 import { LOG_GAVE_UP, LOG_SENT } from './internals.js'
 
 /**
@@ -18,7 +18,7 @@ export function watchLogger(logger, { onGaveUp, onSent }, closed) {
   }
   const trace = watched.trace.bind(watched)
   if (logger.isLevelEnabled('debug')) {
-    Object.defineProperty(watched, 'level', { value: 'trace' }) // Baileys asks for it before it logs a stanza
+    Object.defineProperty(watched, 'level', { value: 'trace' }) // Baileys checks it before it logs a stanza
     watched.trace = (/** @type {any[]} */ ...args) => {
       if (args[0]?.msg === LOG_SENT) onSent(String(args[0].xml))
       trace(.../** @type {[any]} */ (args))

@@ -1,29 +1,29 @@
 /**
- * The offline backlog: asks for it window by window, and says when live stanzas need not wait for it any longer.
+ * The offline backlog: requests it window by window, and says when live stanzas no longer have to wait for it.
  *
- * WhatsApp may hand a backlog out in windows of about 100, the next one only when asked, and live traffic only after
- * its end (docs/whatsapp.md, "The real server in 2026"). The end may also never be told. So the wait ends when the
- * backlog has made no progress for a while; what arrives live is no progress and does not prolong it.
+ * WhatsApp may send a backlog in windows of about 100, the next one only on request, and live traffic only after its
+ * end (docs/whatsapp.md, "The real server in 2026"). It may never announce the end. So the wait ends when the backlog
+ * has made no progress for a while; live arrivals are not progress and do not prolong it.
  */
 
-/** One request for each so many stanzas. The first is Baileys' own, when it reads the preview. */
+/** Stanzas per request. Baileys itself makes the first request, when it reads the preview. */
 const WINDOW = 100
-/** The next window is asked for when half of this one is here, so that the link is never idle. */
+/** The next window is requested when half of this one is here, so that the link is never idle. */
 const ASK_AT = 50
-/** All that came is settled and the end is not told: ask again after this long, then after twice as long, and so on. */
+/** Everything has settled and no end was announced: ask again after this long, then twice as long, and so on. */
 const ASK_AGAIN_MS = 1_000
 const ASK_AGAIN_MAX_MS = 300_000
 
 /**
  * @typedef {object} BacklogHooks
- * @property {() => void} ask for the next window
- * @property {() => boolean} busy the log is not durable yet: no silence of WhatsApp's
- * @property {() => void} released live stanzas need not wait any longer
+ * @property {() => void} ask request the next window
+ * @property {() => boolean} busy the log is not durable yet, so WhatsApp's silence means nothing
+ * @property {() => void} released live stanzas no longer have to wait
  * @property {number} holdMs how long live stanzas wait while the backlog makes no progress
  */
 
 export class Backlog {
-  /** The server has told the end. */
+  /** The server has announced the end. */
   #done = false
   #closed = false
   /** We have waited long enough. */
@@ -53,14 +53,14 @@ export class Backlog {
     this.#progress()
   }
 
-  /** One of them is in the log, or was swallowed. */
+  /** One of them is in the log, or was dropped after its receipt. */
   settled() {
-    // After a release the rest is no longer counted.
+    // After a release the rest is not counted.
     if (this.#unsettled > 0) this.#unsettled -= 1
     this.#progress()
   }
 
-  /** A live stanza waits: from now on the patience is limited. */
+  /** A live stanza waits: from now on the wait is limited. */
   liveWaits() {
     if (this.holding && !this.#hold) this.#startHold()
   }
@@ -85,7 +85,7 @@ export class Backlog {
   #progress() {
     clearTimeout(this.#hold)
     this.#hold = undefined
-    if (this.#closed) return // what settles after the end must not hold the connection in a timer
+    if (this.#closed) return // a late settle must not keep the connection alive in a timer
     this.#againMs = ASK_AGAIN_MS
     if (this.holding) this.#startHold()
     this.#watchForMore()
@@ -102,7 +102,7 @@ export class Backlog {
     this.#hold.unref()
   }
 
-  /** Everything that came is settled, and the end is not told: perhaps the next window waits for a request. */
+  /** Everything that came has settled, and no end was announced: the next window may wait for a request. */
   #watchForMore() {
     clearTimeout(this.#again)
     if (this.#done || this.#unsettled > 0) return

@@ -10,26 +10,26 @@
  *   items   ──append──▶  log  ──commit (one batch at a time)──▶  durable number grows
  *   frames  ──send────▶  queue, tagged with a number  ──when durable ≥ tag──▶  socket, in order
  *
- * A section collects the parts of one stanza (its keys, its plaintexts) and enters the log as ONE item when it
- * closes, so a batch never holds half of a stanza. A frame that is sent inside an open section carries the number
- * from before it: the decryption may be waiting for the answer.
+ * A section collects the parts of one stanza (its keys, its plaintexts) and enters the log as ONE item when it closes,
+ * so a batch never holds half of a stanza. A frame sent inside an open section carries the number from before it: the
+ * decryption may be waiting for the answer.
  *
  * Owns no network, no clock and no keys. Decides nothing: the worker retries commits, this waits.
  */
 
 /** Most stanzas in a batch; the commit function is flat up to here (docs/supabase.md, "The commit function"). */
 export const BATCH_STANZAS = 500
-/** Bytes at which a batch is full; a larger item travels alone. */
+/** Bytes at which a batch is full; a larger item is sent alone. */
 export const BATCH_BYTES = 1_000_000
 /**
- * A commit costs nearly the same whatever it carries. So while stanzas are being decrypted, it waits for the next one
- * this long, in milliseconds: a machine that decrypts a hundred a second gathers, one that waits for an answer of
+ * A commit costs nearly the same whatever it carries. So while stanzas are being decrypted, the commit waits this many
+ * milliseconds for the next one. A machine that decrypts a hundred a second gathers; one that waits for an answer from
  * WhatsApp does not.
  */
 export const GATHER_STEP_MS = 10
 /** Longest wait of the first item of a batch, milliseconds. */
 export const GATHER_MS = 250
-/** Items that are enough for a commit. */
+/** With this many items a commit no longer waits. */
 const GATHER_ITEMS = 400
 
 /**
@@ -40,7 +40,7 @@ const GATHER_ITEMS = 400
  * @property {KeyChanges} [keys]
  * @property {object} [stanza]
  * @property {object[]} [events]
- * @property {number} bytes how much memory it takes, roughly
+ * @property {number} bytes approximate memory
  *
  * @typedef {object} Batch what one commit carries
  * @property {number} seq counts from 1 in each epoch
@@ -59,7 +59,7 @@ const GATHER_ITEMS = 400
  * @property {() => number} [now] milliseconds; measures the longest hold
  */
 
-/** A stanza in the making. */
+/** A stanza that is being decrypted. */
 export class Section {
   /** @type {Map<string, Set<string>>} */
   #touched = new Map()
@@ -80,8 +80,8 @@ export class Section {
   }
 
   /**
-   * The touched keys with their present values, so that an older value never enters the log behind a newer one.
-   * @param {(type: string, id: string) => string | null | undefined} latest the present value of a key
+   * The touched keys with their current values, so that an older value never enters the log behind a newer one.
+   * @param {(type: string, id: string) => string | null | undefined} latest the current value of a key
    * @returns {KeyChanges}
    */
   changes(latest) {
@@ -104,7 +104,7 @@ export class Gate {
   #durable = 0
   #seq = 0
   #committing = false
-  /** When the oldest item that waits for others was looked at, milliseconds. */
+  /** When the oldest item that waits for others was first seen, milliseconds. */
   #gatheringSince = NaN
   /** @type {NodeJS.Timeout | undefined} */
   #gatherStep
@@ -122,7 +122,7 @@ export class Gate {
     this.bytes = 0
     this.bytesMax = 0
     this.longestHoldMs = 0
-    this.#now = hooks.now ?? (() => performance.now()) // nobody sets that clock
+    this.#now = hooks.now ?? (() => performance.now()) // monotonic
   }
 
   get items() { return this.#log.length }
@@ -231,7 +231,7 @@ export class Gate {
     if (this.#committing || this.#failure || this.#log.length === 0) return
     this.#committing = true
     clearTimeout(this.#gatherStep)
-    // Wait one tick: everything of this turn shares the batch.
+    // Wait one tick: everything from this turn shares the batch.
     setImmediate(() => {
       if (this.#gathers()) this.#committing = false
       else void this.#commitNext()

@@ -2,16 +2,16 @@
  * The order in which message stanzas are delivered for decryption (docs/whatsapp.md, "Holding frames").
  *
  * 1. A stanza whose every ciphertext was decrypted and committed before is a redelivery. Its keys are spent: receipt it
- *    and swallow it.
+ * and drop it.
  * 2. A live stanza never overtakes the offline backlog. Interleaved, 101 of 1,704 messages could not be decrypted; in
- *    order, none.
- * 3. What is never stored stands before nothing: direct messages and statuses of people who have no group message
- *    waiting go last, few at a time, and no live stanza waits for them. A flood of them costs the groups nothing.
- * 4. Stanzas of one author go one after another. Before it decrypts, Baileys looks the author up without a lock, which
- *    takes longest for somebody new: the second message would overtake the first, which brings the keys. Of 180
- *    messages, sent three at a time by 60 new people, 34 were refused.
- * 5. A suspect, in whose decryption a sidecar ended, is delivered when nothing else is in work, and nothing else is
- *    while it is (docs/architecture.md, "A stanza that kills").
+ * order, none.
+ * 3. Stanzas that are never stored delay nothing. Direct messages and statuses of people who have no group message
+ * waiting go last, few at a time, and no live stanza waits for them. A flood of them costs the groups nothing.
+ * 4. Stanzas of one author go one after another. Before it decrypts, Baileys looks up the author without a lock, which
+ * takes longest for a new author: the second message would overtake the first, which brings the keys. Of 180 messages,
+ * sent three at a time by 60 new people, 34 were refused.
+ * 5. A suspect, whose decryption ended a sidecar, is delivered when nothing else is in progress, and nothing else is
+ * delivered while it is (docs/architecture.md, "A stanza that kills").
  */
 
 import { Backlog } from './backlog.js'
@@ -20,7 +20,7 @@ import { Backlog } from './backlog.js'
 const RECENT_HASHES = 20_000
 /** Stanzas that are looked up together. */
 const BATCH = 1000
-/** Stanzas of chats that are never stored, in work at once. */
+/** Stanzas of chats that are never stored, in progress at once. */
 const UNSTORED_IN_WORK = 4
 
 /**
@@ -31,24 +31,24 @@ const UNSTORED_IN_WORK = 4
  * @typedef {object} Arrival a stanza, as far as the inbox sees it
  * @property {boolean} offline from the offline backlog
  * @property {string} author
- * @property {boolean} stored of a chat that may be stored
- * @property {boolean} alone a suspect: nothing else may be in work meanwhile
+ * @property {boolean} stored its chat may be stored
+ * @property {boolean} alone a suspect: nothing else may be in progress meanwhile
  * @property {number} [arrivedAt] milliseconds since 1970
- * @property {{open: boolean}} [section] its decryption has begun, and is open until it is in the log
- * @property {string | null} [hash] what names it when it comes again
- * @property {number} expectedBytes what it will take in the log, roughly
+ * @property {{open: boolean}} [section] set once its decryption has begun; open until it is in the log
+ * @property {string | null} [hash] identifies it when it comes again
+ * @property {number} expectedBytes approximate size in the log
  * @property {Part[]} [parts]
- * @property {(spent: Part[]) => void} forget take these parts out
+ * @property {(spent: Part[]) => void} forget remove these parts
  *
  * @typedef {object} InboxHooks
  * @property {(hashes: string[]) => Promise<string[]>} known asks the worker which of these were committed; before it
  *   rejects, it shuts the gate
  * @property {(stanza: any) => void} deliver to be decrypted
  * @property {(stanza: any) => void} swallow receipt only
- * @property {() => void} askForMore for the next window of the backlog
- * @property {() => boolean} busy what arrived is not durable yet: WhatsApp's silence says nothing
+ * @property {() => void} askForMore request the next window of the backlog
+ * @property {() => boolean} busy what arrived is not durable yet, so WhatsApp's silence means nothing
  * @property {number} holdMs how long live stanzas wait while the backlog makes no progress
- * @property {() => number} [now] milliseconds; tells what is stuck
+ * @property {() => number} [now] milliseconds; used to find what is stuck
  */
 
 export class Inbox {
@@ -62,15 +62,15 @@ export class Inbox {
   /** @type {Set<string>} */
   #recent = new Set()
   /**
-   * Author of a stanza in work → those that wait for it, each with its known hashes.
+   * Author of a stanza in progress → stanzas that wait for it, each with its known hashes.
    * @type {Map<string, [Arrival, Set<string>][]>}
    */
   #lanes = new Map()
   /** Delivered and not settled yet, oldest first, with the time of the delivery. @type {Map<Arrival, number>} */
   #inWork = new Map()
-  /** When a decryption ended last. */
+  /** When a decryption last ended. */
   #decryptedAt = -Infinity
-  /** The latest delivery of any that was decrypted. */
+  /** The latest delivery time of all that were decrypted. */
   #decryptedUpTo = -Infinity
   /** Not delivered yet, because a suspect is in work or comes first. @type {Arrival[]} */
   #ready = []
@@ -81,14 +81,14 @@ export class Inbox {
   /** @param {InboxHooks} hooks */
   constructor(hooks) {
     this.hooks = hooks
-    this.#now = hooks.now ?? (() => performance.now()) // nobody sets that clock
+    this.#now = hooks.now ?? (() => performance.now()) // monotonic
     this.#backlog = new Backlog({
       ask: () => hooks.askForMore(),
       busy: () => hooks.busy(),
       released: () => void this.#drain(),
       holdMs: hooks.holdMs,
     })
-    /** What the unsettled stanzas will take in the log, roughly. */
+    /** Approximate size of the unsettled stanzas in the log. */
     this.waitingBytes = 0
     this.swallowed = 0
     this.closed = false
@@ -106,9 +106,9 @@ export class Inbox {
   get waiting() { return this.#unsettled.size }
 
   /**
-   * The stanza that nothing moves, and for how long, milliseconds; null if none is in work. Baileys looks authors up side
-   * by side, and then decrypts one stanza at a time, first come, first served. So the oldest is stuck if one that was
-   * delivered long after it has been decrypted. If none has been for long, it is the one in decryption, if any.
+   * The stuck stanza, and for how long, milliseconds; null if none is in progress. Baileys looks up authors
+   * concurrently, and then decrypts one stanza at a time, in order of arrival. So the oldest is stuck if one delivered
+   * long after it has been decrypted. If none has been for long, it is the one in decryption, if any.
    * @returns {{stanza: any, ms: number} | null}
    */
   get stuck() {
@@ -127,12 +127,12 @@ export class Inbox {
     this.#queue.push(stanza)
     if (stanza.offline) this.#backlog.arrived()
     else this.#backlog.liveWaits()
-    // Nothing waits for what is never stored.
+    // Nothing waits for a stanza that is never stored.
     if (stanza.offline && !stanza.stored) this.#backlog.settled()
     void this.#drain()
   }
 
-  /** A receipt or a notification of the backlog: it fills the window, and nothing waits for it. */
+  /** A receipt or a notification of the backlog: it counts towards the window, and nothing waits for it. */
   otherArrived() {
     this.#backlog.arrived()
     this.#backlog.settled()
@@ -145,7 +145,7 @@ export class Inbox {
   }
 
   /**
-   * The stanza is in the log (or was swallowed).
+   * The stanza is in the log, or was dropped after its receipt.
    * @param {Arrival} stanza
    * @param {string[]} hashes what was decrypted of it
    */
@@ -205,7 +205,7 @@ export class Inbox {
   }
 
   /**
-   * The backlog first, even when a live stanza arrived in its middle; within each kind in order of arrival.
+   * The backlog first, even if a live stanza arrived in its middle; each kind in order of arrival.
    * @param {Arrival[]} stanzas
    */
   #inOrder(stanzas) {
@@ -241,7 +241,7 @@ export class Inbox {
   #next(author) {
     const next = this.#lanes.get(author)?.shift()
     if (!next) this.#lanes.delete(author)
-    // Not on this stack: a thousand swallowed in a row would be a recursion.
+    // Not on this stack: a thousand dropped in a row would recurse.
     else queueMicrotask(() => { if (!this.closed) this.#handOver(...next) })
   }
 

@@ -1,11 +1,11 @@
 /**
- * Reads of keys, a few at a time: what is asked for while others are under way goes together, in one call for each type.
+ * Reads keys, a few calls at a time: requests that arrive during a call go together, one call for each type.
  *
- * 150 newcomers' first messages need five reads each, of one key each. Against a database that is 250 ms away these
- * made a queue of half a minute, which looked like a database that does not answer.
+ * The first messages of 150 newcomers need five reads each, of one key each. Against a database 250 ms away, these made
+ * a queue of half a minute, which looked like a database that does not answer.
  */
 
-/** Calls under way at once. The others gather meanwhile. */
+/** Calls in flight at once. Other requests gather meanwhile. */
 const AT_ONCE = 2
 /** Most keys in a call: a sender key may have 270 kB, and a line of the wire holds 32 MiB. */
 export const KEYS_MAX = 50
@@ -56,7 +56,7 @@ export class KeyReads {
     const answer = /** @type {Ask['answer']} */ (new Promise((resolve) => { settle = resolve }))
     const ask = { type, ids: new Set(), answer, settle }
     this.#waiting.push(ask)
-    setImmediate(() => this.#start()) // what this turn asks for goes together
+    setImmediate(() => this.#start()) // all requests of this turn go together
     return ask
   }
 

@@ -1,10 +1,10 @@
 /**
  * The Signal key store: a write-behind map over the worker's database.
  *
- * A write enters the map and the log at once and never waits. A read looks into the map first, so an entry that is
- * not yet durable wins over the database; only durable entries may be evicted. A read that fails, or finds a torn
- * value, is reported before it throws: Baileys swallows such errors and takes them for "no session"
- * (docs/whatsapp.md, "Auth state").
+ * A write enters the map and the log at once and never waits. A read checks the map first, so an entry that is not yet
+ * durable wins over the database; only durable entries may be evicted. A read that fails, or finds a corrupt value, is
+ * reported before it throws: Baileys swallows such errors and takes them for "no session" (docs/whatsapp.md, "Auth
+ * state").
  */
 
 import { KeyReads } from './key_reads.js'
@@ -58,7 +58,7 @@ export class KeyStore {
   }
 
   /**
-   * Read these ahead of their use. A failure is left to the read that needs the key.
+   * Read these ahead of their use. A failure is reported by the read that needs the key.
    * @param {Record<string, string[]>} names type → ids
    */
   warm(names) {
@@ -187,8 +187,8 @@ export class KeyStore {
 }
 
 /**
- * A sender chooses the group that a key share is for, and so the key's id. With an id that Postgres or the worker's
- * client refuses, the whole batch would be refused, again at every redelivery. Never read and never accept one.
+ * A sender chooses the group of a key share, and so the key's id. If Postgres or the worker's client refuses the id, it
+ * refuses the whole batch, again at every redelivery. Never read and never accept one.
  * @param {string} id
  */
 const storable = (id) => id.length <= ID_LONGEST && !/[\0\p{Cs}]/u.test(id)

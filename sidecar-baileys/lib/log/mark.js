@@ -1,9 +1,9 @@
 /**
  * The mark: which stanza is being decrypted, in a file that outlives this process.
  *
- * The worker makes the file and hands its descriptor over. If the sidecar hangs or dies, the worker reads in it which
- * stanza was in work, and that stanza cannot come back for ever (docs/architecture.md, "A stanza that kills"). One
- * `pwrite` of 32 bytes for each stanza, which takes microseconds.
+ * The worker creates the file and passes its descriptor. If the sidecar hangs or dies, the worker reads from it which
+ * stanza was being decrypted, so that stanza cannot come back for ever (docs/architecture.md, "A stanza that kills").
+ * Each stanza costs one `pwrite` of 32 bytes, which takes microseconds.
  */
 import { writeSync } from 'node:fs'
 
@@ -15,7 +15,7 @@ export const markDescriptor = (env = process.env) => (env.WA_MARK_FD ? Number(en
 
 export class Mark {
   #present = NOTHING
-  /** The log's number at which the marked stanza is durable. */
+  /** The log number at which the marked stanza is durable. */
   #number = Infinity
   #fd
 

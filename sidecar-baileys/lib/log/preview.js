@@ -1,16 +1,16 @@
 /**
  * Finds a connection that is deaf from the start: WhatsApp has announced how many stanzas wait, and they do not come.
  *
- * Progress is what arrives of the backlog, whatever its tag; live stanzas are none. Only time in which we read counts:
- * while the socket is paused or the log waits for the database, WhatsApp's silence says nothing.
+ * Any arrival from the backlog is progress, whatever its tag; live stanzas are not. Only time in which we read counts:
+ * while the socket is paused or the log waits for the database, WhatsApp's silence means nothing.
  */
 
-/** Looks within the patience, so that a pause is noticed although it ends before the patience does. */
+/** Checks per patience, so that a pause is noticed even if it ends earlier. */
 const LOOKS = 20
 
 /**
  * @typedef {object} PreviewHooks
- * @property {() => boolean} busy our own pause or the database holds the socket
+ * @property {() => boolean} busy our own pause, or the database, holds the socket
  * @property {(announced: number, arrived: number) => void} stalled called once
  * @property {number} patienceMs without progress
  */

@@ -1,11 +1,11 @@
 /**
  * Back-pressure: stop reading the socket while the log or the queue of stanzas is full.
  *
- * A pause can starve itself: a stanza in work may await a query whose answer has not been read. So when nothing
- * settles for a moment although something is in work, the socket is read once more.
+ * A pause can block itself: a stanza in progress may await a query whose answer has not been read. So when nothing
+ * settles for a moment although something is in progress, the socket is read once more.
  */
 
-/** Stanzas in work at which reading pauses: Baileys' own queue has no bound. More than several windows of a backlog. */
+/** Stanzas in progress at which reading pauses: Baileys' own queue has no bound. More than several backlog windows. */
 export const STANZAS_IN_FLIGHT = 400
 /** Decrypting takes a millisecond or two. A stanza that takes this long awaits an answer. */
 const STANDSTILL_MS = 100
@@ -14,7 +14,7 @@ const STANDSTILL_MS = 100
  * @typedef {object} Load
  * @property {number} bytes in the log
  * @property {number} waiting stanzas that have arrived and are not in the log
- * @property {number} waitingBytes what those will take in the log, roughly
+ * @property {number} waitingBytes their approximate size in the log
  * @property {number} openSections
  * @property {number} settled stanzas that have entered the log since the start
  *
@@ -35,7 +35,7 @@ export class Throttle {
     this.hooks = hooks
   }
 
-  /** The socket is not read at the moment. */
+  /** The socket is currently not read. */
   get paused() { return this.#paused }
 
   /** The load has changed: pause, resume, or watch for a standstill. */

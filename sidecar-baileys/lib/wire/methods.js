@@ -1,4 +1,4 @@
-/** What the worker may ask of the sidecar. Holds the one connection; the worker decides when there is one. */
+/** The methods that the worker may call. Holds the one connection; the worker decides when there is one. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Boom } from '@hapi/boom'
@@ -68,7 +68,7 @@ export function registerMethods(peer, logger, mark) {
         await ask('commit', { epoch, ...batch })
         return
       } catch (error) {
-        // Any other error is final: the gate shuts, and WhatsApp keeps what has no receipt.
+        // Any other error is final: the gate shuts, and WhatsApp keeps everything without a receipt.
         if (error?.data?.reason !== 'unavailable') throw error
         await sleep(COMMIT_PAUSE_MS)
       }
@@ -188,7 +188,7 @@ export function registerMethods(peer, logger, mark) {
     /** @param {Error} error a rejection inside Baileys that nothing handled */
     onUnhandled(error) {
       peer.notify('stalled', { reason: 'unhandled', detail: { error: error?.name ?? 'Error' } })
-      // After a frame that does not decrypt the Noise counters never agree again, and Baileys does not end the socket
+      // After a frame that does not decrypt, the Noise counters never agree again, and Baileys does not end the socket
       // (docs/whatsapp.md, "The server's side").
       if (!String(error?.stack).includes(NOISE_MODULE)) return
       connection?.end(new Boom('a frame could not be read', { statusCode: 428 }))

@@ -10,7 +10,7 @@ export const INVALID_PARAMS = -32602
 export const ALREADY_CONNECTED = -32001
 /** No socket is open. */
 export const NOT_CONNECTED = -32002
-/** WhatsApp or Baileys said no. */
+/** WhatsApp or Baileys refused. */
 export const FAILED = -32003
 
 /** @param {string} message @param {number} code @param {object} [data] */

@@ -1,7 +1,7 @@
-/** One JSON document a line over stdin and stdout, with a bound on the line. Does not know what the lines mean. */
+/** One JSON document a line over stdin and stdout, with a size limit. Does not know what the lines mean. */
 import { createInterface } from 'node:readline'
 
-/** A batch holds 1 MB or one message, and a message is at most 24 MB of JSON. The worker has the same bound. */
+/** A batch holds 1 MB or one message, and a message is at most 24 MB of JSON. The worker has the same limit. */
 export const MAX_LINE_BYTES = 32 * 1024 * 1024
 
 /**
