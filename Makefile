@@ -19,7 +19,7 @@ NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
 .PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort fleet soak bench benchgate benchqueries benchconsole clean image audit sbom mutants docs \
-  baileys lock types console-smoke screenshots wheel wheel-smoke docs-commands
+  baileys lock types console-smoke screenshots wheel wheel-smoke docs-commands filetypes
 
 help: ## what can be done here
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -137,6 +137,15 @@ lock: $(PYTHON_STAMP) ## after a change of pyproject.toml: both Python locks; ne
 
 types: setup ## after a change of the schema: supabase/types, for those who write apps
 	@$(BIN)/python -m scripts.make_types
+
+# What other libraries say of the corpus. They are installed for this alone, into a place of their own.
+FILETYPES := .make/filetypes
+filetypes: setup ## after a change of the corpus or of the rules for types: docs/file-types.md
+	@test -x $(FILETYPES)/bin/python || $(PYTHON) -m venv $(FILETYPES)
+	@$(FILETYPES)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes \
+	  --requirement scripts/file_types/requirements.txt
+	@$(FILETYPES)/bin/python -m scripts.file_types.ask > .make/answers.json && mv .make/answers.json scripts/file_types/
+	@$(BIN)/python -m scripts.file_types.page
 
 LOCK_ONLY := --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
 WORKSPACES := --workspace sidecar-baileys --workspace simulator

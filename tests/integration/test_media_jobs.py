@@ -24,7 +24,7 @@ from worker.commands.prune import delete_objects
 from worker.errors import CallTimeout, MediaExpired, MediaUnavailable, StoreUnavailable
 from worker.ingest.rules.batch import ingest
 from worker.media.download import Downloader, Limits, Source, open_downloader
-from worker.media.file_types import OTHER_MAX_BYTES
+from worker.media.file_types import EXTENSIONS, OTHER_MAX_BYTES
 from worker.media.jobs import ClaimOptions, MediaRunner
 from worker.media.remote import Json
 from worker.media.reupload import Reuploads
@@ -311,6 +311,22 @@ async def test_a_large_file_of_a_known_type_is_stored_with_its_type(desk: Desk, 
     await desk.work()
     (media,) = await desk.media(sealed.sha256)
     assert (media["mime"], await desk.state()) == (sample.mime, ("stored", True))
+
+
+async def test_every_file_of_the_corpus_is_stored_as_docs_file_types_says(desk: Desk) -> None:
+    """A mark behind each, because two files that are the same have one object and one type."""
+    sent: dict[str, tuple[str, str]] = {}
+    for place, sample in enumerate(CORPUS):
+        family = sample.media_type.capitalize()
+        sealed = seal(sample.head + uuid4().hex.encode(), family)
+        desk.cdn.routes[f"/{place}"] = serving(sealed.blob)
+        await desk.send(sealed, wa_msg_id=str(place), kind=f"{sample.media_type}Message", mimetype=sample.hint)
+        sent[sealed.sha256] = (sample.mime, f"{sealed.sha256}/original.{EXTENSIONS[sample.mime]}")
+    while await desk.jobs():
+        await desk.work()
+    assert {row["media_status"] for row in (await desk.messages()).values()} == {"stored"}
+    stored = [(await desk.media(sha256))[0] for sha256 in sent]
+    assert {row["sha256"]: (row["mime"], row["storage_path"]) for row in stored} == sent
 
 
 async def test_a_document_above_its_own_limit_is_refused_and_a_film_is_not(desk: Desk) -> None:

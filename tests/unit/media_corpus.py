@@ -71,7 +71,7 @@ def iff(form: bytes, kind: bytes) -> bytes:
 def zipped(name: str, content: str = "") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(name, content)
+        archive.writestr(zipfile.ZipInfo(name), content)  # without the time of today
     return buffer.getvalue()
 
 
