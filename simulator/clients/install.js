@@ -1,4 +1,4 @@
-/** The independent clients, each in a folder of its own below the system's folder for temporary files. Nothing of them is kept here. */
+/** Installs the independent clients, each in its own temporary folder. None of them is kept in this repository. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,6 +1,6 @@
 /**
- * An HTTP proxy that leads every tunnel to the virtual phone, whatever host it was meant for. For clients that know the
- * names of WhatsApp's servers alone; the phone's certificate names them.
+ * An HTTP proxy that connects every tunnel to the virtual phone, whatever its target. For clients that only know the
+ * names of WhatsApp's servers; the phone's certificate covers these names.
  */
 import http from 'node:http'
 import https from 'node:https'

@@ -19,7 +19,7 @@ const BACKLOG = 250
 /** @typedef {Awaited<ReturnType<typeof startProgram>>} Phone */
 /** @typedef {{event: string, [fact: string]: unknown}} Seen */
 
-/** A client's process and what it has told. */
+/** A client's process and its output. */
 class Client {
   /** @type {Seen[]} */
   seen = []

@@ -1,4 +1,4 @@
-/** Whether an answer of the client is the right one for a stanza: who it is for, and about what. Decides nothing else. */
+/** Whether a client's answer fits a stanza: its address and its subject. Decides nothing else. */
 
 /** @typedef {import('./stanza.js').Node} Node */
 

@@ -1,17 +1,17 @@
-/** What a modified client can make of its keys: messages that cost their reader much, or that no key opens. */
+/** Messages from a modified client: ones that cost their reader much, or that no key opens. */
 import { createHmac, randomBytes } from 'node:crypto'
 import { Curve } from 'baileys'
 // @ts-ignore no types
 import whisper from 'libsignal/src/protobufs.js'
 import { withTypePrefix } from './curve.js'
 
-const VERSION = 0x33 // this version and the oldest one understood: both 3
+const VERSION = 0x33 // this version and the oldest one supported: both 3
 const BLOCK_BYTES = 16
 const MAC_BYTES = 8
 
 /**
- * A pairwise message of 67 bytes under a ratchet key that nobody has. Its reader derives all keys up to `counter`, in each session that
- * it tries, before it can see that the MAC is false.
+ * A pairwise message of 67 bytes under a ratchet key that nobody has. Its reader derives all keys up to `counter`, in
+ * each session that it tries, before it can see that the MAC is wrong.
  * @param {{counter?: number, previous_counter?: number}} options
  */
 export function forgedMessage({ counter = 1999, previous_counter: previousCounter = 0 }) {

@@ -1,9 +1,9 @@
 /**
- * After a login: what waited comes first, in order, marked `offline`; then its end is announced; then live traffic.
+ * After a login, what waited comes first, in order, marked `offline`; then its end is announced; then live traffic.
  *
- * preview → stanzas → `<ib><offline count>`. With nothing waiting the end comes at once. With the switch `windows` a part of them comes at a
- * time: the first unasked, the next when the client asks (`offline_batch`). A client that never asks gets the next part when it
- * has answered the last, as whatsmeow does with the real server.
+ * preview → stanzas → `<ib><offline count>`. If nothing waits, the end comes at once. With the switch `windows`, the
+ * backlog comes in parts: the first unasked, the next when the client asks (`offline_batch`). A client that never asks
+ * gets the next part when it has answered the last, as whatsmeow does with the real server.
  */
 import { setImmediate as yieldLoop } from 'node:timers/promises'
 import { sendFirst } from './history.js'

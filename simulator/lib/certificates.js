@@ -2,7 +2,7 @@
  * The two chains that a client checks: the Noise chain (root → intermediate → this server's static key) and
  * the TLS chain of the media host (an authority of our own → a certificate for 127.0.0.1 and for the names of WhatsApp's servers).
  */
-import 'reflect-metadata' // the X.509 library needs it to be there first
+import 'reflect-metadata' // the X.509 library needs it loaded first
 import { X509CertificateGenerator, BasicConstraintsExtension, KeyUsagesExtension, KeyUsageFlags, SubjectAlternativeNameExtension,
   SubjectKeyIdentifierExtension, AuthorityKeyIdentifierExtension, ExtendedKeyUsageExtension, ExtendedKeyUsage } from '@peculiar/x509'
 import { proto } from 'baileys'

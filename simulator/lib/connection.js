@@ -1,7 +1,7 @@
 /**
- * One socket of a client: handshake, then stanzas in both directions, in order. Faults of the wire are done here.
+ * One socket of a client: handshake, then stanzas in both directions, in order. Wire faults happen here.
  *
- * States: hello → finish → qr (registering) → login → backlog → live → closed. What a stanza means is not decided here.
+ * States: hello → finish → qr (registering) → login → backlog → live → closed. Does not decide what a stanza means.
  */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -15,7 +15,7 @@ import { decode, encode, node } from './stanza.js'
 /** @typedef {import('./stanza.js').Node} Node */
 /** @typedef {'hello' | 'finish' | 'qr' | 'login' | 'backlog' | 'live' | 'closed'} State */
 
-/** No server answers faster than the way there and back; Baileys 6 has its keys a little after it has sent its last handshake frame. */
+/** No real server answers faster than a round trip; Baileys 6 has its keys only after its last handshake frame. */
 const ROUND_TRIP_MS = 40
 
 let made = 0
@@ -43,12 +43,12 @@ export class Connection {
   line = null
   /** @type {import('./passkey.js').Gate | null} */
   gate = null
-  /** stanzas of the backlog that the client may still have */
+  /** how many more backlog stanzas the client may get */
   allowed = 0
   /** whether it has asked for some itself */
   asked = false
   delivering = false
-  /** this client never hears the end of its backlog, and nothing after it */
+  /** this client never gets the end of its backlog, nor anything after it */
   endWithheld = false
   /** what a deaf connection does not hear, until it is made anew @type {'' | 'all' | 'groups'} */
   deaf = ''
@@ -169,7 +169,7 @@ export class Connection {
     return this.ws.bufferedAmount
   }
 
-  /** A frame of the right form that no key opens. */
+  /** A well-formed frame that no key opens. */
   sendGarbage() {
     this.ws.send(frame(randomBytes(64)))
   }
@@ -180,14 +180,14 @@ export class Connection {
     this.finish()
   }
 
-  /** No frame is read or written any more; the socket closes in its own time. */
+  /** Stops reading and writing frames; the socket closes in its own time. */
   finish() {
     this.state = 'closed'
     this.ws.close(1000)
     this.handlers.onClose(this)
   }
 
-  /** The TCP connection ends with a reset. */
+  /** Ends the TCP connection with a reset. */
   reset() {
     this.state = 'closed'
     if (this.socket instanceof TLSSocket) this.socket.destroy() // it cannot reset

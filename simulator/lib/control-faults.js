@@ -1,4 +1,4 @@
-/** From the fault calls of the control API to what they do, now or at the next opportunity. */
+/** Carries out the fault calls of the control API, at once or at the next opportunity. */
 import { CHAIN_FAULTS } from './certificates.js'
 import { ControlError } from './errors.js'
 import { continueBacklog } from './backlog.js'
@@ -79,7 +79,7 @@ export function removeDevices(phone, lines, more) {
 }
 
 /**
- * A removed device is told code 401; one that was replaced gets no code (clients make it 440).
+ * A removed device gets code 401; a replaced one gets no code (clients make it 440).
  * @param {import('./connection.js').Connection} connection @param {string} type
  * @param {Record<string, string>} [more] attributes
  */

@@ -20,7 +20,7 @@ import { proto } from 'baileys'
 
 const DEFAULT_WAIT_MS = 10_000
 const MAX_BODY_BYTES = 256 * 1024 * 1024
-const BURST_LOOK_EVERY = 25 // messages between looks at the socket's backpressure
+const BURST_LOOK_EVERY = 25 // messages between checks of the socket's backpressure
 
 /** @type {Record<string, Route>} */
 const ROUTES = {

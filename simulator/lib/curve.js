@@ -1,5 +1,5 @@
 /**
- * Curve25519 keys that agree (X25519) and sign (XEdDSA), by Node's own crypto.
+ * Curve25519 keys for X25519 and XEdDSA, using Node's own crypto.
  *
  * The trick: start from an Ed25519 key. Its clamped scalar is a valid X25519 private key, its public point maps to the X25519 public
  * key, and a plain Ed25519 signature verifies as XEdDSA once the point's sign bit is moved into the signature's last byte.
@@ -39,7 +39,7 @@ export function makeSigningKey() {
 }
 
 /**
- * The form in which libsignal wants a public key.
+ * A public key in libsignal's form.
  * @param {Uint8Array} key - 32 bytes, or 33 with the prefix already there
  */
 export function withTypePrefix(key) {

@@ -1,6 +1,6 @@
 /**
- * What the client owes: an answer to every stanza that was written to it. The server's patience is about 50 minutes (`debt_s`);
- * then the stream ends with `<stream:error><ack …/>`, and the stanza comes again at the next login.
+ * What the client owes: an answer to every stanza that was written to it. The server waits about 50 minutes (`debt_s`).
+ * Then the stream ends with `<stream:error><ack …/>`, and the stanza comes again at the next login.
  */
 import { node } from './stanza.js'
 

@@ -87,7 +87,7 @@ export class Device {
     return type === 'pkmsg' ? cipher.decryptPreKeyWhisperMessage(bytes) : cipher.decryptWhisperMessage(bytes)
   }
 
-  /** What the server hands to whoever wants to write to this device. */
+  /** The pre-key bundle that the server gives to anyone who wants to write to this device. */
   bundle() {
     const preKey = Curve.generateKeyPair()
     const keyId = this.#nextPreKey++

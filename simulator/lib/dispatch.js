@@ -14,7 +14,7 @@ import { userOf } from './queue.js'
 /** @typedef {import('./stanza.js').Node} Node */
 
 /**
- * The client has said who it is.
+ * The client has identified itself.
  * @param {Connection} connection @param {import('baileys').proto.ClientPayload} payload @param {Buffer} clientStatic
  */
 function onPayload(connection, payload, clientStatic) {

@@ -1,4 +1,4 @@
-/** What a caller of the control API did wrong, with the HTTP status that says so. */
+/** A mistake by a caller of the control API, with its HTTP status. */
 export class ControlError extends Error {
   /** @param {number} status @param {string} message */
   constructor(status, message) {

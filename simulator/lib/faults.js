@@ -1,4 +1,4 @@
-/** What is wrong on purpose, until it has happened as often as asked or is cleared. Decides nothing else. */
+/** The faults that are on, until they have occurred as often as requested or are cleared. Decides nothing else. */
 
 /** @typedef {{kind: string, times: number} & Record<string, any>} Fault */
 
@@ -19,7 +19,7 @@ export class Faults {
   }
 
   /**
-   * One occurrence of it, if there is one left. `times: -1` never ends.
+   * Takes one occurrence of the fault, if one is left. `times: -1` never ends.
    * @param {string} kind @param {(fault: Fault) => boolean} [applies]
    */
   take(kind, applies = () => true) {

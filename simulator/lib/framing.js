@@ -1,6 +1,6 @@
 /** The bytes on the WebSocket: the client's intro once, then frames of a 3-byte length and a body. */
 
-const DICTIONARY = 3 // of the tokens in stanzas; Baileys 6.x still has 2
+const DICTIONARY = 3 // version of the token dictionary in stanzas; Baileys 6.x still has 2
 const INTRO_BYTES = 4 // "WA", protocol 6, dictionary 3
 const ROUTING_HEAD_BYTES = 7 // "ED" 0 1, then a 3-byte length of the routing info
 

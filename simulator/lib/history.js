@@ -1,4 +1,4 @@
-/** The history that a phone shares after pairing. A client that waits for it holds its events back until one has come. */
+/** The history that a phone shares after pairing. A client that waits for it holds back its events until then. */
 import { randomBytes } from 'node:crypto'
 import { deflateSync } from 'node:zlib'
 import { proto } from 'baileys'
@@ -32,8 +32,8 @@ export function sendHistory(line, { sync_type = 'INITIAL_BOOTSTRAP', inline = tr
 }
 
 /**
- * What a phone sends to a device that it has just linked: the key of the app state, then a little history. Some clients (whaileys) take a
- * history without the key for a broken link.
+ * What a phone sends to a device that it has just linked: the key of the app state, then a little history. Some clients
+ * (whaileys) take a history without the key for a broken link.
  * @param {Line} line
  */
 export async function sendFirst(line) {

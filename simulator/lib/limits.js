@@ -1,7 +1,7 @@
-/** How often a client may do something within a span of time. */
+/** How often a client may do something within a period. */
 
 /**
- * Notes one more occurrence and says whether it is still allowed.
+ * Counts one more occurrence and says whether it is still allowed.
  * @param {number[]} recent - monotonic milliseconds; kept by the caller @param {number} limit - 0: none @param {number} spanMs
  */
 export function within(recent, limit, spanMs) {

@@ -1,4 +1,4 @@
-/** One linked device of an account: its keys, what the server keeps for it, and its socket while it is logged in. */
+/** One linked device of an account: its keys, its queue on the server, and its socket while it is logged in. */
 import { OfflineQueue } from './queue.js'
 
 export class Line {

@@ -1,4 +1,4 @@
-/** The media host: encrypted blobs under paths, served over HTTPS, with faults. It knows no keys, as the real one. */
+/** The media host: encrypted blobs by path, served over HTTPS, with faults. Like the real one, it knows no keys. */
 import { randomBytes } from 'node:crypto'
 import { Journal } from './journal.js'
 

@@ -3,7 +3,7 @@
  * (docs/whatsapp.md, "The server's side"). A client that resumes (IK, with its static key in the first frame) is answered by
  * XXfallback: from there on it does as if it had begun with XX.
  *
- * Owns keys and counters; does no I/O. A frame that does not decrypt throws: the connection is then over.
+ * Owns keys and counters; does no I/O. A frame that does not decrypt throws, and the connection is over.
  */
 import { createCipheriv, createDecipheriv, createHash, hkdfSync } from 'node:crypto'
 import { Curve, proto } from 'baileys'

@@ -1,4 +1,4 @@
-/** What an account gets besides messages of its people: calls, and the words of bots. Sent as the real ones look, not as raw stanzas. */
+/** Other stanzas that an account gets: calls and bot messages. Sent as the real ones look, not as raw stanzas. */
 import { randomBytes } from 'node:crypto'
 import { ControlError } from './errors.js'
 import { enqueue, send } from './send.js'
@@ -33,8 +33,8 @@ export function sendBotMessage(phone, { to = 'direct' }) {
 }
 
 /**
- * A message is taken back, by its sender (`edit` 7) or by somebody else who claims to be an admin (8). Nothing is checked, as the real
- * server does not check either.
+ * Revokes a message, by its sender (`edit` 7) or by somebody else who claims to be an admin (8). Nothing is checked, as
+ * on the real server.
  * @param {Phone} phone @param {{from: string, to: string, id: string, edit?: '7' | '8'}} request
  */
 export function revoke(phone, { from, to, id, edit }) {

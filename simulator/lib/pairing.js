@@ -1,5 +1,6 @@
 /**
- * Linking a device, as the phone and its server do it: the QR references, what a scan causes, the eight-letter code.
+ * Linking a device, on the phone's and its server's side: the QR references, the effect of a scan, the eight-letter
+ * code.
  *
  * The phone signs the new device's identity with the account's key; the client counter-signs; then it must reconnect (515).
  */
@@ -43,7 +44,7 @@ export async function scan(phone, { qr, tamper, timeout_ms = 10_000 }) {
 }
 
 /**
- * The server retires the secret in the QR on show and tells the client to make another; a phone that scans the old one fails.
+ * The server retires the secret in the shown QR and tells the client to make another; scanning the old one fails.
  * @param {Phone} phone @param {{qr?: string}} request
  */
 export function retireQr(phone, { qr }) {
@@ -59,8 +60,8 @@ function expired({ realism }, { refs, qrAt }, ref) {
 }
 
 /**
- * What the phone refuses with "Couldn't link device", while the client hears nothing: a client that is too old, an account that is
- * restricted (which each try makes worse).
+ * Cases that the phone refuses with "Couldn't link device", while the client hears nothing: a client that is too old,
+ * or a restricted account (each try makes that worse).
  * @param {Phone} phone @param {Connection} connection
  */
 function mayLink(phone, { version }) {
@@ -175,7 +176,7 @@ export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
   const clientKey = ctr(createDecipheriv, codeKey(code, request.wrapped.subarray(0, 32)), request.wrapped.subarray(32, 48), request.wrapped.subarray(48))
   const ephemeral = Curve.generateKeyPair()
   request.shared = Buffer.from(Curve.sharedKey(ephemeral.private, clientKey))
-  request.bundle = Buffer.alloc(0) // not that of a wrong code that was typed before
+  request.bundle = Buffer.alloc(0) // drop that of a wrong code typed earlier
   const [salt, iv] = [randomBytes(32), randomBytes(16)]
   const wrapped = Buffer.concat([salt, iv, ctr(createCipheriv, codeKey(code, salt), iv, ephemeral.public)])
   connection.send(node('notification', { from: SERVER, type: 'link_code_companion_reg', id: randomBytes(8).toString('hex'), t: String(Math.floor(Date.now() / 1000)) }, [
@@ -189,7 +190,7 @@ export async function pairByCode(phone, { code = '', timeout_ms = 10_000 }) {
   return linkOrGate(phone, connection, openBundle(phone, connection), timeout_ms)
 }
 
-/** What the server takes as `companion_platform_display`: a known browser on a known system. */
+/** What the server accepts as `companion_platform_display`: a known browser on a known system. */
 const DISPLAY = /^(Chrome|Edge|Firefox|IE|Opera|Safari) \((Windows|Mac OS|Mac|Linux|Ubuntu|Fedora|Android|iOS)\)$/
 
 /** @param {import('./stanza.js').Node} request - companion_hello */

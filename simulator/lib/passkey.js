@@ -21,13 +21,13 @@ const KEY_BYTES = 32
 /** The client's queries, in their order. */
 export const STEPS = ['passkey_request_options', 'ref', 'passkey_prologue', 'companion_nonce', 'encrypted_pairing_request']
 
-/** What may go wrong on purpose, for the next attempt. */
+/** Faults for the next attempt. */
 export const PASSKEY_VARIANTS = {
   options: ['embedded', 'absent', 'broken', 'twice', 'wrong_from'], // how the request comes
   continuation: ['normal', 'silence', 'early', 'short_key', 'short_nonce'], // what follows the prologue
-  refuse: ['', ...STEPS], // answered with 400
-  silence: ['', ...STEPS, 'pair-success'], // not answered; the last: the pairing request is, and nothing follows
-  cut: ['', 'passkey_prologue_request', ...STEPS] // the socket ends there
+  refuse: ['', ...STEPS], // this step is answered with 400
+  silence: ['', ...STEPS, 'pair-success'], // not answered; `pair-success`: the request is, but nothing follows
+  cut: ['', 'passkey_prologue_request', ...STEPS] // the socket ends at this step
 }
 
 export class Gate {
@@ -132,7 +132,7 @@ export class Gate {
     const wrong = attempt(() => phone.passkey.wrongIn(credential, JSON.parse(assertion.toString()), this.challenge), 'unreadable assertion')
     if (wrong) return this.#refused(wrong)
     if (performance.now() > this.#challengeAt + phone.realism.ms('passkey_ms')) return this.#refused('challenge expired')
-    this.challenge = '' // good once
+    this.challenge = '' // valid once
     const { companionEphemeralIdentity, commitment } = proto.ProloguePayload.decode(payload)
     this.#identity = Buffer.from(companionEphemeralIdentity ?? [])
     this.#companion = proto.CompanionEphemeralIdentity.decode(this.#identity)

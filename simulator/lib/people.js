@@ -1,4 +1,4 @@
-/** Who there is: the owner of the account, the other people, their addresses and devices; and the groups. */
+/** The people: the account's owner, the others, their addresses and devices; and the groups. */
 import { randomInt } from 'node:crypto'
 import { Device } from './device.js'
 import { ControlError } from './errors.js'
@@ -35,7 +35,7 @@ export class Person {
   }
 }
 
-/** Everybody on the server, under one name each; the owners of accounts among them. */
+/** Everybody on the server, each under one name; the owners of accounts among them. */
 export class Registry {
   /** @type {Map<string, Person>} */
   #byName = new Map()
@@ -103,7 +103,7 @@ export class People {
  * @property {string} subject
  * @property {'lid' | 'pn'} mode
  * @property {Person[]} members
- * @property {Set<Person>} past - who has left, or was removed
+ * @property {Set<Person>} past - members who left or were removed
  * @property {Person} creator
  * @property {Person[]} admins - besides the creator
  * @property {string | null} community - the id of the one it belongs to

@@ -31,7 +31,7 @@ export class Phone {
   passkeyVariant = {}
   /** @type {import('./passkey.js').Gate | null} */
   gate = null
-  /** the account is restricted until then, Unix milliseconds; each try to link meanwhile doubles what is left */
+  /** the account is restricted until then, Unix milliseconds; each try to link before that doubles the rest */
   restrictedUntil = 0
   /** @type {number[]} monotonic times of the logins of the last minute */
   recentLogins = []

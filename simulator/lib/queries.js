@@ -1,4 +1,4 @@
-/** The server's answers to `iq` queries, by namespace. What has no meaning here gets an empty result, and a line in the log. */
+/** The server's answers to `iq` queries, by namespace. A query without meaning here gets an empty result. */
 import { createHash } from 'node:crypto'
 import { announceBacklog } from './backlog.js'
 import { groupNode } from './groups.js'

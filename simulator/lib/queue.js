@@ -1,19 +1,20 @@
 /**
  * What the server keeps for the client: every stanza that was not receipted, acked or nacked, in order.
  *
- * A stanza leaves when its own answer comes. Two stanzas may share id and sender (a retry's good copy, a sender who reuses an id):
- * each takes one answer. A retry receipt marks the copy that failed; the nack that follows takes that one, never the good copy.
+ * A stanza leaves when its own answer comes. Two stanzas may share id and sender (a retry's good copy, or a sender who
+ * reuses an id): each takes one answer. A retry receipt marks the copy that failed; the nack that follows applies to
+ * that copy, never to the good one.
  */
 
 /**
  * @typedef {object} Queued
  * @property {number} n
  * @property {import('./stanza.js').Node} node
- * @property {boolean} sent - on the present connection
- * @property {number} sentAt - monotonic milliseconds of the last writing
+ * @property {boolean} sent - on the current connection
+ * @property {number} sentAt - monotonic milliseconds of the last write
  * @property {boolean} failed - the client asked for another copy of it
- * @property {boolean} stuck - nacked, and kept first in the queue all the same
- * @property {boolean} forgiven - the server itself ignores every answer: no debt, and it never leaves
+ * @property {boolean} stuck - nacked, but still kept first in the queue
+ * @property {boolean} forgiven - the server itself ignores every answer: it is no debt, and never leaves
  */
 
 /** @param {string | undefined} jid */
@@ -52,17 +53,17 @@ export class OfflineQueue {
     entry.sentAt = performance.now()
   }
 
-  /** Whether something that was written waits for its answer. */
+  /** Whether a written stanza waits for its answer. */
   get unsettled() {
     return [...this.#entries.values()].some(({ sent }) => sent)
   }
 
-  /** Those that withhold the rest. */
+  /** Stanzas that withhold the rest. */
   get stuck() {
     return [...this.#entries.values()].filter(({ stuck }) => stuck)
   }
 
-  /** Lets those go that a fault has kept. */
+  /** Releases the stanzas that a fault has kept. */
   release() {
     for (const entry of this.#entries.values()) {
       entry.forgiven = false
@@ -103,7 +104,7 @@ export class OfflineQueue {
   }
 
   /**
-   * The ack of a message that was not taken, with an error or (after a retry receipt) without one.
+   * The ack of a message that was not accepted, with an error or (after a retry receipt) without one.
    * @param {import('./stanza.js').Node} nack @param {{sticks?: boolean}} [options] - `sticks`: it is kept, and is first from now on
    */
   settleNack(nack, { sticks = false } = {}) {

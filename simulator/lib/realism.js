@@ -1,8 +1,9 @@
 /**
- * How unkind the server is: switches for what the real server is reported to do. README.md gives each one's source and certainty.
+ * How unkind the server is: switches for reported behaviour of the real server. README.md gives each one's source and
+ * certainty.
  *
- * Three profiles name a whole set. `kind` is the server that lets every client through; `real` is the server as it is reported;
- * `default` is `real` with a patience of one minute instead of fifty, so that a forgotten ack ends the stream while a test runs, and
+ * Three profiles name a whole set. `kind` lets every client through; `real` is the server as reported; `default` is
+ * `real` with a patience of one minute instead of fifty, so that a forgotten ack ends the stream during a test, and
  * with any number of logins, because tests log in more often than an account does.
  */
 import { ControlError } from './errors.js'
@@ -29,7 +30,7 @@ export const KIND = {
   code_expires: false,
   check_display: false, // companion_platform_display must be "Browser (OS)", else 400
   max_devices: 0, // above it the phone refuses the scan or the code; 0: no limit
-  min_version: '', // e.g. "2.3000.1030000000": an older client gets its QR, and the scan fails in silence
+  min_version: '', // e.g. "2.3000.1030000000": an older client gets its QR, and the scan fails silently
   passkey: false, // after the scan or the code the owner must sign a challenge
   web_version: '', // e.g. "2.3000.1040000000": what /sw.js of the control API says is today's
   queries_per_minute: 0, // above it 429; 0: no limit

@@ -1,6 +1,6 @@
 /**
- * What the senders' phones do when the client asks again: for a message that it could not decrypt, for media that has expired,
- * for a placeholder that the owner's phone can fill.
+ * How the senders' phones answer a client's request: for a message that it could not decrypt, for media that has
+ * expired, or for a placeholder that the owner's phone can fill.
  */
 import { proto } from 'baileys'
 import { spoil } from './device.js'

@@ -1,7 +1,8 @@
 /**
- * From a request to a stanza: who writes, to whom, what is inside, how it is encrypted, and whether it goes out now or waits.
+ * From a request to a stanza: who writes, to whom, what is in it, how it is encrypted, and whether it is sent now or
+ * waits.
  *
- * Everything runs under `phone.inOrder`: a sender's iterations leave in the order in which they were made, faults apart.
+ * Everything runs under `phone.inOrder`: a sender's iterations leave in the order they were made, except with faults.
  */
 import { randomBytes } from 'node:crypto'
 import { proto } from 'baileys'
@@ -36,7 +37,7 @@ import { node, SERVER } from './stanza.js'
  * @property {import('./content.js').Blob | null} blob
  */
 
-/** Statuses are encrypted like a group's messages; they come as stanzas of their own. */
+/** Statuses are encrypted like group messages, but come as `<status>` stanzas. */
 const STATUSES = { id: 'status@broadcast', mode: /** @type {'lid' | 'pn'} */ ('lid') }
 const LOW_PREKEYS = 5 // below this the server tells the client
 /** @typedef {Map<Line, Node>} Copies one message, as it is encrypted for each device */
@@ -51,7 +52,7 @@ function held(phone) {
 }
 
 /**
- * Who gets a message: every device of this account; of a group also those of the other accounts in it.
+ * Who gets a message: every device of this account; for a group, also the devices of the other accounts in it.
  * @param {Phone} phone @param {SentMessage} message
  */
 function recipients(phone, { group }) {
@@ -217,7 +218,7 @@ function tellLowPreKeys(line) {
 }
 
 /**
- * A message of the owner's phone to one of its linked devices.
+ * A message from the owner's phone to one of its linked devices.
  * @param {Line | undefined} line @param {proto.IMessage} message
  * @param {{queued?: boolean}} [options] - whether it is kept until receipted
  */

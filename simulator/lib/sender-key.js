@@ -7,8 +7,8 @@ import { proto } from 'baileys'
 import { advance } from './attacker.js'
 import { makeSigningKey, withTypePrefix } from './curve.js'
 
-const NO_PADDING = 0xff // a last byte that no length of padding has
-const VERSION = 0x33 // this version and the oldest one understood: both 3
+const NO_PADDING = 0xff // a last byte that is no padding length
+const VERSION = 0x33 // this version and the oldest one supported: both 3
 
 /** @param {Uint8Array} key @param {number} constant */
 const derive = (key, constant) => createHmac('sha256', key).update(Buffer.from([constant])).digest()

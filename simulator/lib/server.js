@@ -1,4 +1,4 @@
-/** The loopback listeners: the WebSocket that clients dial, and the media host. Faults of the dial-in are done here. */
+/** The loopback listeners: the WebSocket for clients, and the media host. Connection faults happen here. */
 import http from 'node:http'
 import https from 'node:https'
 import { once } from 'node:events'
@@ -50,7 +50,8 @@ function refuse(socket, status) {
 }
 
 /**
- * The media host. It takes clients as well, for those that know the names of WhatsApp's servers alone: clients/proxy.js leads both here.
+ * The media host. It also accepts clients that only know the names of WhatsApp's servers: clients/proxy.js leads both
+ * here.
  * @param {import('./phone.js').Phone} phone @param {string} host @param {{cert: string, key: string}} identity
  */
 export async function listenForMedia(phone, host, identity) {

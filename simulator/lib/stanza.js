@@ -53,7 +53,8 @@ export function encode(element) {
 }
 
 /**
- * Baileys' encoder takes a third of a second per megabyte: long contents are put in afterwards, in place of markers.
+ * Baileys' encoder takes a third of a second per megabyte, so long contents are inserted afterwards, in place of
+ * markers.
  * @param {Node} element @param {Map<Buffer, Uint8Array>} large @returns {Node}
  */
 function withMarkers(element, large) {

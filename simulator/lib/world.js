@@ -1,5 +1,5 @@
 /**
- * What all accounts on this server share: its keys and its sockets, the people, their groups and files, what was sent, the faults.
+ * What all accounts on this server share: its keys and sockets, people, groups and files, sent messages, and faults.
  *
  * A `Phone` is one account. Most servers have one; `POST /phones` makes another.
  */
@@ -31,7 +31,7 @@ export class World {
   sent = new Map()
   /** devices that were linked so far, of all accounts */
   pairings = 0
-  /** names of the media hosts that clients are told, best first */
+  /** names of the media hosts that clients get, best first */
   mediaHosts = ['media-fra3-1.cdn.whatsapp.net', 'mmg.whatsapp.net']
   /** @type {((open: boolean) => Promise<void>) | null} opens or closes the socket port; set by the server */
   listening = null
@@ -52,7 +52,7 @@ export class World {
   }
 
   /**
-   * Waits until the predicate gives something, looking again at each change.
+   * Waits until the predicate returns something, checking again at each change.
    * @template T @param {() => T | undefined | false | null} predicate @param {number} timeoutMs
    * @returns {Promise<T | undefined>} undefined when the time is up
    */

@@ -9,7 +9,7 @@ import { PATIENCE_MS } from './program.js'
 // libsignal writes sessions, keys included, to the console whenever one is replaced
 for (const level of /** @type {const} */ (['info', 'warn', 'error'])) console[level] = () => {}
 
-/** Lines that stock Baileys logs whatever the server does, with the reason why each says nothing about the server. */
+/** Lines that stock Baileys logs whatever the server does, each with the reason why it proves nothing. */
 const UNCONDITIONAL = /** @type {RegExp[]} */ ([])
 
 /** Keys and credentials that outlive sockets, as a file or database would. */

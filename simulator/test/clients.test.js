@@ -1,4 +1,4 @@
-/** The runner of the independent clients, with the one that is installed here; and what clients do that Baileys 7 does not. */
+/** The runner of the independent clients; and things that clients do but Baileys 7 does not. */
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import test from 'node:test'

@@ -5,7 +5,7 @@ import { once } from 'node:events'
 
 export const PROGRAM = new URL('../index.js', import.meta.url).pathname
 
-export const PATIENCE_MS = 30_000 // a machine that builds other things as well; nothing waits that long when it works
+export const PATIENCE_MS = 30_000 // for a busy machine; a working server never takes this long
 
 /** @typedef {{control_url: string, socket_url: string, media_origin: string, media_ca: string, root_key: string}} Endpoints */
 
