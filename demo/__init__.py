@@ -1,1 +1,1 @@
-"""`wa-worker demo`: the main job, shown. Real parts, our own virtual phone, no account."""
+"""`wa-worker demo`: the main job, end to end, with real parts and our own virtual phone. No account."""

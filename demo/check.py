@@ -1,4 +1,4 @@
-"""What is in the database and the bucket against what the scenario promises. No I/O; shares no code with the worker."""
+"""Compares the database and the bucket with what the scenario promises. No I/O; shares no code with the worker."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Found:
     messages: Sequence[Row]
     media: Sequence[Row]
     objects: Mapping[str, int]  # path → bytes
-    sha256: Mapping[str, str] = field(default_factory=dict)  # path → of what was downloaded
+    sha256: Mapping[str, str] = field(default_factory=dict)  # path → hash of the downloaded object
 
 
 def differences(cast: Cast, sent: Mapping[str, str], found: Found) -> list[str]:
-    """One line for each thing that is not as the scenario says; empty if all is well.
+    """One line for each difference from the scenario; empty if there is none.
 
     `sent` maps the scenario's message ids to WhatsApp's.
     """
@@ -131,5 +131,5 @@ def kinds(messages: Sequence[ExpectedMessage], group: str) -> str:
 
 
 def counted(words: Sequence[str]) -> str:
-    """How often each word occurs, in the words' order."""
+    """How often each word occurs, in alphabetical order."""
     return ", ".join(f"{word} {list(words).count(word)}" for word in sorted(set(words)))

@@ -1,4 +1,4 @@
-"""The demo from its folder to its exit code: 0 if all is as the scenario promises, 1 if not, 130 after Ctrl-C."""
+"""The demo as a command, with its exit code: 0 if all is as the scenario promises, 1 if not, 130 after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(screen: Screen, kept: Path | None, work: Callable[[Screen, Path], Awaita
     """Do `work` in `kept`, or in a temporary folder that is removed unless something went wrong.
 
     Raises:
-        SettingsError: `kept` holds something already.
+        SettingsError: `kept` is not empty.
     """
     if kept is not None and kept.exists() and any(kept.iterdir()):
         raise SettingsError(f"{kept} holds something already: remove it, or name another folder with --folder")
@@ -29,7 +29,7 @@ def run(screen: Screen, kept: Path | None, work: Callable[[Screen, Path], Awaita
     code = 1
     try:
         code = anyio.run(run_until_interrupted, screen, partial(work, screen, folder))
-    except AssertionError as missed:  # a wait ran out, or the virtual phone reported a fault
+    except AssertionError as missed:  # a wait timed out, or the virtual phone reported a fault
         screen.wrong(str(missed))
     finally:
         if kept is None and code != 1:
@@ -48,6 +48,6 @@ async def show(screen: Screen, folder: Path) -> int:
 
 
 async def play(browser: bool, screen: Screen, folder: Path) -> int:
-    """The demo's town at a prompt, until the person leaves."""
+    """The demo's town at a prompt, until the user leaves."""
     await Play(screen, folder, browser).run()
     return 0

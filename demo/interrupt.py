@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM for programs that start processes: they end by leaving their scopes, in order."""
+"""Ctrl-C and SIGTERM for programs that start processes: they exit by leaving their scopes, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""seeds/kinds.json: one message of every kind, sent by the virtual phone, and the rows that must come of it.
+"""Sends one message of every kind (seeds/kinds.json) with the virtual phone, and compares the resulting rows.
 
 Knows the phone and the tables; shares no code with the worker.
 """
@@ -33,7 +33,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One message: the body of the virtual phone's /send, with stand-ins, and the row that it must become."""
+    """One message: the body of the virtual phone's /send, with placeholders, and the row that it must become."""
 
     id: str
     sender: str
@@ -101,7 +101,7 @@ class Players:
         return self.sent[example.id]
 
     def _filled(self, value: Any) -> Any:
-        """A copy with every stand-in replaced: `$file`, `$key`, `$id`, `$lid`."""
+        """A copy with every placeholder replaced: `$file`, `$key`, `$id`, `$lid`."""
         match value:
             case {"$file": name, **beside}:
                 return {"$media": self._file(name), **self._filled(beside)}
@@ -128,7 +128,7 @@ class Players:
 
 
 async def introduce_kinds(phone: VirtualPhone, kinds: Kinds) -> Players:
-    """Make people and group known to the virtual phone."""
+    """Create the people and the group on the virtual phone."""
     people = {key: await phone.person(name) for key, name in kinds.people.items()}
     members = [people[member].name for member in kinds.group["participants"]]
     mode = cast(Literal["lid", "pn"], kinds.group["addressing_mode"])
@@ -137,13 +137,13 @@ async def introduce_kinds(phone: VirtualPhone, kinds: Kinds) -> Players:
 
 
 def settled(players: Players, messages: Sequence[Row]) -> bool:
-    """Whether every message of the group is there and none of them still waits for its file."""
+    """Whether every message of the group is there and none still waits for its file."""
     mine = [row for row in messages if row["chat_id"] == players.group.id]
     return len(mine) >= len(players.sent) and not any(row["media_status"] == "pending" for row in mine)
 
 
 def kind_differences(players: Players, messages: Sequence[Row], media: Sequence[Row]) -> list[str]:
-    """One line for each row or column that is not as the file says; empty if all is well."""
+    """One line for each row or column that differs from the file; empty if none does."""
     rows: dict[str, list[Row]] = {}
     for row in messages:
         if row["chat_id"] == players.group.id:

@@ -1,4 +1,4 @@
-"""What a line at the prompt of `wa-worker demo --play` asks for. Pure."""
+"""Parses a line typed at the prompt of `wa-worker demo --play`. Pure."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ a line of text        is sent to the group, as the person named in the prompt
 
 @dataclass(frozen=True)
 class Order:
-    """A verb and the words behind it."""
+    """A verb and the words after it."""
 
     verb: Verb
     words: str = ""
 
 
 def parse(line: str) -> Order | None:
-    """The order of one line; None for a blank one and for a verb that there is not."""
+    """The order in a line; None for a blank line or an unknown verb."""
     text = line.strip()
     if not text.startswith("/"):
         return Order("text", text) if text else None
@@ -38,7 +38,7 @@ def parse(line: str) -> Order | None:
 
 
 def named(words: str, among: dict[str, str]) -> str | None:
-    """The key whose key or name begins with these words, whatever their case; None if none does, or several do."""
+    """The key that starts with these words, or whose name does, ignoring case; None if there is none, or several."""
     wanted = words.casefold()
     found = [key for key, name in among.items() if (wanted and name.casefold().startswith(wanted)) or key == wanted]
     return found[0] if len(found) == 1 else None

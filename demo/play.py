@@ -45,7 +45,7 @@ class Play:
         self._waiting: list[Sent] = []
 
     async def run(self) -> None:
-        """Everything, from the first process to the last line that was typed."""
+        """Everything, from the first process to the last typed line."""
         async with AsyncExitStack() as running:
             self._phone = await running.enter_async_context(await VirtualPhone.start(self.folder))
             self._worker = Worker.start(self.folder, phone=self._phone, settings=SETTINGS)
@@ -106,7 +106,7 @@ class Play:
             self.screen.console.print(f"{who} in {where}{dead}> ", end="", markup=False, highlight=False)
 
     async def _follow(self, line: str) -> bool:
-        """Do what a line asks; False to leave."""
+        """Do what a line says; False to leave."""
         order = parse(line)
         try:
             match order:
@@ -161,7 +161,7 @@ class Play:
         await self._report(sent)
 
     async def _alter(self, order: Order, name: str) -> None:
-        """Edit or take back the person's last message."""
+        """Edit or revoke the person's last message."""
         if self._person not in self._last:
             self.screen.say(f"{name} has sent nothing yet.")
             return
@@ -173,7 +173,7 @@ class Play:
             self.screen.say("taken back: the row says so in messages.revoked_at")
 
     async def _report(self, sent: Sent) -> None:
-        """Say what became of a message once it is acknowledged."""
+        """Print what became of a message once it is acknowledged."""
         if not self._worker.child.running:
             self._waiting.append(sent)
             self.screen.say("no worker runs: it waits with the virtual WhatsApp")
@@ -191,7 +191,8 @@ class Play:
 
 
 async def _lines(prompt: Callable[[], None]) -> AsyncIterator[str]:
-    """Lines of stdin, as they are typed; `prompt` is called before each. No thread: one that reads cannot be ended."""
+    """Lines of stdin, as they are typed; `prompt` is called before each. No thread: a thread that reads cannot be
+    stopped."""
     seen = b""
     while True:
         prompt()

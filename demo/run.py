@@ -1,7 +1,7 @@
-"""The demo from the first process to the closing table, in the order in which it is seen.
+"""The demo from the first process to the closing table, in the order in which the user sees it.
 
-Acts as three parties at once: the operator who starts the worker, the web app that switches groups on, and the hand
-that holds the phone. The worker itself is the ordinary one, started as a user starts it.
+Plays three roles at once: the operator who starts the worker, the web app that switches groups on, and the person who
+holds the phone. The worker is the ordinary one, started as a user starts it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from testkit.worker import Worker
 MESSAGE_SECONDS = 20.0
 KINDS_SECONDS = 60.0
 KINDS_WIDTH = 110
-LOOK_SECONDS = 0.01  # how often a row is looked for: about what one look costs
+LOOK_SECONDS = 0.01  # how often to look for a row: about what one query costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,10 @@ class Demo:
         self.scenario = scenario or load()
         self.sent: dict[str, Sent] = {}
         self.latencies_ms: list[float] = []
-        self._shown: dict[int, str] = {}  # row id → what a person saw of it
+        self._shown: dict[int, str] = {}  # row id → what the user saw of it
 
     async def run(self) -> list[str]:
-        """Everything; the differences between what is stored and what the scenario promises."""
+        """Run everything; returns the differences between what is stored and what the scenario promises."""
         began = time.monotonic()
         async with AsyncExitStack() as running:
             phone, worker, database = await self._start(running)
@@ -181,7 +181,7 @@ class Demo:
             )
 
     async def _every_kind(self, phone: VirtualPhone, worker: Worker, database: Database) -> Examples:
-        """seeds/kinds.json in a group of its own, compared row by row."""
+        """Send seeds/kinds.json to a group of its own, and compare row by row."""
         kinds = load_kinds(self.scenario.folder)
         self.screen.title(f"6  {len(kinds.examples)} more, of every kind that a group can carry")
         players = await introduce_kinds(phone, kinds)
@@ -205,7 +205,7 @@ class Demo:
         return Examples(wrong=wrong, line=_compared("one of every kind", promised, found))
 
     def _leaks(self) -> list[str]:
-        """Which private contents lie in a file of the folder: the database's, the bucket's, a log."""
+        """Private texts and files found in a file of the folder: the database's, the bucket's, a log."""
         found = []
         needles = self.scenario.nowhere_bytes()
         control = self.scenario.messages[0].text or ""

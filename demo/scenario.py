@@ -1,6 +1,6 @@
-"""The scenario of seeds/: read, made known to the virtual phone, and sent message by message.
+"""The scenario of seeds/: reads it, sets it up on the virtual phone, and sends it message by message.
 
-Knows nothing of the worker or the database; what must come of it is in `check.py`.
+Knows nothing of the worker or the database; the expected result is in `check.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Step:
 
     @property
     def content(self) -> str:
-        """What a person would see of it, in one line."""
+        """The message as a person would see it, in one line."""
         words = self.text or self.caption
         shown = " ".join(words.split()) if words else ""
         return f"[{self.media}] {shown}".rstrip() if self.media else shown
@@ -60,7 +60,7 @@ class ExpectedFile:
 
     @property
     def path(self) -> str:
-        """Where the object lies in the bucket (docs/contract.md §7)."""
+        """The path of the object in the bucket (docs/contract.md §7)."""
         return f"{self.sha256}/original.{self.extension}"
 
 
@@ -89,7 +89,7 @@ class Scenario:
         return (self.folder / "media" / file).read_bytes()
 
     def nowhere_bytes(self) -> dict[str, bytes]:
-        """What must not be found on any disk: the texts, and the files, of chats that are not monitored."""
+        """What must not be on any disk: the texts and files of unmonitored chats."""
         found = {}
         for step in (self.step[id] for id in self.nowhere):
             found[step.id] = self.data(step.media) if step.media else (step.text or "").encode()
@@ -147,7 +147,7 @@ class Cast:
 
 
 async def introduce(phone: VirtualPhone, scenario: Scenario) -> Cast:
-    """Make the scenario's people and groups known to the virtual phone, before or after pairing."""
+    """Create the scenario's people and groups on the virtual phone, before or after pairing."""
     people = {key: await phone.person(name) for key, name in scenario.people.items()}
     groups = {}
     for key, group in scenario.groups.items():

@@ -22,7 +22,7 @@ MARGIN = " " * 2
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One line of the closing table: what was promised, what was found, whether that is the same."""
+    """One line of the closing table: expected, found, and whether they are the same."""
 
     what: str
     promised: str
@@ -67,7 +67,7 @@ class Screen:
 
     @asynccontextmanager
     async def waiting(self, text: str) -> AsyncIterator[None]:
-        """Wrap anything slow: says so after two seconds, then from time to time."""
+        """Wrap anything slow: prints a note after two seconds, then from time to time."""
 
         async def remind() -> None:
             await anyio.sleep(PATIENCE_SECONDS)
@@ -90,7 +90,7 @@ class Screen:
 
 @asynccontextmanager
 async def alone() -> AsyncIterator[None]:
-    """Raise a task group's only failure itself, not a group of one."""
+    """Raise a task group's only failure itself, instead of a group of one."""
     with unwrapped():
         yield
 

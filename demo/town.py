@@ -1,8 +1,8 @@
-"""A town to play in: a virtual phone, an embedded Supabase and an ordinary worker, in one folder, until it is left.
+"""A town to play in: a virtual phone, an embedded Supabase and an ordinary worker, in one folder.
 
-`python -m demo.town FOLDER SESSION` is a town as a process. Lines on its stdin are orders, `{"id", "do", …}`; lines on
-its stdout are answers, `{"id", "ok"}` or `{"id", "no"}`, and before them what is being done, `{"say"}`, then
-`{"ready": true}`. It ends with its stdin. Whatever ends it, its processes are killed and FOLDER is removed.
+`python -m demo.town FOLDER SESSION` runs a town as a process. Lines on its stdin are orders, `{"id", "do", …}`; lines
+on its stdout are answers, `{"id", "ok"}` or `{"id", "no"}`. At the start it prints its steps, `{"say"}`, then
+`{"ready": true}`. It ends when its stdin closes. However it ends, its processes are killed and FOLDER is removed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from worker.store.embedded import Embedded, embedded_supabase
 PICTURE = "hills.jpg"
 EMOJI = "👍"
 TEXT_CHARS_MAX = 4000
-SENT_MAX = 1000  # what one town costs is bounded
-SHOWN = 12  # the newest of what was sent
-LOOKED_FOR = 200  # rows in one question
+SENT_MAX = 1000  # bounds what one town costs
+SHOWN = 12  # newest sent messages shown
+LOOKED_FOR = 200  # rows in one query
 CODE_SECONDS = 5.0
 REMOVE_SECONDS = 10.0
-# The contract's default would drop what waits while the worker is dead.
+# The contract's default would drop messages that wait while the worker is dead.
 SETTINGS = {"WORKER_CATCH_UP_S": "86400"}
 
 What = Literal["text", "picture", "edit", "reaction", "delete"]
@@ -52,12 +52,12 @@ Json = dict[str, Any]
 
 
 class NotPossible(Exception):
-    """An order that makes no sense now; the text says why."""
+    """An order that is not possible now; the text says why."""
 
 
 @dataclass(kw_only=True)
 class Item:
-    """A message that was sent from the virtual phone, or a change of one (`of` is its number)."""
+    """A message sent from the virtual phone, or a change of one (`of` is its number)."""
 
     number: int
     what: What
@@ -68,7 +68,7 @@ class Item:
     of: int | None = None
     receipted: bool = False
     row: int | None = None
-    settled: bool = False  # a row, if it was to have one, is known
+    settled: bool = False  # its row is known, if it was to have one
 
     @property
     def is_message(self) -> bool:
@@ -88,11 +88,11 @@ class Town:
         self.worker = self._start()
 
     async def send(self, who: str, group: str, text: str, *, picture: bool = False) -> int:
-        """The number of what was sent.
+        """Send a message; returns its number.
 
         Raises:
-            NotPossible: nobody of this name, no such group, nothing to say, or enough was said.
-            PhoneError: the virtual phone said no.
+            NotPossible: no such person or group, nothing to say, or the limit is reached.
+            PhoneError: the virtual phone refused.
         """
         if len(self._items) >= SENT_MAX:
             raise NotPossible("this town has heard enough: stop it, and start another")
@@ -107,7 +107,7 @@ class Town:
         return self._note("picture" if picture else "text", who, group, text, sent)
 
     async def change(self, of: int, what: What, text: str) -> int:
-        """Edit a message or take it back, as the person who wrote it, or react to it as somebody else of the group."""
+        """Edit or revoke a message as its author, or react to it as somebody else in the group."""
         if len(self._items) >= SENT_MAX or not 0 <= of < len(self._items) or not self._items[of].is_message:
             raise NotPossible("there is no such message to change")
         item, scenario = self._items[of], self._cast.scenario
@@ -127,7 +127,7 @@ class Town:
         return self._note(what, who, item.group, text, sent, of)
 
     async def link(self) -> None:
-        """What the owner does with the phone in hand: scan the code that the worker shows, or type it in."""
+        """Do the owner's part on the phone: scan the code that the worker shows, or type it in."""
         if typed := (await self._database.detail()).get("pairing_code"):
             await self._cast.phone.pair_code(str(typed))
             return
@@ -138,12 +138,12 @@ class Town:
         self.worker.child.kill()
 
     def start(self) -> None:
-        """Start the worker again, if it does not run."""
+        """Start the worker again if it is not running."""
         if not self.worker.child.running:
             self.worker = self._start()
 
     async def look(self) -> Json:
-        """What the town is like now: its people, groups and worker, what was sent, acknowledged and stored."""
+        """The current state: people, groups and worker, and what was sent, acknowledged and stored."""
         await self._take_receipts()
         await self._find_rows()
         scenario = self._cast.scenario
@@ -167,7 +167,7 @@ class Town:
             item.receipted = item.receipted or item.sent.id in there
 
     async def _find_rows(self) -> None:
-        """Asked after the receipts: what is acknowledged has its row already, or is to have none."""
+        """Queried after the receipts: what is acknowledged already has its row, or never gets one."""
         wanted = {item.sent.id: item for item in self._items if item.is_message and not item.settled}
         asked = list(wanted)[:LOOKED_FOR]
         if not asked:
@@ -206,7 +206,7 @@ class Town:
 
 @asynccontextmanager
 async def found(folder: Path, session: str, say: Report) -> AsyncIterator[Town]:
-    """A town in `folder`, whose worker waits for a phone. Whatever runs in it is killed at the end."""
+    """A town in `folder`, whose worker waits for a phone. All its processes are killed at the end."""
     async with AsyncExitStack() as running:
         say("phone")
         phone = await running.enter_async_context(await VirtualPhone.start(folder))
@@ -228,14 +228,14 @@ def picture_of(cast: Cast, caption: str) -> Media:
 
 
 def edit_of(sent: Sent, group: str, text: str) -> Json:
-    """The content that makes `text` of an earlier message."""
+    """The content of an edit of an earlier message to `text`."""
     key = {"remoteJid": group, "fromMe": True, "id": sent.id}
     changed = {"type": 14, "key": key, "editedMessage": {"conversation": text}, "timestampMs": int(time.time() * 1000)}
     return {"protocolMessage": changed}
 
 
 def reaction_to(sent: Sent, group: str, emoji: str) -> Json:
-    """The content that puts `emoji` on an earlier message."""
+    """The content of a reaction to an earlier message."""
     key = {"remoteJid": group, "fromMe": False, "id": sent.id, "participant": sent.participant}
     return {"reactionMessage": {"key": key, "text": emoji, "senderTimestampMs": int(time.time() * 1000)}}
 
@@ -244,7 +244,7 @@ def reaction_to(sent: Sent, group: str, emoji: str) -> Json:
 
 
 async def serve(folder: Path, session: str) -> None:
-    """Found a town and follow orders until stdin ends or a signal comes."""
+    """Start a town and follow orders until stdin closes or a signal comes."""
     async with anyio.create_task_group() as tasks:
         orders, lines = anyio.create_memory_object_stream[Json](0)
         tasks.start_soon(_until_signalled, tasks.cancel_scope)
@@ -272,7 +272,7 @@ async def _read(orders: anyio.abc.ObjectSendStream[Json], scope: anyio.CancelSco
 
 
 async def _follow(town: Town, order: Json) -> None:
-    """One order, answered."""
+    """Carry out one order and answer it."""
     try:
         answer = await _done(town, order)
     except (NotPossible, PhoneError, TookTooLong, httpx.HTTPError, APIError) as no:
@@ -301,13 +301,13 @@ async def _done(town: Town, order: Json) -> object:
 
 
 def _write(line: Json) -> None:
-    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone; so is stdin
+    with contextlib.suppress(BrokenPipeError):  # the reader is gone; so is stdin
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
 
 def _remove(folder: Path) -> None:
-    """What a process of the town writes while it dies comes after a first removal, so look again."""
+    """A dying process of the town may still write files after the first removal, so remove again."""
     until = time.monotonic() + REMOVE_SECONDS
     while folder.exists() and time.monotonic() < until:
         shutil.rmtree(folder, ignore_errors=True)
@@ -323,7 +323,7 @@ def main() -> None:
         with unwrapped():
             install_packages(NODE, lambda _line: _write({"say": "packages"}))
             anyio.run(serve, args.folder, args.session)
-    except (WorkerError, AssertionError) as failed:  # a wait ran out, or the virtual phone did not start
+    except (WorkerError, AssertionError) as failed:  # a wait timed out, or the virtual phone did not start
         _write({"failed": str(failed).splitlines()[0]})
         sys.exit(1)
     finally:

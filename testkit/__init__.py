@@ -1,1 +1,1 @@
-"""What tests, the demo, chaos and bench share: processes, the virtual phone, the web app's view of the database."""
+"""Shared by tests, demo, chaos and bench: processes, the virtual phone, the web app's view of the database."""

@@ -1,4 +1,4 @@
-"""Files sealed the way WhatsApp's clients do, by other code than the worker's: HKDF by hand, padding by hand."""
+"""Encrypts files as WhatsApp's clients do, without the worker's code: HKDF by hand, padding by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MEDIA_KEY = bytes(range(32))
 
 @dataclass(frozen=True, kw_only=True)
 class Sealed:
-    """A file and its blob, with what the message would say of it (hashes hex)."""
+    """A file and its blob, with the fields of its message (hashes in hex)."""
 
     plain: bytes
     blob: bytes
@@ -33,7 +33,7 @@ def expand(media_key: bytes, info: bytes, length: int = 112) -> bytes:
 
 
 def seal(plain: bytes, media_type: str = "Image", media_key: bytes = MEDIA_KEY, padding: bytes | None = None) -> Sealed:
-    """A file's blob; `padding` other than PKCS7's own makes one that only a cheat would send."""
+    """A file's blob. `padding` other than PKCS7's makes a blob that only a cheating sender would produce."""
     keys = expand(media_key, f"WhatsApp {media_type} Keys".encode())
     count = 16 - len(plain) % 16
     padded = plain + (bytes([count]) * count if padding is None else padding)

@@ -1,4 +1,4 @@
-"""A server of files on loopback, over TLS, that can misbehave in every way that a test asks for."""
+"""A file server on loopback, over TLS, that can misbehave in any way a test needs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Exchange:
         await self.send(body)
 
     async def pause(self, seconds: float) -> bool:
-        """Wait for the end of the exchange, at most so long; True if it is over."""
+        """Wait at most so long for the end of the exchange; True if it is over."""
         try:
             await asyncio.wait_for(self.over.wait(), seconds)
         except TimeoutError:
@@ -81,7 +81,7 @@ def first(*handlers: Handler) -> Handler:
 
 
 class Cdn:
-    """Routes by path; counts requests; what has no route is 404."""
+    """Routes by path; counts requests; an unknown path is 404."""
 
     def __init__(self, ca: Path) -> None:
         self.ca = ca
@@ -136,7 +136,8 @@ async def cdn_on_loopback(folder: Path) -> AsyncIterator[Cdn]:
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """An authority and a server's certificate for 127.0.0.1 and, for a lying resolver or a proxy, some names."""
+    """A certificate authority and a server certificate for 127.0.0.1 and, for a lying resolver or a proxy, some
+    names."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)

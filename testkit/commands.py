@@ -22,7 +22,7 @@ KEPT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Ran:
-    """How a command ended and what it said."""
+    """How a command ended and what it printed."""
 
     code: int
     out: str
@@ -40,7 +40,7 @@ class Commands:
         self.env = dict(env)
 
     async def __call__(self, *args: str, **env: str) -> Ran:
-        """Run `wa-worker ARGS` in a thread: a command has an event loop of its own."""
+        """Run `wa-worker ARGS` in a thread: a command has its own event loop."""
 
         def invoke() -> Ran:
             chosen: dict[str, str | None] = {**self.env, "COLUMNS": "200", "NO_COLOR": "1", **env}
@@ -58,7 +58,7 @@ class Commands:
 
 @asynccontextmanager
 async def served(store: Store, session: str, owner: str = "host:1:abc") -> AsyncIterator[int]:
-    """The session's lease is held, as if a worker ran; its fence."""
+    """Hold the session's lease, as if a worker ran; returns its fence."""
     lease = await store.lease_acquire(session, owner, KEPT_SECONDS)
     yield lease.fence
     await store.lease_release(session, owner, lease.fence)

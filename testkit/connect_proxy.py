@@ -1,4 +1,4 @@
-"""A small HTTP proxy on loopback: answers CONNECT only, and tunnels every name to one server of the test."""
+"""A small HTTP proxy on loopback: it answers only CONNECT, and tunnels every name to one test server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 
 class ConnectProxy:
-    """`asked`: the targets of all CONNECT requests. Without `port` each of them is refused with `refusal`."""
+    """`asked`: the targets of all CONNECT requests. Without `port`, each is refused with `refusal`."""
 
     def __init__(self, port: int | None, refusal: str) -> None:
         self.asked: list[str] = []
@@ -47,7 +47,7 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 @asynccontextmanager
 async def connect_proxy(port: int | None = None, refusal: str = "502 Bad Gateway") -> AsyncIterator[ConnectProxy]:
-    """A running proxy, which tunnels to `port` on loopback, or refuses."""
+    """A running proxy that tunnels to `port` on loopback, or refuses."""
     proxy = ConnectProxy(port, refusal)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""What the web app sees and does: reads the tables, sets flags, switches groups on. Never a worker's work."""
+"""The web app's side: reads the tables, sets flags, switches groups on. Never does the worker's work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 BUCKET = "wa-media"
 CALL_SECONDS = 20.0
-PAGE = 1000  # PostgREST answers no more rows at once, and does not say so
+PAGE = 1000  # PostgREST returns at most this many rows, silently
 DEFAULT_SESSION = "default"
 
 Flag = Literal[
@@ -54,7 +54,8 @@ class Database:
     async def rows(self, table: str, *, order: str | None = None, **equal: object) -> list[Row]:
         """All rows of `table` whose columns equal the given values.
 
-        `order` names columns, with commas; above a thousand rows it must be total, or pages repeat and miss rows.
+        `order` is a comma-separated list of columns; above a thousand rows it must be total, or pages repeat and miss
+        rows.
         """
         found: list[Row] = []
         while True:
@@ -82,7 +83,7 @@ class Database:
         return row["status"] if row else None
 
     async def qr(self) -> str | None:
-        """The QR that waits to be scanned, if there is one and it has not expired."""
+        """The QR to scan, if there is one and it has not expired."""
         row = await self.session_row()
         detail = (row or {}).get("detail") or {}
         expires = detail.get("expiresAt")
@@ -114,7 +115,7 @@ class Database:
         return cast(list[Row], (await query.order("id").limit(PAGE).execute()).data)
 
     async def last_message(self) -> int:
-        """The newest row id of this session's messages, to tell later ones from it."""
+        """The newest row id of this session's messages, to recognise later ones."""
         query = self.client.table("messages").select("id").eq("session_id", self.session)
         found = cast(list[Row], (await query.order("id", desc=True).limit(1).execute()).data)
         return int(found[0]["id"]) if found else 0
@@ -181,13 +182,13 @@ class Database:
         return await until(f"audit_log: {name}", probe, seconds=seconds, tell=tell)
 
     async def last_event(self) -> int:
-        """The id of the newest audit entry, to tell later ones from it."""
+        """The id of the newest audit entry, to recognise later ones."""
         return max((int(row["id"]) for row in await self.events()), default=0)
 
     # What the web app writes
 
     def flag_key(self, flag: Flag) -> str:
-        """Flags of the default session carry the contract's names; those of others a prefix."""
+        """Flags of the default session have the contract's names; those of others a prefix."""
         return flag if self.session == DEFAULT_SESSION else f"{self.session}:{flag}"
 
     async def raise_flag(self, flag: Flag, **more: object) -> None:
@@ -202,7 +203,7 @@ class Database:
         await until(f"the flag {flag} handled", probe, seconds=seconds, tell=tell)
 
     async def fetch_groups(self, seconds: float = 20.0, tell: Callable[[], str] | None = None) -> None:
-        """Press "fetch groups now" and wait until the worker has handled it; it has then seen every switch as well."""
+        """Press "fetch groups now" and wait until the worker has handled it; by then it has seen every switch too."""
         before = await self.last_event()
         await self.raise_flag("fetch_groups_requested")
         await self.wait_event("discovery", before, seconds, tell)
@@ -219,7 +220,7 @@ class Database:
         bucket = self.client.storage.from_(BUCKET)
         found: dict[str, int] = {}
         for item in await bucket.list("", {"limit": PAGE}):
-            if item.get("metadata"):  # the embedded one lists objects by their whole path
+            if item.get("metadata"):  # the embedded one lists objects by their full path
                 found[item["name"]] = int(item["metadata"]["size"])
                 continue
             for inner in await bucket.list(item["name"], {"limit": PAGE}):  # a hosted one lists folders first
@@ -227,7 +228,7 @@ class Database:
         return found
 
     async def bucket_is_private(self) -> bool:
-        """Asked without supabase-py, which cannot read the times that the embedded one writes."""
+        """Queried without supabase-py, which cannot parse the times that the embedded one writes."""
         headers = {"apikey": self._service_key, "authorization": f"Bearer {self._service_key}"}
         answer = await self._http.get(f"{self._url}/storage/v1/bucket/{BUCKET}", headers=headers)
         return answer.raise_for_status().json()["public"] is False
@@ -244,5 +245,5 @@ def parse_time(text: str) -> datetime:
 
 
 def seconds_between(unix_ms: float, text: str) -> timedelta:
-    """From a phone's clock to a column's value."""
+    """A phone's time as a column's value."""
     return parse_time(text) - datetime.fromtimestamp(unix_ms / 1000, UTC)

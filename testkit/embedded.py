@@ -1,4 +1,4 @@
-"""The embedded Supabase as tests and the demo use it: run by itself, or found where a worker runs it.
+"""The embedded Supabase for tests and the demo: started alone, or found where a worker runs it.
 
 `python -m testkit.embedded FOLDER [--migrations FOLDER] [--users]` serves it until SIGTERM or the end of stdin.
 """
@@ -29,7 +29,7 @@ TEMPLATES = ROOT / ".make" / "embedded"
 
 
 async def seed(data_dir: Path) -> Path:
-    """Put a migrated, empty database into a new data folder, so that its first start takes one second, not five.
+    """Copy a migrated, empty database into a new data folder, so that its first start takes one second, not five.
 
     It comes from a real first start, made once for each set of migrations and version of the server.
     """
@@ -48,7 +48,7 @@ async def seed(data_dir: Path) -> Path:
 
 
 class EmbeddedSupabase:
-    """One server in a process of its own, so that it outlives workers and can be killed like any other part."""
+    """One server in its own process, so that it outlives workers and can be killed like any other part."""
 
     def __init__(self, child: Child, folder: Path, endpoint: Endpoint) -> None:
         self.child = child
@@ -61,7 +61,7 @@ class EmbeddedSupabase:
 
     @classmethod
     async def start(cls, folder: Path, migrations: Path | None = None, *, users: bool = False) -> Self:
-        """Serve `folder`, made if need be. A server that is killed comes back under the same address."""
+        """Serve `folder`, created if needed. A killed server comes back at the same address."""
         if migrations is None and not (folder / "embedded").exists():
             await seed(folder)
         child = Child.start(
@@ -90,7 +90,7 @@ class EmbeddedSupabase:
 
 
 async def endpoint(data_dir: Path, seconds: float = READY_SECONDS, tell: Callable[[], str] | None = None) -> Endpoint:
-    """Where the embedded Supabase of this data folder answers, once it does."""
+    """The endpoint of this data folder's embedded Supabase, once it answers."""
 
     async def probe() -> Endpoint | None:
         found = read_endpoint(data_dir)

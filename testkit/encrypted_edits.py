@@ -1,4 +1,4 @@
-"""Encrypted edits as a phone makes them: by hand, so that the reader is not tested with its own inverse alone."""
+"""Encrypted edits as a phone makes them, by hand, so that the reader is not tested only with its own inverse."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def encrypted_edit(key: dict[str, Any], secret: bytes, sender: str, text: str, t
 def encrypted_event_edit(
     key: dict[str, Any], secret: bytes, sender: str, event: bytes, timestamp_ms: int | None = None
 ) -> dict[str, Any]:
-    """The `Message` of an encrypted edit of an event, as JSON; without a time the event stands bare in it."""
+    """The `Message` of an encrypted edit of an event, as JSON; without a time, the event is in it without a wrapper."""
     message = field(75, event)
     if timestamp_ms is not None:
         message = field(12, field(2, 14) + field(14, message) + field(15, timestamp_ms))

@@ -1,4 +1,4 @@
-"""What the dashboard and the alert rules in deploy/grafana ask for."""
+"""The metrics that the dashboard and the alert rules in deploy/grafana query."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "deploy" / "grafana"
-HOST_METRICS = ("wa_host_", "wa_session_stopped_")  # how those begin that only `wa-worker host` has
+HOST_METRICS = ("wa_host_", "wa_session_stopped_")  # prefixes of metrics that only `wa-worker host` has
 _NAME = re.compile(r"\b(?:wa|process)_[a-z0-9_]+\b")
 
 

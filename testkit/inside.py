@@ -1,7 +1,7 @@
 """A worker inside the test's own process, over the real sidecar and a virtual phone.
 
-For what cannot be had from outside in time: a test may shorten the constants that a product keeps to itself. Everything
-else runs the worker as an operator does (testkit/worker.py).
+For what would take too long from outside: a test may shorten constants that are private to the product. All other tests
+run the worker as an operator does (testkit/worker.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(kw_only=True)
 class Inside:
-    """A worker in this process and all that is around it. `ended` is what it raised, if it has ended by itself."""
+    """A worker in this process and everything around it. `ended` is what it raised, if it has ended by itself."""
 
     host: Host
     phone: VirtualPhone
@@ -58,7 +58,7 @@ class Inside:
         await self.until("connected", probe)
 
     async def payloads(self, event: str, after: int = 0, **equal: object) -> list[Row]:
-        """The audit entries of this event, later than `after`, whose payload has these values."""
+        """The audit entries of this event, after `after`, whose payload has these values."""
         rows = [row["payload"] for row in await self.database.events(event) if row["id"] > after]
         return [row for row in rows if all(row.get(name) == value for name, value in equal.items())]
 

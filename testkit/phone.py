@@ -22,7 +22,7 @@ from worker.installation import node_folder
 
 READY_SECONDS = 30.0  # Node, Baileys and fresh keys on a busy machine
 STACK = "--stack-size=3900"  # kB: it must be able to write messages that nest deeper than their receiver can read
-CALL_SECONDS = 90.0  # above the longest `timeout_ms` that tests ask for
+CALL_SECONDS = 90.0  # longer than the longest `timeout_ms` that tests use
 REALISM = "WA_PHONE_REALISM"  # in the environment of the tests: how unkind the server is (`make e2ematrix`)
 
 Json = dict[str, Any]
@@ -67,7 +67,7 @@ class Sent:
 class Media:
     """A file as its sender describes it. `kind`: image video gif ptv audio voice document sticker.
 
-    `host`: the one in the message's url; `no_direct_path`: the url is all that it has.
+    `host`: the host in the message's url; `no_direct_path`: the message has only the url.
     """
 
     kind: str
@@ -98,7 +98,7 @@ class Media:
 
 
 class PhoneError(AssertionError):
-    """The virtual phone said no; the text is its own."""
+    """The virtual phone refused; the text is its own."""
 
 
 class VirtualPhone:
@@ -117,7 +117,7 @@ class VirtualPhone:
 
     @classmethod
     async def start(cls, folder: Path) -> Self:
-        """Start one whose log and certificate authority lie in `folder`."""
+        """Start one with its log and certificate authority in `folder`."""
         profile = os.environ.get(REALISM, "default")
         child = Child.start(
             "virtual phone",
@@ -168,7 +168,7 @@ class VirtualPhone:
 
     @property
     def worker_env(self) -> dict[str, str]:
-        """The settings by which a worker finds and trusts this server instead of WhatsApp's."""
+        """Settings that make a worker find and trust this server instead of WhatsApp's."""
         return {
             "WA_SOCKET_URL": self.socket_url,
             "WA_ROOT_KEY": self.root_key,
@@ -186,11 +186,11 @@ class VirtualPhone:
         return Person(name=owner["name"], lid=owner["lid"], pn=owner["pn"])
 
     async def scan(self, qr: str, **options: object) -> Json:
-        """Scan a QR code; answers when the client has signed its pairing."""
+        """Scan a QR code; returns when the client has signed its pairing."""
         return await self.post("/scan", {"qr": qr, **options})
 
     async def pair_code(self, code: str, **options: object) -> Json:
-        """Type a pairing code into the phone; answers when the client has signed its pairing."""
+        """Type a pairing code into the phone; returns when the client has signed its pairing."""
         return await self.post("/pair_code", {"code": code, **options})
 
     async def wait_for(self, what: str, seconds: float = 30.0, **more: object) -> Json:
@@ -243,7 +243,7 @@ class VirtualPhone:
         return _sent(await self.post("/send", body))
 
     async def revoke(self, sender: str, to: str, message: str) -> Sent:
-        """Take this message (its id) back, as its sender or as anybody else."""
+        """Revoke this message (by id), as its sender or as anybody else."""
         return _sent(await self.post("/revoke", {"from": sender, "to": to, "id": message}))
 
     async def burst(self, senders: Sequence[str], groups: Sequence[str], count: int, **more: object) -> Json:
@@ -258,7 +258,7 @@ class VirtualPhone:
     async def wait_receipts(
         self, messages: Iterable[Sent | str], seconds: float = 20.0, kinds: Sequence[str] = ("receipt",)
     ) -> list[Json]:
-        """The receipts of all these messages (or ids): whatever is to become of them has become of them.
+        """The receipts of all these messages (or ids): they are fully handled.
 
         Raises:
             PhoneError: some did not come in time.
@@ -294,11 +294,11 @@ class VirtualPhone:
         return await self.post("/media/faults", {"mode": mode, **more})
 
     async def realism(self, **switches: object) -> Json:
-        """Set switches (and `profile`: kind, default or real); answers all of them."""
+        """Set switches (and `profile`: kind, default or real); returns all of them."""
         return await self.post("/realism", switches)
 
     async def notify(self, kind: str = "all", **more: object) -> list[str]:
-        """Send a notification of this type, or one of each; answers their ids."""
+        """Send a notification of this type, or one of each; returns their ids."""
         items: list[Json] = (await self.post("/notification", {"type": kind, **more}))["items"]
         return [item["id"] for item in items]
 
@@ -307,15 +307,15 @@ class VirtualPhone:
         return await self.get("/passkey")
 
     async def passkey_variant(self, **variant: str) -> Json:
-        """How the next attempts at the passkey gate go; without arguments as they should."""
+        """Set how the next attempts at the passkey gate go; without arguments, normally."""
         return await self.post("/passkey", dict(variant))
 
     async def passkey_assert(self, options: Json | None = None, **lies: object) -> Json:
-        """What the owner's browser answers to a WebAuthn request; without `options`, to the present one."""
+        """The owner's browser's answer to a WebAuthn request; without `options`, to the current one."""
         return await self.post("/passkey/assert", {"lies": lies, **({} if options is None else {"options": options})})
 
     async def passkey_confirm(self) -> None:
-        """A person has seen the same code twice."""
+        """A person has seen the same code on both screens."""
         await self.post("/passkey/confirm", {})
 
     # The two verbs
@@ -324,7 +324,7 @@ class VirtualPhone:
         return _answer(await self._http.get(path, params=query))
 
     async def post(self, path: str, body: Json) -> Json:
-        content = json.dumps(body)  # in ASCII: a lone surrogate gets through as it is
+        content = json.dumps(body)  # in ASCII: a lone surrogate passes unchanged
         return _answer(await self._http.post(path, content=content, headers={"content-type": "application/json"}))
 
 

@@ -1,6 +1,6 @@
-"""Child processes of tests and of the demo: started in a group of their own, logged into a file, always ended.
+"""Child processes of tests and of the demo: each in its own process group, logged to a file, always ended.
 
-Knows nothing of what the processes do.
+Does not know what the processes do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = Path(sys.executable)
 NODE = default_node()
 
-STOP_SECONDS = 15.0  # the worker's own ladder (drain, close, release the lease) ends well before
+STOP_SECONDS = 15.0  # the worker's own shutdown (drain, close, release the lease) ends well before
 TAIL_LINES = 40
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -54,7 +54,7 @@ class Child:
     ) -> Child:
         """Start `command`; `hold_stdin` keeps its stdin open for as long as we live, so that it can see us end.
 
-        `terminal`, the far end of a pseudo-terminal, takes the place of `log` and stdin.
+        `terminal`, the far end of a pseudo-terminal, replaces `log` and stdin.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as sink:
@@ -65,7 +65,7 @@ class Child:
                 stdin=subprocess.PIPE if hold_stdin else stdin if terminal is None else terminal,
                 stdout=subprocess.PIPE if pipe_stdout else sink if terminal is None else terminal,
                 stderr=sink if terminal is None else terminal,
-                start_new_session=True,  # Ctrl-C in a terminal reaches us alone; we end the others in order
+                start_new_session=True,  # Ctrl-C in a terminal reaches only us; we end the others in order
             )
         return cls(process, name, log)
 
@@ -95,7 +95,7 @@ class Child:
         return (await until(f"{self.name} to end", code, seconds=seconds, tell=self.tail))[0]
 
     async def stop(self, seconds: float = STOP_SECONDS) -> int:
-        """SIGTERM, and SIGKILL to what is left of its group after `seconds`; not to be cancelled."""
+        """SIGTERM, then SIGKILL to the rest of its group after `seconds`; not cancellable."""
         with anyio.CancelScope(shield=True):
             if self.running:
                 self.process.terminate()
@@ -113,11 +113,11 @@ class Child:
         return code
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
+        """Send what Ctrl-C sends."""
         self.process.send_signal(signal.SIGINT)
 
     def text(self) -> str:
-        """Everything that it has logged."""
+        """Everything in its log."""
         return self.log.read_text(errors="replace")
 
     def tail(self) -> str:
@@ -133,7 +133,7 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on right now."""
+    """A free loopback port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -141,7 +141,7 @@ def free_port() -> int:
 
 
 def descendants(pid: int) -> set[int]:
-    """The ids of all processes below `pid`, as /proc tells them."""
+    """The ids of all processes below `pid`, from /proc."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -164,7 +164,7 @@ def alive(pid: int) -> bool:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Processor time of these processes so far."""
+    """CPU time of these processes so far."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -174,7 +174,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def pss_bytes(pids: Iterable[int]) -> int:
-    """Memory of these processes, shared pages by their share."""
+    """Memory of these processes; shared pages count proportionally (PSS)."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -185,6 +185,6 @@ def pss_bytes(pids: Iterable[int]) -> int:
 
 
 def resident_bytes(pid: int) -> int:
-    """What of the process is in memory."""
+    """The process's resident memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""Stanzas for tests of the ingest: one sane message, and whatever a test changes in it."""
+"""Stanzas for tests of the ingest: one valid message, and whatever a test changes in it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_key(**changes: Any) -> dict[str, Any]:
 
 
 def make_stanza(content: dict[str, Any] | None = None, **changes: Any) -> Stanza:
-    """A live message of Ana's in `GROUP`, "hello" if nothing else is said."""
+    """A live message from Ana in `GROUP`, "hello" by default."""
     fields: dict[str, Any] = {
         "attrs": {"id": "3EB0AA", "from": GROUP, "participant": ANA, "t": str(NOW_S), "notify": "Ana"},
         "key": make_key(),
@@ -58,7 +58,7 @@ def make_stanza(content: dict[str, Any] | None = None, **changes: Any) -> Stanza
 
 
 def make_file(**changes: Any) -> dict[str, Any]:
-    """The JSON of a file as WAProto has it, good in every part."""
+    """A file's WAProto JSON, valid in every part."""
     return {
         "url": "https://mmg.whatsapp.net/d/f/abc.enc",
         "mimetype": "image/jpeg",

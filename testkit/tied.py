@@ -1,4 +1,5 @@
-"""`python -m testkit.tied ARGS`: `wa-worker ARGS` that ends with its stdin, so that it outlives nobody who holds it."""
+"""`python -m testkit.tied ARGS`: `wa-worker ARGS` that exits when its stdin closes, so it cannot outlive its
+starter."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ import time
 
 from worker.__main__ import main
 
-ENDING_SECONDS = 20.0  # its own ladder ends well before
+ENDING_SECONDS = 20.0  # its own shutdown ends well before
 READ_BYTES = 4096
 
 
 def end_with_stdin() -> None:
-    """SIGTERM at the end of stdin, and no mercy after a while. Reads no buffer: Python would wait for its lock."""
+    """SIGTERM when stdin closes, SIGKILL after a while. Reads no buffer: Python would wait for its lock."""
     descriptor = sys.stdin.fileno()
     while os.read(descriptor, READ_BYTES):
         pass

@@ -1,4 +1,4 @@
-"""Users of Supabase Auth on a plain PostgreSQL: what supabase/optional/users.sql needs there, and what a user sends."""
+"""Users of Supabase Auth on a plain PostgreSQL: what supabase/optional/users.sql needs there, and a user's requests."""
 
 from __future__ import annotations
 

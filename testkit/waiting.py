@@ -1,4 +1,4 @@
-"""Bounded waits: a condition is asked for again and again until it holds or the time is up. Never a plain sleep."""
+"""Bounded waits: a condition is checked again and again until it holds or the time is up. Never a plain sleep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import anyio
 
 T = TypeVar("T")
 
-# The first pause, and the longest: what comes soon is seen soon, and a long wait does not load two cores.
+# The first pause, and the longest: fast results are seen fast, and a long wait does not load two cores.
 FIRST_SECONDS = 0.03
 LONGEST_SECONDS = 0.3
 GROWTH = 1.5
@@ -28,7 +28,7 @@ async def until(
     every: float | None = None,
     tell: Callable[[], str] | None = None,
 ) -> T:
-    """The first answer of `probe` that is neither None nor False. Asked with longer and longer pauses, or `every`.
+    """The first result of `probe` that is neither None nor False. Called with longer and longer pauses, or `every`.
 
     Raises:
         TookTooLong: after `seconds`, with `tell()` (a log's last lines, say) in its text.

@@ -1,4 +1,4 @@
-"""WAProto's own descriptor, as Baileys brings it: messages, their fields, enums. Read from the .proto text."""
+"""WAProto's own descriptor, as Baileys ships it: messages, their fields, enums. Parsed from the .proto text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Descriptor:
     enums: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def resolve(self, type_: str, scope: str) -> str | None:
-        """The full name of a type that is named inside `scope`, or None for a scalar."""
+        """The full name of a type named inside `scope`, or None for a scalar."""
         while True:
             full = f"{scope}.{type_}" if scope else type_
             if full in self.messages or full in self.enums:

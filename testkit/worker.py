@@ -1,4 +1,4 @@
-"""One worker process as an operator runs it: environment in, log file and HTTP out. Sees nothing of its insides."""
+"""One worker process as an operator runs it: environment in, log file and HTTP out. Does not look inside."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from testkit.processes import PYTHON, Child, descendants, free_port
 from testkit.waiting import until
 
 READY_SECONDS = 45.0  # a first start applies the migrations to a new embedded Supabase
-POLL_MS = 250  # flags and groups are looked at this often in tests; 2,000 by default
+POLL_MS = 250  # how often flags and groups are polled in tests; 2,000 by default
 
-# What a process needs to run at all; settings of the machine that runs the tests must not leak in.
+# What a process needs to run at all; settings of the test machine must not leak in.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME")
 
 
@@ -29,7 +29,7 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 class Worker:
-    """One running worker, in a working directory of its own."""
+    """One running worker, in its own working directory."""
 
     def __init__(self, child: Child, port: int, data_dir: Path) -> None:
         self.child = child
@@ -50,7 +50,7 @@ class Worker:
     ) -> Self:
         """Start `python -m worker run` in `folder`, which becomes its working directory and holds its data and log.
 
-        `tied`: it ends when we do, however we do.
+        `tied`: it ends when we do, however we end.
         """
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -109,7 +109,7 @@ class Worker:
         await until("the worker's /healthz", probe, seconds=seconds, tell=self.child.tail)
 
     def processes(self) -> set[int]:
-        """The ids of everything that it has started."""
+        """The ids of all its child processes."""
         return descendants(self.child.pid)
 
     def log_lines(self) -> list[dict[str, Any]]:
