@@ -16,7 +16,7 @@ READ_BYTES = 4096
 
 
 def end_with_stdin() -> None:
-    """SIGTERM when stdin closes, SIGKILL after a while. Reads no buffer: Python would wait for its lock."""
+    """SIGTERM when stdin closes, a hard exit after a while. Reads no buffer: Python would wait for its lock."""
     descriptor = sys.stdin.fileno()
     while os.read(descriptor, READ_BYTES):
         pass
