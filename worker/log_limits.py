@@ -1,4 +1,4 @@
-"""How much is logged: of equal lines (`Repeats`), of one noisy source (`LineBudget`), of each session (`Budgets`)."""
+"""Log limits: for equal lines (`Repeats`), for one noisy source (`LineBudget`), for each session (`Budgets`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 REPEAT_SECONDS = 60.0
-REPEATS_WRITTEN = 5  # of one line in that time: enough to see that it repeats
+REPEATS_WRITTEN = 5  # per line and period: enough to see that it repeats
 LINES_REMEMBERED = 1000
 SESSIONS_REMEMBERED = 1000
 LINES_PER_SECOND = 200.0  # more than a person can read
@@ -23,14 +23,14 @@ class _Line:
 
 
 class Repeats:
-    """Lets REPEATS_WRITTEN equal lines through in REPEAT_SECONDS; the next after that tells the count left out."""
+    """Passes REPEATS_WRITTEN equal lines per REPEAT_SECONDS. The next one after that reports the suppressed count."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lines: OrderedDict[Hashable, _Line] = OrderedDict()
 
     def take(self, line: Hashable) -> dict[str, int] | None:
-        """The fields that tell of repeats, empty as a rule; None: leave this one out."""
+        """Extra fields for the line, usually empty; None: suppress it."""
         now = self._clock()
         known = self._lines.get(line)
         told: dict[str, int] = {}
@@ -51,7 +51,7 @@ class Repeats:
 
 
 class LineBudget:
-    """LINES_AT_ONCE lines at once, then LINES_PER_SECOND."""
+    """A token bucket: bursts of LINES_AT_ONCE lines, then LINES_PER_SECOND."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -69,14 +69,14 @@ class LineBudget:
 
 
 class Budgets:
-    """A `LineBudget` for each session of a process: one that floods the log takes no line from the others."""
+    """One `LineBudget` per session, so that a session that floods the log does not silence the others."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._sessions: OrderedDict[Hashable, tuple[LineBudget, list[int]]] = OrderedDict()
 
     def take(self, session: Hashable) -> dict[str, int] | None:
-        """The fields that tell of lines that were left out, empty as a rule; None: leave this one out."""
+        """Extra fields for the line, usually empty; None: suppress it."""
         allowance, left_out = self._sessions.setdefault(session, (LineBudget(self._clock), [0]))
         self._sessions.move_to_end(session)
         if len(self._sessions) > SESSIONS_REMEMBERED:

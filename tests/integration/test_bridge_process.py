@@ -246,7 +246,7 @@ async def test_a_flood_of_stderr_is_survived_counted_and_cut(logged: list[str]) 
     async with child(code) as sidecar:
         assert await sidecar.stdout.receive() == b"{}\n"
     assert 100 < len(logged) < 10_000
-    told = [line for line in logged if "lines were left out" in line]
+    told = [line for line in logged if "lines were suppressed" in line]
     assert len(told) <= 2, "a sum, not a line for each gap"
     assert "times" in told[0]
     assert max(map(len, logged)) < 5000
@@ -263,7 +263,7 @@ def test_what_floods_the_log_is_summed_up_once_a_minute_by_its_texts(logged: lis
     now[0] = 61.0
     left_out.tell()
     assert len(logged) == 1
-    assert "1000 lines were left out in 61 s (500 times 'sent ack', 301 times 'others'" in logged[0]
+    assert "1000 lines were suppressed in 61 s (500 times 'sent ack', 301 times 'others'" in logged[0]
     left_out.tell(now=True)
     assert len(logged) == 1, "nothing more was left out"
 
@@ -285,7 +285,7 @@ async def test_the_log_of_the_child_is_said_again_without_what_it_must_not_say(l
     assert "'count': 3" in text
     assert "DEBUG|odd level|" in text
     assert "FATAL ERROR: Reached heap limit" in text
-    assert "37 bytes to stderr that are not a line of its log" in text or "bytes to stderr" in text
+    assert "37 bytes to stderr that are not a log line" in text or "bytes to stderr" in text
     assert "the-secret-text" not in text
 
 

@@ -200,16 +200,16 @@ async def test_a_worker_connects_reports_and_stops_with_code_0(
 
 MISBEHAVIOUR = [  # what each sidecar does once it is connected, and what the audit log then says of it
     [
-        ("process.exit(1)", "the sidecar closed its end of the wire"),
+        ("process.exit(1)", "the sidecar closed its end of the pipe"),
         ("console.log('hello')", "not JSON"),
         ("tell('qr', {})", "malformed"),
     ],
     [
-        ("process.kill(process.pid, 'SIGKILL')", "the sidecar closed its end of the wire"),
+        ("process.kill(process.pid, 'SIGKILL')", "the sidecar closed its end of the pipe"),
         ("process.stdout.write('x'.repeat(34e6))", "a line of more than"),
         (
             "for (let n = 0; n < 50; n++) process.stderr.write('y'.repeat(1e6)); process.exit(1)",
-            "the sidecar closed its end of the wire",
+            "the sidecar closed its end of the pipe",
         ),
     ],
 ]

@@ -14,7 +14,7 @@ from worker.store import Suspect
 pytestmark = pytest.mark.anyio
 
 HUNG = CallTimeout("the sidecar did not answer 'ping' within 10 s")
-GONE = SidecarGone("the sidecar closed its end of the wire")
+GONE = SidecarGone("the sidecar closed its end of the pipe")
 A, B = "aa" * 32, "bb" * 32
 
 

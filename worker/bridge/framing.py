@@ -1,6 +1,6 @@
-"""Bytes to lines and back: one UTF-8 JSON document a line, bounded in both directions.
+"""Converts bytes to lines and back: one UTF-8 JSON document per line, bounded in both directions.
 
-Knows nothing of JSON-RPC. Whatever breaks the framing ends the link: the place of the next line is then unknown.
+Knows nothing about JSON-RPC. A framing error ends the link, because the start of the next line is unknown.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from worker.errors import SidecarGone
 
-MAX_LINE_BYTES = 32 * 1024 * 1024  # docs/protocol.md; a batch is 1 MB, one hostile stanza may be much larger
+MAX_LINE_BYTES = 32 * 1024 * 1024  # docs/protocol.md; a batch has 1 MB, one hostile stanza may be much larger
 NEWLINE = b"\n"
 
 
 async def read_documents(stream: ByteReceiveStream, limit: int = MAX_LINE_BYTES) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of `stream`, one a line, until it ends.
+    """The JSON objects of `stream`, one per line, until it ends.
 
     Raises:
         SidecarGone: a line is over `limit`, is not UTF-8, is not a JSON object, or was cut off.
@@ -44,10 +44,10 @@ async def read_documents(stream: ByteReceiveStream, limit: int = MAX_LINE_BYTES)
 
 
 def parse_document(line: bytes) -> dict[str, Any]:
-    """One line as a JSON object. `json` and not pydantic's parser: a sender can plant a lone surrogate.
+    """One line as a JSON object. Uses `json`, not pydantic's parser, because senders can plant lone surrogates.
 
     Raises:
-        SidecarGone: it is none. The text never quotes the line, which may hold a message.
+        SidecarGone: it is not one. The error never quotes the line, which may contain a message.
     """
     try:
         document = json.loads(line)
@@ -59,15 +59,14 @@ def parse_document(line: bytes) -> dict[str, Any]:
 
 
 def make_line(document: dict[str, Any]) -> bytes:
-    """One document as a line. ASCII, so that a lone surrogate survives as an escape."""
+    """One document as a line, in ASCII, so that a lone surrogate survives as an escape."""
     return json.dumps(document, separators=(",", ":")).encode("ascii") + NEWLINE
 
 
 class LineWriter:
     """Writes whole lines to the sidecar, one at a time; waits while its pipe is full.
 
-    asyncio takes a line into its buffer in one step and only then waits, so a caller that is cancelled
-    here never leaves half a line behind.
+    asyncio buffers the whole line before it waits, so a cancelled caller never leaves half a line behind.
     """
 
     def __init__(self, stream: ByteSendStream, limit: int = MAX_LINE_BYTES) -> None:
@@ -79,8 +78,8 @@ class LineWriter:
         """Write one document.
 
         Raises:
-            SidecarGone: nobody reads any more.
-            ValueError: the document is over the limit; nothing was written.
+            SidecarGone: the sidecar no longer reads.
+            ValueError: the document is too large; nothing was written.
         """
         line = make_line(document)
         if len(line) > self._limit:

@@ -1,8 +1,7 @@
-"""The mark: which stanza a sidecar is decrypting, in a file that outlives it.
+"""The mark: the stanza that a sidecar is decrypting, recorded in a file that outlives it.
 
-The file has no name and lies in memory (on a system without memfd in the folder for temporary files). The sidecar
-inherits its descriptor and writes 32 bytes before each decryption, which takes microseconds. Why: docs/architecture.md,
-"A stanza that kills".
+The file is nameless and in memory (without memfd: in the temporary folder). The sidecar inherits its descriptor and
+writes 32 bytes before each decryption, which takes microseconds. Why: docs/architecture.md, "A stanza that kills".
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ HASH_BYTES = 32
 
 
 class Mark:
-    """The mark of one sidecar. After the block it can still be read."""
+    """The mark of one sidecar. Still readable after the block."""
 
     def __init__(self) -> None:
         self.descriptor = _open()
@@ -31,7 +30,7 @@ class Mark:
         os.close(self.descriptor)
 
     def read(self) -> str | None:
-        """sha256, hex, of the first ciphertext of the stanza in work; None if there is none."""
+        """Hex sha256 of the first ciphertext of the stanza being decrypted; None if there is none."""
         found = self._bytes() if self._last is None else self._last
         return found.hex() if any(found) else None
 

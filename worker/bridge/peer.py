@@ -1,7 +1,7 @@
-"""JSON-RPC 2.0 over the sidecar's pipes: ids, time-outs, answers, notifications in order.
+"""JSON-RPC 2.0 over the sidecar's pipes: ids, time-outs, answers, ordered notifications.
 
-The reading loop never waits: each request runs in a task of its own, so answers arrive while handlers are busy. Knows
-names and shapes of the methods only from `protocol`.
+The read loop never waits: each request runs in its own task, so answers arrive while handlers are busy. Method names
+and shapes come from `protocol`.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from worker.bridge.protocol import (
 )
 from worker.errors import CallFailed, CallTimeout, SidecarGone, StateError, StoreError, StoreUnavailable, unwrapped
 
-CONNECT_SECONDS = 75.0  # state.load may wait 15 s for the database, more than once; then Baileys loads
-MONITOR_SECONDS = 75.0  # it may be the first call: Baileys loads
-CLOSE_EXTRA_SECONDS = 5.0  # beyond the drain: a logout is one query, and ending a socket is immediate
-LOGOUT_EXTRA_SECONDS = 15.0  # the logout stanza goes to WhatsApp and back; a phone off-line is not waited for
+CONNECT_SECONDS = 75.0  # state.load may wait for the database more than once, 15 s each; then Baileys loads
+MONITOR_SECONDS = 75.0  # may be the first call, during which Baileys loads
+CLOSE_EXTRA_SECONDS = 5.0  # on top of the drain; ending a socket is immediate
+LOGOUT_EXTRA_SECONDS = 15.0  # one round trip to WhatsApp; does not wait for the phone
 PAIRING_CODE_SECONDS = 30.0  # one query that WhatsApp answers in a second
-PASSKEY_STEP_SECONDS = 30.0  # one query, for which the sidecar waits 20 s
-GROUPS_SECONDS = 70.0  # Baileys ends a query after 60 s with an error that says more than our time-out
-MEDIA_REFRESH_SECONDS = 60.0  # the phone must be awake; Baileys itself would wait for ever
-MEDIA_HOSTS_SECONDS = 10.0  # one query that WhatsApp answers in a second; files wait for it
-PING_SECONDS = 10.0  # an event loop that lags longer is a hang
-REQUESTS_AT_ONCE = 256  # the sidecar has one commit in flight and a few reads; further requests wait their turn
-REQUESTS_WAITING = 4096  # with those in work; a sidecar that sends more has failed
-NOTIFICATIONS_AT_ONCE = 1024  # a handful an hour is usual; a full queue means that one side has failed
+PASSKEY_STEP_SECONDS = 30.0  # one query; the sidecar waits 20 s for it
+GROUPS_SECONDS = 70.0  # Baileys times out after 60 s, with a better error than ours
+MEDIA_REFRESH_SECONDS = 60.0  # the phone must be awake; Baileys itself would wait forever
+MEDIA_HOSTS_SECONDS = 10.0  # one query that WhatsApp answers in a second; downloads wait for it
+PING_SECONDS = 10.0  # an event loop that lags longer is hung
+REQUESTS_AT_ONCE = 256  # the sidecar has one commit in flight and a few reads; more requests queue
+REQUESTS_WAITING = 4096  # queued and running; a sidecar that sends more is broken
+NOTIFICATIONS_AT_ONCE = 1024  # normal is a handful an hour; a full queue means that one side is broken
 
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
@@ -76,10 +76,10 @@ class _Waiter:
 
 
 class Peer:
-    """The sidecar as an object: one method for each command, a stream of what it notifies.
+    """The sidecar as an object: one method per command, and a stream of its notifications.
 
-    `handlers` answer the sidecar's requests, each in its own task. `run` must be running for anything to arrive; when
-    the link ends, every caller gets `SidecarGone` and the notifications end.
+    `handlers` answer the sidecar's requests, each in its own task. Nothing arrives unless `run` is running. When the
+    link ends, every caller gets `SidecarGone` and the notifications end.
     """
 
     def __init__(self, lines: AsyncIterator[dict[str, Any]], writer: Writer, handlers: Mapping[str, Handler]) -> None:
@@ -106,11 +106,11 @@ class Peer:
         return await self._ask("connect", params, Connected, CONNECT_SECONDS)
 
     async def monitor(self, groups: Iterable[str]) -> None:
-        """Tell which groups' messages are stored."""
+        """Tell the sidecar which groups' messages are stored."""
         await self._ask("monitor", Monitor(groups=sorted(groups)), Nothing, MONITOR_SECONDS)
 
     async def close(self, *, logout: bool, drain_seconds: float) -> int:
-        """End the socket, let the log drain; the number of items that are left in it."""
+        """End the socket and drain the log. Returns the number of items left in it."""
         extra = LOGOUT_EXTRA_SECONDS if logout else CLOSE_EXTRA_SECONDS
         params = Close(logout=logout, drain_ms=math.ceil(drain_seconds * 1000))
         return (await self._ask("close", params, Closed, drain_seconds + extra)).pending
@@ -119,7 +119,7 @@ class Peer:
         return await self._ask("pairing_code", PairingCode(phone=phone), Code, PAIRING_CODE_SECONDS)
 
     async def passkey_options(self) -> dict[str, Any] | None:
-        """The options of the passkey's request, asked for anew."""
+        """Fetch fresh options for the passkey request; None if WhatsApp sent none that are readable."""
         return (await self._ask("passkey_options", None, PasskeyOptions, PASSKEY_STEP_SECONDS)).options
 
     async def passkey_assertion(self, assertion: Assertion) -> None:
@@ -129,7 +129,7 @@ class Peer:
         await self._ask("passkey_confirm", None, Nothing, PASSKEY_STEP_SECONDS)
 
     async def groups(self, members_of: Iterable[str] = ()) -> Groups:
-        """The groups of the account, with the members of these."""
+        """The account's groups, with member lists for `members_of`."""
         params = AskGroups(members_of=sorted(members_of))
         return await self._ask("groups", params, Groups, GROUPS_SECONDS)
 
@@ -146,13 +146,13 @@ class Peer:
     # The link
 
     async def run(self) -> None:
-        """Read until the link ends; then wake everybody who waits.
+        """Read until the link ends, then wake every waiter.
 
         Raises:
-            SidecarGone: always in the end; the text says what ended the link.
-            Exception: what a handler raised beyond the errors it may answer with.
+            SidecarGone: always, in the end; the text says what ended the link.
+            Exception: whatever a handler raises besides the errors that it may answer with.
         """
-        reason = "the sidecar closed its end of the wire"
+        reason = "the sidecar closed its end of the pipe"
         try:
             with unwrapped():
                 async with anyio.create_task_group() as task_group:
@@ -190,14 +190,14 @@ class Peer:
             waiter.answer = document
             waiter.done.set()
         elif "result" in document or "error" in document:
-            logger.debug("the sidecar answered a call that nobody waits for any more")
+            logger.debug("the sidecar answered a call that nobody is waiting for")
         else:
-            raise SidecarGone("the sidecar wrote a JSON object that is no JSON-RPC")
+            raise SidecarGone("the sidecar wrote a JSON object that is not JSON-RPC")
 
     def _take_notification(self, method: str, params: dict[str, Any]) -> None:
         model = NOTIFICATIONS.get(method)
         if model is None:
-            logger.warning("the sidecar notified of {!r}, which this worker does not know", method[:40])
+            logger.warning("the sidecar sent the notification {!r}, which this worker does not know", method[:40])
             return
         try:
             self._told.send_nowait(model.model_validate(params))  # type: ignore[arg-type]
@@ -276,7 +276,7 @@ def _read_answer(document: dict[str, Any], method: str) -> Any:
     try:
         answer = parse(document)
     except (KeyError, TypeError):
-        raise SidecarGone(f"the sidecar's answer to {method!r} is no JSON-RPC") from None
+        raise SidecarGone(f"the sidecar's answer to {method!r} is not JSON-RPC") from None
     if isinstance(answer, Error):
         raise CallFailed(str(answer.message), answer.code if isinstance(answer.code, int) else 0, answer.data)
     return answer.result  # type: ignore[union-attr]
@@ -288,6 +288,6 @@ def _error(code: int, message: str, reason: str | None = None) -> dict[str, Any]
 
 
 def _where(wrong: ValidationError) -> str:
-    """Which fields are wrong and how, without their values: those may be a message or a key."""
+    """Which fields are wrong and how. Omits their values, which may be a message or a key."""
     first = wrong.errors(include_input=False, include_url=False, include_context=False)[:3]
     return "; ".join(f"{'.'.join(str(part)[:40] for part in error['loc'])} {error['type']}" for error in first)

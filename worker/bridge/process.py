@@ -1,6 +1,6 @@
-"""The sidecar as a process: started with a clean environment, always ended.
+"""The sidecar's process: starts it with a clean environment, and always ends it.
 
-Owns the child, its process group and its stderr. Knows nothing of the wire.
+Owns the child, its process group and its stderr. Knows nothing about the protocol.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ NODE_MAJOR_MIN = (
     22  # Node 20 lacks what the sidecar and the embedded Supabase need (docs/supabase.md, "The embedded Supabase")
 )
 NODE_ASK_SECONDS = 30.0  # `node --version` takes 40 ms; a cold disk or a busy machine takes seconds
-STDIN_GRACE_SECONDS = 2.0  # a healthy sidecar leaves within 100 ms of the end of its stdin
-TERM_GRACE_SECONDS = 1.0  # only a hung one gets here; the whole stop has ten seconds
+STDIN_GRACE_SECONDS = 2.0  # a healthy sidecar exits within 100 ms of the end of its stdin
+TERM_GRACE_SECONDS = 1.0  # only a hung sidecar gets here; the whole stop has ten seconds
 KILL_GRACE_SECONDS = 2.0  # for the kernel; longer means uninterruptible sleep
 
-# MB of the young generation: left alone it grows with every burst and stays large, and nothing is faster for it
-# (docs/performance.md, "Memory"). And the sidecar may give memory back when nothing happens.
+# Young generation of 2 MB: without the limit it grows with every burst and stays large, for no gain in speed
+# (docs/performance.md, "Memory"). --expose-gc lets the sidecar return memory when idle.
 NODE_FLAGS = ("--max-semi-space-size=2", "--expose-gc")
-# For glibc, bytes: one heap for all threads, of which one works; what is free at its end goes back to the system.
+# For glibc (bytes): one heap for all threads, since only one is busy; free memory at its end returns to the system.
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
 
-# What the sidecar may see of our environment. Never the service key, never the state key.
+# The sidecar sees only these of our environment variables: never the service key or the state key.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE")
 
 
 def make_environment(
     log_level: str, environment: Mapping[str, str] | None = None, *, proxy: str | None = None
 ) -> dict[str, str]:
-    """The sidecar's environment: an allow-list of ours, the level of its log, and the proxy for its socket."""
+    """The sidecar's environment: an allow-list of ours, its log level, and the proxy for its socket."""
     ours = os.environ if environment is None else environment
     kept = {name: value for name, value in ours.items() if name in ENVIRONMENT}
     way = {"HTTPS_PROXY": proxy} if proxy else {}
@@ -56,11 +56,11 @@ def check_node(node: Path) -> None:
     """Make sure that `node` is there and new enough.
 
     Raises:
-        SettingsError: it is not; the text says what to do.
+        SettingsError: it is missing or too old; the text says what to do.
     """
     remedy = f"set it to a Node {NODE_MAJOR_MIN} or newer, or leave it out after `make setup`"
     try:
-        asked = subprocess.run(  # a question of 40 ms at start, before anything else runs
+        asked = subprocess.run(  # blocks for 40 ms, at start, before anything else runs
             [node, "--version"],
             env=make_environment("info"),
             capture_output=True,
@@ -81,11 +81,11 @@ def check_node(node: Path) -> None:
 
 
 class Sidecar:
-    """A running child: its two pipes, its end.
+    """A running sidecar: its two pipes and its end.
 
     Attributes:
-        mark: which stanza it is decrypting; to be read until `run_sidecar` is left.
-        forced: it did not end when its stdin did, and we ended it by a signal.
+        mark: the stanza that it is decrypting; readable until `run_sidecar` exits.
+        forced: it did not exit when its stdin ended, so we signalled it.
     """
 
     def __init__(self, process: Process, mark: Mark) -> None:
@@ -122,12 +122,12 @@ class Sidecar:
         return f"exit code {code}"
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Signal the child and whatever it started; it leads a group of its own."""
+        """Signal the child and everything it started (its process group)."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
     async def stop(self) -> None:
-        """The shutdown ladder: close stdin, wait, SIGTERM to the group, wait, SIGKILL. Bounded, never cancelled."""
+        """Shut down in steps: close stdin, wait, SIGTERM to the group, wait, SIGKILL. Bounded, never cancelled."""
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as task_group:
                 task_group.start_soon(_drain, self.stdout)  # a child blocked on a full pipe would not exit
@@ -158,7 +158,7 @@ async def run_sidecar(
     folder: Path | None = None,
     lines: LineBudget | None = None,
 ) -> AsyncIterator[Sidecar]:
-    """Start the child. It has ended when the block is left, in whatever way. `lines`: how much of its log is told.
+    """Run the child for the length of the block. `lines`: the budget for its log lines.
 
     Raises:
         SidecarGone: it could not be started.
@@ -191,7 +191,7 @@ async def _start(
             cwd=folder,
             env={**environment, DESCRIPTOR: str(mark.descriptor)},
             pass_fds=(mark.descriptor,),
-            start_new_session=True,  # a Ctrl-C in the terminal is ours to handle, not the child's
+            start_new_session=True,  # the worker handles Ctrl-C, not the child
         )
     except OSError as refused:
         raise SidecarGone(f"the sidecar could not be started: {refused.strerror}") from refused
@@ -199,7 +199,7 @@ async def _start(
 
 async def _collect_end_of_stdin(process: Process) -> None:
     # A child that dies with unread input leaves a BrokenPipeError in a future. CPython 3.11.2 (Debian 12) reports it as
-    # never retrieved whenever the garbage is collected; later versions keep silent. anyio has no public way to ask.
+    # "never retrieved" at garbage collection; later versions do not. anyio has no public way to retrieve it.
     writer = getattr(process.stdin, "_stream", None)
     if isinstance(writer, asyncio.StreamWriter):
         with suppress(OSError):
@@ -207,13 +207,13 @@ async def _collect_end_of_stdin(process: Process) -> None:
 
 
 async def _drain(stream: ByteReceiveStream) -> None:
-    # RuntimeError: the peer is still reading the stream, so it needs no draining.
+    # RuntimeError: the peer is still reading the stream, so there is nothing to drain.
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, RuntimeError):
         while True:
             await stream.receive()
 
 
 def kill_at_once(pid: int) -> None:
-    """SIGKILL for the child and its group, for a second Ctrl-C."""
+    """SIGKILL the child and its group. For a second Ctrl-C."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)

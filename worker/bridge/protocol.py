@@ -1,6 +1,6 @@
-"""The messages of the wire, exactly as in docs/protocol.md.
+"""The wire messages, exactly as in docs/protocol.md.
 
-Unknown fields are refused: both sides live in one repository, and the fixtures in tests/wire hold them together.
+Unknown fields are refused: both sides are in this repository, and the fixtures in tests/wire keep them in step.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Wire(BaseModel):
 
 
 class ConnectParameters(Wire):
-    """Make a socket. The log of an older epoch is dropped, together with its keys.
+    """Open a socket. Drops the log of an older epoch, with its keys.
 
-    `suspects`: by the hash of a stanza's first ciphertext, whether to decrypt it alone or not at all.
+    `suspects`: hash of a stanza's first ciphertext → decrypt it alone, or not at all.
     """
 
     epoch: int
@@ -46,7 +46,7 @@ class ConnectParameters(Wire):
 
 
 class Monitor(Wire):
-    """The groups whose messages are stored. Nobody is asked for another copy of what comes from others."""
+    """The groups whose messages are stored. For other chats, no sender is asked for another copy."""
 
     groups: list[str]
 
@@ -61,7 +61,7 @@ class PairingCode(Wire):
 
 
 class AssertionResponse(Wire):
-    """The signed part; names are WebAuthn's, values base64url."""
+    """The signed part. WebAuthn's names, base64url values."""
 
     clientDataJSON: str
     authenticatorData: str
@@ -70,7 +70,7 @@ class AssertionResponse(Wire):
 
 
 class Assertion(Wire):
-    """What a browser's passkey gives, with nothing beside it. Whoever has it can use it once: never logged."""
+    """A browser's passkey assertion, without other fields. Whoever has it can use it once: never log it."""
 
     id: str
     rawId: str
@@ -95,7 +95,7 @@ class Nothing(Wire):
 
 
 class Connected(Wire):
-    """The socket exists; `version` is the one of WhatsApp Web that it claims."""
+    """The socket exists. `version`: the version of WhatsApp Web that it claims."""
 
     version: Annotated[list[int], Field(min_length=3, max_length=3)]
 
@@ -105,26 +105,26 @@ class Closed(Wire):
 
 
 class Code(Wire):
-    """A pairing code that WhatsApp has agreed to, and how long it can be typed."""
+    """A pairing code that WhatsApp accepted, and how long it is valid."""
 
     code: str
     ttl_ms: int
 
 
 class PasskeyOptions(Wire):
-    """WebAuthn's options as WhatsApp sent them; None: none that can be read."""
+    """WebAuthn options as WhatsApp sent them; None if unreadable."""
 
     options: dict[str, Any] | None
 
 
 class AskGroups(Wire):
-    """`members_of`: the groups whose members are wanted too; WhatsApp is asked for nothing more."""
+    """`members_of`: groups whose members to return too. Costs no further query."""
 
     members_of: list[str] = Field(default_factory=list)
 
 
 class Member(Wire):
-    """`id`: the address by which the group names them; `also`: the other one, if it was told."""
+    """`id`: the address that the group uses for the member; `also`: the other one, if given."""
 
     id: str
     also: str | None
@@ -132,7 +132,7 @@ class Member(Wire):
 
 
 class Group(Wire):
-    """`admins`: every address of each admin that the group's metadata tells. `members`: None if they are not wanted."""
+    """`admins`: every address that the group's metadata gives for each admin. `members`: None if not requested."""
 
     id: str
     subject: str
@@ -143,7 +143,7 @@ class Group(Wire):
 
 
 class Groups(Wire):
-    """`asked_at_ms`: WhatsApp's time of the question."""
+    """`asked_at_ms`: when the query was sent, by WhatsApp's clock."""
 
     groups: list[Group]
     asked_at_ms: float
@@ -154,14 +154,14 @@ class Refreshed(Wire):
 
 
 class MediaHostList(Wire):
-    """WhatsApp's hosts of files, the best one first, and for how many seconds that holds."""
+    """WhatsApp's media hosts, best first, and how many seconds the list is valid."""
 
     hosts: list[str]
     ttl_s: float
 
 
 class Complete(Wire):
-    """What arrived on this connection (`epoch`) until `to_ms`, by WhatsApp's clock, is durable, and the backlog too."""
+    """Everything on this connection (`epoch`) up to `to_ms` (WhatsApp's clock) is durable, backlog included."""
 
     epoch: int
     to_ms: float
@@ -170,7 +170,7 @@ class Complete(Wire):
 class Pong(Wire):
     """The sidecar's figures, for the watchdogs and /metrics.
 
-    `stuck_hash`: the stanza that would be to blame for a stall, by its first ciphertext; `stuck_ms`: for how long.
+    `stuck_hash`: hash of the first ciphertext of the oldest stanza in work; `stuck_ms`: for how long it has been.
     """
 
     rss_bytes: int
@@ -205,10 +205,10 @@ class StanzasKnown(Wire):
 
 
 class Stanza(Wire):
-    """One `<message>` as it arrived, with what its ciphertexts held.
+    """One `<message>` as it arrived, with the content of its ciphertexts.
 
-    `undecrypted`: it was not decrypted, because it is a suspect; the whole of it as JSON text.
-    `wanted`: false for a group of which the sidecar had not heard that it is monitored; nobody was asked for a copy.
+    `undecrypted`: the whole stanza as JSON text, if it is a suspect and was not decrypted.
+    `wanted`: false if the sidecar did not know that the group is monitored; no sender was asked for a copy.
     """
 
     attrs: dict[str, str]
@@ -233,7 +233,7 @@ class GroupEvent(Wire):
 
 
 class AdminsEvent(Wire):
-    """Some were made admins of a group, or are none any more; every address of each."""
+    """Members became admins of a group or ceased to be; every address of each."""
 
     type: Literal["admins"]
     id: str
@@ -256,7 +256,7 @@ class ResendEvent(Wire):
 
 
 class Notice(Wire):
-    """One child of a group's notification, as it stood on the wire."""
+    """One child of a group notification, as it arrived."""
 
     tag: str
     attrs: dict[str, str]
@@ -285,7 +285,7 @@ Event = Annotated[
 
 
 class Commit(Wire):
-    """One batch of the ordered log. `keys` maps type → id → value, or null for a deletion."""
+    """One batch of the ordered log. `keys`: type → id → value, or null to delete it."""
 
     epoch: int
     seq: Annotated[int, Field(ge=1)]
@@ -296,9 +296,9 @@ class Commit(Wire):
 
 
 class Qr(Wire):
-    """A code to scan; None: the last has run out, and a pairing code alone is good for `ttl_ms`.
+    """A QR code to scan. `qr` None: the last one expired, and only a pairing code is valid, for `ttl_ms`.
 
-    `retired`: WhatsApp has retired the code before it, perhaps while it was scanned.
+    `retired`: WhatsApp retired the previous code, perhaps while it was being scanned.
     """
 
     qr: str | None
@@ -307,25 +307,25 @@ class Qr(Wire):
 
 
 class PairingCodeRetired(Wire):
-    """The pairing code that is out links nothing any more. `by_hand`: WhatsApp wants a person to ask for the next."""
+    """The current pairing code is no longer valid. `by_hand`: WhatsApp wants a person to ask for the next one."""
 
     by_hand: bool
 
 
 class PasskeyRequested(Wire):
-    """WhatsApp asks for the account's passkey before it links. `options`: WebAuthn's, as they came; None: none did."""
+    """WhatsApp asks for the account's passkey before linking. `options`: WebAuthn's as received; None: none came."""
 
     options: dict[str, Any] | None
 
 
 class PasskeyCode(Wire):
-    """The code that this side computed; a person compares it with the phone's."""
+    """The code that the sidecar computed, for a person to compare with the phone's."""
 
     code: str
 
 
 class PasskeyFailed(Wire):
-    """A step of the exchange failed by itself; `status`: WhatsApp's code, if it refused."""
+    """A step of the exchange failed. `status`: WhatsApp's code, if it refused."""
 
     step: str
     status: int | None
@@ -338,7 +338,7 @@ class Me(Wire):
 
 
 class CloseInfo(Wire):
-    """Why a socket ended: the code and the message decide together (docs/whatsapp.md, "Closes")."""
+    """Why a socket ended. The code and the message decide together (docs/whatsapp.md, "Closes")."""
 
     code: int | None
     message: str
@@ -359,14 +359,14 @@ class Offline(Wire):
 
 
 class ArrivedStanza(Wire):
-    """`attrs`: those by which it is known again."""
+    """`attrs`: the attributes that identify the stanza."""
 
     attrs: dict[str, str]
     at_ms: int
 
 
 class Arrived(Wire):
-    """Group messages that have arrived and are not durable yet."""
+    """Group messages that arrived but are not durable yet."""
 
     server_time_offset_ms: float | None
     stanzas: list[ArrivedStanza]
@@ -380,7 +380,7 @@ class Stalled(Wire):
 PasskeyNotice = PasskeyRequested | PasskeyCode | PasskeyFailed
 Notification = Qr | PairingCodeRetired | PasskeyNotice | ConnectionState | Offline | Arrived | Stalled
 
-# Method → model of its parameters; what the fixtures in tests/wire are checked against.
+# Method → model of its parameters. The fixtures in tests/wire are checked against these.
 TO_SIDECAR: dict[str, type[Wire]] = {
     "connect": ConnectParameters,
     "monitor": Monitor,

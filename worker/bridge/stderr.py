@@ -1,6 +1,6 @@
-"""Copies the sidecar's stderr to our log: redacted, bounded, without ever blocking the sidecar.
+"""Copies the sidecar's stderr to our log: redacted, bounded, never blocking the sidecar.
 
-A line that is not JSON may hold anything, a message included. It is quoted only if it looks like a crash of Node.
+A line that is not JSON may contain anything, even a message. It is quoted only if it looks like a Node crash.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from loguru import logger
 
 from worker.log_limits import LineBudget
 
-LINE_BYTES_MAX = 64 * 1024  # a log line over this is cut; a stack trace has 5 kB
+LINE_BYTES_MAX = 64 * 1024  # longer log lines are cut; a stack trace has 5 kB
 FIELDS_KEPT = 12
 TEXT_KEPT = 2000
 LEVELS = {"trace", "debug", "info", "warning", "error", "critical"}
-# Baileys' info is debugging to an operator; its errors are closes, which `session.closes` judges.
+# Baileys' info is debug output for an operator; its errors are closes, which `session.closes` judges.
 MEANINGS = {"info": "debug", "warn": "warning", "error": "warning", "fatal": "error"}
-CLOSES = {"stream errored out"}  # each first link has one (515); what a close means is said by `session.closes`
+CLOSES = {"stream errored out"}  # normal on a first link (515); `session.closes` reports closes
 SILENT = {
     "text",
     "content",
@@ -39,14 +39,14 @@ SILENT = {
     "subject",
 }
 TOLD_EVERY_SECONDS = 60.0
-TEXTS_COUNTED = 200  # of different lines that were left out; the others count as one
+TEXTS_COUNTED = 200  # distinct suppressed lines; all others count as one
 TEXTS_TOLD = 3
 TEXT_OF_LINE = re.compile(rb'"msg":"((?:[^"\\]|\\.){0,80})')
 CRASH_LINE = re.compile(r"^(FATAL ERROR|<--- |node:|Node\.js v|\s{4}at |(\w*Error)(:| \[)|\(node:\d+\)|#)")
 
 
 class SuppressedLines:
-    """What was not logged because it came too fast: told in one line a minute, with what floods."""
+    """Counts lines suppressed by the rate limit. Reports them once a minute, with the most frequent texts."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -62,19 +62,19 @@ class SuppressedLines:
         self._texts[text if known else ""] += 1
 
     def tell(self, *, now: bool = False) -> None:
-        """Log what was counted, if it is a minute old, or `now`."""
+        """Log the count if it is a minute old, or `now`."""
         if not self._texts or not (now or self._clock() - self._since >= TOLD_EVERY_SECONDS):
             return
         most = ", ".join(f"{count} times {text or 'others'!r}" for text, count in self._texts.most_common(TEXTS_TOLD))
         total, seconds = self._texts.total(), self._clock() - self._since
         self._texts.clear()
-        logger.warning("the sidecar logs too fast: {} lines were left out in {:.0f} s ({})", total, seconds, most)
+        logger.warning("the sidecar logs too fast: {} lines were suppressed in {:.0f} s ({})", total, seconds, most)
 
 
 async def relay_stderr(stream: ByteReceiveStream, allowance: LineBudget | None = None) -> None:
-    """Log what arrives until the stream ends. Keeps reading past the limit, so the child never waits.
+    """Log lines until the stream ends. Keeps reading past the limit, so that the child never blocks.
 
-    `allowance`: one that outlives this sidecar.
+    `allowance`: a budget that outlives this sidecar.
     """
     allowance, left_out = allowance or LineBudget(), SuppressedLines()
     rest = b""
@@ -113,7 +113,7 @@ def read_line(line: bytes) -> tuple[str, str, dict[str, Any]]:
         words = line.decode("utf-8", "replace").rstrip()
         if CRASH_LINE.match(words):
             return "warning", words[:TEXT_KEPT], {}
-        return "warning", f"the sidecar wrote {len(line)} bytes to stderr that are not a line of its log", {}
+        return "warning", f"the sidecar wrote {len(line)} bytes to stderr that are not a log line", {}
     level = str(entry.pop("level", "info")).lower()
     level = MEANINGS.get(level, level)
     text = str(entry.pop("msg", ""))[:TEXT_KEPT]

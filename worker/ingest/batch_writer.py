@@ -1,10 +1,10 @@
-"""Makes one batch durable, whatever stands between here and the database.
+"""Makes one batch durable, whatever gateways are in the way.
 
-First as a whole. If this very request fails again and again while the cheapest call passes, the batch goes in parts
-under its one number: items first, each half by itself if it must, then the rest. An item that fails alone is sent as
-base64, which no gateway can read; if that fails too, it is listed as waiting. If nothing passes, it is an outage:
-nothing is listed, and everything is asked again. A time-out is an answer, too slow, if the cheapest call passed after
-it; an item that timed out alone is remembered over connections (`slow_items`).
+Sends the whole batch first. If this request keeps failing while the cheapest call succeeds, it sends the batch in
+parts under the same number: items first, halving as needed, then the rest. It resends an item that fails alone as
+base64, which no gateway can read; if that fails too, it lists the item as waiting. If nothing succeeds, it is an
+outage: it lists nothing and repeats everything. A time-out counts as a failure of the request if the cheapest call
+succeeds afterwards. Items that timed out alone are remembered across connections (`slow_items`).
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from worker.store.availability import DatabaseWatch
 from worker.store.retry import PAUSE_MAX_SECONDS, REFUSALS_BELIEVED, until_answered
 from worker.store.session import SessionStore
 
-TOO_LARGE_BELIEVED = 2  # a stray 413 would make small parts of all that follows
-ITEMS_TO_AN_OUTAGE = 8  # so many fail alone before any has passed: no use to ask for each of 500
-LONE_ROUNDS = 5  # a batch of one item cannot tell an outage from its own fault: it is asked so often in full
+TOO_LARGE_BELIEVED = 2  # in a row; a stray 413 would shrink all later parts
+ITEMS_TO_AN_OUTAGE = 8  # failing alone before any succeeds: an outage; do not try all 500
+LONE_ROUNDS = 5  # with one item, a fault of the item looks like an outage: full attempts before listing it
 COUNTS = ("stored", "upgraded", "duplicates", "skipped", "jobs", "refused", "waiting", "changed", "held")
 
 Call = Callable[[], Awaitable[Committed]]
 
 
 class _Fails(Exception):
-    """This request fails again and again, while others pass."""
+    """This request keeps failing while others succeed."""
 
     def __init__(self, error: StoreError) -> None:
         super().__init__(str(error))
@@ -55,11 +55,11 @@ class _Fails(Exception):
 
 
 class _Outage(Exception):
-    """Nothing of the batch passes."""
+    """No part of the batch succeeds."""
 
 
 class BatchWriter:
-    """Writes batches, one after another. Remembers how large a request may be, and which items are too slow."""
+    """Writes batches, one at a time. Remembers how large a request may be, and which items are too slow."""
 
     def __init__(self, store: SessionStore, watch: DatabaseWatch, sizes: PartSizes | None = None) -> None:
         self._store = store
@@ -68,11 +68,11 @@ class BatchWriter:
         self.slow = SlowItems()
 
     async def write(self, batch: Batch) -> Committed:
-        """Return when the batch is durable.
+        """Write a batch. Returns once it is durable.
 
         Raises:
             StaleFence, StaleEpoch, SequenceGap: as `Store.commit`.
-            StoreRefused: the database refuses what is not a message or a change: keys, credentials, hashes.
+            StoreRefused: the database refuses something other than a message or a change: keys, credentials, hashes.
         """
         batch = replace(batch, digest=digest_of(batch))
         if self.sizes.admits(batch) and not any(self.slow.as_it_is(item) for item in _items_of(batch)):
@@ -80,7 +80,7 @@ class BatchWriter:
                 return await self.whole(batch)
             except _Fails as failing:
                 logger.warning(
-                    "the database does not take a batch of {} items ({}); it goes in parts",
+                    "the database does not accept a batch of {} items ({}); sending it in parts",
                     len(batch.messages) + len(batch.changes),
                     failing,
                 )
@@ -98,7 +98,7 @@ class BatchWriter:
         return await self._send(part, lambda: self._store.commit_part(part))
 
     async def in_pieces(self, part: Batch, *, last: bool) -> Committed:
-        """A part, or the last part, in pieces of a size that passes."""
+        """Send a part (or the last part) in pieces that are small enough."""
         while True:
             size = self.sizes.piece
             document, bodies = pieces_of(part, size)
@@ -118,7 +118,7 @@ class BatchWriter:
                 self.sizes.too_large(size)
 
     async def _send(self, batch: Batch, call: Call) -> Committed:
-        """Remembers whether this size passes."""
+        """Send, and remember whether this size succeeds."""
         try:
             done = await self._answer(batch, call)
         except _Fails as failing:
@@ -133,10 +133,10 @@ class BatchWriter:
         return done
 
     async def _answer(self, part: Batch, call: Call) -> Committed:
-        """Ask until it is answered. `part`: what is sent.
+        """Repeat the call until it is answered. `part`: what it sends.
 
         Raises:
-            _Fails: it failed several times in a row, and the cheapest call passed each time.
+            _Fails: it failed several times in a row while the cheapest call succeeded each time.
         """
         failures = 0
 
@@ -148,7 +148,7 @@ class BatchWriter:
                 believed = _needs_no_look(error) or await self._others_pass()
                 failures = failures + 1 if believed else 0
                 if believed and isinstance(error, TooSlow):
-                    self._watch.answered("commit")  # it does, only not this fast
+                    self._watch.answered("commit")  # the database does answer, just too slowly
                     failures = max(failures, self.slow.timed_out(part))
                 if failures < _believed(error):
                     raise StoreUnavailable(str(error)) from error
@@ -165,7 +165,7 @@ class BatchWriter:
 
 
 class _Parting:
-    """One attempt to write one batch in parts. `believe_one`: an only item that fails may be listed."""
+    """One attempt to write a batch in parts. `believe_one`: if the only item fails, list it."""
 
     def __init__(self, writer: BatchWriter, batch: Batch, *, believe_one: bool) -> None:
         self._writer = writer
@@ -176,10 +176,10 @@ class _Parting:
         self._alone = 0
 
     async def run(self) -> Committed:
-        """The whole batch. Messages are stored or listed before changes: those look for them.
+        """Write the whole batch. Messages go before changes, which refer to them.
 
         Raises:
-            _Outage: nothing passed.
+            _Outage: nothing succeeded.
         """
         for items in (messages_of(self._batch), changes_of(self._batch)):
             failing: list[tuple[Item, StoreError]] = []
@@ -200,7 +200,7 @@ class _Parting:
         return replace(done, **{name: self._counts[name] for name in COUNTS})  # type: ignore[arg-type]
 
     async def _items(self, items: Sequence[Item]) -> list[tuple[Item, StoreError]]:
-        """Those that do not pass, not even alone."""
+        """Write these items. Returns those that fail even alone."""
         part = part_of(self._batch, items)
         if len(items) > 1 or self._writer.sizes.admits(part):
             try:
@@ -216,7 +216,7 @@ class _Parting:
 
     async def _opaque(self, item: Item) -> list[tuple[Item, StoreError]]:
         if self._writer.slow.as_base64(item):
-            return [(item, TooSlow("timed out alone, again and again"))]
+            return [(item, TooSlow("timed out alone repeatedly"))]
         part = replace(number_of(self._batch), opaque=[item.as_base64()])
         try:
             self._note(await self._large(part))
@@ -230,7 +230,7 @@ class _Parting:
         return []
 
     async def _list(self, failing: Sequence[tuple[Item, StoreError]], count: int) -> None:
-        """Keep these as waiting, unless it looks like an outage, or like one that is over now."""
+        """List these items as waiting, unless it looks like an outage, or one that has just ended."""
         believe_one = self._believe_one or self._writer.slow.as_base64(failing[0][0])
         if self._passed == 0 and (count > 1 or not believe_one):
             raise _Outage
@@ -240,13 +240,13 @@ class _Parting:
             try:
                 self._note(await self._large(replace(number_of(self._batch), refused=[waiting])))
             except _Fails as fails:
-                self._writer.slow.forget(item)  # it is the database that is slow
+                self._writer.slow.forget(item)  # the database is slow, not the item
                 raise _Outage from fails
             self._writer.slow.forget(item)
             self._counts["waiting"] += 1
 
     async def _large(self, part: Batch) -> Committed:
-        """In pieces if it does not pass in one."""
+        """Send a part, in pieces if it is too large for one request."""
         if self._writer.sizes.admits(part):
             try:
                 return await self._writer.part(part)
@@ -278,12 +278,12 @@ def _items_of(batch: Batch) -> list[Item]:
 
 
 def _needs_no_look(error: StoreError) -> bool:
-    """Whether the error itself tells that the trouble is the request: our client's refusal, or a 413."""
+    """Whether the error alone proves that the request is at fault: refused by our client, or a 413."""
     return isinstance(error, TooLarge) or (isinstance(error, StoreRefused) and error.code == "client")
 
 
 def _believed(error: StoreError) -> int:
-    """How many failures in a row make it this request's fault."""
+    """How many failures in a row prove that the request is at fault."""
     if isinstance(error, TooLarge):
         return TOO_LARGE_BELIEVED
     if isinstance(error, TooSlow):

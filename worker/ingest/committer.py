@@ -1,7 +1,7 @@
-"""Writes the sidecar's batches to the database: in order, and each exactly once.
+"""Writes the sidecar's batches to the database, in order, each exactly once.
 
-The sidecar takes the answer to mean "durable". While the database does not answer, the same batch is sent again under
-the same number, for as long as it takes (`batch_writer`). Why: docs/architecture.md, "The frame gate".
+To the sidecar, an answer means "durable". While the database does not answer, the committer resends the same batch
+under the same number, for as long as it takes (`batch_writer`). Why: docs/architecture.md, "The frame gate".
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from worker.store.session import SessionStore
 
 
 class OnError(Protocol):
-    """Notes an error for people to see, in the contract's form."""
+    """Records an error for people, in the contract's form."""
 
     def __call__(self, code: str, msg: str, **ctx: Any) -> None: ...
 
@@ -40,13 +40,12 @@ def _ignore(*_: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Listeners:
-    """Who is told about commits.
+    """Callbacks for commits.
 
     Attributes:
         error: a batch or a message was refused, or a batch is missing.
         media: the database made at least one media job.
-        committed: each is told that a batch was stored, as it was sent and as the database answered, within so many
-            seconds.
+        committed: called for each stored batch with the sidecar's commit, the batch, the answer, and the seconds taken.
     """
 
     error: OnError
@@ -57,8 +56,8 @@ class Listeners:
 class Committer:
     """Answers the sidecar's `commit`.
 
-    `rules` is called for each batch: it gives the groups and the settings of that moment. Set `own` to the account's
-    addresses (LID, number) once they are known.
+    `rules` is called per batch and returns the current groups and settings. Set `own` to the account's addresses
+    (LID, number) once they are known.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Committer:
             StaleFence: another worker holds the lease.
             StaleEpoch: the batch belongs to an older connection.
             SequenceGap: the batch before this one was never committed.
-            StoreRefused: the database refuses what is neither a message nor a change.
+            StoreRefused: the database refuses something other than a message or a change.
         """
         started = time.monotonic()
         batch = await self._batch(commit)
@@ -138,7 +137,7 @@ class Committer:
         if batch.refused and not stored.duplicate:
             self._listeners.error(
                 "MESSAGE_UNDECRYPTED",
-                f"{len(batch.refused)} messages were not decrypted, because that ended the sidecar more than once; "
+                f"{len(batch.refused)} messages were not decrypted, because they ended the sidecar more than once; "
                 "each sender is asked for another copy",
             )
         listed = stored.refused + stored.waiting
@@ -147,17 +146,17 @@ class Committer:
 
 
 class WhatsAppClock:
-    """WhatsApp's time, from the last stanza that told the offset of our clock. Events bring none.
+    """WhatsApp's time, by the clock offset of the last stanza that had one. Events have none.
 
-    It is kept as an offset to the uptime, as in the sidecar: if somebody corrects our clock, the old offset must not be
-    added to the corrected time.
+    Kept relative to the uptime, as in the sidecar: after somebody corrects our clock, the old offset must not apply to
+    the corrected time.
     """
 
     def __init__(self) -> None:
-        self._started_ms: float | None = None  # WhatsApp's time when this machine started
+        self._started_ms: float | None = None  # when this machine started, by WhatsApp's clock
 
     def now_ms(self, commit: Commit) -> float:
-        """Milliseconds since 1970; our own clock until a stanza has told an offset."""
+        """Milliseconds since 1970. Uses our own clock until a stanza has an offset."""
         now_ms, uptime_ms = time.time() * 1000, uptime() * 1000
         offsets = [
             stanza.server_time_offset_ms for stanza in commit.stanzas if stanza.server_time_offset_ms is not None
@@ -168,5 +167,5 @@ class WhatsAppClock:
 
 
 def uptime() -> float:
-    """Seconds since this machine started, including the time that it slept (CLOCK_MONOTONIC on macOS)."""
+    """Seconds since this machine started, including sleep (CLOCK_MONOTONIC on macOS)."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

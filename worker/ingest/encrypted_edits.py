@@ -1,7 +1,7 @@
-"""Opens encrypted edits once their message and its secret are stored.
+"""Decrypts encrypted edits once their message and its secret are stored.
 
-The answer to a commit says whether any are waiting in the database. One round fetches some, opens them and hands them
-back. Until then they stay in the database, so nothing is lost if this process fails: a later commit finds them again.
+The answer to a commit says whether any are waiting in the database. One round fetches some, decrypts them and writes
+the results. Until then they stay in the database, so a crash loses nothing: a later commit finds them again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from worker.store.session import SessionStore
 from worker.text import message_text
 
 EDITS_PER_ROUND = 20  # at most 7 MB
-ROUND_SECONDS = 15.0  # the answer to the sidecar waits for a round
+ROUND_SECONDS = 15.0  # the sidecar's commit waits for the round
 
 
 class EncryptedEdits:
-    """Opens waiting edits, at most `EDITS_PER_ROUND` at a time; fewer, for a while, after a round that failed.
+    """Decrypts waiting edits, at most `EDITS_PER_ROUND` at a time; fewer for a while after a failed round.
 
-    The database puts off what it hands out, each time for longer. So one that cannot be handed back holds up nobody.
+    The database postpones each edit that it hands out, longer every time, so a failing one does not block others.
     """
 
     def __init__(self, store: SessionStore) -> None:
@@ -39,7 +39,7 @@ class EncryptedEdits:
         self._limit = EDITS_PER_ROUND
 
     async def open(self) -> None:
-        """One round. Raises no StoreError: the batch that led here is durable already."""
+        """Run one round. Never raises StoreError: the batch that triggered it is already durable."""
         whole = False
         with anyio.move_on_after(ROUND_SECONDS):
             try:
@@ -50,7 +50,7 @@ class EncryptedEdits:
         self._limit = min(EDITS_PER_ROUND, self._limit * 2) if whole else 1
 
     async def _hand_back(self, opened: Sequence[OpenedEdit]) -> bool:
-        """All together, or else one by one; whether all were taken."""
+        """Write the results, together or else one by one. Returns whether all were accepted."""
         try:
             await self._store.open_edits(opened)
         except StoreError:
@@ -68,7 +68,7 @@ class EncryptedEdits:
 
 
 def opened_edit(edit: EncryptedEdit, clock_s: float) -> OpenedEdit:
-    """What the database gets back for one waiting edit. An edit's own time counts unless it is later than `clock_s`."""
+    """The result for one waiting edit. Uses the edit's own time unless it is later than `clock_s`."""
     payload = edit.payload
     if "use" in payload:
         return _opened_content(edit)
@@ -89,7 +89,7 @@ def opened_edit(edit: EncryptedEdit, clock_s: float) -> OpenedEdit:
 
 
 def _opened_event(edit: EncryptedEdit, found: Opened, clock_s: float) -> OpenedEdit:
-    """The event as it is now: text and facts as an event that is sent anew would have them."""
+    """The event's new state: the text and facts that a newly sent event would have."""
     said = classify({"eventMessage": found.event or {}})
     if not isinstance(said, Content):
         return OpenedEdit(id=edit.id, unreadable=True)

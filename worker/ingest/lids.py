@@ -1,4 +1,4 @@
-"""Which LID belongs to which phone number: read from the database once for each number, then cached."""
+"""Maps phone numbers to LIDs: reads each number from the database once, then caches it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from worker.store.availability import DatabaseWatch
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
 
-NUMBERS_PER_CALL = 40  # below 2 KB, the smallest body that a gateway is expected to pass
+NUMBERS_PER_CALL = 40  # under 2 KB, which every gateway should let through
 NUMBERS_CACHED = 20_000  # about 3 MB; a large account knows a few thousand people
 
 
 class LidCache:
-    """Phone number → LID, for people whom a message names by their number only."""
+    """Phone number → LID, for people whom a message names only by number."""
 
     def __init__(self, store: SessionStore, watch: DatabaseWatch) -> None:
         self._store = store
@@ -25,11 +25,11 @@ class LidCache:
         self._known: OrderedDict[str, str | None] = OrderedDict()
 
     async def of(self, commit: Commit, monitored: Collection[str]) -> Mapping[str, str]:
-        """The LIDs of the numbers in this batch, as far as they are known; `MOVED` for one that has changed hands."""
+        """The known LIDs of the numbers in this batch; `MOVED` for a number that changed hands."""
         numbers = set(_numbers(commit, monitored))
         missing = sorted(numbers - self._known.keys())
         if missing:
-            # The batch waits for this answer too, so it counts as "commit": an outage may begin here.
+            # The batch waits for this answer too, so it counts as "commit": an outage may start here.
             for start in range(0, len(missing), NUMBERS_PER_CALL):
                 await self._ask(missing[start : start + NUMBERS_PER_CALL])
         return {number: lid for number in numbers if (lid := self.known(number)) is not None}
@@ -40,11 +40,11 @@ class LidCache:
             self._remember(number, found.get(number))
 
     def known(self, number: str) -> str | None:
-        """The cached LID of a number; None also if the number is not cached."""
+        """The cached LID of a number; None if it has none or is not cached."""
         return self._known.get(number)
 
     def learn(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Remember pairs of LID and number. A number with two LIDs has changed hands."""
+        """Cache pairs of LID and number. A number with two LIDs has changed hands."""
         for lid, number in pairs:
             former = self.known(number)
             self._remember(number, lid if former in (None, lid) else MOVED)
@@ -57,7 +57,7 @@ class LidCache:
 
 
 def _numbers(commit: Commit, monitored: Collection[str]) -> Iterator[str]:
-    """Every phone number in the batch whose LID the rules will ask for; monitored groups only."""
+    """Every phone number in the batch whose LID the rules need; monitored groups only."""
     messages = [(stanza.key or {}, stanza.content) for stanza in commit.stanzas]
     messages += [(event.key, event.content) for event in commit.events if isinstance(event, ResendEvent)]
     messages += [(event.key, None) for event in commit.events if isinstance(event, SystemEvent)]

@@ -1,7 +1,7 @@
-"""Splits a batch that does not pass in one call. Pure.
+"""Splits a batch that does not fit into one call. Pure.
 
-Its items, messages and changes, go first, in as many parts as it takes; the rest goes last, with the number. The
-database's side: supabase/schemas/commit.sql.
+Its items (messages and changes) go first, in as many parts as needed; the rest goes last, with the number. The
+database's side is supabase/schemas/commit.sql.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Literal
 
 from worker.store.rows import Batch, Json, Refused
 
-MAX_PLAIN_CHARS = 256  # addresses and ids of WhatsApp are far shorter
-MAX_REPR_CHARS = 100_000  # of an item that is not even JSON
+MAX_PLAIN_CHARS = 256  # WhatsApp's addresses and ids are far shorter
+MAX_REPR_CHARS = 100_000  # for an item that cannot be written as JSON
 SMALLEST_BYTES = 2_000  # no gateway refuses this for its size
 PIECE_BYTES = 500_000
-ENVELOPE_BYTES = 600  # what a piece needs around it
-# So many parts come near a limit before it is raised. More each time that the raised one did not pass: a batch that is
-# too slow costs many seconds.
+ENVELOPE_BYTES = 600  # overhead of a piece
+# Successful parts near a limit before the limit is raised. Grows each time a raise fails: a batch that is too slow
+# costs many seconds.
 PARTS_TO_GROWTH = 4
 PARTS_TO_GROWTH_MAX = 256
 
@@ -41,7 +41,7 @@ class Item:
         return chat_id, sender, wa_msg_id
 
     def as_base64(self, code: str = "", reason: str = "", state: str = "refused") -> Refused:
-        """The item whole, in a form that passes every gateway and every JSON parser."""
+        """The whole item, in a form that every gateway and JSON parser accepts."""
         chat_id, sender, wa_msg_id = self.name
         return Refused.keeping(
             self._text(),
@@ -71,7 +71,7 @@ def changes_of(batch: Batch) -> list[Item]:
 
 
 def part_of(batch: Batch, items: Sequence[Item]) -> Batch:
-    """A part with these items alone, under the batch's number."""
+    """A part with only these items, under the batch's number."""
     return replace(
         number_of(batch),
         messages=[item.value for item in items if item.kind == "message"],
@@ -89,7 +89,7 @@ def rest_of(batch: Batch) -> Batch:
 
 
 def digest_of(batch: Batch) -> str:
-    """Identifies the batch by its items' names, its keys and its hashes."""
+    """Identifies the batch by the names of its items, its keys and its hashes."""
     names = [[plain(m.get(name)) for name in ("chat_id", "sender", "wa_msg_id")] for m in batch.messages]
     names += [[plain(c.get(name)) for name in ("chat_id", "author", "change_id", "kind")] for c in batch.changes]
     told = repr((names, batch.creds, batch.keys, batch.hashes, sorted(batch.discards.items())))
@@ -97,7 +97,7 @@ def digest_of(batch: Batch) -> str:
 
 
 def size_of(batch: Batch) -> int:
-    """Bytes of its body, about; 0 if it cannot be written as JSON."""
+    """Approximate bytes of its body; 0 if it cannot be written as JSON."""
     try:
         return len(json.dumps(batch.as_document(), ensure_ascii=False, separators=(",", ":")).encode())
     except (ValueError, RecursionError, TypeError):
@@ -112,9 +112,9 @@ def plain(value: object) -> str | None:
 
 
 class PartSizes:
-    """How much passes in one call: learned from what did not, remembered, and tried again now and then.
+    """Learns how much fits into one call from failures, and tries larger sizes now and then.
 
-    `bytes` and `items` are the limits, None: no limit is known.
+    `bytes` and `items` are the limits; None: no limit known.
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class PartSizes:
         return self.bytes is None or size_of(batch) <= self.bytes
 
     def first(self, batch: Batch, items: Sequence[Item]) -> int:
-        """How many of `items`, from the first on, fit into one part; at least one."""
+        """How many of the first `items` fit into one part; at least one."""
         count = min(len(items), self.items or len(items))
         while count > 1 and not self.admits(part_of(batch, items[:count])):
             count //= 2
@@ -150,7 +150,7 @@ class PartSizes:
         self._shrunk()
 
     def passed(self, part: Batch) -> None:
-        """Note a part that passed; after many near a limit, raise the limits."""
+        """Note a part that succeeded. After many near a limit, raise the limits."""
         if self.bytes is None and self.items is None:
             return
         items = len(part.messages) + len(part.changes)
@@ -170,7 +170,7 @@ class PartSizes:
 
 
 def pieces_of(part: Batch, size: int) -> tuple[str, list[str]]:
-    """The part as base64 in pieces of `size` characters, with the name of this division."""
+    """The part as base64 pieces of `size` characters, and a name for this split."""
     body = json.dumps(part.as_document()).encode()
     name = f"{hashlib.sha256(body).hexdigest()} {size}"
     text = base64.b64encode(body).decode()

@@ -1,7 +1,7 @@
-"""Which parts of batches timed out while the cheapest call passed. Pure.
+"""Records which parts of batches timed out while the cheapest call succeeded. Pure.
 
-Remembered over connections: a time-out takes seconds, WhatsApp drops a client that is silent for half a minute, and
-the next connection brings the same item again, in another batch. Forgotten with the process, which only costs time.
+Remembered across connections: a time-out takes seconds, WhatsApp drops a client that is silent for half a minute, and
+the next connection brings the same item again in another batch. A restart forgets it, which only costs time.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from worker.ingest.parts import Item
 from worker.store import Batch
 
 TIMEOUTS_BELIEVED = 2
-REMEMBERED_MAX = 1_000  # names; then the oldest is forgotten
+REMEMBERED_MAX = 1_000  # names; drops the oldest beyond that
 
 Name = tuple[str, str | None, str | None, str | None, bool]
 SEVERAL: Name = ("several", None, None, None, False)
 
 
 class SlowItems:
-    """Counts time-outs: of each item alone, as it is and as base64, and of parts with several items."""
+    """Counts time-outs: of each item alone (plain and as base64), and of parts with several items."""
 
     def __init__(self) -> None:
         self._timeouts: dict[Name, int] = {}
 
     def timed_out(self, part: Batch) -> int:
-        """How often this part has, now included."""
+        """Count a time-out of this part. Returns the total."""
         name = _name_of(part)
         if name is None:
             return 1
@@ -33,17 +33,17 @@ class SlowItems:
         return self._timeouts[name]
 
     def passed(self, part: Batch) -> None:
-        """Forget what was noted of such a part."""
+        """Forget the time-outs of such a part."""
         name = _name_of(part)
         if name is not None:
             self._timeouts.pop(name, None)
 
     def as_it_is(self, item: Item) -> bool:
-        """Whether it is too slow as it is."""
+        """Whether the item is too slow in plain form."""
         return self._timeouts.get(_name(item, base64=False), 0) >= TIMEOUTS_BELIEVED
 
     def as_base64(self, item: Item) -> bool:
-        """Whether it is too slow as base64, too."""
+        """Whether the item is too slow as base64 too."""
         return self._timeouts.get(_name(item, base64=True), 0) >= TIMEOUTS_BELIEVED
 
     def forget(self, item: Item) -> None:
@@ -51,7 +51,7 @@ class SlowItems:
             self._timeouts.pop(_name(item, base64=base64), None)
 
     def forget_several(self) -> None:
-        """Smaller parts come next."""
+        """Forget the time-outs of larger parts: smaller ones come next."""
         self._timeouts.pop(SEVERAL, None)
 
 

@@ -1,7 +1,7 @@
-"""Turns a batch from the sidecar into the arguments of the commit function.
+"""Turns a sidecar batch into the arguments of the commit function.
 
-This is the last place that sees content of unmonitored chats and of direct messages. Only a count of them leaves it,
-and the hashes that recognise a redelivery (docs/architecture.md, "Monitored only").
+The last place that sees the content of unmonitored chats and direct messages. Of those it returns only counts, and
+the hashes that recognise a redelivery (docs/architecture.md, "Monitored only").
 """
 
 from __future__ import annotations
@@ -40,16 +40,20 @@ from worker.ingest.rules.normalise import (
 from worker.store.rows import Audit, GroupChange, Refused
 from worker.text import clean_name
 
-NUMBER_CHANGED = ("modify", "change_number")  # notices of a group (docs/whatsapp.md, "Shapes")
+NUMBER_CHANGED = ("modify", "change_number")  # group notices (docs/whatsapp.md, "Shapes")
 
 
 class Ingested(TypedDict):
-    """What one commit stores besides keys and credentials: arguments of `worker.store.rows.Batch`, by name.
+    """What one commit stores besides keys and credentials: keyword arguments of `worker.store.rows.Batch`.
 
-    `hashes` are of every ciphertext that was decrypted, in every chat; `discards` counts by reason, and `unread` names
-    those of them that no ciphertext's hash recognises when they come again, by reason. `identities` are pairs of LID
-    and number; the LID is `MOVED` for a number that its owner gave up. `dropped`: when was sent what came too late.
-    `refused`: stanzas that were not decrypted, beside their stubs. `members`: who joined, left, or became what.
+    Attributes:
+        hashes: of every decrypted ciphertext, in every chat.
+        discards: counts by reason.
+        unread: by reason, hashed names of discards that no ciphertext hash would recognise on redelivery.
+        identities: pairs of LID and number; the LID is `MOVED` for a number that its owner gave up.
+        dropped: when messages were sent that came too late.
+        refused: stanzas that were not decrypted, in addition to their stubs.
+        members: who joined or left, or changed role.
     """
 
     messages: list[dict[str, Any]]
@@ -68,8 +72,8 @@ class Ingested(TypedDict):
 def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
     """What to store of one `commit`: `Batch(fence=…, epoch=…, seq=…, creds=…, keys=…, **ingest(…))`.
 
-    `received_at_ms` is when the batch came, by WhatsApp's clock as far as we know it. It decides the age of events;
-    stanzas bring their own time of arrival.
+    `received_at_ms`: when the batch arrived, by our best estimate of WhatsApp's clock. It determines the age of events;
+    stanzas have their own time of arrival.
     """
     identities = _identities(commit, rules)
     moved = dict.fromkeys(_moved_numbers(commit.events), MOVED)
@@ -109,7 +113,7 @@ def ingest(commit: Commit, rules: Rules, received_at_ms: float) -> Ingested:
 def _unread(
     sources: Sequence[Stanza | Event], results: Sequence[MessageRow | Discard | Change]
 ) -> dict[str, list[str]]:
-    """sha256, hex, of the names of what was discarded and may come again without being recognised, by reason."""
+    """By reason, hex sha256 of the names of discards that would not be recognised on redelivery."""
     found: dict[str, list[str]] = {}
     for source, result in zip(sources, results, strict=True):
         name = _name(source)
@@ -119,7 +123,7 @@ def _unread(
 
 
 def _name(source: Stanza | Event) -> str | None:
-    """What tells it from others; None if the hash of a ciphertext does, its own or that of the stanza it came in."""
+    """Identifies a discard; None if a ciphertext hash does (its own, or that of the stanza it came in)."""
     match source:
         case Stanza(failure=failure, hashes=hashes, attrs=attrs) if failure or not hashes:
             parts: list[object] = [attrs.get(name) for name in ("from", "participant", "recipient", "id")]
@@ -133,7 +137,7 @@ def _name(source: Stanza | Event) -> str | None:
 def _undecrypted(
     stanzas: Sequence[Stanza], results: Sequence[MessageRow | Discard | Change], rows: Iterable[MessageRow]
 ) -> list[Refused]:
-    """The whole of each stanza that was not decrypted, if its stub is stored."""
+    """Each undecrypted stanza as a whole, if its stub is stored."""
     stubs = {row.identity for row in rows if row.pending}
     return [
         Refused.keeping(
@@ -145,7 +149,7 @@ def _undecrypted(
             sender=result.sender,
             wa_msg_id=result.wa_msg_id,
         )
-        for stanza, result in zip(stanzas, results, strict=False)  # the stanzas' results come first
+        for stanza, result in zip(stanzas, results, strict=False)  # results of stanzas come before those of events
         if stanza.undecrypted is not None and isinstance(result, MessageRow) and result.identity in stubs
     ]
 
@@ -171,9 +175,9 @@ def _event_rows(event: Event, rules: Rules, received_at_ms: float) -> list[Messa
 
 
 def _one_each(rows: Iterable[MessageRow]) -> list[MessageRow]:
-    """One row per identity, in order of first appearance. Content replaces its own stub; else the first copy stays.
+    """One row per identity, in order of first appearance. Content replaces its stub; otherwise the first copy wins.
 
-    It is late only if all of its copies are: the commit function would not find a stub that is replaced here.
+    The row is late only if all copies are: the commit function would not find a stub that is replaced here.
     """
     kept: dict[tuple[str, str, str], MessageRow] = {}
     for row in rows:
@@ -212,7 +216,7 @@ def _pair(lid: object, pn: object) -> tuple[str, str] | None:
 
 
 def _moved_numbers(events: Iterable[Event]) -> Iterator[str]:
-    """The old and the new number of everybody who changed numbers: another person may have written from either."""
+    """The old and new number of everyone who changed numbers: another person may have written from either."""
     for event in events:
         if not isinstance(event, NoticeEvent):
             continue
@@ -224,14 +228,14 @@ def _moved_numbers(events: Iterable[Event]) -> Iterator[str]:
 
 
 def _values(notice: Notice) -> Iterator[str]:
-    """Every attribute of a notice and of what it holds."""
+    """Every attribute of a notice and its children."""
     yield from notice.attrs.values()
     for child in notice.children:
         yield from _values(child)
 
 
 def _groups(events: Iterable[Event]) -> list[GroupChange]:
-    """One change for each group that this batch speaks of."""
+    """One change for each group that this batch mentions."""
     last: dict[str, GroupChange] = {}
     for event in events:
         jid = parse_jid(event.id) if isinstance(event, GroupEvent | AdminsEvent) else None
@@ -259,7 +263,7 @@ def _promoted(former: GroupChange, event: AdminsEvent) -> GroupChange:
 
 
 def addresses(jids: Iterable[str]) -> tuple[str, ...]:
-    """People's addresses in the form that `messages.sender` has."""
+    """Addresses of people in the form of `messages.sender`."""
     parsed = (parse_jid(jid) for jid in jids)
     return tuple(dict.fromkeys(str(jid) for jid in parsed if jid is not None and jid.server != GROUP_SERVER))
 

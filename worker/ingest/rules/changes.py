@@ -1,7 +1,7 @@
-"""Messages about messages: an edit, a revoke, a reaction; and the links of a quote, an album's child, a rendition.
+"""Messages about messages: edits, revokes, reactions; and links: quotes, album children, renditions.
 
-None of these is a row of `messages` of its own. The commit function applies each to its target, or holds it until the
-target comes. This module only reads what is meant, by whom and when. What cannot be read as a change stays a row.
+None of these is its own row of `messages`. The commit function applies each to its target, or holds it until the
+target arrives. This module only reads what is meant, by whom and when. What cannot be read as a change stays a row.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ MAX_EMOJI_CHARS = 64  # the longest family emoji has about 30
 MAX_ENCRYPTED_BYTES = 256 * 1024  # WhatsApp's longest text is 65,536 characters
 IV_BYTES = 12
 MESSAGE_EDIT, EVENT_EDIT = ("MESSAGE_EDIT", 2), ("EVENT_EDIT", 1)
-EDIT_BY_ADMIN = "8"  # the stanza's `edit`; 7: by the sender (docs/whatsapp.md, "The real server in 2026")
+EDIT_BY_ADMIN = "8"  # the stanza's `edit`; 7 means by the sender (docs/whatsapp.md, "The real server in 2026")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """One change as the commit function takes it.
+    """One change, in the commit function's form.
 
     Attributes:
-        author: who makes the change (canonical); `change_id`: the id of the message that carries it.
-        late: it only takes the place of its stub (`MessageRow`).
-        at: by the author's clock where WhatsApp sends it (edits, reactions), else the server's. The latest edit, the
-            latest reaction of a person and the earliest revoke count.
+        author: who makes the change (canonical). `change_id`: the id of the message that carries it.
+        late: it only replaces its stub (see `MessageRow`).
+        at: by the author's clock where WhatsApp sends it (edits, reactions), else the server's. The latest edit, each
+            person's latest reaction and the earliest revoke win.
     """
 
     kind: Kind
@@ -69,9 +69,9 @@ class Edit(Change):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncryptedEdit(Change):
-    """An edit that only the original's secret opens; with `use`: what completes the row of its message (a vote, say).
+    """An edit that only the original's secret decrypts. With `use`: content that completes its own row (e.g. a vote).
 
-    `forms`: addresses of the author. `event`: it is of an event.
+    `forms`: addresses of the author. `event`: it edits an event.
     """
 
     ciphertext: str
@@ -89,7 +89,7 @@ class EncryptedEdit(Change):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Revoke(Change):
-    """`blank`: what the message said is to be removed (WORKER_REVOKE). `by_admin`: what the revoking client claims."""
+    """`blank`: remove the message's content (WORKER_REVOKE). `by_admin`: as the revoking client claims."""
 
     blank: bool
     by_admin: bool
@@ -101,7 +101,7 @@ class Revoke(Change):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reaction(Change):
-    """`emoji` empty: taken back."""
+    """`emoji` empty: the reaction is removed."""
 
     emoji: str
 
@@ -111,7 +111,7 @@ class Reaction(Change):
 
 
 def change_of(row: MessageRow, message: Json, rules: Rules) -> Change | None:
-    """The change that a row of kind edit, revoke or reaction really is; None if it cannot be read as one."""
+    """The change behind a row of kind edit, revoke or reaction; None if it cannot be read as one."""
     field, inner, _ = unwrap(message)
     if row.kind not in ("edit", "revoke", "reaction") or field is None:
         return None
@@ -145,7 +145,7 @@ def change_of(row: MessageRow, message: Json, rules: Rules) -> Change | None:
 
 
 def links_of(row: MessageRow) -> Iterator[Change]:
-    """What ties this row to others: what it quotes, its album, the file it is a rendition of, the poll of a vote."""
+    """Links from this row to others: quoted message, album, original of a rendition, poll of a vote."""
     kinds: tuple[tuple[Kind, Reference | None], ...] = (
         ("quote", row.quoted), ("album", row.album), ("rendition", row.rendition_of),
     )  # fmt: skip
@@ -170,12 +170,12 @@ def links_of(row: MessageRow) -> Iterator[Change]:
 
 
 def _claims_to_be_admin(row: MessageRow) -> bool:
-    """By the stanza's `edit` attribute. What the owner's phone repeats comes without one."""
+    """Judged by the stanza's `edit` attribute, which resends from the owner's phone lack."""
     return bool(row.raw.get("resend")) or row.raw.get("attrs", {}).get("edit") == EDIT_BY_ADMIN
 
 
 def _target(key: object, row: MessageRow, rules: Rules) -> Reference | None:
-    """Whose message is meant: the writer's own if the writer says `fromMe`, or names nobody (so reads Baileys)."""
+    """The target. It is the writer's own message if the writer says `fromMe` or names nobody, as in Baileys."""
     if not isinstance(key, Mapping):
         return None
     participant = None if key.get("fromMe") is True else key.get("participant")
@@ -208,13 +208,13 @@ def _sealed(
 
 
 def _at(milliseconds: object, row: MessageRow) -> str:
-    """The author's time; the server's if that is missing, makes no sense or lies in the future."""
+    """The author's time; the server's if it is missing, impossible or in the future."""
     stamp = millisecond_time(milliseconds, datetime.fromisoformat(row.received_at).timestamp())
     return row.ts if stamp is None else stamp
 
 
 def millisecond_time(value: object, clock_s: float) -> str | None:
-    """A `timestampMs` of WAProto as ISO 8601; None if it is none, or later than `clock_s` allows."""
+    """A WAProto `timestampMs` as ISO 8601; None if invalid, or later than `clock_s` allows."""
     if isinstance(value, str) and len(value) <= 15 and value.isascii() and value.isdigit():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):

@@ -1,7 +1,7 @@
-"""From a decrypted `Message` to its kind, its text and its file.
+"""Derives kind, text and file from a decrypted `Message`.
 
-Pure, and total: any JSON gives a result, `unknown` if nothing else fits. Most decisions are data, in `content.py`; here
-are the few that depend on a value (a gif is a video with a flag).
+Pure and total: any JSON gives a result, `unknown` if nothing else fits. Most decisions are data, in `content.py`; this
+module has the few that depend on a value (a gif is a video with a flag).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from worker.ingest.rules.fields import Facts
 
 Json = Mapping[str, Any]
 
-MAX_WRAPPERS = 8  # Baileys takes off five; nothing seen needs more than three
-MAX_LINES = 64  # of a text that is joined from parts, like a poll's options (WhatsApp: 12)
+MAX_WRAPPERS = 8  # Baileys unwraps five; real messages need three
+MAX_LINES = 64  # of a text joined from parts, like a poll's options (WhatsApp: 12)
 NOTHING: Json = {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Media:
-    """A file that a message refers to: which field, how encrypted, and the field's own JSON."""
+    """A file that a message refers to: its field, its key type, and the field's JSON."""
 
     field: str
     media_type: MediaType
@@ -33,7 +33,7 @@ class Media:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sealed:
-    """Ciphertext that only the secret of the target opens, as the sender wrote it: base64, if it is valid."""
+    """Ciphertext that only the target's secret decrypts, as the sender wrote it (base64, if valid)."""
 
     use: str
     payload: object
@@ -46,10 +46,10 @@ class Content:
 
     Attributes:
         text: as the sender wrote it, not yet cleaned.
-        target: the key of the message that this one is about (reaction, edit, revoke, vote, pin).
-        facts: `messages.content`, what the message says beyond its text.
-        sealed: encrypted content that is opened later (a vote, say).
-        withheld: a view-once: neither text nor payload is to be kept.
+        target: key of the message that this one is about (reaction, edit, revoke, vote, pin).
+        facts: `messages.content`: what the message says beyond its text.
+        sealed: encrypted content that is decrypted later (e.g. a vote).
+        withheld: a view-once message: keep neither text nor payload.
     """
 
     kind: str
@@ -62,10 +62,10 @@ class Content:
 
 
 def classify(message: Json, ciphertexts: int = 1) -> Content | Discarded:
-    """The content of a message, or why it carries none that belongs to a chat.
+    """The content of a message, or why it has none that belongs to a chat.
 
-    `ciphertexts` is how many parts were decrypted: a key share that came alone carries no content. One beside a
-    second part that has nothing readable came with a type that this version of the proto does not know.
+    `ciphertexts`: how many parts were decrypted. A key share alone has no content. A key share beside a second,
+    unreadable part came with a type that this version of the proto does not know.
     """
     field, body, wrappers = unwrap(message)
     if field is None:
@@ -79,9 +79,9 @@ def classify(message: Json, ciphertexts: int = 1) -> Content | Discarded:
 
 
 def unwrap(message: Json) -> tuple[str | None, Json, tuple[str, ...]]:
-    """The name of the field that is the content, the innermost `Message` it lies in, and the wrappers taken off.
+    """The name of the content field, the innermost `Message` that has it, and the wrappers removed.
 
-    The name is None if there is no known content inside `MAX_WRAPPERS` layers.
+    The name is None if `MAX_WRAPPERS` layers contain no known content.
     """
     wrappers: list[str] = []
     while True:
@@ -154,7 +154,7 @@ def _said(field: str, rule: Rule, body: Json) -> Content:
     text = _text(rule, body)
     lines = [] if facts is None else lines_of(facts)
     if lines:
-        names_first = rule.kind in table.CONTACT_KINDS  # each of their lines begins with the name
+        names_first = rule.kind in table.CONTACT_KINDS  # their lines start with the name
         text = "\n".join([*([text] if text and not names_first else []), *lines])
     return Content(kind=rule.kind, text=text, media=_media(field, rule, body), facts=facts)
 
@@ -174,7 +174,7 @@ def _kind(field: str, rule: Rule, body: Json) -> str:
 
 
 def _protocol(body: Json) -> Content | Discarded:
-    # An absent type is REVOKE to protobuf, whose default is 0: to Baileys and to the phones as well.
+    # Protobuf's default is 0, REVOKE, so an absent type means REVOKE; Baileys and the phones agree.
     name = body.get("type", table.REVOKE if isinstance(body.get("key"), Mapping) else None)
     if not isinstance(name, str):
         return Content(kind=table.UNKNOWN)
@@ -192,7 +192,7 @@ def _protocol(body: Json) -> Content | Discarded:
 
 
 def _edited_text(body: Json) -> str | None:
-    """The new text; empty if the edit removes a file's caption; None if it holds no text that we know."""
+    """The new text; empty if the edit removes a caption; None if it has no text that we know."""
     edited = body.get("editedMessage")
     field, inner, _ = unwrap(edited) if isinstance(edited, Mapping) else (None, NOTHING, ())
     if field == "conversation":
@@ -208,7 +208,7 @@ def _comment(body: Json) -> Content | None:
     field, inner, _ = unwrap(message) if isinstance(message, Mapping) else (None, NOTHING, ())
     if field == "conversation":
         return Content(kind="text", text=_string(inner.get(field)))
-    if field not in CONTENT or field == "commentMessage":  # a stranger could nest comments without end
+    if field not in CONTENT or field == "commentMessage":  # a hostile sender could nest comments endlessly
         return None
     return _said(field, CONTENT[field], inner[field])
 
@@ -236,12 +236,12 @@ def _text(rule: Rule, body: Json) -> str | None:
         parts = [part for path in group for part in _strings(body, path) if part]
         if parts:
             return "\n".join(parts[:MAX_LINES])
-    # An empty text is a text: the removal of a reaction is one.
+    # An empty text counts as a text: it removes a reaction.
     return next((text for group in rule.text for path in group for text in _strings(body, path)), None)
 
 
 def _strings(body: Json, path: str) -> Iterator[str]:
-    """The strings at a path; `*` stands for every item of a list."""
+    """The strings at a path; `*` matches every item of a list."""
     head, star, tail = path.partition(".*")
     value = _at(body, head)
     if not star:

@@ -1,7 +1,7 @@
-"""The table of WAProto's content types: which field of `Message` is which kind, and where its text and file lie.
+"""The table of WAProto's content types: the kind of each field of `Message`, and where its text and file are.
 
-Owns the decision for every field a group message can carry; `docs/kinds.md` is the same table in words, and a test
-walks the proto so that a field added by a Baileys update fails until it is decided here. Looks at nothing but names.
+Decides for every field that a group message can have. `docs/kinds.md` is the same table in words. A test walks the
+proto and fails for a field that a Baileys update adds, until it is decided here. Looks only at names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MediaType = Literal["image", "video", "audio", "document"]  # whose HKDF info string; docs/whatsapp.md, "Media"
+MediaType = Literal["image", "video", "audio", "document"]  # selects the HKDF info string; docs/whatsapp.md, "Media"
 Discarded = Literal["key_share", "history", "protocol"]
 
 UNKNOWN = "unknown"
@@ -26,11 +26,11 @@ class Rule:
 
     Attributes:
         kind: `messages.kind`, before `classify` refines it (a video may be a gif).
-        text: paths to candidates, the first group of which has any text; paths within a group are joined by lines.
-        media: for a field that is a file itself: whose keys it is encrypted with.
-        within: paths to files inside (header pictures); the first that is there counts.
+        text: groups of paths; the first group with any text wins, and its texts are joined by newlines.
+        media: if the field itself is a file: its key type.
+        within: paths to files inside (header pictures); the first one present wins.
         target: path to the key of the message that this one is about.
-        sealed: for a content that the target's secret opens: where ciphertext and iv lie, and what the key is for.
+        sealed: for content that the target's secret decrypts: paths of ciphertext and iv, and the key's use.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Rule:
 
     @property
     def may_have_caption(self) -> bool:
-        """For a file of its own that people write a text to: without one its text is empty, not unreadable."""
+        """Whether the field is a file that can have a caption: without one its text is empty, not unreadable."""
         return self.media is not None and self.text != ()
 
 
@@ -54,7 +54,7 @@ def _lines(*paths: str) -> tuple[tuple[str, ...], ...]:
     return (paths,)
 
 
-# Files wherever they appear: the field's name says how they are encrypted.
+# Files, wherever they appear: the field's name determines the key type.
 MEDIA_FIELDS: dict[str, MediaType] = {
     "imageMessage": "image",
     "stickerMessage": "image",
@@ -66,7 +66,7 @@ MEDIA_FIELDS: dict[str, MediaType] = {
     "catalogImage": "image",
 }
 
-# In order of precedence: if a message carries several contents (no client of WhatsApp's does that), the first counts.
+# In order of precedence: if a message has several contents (WhatsApp's clients never send that), the first one wins.
 CONTENT: dict[str, Rule] = {
     # Text and files
     "extendedTextMessage": Rule(kind="text", text=_first("text")),
@@ -181,7 +181,7 @@ CONTENT: dict[str, Rule] = {
     "pinInChatMessage": Rule(kind="pin", target="key"),
     "keepInChatMessage": Rule(kind="keep", target="key"),
     "secretEncryptedMessage": Rule(kind="edit", target="targetMessageKey"),  # `classify` looks at its secretEncType
-    # Status posts, questions, notices: seldom in groups, kept when they come
+    # Status posts, questions, notices: rare in groups, kept when they come
     "statusNotificationMessage": Rule(kind="status", target="originalMessageKey"),
     "statusQuestionAnswerMessage": Rule(kind="status", text=_first("text"), target="key"),
     "statusQuotedMessage": Rule(kind="status", text=_first("text"), target="originalStatusId"),
@@ -193,11 +193,11 @@ CONTENT: dict[str, Rule] = {
     "messageHistoryNotice": Rule(kind="history_notice"),
     "placeholderMessage": Rule(kind="placeholder"),  # "open this on your phone"
     "requestPhoneNumberMessage": Rule(kind=SYSTEM),
-    "chat": Rule(kind=UNKNOWN),  # obsolete, its meaning is not documented
+    "chat": Rule(kind=UNKNOWN),  # obsolete and undocumented
 }
 
-# `{message}` around the content. Any such wrapper is taken off, also one that is not in this list; the list only says
-# that each field of the proto was looked at.
+# `{message}` around the content. Every such wrapper is removed, listed or not; the list only records that each field
+# of the proto was reviewed.
 WRAPPERS = frozenset(
     {
         "deviceSentMessage",
@@ -231,7 +231,7 @@ VIEW_ONCE_KINDS = frozenset(
     {"image", "video", "gif", "ptv", "audio", "voice"}
 )  # bots wrap buttons in viewOnce too: those stay
 
-# Fields that stand beside a content or carry none; `classify` reads the three with a meaning by name.
+# Fields beside a content, or without one; `classify` reads the three meaningful ones by name.
 ENVELOPE = frozenset({"messageContextInfo"})
 KEY_SHARES = frozenset({"senderKeyDistributionMessage", "fastRatchetKeySenderKeyDistributionMessage"})
 SYNC_NOISE = frozenset({"stickerSyncRmrMessage"})

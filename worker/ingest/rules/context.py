@@ -1,7 +1,7 @@
 """What a message says about other messages and people: quote, mentions, forwarding, album, rendition, secret.
 
-It is read from the `contextInfo` of the content and from the `messageContextInfo` beside it. All of it is the sender's
-claim: addresses are made canonical, numbers are bounded, and what does not parse is dropped.
+Read from the content's `contextInfo` and the `messageContextInfo` beside it. Everything is the sender's claim:
+addresses are canonicalised, numbers bounded, unparsable values dropped.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from worker.text import bounded_id
 
 Json = Mapping[str, Any]
 
-MAX_MENTIONS = 100  # kept by name; what is above is only counted. Each is up to 100 bytes, in the row and in an index
+MAX_MENTIONS = 100  # kept by name; more are only counted. Each takes up to 100 bytes, in the row and in an index
 MAX_MENTION_COUNT = 100_000
-MAX_FORWARD_SCORE = 1_000_000  # WhatsApp shows "forwarded many times" from 5 on, and writes 127
+MAX_FORWARD_SCORE = 1_000_000  # WhatsApp shows "forwarded many times" from 5, and sends 127
 SECRET_BYTES = 32
 MAX_EXPIRATION_S = 366 * 86_400  # WhatsApp offers a day, a week and 90 days
 MEDIA_ALBUM = "album"
-# Which associations tie a file to another message, by name and by number of `AssociationType`.
+# Associations that link a file to another message, by name and number of `AssociationType`.
 ASSOCIATIONS: Mapping[object, str] = {
     "MEDIA_ALBUM": MEDIA_ALBUM, 1: MEDIA_ALBUM,
     "HD_VIDEO_DUAL_UPLOAD": "hd", 5: "hd",
@@ -32,7 +32,7 @@ ASSOCIATIONS: Mapping[object, str] = {
     "HEVC_VIDEO_DUAL_UPLOAD": "hevc", 19: "hevc",
     "MOTION_PHOTO": "motion", 12: "motion",
 }  # fmt: skip
-# Keys of other messages, by the field that brings them: their participants may be known by number alone.
+# Fields with keys of other messages, whose participants may be known only by number.
 _TARGETS = ("key", "targetMessageKey", "pollCreationMessageKey")
 
 
@@ -49,8 +49,8 @@ class Context:
     """What surrounds a content.
 
     Attributes:
-        mentions: canonical, each once, at most `MAX_MENTIONS`; `mention_count` is how many there were.
-        rendition: what it is of `rendition_of`: a better copy (`hd`), another coding (`hevc`), its film (`motion`).
+        mentions: canonical, each once, at most `MAX_MENTIONS`. `mention_count`: how many there were.
+        rendition: how it relates to `rendition_of`: a better copy (`hd`), another codec (`hevc`), its film (`motion`).
         expires_after_s: seconds after which the message disappears from phones; 0: it does not.
     """
 
@@ -66,7 +66,7 @@ class Context:
     secret: str | None = field(default=None, repr=False)
 
     def columns(self) -> dict[str, Any]:
-        """The columns of `messages` that come from the context. Links to other messages also travel as changes."""
+        """The columns of `messages` taken from the context. Links to other messages are also sent as changes."""
         return {
             "quoted_msg_id": self.quoted.wa_msg_id if self.quoted else None,
             "quoted_sender": self.quoted.sender if self.quoted else None,
@@ -105,7 +105,7 @@ def read_context(message: Json, author: str, lids: Mapping[str, str]) -> Context
 def reference(
     wa_msg_id: object, participant: object, otherwise: str | None, lids: Mapping[str, str]
 ) -> Reference | None:
-    """A message by the address and the id that somebody names; without an address it is of `otherwise`, if given."""
+    """A message by its sender's address and id; without an address, the sender is `otherwise`, if given."""
     if not isinstance(wa_msg_id, str) or not wa_msg_id:
         return None
     person = canonical(participant, None, lids)
@@ -114,7 +114,7 @@ def reference(
 
 
 def numbers_in(message: Json) -> Iterator[str]:
-    """Every phone number by which this message names somebody: what must be looked up before it is read."""
+    """Every phone number that this message names: to be looked up before reading it."""
     field, inner, _ = unwrap(message)
     info = _info(message)
     named = [info.get("participant"), *_list(info.get("mentionedJid"))[: MAX_MENTIONS * 4]]
@@ -135,7 +135,7 @@ def _info(message: Json) -> Json:
 
 
 def _beside(message: Json) -> Iterator[Json]:
-    """The `messageContextInfo` of the message and of what it wraps; the inner one first: it is the content's own."""
+    """The `messageContextInfo` of the message and of those it wraps; innermost first: it is the content's own."""
     _, inner, _ = unwrap(message)
     for each in (inner, message):
         info = each.get("messageContextInfo")

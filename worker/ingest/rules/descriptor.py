@@ -1,7 +1,7 @@
-"""What a file's JSON says, checked: the part that becomes columns, and the part that the media job needs.
+"""Validates a file's JSON: the part that becomes columns, and the part that the media job needs.
 
-Nothing here is trusted: sizes, names and types are the sender's claims. Without a key of the right length and an
-address there is no job. Hashes may be missing: the MAC under the key still proves the file.
+Trusts nothing: sizes, names and types are the sender's claims. Without an address and a key of the right length
+there is no job. Hashes may be missing: the MAC still authenticates the file.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ HASH_BYTES = 32
 KEY_BYTES = 32
 MAX_ADDRESS_CHARS = 2048  # directPaths have about 200
 MAX_MIME_CHARS = 128
-MAX_SIDE = 100_000  # pixels; PNG's own limit is larger, no camera is
-MAX_DURATION_S = 7 * 86_400  # far above what 25 MB can hold
-MAX_LENGTH = 2**53  # the largest whole number that survives JavaScript
+MAX_SIDE = 100_000  # pixels; more than any camera
+MAX_DURATION_S = 7 * 86_400  # far longer than 25 MB can hold
+MAX_LENGTH = 2**53  # the largest integer that survives JavaScript
 
 Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Described:
-    """A file's columns, and its job's descriptor: None if it cannot be fetched at all."""
+    """A file's columns and its job's descriptor (None: it cannot be fetched)."""
 
     mime: str | None
     file_name: str | None
@@ -40,7 +40,7 @@ class Described:
 
 
 def describe(media: Media, key: Json) -> Described:
-    """Columns and descriptor of a file; `key` is its message's, which a request for a re-upload must name."""
+    """Columns and descriptor of a file. `key`: the message's key, needed to request a re-upload."""
     body = media.body
     described: dict[str, Any] = {
         "mime": _mime(body.get("mimetype")),

@@ -1,6 +1,6 @@
-"""Which times of which groups a batch leaves out, because what was sent then came too late. Pure.
+"""The times of groups for which a batch dropped messages because they came too late. Pure.
 
-The database makes gaps of the coverage of them (supabase/schemas/coverage.sql, wa.write_dropped).
+The database records them as gaps of the coverage (supabase/schemas/coverage.sql, wa.write_dropped).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from worker.ingest.rules.normalise import Discard
 
 
 class Dropped(TypedDict):
-    """Messages of one group that were dropped for one reason, and between which nothing is stored. Times in ISO."""
+    """A run of messages of one group dropped for one reason, with nothing stored between them. ISO times."""
 
     chat_id: str
     reason: str
@@ -23,7 +23,7 @@ class Dropped(TypedDict):
 
 
 def dropped_times(discards: Iterable[Discard], messages: Sequence[dict[str, Any]]) -> list[Dropped]:
-    """In order of group and time. A stored message of the group ends a run of dropped ones."""
+    """Runs in order of group and time. A stored message of the group ends a run."""
     sent: dict[tuple[str, str], list[float]] = {}
     for discard in discards:
         if discard.chat_id is not None and discard.sent_s is not None:

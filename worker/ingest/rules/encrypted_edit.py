@@ -1,19 +1,19 @@
-"""Edits that come encrypted: `secretEncryptedMessage`, opened with the original's secret.
+"""Encrypted edits (`secretEncryptedMessage`), decrypted with the original message's secret.
 
-The construction is that of WhatsApp's "message secrets", published by whatsmeow (`msgsecret.go`) and used by Baileys
-for poll votes and event responses:
+The scheme is WhatsApp's "message secrets", as published by whatsmeow (`msgsecret.go`) and used by Baileys for poll
+votes and event responses:
 
     key       = HKDF-SHA256(secret, no salt, info = original id ‖ its sender ‖ the edit's sender ‖ "Message Edit", 32)
     plaintext = AES-256-GCM(key, encIv, encPayload)   without additional data, unlike poll votes
     plaintext = Message { protocolMessage { editedMessage: Message, timestampMs } }
 
-An event's edit (EVENT_EDIT) has another use in its key, and the event as it is now in its Message: the whole of it, as
-far as its shape tells. None of a real phone was seen.
+An event's edit (EVENT_EDIT) has another use in its key, and its Message contains the event's new state: all of it,
+judging by its shape. None from a real phone has been seen.
 
-Verified here: key and cipher against Baileys' own HKDF and AES-GCM, the fields against its WAProto. Not verified:
-against a real phone. Two projects on GitHub report that edits of real phones open this way with the sender's LID; which
-form a phone uses in a group addressed by number is not known, so all forms of the sender are tried: a wrong one does
-not authenticate. Decides nothing else, and does no I/O.
+Verified: key and cipher against Baileys' HKDF and AES-GCM, the fields against its WAProto. Not verified against a real
+phone. Two projects on GitHub report that real phones' edits decrypt this way with the sender's LID. Which form a phone
+uses in a group addressed by number is unknown, so all forms of the sender are tried: a wrong one does not
+authenticate. No other decisions, no I/O.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 USE_CASE, EVENT_USE_CASE = b"Message Edit", b"Event Edit"
 KEY_BYTES = 32
-MAX_FORMS = 3  # LID, number, and what the envelope said: nine keys at most
+MAX_FORMS = 3  # LID, number, and the envelope's form: nine keys at most
 MAX_DEPTH = 6
-MAX_FIELDS = 1000  # of one message; WAProto's largest has about a hundred, and 256 KiB could hold 130,000
+MAX_FIELDS = 1000  # per message; WAProto's largest has about a hundred, a hostile 256 KiB could have 130,000
 
-# Field numbers of WAProto; a test compares them with the .proto that Baileys brings.
+# Field numbers of WAProto; a test compares them with Baileys' .proto.
 PROTOCOL_MESSAGE, EDITED_MESSAGE, TIMESTAMP_MS = 12, 14, 15  # in Message, ProtocolMessage, ProtocolMessage
 CONVERSATION = 1
 EXTENDED_TEXT = 6
 TEXTS = {EXTENDED_TEXT: 1, 3: 3, 9: 7, 66: 7, 7: 20}  # extendedText.text, then captions: image, video, ptv, document
-WRAPPERS = (58, 53, 40)  # editedMessage, documentWithCaption, ephemeral; each has its Message in field 1
+WRAPPERS = (58, 53, 40)  # editedMessage, documentWithCaption, ephemeral; the Message is field 1 of each
 EVENT, LOCATION = 75, 5  # in Message, EventMessage
 EVENT_FIELDS = {
     2: ("isCanceled", bool), 3: ("name", str), 4: ("description", str), 6: ("joinLink", str), 7: ("startTime", int),
@@ -54,7 +54,7 @@ LOCATION_FIELDS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opened:
-    """What an edit says; `timestamp_ms` None if it does not. `event`: the fields of an `eventMessage`, as JSON."""
+    """A decrypted edit. `timestamp_ms` None: it has none. `event`: the fields of an `eventMessage`, as JSON."""
 
     text: str
     timestamp_ms: int | None
@@ -64,10 +64,10 @@ class Opened:
 def open_edit(
     secret: bytes, ciphertext: bytes, iv: bytes, target_id: str, forms: Iterable[str], *, event: bool = False
 ) -> Opened | None:
-    """The edit, or None: under none of the sender's `forms` does it authenticate, or it holds no text, or no event."""
+    """The edit; None if it authenticates under none of the sender's `forms`, or has neither text nor event."""
     use, read = (EVENT_USE_CASE, read_event) if event else (USE_CASE, read_edit)
     addresses = list(dict.fromkeys(forms))[:MAX_FORMS]
-    pairs = sorted(product(addresses, repeat=2), key=lambda pair: pair[0] != pair[1])  # sender and editor are one
+    pairs = sorted(product(addresses, repeat=2), key=lambda pair: pair[0] != pair[1])  # equal pairs first: one person
     for sender, editor in pairs:
         key = sealed_key(secret, target_id, sender, editor, use)
         try:
@@ -83,13 +83,13 @@ def edit_key(secret: bytes, target_id: str, sender: str, editor: str) -> bytes:
 
 
 def sealed_key(secret: bytes, target_id: str, sender: str, author: str, use: bytes) -> bytes:
-    """The key of what `author` seals with the secret of a message of `sender`; `use` says what it is for."""
+    """The key for content that `author` encrypts with the secret of `sender`'s message. `use`: its purpose."""
     info = target_id.encode() + sender.encode() + author.encode() + use
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
 
 def read_edit(plaintext: bytes) -> Opened | None:
-    """The text and time of an encoded `Message`; None if there is no text in it that we know.
+    """The text and time of an encoded `Message`; None if it has no text that we know.
 
     Raises:
         ValueError: invalid protobuf.
@@ -102,7 +102,7 @@ def read_edit(plaintext: bytes) -> Opened | None:
 
 
 def read_event(plaintext: bytes) -> Opened | None:
-    """The event in an encoded `Message`, bare or as its edit; None if there is none.
+    """The event in an encoded `Message`, plain or inside an edit; None if there is none.
 
     Raises:
         ValueError: invalid protobuf.
@@ -121,7 +121,7 @@ def read_event(plaintext: bytes) -> Opened | None:
 
 
 def _as_json(message: bytes, names: dict[int, tuple[str, type]]) -> dict[str, Any]:
-    """The named fields as protobuf's JSON has them; one of another type is left out."""
+    """The named fields in protobuf's JSON form; omits fields of another type."""
     found: dict[str, Any] = {}
     for number, value in protobuf_fields(message):
         name, kind = names.get(number, ("", bytes))
@@ -155,7 +155,7 @@ def _text(message: bytes, depth: int) -> str | None:
 
 
 def _last(message: bytes, number: int) -> bytes | int | None:
-    """The last value of a field, as protobuf reads one that is not repeated."""
+    """The last value of a field, which is how protobuf reads a field that is not repeated."""
     return dict(protobuf_fields(message)).get(number)
 
 
@@ -169,7 +169,7 @@ def protobuf_fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
     while at < len(message):
         count += 1
         if count > MAX_FIELDS:
-            raise ValueError("too many fields for a message of WhatsApp's")
+            raise ValueError("too many fields for a WhatsApp message")
         tag, at = _varint(message, at)
         number, wire = tag >> 3, tag & 7
         value: bytes | int

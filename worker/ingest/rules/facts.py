@@ -1,7 +1,7 @@
-"""`messages.content`: what a message says beyond its text, typed, one shape for each kind.
+"""`messages.content`: what a message says beyond its text, typed, one shape per kind.
 
-`docs/kinds.md`, "Content", lists the shapes. Owns which fields of WAProto become which facts and the lines that they
-add to the text. All of it is the sender's claim; values of a wrong type or out of range are left out.
+`docs/kinds.md`, "Content", lists the shapes. Decides which fields of WAProto become which facts, and which lines they
+add to the text. Everything is the sender's claim; values of a wrong type or out of range are dropped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def facts_of(field: str, body: Json) -> Facts | None:
 
 
 def lines_of(facts: Facts) -> list[str]:
-    """What a reader of the text alone would miss: numbers, order lines, a place's coordinates, a time."""
+    """Lines for the text, so that it does not lack phone numbers, order lines, coordinates or times."""
     return [
         *(_card_line(card) for card in facts.get("contacts", ())),
         *(_order_line(item) for item in facts.get("items", ())),
@@ -53,7 +53,7 @@ def lines_of(facts: Facts) -> list[str]:
 
 
 def lasting(seconds: float) -> str:
-    """A time in words: 7 days, 24 hours, 90 seconds."""
+    """A duration in words: 7 days, 24 hours, 90 seconds."""
     for unit, size in (("day", DAY_S), ("hour", 3600), ("second", 1)):
         if seconds >= size and seconds % size == 0 and (unit != "day" or seconds > size):
             return f"{seconds // size:g} {unit}{'' if seconds == size else 's'}"
@@ -61,13 +61,13 @@ def lasting(seconds: float) -> str:
 
 
 def disappearing(facts: Facts) -> str:
-    """The sentence for the switch of disappearing messages."""
+    """The sentence for turning disappearing messages on or off."""
     seconds = facts.get("expires_after_s")
     return f"New messages disappear after {lasting(seconds)}." if seconds else "New messages no longer disappear."
 
 
 def switch_facts(body: Json) -> Facts:
-    """The switch of disappearing messages, as a message says it; groups get a notice."""
+    """Disappearing messages turned on or off by a message; groups get a notice instead."""
     seconds = as_number(body.get("ephemeralExpiration"))
     return {"notice": "ephemeral"} | ({"expires_after_s": seconds} if seconds is not None and seconds > 0 else {})
 
@@ -84,7 +84,7 @@ def _order_line(item: Facts) -> str:
     return ", ".join(part for part in (named, amount) if part)
 
 
-# One function for each kind
+# One function per kind
 
 
 def _link(body: Json) -> Facts:
@@ -248,7 +248,7 @@ def _interactive(body: Json) -> Facts:
 
 
 def _flow(body: object) -> Facts:
-    """Buttons of a native flow, whose parameters are JSON in a string; those of an order hold its lines."""
+    """Buttons of a native flow. Their parameters are JSON in a string; those of an order contain its lines."""
     buttons: list[Facts] = []
     ordered: list[Facts] = []
     for button in items(body, "nativeFlowMessage.buttons"):

@@ -1,4 +1,4 @@
-"""Typed reading of protobuf JSON that a stranger wrote. Values of a wrong type or out of range are dropped."""
+"""Reads typed values from untrusted protobuf JSON. Drops values of a wrong type or out of range."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_CHARS = 4096  # of one string
 LAST_SECOND = 4_102_444_800  # the year 2100
 
 
-# What a value must be
+# Readers for values
 
 
 def as_text(value: object) -> str | None:
@@ -61,7 +61,7 @@ def as_enum(value: object) -> str | None:
     return value.lower()[:64] if isinstance(value, str) and value.isidentifier() else None
 
 
-# Where values are
+# Paths to values
 
 
 def at(value: object, path: str) -> object:
@@ -71,7 +71,7 @@ def at(value: object, path: str) -> object:
 
 
 def take(body: object, **wanted: tuple[str, Reader]) -> Facts:
-    """The facts that are there: name = (path, what the value must be)."""
+    """The facts that are present. `wanted`: name = (path, reader)."""
     read = {name: reader(at(body, path)) for name, (path, reader) in wanted.items()}
     return {name: value for name, value in read.items() if value is not None}
 

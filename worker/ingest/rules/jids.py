@@ -1,6 +1,6 @@
-"""JIDs: WhatsApp's addresses, and which one stands for a person.
+"""JIDs: WhatsApp's addresses, and which one identifies a person.
 
-Owns parsing, the forms that mean the same, and the rule of the canonical sender. Knows no network and no table.
+Owns parsing, equivalent forms, and the rule for the canonical sender. No I/O.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 GROUP_SERVER = "g.us"
-MOVED = ""  # in place of the LID of a number that has passed from one person to another
+MOVED = ""  # instead of a LID, for a number that passed from one person to another
 PHONE_SERVER = "s.whatsapp.net"
 LID_SERVER = "lid"
 
-# Forms of one person: `c.us` is the old name, `hosted…` the same account on Meta's own servers
+# Forms of one person: `c.us` is the old name, `hosted…` the same account on Meta's servers
 # (docs/whatsapp.md, "Who sent it").
 _SAME_SERVER = {"c.us": PHONE_SERVER, "hosted": PHONE_SERVER, "hosted.lid": LID_SERVER}
-# user, perhaps `_agent`, perhaps `:device`; lengths are far above WhatsApp's, far below an index's limit
+# user, optional `_agent`, optional `:device`. Lengths are far above WhatsApp's and far below an index's limit
 _JID = re.compile(
     r"(?P<user>[0-9A-Za-z.+-]{1,64})(?:_[0-9]{1,3})?(?::[0-9]{1,5})?@(?P<server>[a-z][a-z.]{0,31})", re.ASCII
 )
@@ -36,14 +36,14 @@ class Jid:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Person:
-    """Who sent something: the canonical form, and the other one where it is known."""
+    """A sender: the canonical address, and the other one if known."""
 
     sender: str
     alt: str | None
 
 
 def parse_jid(value: object) -> Jid | None:
-    """The JID without its device, in the form that stands for all equal ones; None if it is none."""
+    """The JID without its device, in its normal form; None if it is not a JID."""
     match = _JID.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         return None
@@ -52,17 +52,16 @@ def parse_jid(value: object) -> Jid | None:
 
 
 def is_group(value: object) -> bool:
-    """Whether this is a group's address."""
+    """Whether this is the address of a group."""
     jid = parse_jid(value)
     return jid is not None and jid.server == GROUP_SERVER
 
 
 def canonical(first: object, second: object = None, lids: Mapping[str, str] | None = None) -> Person | None:
-    """One person from the one or two addresses that a stanza carries, in any order.
+    """The person behind the one or two addresses of a stanza, in any order.
 
-    The LID where it is known (from the stanza or from `lids`, phone number → LID or `MOVED`), else the phone number,
-    else whatever user address there is (a bot). Never the push name, which anybody may choose. None if neither is a
-    person's address.
+    Prefers the LID (from the stanza or from `lids`: phone number → LID or `MOVED`), then the phone number, then any
+    other user address (a bot). Never the push name, which anybody can choose. None if neither is a person's address.
     """
     jids = [jid for jid in (parse_jid(first), parse_jid(second)) if jid is not None and jid.server != GROUP_SERVER]
     lid = next((str(jid) for jid in jids if jid.server == LID_SERVER), None)

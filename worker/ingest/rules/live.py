@@ -1,7 +1,7 @@
 """How old a message may be when it arrives.
 
-Owns the age rule (docs/architecture.md, "Live only") and what to do if a clock is far off. Reads no clock: the time of
-arrival comes with the stanza.
+Owns the age rule (docs/architecture.md, "Live only") and the handling of wrong clocks. Reads no clock: the stanza has
+its time of arrival.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-FUTURE_TOLERANCE_S = 60  # servers differ by a second or two; more than this is a broken clock or a lie
-RETRY_WINDOW_S = 3600  # of a good copy whose stub was perhaps not stored; one that has a stub may be older
+FUTURE_TOLERANCE_S = 60  # servers differ by a second or two; more means a broken clock or a lie
+RETRY_WINDOW_S = 3600  # for a good copy whose stub may not be stored; with a stub it may be older
 _EARLIEST_S = 1_230_768_000  # 2009, before WhatsApp
 LATEST_S = 4_102_444_800  # 2100; Postgres would also take the year 99999 (docs/supabase.md)
 _SECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)
@@ -28,19 +28,19 @@ class LiveWindow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
-    """When a stanza came and how: `clock_s` is WhatsApp's time at that moment, as far as it is known.
+    """When and how a stanza arrived. `clock_s`: WhatsApp's time at that moment, if known.
 
-    `first_s`: when a copy of it first came that is not durable, on this connection or an earlier one.
+    `first_s`: when a copy that is not durable first arrived, on this connection or an earlier one.
     """
 
     clock_s: float
     offline: bool = False
-    again: bool = False  # a copy that was asked for: a retry, or the phone's resend
+    again: bool = False  # a copy that we asked for: a retry, or the phone's resend
     first_s: float | None = None
 
 
 def clock_at(arrived_at_ms: float, server_time_offset_ms: float | None) -> float | None:
-    """WhatsApp's time in seconds at an arrival; None if the stamp itself makes no sense."""
+    """WhatsApp's time in seconds at an arrival; None if the stamp is impossible."""
     offset = server_time_offset_ms if server_time_offset_ms is not None else 0.0
     if not (math.isfinite(offset) and math.isfinite(arrived_at_ms)):
         return None
@@ -49,7 +49,7 @@ def clock_at(arrived_at_ms: float, server_time_offset_ms: float | None) -> float
 
 
 def sent_at(stamp: str | None, clock_s: float) -> float:
-    """The message's time in seconds: the server's stamp; the arrival if that is missing, no number or in the future."""
+    """The message's time in seconds: the server's stamp; the arrival if that is missing, invalid or in the future."""
     if stamp is None or _SECONDS.fullmatch(stamp) is None:
         return clock_s
     seconds = float(stamp)
@@ -57,7 +57,7 @@ def sent_at(stamp: str | None, clock_s: float) -> float:
 
 
 def is_live(sent_s: float, arrival: Arrival, window: LiveWindow) -> bool:
-    """Whether a message of this age is taken. The bound itself is inside: the contract discards `ts < now - 30s`."""
+    """Whether a message of this age is stored. The bound is inclusive: the contract discards `ts < now - 30s`."""
     longest = window.live_s
     if arrival.offline or arrival.again:
         longest = max(longest, window.catch_up_s)
@@ -71,8 +71,8 @@ def iso(seconds: float) -> str:
     """UTC in ISO 8601 with milliseconds.
 
     Raises:
-        ValueError: outside the years 2009 to 2100, unless it is an earlier time after 1970.
+        ValueError: outside 1970 to 2100.
     """
     if not 0 <= seconds < LATEST_S:
-        raise ValueError("a time outside of what is stored")
+        raise ValueError("time out of range")
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

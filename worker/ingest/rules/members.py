@@ -1,6 +1,6 @@
-"""Who is in a group, from its notices and from the list of a discovery: entries of `wa.write_members`. Pure.
+"""Group members, from notices and from discovery's lists, as entries for `wa.write_members`. Pure.
 
-Nothing here asks WhatsApp. Only with WORKER_GROUP_MEMBERS, and only of groups that are switched on.
+Sends no queries. Only with WORKER_GROUP_MEMBERS, and only for groups that are switched on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from worker.ingest.rules.normalise import Rules
 Entry = dict[str, Any]
 What = Literal["joined", "left", "role"]
 
-# Tag of a notice → what it says, and the role that it gives. Of a new group (`create`) nothing: it is not switched on.
+# Tag of a notice → what it says, and the role that it gives. A new group (`create`) is not switched on, so no entry.
 _TOLD: dict[str, tuple[What, str | None]] = {
     "add": ("joined", "member"),
     "remove": ("left", None),
@@ -24,12 +24,12 @@ _TOLD: dict[str, tuple[What, str | None]] = {
     "promote": ("role", "admin"),
     "demote": ("role", "member"),
 }
-# A notice has the server's time in seconds, a list our estimate of it: what is told in between says more than the list.
+# A notice has the server's time, a list only our estimate of it: a notice from about the same time takes precedence.
 LIST_MARGIN_S = 5
 
 
 def told_by_notices(event: NoticeEvent, received_at_ms: float, rules: Rules) -> list[Entry]:
-    """An entry for each child that says who joined, left, or became what. However old: members are a state."""
+    """An entry for each child about joins, leaves or roles. However old: membership is a state."""
     chat = parse_jid(event.key.get("remoteJid"))
     clock = clock_at(received_at_ms, None)
     if not rules.members or chat is None or str(chat) not in rules.monitored or clock is None:
@@ -56,8 +56,8 @@ def _people(notice: Notice, rules: Rules) -> list[Person]:
 def told_by_list(group: Group, asked_at_ms: float, own: Collection[str | None]) -> Entry | None:
     """The entry of a group's list; None without one.
 
-    `complete`, so that members whom it lacks have left, only if the list proves to be whole: it is as long as WhatsApp
-    says that the group is, and names the account itself.
+    `complete` means that members missing from the list have left. Set only if the list is provably whole: it is as long
+    as the size that WhatsApp states, and contains the account itself.
     """
     clock = clock_at(asked_at_ms, None)
     if not group.members or clock is None:

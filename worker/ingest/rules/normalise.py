@@ -1,7 +1,7 @@
-"""Turns one stanza into one row of `messages`, or into the reason why there is none.
+"""Turns one stanza into one row of `messages`, or into the reason for storing none.
 
-Pure and total: no I/O, no clock, and no exception whatever the sender wrote. Who may be stored (monitored groups), how
-old (live only) and in what shape is decided here; what is atomic (parents, upgrades, jobs) is the commit function's.
+Pure and total: no I/O, no clock, no exception whatever the sender wrote. Decides what is stored (monitored groups),
+how old it may be (live only) and in what shape. The commit function does what must be atomic (parents, upgrades, jobs).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Reason = Literal[
 ]  # fmt: skip
 
 MAX_FAILURE_CHARS = 300
-META_AI = "Unknown e2e type: msmsg"  # the sidecar's words (sidecar-baileys/lib/baileys/stanza.js)
+META_AI = "Unknown e2e type: msmsg"  # as the sidecar reports it (sidecar-baileys/lib/baileys/stanza.js)
 STUB_SENTENCES = {
     "GROUP_CHANGE_ICON": "The group's picture was changed.",
     "CALL_MISSED_VOICE": "A voice call was missed.",
@@ -34,15 +34,15 @@ STUB_SENTENCES = {
     "CALL_MISSED_GROUP_VOICE": "A group's voice call was missed.",
     "CALL_MISSED_GROUP_VIDEO": "A group's video call was missed.",
 }
-# Of the stanza's attributes, what the columns do not have.
+# Attributes of the stanza that have no column.
 _KEPT_ATTRS = ("t", "type", "offline", "addressing_mode", "participant", "edit", "category", "verified_name")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Discard:
-    """Nothing to store; the caller counts the reason. Holds no content.
+    """Nothing to store; the caller counts the reason. Has no content.
 
-    `chat_id` and `sent_s` (seconds since 1970): of what is dropped from a monitored group for its age alone.
+    `chat_id` and `sent_s` (Unix seconds): set for a message of a monitored group dropped only for its age.
     """
 
     reason: Reason
@@ -52,7 +52,7 @@ class Discard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaPart:
-    """A message's file as the sender describes it. `descriptor` is what a job needs; None: it cannot be fetched."""
+    """A message's file as the sender describes it. `descriptor`: for the media job; None: it cannot be fetched."""
 
     kind: str
     mime: str | None
@@ -77,9 +77,9 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MessageRow:
-    """A row of `messages`, as the commit function takes it. Times are UTC in ISO 8601.
+    """A row of `messages`, in the commit function's form. Times are UTC in ISO 8601.
 
-    `late`: the good copy of a message that is too old to be stored by itself. It only takes the place of its stub.
+    `late`: a good copy that is too old to be stored by itself. It only replaces its stub.
     """
 
     wa_msg_id: str
@@ -120,14 +120,14 @@ class MessageRow:
         return self.context.rendition_of
 
     def as_json(self) -> dict[str, Any]:
-        """The row as `wa_commit` takes it. Shares `raw` and the descriptor with this row: do not change them."""
+        """The row in `wa_commit`'s form. Shares `raw` and the descriptor with this row: do not modify them."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         columns["media"] = None if self.media is None else {name: getattr(self.media, name) for name in _MEDIA}
         columns["target"] = None if self.target is None else {name: getattr(self.target, name) for name in _TARGET}
         return columns | self.context.columns()
 
 
-# Not `dataclasses.asdict`: it copies `raw` in depth, which took half of the time of `ingest`.
+# Not `dataclasses.asdict`: its deep copy of `raw` took half the time of `ingest`.
 _COLUMNS = tuple(each.name for each in fields(MessageRow) if each.name not in ("context", "sealed"))
 _MEDIA = tuple(each.name for each in fields(MediaPart))
 _TARGET = tuple(each.name for each in fields(Target))
@@ -135,15 +135,15 @@ _TARGET = tuple(each.name for each in fields(Target))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What the normaliser must know of the session.
+    """What the normaliser must know about the session.
 
     Attributes:
-        monitored: `groups.wa_group_id` of the groups to be stored.
-        own: the account's own addresses, LID first: who wrote a `fromMe` message that does not say so.
-        lids: phone number → LID, as far as learned; `MOVED` for a number that has changed hands.
+        monitored: `groups.wa_group_id` of the groups to store.
+        own: the account's own addresses, LID first: the author of a `fromMe` message that names none.
+        lids: phone number → LID, as far as known; `MOVED` for a number that changed hands.
         blank_revoked: WORKER_REVOKE=blank.
         members: WORKER_GROUP_MEMBERS.
-        first_arrival: a stanza's attributes → when it first arrived, WhatsApp's time; None if that is not known.
+        first_arrival: a stanza's attributes → when it first arrived, by WhatsApp's clock; None if unknown.
     """
 
     monitored: Collection[str]
@@ -157,7 +157,7 @@ class Rules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Envelope:
-    """Everything about a message but its content."""
+    """Everything about a message except its content."""
 
     key: Json
     chat_id: str
@@ -189,7 +189,7 @@ def normalise(stanza: Stanza, rules: Rules) -> MessageRow | Discard:
     if stanza.failure is not None or stanza.unavailable is not None or content is None:
         readable = isinstance(content, Content) and content.kind != table.UNKNOWN
         if not readable:
-            if not stanza.wanted:  # the group was switched on a moment later: a stub would wait for a copy for ever
+            if not stanza.wanted:  # the group was switched on only now: a stub would wait forever for a copy
                 return Discard(reason="unmonitored")
             return Discard(reason="too_old") if envelope.late else _stub(envelope, stanza, rules)
     if isinstance(content, str):
@@ -199,7 +199,7 @@ def normalise(stanza: Stanza, rules: Rules) -> MessageRow | Discard:
 
 
 def normalise_resend(event: ResendEvent, received_at_ms: float, rules: Rules) -> MessageRow | Discard:
-    """The row of a message that the phone delivered anew because we could not decrypt it."""
+    """The row of a message that the phone resent because we could not decrypt it."""
     clock = clock_at(received_at_ms, None)
     if clock is None:
         return Discard(reason="malformed")
@@ -214,7 +214,7 @@ def normalise_resend(event: ResendEvent, received_at_ms: float, rules: Rules) ->
 
 
 def normalise_notices(event: NoticeEvent, received_at_ms: float, rules: Rules) -> list[MessageRow | Discard]:
-    """A row for each child of a group's notification; the first has the notification's id, others an addition."""
+    """A row per child of a group notification; the first has the notification's id, the others a suffix."""
     clock = clock_at(received_at_ms, None)
     wa_msg_id = event.key.get("id")
     if clock is None or not event.notices or not isinstance(wa_msg_id, str):
@@ -233,11 +233,11 @@ def normalise_notices(event: NoticeEvent, received_at_ms: float, rules: Rules) -
 
 
 def normalise_system(event: SystemEvent, received_at_ms: float, rules: Rules) -> MessageRow | Discard:
-    """The row of what Baileys tells by a stub: a new picture of the group, a missed call."""
+    """The row of an event that Baileys reports as a stub: a new group picture, a missed call."""
     clock = clock_at(received_at_ms, None)
     if clock is None:
         return Discard(reason="malformed")
-    # These come without a mark that says whether they waited offline: they get the wider window.
+    # Nothing says whether these waited offline, so they get the wider window.
     envelope = _open(event.key, {"t": event.t}, Arrival(clock_s=clock, offline=True), rules, author_may_be_group=True)
     if isinstance(envelope, Discard):
         return envelope
@@ -294,7 +294,7 @@ def _stub(envelope: _Envelope, stanza: Stanza, rules: Rules) -> MessageRow:
 
 
 def _meta_ai(envelope: _Envelope, rules: Rules) -> MessageRow | Discard:
-    """An answer of Meta AI: encrypted for the device that asked, so no copy that we could read will come."""
+    """An answer of Meta AI: encrypted for the device that asked, so we will never get a readable copy."""
     if envelope.late:
         return Discard(reason="too_old")
     return _row(envelope, Content(kind=table.BOT_REPLY, facts={"encrypted": True}), {"failure": META_AI}, rules)
@@ -347,7 +347,7 @@ def _content(content: Content, target: Target | None) -> dict[str, Any] | None:
 
 
 def _expires_at(sent_s: float, context: Context) -> str | None:
-    """When the message disappears from phones; None if it does not."""
+    """When the message disappears from phones; None: never."""
     return iso(min(sent_s + context.expires_after_s, LATEST_S - 1)) if context.expires_after_s else None
 
 
@@ -356,7 +356,7 @@ def _context(message: object, envelope: _Envelope, rules: Rules) -> Context:
 
 
 def _target(key: Json | None, envelope: _Envelope, rules: Rules) -> Target | None:
-    """The message that `key` names. `fromMe` in it is from the writer's point of view: the message is the writer's."""
+    """The message that `key` names. `fromMe` is from the writer's point of view: the message is the writer's own."""
     wa_msg_id = None if key is None else key.get("id")
     if key is None or not isinstance(wa_msg_id, str) or not wa_msg_id:
         return None

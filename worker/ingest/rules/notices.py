@@ -1,7 +1,7 @@
-"""What happened to a group, from the children of its `w:gp2` notification: a sentence and the facts.
+"""What happened in a group, from the children of its `w:gp2` notification: a sentence and the facts.
 
-The tags are those of WhatsApp Web that whatsmeow reads, and more; an unknown one becomes a row as well, with its
-attributes in `raw`. `docs/kinds.md`, "Notices", lists the facts.
+Knows the tags that whatsmeow reads, and more. An unknown tag also becomes a row, with its attributes in `raw`.
+`docs/kinds.md`, "Notices", lists the facts.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from worker.ingest.rules.fields import MAX_CHARS, MAX_ENTRIES, Facts, as_number,
 from worker.ingest.rules.jids import PHONE_SERVER, parse_jid
 from worker.text import clean_name
 
-NAMED = 5  # people whose numbers a sentence names; the facts have all of them
+NAMED = 5  # people named in a sentence; the facts list all of them
 
 Sentence = Callable[[Facts], str]
 
 
 def notice_content(notice: Notice, by: str | None) -> Content:
-    """The row of one child; `by`: who did it, as the notification names them."""
+    """The content for one child. `by`: who did it, as the notification names them."""
     facts = _facts(notice)
     if notice.tag == "remove" and [person["who"] for person in facts.get("people", ())] == [by]:
         facts["notice"] = "leave"
@@ -38,7 +38,7 @@ def _facts(notice: Notice) -> Facts:
 
 
 def _people(notice: Notice) -> list[Facts]:
-    """Who is meant, at most `MAX_ENTRIES`. Of a new group its members are not listed (docs/contract.md §6)."""
+    """The people concerned, at most `MAX_ENTRIES`. Omits the members of a new group (docs/contract.md §6)."""
     found = []
     for each in notice.children if notice.tag != "create" else ():
         if each.tag not in ("participant", "requested_user") or "jid" not in each.attrs:
@@ -141,7 +141,7 @@ def _about_people(one: str, many: str) -> Sentence:
 
 
 def _shown(person: Facts) -> str:
-    """The number if it is known: people know no LIDs."""
+    """The number if known, since people do not recognise LIDs."""
     found = [jid for address in (person["who"], person.get("also")) if (jid := parse_jid(address)) is not None]
     number = next((jid for jid in found if jid.server == PHONE_SERVER), None)
     return f"+{number.user}" if number else str(found[0]) if found else "somebody"

@@ -1,6 +1,6 @@
-"""`messages.raw`: what is kept of a payload beyond the columns.
+"""`messages.raw`: the part of a payload that is kept beyond the columns.
 
-Decides what is left out (key material, bulk) and how large and how deep the rest may be. The result is always JSON that
+Decides what to leave out (key material, bulk) and how large and deep the rest may be. The result is always JSON that
 Postgres accepts: no NUL, no lone surrogate, no NaN, no number that JavaScript would change.
 """
 
@@ -16,20 +16,18 @@ from worker.text import clean_text
 
 Json = Mapping[str, Any]
 
-MAX_RAW_BYTES = 32 * 1024  # a batch has up to 500 messages: 16 MB at worst, half the wire's longest line
-MAX_CONTENT_BYTES = (
-    96 * 1024
-)  # of `messages.content`, which is cut after `raw`: 256 cards with a number each have 40 kB
-MAX_STRING_CHARS = 4096  # the whole text is in `text`; thumbnails are 1 to 10 kB and go when they are larger than this
-# Quotes of quotes. A hostile payload nests by thousands; the database answers 6,000 levels with an HTTP 500
+MAX_RAW_BYTES = 32 * 1024  # a batch has up to 500 messages: at most 16 MB, half the wire's line limit
+MAX_CONTENT_BYTES = 96 * 1024  # for `messages.content`, cut after `raw`: 256 cards with a number each take 40 kB
+MAX_STRING_CHARS = 4096  # the whole text is in `text`; drops thumbnails (1 to 10 kB) above this
+# Quotes of quotes. A hostile payload nests thousands deep; the database answers 6,000 levels with an HTTP 500
 # (docs/supabase.md, "The embedded Supabase").
 MAX_DEPTH = 24
-MAX_ITEMS = 256  # of one list or object: WhatsApp's largest groups have 1,024 members, and nobody mentions them all
+MAX_ITEMS = 256  # per list or object: WhatsApp's largest groups have 1,024 members, and nobody mentions them all
 MAX_KEY_CHARS = 128
-SAFE_INTEGER = 2**53  # beyond, JSON numbers change on their way through JavaScript (docs/supabase.md)
+SAFE_INTEGER = 2**53  # JavaScript changes larger JSON numbers (docs/supabase.md)
 INT64 = 2**63
 
-# `raw` must not let its reader decrypt anything.
+# Key material: a reader of `raw` must not be able to decrypt anything.
 SECRET_FIELDS = frozenset(
     {
         "senderKeyDistributionMessage",
@@ -58,7 +56,7 @@ SECRET_FIELDS = frozenset(
         "paddingBytes",
     }
 )
-# Bulk that repeats the file itself or serves only its streaming.
+# Bulk: copies of the file, or data that only helps streaming it.
 BULK_FIELDS = frozenset({"streamingSidecar", "firstFrameSidecar", "firstScanSidecar", "scansSidecar"})
 _LEFT_OUT = SECRET_FIELDS | BULK_FIELDS
 
@@ -77,7 +75,7 @@ class _Budget:
 
 
 class _Dropped:
-    """Marks a value that does not fit; a JSON null is a value."""
+    """Marks a value that does not fit; None would mean a JSON null."""
 
 
 _DROPPED = _Dropped()
@@ -86,7 +84,7 @@ _DROPPED = _Dropped()
 def prune(value: Json, limit: int = MAX_RAW_BYTES) -> dict[str, Any]:
     """A copy of the payload without secrets and bulk, bounded in bytes, depth and items.
 
-    What was cut for size is marked by `"_trimmed": true` at the top; secrets go without a mark.
+    If anything was cut for size, the top level gets `"_trimmed": true`; removed secrets leave no mark.
     """
     budget = _Budget(left=limit - len(', "_trimmed": true'))
     pruned = _prune(value, MAX_DEPTH, budget)
@@ -163,5 +161,5 @@ def _list(value: list[Any] | tuple[Any, ...], depth: int, budget: _Budget) -> li
 
 
 def _json_size(text: str) -> int:
-    """Bytes of the string in JSON with everything but ASCII escaped: no other encoding is longer."""
+    """Bytes of the string in JSON with all non-ASCII escaped, the longest encoding."""
     return len(encode_basestring_ascii(text))

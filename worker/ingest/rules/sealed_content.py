@@ -1,13 +1,13 @@
-"""Opens encrypted votes, event responses, reactions and comments with the secret of the message they are about.
+"""Decrypts votes, event responses, reactions and comments with the secret of their target message.
 
-The construction is that of `encrypted_edit`, with another use in the key; votes and answers also authenticate their
-author (Baileys' `decryptPollVote` and `decryptEventResponse`; whatsmeow's `msgsecret.go` for the rest):
+The scheme is that of `encrypted_edit`, with another use in the key. Votes and answers also authenticate their author
+(Baileys' `decryptPollVote` and `decryptEventResponse`; whatsmeow's `msgsecret.go` for the rest):
 
     key = HKDF-SHA256(secret, no salt, info = target's id ‖ its sender ‖ the author ‖ use, 32)
     aad = target's id ‖ 0 ‖ the author, for a vote and an answer; else none
 
 A phone does not say which form of an address it used, so all are tried: a wrong one does not authenticate. Verified
-against Baileys' own functions, not against a real phone. Decides nothing else, and does no I/O.
+against Baileys' functions, not against a real phone. No other decisions, no I/O.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EMOJI = 2  # in ReactionMessage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenedContent:
-    """What is added to `messages.content`, and the text."""
+    """Additions to `messages.content`, and the text."""
 
     content: dict[str, Any]
     text: str | None
@@ -47,10 +47,9 @@ def open_content(
     authors: Iterable[str],
     options: Sequence[str] = (),
 ) -> OpenedContent | None:
-    """The content; None if it opens under no form of the addresses, or cannot be read.
+    """The decrypted content; None if no form of the addresses decrypts it, or it is unreadable.
 
-    `sealed` is ciphertext and iv; `target` the id of what it is about and the forms of its sender's address; `options`
-    those of the poll.
+    `sealed`: ciphertext and iv. `target`: the target's id and the forms of its sender's address. `options`: the poll's.
     """
     ciphertext, iv = sealed
     target_id, senders = target
@@ -87,7 +86,7 @@ def _read(use: Use, plaintext: bytes, options: Sequence[str]) -> OpenedContent |
 
 
 def _vote(plaintext: bytes, options: Sequence[str]) -> OpenedContent:
-    """A vote names the sha256 of each option that it is for; none: it was taken back."""
+    """A vote lists the sha256 of each chosen option; none: the vote was withdrawn."""
     chosen = {value for number, value in protobuf_fields(plaintext) if number == SELECTED_OPTIONS}
     choices = [option for option in options if hashlib.sha256(option.encode()).digest() in chosen]
     unknown = len(chosen) - len(choices)

@@ -1,6 +1,6 @@
-"""A contact card (vCard 2.1 to 4.0, RFC 6350): the name and the ways to reach somebody. Pictures are left out.
+"""Reads a contact card (vCard 2.1 to 4.0, RFC 6350): name, organisation, phones, emails. Omits pictures.
 
-Total: any input gives a small object, in one walk over the lines.
+Total: any input gives a small object, in one pass over the lines.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import quopri
 import re
 from typing import Any
 
-MAX_CARD_CHARS = 256 * 1024  # WhatsApp's own hold a thumbnail of some kilobytes
-MAX_ENTRIES = 20  # numbers, or addresses, of one person
+MAX_CARD_CHARS = 256 * 1024  # WhatsApp's cards include a thumbnail of some kilobytes
+MAX_ENTRIES = 20  # numbers, or addresses, per person
 MAX_VALUE_CHARS = 256
 
 _LINE = re.compile(
@@ -22,7 +22,7 @@ _TYPE = re.compile(r";(?:type=)?\"?(home|work|cell|mobile|main|fax|pager|other)\
 
 
 def read_card(card: object, display_name: object = None) -> dict[str, Any]:
-    """`{name, organisation, phones: [{number, type, wa_id}], emails: [{address, type}]}`, without what is not there."""
+    """`{name, organisation, phones: [{number, type, wa_id}], emails: [{address, type}]}`, without missing fields."""
     found: dict[str, Any] = {}
     if isinstance(display_name, str) and display_name.strip():
         found["name"] = display_name.strip()[:MAX_VALUE_CHARS]
@@ -52,7 +52,7 @@ def _type(parameters: str) -> dict[str, str]:
 
 
 def _lines(card: object) -> list[tuple[str, str, str]]:
-    """Name, parameters and value of each line that has all three and a value."""
+    """Name, parameters and value of each line that has a value."""
     if not isinstance(card, str):
         return []
     unfolded = re.sub(r"\r?\n[ \t]", "", card[:MAX_CARD_CHARS])
