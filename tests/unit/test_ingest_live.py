@@ -92,7 +92,7 @@ def test_times_are_utc_in_iso_with_milliseconds() -> None:
 
 @pytest.mark.parametrize("seconds", [-1.0, 4_102_444_800.0, math.nan, math.inf])
 def test_a_time_outside_of_this_century_is_not_written(seconds: float) -> None:
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(ValueError, match="out of range"):
         iso(seconds)
 
 
