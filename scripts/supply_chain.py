@@ -40,20 +40,22 @@ EXIT_UNAVAILABLE = 3
 PREAMBLE = """\
 # Licences
 
-Made by `make sbom` (`scripts/supply_chain.py`) from `requirements.lock` with pip-licenses and from `package-lock.json`
-with `npm sbom`; do not edit. It lists what runs, not what develops: the packages of the container image, whose Debian
-packages carry their licences in `/usr/share/doc/*/copyright`. It is a list, not legal advice.
+`make sbom` (`scripts/supply_chain.py`) makes this page from `requirements.lock` with pip-licenses and from
+`package-lock.json` with `npm sbom`; do not edit it. It lists the packages of the container image, not those for
+development. The image's Debian packages have their licences in `/usr/share/doc/*/copyright`. This is a list, not legal
+advice.
 
 wa-worker's own code is under the MIT licence (`LICENSE`).
 
 **libsignal (npm) is under the GPL-3.0.** Baileys needs it, so the sidecar process loads it, and so does the virtual
-phone. Running wa-worker, also as a service for others, asks nothing of you. Whoever passes on the image, or the sidecar
-with its packages, passes on a combined work with a GPL-3.0 part, and owes its receivers that licence and the complete
-source. The worker (Python) is a separate process that speaks to the sidecar through a pipe.
+phone. You may run wa-worker, also as a service for others, without further duties. If you redistribute the image, or
+the sidecar with its packages, you redistribute a combined work with a GPL-3.0 part, and must give its receivers that
+licence and the complete source. The worker (Python) is a separate process that talks to the sidecar through a pipe.
 
 The wheel contains no npm package, and the sidecar is not bundled into one file: either would make the wheel such a
-combined work. It holds our own sources and the lock file, under MIT; each user's first start fetches the npm packages
-from the registry into a cache of that user (`worker/installation.py`). A copy of that cache is a combined work again.
+combined work. The wheel holds only our own sources and the lock file, under MIT. Each user's first start downloads the
+npm packages from the registry into that user's cache (`worker/installation.py`). A copy of that cache is a combined
+work again.
 """
 
 Package = tuple[str, str, str]  # name, version, licence
