@@ -1,4 +1,4 @@
--- Takes back what users.sql made. What the worker stored stays; who belonged to which session is forgotten.
+-- Undoes users.sql. What the worker stored stays; the memberships of sessions are deleted.
 
 do $$
 begin

@@ -1,17 +1,17 @@
 -- Optional: users of your own (Supabase Auth) read what their sessions stored, from a browser, with their own token.
 --
--- Apply it after the migrations, and again after each update: it may be applied any number of times. To take it back,
--- apply remove_users.sql. docs/users.md explains it. Who belongs to a session stands in public.session_members, which
--- only the service role writes. Policies decide about rows, grants about columns; what is not granted stays closed. No
--- policy opens a table that holds credentials or keys.
+-- Apply it after the migrations, and again after each update: you may apply it any number of times. To undo it, apply
+-- remove_users.sql. docs/users.md explains it. public.session_members says who belongs to a session; only the service
+-- role writes it. Policies select rows, grants select columns; what is not granted stays closed. No policy opens a
+-- table that holds credentials or keys.
 
 -- What policies call. The Data API does not expose this schema.
 create schema if not exists wa_users;
 revoke all on schema wa_users from public, anon;
 grant usage on schema wa_users to authenticated, service_role;
 
--- Who may see what. `groups` null: all groups of the session, also those to come; else ids of public.groups. An owner
--- also sees the QR code, switches `monitor` and asks the worker for things.
+-- Who may see what. `groups` null: all groups of the session, also future ones; else ids of public.groups. An owner
+-- also sees the QR code, switches `monitor` and sends requests to the worker.
 create table if not exists public.session_members (
   session_id text not null references public.wa_sessions (id) on delete cascade,
   user_id uuid not null references auth.users (id) on delete cascade,
@@ -29,8 +29,8 @@ alter table public.session_members enable row level security;
 -- Does the user see this file? Without the groups in it, a sticker that went round would be looked up in all groups.
 create index if not exists messages_media_group on public.messages (media_id, group_id) where media_id is not null;
 
--- The answers depend on the user alone, so that a query asks once: policies write `(select wa_users.group_ids())`.
--- With the rights of the owner: the policies of the tables that they read would call them again.
+-- The answers depend only on the user, so a query asks once: policies write `(select wa_users.group_ids())`. They run
+-- with the rights of the owner: the policies of the tables they read would otherwise call them again.
 create or replace function wa_users.group_ids() returns bigint[]
 language sql stable security definer set search_path = '' as $$
   select coalesce(array_agg(g.id), '{}')
@@ -59,7 +59,7 @@ language sql stable security definer set search_path = '' as $$
   where m.user_id = (select auth.uid()) and m.role = 'owner'
 $$;
 
--- The user's sessions and how they are. wa_sessions itself stays closed: the account's credentials are in it.
+-- The user's sessions and their state. wa_sessions itself stays closed: the account's credentials are in it.
 create or replace function wa_users.list_sessions() returns jsonb
 language sql stable security definer set search_path = '' as $$
   select coalesce(jsonb_agg(
@@ -83,10 +83,10 @@ language sql stable security invoker set search_path = '' as $$
   select wa_users.list_sessions()
 $$;
 
--- Search and coverage. The tables below them stay closed, because under a policy PostgreSQL would not use the index of
--- the search. So these run with the rights of the owner, and ask first which groups are the user's.
+-- Search and coverage. Their tables stay closed, because under a policy PostgreSQL would not use the search index. So
+-- these run with the rights of the owner, and first check which groups are the user's.
 
--- As public.search_messages, among the messages of one's groups. A filter of more than 20,000 bytes is refused (54000).
+-- As public.search_messages, in the user's groups. A filter of more than 20,000 bytes is refused (54000).
 create or replace function wa_users.search(
   p_session text, p_query text, p_filter jsonb, p_sort text, p_cursor text, p_limit integer
 ) returns jsonb
@@ -127,7 +127,7 @@ begin
 end
 $$;
 
--- As public.coverage. Of a group that is not the user's, or is not there: 42501.
+-- As public.coverage. 42501 for a group that is not the user's, or does not exist.
 create or replace function wa_users.coverage(
   p_session text, p_group text, p_from timestamptz, p_to timestamptz, p_limit integer
 ) returns jsonb
@@ -160,8 +160,8 @@ language sql stable security invoker set search_path = '' as $$
   select wa_users.coverage(p_session, p_group, p_from, p_to, p_limit)
 $$;
 
--- Policies. A scalar subquery finds the message of a row, and no `exists`: that one the planner may answer by reading
--- all messages into a hash table first.
+-- Policies. A scalar subquery finds the message of a row, not `exists`: the planner may answer that one by reading all
+-- messages into a hash table first.
 
 drop policy if exists members_read_own on public.session_members;
 create policy members_read_own on public.session_members for select to authenticated
@@ -200,7 +200,7 @@ using (
   )
 );
 
--- Of a message that is gone nobody knows the group any more: its number is told to all members of the session.
+-- The group of a deleted message is no longer known: its number is visible to all members of the session.
 drop policy if exists members_read on public.message_changes;
 create policy members_read on public.message_changes for select to authenticated
 using (
@@ -212,7 +212,7 @@ using (
   )
 );
 
--- A content is one row, whoever sent it: it is seen by those who see a message with it.
+-- A file is one row, whoever sent it: visible to those who see a message with it.
 drop policy if exists members_read on public.media;
 create policy members_read on public.media for select to authenticated
 using (
@@ -227,7 +227,7 @@ drop policy if exists members_read on public.group_members;
 create policy members_read on public.group_members for select to authenticated
 using (group_id = any((select wa_users.group_ids())::bigint[]));
 
--- Members of some groups see who wrote in them, and who is in them. The join takes one step in an index for each group.
+-- Members of some groups see who wrote in them, and who is in them. The join takes one index lookup per group.
 drop policy if exists members_read on public.people;
 create policy members_read on public.people for select to authenticated
 using (
@@ -272,7 +272,7 @@ using (
   )
 );
 
--- Rights: nothing but what stands here, also where a project grants all that is new.
+-- Rights: only those listed here, also where a project grants everything new.
 -- `make types` after a change: a column that is closed here may be missing in a row (supabase/types/models.py).
 
 revoke all on
@@ -335,11 +335,11 @@ wa_users.sessions,
 wa_users.whole_sessions
 to authenticated, service_role;
 
--- The only function of the worker's that users may call: their policies hold in it.
+-- The worker's only function that users may call: their policies apply in it.
 grant usage on schema wa to authenticated;
 grant execute on function public.changes, wa.cursor_range to authenticated;
 
--- Realtime tells users that something changed; what it is, they ask changes(). So there is one small table in it.
+-- Realtime tells users that something changed; changes() tells them what. So it needs only one small table.
 do $$
 begin
   if exists (select 1 from pg_catalog.pg_publication where pubname = 'supabase_realtime' and not puballtables)

@@ -68,8 +68,8 @@ create index wa_held_changes_message_id on public.wa_held_changes (message_id) w
 create index wa_held_changes_sealed on public.wa_held_changes (session_id, id)
 where kind = 'sealed_edit' and not unreadable;
 
--- Applies one edit: the greatest (at, id) is the message's text, all others are earlier texts, in whatever order they
--- arrive. An empty one took a caption away. Of more than 100, keeps the newest and the original.
+-- Applies one edit: the greatest (at, id) is the message's text, all others are earlier texts, whatever their order of
+-- arrival. An empty edit removes a caption. Keeps the original and the newest 100.
 create function wa.apply_edit(p_message bigint, p_edit_msg_id text, p_text text, p_at timestamptz)
 returns void
 language plpgsql security invoker set search_path = '' as $$
@@ -135,7 +135,7 @@ language sql stable security invoker set search_path = '' as $$
 $$;
 
 -- Whether somebody may revoke this message: 'allowed', 'refused' or 'unknown'. WhatsApp's server forwards a revoke by
--- anybody, and `by_admin` is what the revoking client claims, so it counts only for an admin of the group.
+-- anybody, and `by_admin` is the revoking client's claim, so it counts only for an admin of the group.
 create function wa.may_revoke(p_change public.wa_held_changes) returns text
 language plpgsql stable security invoker set search_path = '' as $$
 declare
@@ -179,7 +179,7 @@ begin
 end
 $$;
 
--- Marks a message that somebody revoked who perhaps may not. Of several the earliest counts.
+-- Marks a message revoked by somebody who may not be allowed to. Of several, the earliest counts.
 create function wa.claim_revoke(p_message bigint, p_by text, p_at timestamptz) returns void
 language sql volatile security invoker set search_path = '' as $$
   update public.messages
@@ -188,8 +188,8 @@ language sql volatile security invoker set search_path = '' as $$
     and (revoke_claimed_at is null or (p_at, p_by collate "C") < (revoke_claimed_at, revoke_claimed_by collate "C"))
 $$;
 
--- Applies one revoke that is allowed; of several the earliest counts. Locks the message before its file's rows, as
--- deletions do.
+-- Applies one allowed revoke; of several, the earliest counts. Locks the message before its file's rows, as deletions
+-- do.
 create function wa.apply_revoke(p_message bigint, p_by text, p_at timestamptz, p_blank boolean)
 returns void
 language plpgsql security invoker set search_path = '' as $$
@@ -211,8 +211,8 @@ begin
 end
 $$;
 
--- Gives a message the best file of its renditions that is stored: the largest, if it is larger than its own. What the
--- sender calls a better copy is believed no further.
+-- Gives a message the best stored file of its renditions: the largest, if it is larger than its own. The sender's claim
+-- that it is better is not trusted beyond that.
 create function wa.use_best_file(p_message bigint) returns void
 language sql volatile security invoker set search_path = '' as $$
   update public.messages as m
@@ -246,9 +246,9 @@ language sql volatile security invoker set search_path = '' as $$
 $$;
 
 -- Applies one change if its target is there: 'done', 'waiting' or 'refused'. An edit, a child of an album and a
--- rendition must come from the target's own sender, a revoke also from an admin. A number and a LID with an unknown
--- number may be one person, so those wait.
--- A revoke that is to empty its target empties what is kept of a listed one, and waits.
+-- rendition must come from the target's own sender, a revoke also from an admin. A number, and a LID whose number is
+-- unknown, may be one person, so those wait. A blanking revoke whose target is listed as refused empties the kept item,
+-- and waits.
 create function wa.apply_change(p_change public.wa_held_changes) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -342,7 +342,7 @@ begin
 end
 $$;
 
--- Notes that a change was refused, because it is not its author's to make: a count, and for revokes an audit, one an
+-- Notes that a change was refused, because its author may not make it: a count, and for revokes an audit entry, one an
 -- hour for each author.
 create function wa.note_refusal(p_change public.wa_held_changes) returns void
 language plpgsql security invoker set search_path = '' as $$
@@ -361,8 +361,8 @@ begin
 end
 $$;
 
--- One change of a batch: 'done', 'held' or 'dropped' (wa.take_changes). The links of a message that is listed as
--- refused are held until it is taken back.
+-- One change of a batch: 'done', 'held' or 'dropped' (wa.take_changes). Links of a message that is listed as refused
+-- are held until it is accepted.
 create function wa.take_change(p_session text, p_change jsonb) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -503,7 +503,7 @@ begin
 end
 $$;
 
--- What can be decrypted now, because its target and the target's secret are stored, and it is due: ids, oldest first.
+-- What can be decrypted now (its target and the target's secret are stored) and is due: ids, oldest first.
 create function wa.openable_edits(p_session text, p_limit integer) returns bigint[]
 language sql stable security invoker set search_path = '' as $$
   select array(
@@ -522,8 +522,8 @@ language sql stable security invoker set search_path = '' as $$
 $$;
 
 -- Edits that can be decrypted now, and votes and the like, whose payload has `use`. With both addresses of the target's
--- sender and, for a poll, its options. Counts this try and sets the next, later each time, up to a day: one that ends
--- the call that hands it back must not be tried for ever.
+-- sender and, for a poll, its options. Counts this try and sets the next, later each time, up to a day: one that breaks
+-- the call that returns it must not be retried for ever.
 create function public.wa_sealed_edits(p_session text, p_limit integer) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -550,7 +550,7 @@ begin
 end
 $$;
 
--- Gives the row that a held vote or the like came with what was in it, and drops the held change.
+-- Adds the content of a held vote or the like to the row it came with, and drops the held change.
 create function wa.complete_content(p_session text, p_held bigint, p_text text, p_content jsonb) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -573,7 +573,7 @@ begin
 end
 $$;
 
--- Who chose what in a poll, now: each person's newest vote that was opened. No choices: taken back.
+-- The current choices in a poll: each person's newest vote that was opened. No choices: withdrawn.
 create view public.poll_votes with (security_invoker = true) as
 select distinct on (v.content -> 'about', v.sender)
   v.session_id,
@@ -589,8 +589,8 @@ order by v.content -> 'about' asc, v.sender asc, v.ts desc, v.id desc;
 create index messages_poll_votes on public.messages ((content -> 'about'), sender, ts desc, id desc)
 where kind = 'poll_vote' and content ? 'choices' and content ? 'about' and revoked_at is null;
 
--- Takes one decrypted edit, as public.wa_open_edits does; how many messages it changed. A plain edit that is held under
--- the same name gives way.
+-- Takes one decrypted edit, as public.wa_open_edits does; returns how many messages it changed. A plain edit that is
+-- held under the same name is replaced.
 create function wa.open_edit(p_session text, p_id bigint, p_text text, p_content jsonb, p_at timestamptz)
 returns integer
 language plpgsql security invoker set search_path = '' as $$
@@ -617,9 +617,9 @@ end
 $$;
 
 -- Takes decrypted edits: [{id, text, at}], `at` null to keep the envelope's; or [{id, unreadable: true}], which stays
--- held and is not tried again. A decrypted edit is applied like any other. What a vote or the like says comes as
--- `content`, which its row gains, with the row of its target as `about`; that of an event's edit becomes the event's.
--- One that Postgres refuses is unreadable, and counted; the others are taken.
+-- held and is not tried again. A decrypted edit is applied like any other. A vote or the like comes as `content`, which
+-- is added to its row, with the row of its target as `about`; for an event's edit, it becomes the event's. One that
+-- Postgres refuses is marked unreadable and counted; the others are applied.
 create function public.wa_open_edits(p_session text, p_fence bigint, p_opened jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare

@@ -1,10 +1,10 @@
--- The commit: everything that one batch of the sidecar makes durable. The functions that it calls take no lock and
--- check no fence, because it holds the session row.
+-- The commit: everything that one batch of the sidecar makes durable. The functions it calls take no lock and check no
+-- fence, because it holds the session row.
 --
--- A batch is one call of wa_commit. One that does not pass as a whole goes in parts under its one number: first its
--- messages and changes (wa_commit_part), then the rest with the number (wa_commit). A part that is too large even so
--- travels in pieces (wa_put_piece, wa_commit_pieces). Rows before keys is safe: if the worker dies in between, the
--- stanza comes again, the old keys open it again, and its row is there already. The other way round would lose it.
+-- A batch is one call of wa_commit. One that does not succeed as a whole is sent in parts under its one number: first
+-- its messages and changes (wa_commit_part), then the rest with the number (wa_commit). A part that is still too large
+-- is sent in pieces (wa_put_piece, wa_commit_pieces). Rows before keys is safe: if the worker dies in between, the
+-- stanza comes again, the old keys decrypt it again, and its row already exists. The other order would lose it.
 
 -- Pieces of a part, base64. They stay until the next one begins, or until the number is done.
 create table public.wa_commit_pieces (
@@ -17,7 +17,7 @@ create table public.wa_commit_pieces (
 );
 
 -- Locks the session row and checks that `p_batch` {fence, epoch, seq, digest?} is the next batch. A number may be sent
--- again, but only with the items that it had. True: it is done. Errors (PT409): stale_fence, stale_epoch, sequence_gap,
+-- again, but only with the same items. True: it is done. Errors (PT409): stale_fence, stale_epoch, sequence_gap,
 -- other_items.
 create function wa.begin_batch(p_session text, p_batch jsonb) returns boolean
 language plpgsql security invoker set search_path = '' as $$
@@ -66,8 +66,8 @@ language sql immutable security invoker set search_path = '' as $$
   ) as s
 $$;
 
--- Stores messages, then applies changes: those that waited for these messages, and the given ones. Messages are stored
--- before changes, whatever their order on the wire: the result is the same.
+-- Stores messages, then applies changes: those that waited for these messages, and the given ones. Messages go before
+-- changes, whatever their order on the wire: the result is the same.
 create function wa.take_items(p_session text, p_messages jsonb, p_changes jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -91,8 +91,8 @@ begin
 end
 $$;
 
--- Takes one item that came as base64: {item, chat_id, sender, wa_msg_id, body}. No gateway can read it, and what
--- Postgres cannot read becomes a refused row. Any other error is the caller's.
+-- Takes one item that came as base64: {item, chat_id, sender, wa_msg_id, body}. No gateway can read it. If Postgres
+-- cannot read it either, it becomes a refused row. Any other error goes to the caller.
 create function wa.take_opaque(p_session text, p_item jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -116,7 +116,7 @@ end
 $$;
 
 -- A part of a batch: {fence, epoch, seq, digest, messages, changes, opaque, refused}, each list optional. Writes the
--- items and leaves the number as it is, so that the batch is not done. May be sent again. Errors: as wa_commit.
+-- items and does not advance the number, so the batch is not done. May be sent again. Errors: as wa_commit.
 create function public.wa_commit_part(p_session text, p_batch jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -155,8 +155,8 @@ begin
 end
 $$;
 
--- Puts `pieces` pieces together and takes them as the part, or the last part, that they are: {fence, epoch, seq,
--- digest, document, pieces, last}. Errors (PT409): pieces_missing, and as wa_commit.
+-- Joins `pieces` pieces and takes them as a part, or as the last part: {fence, epoch, seq, digest, document, pieces,
+-- last}. Errors (PT409): pieces_missing, and as wa_commit.
 create function public.wa_commit_pieces(p_session text, p_batch jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -183,11 +183,11 @@ $$;
 
 -- One batch, or what its parts have left of it: {fence, epoch, seq, digest?, creds?, keys, messages, changes, hashes,
 -- audits, identities, groups, members, refused, discards, dropped, unread}. Only the next batch is applied; one that
--- was applied before is answered as durable, and nothing is written. `dropped` may be empty; without it nobody knows
--- what was dropped (wa.note_unrecorded). Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
--- Renews the lease as well: the row is written anyway, and while commits keep it locked the poll passes it over.
--- Plans are made once for each connection, not for each batch, and perhaps when the tables are still empty: hence no
--- sequential scans.
+-- was applied before is answered as durable, and nothing is written. `dropped` may be empty; if it is missing, what was
+-- dropped is unknown (wa.note_unrecorded). Errors (PT409): stale_fence, stale_epoch, sequence_gap, other_items.
+-- Also renews the lease: the row is written anyway, and while commits keep it locked the poll skips it.
+-- Plans are made once per connection, not per batch, and perhaps while the tables are still empty: hence no sequential
+-- scans.
 create function public.wa_commit(p_session text, p_batch jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -245,9 +245,9 @@ begin
 end
 $$;
 
--- Takes a listed item back: stores it with its own time and arrival, gives it its file, applies what was held for it,
--- and removes it from the list. Errors: whatever Postgres says, or refused_again, whose SQLSTATE (WA001) no trigger of
--- the app raises; then nothing has changed.
+-- Accepts a listed item: stores it with its own time and arrival, gives it its file, applies what was held for it, and
+-- removes it from the list. Errors: whatever Postgres says, or refused_again, whose SQLSTATE (WA001) no trigger of the
+-- app raises; then nothing has changed.
 create function wa.take_back(p_row public.wa_refused_stanzas) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -338,7 +338,7 @@ end
 $$;
 
 -- The waiting items that are due: [id]. Counts this try and sets the next, later each time, up to a day: an item that
--- ends the call that tries it must not be tried for ever.
+-- breaks the call that tries it must not be retried for ever.
 create function public.wa_due_refused(p_session text, p_limit integer) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
   with due as (

@@ -1,4 +1,4 @@
--- What an operator sees and asks for from the command line, and the figures of /metrics.
+-- What an operator reads and requests from the command line, and the figures of /metrics.
 
 -- The caller's role and the database's clock: for checks of the key and of the calling machine's clock.
 create function public.wa_whoami() returns jsonb
@@ -28,8 +28,8 @@ end
 $$;
 
 -- What a status command shows. Without the QR itself, which gives access to the account, and without the settings,
--- which may hold a proxy's password. Its cost does not grow with the tables: `messages` and `media` are estimates above
--- 10,000 (`messages_exact`); `last_message_at` reads each group's newest message.
+-- which may hold a proxy's password. Its cost does not grow with the tables: above 10,000, `messages` and `media` are
+-- estimates (`messages_exact`); `last_message_at` reads each group's newest message.
 create function public.wa_status(p_session text) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
   with counted as materialized (select wa.count_messages(p_session) as messages)
@@ -227,8 +227,8 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- The same for the audit log: how often an account was connected and disconnected, tried to connect anew, had an
--- error. {now, since, step, steps, counted_from, counts: [{event, at, count}]}. Reads the newest `p_limit` entries.
+-- The same for the audit log: how often an account was connected, disconnected, reconnecting, or had an error. {now,
+-- since, step, steps, counted_from, counts: [{event, at, count}]}. Reads the newest `p_limit` entries.
 create function public.wa_event_counts(p_session text, p_step integer, p_steps integer, p_limit integer default 20000)
 returns jsonb
 language sql stable security invoker set search_path = '' as $$
@@ -267,9 +267,9 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- What polls (a JSON array of message ids) came to: {polls: [{poll_id, voters, options: [{option, votes}]}]}, the most
--- votes first. As the view public.poll_votes has it, and by its index: each person's newest vote. At most 2,000 people
--- a poll, 100 options.
+-- Results of polls (a JSON array of message ids): {polls: [{poll_id, voters, options: [{option, votes}]}]}, the most
+-- votes first. As the view public.poll_votes, and by its index: each person's newest vote. At most 2,000 people a poll,
+-- 100 options.
 create function public.wa_poll_results(p_session text, p_polls jsonb) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object('polls', coalesce(
@@ -424,7 +424,7 @@ language sql stable security invoker set search_path = '' as $$
   where m.session_id = p_session and m.group_id = p_group
 $$;
 
--- What is listed as refused, waiting or undecrypted, by id, behind `p_after`; without its content.
+-- What is listed as refused, waiting or undecrypted, by id, after `p_after`; without its content.
 create function public.wa_list_refused(p_session text, p_after bigint, p_limit integer) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object('items', coalesce(jsonb_agg(to_jsonb(listed) order by listed.id), '[]'))

@@ -1,13 +1,13 @@
--- Coverage: from when to when the archive of each group is complete, and why it is not elsewhere. What "complete"
--- claims is in docs/coverage.md.
+-- Coverage: from when to when the archive of each group is complete, and why not elsewhere. docs/coverage.md says what
+-- "complete" claims.
 --
--- `wa_sessions.complete_to` is the high-water mark: everything that WhatsApp had for us until then is durable. A time
--- away is no gap by itself: WhatsApp keeps its messages, and when they have come the mark passes over it. Times are
--- WhatsApp's, as in messages.ts; gaps that begin or end with something that we do have the database's clock.
+-- `wa_sessions.complete_to` is the high-water mark: everything that WhatsApp had for us until then is durable. Time
+-- away is not a gap by itself: WhatsApp keeps its messages, and when they have come the mark passes over it. Times are
+-- WhatsApp's, as in messages.ts; gaps that start or end with something we do use the database's clock.
 
--- Times of which something is missing for good, and why. `chat_id` null: of all groups. `from_at` '-infinity': since
--- ever; `to_at` null: it goes on. `count`: how many messages, if that is known. What is still in other tables (refused
--- items, stubs) is not repeated here.
+-- Times for which something is permanently missing, and why. `chat_id` null: all groups. `from_at` '-infinity': since
+-- ever; `to_at` null: still open. `count`: how many messages, if known. What is still in other tables (refused items,
+-- stubs) is not repeated here.
 create table public.coverage_gaps (
   id bigint generated always as identity primary key,
   session_id text not null references public.wa_sessions (id) on delete cascade,
@@ -26,16 +26,16 @@ create index coverage_gaps_chat on public.coverage_gaps (session_id, chat_id, re
 create unique index coverage_gaps_open on public.coverage_gaps (session_id, coalesce(chat_id, ''), reason)
 where to_at is null;
 
--- The stubs of a group: messages that could not be read, yet or for ever.
+-- The stubs of a group: messages that could not be read, yet or ever.
 create index messages_unreadable on public.messages (session_id, chat_id, ts) where kind = 'undecryptable';
 
 create index wa_refused_stanzas_sent_at on public.wa_refused_stanzas (session_id, chat_id, coalesce(sent_at, at));
 
 -- Notes that a group was switched on or off, whoever did it: with the rights of the owner, because the writer may have
--- none on the ledger. A row that is deleted is switched off: the group may be found again, and switched on again.
+-- none on the ledger. A deleted row counts as switched off: the group may be found again, and switched on again.
 --
--- Off: what has not come yet is lost, so the gap begins with the mark. On: a worker that holds the lease learns of it
--- at its next poll, which ends the gap (wa.monitored_taken); any other reads it before it connects.
+-- Off: what has not arrived is lost, so the gap starts at the mark. On: a worker that holds the lease learns of it at
+-- its next poll, which ends the gap (wa.monitored_taken); any other worker reads it before it connects.
 create function wa.note_monitored() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
@@ -77,7 +77,7 @@ for each row when (old.monitor <> new.monitor) execute function wa.note_monitore
 create trigger groups_coverage_deleted after delete on public.groups
 for each row when (old.monitor) execute function wa.note_monitored();
 
--- The worker has this version of the monitored groups: what comes from now on is stored. Waits for nobody; what is
+-- The worker has this version of the monitored groups: what comes from now on is stored. Waits for no lock; what is
 -- locked is left to the next poll.
 create function wa.monitored_taken(p_session text, p_version bigint) returns void
 language plpgsql volatile security invoker set search_path = '' as $$
@@ -108,9 +108,9 @@ begin
 end
 $$;
 
--- Moves the mark: everything that came until `p_to` on the connection `p_epoch` is durable, and so is what had waited.
--- For a caller that has locked the session's row. A clock that is wrong claims nothing of the future. WhatsApp promises
--- to keep nothing for longer than 14 days.
+-- Moves the mark: everything that came until `p_to` on the connection `p_epoch` is durable, and so is everything that
+-- had waited. For a caller that has locked the session's row. A wrong clock claims nothing about the future. WhatsApp
+-- promises to keep nothing longer than 14 days.
 create function wa.move_mark(p_session text, p_epoch bigint, p_to timestamptz) returns void
 language sql volatile security invoker set search_path = '' as $$
   insert into public.coverage_gaps (session_id, reason, from_at, to_at)
@@ -129,8 +129,8 @@ language sql volatile security invoker set search_path = '' as $$
   where id = p_session and epoch = p_epoch;
 $$;
 
--- What a batch has dropped for its age: [{chat_id, reason, from, to, count}], in order of time. Called when the batch's
--- messages are stored. A gap of this time away is extended, unless something stored lies in between.
+-- What a batch dropped for its age: [{chat_id, reason, from, to, count}], in order of time. Called after the batch's
+-- messages are stored. Extends a gap of the current absence, unless something stored lies in between.
 create function wa.write_dropped(p_session text, p_dropped jsonb) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -175,8 +175,8 @@ begin
 end
 $$;
 
--- Notes a commit of a worker from before this ledger: it does not say what it has dropped. So nobody knows what is
--- missing since the mark, which such a worker never moves.
+-- Notes a commit of a worker from before this ledger: it does not report what it dropped. So what is missing since the
+-- mark, which such a worker never moves, is unknown.
 create function wa.note_unrecorded(p_session text) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -207,9 +207,9 @@ begin
 end
 $$;
 
--- Every gap of a group between two times: those of the ledger, and those that other tables tell. Those of the present
--- have the reasons `away` (no worker runs), `not_connected`, `backlog` (connected, but the mark does not move: WhatsApp
--- has not said that it sent everything that had waited, or what came does not get in) and `left`.
+-- Every gap of a group between two times: those of the ledger, and those from other tables. Current ones have the
+-- reasons `away` (no worker runs), `not_connected`, `backlog` (connected, but the mark does not move: WhatsApp has not
+-- said that it sent everything that waited, or what came cannot be stored) and `left`.
 create function wa.gaps_of(p_session text, p_group text, p_from timestamptz, p_to timestamptz)
 returns table (reason text, from_at timestamptz, to_at timestamptz, count bigint)
 language sql stable security invoker set search_path = '' as $$
@@ -276,8 +276,8 @@ $$;
 
 -- Whether the archive of a group (its WhatsApp id) is complete after `p_from` (null: since ever) and up to `p_to`
 -- (null, or later than now: now): {complete, since, complete_to, gaps: [{reason, from, to, count}], gap_count}.
--- `since`: where the last gap ends, null if one goes on. `from` null: since ever; `to` null: it goes on; `count` null:
--- not known. At most `p_limit` gaps, the newest, in order of time. `complete_to`: what has come until then is durable;
+-- `since`: where the last gap ends, null if one is open. `from` null: since ever; `to` null: still open; `count` null:
+-- unknown. At most `p_limit` gaps, the newest, in order of time. `complete_to`: what has come until then is durable;
 -- later than that, the answer is what the worker believes.
 create function public.coverage(
   p_session text, p_group text, p_from timestamptz default null, p_to timestamptz default null,
@@ -313,8 +313,8 @@ language sql stable security invoker set search_path = '' as $$
 $$;
 
 -- The coverage of every group that is or was switched on, with its 20 newest gaps: {groups: [{wa_group_id, name,
--- monitor, …public.coverage}], group_count}. After `p_from` (null: since ever). Of all groups by name, `p_limit` behind
--- the first `p_offset`; null: all.
+-- monitor, …public.coverage}], group_count}. After `p_from` (null: since ever). Groups by name, `p_limit` after the
+-- first `p_offset`; null: all.
 create function public.wa_coverage(
   p_session text, p_from timestamptz default null, p_limit integer default null, p_offset integer default 0
 ) returns jsonb

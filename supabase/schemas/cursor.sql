@@ -1,8 +1,8 @@
--- The change cursor: what an app asks to learn of every change of what it shows, and to miss none.
+-- The change cursor: an app that follows it learns of every change of what it shows, and misses none.
 --
 -- Triggers note each change of a message, of its reactions and of its earlier texts, so that no writer can forget to.
 -- They run at the end of the transaction and draw the numbers under one lock for each session, which is held until the
--- commit is visible: whoever sees a number sees all lower ones of that session. Nothing is locked after it but the
+-- commit is visible: a reader who sees a number sees all lower ones of that session. Nothing is locked after it but the
 -- rows of this table, so it takes part in no deadlock between writers of one session.
 
 -- The number of each message's newest change. Rows of messages that are gone say so, and are kept for a while
@@ -75,8 +75,8 @@ deferrable initially deferred for each row execute function wa.note_part_change(
 create constraint trigger note_change after insert or update or delete on public.message_edits
 deferrable initially deferred for each row execute function wa.note_part_change();
 
--- How far deletions were forgotten, and the newest number. With the rights of the owner: whoever calls changes() under
--- policies sees neither wa_sessions nor the changes of other groups, and would walk over those anew at each call.
+-- How far deletions were forgotten, and the newest number. With the rights of the owner: a caller of changes() under
+-- policies sees neither wa_sessions nor the changes of other groups, and would scan those again at each call.
 create function wa.cursor_range(p_session text, out oldest bigint, out newest bigint)
 language sql stable security definer set search_path = '' as $$
   select
@@ -85,17 +85,17 @@ language sql stable security definer set search_path = '' as $$
 $$;
 
 -- The changes after the cursor `p_since`, oldest first, at most `p_limit` (1,000 at most): {changes: [{change_id,
--- message_id, deleted, message}], next, start_again}. `next` is the `p_since` of the next call, and no number to count
--- with. `message` is the row as it is now, without `raw` and the columns of our own bookkeeping, with its file as
--- `media` and its `reactions`; null if it is gone. `p_since` null: no changes, and `next` is where they end now; '0':
--- from the first message on. `start_again`: the cursor is older than what is kept of deletions, or of another database.
--- A subquery and no join finds the message: for a join the planner, which does not know the limit, reads all messages.
+-- message_id, deleted, message}], next, start_again}. `next` is the `p_since` of the next call; it is opaque. `message`
+-- is the current row, without `raw` and our bookkeeping columns, with its file as `media` and its `reactions`; null if
+-- it is gone. `p_since` null: no changes, and `next` is the current end; '0': from the first message on. `start_again`:
+-- the cursor is older than the kept record of deletions, or from another database. A subquery finds the message, not a
+-- join: for a join the planner, which does not know the limit, reads all messages.
 --
 -- Users may call it (supabase/optional/users.sql): it reads what they see, and they may not read every column, so the
--- columns are named. Whoever sees no group of the session learns nothing of it.
+-- columns are named. A user who sees no group of the session learns nothing about it.
 --
--- Who starts at '0' holds nothing that a forgotten deletion could be about. The cursor carries how far deletions were
--- forgotten then (`number.forgotten`), until it has passed that.
+-- A reader who starts at '0' holds nothing that a forgotten deletion could affect. The cursor carries how far deletions
+-- were forgotten then (`number.forgotten`), until it has passed that.
 create function public.changes(p_session text, p_since text, p_limit integer default 500) returns jsonb
 language plpgsql stable security invoker set search_path = '' as $$
 declare
@@ -164,8 +164,8 @@ begin
 end
 $$;
 
--- Forgets deletions that are older than this, at most 10,000 a call. From then on a cursor that has not seen them yet
--- is told to start again.
+-- Forgets deletions older than this, at most 10,000 a call. From then on a cursor that has not seen them is told to
+-- start again.
 create function public.wa_prune_changes(p_session text, p_older_than_seconds double precision) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare

@@ -1,4 +1,4 @@
--- Requests of the web app and of the command line.
+-- Requests from the web app and the command line.
 
 -- `value` is {"at": ISO}. Keys of other sessions than 'default' are prefixed with 'session:'.
 create table public.runtime_flags (
@@ -15,7 +15,7 @@ create table public.runtime_flags (
 create index runtime_flags_pending on public.runtime_flags (session_id)
 where value is distinct from handled_value;
 
--- A text as a time of the years 1970 to 2199; null if it is none. Postgres reads a number as a date of a far century.
+-- A text as a time in the years 1970 to 2199; null if it is none. Postgres reads a number as a date of a far century.
 create function wa.parse_time(p_text text) returns timestamptz
 language plpgsql stable security invoker set search_path = '' as $$
 declare
@@ -29,13 +29,13 @@ exception
 end
 $$;
 
--- Flags of the web app that are newer than the last one handled, of the names that the worker knows (`Ask` in
--- worker/session/flags.py). A request from a clock that runs ahead is remembered by its value, so that it neither
--- repeats nor hides later ones. `at` is null if `value` holds no time: such a flag is reported until it is marked as
--- handled. `given` is all that came with a passkey's flag beside the time.
+-- Flags of the web app that are newer than the last one handled, with names that the worker knows (`Ask` in
+-- worker/session/flags.py). A request from a clock that is ahead is remembered by its value, so that it neither repeats
+-- nor hides later ones. `at` is null if `value` holds no time: such a flag is reported until it is marked as handled.
+-- `given` is the rest of a passkey flag's value.
 --
--- Whoever raises flags of one session writes what they like, and a poll is for many sessions. So all texts are bounded,
--- and `given` is a text, of 16 kB at most and else null, which its own session reads.
+-- Anyone who may raise flags of one session can write anything, and a poll is for many sessions. So all texts are
+-- bounded; `given` is a text of at most 16 kB, else null, which its own session reads.
 create function public.wa_pending_flags(p_session text) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
   select jsonb_build_object(
@@ -127,7 +127,7 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- What is asked of a session, one row a request, beside the flags: nothing overwrites another, and each has a result.
+-- Requests to a session, one row each, as an alternative to the flags: none overwrites another, and each has a result.
 create table public.wa_requests (
   id bigint generated always as identity primary key,
   session_id text not null references public.wa_sessions (id) on delete cascade,
@@ -144,7 +144,7 @@ create index wa_requests_pending on public.wa_requests (session_id, id) where ha
 
 create index wa_requests_handled on public.wa_requests (session_id, handled_at) where handled_at is not null;
 
--- Asks for something. A tenth that waits is refused with `too_many_requests`.
+-- Adds a request. While ten wait, refuses with `too_many_requests`.
 create function public.wa_ask(p_session text, p_name text, p_args jsonb default '{}') returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -171,7 +171,7 @@ begin
 end
 $$;
 
--- What became of a request: {handled, result}; `gone` if it is no longer known.
+-- The state of a request: {handled, result}; `gone` if it is no longer known.
 create function public.wa_request_state(p_session text, p_id bigint) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select coalesce(

@@ -1,5 +1,5 @@
 -- Groups of the account. `monitor` belongs to the user; the worker never writes it. `admins` holds every known address
--- of each admin, null until WhatsApp has told them.
+-- of each admin, null until WhatsApp reports them.
 
 create table public.groups (
   id bigint generated always as identity primary key,
@@ -14,9 +14,9 @@ create table public.groups (
   unique (session_id, wa_group_id)
 );
 
--- How often the set of monitored groups has changed: a worker that has this version need not read them; `taken`: the
--- version that one had when it last said so. In a table of
--- its own, because a commit holds the session's row, and a user who switches a group must not wait for it.
+-- How often the set of monitored groups has changed: a worker with this version need not read them; `taken`: the
+-- version that a worker last reported. It has its own table, because a commit holds the session's row, and a user who
+-- switches a group must not wait for it.
 create table public.wa_monitored_versions (
   session_id text primary key references public.wa_sessions (id) on delete cascade,
   version bigint not null,
@@ -48,8 +48,8 @@ for each row when (
   or (new.monitor and (old.session_id, old.wa_group_id) is distinct from (new.session_id, new.wa_group_id))
 ) execute function wa.raise_monitored_version();
 
--- Who the admins are: [{wa_group_id, admins?, promoted?, demoted?}]. A list replaces the former one; then some are
--- added and some taken away, which says nothing while the list is unknown. Revokes that waited are tried again.
+-- Who the admins are: [{wa_group_id, admins?, promoted?, demoted?}]. A list replaces the former one; then members are
+-- promoted and demoted, which has no effect while the list is unknown. Revokes that waited are tried again.
 create function wa.write_admins(p_session text, p_groups jsonb) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -139,7 +139,7 @@ begin
 end
 $$;
 
--- Discovery. With `p_complete` the list holds all groups of the account: those it lacks were left, and it is audited.
+-- Discovery. With `p_complete` the list holds all groups of the account: missing ones were left, and it is audited.
 create function public.wa_upsert_groups(p_session text, p_fence bigint, p_groups jsonb, p_complete boolean)
 returns jsonb
 language plpgsql security invoker set search_path = '' as $$
@@ -161,7 +161,7 @@ begin
 end
 $$;
 
--- The ids of all groups that are switched on, as a JSON array.
+-- The ids of all groups that are on, as a JSON array.
 create function public.wa_monitored_groups(p_session text) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object('groups', coalesce(jsonb_agg(g.wa_group_id order by g.wa_group_id), '[]'))

@@ -1,9 +1,9 @@
--- The poll: one call for all that a process must do for its sessions while nothing happens. And hosts: processes that
--- serve any number of wanted sessions, which they claim by the poll.
+-- The poll: one call for everything that an idle process must do for its sessions. And hosts: processes that serve any
+-- number of wanted sessions, which they claim by the poll.
 
--- Hosts that have polled. Written every sixth of a lease, or when a figure changes; one that stops leaves. One that was
--- not heard of for half a lease does not count (wa.live_hosts). A hint for sharing alone: who serves a session says its
--- lease.
+-- Hosts that have polled. Written every sixth of a lease, or when a figure changes; one that stops leaves. A host that
+-- was not seen for half a lease does not count (wa.live_hosts). Only a hint for sharing: the lease says who serves a
+-- session.
 create table public.wa_hosts (
   owner text primary key,
   held integer not null,
@@ -15,7 +15,7 @@ create table public.wa_hosts (
   failed_at timestamptz
 );
 
--- What a session's settings are called, so that nobody is told those that it has.
+-- The version of a session's settings, so that a process that has them is not sent them again.
 create function wa.settings_version(p_settings jsonb) returns text
 language sql immutable security invoker set search_path = '' as $$
   select md5(p_settings::text)
@@ -33,7 +33,7 @@ language sql stable security invoker set search_path = '' as $$
   where h.seen_at > clock_timestamp() - make_interval(secs => h.lease_seconds / 2)
 $$;
 
--- Writes down that a host lives, and what it holds. Whether it was due; what costs more is only done then.
+-- Records that a host is alive, and what it holds. Returns whether that was due; expensive work is only done then.
 create function wa.note_host(
   p_owner text, p_held integer, p_steady integer, p_room integer, p_lease double precision
 ) returns boolean
@@ -60,8 +60,8 @@ begin
 end
 $$;
 
--- Sessions that `p_owner` may claim. `p_all`: also those of a holder whose lease ran out, which takes a look at every
--- wanted session; without, those that nobody holds.
+-- Sessions that `p_owner` may claim. `p_all`: also those of a holder whose lease expired, which reads every wanted
+-- session; without it, only those that nobody holds.
 create function wa.free_sessions(p_owner text, p_all boolean) returns setof public.wa_sessions
 language plpgsql stable security invoker set search_path = '' set enable_seqscan = off as $$
 begin
@@ -81,9 +81,8 @@ begin
 end
 $$;
 
--- How many sessions each host should hold, with `p_free` more to come: the least number at which the hosts that live
--- have room for all. Where all have room for it, it is all sessions by the number of hosts, rounded up. Null: there is
--- no room for all.
+-- How many sessions each host should hold, with `p_free` more to come: the smallest number at which the live hosts have
+-- room for all. If all have room, it is all sessions divided by the hosts, rounded up. Null: there is no room for all.
 create function wa.fair_share(p_free integer) returns integer
 language sql stable security invoker set search_path = '' as $$
   with hosts as (
@@ -105,8 +104,8 @@ language sql stable security invoker set search_path = '' as $$
   limit 1
 $$;
 
--- Takes up to `p_most` free sessions, those that wait longest first, each with a new fence. Waits for no lock, and so
--- two hosts never take the same one. `p_waited`: only those that have been free for so long.
+-- Claims up to `p_most` free sessions, the longest-waiting first, each with a new fence. Waits for no lock, so two
+-- hosts never take the same one. `p_waited`: only those that have been free for this long.
 create function wa.claim_sessions(
   p_owner text, p_most integer, p_seconds double precision, p_all boolean, p_waited interval
 ) returns jsonb
@@ -146,10 +145,11 @@ language sql volatile security invoker set search_path = '' set enable_seqscan =
   from claimed as c
 $$;
 
--- A session of `p_sessions` that this host should let go, because it holds more than its share and another has room;
--- null: none. What is too many goes within a minute: with n too many the pause is 60 s / (n + 1) (n + 2), which adds up
--- to half of it. One that has just come stays for a lease, and one that is connecting or shows a code stays until that
--- is over. A host whose starts fail and that keeps none gets nothing. As the other holds two fewer, nothing comes back.
+-- A session of `p_sessions` that this host should give up, because it holds more than its share and another has room;
+-- null: none. The surplus goes within a minute: with n too many the pause is 60 s / (n + 1) (n + 2), which adds up to
+-- half of it. A session that has just come stays for a lease, and one that is connecting or shows a code stays until
+-- that is over. A host whose starts fail and that keeps none gets nothing. As the other holds two fewer, nothing moves
+-- back.
 create function wa.session_to_give(p_owner text, p_sessions text[]) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -182,8 +182,8 @@ begin
 end
 $$;
 
--- A host's turn in a poll: {claimed?, give_up?}. First it fills up to its share; what then has been free for ten
--- seconds it takes beyond that, because those whose turn it was do not come. `p_sessions`: those that it has claimed.
+-- A host's turn in a poll: {claimed?, give_up?}. First it fills up to its share. Beyond that it takes what has been
+-- free for ten seconds, because the hosts whose turn it was do not come. `p_sessions`: those that it has claimed.
 create function wa.share_sessions(
   p_owner text, p_sessions text[], p_steady integer, p_room integer, p_seconds double precision
 ) returns jsonb
@@ -220,8 +220,7 @@ begin
 end
 $$;
 
--- What is new for a session that is held: {flags?, monitored?, media?, refused?, requests?}, as public.wa_host_poll
--- answers it.
+-- What is new for a held session: {flags?, monitored?, media?, refused?, requests?}, as public.wa_host_poll returns it.
 create function wa.news_of(p_session text, p_monitored bigint, p_media integer) returns jsonb
 language plpgsql volatile security invoker set search_path = '' as $$
 declare
@@ -271,26 +270,26 @@ begin
 end
 $$;
 
--- Renews the leases that `p_owner` holds, and tells what is new. `p_held`: [{session, fence, monitored, media, epoch?,
--- complete_to?, claimed?, settings?}]; `monitored` is the version of the monitored groups that the process has, null if
--- it has none; `media` says which jobs it could take now: 0 none, 1 files, 2 also those that wait for the phone; what
--- came until `complete_to` on the connection `epoch` is durable (wa.move_mark); `claimed` says that it came by a poll,
--- and `settings` which version of its settings the process has. `p_capacity`: how many more sessions it could take now;
--- 0, and none of its sessions claimed: no host; null: a question for these sessions alone, which says nothing of the
--- host and shares nothing. `p_lease_seconds`: how long a claimed lease lasts, 60 if null.
+-- Renews the leases that `p_owner` holds, and reports what is new. `p_held`: [{session, fence, monitored, media,
+-- epoch?, complete_to?, claimed?, settings?}]; `monitored` is the version of the monitored groups that the process has,
+-- null if it has none; `media` says which jobs it could take now: 0 none, 1 files, 2 also those that wait for the
+-- phone; what came until `complete_to` on the connection `epoch` is durable (wa.move_mark); `claimed` says that it came
+-- by a poll, and `settings` which version of its settings the process has. `p_capacity`: how many more sessions it
+-- could take now. 0, with none of its sessions claimed: not a host. Null: a query for these sessions alone, which says
+-- nothing about the host and shares nothing. `p_lease_seconds`: how long a claimed lease lasts, 60 if null.
 --
--- Also makes the next entries of the search, at most 500 a session, and of all sessions together as many as 200 ms are
--- enough for (wa.search_fill).
+-- Also writes the next search entries, at most 500 a session, and for all sessions together as many as fit into 200 ms
+-- (wa.search_fill).
 --
--- Waits for nobody. A lease is written after a third of its time. If the session's row is locked then, because its
+-- Waits for no lock. A lease is written after a third of its time. If the session's row is locked then, because its
 -- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it.
 --
 -- Answer: {alive: how many sessions are still held, lost?: [session], busy?: [session], renewed?: {session: until},
--- news?: {session: wa.news_of}, claimed?: [{session, fence, until, now, settings}], give_up?: [session]}. In the news
+-- news?: {session: wa.news_of}, claimed?: [{session, fence, until, now, settings}], give_up?: [session]}. In the news,
 -- `flags` are those of public.wa_pending_flags, `monitored` is {version, groups}; `media` and `refused` say that
--- public.wa_media_claim or public.wa_due_refused would find something; `requests` are those of wa.pending_requests. To
--- a host also `stop`: the session is no longer wanted, and `settings`: {version, values}, when it has others.
--- `give_up`: to stop and release, for the sake of balance.
+-- public.wa_media_claim or public.wa_due_refused would find something; `requests` are those of wa.pending_requests. A
+-- host also gets `stop`: the session is no longer wanted, and `settings`: {version, values}, if they have changed.
+-- `give_up`: stop and release it, for balance.
 create function public.wa_host_poll(
   p_owner text, p_capacity integer, p_held jsonb, p_lease_seconds double precision default null
 ) returns jsonb
@@ -391,7 +390,7 @@ begin
 end
 $$;
 
--- A host stops: nobody waits any longer for the room that it had. What it still holds it releases, each by itself.
+-- A host stops: others no longer count on its room. It releases the sessions it still holds itself.
 create function public.wa_host_leave(p_owner text) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 begin

@@ -2,10 +2,10 @@
 
 -- Deletes ciphertext hashes and, if asked, audit entries past their age; the newest error stays, because the status
 -- shows it. After a week deletes held changes, unless they belong to a message that is listed as refused; they are
--- counted as `edit_unmatched` and so on. And secrets (WhatsApp accepts edits for a quarter of an hour), but those of
--- polls and events live as long as their message. And requests that were handled. At most 10,000 of each a call; `more`
--- says that there are others.
--- Also takes one step of a merge that was too large for its commit, and makes the next entries of the search.
+-- counted as `edit_unmatched` and so on. Also deletes secrets (WhatsApp accepts edits for a quarter of an hour), except
+-- that those of polls and events live as long as their message, and handled requests. At most 10,000 of each a call;
+-- `more` says that there are others.
+-- Also takes one step of a merge that was too large for its commit, and writes the next search entries.
 create function public.wa_prune(
   p_session text, p_stanza_seconds double precision, p_audit_seconds double precision
 )
@@ -111,7 +111,7 @@ end
 $$;
 
 -- Whether somebody has kept this message in the chat, so that it does not disappear, and neither they nor its sender
--- have taken that back.
+-- have undone that.
 create function wa.is_kept(p_session text, p_chat text, p_sender text, p_sender_alt text, p_wa_msg_id text)
 returns boolean
 language sql stable security invoker set search_path = '' as $$
@@ -134,7 +134,7 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- Removes messages whose time has come to disappear: their content (`p_mode` 'blank') or all of them ('delete'), with
+-- Removes messages that are due to disappear: their content (`p_mode` 'blank') or the whole message ('delete'), with
 -- earlier texts, secrets and changes that wait for them; and the kept bytes of listed ones, with their files. A message
 -- that somebody has kept in the chat stays. Commits wait for this call, so `p_limit` is small; `more` says that there
 -- may be others.
@@ -195,8 +195,8 @@ begin
 end
 $$;
 
--- The number of the newest migration. Each migration replaces this function and gives its own number; this file need
--- not follow.
+-- The number of the newest migration. Each migration replaces this function with its own number; this file need not
+-- follow.
 create function public.wa_schema_version() returns jsonb
 language sql immutable security invoker set search_path = '' as $$
   select jsonb_build_object('version', 'number of the newest migration')

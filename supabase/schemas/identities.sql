@@ -11,8 +11,8 @@ create table public.wa_identities (
 
 create index wa_identities_pn on public.wa_identities (session_id, pn);
 
--- Numbers that have passed from one person to another, or perhaps have. Nothing under such a number is given to
--- anybody: who held it when a message was written is not known.
+-- Numbers that passed from one person to another, or may have. Nothing under such a number is moved: who held it when a
+-- message was written is unknown.
 create table public.wa_numbers_moved (
   session_id text not null references public.wa_sessions (id),
   pn text not null check (length(pn) between 1 and 256),
@@ -57,7 +57,7 @@ language sql stable security invoker set search_path = '' as $$
   ) as pairs
 $$;
 
--- Notes the numbers of these identities that have moved: told by a notice (no LID), a number with another LID than
+-- Notes the numbers of these identities that have moved: reported by a notice (no LID), a number with another LID than
 -- before, a LID with another number than before.
 create function wa.note_moved_numbers(p_session text, p_identities jsonb) returns void
 language plpgsql security invoker set search_path = '' set enable_seqscan = off as $$

@@ -27,7 +27,8 @@ create table public.media_verified (
 create index media_verified_media_id on public.media_verified (media_id);
 
 -- Contents that retention removes: the row of public.media is gone; the object is about to go (`deleted_at` null) or
--- has just gone. For two minutes after that nobody may make a new row for the content: the object might be the old one.
+-- has just gone. For two minutes after that nobody may insert a new row for the content: the object might be the old
+-- one.
 create table public.wa_media_doomed (
   sha256 text primary key,
   storage_path text not null,
@@ -109,9 +110,8 @@ end
 $$;
 
 -- Retention, second step: deletes the rows of contents that no message of any session refers to, stored or listed as
--- refused. Lists up to `p_limit`
--- objects to delete from the bucket, including those of an interrupted run. A content whose other object (another
--- extension) is still being removed waits until that is done.
+-- refused. Lists up to `p_limit` objects to delete from the bucket, including those of an interrupted run. A content
+-- whose other object (another extension) is still being removed waits until that is done.
 create function public.wa_list_media_to_delete(p_limit integer) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare

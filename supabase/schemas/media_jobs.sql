@@ -1,10 +1,10 @@
--- Files that are still to be fetched.
+-- Files still to be fetched.
 --
--- Any number of processes claim jobs with a lease. A job ends as done or abandoned, or is tried again.
--- `wants_phone_at` says since when a job waits for the phone. The process that has the phone claims it, has the file
--- uploaded again, and gives the job back with its new place (or ends it).
+-- Any number of processes claim jobs with a lease. A job ends as done or abandoned, or is tried again. `wants_phone_at`
+-- says since when a job waits for the phone. The process that has the phone claims it, has the file uploaded again, and
+-- returns the job with its new location (or ends it).
 --
--- A job is a message's or, if that could not be stored, the listed item's (`refused_id`).
+-- A job belongs to a message or, if that could not be stored, to the listed item (`refused_id`).
 
 -- `descriptor` holds the media key.
 create table public.media_jobs (
@@ -27,7 +27,7 @@ create index media_jobs_next_attempt_at on public.media_jobs (next_attempt_at);
 
 create index media_jobs_session_id on public.media_jobs (session_id, next_attempt_at);
 
--- Files that were given up, with what another attempt needs.
+-- Abandoned files, with what another attempt needs.
 create table public.wa_media_abandoned (
   message_id bigint primary key references public.messages (id) on delete cascade,
   session_id text not null references public.wa_sessions (id),
@@ -243,9 +243,9 @@ begin
 end
 $$;
 
--- Gives a file up until a person asks for it again: sets the message's `media_status` to `p_status`, audits the reason,
+-- Abandons a file until a person requests it again: sets the message's `media_status` to `p_status`, audits the reason,
 -- ends the job. What another attempt needs is kept for 60 days; WhatsApp keeps files for less. A listed message gets
--- another job when it is taken back.
+-- another job when it is accepted.
 create function public.wa_media_abandon(
   p_job bigint, p_owner text, p_status text, p_code text, p_error text
 ) returns jsonb
@@ -282,8 +282,8 @@ begin
 end
 $$;
 
--- Turns files with these statuses (JSON array) that were given up into jobs again. `without`: how many have nothing to
--- start from. Locks messages before their files' rows, as deletions do.
+-- Turns abandoned files with these statuses (JSON array) into jobs again. `without`: how many have nothing to start
+-- from. Locks messages before their files' rows, as deletions do.
 create function public.wa_media_requeue(p_session text, p_statuses jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -328,7 +328,7 @@ begin
 end
 $$;
 
--- Empties what is kept of a listed message, with its file: it was taken back by its sender, or has disappeared.
+-- Empties the kept content of a listed message, with its file: its sender revoked it, or it has disappeared.
 create function wa.empty_kept(p_session text, p_chat text, p_sender text, p_wa_msg_id text) returns void
 language sql volatile security invoker set search_path = '' as $$
   with emptied as (

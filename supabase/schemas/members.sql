@@ -1,8 +1,8 @@
--- Who is in the groups that are switched on. Filled only with WORKER_GROUP_MEMBERS=true, from what comes anyway: the
--- lists of a discovery and the groups' notices. docs/schema.md, "group_members", says how a list is judged.
+-- Who is in the groups that are on. Filled only with WORKER_GROUP_MEMBERS=true, from what comes anyway: the lists of a
+-- discovery and the groups' notices. docs/schema.md, "group_members", says how a list is judged.
 
--- `member` is canonical, as messages.sender; names and numbers are in public.people. `joined_at` null: not told;
--- `left_at` null: a member. `as_of`: WhatsApp's time of the newest word, so that words may come in any order.
+-- `member` is canonical, as messages.sender; names and numbers are in public.people. `joined_at` null: not reported;
+-- `left_at` null: a member. `as_of`: WhatsApp's time of the newest report, so that reports may come in any order.
 create table public.group_members (
   group_id bigint not null references public.groups (id) on delete cascade,
   member text not null check (length(member) between 1 and 256),
@@ -16,10 +16,10 @@ create table public.group_members (
 
 create index group_members_member on public.group_members (session_id, member);
 
--- What was told of members: [{wa_group_id, at, what, members: [{member, role?}], complete?}], `what` one of joined,
--- left, role and list. A newer word wins; an older one only fills in when somebody joined. A list that is `complete`
--- closes the members whom it lacks, unless there is a newer word of them. One statement for each entry, whatever its
--- length. Groups that are not switched on are passed over.
+-- Reports on members: [{wa_group_id, at, what, members: [{member, role?}], complete?}], `what` one of joined, left,
+-- role and list. A newer report wins; an older one only fills in when somebody joined. A `complete` list closes the
+-- members missing from it, unless there is a newer report on them. One statement for each entry, whatever its length.
+-- Groups that are off are skipped.
 create function wa.write_members(p_session text, p_entries jsonb) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -94,7 +94,7 @@ begin
 end
 $$;
 
--- A number belongs to a LID: the member under the number is the same person. Of two rows the newer word holds.
+-- A number belongs to a LID: the member under the number is the same person. Of two rows the newer report wins.
 create function wa.merge_members(p_session text, p_lid text, p_pn text) returns void
 language sql volatile security invoker set search_path = '' as $$
   with gone as (
@@ -115,7 +115,7 @@ language sql volatile security invoker set search_path = '' as $$
     as_of = greatest(k.as_of, excluded.as_of)
 $$;
 
--- Who is and was in a group, of `p_limit` people behind the first `p_offset`: those who are in it first, of these the
+-- Present and former members of a group, `p_limit` people after the first `p_offset`: present ones first, of these the
 -- admins, then by name. {present, left, as_of, members: [{member, number, push_name, role, joined_at, left_at}]}.
 create function public.wa_list_members(p_session text, p_group bigint, p_limit integer, p_offset integer)
 returns jsonb

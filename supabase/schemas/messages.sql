@@ -1,13 +1,14 @@
 -- Messages of monitored groups: storing them, and their parent links.
 
--- Orders contents by the time they were stored. Each call of wa.store_messages takes one number; they are a
--- million apart, and a message's place in its batch is added.
+-- Orders contents by the time they were stored. Each call of wa.store_messages takes one number; they are a million
+-- apart, and a message's place in its batch is added.
 create sequence public.messages_content_order increment by 1000000;
 
 -- Senders choose message ids, so a message is identified by (chat, sender, id). `content_order` is set when content is
 -- stored, also when it replaces a stub; null means a stub, or stored before this column existed, which counts as
--- earliest. `revoke_claimed_at`: somebody revoked it of whom it is not known yet whether they may. `rendition`: what
--- the sender says that it is of another message (a better copy, a motion photo's film), `rendition_of` the other one.
+-- earliest. `revoke_claimed_at`: revoked by somebody who may not be allowed to; not known yet. `rendition`: which
+-- version of another message the sender says it is (a better copy, a motion photo's video), `rendition_of` that
+-- message.
 create table public.messages (
   id bigint generated always as identity primary key,
   session_id text not null default 'default' references public.wa_sessions (id),
@@ -55,11 +56,11 @@ create table public.messages (
 -- A message is the parent of one other at most.
 create unique index messages_parent_id on public.messages (parent_id) where parent_id is not null;
 
--- Both walks of wa.link_parents.
+-- For both scans of wa.link_parents.
 create index messages_linkable on public.messages (session_id, chat_id, sender, ts, id)
 where (kind = 'text' or media_status is not null) and rendition is null;
 
--- What apps ask for (docs/app-queries.md): pages of a group, of the session, of a person; pictures of a group.
+-- For apps (docs/app-queries.md): pages of a group, of the session, of a person; pictures of a group.
 create index messages_group_ts on public.messages (group_id, ts, id);
 
 create index messages_session_ts on public.messages (session_id, ts, id);
@@ -78,14 +79,14 @@ create index messages_album_id on public.messages (album_id) where album_id is n
 
 create index messages_rendition_of on public.messages (rendition_of) where rendition_of is not null;
 
--- What disappears: public.wa_expire.
+-- For public.wa_expire: messages that disappear.
 create index messages_expires_at on public.messages (session_id, expires_at)
 where expires_at is not null and not blanked;
 
 create index messages_keeps on public.messages (session_id, chat_id, (content -> 'target' ->> 'wa_msg_id'), ts)
 where kind = 'keep';
 
--- Where a person is still stored under the number: what wa.merge_identity looks for.
+-- For wa.merge_identity: where a person is still stored under the number.
 create index messages_number on public.messages (session_id, sender) where sender like '%@s.whatsapp.net';
 
 create index messages_quoted_number on public.messages (session_id, quoted_sender)
@@ -98,8 +99,8 @@ where revoked_by like '%@s.whatsapp.net';
 create index messages_mentions on public.messages using gin (mentions) with (fastupdate = false)
 where mentions is not null;
 
--- The key that opens encrypted edits. Not in `raw`: whoever reads messages need not read keys. Written with nearly
--- every message, so it has no foreign key and one index only; public.wa_prune deletes it after a week.
+-- The key that opens encrypted edits. Not in `raw`, so that readers of messages need not see keys. Written with nearly
+-- every message, so it has no foreign key and only one index; public.wa_prune deletes it after a week.
 create table public.message_secrets (
   message_id bigint primary key,
   session_id text not null,
@@ -111,7 +112,7 @@ create table public.message_secrets (
 -- a text and a media message that follow each other within 90 s are a pair, and the later one points to the earlier
 -- one. Each message is in at most one pair; earlier pairs win. Messages that are neither text nor media do not count.
 --
--- Messages before the first new one keep their links, which depend on earlier messages alone. So the walk reads one row
+-- Messages before the first new one keep their links, which depend only on earlier messages. So the scan reads one row
 -- before it, and ends after the last new message as soon as a stored link is already right.
 create function wa.link_parents(
   p_session text, p_chat text, p_sender text,
@@ -195,7 +196,7 @@ begin
 end
 $$;
 
--- The good copy of a message that is too old to be stored by itself: it only takes the place of its stub.
+-- The good copy of a message that is too old to be stored by itself: it only replaces its stub.
 create function wa.is_late(p_body jsonb) returns boolean
 language plpgsql immutable security invoker set search_path = '' as $$
 begin
@@ -204,7 +205,7 @@ end
 $$;
 
 -- Gives a stored message the content of another row: every column that a sender fills, but not who sent it, where and
--- when. Names that the other row lacks stay. The stanza of a stub that gets its content is kept no longer.
+-- when. Names that the other row lacks stay. The kept stanza of a stub that gets its content is deleted.
 create function wa.replace_content(p_message bigint, p_from public.messages) returns void
 language sql volatile security invoker set search_path = '' as $$
   update public.messages as m
@@ -405,7 +406,7 @@ begin
 end
 $$;
 
--- Calls wa.store_messages; if Postgres refuses the batch, halves it until the offender stands alone, which
+-- Calls wa.store_messages; if Postgres refuses the batch, bisects it until the offending message is alone, which
 -- becomes a refused row. If somebody deletes a referenced row meanwhile (a parent, the group), tries again, up to three
 -- times: the next attempt does not see the row.
 create function wa.store_messages_or_refuse(p_session text, p_messages jsonb) returns jsonb

@@ -1,7 +1,7 @@
--- Who the people are whose addresses stand in messages: kept by triggers, so that no writer can forget to.
+-- The people whose addresses appear in messages: kept by triggers, so that no writer can forget to.
 
 -- Everybody who wrote or whose two addresses are known: `sender` is canonical, as in messages, reactions and mentions.
--- `named_at`: when the message was sent that the name is of. No foreign key: it is written with each batch.
+-- `named_at`: when the message with this name was sent. No foreign key: it is written with each batch.
 create table public.people (
   session_id text not null,
   sender text not null,
@@ -11,7 +11,7 @@ create table public.people (
   primary key (session_id, sender)
 );
 
--- Notes who wrote the new messages, and the newest name of each. System rows of nobody are left out.
+-- Records who wrote the new messages, and the newest name of each. Skips system rows without a sender.
 create function wa.note_authors() returns trigger
 language plpgsql security invoker set search_path = '' as $$
 begin
@@ -31,7 +31,7 @@ begin
 end
 $$;
 
--- A LID's number is known: the person under the number is the same one, unless the number has moved.
+-- A LID's number is known: the person under the number is the same, unless the number has moved.
 create function wa.note_identity() returns trigger
 language plpgsql security invoker set search_path = '' as $$
 declare

@@ -1,12 +1,12 @@
--- What full-text search looks into: texts and captions, file names, contacts and other facts of `content`, names and
--- numbers of senders. public.search_messages asks (search_query.sql).
+-- The index of full-text search: texts and captions, file names, contacts and other facts of `content`, names and
+-- numbers of senders. public.search_messages queries it (search_query.sql).
 --
--- No extension: the embedded Supabase has none. Accents are folded by Unicode's own decomposition, and an entry's
--- session, group, sender, kind and month stand beside its words, as marks, so that one GIN index answers a word and a
--- filter together. public.wa_host_poll makes the entries; triggers renew and remove them, so that no writer can forget.
+-- No extension: the embedded Supabase has none. Accents are folded by Unicode's own decomposition. An entry's session,
+-- group, sender, kind and month are next to its words, as marks, so that one GIN index answers a word and a filter
+-- together. public.wa_host_poll writes the entries; triggers renew and remove them, so that no writer can forget.
 
--- An entry for each message but those whose content was removed. `at` is the message's time. Small rows, and apart from
--- `messages`: there each later update (parent links, files) would write the words anew.
+-- One entry for each message, except those whose content was removed. `at` is the message's time. Small rows, separate
+-- from `messages`: there, each later update (parent links, files) would write the words again.
 create table public.message_search (
   session_id text not null,
   message_id bigint not null,
@@ -15,8 +15,8 @@ create table public.message_search (
   primary key (session_id, message_id)
 );
 
--- What is new waits in a list and is sorted in by the quarter megabyte: half the cost for commits, and each search
--- reads that list.
+-- New entries wait in a list and are merged per quarter megabyte: half the cost for commits, and each search reads that
+-- list.
 create index message_search_words on public.message_search using gin (words) with (gin_pending_list_limit = 256);
 
 -- One spelling for words that differ in case, accents or width only. Chinese and Japanese, which are written without
@@ -63,8 +63,8 @@ begin
 end
 $$;
 
--- What stands beside the words of an entry for one of its properties: 's'ession, 'g'roup, sender ('p'), 'k'ind,
--- 'm'onth. No word begins with its first character. ('f'ile is followed by true or false.)
+-- The mark for one property of an entry: 's'ession, 'g'roup, sender ('p'), 'k'ind, 'm'onth. No word starts with its
+-- first character. ('f'ile is followed by true or false.)
 create function wa.search_mark(p_property text, p_value text) returns text
 language plpgsql immutable parallel safe security invoker set search_path = '' as $$
 begin
@@ -95,7 +95,7 @@ language sql stable security invoker set search_path = '' as $$
   )
 $$;
 
--- What can be found of a message: its text, its file's name, and facts that its text may lack, a line each.
+-- The searchable text of a message: its text, its file's name, and facts that its text may lack, one per line.
 create function wa.search_text(p_text text, p_file_name text, p_content jsonb) returns text
 language plpgsql immutable security invoker set search_path = '' as $$
 begin
@@ -129,7 +129,8 @@ begin
 end
 $$;
 
--- The words of a message and its marks. Marks alone if its words raise an error: no text may stop a poll or a commit.
+-- The words of a message and its marks. Only the marks if its words raise an error: no text may stop a poll or a
+-- commit.
 create function wa.search_entry(p_language regconfig, p_message public.messages) returns tsvector
 language plpgsql stable security invoker set search_path = '' as $$
 declare
@@ -147,8 +148,8 @@ begin
 end
 $$;
 
--- Renews the entry of a message that says something else now; one whose content was removed loses it. Words cost most:
--- they stay if only the sender, the group, the kind, the time or the file changed, as a merge of people does to many.
+-- Renews the entry of a changed message; a message whose content was removed loses it. Words cost most: they stay if
+-- only the sender, the group, the kind, the time or the file changed, as a merge of people does to many.
 create function wa.note_search_change() returns trigger
 language plpgsql security invoker set search_path = '' as $$
 begin
@@ -173,7 +174,7 @@ begin
 end
 $$;
 
--- What is gone cannot be found. No foreign key: it would be checked for each new message.
+-- Deleted messages cannot be found. No foreign key: it would be checked for each new message.
 create function wa.note_search_end() returns trigger
 language plpgsql security invoker set search_path = '' as $$
 begin
@@ -205,13 +206,14 @@ $$;
 
 create index people_words on public.people using gin (wa.name_words(push_name, number)) with (fastupdate = false);
 
--- Makes the entries of the next messages, in their order: of `p_limit`, or of as many as 200 ms are enough for. Beside
--- the commits and not in them: entries cost as much as all else of a message. Says whether there are more. Waits for
--- nobody: while a commit or anybody else works on the session or on one of the messages, it does nothing. A session's
--- messages are committed in the order of their numbers, so none appears behind `wa_sessions.search_done`.
+-- Writes the entries of the next messages, in their order: for `p_limit`, or for as many as fit into 200 ms. It runs
+-- beside the commits, not in them: entries cost as much as everything else of a message. Returns whether there are
+-- more. Waits for no lock: while a commit or anybody else works on the session or on one of the messages, it does
+-- nothing. A session's messages are committed in the order of their numbers, so none appears behind
+-- `wa_sessions.search_done`.
 --
--- Numbers belong to all sessions: one that is quiet passes those of the others by, a thousand at a time, so that none
--- is read twice; else it writes nothing.
+-- Numbers are shared by all sessions: a quiet session skips those of the others, a thousand at a time, so that none is
+-- read twice; otherwise it writes nothing.
 create function wa.search_fill(p_session text, p_limit integer) returns boolean
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -268,8 +270,8 @@ begin
 end
 $$;
 
--- Sets the language of a session's search: the name of a text search configuration ('german'), or 'simple'. Entries are
--- made anew in it, the oldest first. Error: undefined_object, if there is none of that name.
+-- Sets the language of a session's search: the name of a text search configuration ('german'), or 'simple'. Rebuilds
+-- the entries, the oldest first. Error: undefined_object, if there is none of that name.
 create function public.wa_set_search_language(p_session text, p_language text) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 begin

@@ -8,7 +8,7 @@ language sql immutable security invoker set search_path = '' as $$
   )::tsquery
 $$;
 
--- What was typed, for websearch_to_tsquery: folded words, quotes, minus signs in front of words. A phone number is one
+-- Typed text, for websearch_to_tsquery: folded words, quotes, minus signs in front of words. A phone number is one
 -- word, as wa.plain_words has it.
 create function wa.typed_words(p_typed text) returns text
 language plpgsql immutable security invoker set search_path = '' as $$
@@ -28,8 +28,8 @@ begin
 end
 $$;
 
--- The query of what was typed: `query`, in which the last word stands for all that begin with it, unless a space or a
--- quote follows, and a word in somebody's name or number (50 people at most) also for all that they wrote; `words`, the
+-- The query for typed text: `query`, in which the last word matches all that start with it, unless a space or a quote
+-- follows, and a word in somebody's name or number (at most 50 people) also matches all that they wrote; `words`, the
 -- same without people, for the rank; `hits`, what is highlighted.
 create function wa.search_query(
   p_session text, p_language regconfig, p_typed text, out query tsquery, out words tsquery, out hits tsquery
@@ -80,7 +80,7 @@ $$;
 
 -- A part of a text with its first hit, as plain text in pieces, so that nobody needs to escape or to count characters:
 -- [{text, hit}]. Looks for the hit in the first 10,000 characters, in parts of 500 that end at a space if they have
--- one, and takes only what is around that part to pieces: pieces cost ten times as much.
+-- one, and splits only what is around that part into pieces: pieces cost ten times as much.
 create function wa.search_excerpt(p_language regconfig, p_hits tsquery, p_text text) returns jsonb
 language plpgsql stable security invoker set search_path = '' as $$
 declare
@@ -154,8 +154,8 @@ begin
 end
 $$;
 
--- The newest messages below `p_before` that the index has for a query. The planner must not look at each message
--- instead, whatever it thinks of the query.
+-- The newest messages below `p_before` that the index has for a query. The planner must not check each message instead,
+-- whatever its estimate.
 create function wa.search_index(
   p_session text, p_query tsquery, p_since timestamptz, p_until timestamptz, p_before bigint, p_limit integer
 ) returns bigint[]
@@ -173,8 +173,8 @@ language sql stable security invoker set search_path = '' set enable_seqscan = o
   )
 $$;
 
--- The same. What is frequent stands among the newest messages and is found by looking at them: the index would have to
--- bring all of it.
+-- The same. A frequent word is found by reading the newest messages: the index would have to return all of its
+-- messages.
 create function wa.search_newest(
   p_session text, p_query tsquery, p_since timestamptz, p_until timestamptz, p_before bigint, p_limit integer
 ) returns bigint[]
@@ -202,8 +202,8 @@ end
 $$;
 
 -- The marks that a message must have, null if there are none: `p_filter` is that of public.search_messages. Marks of
--- nearly all messages are left out, because the index reads all of them: of the only session, of many months. Months
--- are counted only if 190 days hold them all: a series to or from 'infinity' has no end.
+-- nearly all messages are left out, because the index would read all of them: of the only session, of many months.
+-- Months are used only if 190 days hold them all: a series to or from 'infinity' has no end.
 create function wa.search_marks(p_session text, p_filter jsonb) returns tsquery
 language sql stable security invoker set search_path = '' as $$
   select string_agg('(' || m.any_of || ')', '&')::tsquery
@@ -238,13 +238,13 @@ language sql stable security invoker set search_path = '' as $$
   ) as m (any_of)
 $$;
 
--- Messages of a session by what they say, the newest first or the best first. `p_query` is what a person typed: words
+-- Messages of a session by their content, the newest first or the best first. `p_query` is what a person typed: words
 -- ("all of them"), "a phrase" in quotes, -without, one or other; the last word may be unfinished; null or '' is every
 -- message. Case and accents do not count. Names and numbers of senders are found too.
 --
--- `p_filter` {groups: [id], people: [sender], kinds: [kind], since, until, has_file}, each optional; `until` is not
--- included. `p_sort` is 'newest', or 'best' of the 200 newest hits. `p_limit` is 100 at most; `p_cursor` is the `next`
--- of the page before, and belongs to the same question.
+-- `p_filter` {groups: [id], people: [sender], kinds: [kind], since, until, has_file}, each optional; `until` is
+-- exclusive. `p_sort` is 'newest', or 'best' of the 200 newest hits. `p_limit` is at most 100; `p_cursor` is the `next`
+-- of the page before, and belongs to the same query.
 --
 -- {results: [{message_id, group_id, sender, name, from_me, at, kind, media_status, revoked_at, excerpt}], next}; `next`
 -- is null on the last page. `excerpt` [{text, hit}] is plain text in pieces; a hit is what to highlight.

@@ -1,7 +1,7 @@
--- Sessions from the outside: made, listed, wanted or not, given settings, removed. None of these holds a lease; what a
--- host then does it learns by its poll.
+-- Administration of sessions: create, list, set wanted or not, set settings, remove. None of these holds a lease; a
+-- host learns of them at its poll.
 
--- Makes a session; `added` is false, and nothing changes, if it is there.
+-- Creates a session; `added` is false, and nothing changes, if it exists.
 create function public.wa_add_session(
   p_session text, p_wanted boolean, p_settings jsonb default '{}', p_owner_id uuid default null
 ) returns jsonb
@@ -14,7 +14,7 @@ begin
 end
 $$;
 
--- Whether hosts should serve it. A session that failed before is tried at once.
+-- Sets whether hosts should serve it. A session that failed before is retried at once.
 create function public.wa_want_session(p_session text, p_wanted boolean) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -30,8 +30,8 @@ begin
 end
 $$;
 
--- What was asked of a session long before it is started again is turned down, whoever starts it: a logout that somebody
--- wanted weeks ago is not to be the first that it does.
+-- Rejects requests that were made long before a session is started again, whoever starts it: a logout that somebody
+-- wanted weeks ago must not be its first action.
 create function wa.note_wanted_again() returns trigger
 language plpgsql security invoker set search_path = '' as $$
 begin
@@ -65,8 +65,8 @@ begin
 end
 $$;
 
--- Up to `p_limit` sessions behind `p_after`, by name, or only `p_only`; and the hosts that live. Without credentials,
--- codes and settings.
+-- Up to `p_limit` sessions after `p_after`, by name, or only `p_only`; and the live hosts. Without credentials, codes
+-- and settings.
 create function public.wa_list_sessions(p_after text, p_limit integer, p_only text default null) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object(
@@ -108,10 +108,10 @@ $$;
 
 -- Removes a session, in steps of about `p_limit` rows: call it until `more` is false. Refused with `session_wanted` or
 -- `session_held`. Without `p_data` its messages, groups and people stay, and the row that they belong to: credentials,
--- keys, settings and requests go; files that wait are still fetched by whoever can. With it nothing stays, but its name
--- with the last fence for 90 days (public.wa_removed_sessions), and contents of public.media, which other sessions may
--- have too: public.wa_list_media_to_delete finds those that nobody has.
--- Tables that are not of wa-worker keep their rows, unless these refer to the session and so would hold it.
+-- keys, settings and requests are deleted; waiting files are still fetched by any worker that can. With it nothing
+-- stays, except its name with the last fence for 90 days (public.wa_removed_sessions), and contents of public.media,
+-- which other sessions may share: public.wa_list_media_to_delete finds those without a reference.
+-- Tables that are not wa-worker's keep their rows, unless these reference the session and so would hold it.
 create function public.wa_remove_session(p_session text, p_data boolean, p_limit integer) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare

@@ -1,15 +1,15 @@
 -- One linked account: its status for the web app, its credentials, and the lease of the worker that serves it.
 --
--- `wanted` is the desired state: a host should serve it (hosts.sql). `run` and `up` serve the session that they are
--- told, and never look at it.
+-- `wanted` is the desired state: a host should serve it (hosts.sql). `run` and `up` serve the session they are told to,
+-- and never read it.
 --
 -- A worker serves a session while it holds its lease. Every take-over raises `fence`; every connection raises `epoch`;
--- `seq` counts the batches of one epoch; `batch` names the one that was begun last: its number, and a digest of its
--- items. What came until `complete_to`, on the connection `complete_epoch`, is durable, and so is all that had waited
--- (coverage.sql). Each writer names the fence it holds, and is refused if the session has a newer one. Columns of all
--- tables are explained in docs/schema.md.
+-- `seq` counts the batches of one epoch; `batch` names the latest one that was begun: its number, and a digest of its
+-- items. What came until `complete_to`, on the connection `complete_epoch`, is durable, and so is everything that had
+-- waited (coverage.sql). Each writer names the fence it holds, and is refused if the session has a newer one.
+-- docs/schema.md explains the columns of all tables.
 
--- A function may call one that stands in a later file.
+-- A function may call one that is in a later file.
 set check_function_bodies = off;
 
 -- Steps that only other functions take. The Data API does not expose this schema.
@@ -48,21 +48,21 @@ create table public.wa_sessions (
   not_before timestamptz
 );
 
--- What hosts look for: sessions that nobody holds, and those whose lease may have run out. Neither has a column that a
--- commit or a renewal changes, so that these stay cheap (HOT).
+-- What hosts look for: sessions that nobody holds, and those whose lease may have expired. Neither index has a column
+-- that a commit or a renewal changes, so that these stay cheap (HOT).
 create index wa_sessions_free on public.wa_sessions (id) where wanted and lease_owner is null;
 
 create index wa_sessions_wanted on public.wa_sessions (id) where wanted;
 
--- The last fence of sessions that were deleted: one of the same name goes on behind it. Else a worker that slept
--- through both would hold the fence of the new one. Forgotten after 90 days.
+-- The last fence of deleted sessions: a new session of the same name starts above it. Otherwise a worker that slept
+-- through both would hold the fence of the new one. Deleted after 90 days.
 create table public.wa_removed_sessions (
   id text primary key,
   fence bigint not null,
   removed_at timestamptz not null default clock_timestamp()
 );
 
--- By triggers, whoever deletes a session and makes one.
+-- By triggers, whoever deletes or creates a session.
 create function wa.note_removed_session() returns trigger
 language plpgsql security invoker set search_path = '' as $$
 begin
@@ -89,7 +89,7 @@ for each row execute function wa.note_removed_session();
 create trigger start_fence before insert on public.wa_sessions
 for each row execute function wa.start_fence();
 
--- Baileys' Signal keys, a row each: one blob would be rewritten at every message.
+-- Baileys' Signal keys, one row each: one blob would be rewritten at every message.
 create table public.wa_session_keys (
   session_id text not null references public.wa_sessions (id),
   type text not null,
@@ -126,7 +126,7 @@ begin
 end
 $$;
 
--- When a lease ends that is renewed now: never earlier than before. Null: nobody holds it.
+-- When a lease that is renewed now expires: never earlier than before. Null: nobody holds it.
 create function wa.renewed_lease(p_owner text, p_ends timestamptz, p_seconds double precision)
 returns timestamptz
 language plpgsql volatile security invoker set search_path = '' as $$
@@ -140,7 +140,7 @@ $$;
 
 -- Takes or renews the lease. The same owner renews it and keeps its fence; a free or expired lease is taken with fence
 -- + 1. The clock is read after the row is locked, so that the wait for the lock does not lengthen an expired lease.
--- Rows that refer to the session in somebody's open transaction do not hold the lease up.
+-- Rows that reference the session in somebody's open transaction do not delay the lease.
 create function public.wa_lease_acquire(p_session text, p_owner text, p_seconds double precision) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -171,8 +171,8 @@ begin
 end
 $$;
 
--- Gives the lease back, so that the next worker need not wait. Does nothing for anyone but the holder. `p_failed`: the
--- session could not be started. Then this owner does not claim it again for 10, 20, 40 … seconds, at most five minutes;
+-- Releases the lease, so that the next worker need not wait. Does nothing for anyone but the holder. `p_failed`: the
+-- session failed to start. Then this owner does not claim it again for 10, 20, 40 … seconds, at most five minutes;
 -- another may at once, but if it failed there too, everybody waits.
 create function public.wa_lease_release(
   p_session text, p_owner text, p_fence bigint, p_failed boolean default false
@@ -222,7 +222,7 @@ begin
 end
 $$;
 
--- Keys of one type: {keys: {id: value}}; absent ids are left out. `p_ids` is a JSON array of strings.
+-- Keys of one type: {keys: {id: value}}; missing ids are left out. `p_ids` is a JSON array of strings.
 create function public.wa_get_keys(p_session text, p_type text, p_ids jsonb) returns jsonb
 language sql stable security invoker set search_path = '' as $$
   select jsonb_build_object('keys', coalesce(jsonb_object_agg(k.key_id, k.value), '{}'))

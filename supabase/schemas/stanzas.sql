@@ -1,7 +1,7 @@
--- What is remembered of a stanza without a message: its hash, its refusal, or only that it was dropped.
+-- What is kept of a stanza besides its message: its hash, its refusal, or only that it was dropped.
 
--- sha256 of every ciphertext that was decrypted and committed, of any chat: how a redelivery is recognised. And of the
--- names of what was discarded undecrypted, so that it is counted once.
+-- sha256 of every ciphertext that was decrypted and committed, of any chat: how a redelivery is recognised. Also hashes
+-- of the names of stanzas discarded undecrypted, so that each is counted once.
 create table public.decrypted_stanzas (
   session_id text not null references public.wa_sessions (id),
   hash bytea not null check (length(hash) = 32),
@@ -12,9 +12,9 @@ create table public.decrypted_stanzas (
 create index decrypted_stanzas_at on public.decrypted_stanzas (at);
 
 -- Messages and changes (edits, revokes, reactions) that could not be stored: kept whole, with the reason. `refused`:
--- Postgres would refuse it again (SQLSTATE classes 22, 23, 54). `waiting`: it may pass later, and is tried again with
--- growing pauses. `undecrypted`: the stanza of a message that was not decrypted, because it killed sidecars; it goes
--- when the good copy takes the place of the message's stub.
+-- Postgres would refuse it again (SQLSTATE classes 22, 23, 54). `waiting`: it may succeed later, and is retried with
+-- growing pauses. `undecrypted`: the stanza of a message that was not decrypted, because it killed sidecars; deleted
+-- when the good copy replaces the message's stub.
 create table public.wa_refused_stanzas (
   id bigint generated always as identity primary key,
   session_id text not null references public.wa_sessions (id),
@@ -31,7 +31,7 @@ create table public.wa_refused_stanzas (
   tries integer not null default 0,
   next_at timestamptz,
   sent_at timestamptz,
-  -- Of a message: its file, once that is stored, and when it is to disappear.
+  -- Of a message: its file, once stored, and when it disappears.
   media_id bigint references public.media (id),
   expires_at timestamptz
 );
@@ -47,8 +47,8 @@ create index wa_refused_stanzas_media_id on public.wa_refused_stanzas (media_id)
 create index wa_refused_stanzas_expires_at on public.wa_refused_stanzas (session_id, expires_at)
 where expires_at is not null and body is not null;
 
--- Stanzas (sha256 of the first ciphertext) in whose decryption sidecars ended: `deaths` by themselves, `kills` by a
--- signal from outside. docs/architecture.md, "A stanza that kills".
+-- Stanzas (sha256 of the first ciphertext) whose decryption ended sidecars: `deaths` on their own, `kills` by a signal
+-- from outside. docs/architecture.md, "A stanza that kills".
 create table public.wa_suspects (
   session_id text not null references public.wa_sessions (id),
   hash bytea not null check (length(hash) = 32),
@@ -79,8 +79,8 @@ language sql stable security invoker set search_path = '' as $$
     ))
 $$;
 
--- Notes that a sidecar ended while it decrypted this stanza (hex). `p_death` names the end: one is counted once. What
--- was committed meanwhile is no suspect. The newest 1,000 of the last 14 days are kept.
+-- Notes that a sidecar ended while it decrypted this stanza (hex). `p_death` names the end, so that it is counted once.
+-- What was committed meanwhile is no suspect. The newest 1,000 of the last 14 days are kept.
 create function public.wa_note_death(p_session text, p_fence bigint, p_hash text, p_death text, p_killed boolean)
 returns jsonb
 language plpgsql security invoker set search_path = '' as $$
@@ -125,9 +125,9 @@ language sql immutable security invoker set search_path = '' as $$
 $$;
 
 -- Refused items: [{item, state, chat_id, sender, wa_msg_id, code, reason, body, encoding, sent_at}]. Bodies are kept as
--- base64, and only if the chat is monitored: content of other chats reaches no table. One that is listed already stays
--- as it is; but the good copy of a listed stub is listed beside it. An `undecrypted` one stands beside the others, and
--- is not listed if the chat is not monitored, or the message is stored with its content.
+-- base64, and only if the chat is monitored: content of other chats reaches no table. An item that is already listed
+-- stays as it is; but the good copy of a listed stub is listed beside it. An `undecrypted` one is listed beside the
+-- others, except if the chat is not monitored, or the message is stored with its content.
 create function wa.write_refused(p_session text, p_refused jsonb) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -187,9 +187,9 @@ exception
 end
 $$;
 
--- Notes when a listed message disappears, and makes the job for its file: WhatsApp does not keep it until the message
--- is taken back. Does neither where what the sender wrote does not fit. If a revoke that came before it is to empty it,
--- nothing of it is kept.
+-- Notes when a listed message disappears, and creates the job for its file: WhatsApp may no longer have it by the time
+-- the message is accepted. Does neither where the sender's values do not fit. If a revoke that came before it is to
+-- empty it, nothing of it is kept.
 create function wa.note_kept(p_id bigint) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -228,7 +228,7 @@ exception
 end
 $$;
 
--- The message has its content, or was none: its stanza need not be kept any more. `p_senders`: forms of one person.
+-- The message has its content, or was none: its stanza need not be kept. `p_senders`: forms of one person.
 create function wa.unlist_undecrypted(p_session text, p_chat text, p_senders text[], p_wa_msg_id text) returns void
 language sql volatile security invoker set search_path = '' as $$
   delete from public.wa_refused_stanzas
@@ -247,7 +247,7 @@ language sql stable security invoker set search_path = '' as $$
 $$;
 
 -- The discards of a batch ({reason: count}) without those that were counted before. `p_unread` ({reason: [hex sha256]})
--- names what no ciphertext recognises when it comes again, after a kill or a lost receipt.
+-- names those that no ciphertext identifies when they come again, after a kill or a lost receipt.
 create function wa.new_discards(p_session text, p_discards jsonb, p_unread jsonb) returns jsonb
 language sql volatile security invoker set search_path = '' as $$
   with named as (
@@ -277,7 +277,7 @@ language sql volatile security invoker set search_path = '' as $$
   where d.value ~ '^[0-9]{1,18}$'
 $$;
 
--- Ciphertext hashes ([hex]) and discards ({reason: count}) of a batch. What was decrypted is no suspect any more.
+-- Ciphertext hashes ([hex]) and discards ({reason: count}) of a batch. What was decrypted is no longer a suspect.
 create function wa.write_hashes_and_discards(p_session text, p_hashes jsonb, p_discards jsonb) returns void
 language plpgsql security invoker set search_path = '' as $$
 declare
