@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is so at one moment. `read_at`: of the monotonic clock."""
+    """What is so at one moment. `read_at`: when the reading of it began, by the monotonic clock."""
 
     situation: Situation
     page: Page = field(default_factory=Page)
@@ -61,7 +61,11 @@ class LiveFeed:
         self._read_at = 0.0
 
     async def snapshots(self) -> AsyncIterator[Snapshot | None]:
-        """Each new state, the present one first; None from time to time when nothing changes."""
+        """Each new state; None from time to time when nothing changes.
+
+        What was read before this viewer came is left out: the page, which was made after that, may know better.
+        """
+        came = time.monotonic()
         self.viewers += 1
         if not self._running:
             self._running = True
@@ -70,7 +74,7 @@ class LiveFeed:
         try:
             while True:
                 changed = self._changed
-                if self._snapshot is not None and self._snapshot is not seen:
+                if self._snapshot is not None and self._snapshot is not seen and self._snapshot.read_at >= came:
                     seen = self._snapshot
                     yield seen
                     continue
@@ -92,16 +96,16 @@ class LiveFeed:
             self._snapshot, self._cursor = None, None
 
     async def _look(self) -> None:
-        before = self._snapshot
+        before, began = self._snapshot, time.monotonic()
         try:
             view = await self._database.ask(lambda store: store.console.pairing_view(self._where.session))
             page = await self._newest(before.page if before else None)
         except StoreError as error:
             logger.debug("the console's poll: {}", error)
-            self._show(Snapshot(situation=AWAY, page=before.page if before else Page(), read_at=time.monotonic()))
+            self._show(Snapshot(situation=AWAY, page=before.page if before else Page(), read_at=began))
             self._cursor = None
             return
-        self._show(Snapshot(situation=judge(view), page=page, read_at=time.monotonic()))
+        self._show(Snapshot(situation=judge(view), page=page, read_at=began))
 
     async def _newest(self, known: Page | None) -> Page:
         """The newest messages; the same object as before if nothing about them can have changed."""

@@ -61,6 +61,14 @@ def clock(at: str | datetime | None, style: str = "time") -> Markup:
     )
 
 
+def commands(text: str) -> Markup:
+    """A sentence of the catalogue, with what stands in backticks as code."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
+
+
 def path(text: object) -> str:
     """For one segment of a path."""
     return quote(str(text), safe="")
@@ -123,7 +131,9 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-ENVIRONMENT.filters.update(clock=clock, utc=utc, size=size, span=span, path=path, since=seconds_since)
+ENVIRONMENT.filters.update(
+    clock=clock, commands=commands, utc=utc, size=size, span=span, path=path, since=seconds_since
+)
 _GLOBALS: dict[str, Any] = {
     "cards": contents.cards,
     "colour": people.colour,

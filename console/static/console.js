@@ -294,6 +294,7 @@ document.addEventListener('submit', async (event) => {
   }
 })
 
+for (const button of document.querySelectorAll('[data-without-script]')) button.hidden = true
 for (const select of document.querySelectorAll('[data-submits]')) select.addEventListener('change', () => select.form.submit())
 
 for (const field of document.querySelectorAll('[data-filter]')) {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -11,7 +13,7 @@ import pytest
 from console.live import POLL_SECONDS, SLOWEST_SECONDS, LiveFeed, pause
 from console.viewer import Viewer
 from testkit.waiting import until
-from tests.console.rows import recent
+from tests.console.rows import connected, recent, show
 from tests.console.site import Site, served
 from tests.integration.database import writer
 from worker.store import Store
@@ -76,6 +78,27 @@ async def test_ten_viewers_share_each_read(
         assert counted["_poll"] == 1
         assert 1 <= counted["change_cursor"] <= counted["_look"]
         assert 1 <= counted["bubble.html"] <= counted["_look"], "drawn once, too, for each that was read"
+
+
+async def test_a_page_is_told_nothing_older_than_itself(embedded: Endpoint, store: Store, session: str) -> None:
+    """A page that is loaded just after the phone was linked: the last reading, still with the code, is not for it."""
+    held = await writer(store, session)
+    code = {"qr": "2@code", "expires_at": datetime.now(UTC) + timedelta(minutes=5)}
+    await show(store, held, status="connecting", state="waiting_for_scan", say="Scan.", **code)
+    async with served(embedded, session) as site, anyio.create_task_group() as tasks:
+        await site.log_in()
+        live = site.app.console.live(session)
+        first = aiter(live.snapshots())
+        snapshot = await anext(first)
+        assert snapshot
+        assert snapshot.situation.qr
+        await connected(store, held)
+        async with aclosing(live.snapshots()) as second:
+            snapshot = await anext(second)
+        assert snapshot
+        assert snapshot.situation.linked
+        await first.aclose()
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
