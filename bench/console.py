@@ -76,6 +76,9 @@ def pages(group: int, middle: int, day: str) -> dict[str, str]:
         "Account": "link",
         "Groups": "groups",
         "A group": f"groups/{group}",
+        "A group, 30 days": f"groups/{group}?span=month",
+        "Pictures of a group": f"groups/{group}/gallery",
+        "Archive of all groups": "coverage",
         "Messages, the newest": "feed",
         "Messages of a group": f"feed?group={group}",
         "Older messages": f"feed?before={middle}",
@@ -90,6 +93,7 @@ def pages(group: int, middle: int, day: str) -> dict[str, str]:
         "Search: in a group, with a file": f"search?q={queries.word(10)}&group={group}&file=1",
         "Search: a person": "search?person=a7",
         "Health": "health",
+        "Health, 30 days": "health?span=month",
         "Health, the log of one event": "health?event=connect",
         "All accounts": "/sessions",
     }

@@ -6,7 +6,7 @@ Reads only while somebody looks. A viewer who is slow skips states; nobody's slo
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ class LiveFeed:
         self._cursor: str | None = None
         self._read_at = 0.0
 
-    async def snapshots(self) -> AsyncIterator[Snapshot | None]:
+    async def snapshots(self) -> AsyncGenerator[Snapshot | None, None]:
         """Each new state; None from time to time when nothing changes.
 
         What was read before this viewer came is left out: the page, which was made after that, may know better.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from console.database import Database, Row
+from console.parallel import parallel_reads
 from console.rules.bubbles import Bubble, make_bubbles, references
 from console.rules.contents import KINDS_WITH_RAW
 from console.rules.people import Names
@@ -97,17 +98,23 @@ async def older(database: Database, where: MessageScope, before: int, limit: int
 
 async def around(database: Database, where: MessageScope, message: int, limit: int = PAGE) -> Page:
     """A message with what came before and after it."""
+    async with parallel_reads() as reads:
+        earlier = reads.start(older(database, where, message, limit // 2))
+        later = reads.start(_from(database, where, message, limit // 2))
+    rows = [*earlier.value.rows, *later.value]
+    return Page(rows=rows, more=earlier.value.more, **await _references(database, where, rows))
+
+
+async def _from(database: Database, where: MessageScope, message: int, limit: int) -> list[Row]:
+    """This message and those after it."""
     edge = await _edge(database, where, message)
-    later = await database.read(
+    rows = await database.read(
         "messages",
         lambda c: where.order(
             _beyond(where, where.narrow(c.table("messages").select(COLUMNS)), edge, "gte"), newest_first=False
-        ).limit(limit // 2),
+        ).limit(limit),
     )
-    earlier = await older(database, where, message, limit // 2)
-    shown = await _with_results(database, where.session, await _with_raw(database, later))
-    rows = [*earlier.rows, *shown]
-    return Page(rows=rows, more=earlier.more, **await _references(database, where, rows))
+    return await _with_results(database, where.session, await _with_raw(database, rows))
 
 
 async def one(database: Database, session: str, message: int) -> Row | None:

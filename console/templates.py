@@ -69,6 +69,11 @@ def commands(text: str) -> Markup:
     )
 
 
+def breakable(name: str) -> Markup:
+    """A name of many words, which a narrow column may break behind each."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
 def path(text: object) -> str:
     """For one segment of a path."""
     return quote(str(text), safe="")
@@ -132,7 +137,7 @@ def _value(value: object) -> str:
 
 
 ENVIRONMENT.filters.update(
-    clock=clock, commands=commands, utc=utc, size=size, span=span, path=path, since=seconds_since
+    breakable=breakable, clock=clock, commands=commands, utc=utc, size=size, span=span, path=path, since=seconds_since
 )
 _GLOBALS: dict[str, Any] = {
     "cards": contents.cards,

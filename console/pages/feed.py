@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from console import messages
 from console.context import PageContext, context_of
 from console.messages import MessageScope, Page
+from console.parallel import parallel_reads
 from console.rules.days import day_begins
 from console.town import TownRefused
 from console.viewer import go_to, number
@@ -25,11 +27,11 @@ async def newest(request: Request) -> Response:
         return await _jump(context, where, day)
     before = number(request.query_params.get("before"))
     if before is not None:
-        page = await messages.older(context.database, where, before)
+        older = messages.older(context.database, where, before)
         if request.query_params.get("part"):
-            return context.viewer.page("feed_part.html", _values(context, where, page))
-        return await _show(context, where, page, live=False)
-    return await _show(context, where, await messages.newest(context.database, where), live=True)
+            return context.viewer.page("feed_part.html", _values(context, where, await older))
+        return await _show(context, where, older, live=False)
+    return await _show(context, where, messages.newest(context.database, where), live=True)
 
 
 async def message(request: Request) -> Response:
@@ -41,8 +43,7 @@ async def message(request: Request) -> Response:
         raise HTTPException(404)
     wanted = row["rendition_of"] or wanted
     where = MessageScope(session=context.session, group=row["group_id"])
-    page = await messages.around(context.database, where, wanted)
-    return await _show(context, where, page, live=False, marked=wanted)
+    return await _show(context, where, messages.around(context.database, where, wanted), live=False, marked=wanted)
 
 
 async def _jump(context: PageContext, where: MessageScope, day: str) -> Response:
@@ -57,15 +58,19 @@ async def _jump(context: PageContext, where: MessageScope, day: str) -> Response
 
 
 async def _show(
-    context: PageContext, where: MessageScope, page: Page, *, live: bool, marked: int | None = None
+    context: PageContext, where: MessageScope, read: Coroutine[Any, Any, Page], *, live: bool, marked: int | None = None
 ) -> Response:
-    groups = await messages.group_names(context.database, context.session)
-    chosen = next((group for group in groups if group["id"] == where.group), None)
-    values = _values(context, where, page) | {"groups": groups, "chosen": chosen, "live": live, "marked": marked}
+    async with parallel_reads() as reads:
+        page = reads.start(read)
+        names = reads.start(messages.group_names(context.database, context.session))
+        situation = reads.start(context.situation())
+    chosen = next((group for group in names.value if group["id"] == where.group), None)
+    values = _values(context, where, page.value)
+    values |= {"groups": names.value, "chosen": chosen, "live": live, "marked": marked}
     if context.town and live:
         with suppress(TownRefused):
             values["seen"] = await context.town.ask("look")
-    return await context.show("feed.html", values)
+    return await context.show("feed.html", values, situation=situation.value)
 
 
 def _values(context: PageContext, where: MessageScope, page: Page) -> dict[str, Any]:

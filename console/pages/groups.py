@@ -65,7 +65,7 @@ async def one(request: Request) -> Response:
     names = {group.id: group.name or group.wa_group_id}
     ask = context.database.ask
     async with parallel_reads() as reads:
-        size = reads.start(ask(lambda store: store.console.export_size(context.session, group.id, 0)))
+        total = reads.start(ask(lambda store: store.console.count_messages(context.session, group.id)))
         coverage = reads.start(ask(lambda store: store.console.coverage(context.session, group.wa_group_id, GAPS)))
         gallery = reads.start(_gallery(context, group.id, None, GALLERY))
         people = reads.start(members_of(context, group.id, MEMBERS_SHOWN))
@@ -76,7 +76,7 @@ async def one(request: Request) -> Response:
     pictures, more = gallery.value
     values = {
         "group": group,
-        "total": size.value[0],
+        "total": total.value,
         "people": people.value,
         "writers": writers.value,
         "gallery": pictures,

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from console.context import PageContext, context_of
 from console.messages import group_names
+from console.parallel import parallel_reads
 from console.rules.days import day_begins
 from console.rules.people import Names
 from console.viewer import number
@@ -32,9 +33,11 @@ async def page(request: Request) -> Response:
     context = context_of(request)
     asked = {name: request.query_params.get(name, "").replace("\0", "").strip() for name in FIELDS}
     is_asked = any(value for name, value in asked.items() if name not in ("offset", "sort"))
-    found = await _find(context, asked) if is_asked else None
-    groups = await group_names(context.database, context.session)
-    names = Names()
+    async with parallel_reads() as reads:
+        hits = reads.start(_find(context, asked)) if is_asked else None
+        listed = reads.start(group_names(context.database, context.session))
+        situation = reads.start(context.situation())
+    found, groups, names = hits.value if hits else None, listed.value, Names()
     if found:
         names.learn({**each, "push_name": each["name"], "sender_alt": None} for each in found.results)
     values: dict[str, Any] = {
@@ -47,7 +50,7 @@ async def page(request: Request) -> Response:
         "names": names,
         "more": urlencode({**asked, "cursor": found.next}) if found and found.next else None,
     }
-    return await context.show("search.html", values)
+    return await context.show("search.html", values, situation=situation.value)
 
 
 async def _find(context: PageContext, asked: Mapping[str, str]) -> Found:

@@ -379,7 +379,9 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(
     held = await writer(store, session)
     name = "Ein sehr langer Name " * 10
     words = "x" * 400 + " שלום עולם mixed مرحبا " + "https://example.org/" + "y" * 300
-    await held.commit(messages=[recent("long", text=words, push_name=name[:250])])
+    listed = Item("message", recent("listed")).as_base64("22P05", "unsupported Unicode escape sequence", "waiting")
+    discards = {"too_old": 3, "reaction_unmatched": 3}
+    await held.commit(messages=[recent("long", text=words, push_name=name[:250])], discards=discards, refused=[listed])
     await store.upsert_groups(session, held.fence, [GroupChange(wa_group_id=GROUP, name=name[:250])], complete=False)
     await connected(store, held, name[:250])
     await list_members(store, held, 20, gone=2)

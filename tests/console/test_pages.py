@@ -283,7 +283,7 @@ async def test_health_says_what_was_lost_and_what_to_do(embedded: Endpoint, stor
     async with served(embedded, session) as site:
         await site.log_in()
         page = await site.read(f"{site.base}/health")
-        for words in ("Messages are not received now", "too_old", "Raise WORKER_CATCH_UP_S", "MEDIA_FAILED"):
+        for words in ("Messages are not received now", "too_<wbr>old", "Raise WORKER_CATCH_UP_S", "MEDIA_FAILED"):
             assert words in page
         assert "The file could not be fetched" in page
         answer = await site.act(f"{site.base}/health/retry")

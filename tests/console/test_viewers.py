@@ -88,7 +88,7 @@ async def test_a_page_is_told_nothing_older_than_itself(embedded: Endpoint, stor
     async with served(embedded, session) as site, anyio.create_task_group() as tasks:
         await site.log_in()
         live = site.app.console.live(session)
-        first = aiter(live.snapshots())
+        first = live.snapshots()
         snapshot = await anext(first)
         assert snapshot
         assert snapshot.situation.qr

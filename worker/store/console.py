@@ -40,6 +40,14 @@ class ListedGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Count:
+    """How many; not `exact`: an estimate."""
+
+    count: int
+    exact: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Members:
     """Some of a group's people as `wa_list_members` has them; how many are in it and were; when that was told last."""
 
@@ -320,6 +328,10 @@ class Console:
         args = {"p_session": session, "p_group": str(group), "p_after": str(after)}
         row = await self._call("wa_export_size", args)
         return int(row["all"]), int(row["left"])
+
+    async def count_messages(self, session: str, group: int) -> Count:
+        row = await self._call("wa_count_messages", {"p_session": session, "p_group": str(group)})
+        return Count(**known(Count, row))
 
     async def members(self, session: str, group: int, limit: int, offset: int = 0) -> Members:
         args = {"p_session": session, "p_group": str(group), "p_limit": limit, "p_offset": offset}
