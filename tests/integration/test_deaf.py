@@ -64,7 +64,7 @@ async def test_a_deaf_connection_is_made_anew_once_and_what_waited_is_stored(
         reason = await it.until("the silence to be noticed", told)
 
         monkeypatch.setattr(deafness, "FLOOR_SECONDS", 1e9)
-        assert reason.startswith("nothing has come from " + ("any group" if groups else "WhatsApp"))
+        assert reason.startswith("nothing has arrived from " + ("any group" if groups else "WhatsApp"))
         assert (await it.row(sent))["text"] == "said to a deaf connection"
         await it.connected()
         assert [entry["reason"] for entry in await it.payloads("disconnect", last)] == [reason]

@@ -58,7 +58,7 @@ def test_a_silence_far_beyond_the_usual_leads_to_one_new_connection_and_a_warnin
     assert account.reconnects == []
     account.passes(3 * DAY)
     [(_, reason)] = account.reconnects
-    assert reason.startswith("nothing has come from WhatsApp for 6 hours")
+    assert reason.startswith("nothing has arrived from WhatsApp for 6 hours")
     assert len(account.deafness.warnings) == 1
     account.comes()
     assert account.deafness.warnings == []
@@ -69,7 +69,7 @@ def test_groups_alone_are_judged_while_other_things_come() -> None:
     account.lives(DAY)
     account.lives(2 * DAY, group=False)
     [(_, reason)] = account.reconnects
-    assert reason.startswith("nothing has come from any group")
+    assert reason.startswith("nothing has arrived from any group")
     assert "group" in account.deafness.warnings[0]
     account.comes()
     assert account.deafness.warnings == []
@@ -79,7 +79,7 @@ def test_groups_are_not_judged_while_nothing_at_all_comes() -> None:
     account = Account()
     account.lives(DAY)
     account.passes(10 * DAY)
-    assert [reason.split(" for ")[0] for _, reason in account.reconnects] == ["nothing has come from WhatsApp"]
+    assert [reason.split(" for ")[0] for _, reason in account.reconnects] == ["nothing has arrived from WhatsApp"]
 
 
 def test_nothing_is_unusual_for_an_account_of_which_little_was_seen() -> None:

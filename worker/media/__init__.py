@@ -1,4 +1,4 @@
-"""Files: claimed as jobs, fetched from WhatsApp's servers, verified, typed by their bytes, stored under their hash.
+"""Media files: claimed as jobs, fetched from WhatsApp's servers, verified, typed by content, stored by hash.
 
-Start reading at `jobs.MediaRunner`. Messages never wait for their files.
+Start at `jobs.MediaRunner`. Messages never wait for their files.
 """

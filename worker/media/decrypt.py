@@ -1,6 +1,6 @@
 """Decrypts a file piece by piece and verifies it at the end.
 
-Holds one piece and a few bytes in memory, however large the file is. What `update` returns is not verified: do not use
+Keeps one piece and a few bytes in memory, however large the file is. What `update` returns is not verified: do not use
 it before `finish` has returned.
 """
 
@@ -19,15 +19,15 @@ from worker.media.keys import MediaKeys
 
 MAC_BYTES = 10  # WhatsApp cuts HMAC-SHA256 to ten bytes
 BLOCK_BYTES = 16
-MAX_OVERHEAD_BYTES = MAC_BYTES + BLOCK_BYTES  # how much longer than the file its blob may be
+MAX_OVERHEAD_BYTES = MAC_BYTES + BLOCK_BYTES  # a blob may be this much longer than its file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claims:
-    """What the message says of its file; None: it does not say. Hashes are hex.
+    """What the message claims about its file; None: no claim. Hashes are hex.
 
-    Only `enc_sha256` is checked. Senders name a wrong `length`, or another file's plaintext hash, for
-    files that are good (docs/whatsapp.md, "Media"): `length` only gives a large file more time.
+    Only `enc_sha256` is checked. Senders give a wrong `length`, or another file's plaintext hash, for good files
+    (docs/whatsapp.md, "Media"). `length` only gives a large file more time.
     """
 
     enc_sha256: str | None = None
@@ -36,7 +36,7 @@ class Claims:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
-    """What a verified file is, from its bytes."""
+    """Facts about a verified file, from its bytes."""
 
     sha256: str
     enc_sha256: str
@@ -54,11 +54,11 @@ class BlobDecryptor:
         self._plain_hash = hashlib.sha256()
         self._length = 0
         self._cipher_bytes = 0
-        self._tail = b""  # the last bytes seen: they may be the MAC
-        self._last = b""  # the last block decrypted: it may hold padding
+        self._tail = b""  # the last bytes received, possibly the MAC
+        self._last = b""  # the last decrypted block, possibly with padding
 
     def update(self, piece: bytes) -> bytes:
-        """The plaintext that cannot be padding. Not verified yet."""
+        """Decrypt a piece. Returns the plaintext that cannot be padding, not verified yet."""
         self._blob_hash.update(piece)
         held = self._tail + piece
         ciphertext, self._tail = held[:-MAC_BYTES], held[-MAC_BYTES:]
@@ -70,16 +70,16 @@ class BlobDecryptor:
         return self._emit(plain[:keep])
 
     def finish(self) -> tuple[bytes, Proof]:
-        """The rest of the plaintext, and what the verified file is.
+        """Verify the blob. Returns the rest of the plaintext, and the facts about the file.
 
         Raises:
-            MediaCorrupt: the MAC, the ciphertext's hash or the padding is wrong, or the blob is too short to be one.
+            MediaCorrupt: the MAC, the ciphertext's hash or the padding is wrong, or the blob is too short.
         """
         if len(self._tail) < MAC_BYTES or not self._cipher_bytes or self._cipher_bytes % BLOCK_BYTES:
             raise MediaCorrupt("not a whole number of cipher blocks and a MAC")
         enc_sha256 = self._blob_hash.hexdigest()
         if self._claims.enc_sha256 not in (None, enc_sha256):
-            raise MediaCorrupt("the ciphertext's hash is not the message's")
+            raise MediaCorrupt("the ciphertext's hash is not the one in the message")
         if not hmac.compare_digest(self._mac.digest()[:MAC_BYTES], self._tail):
             raise MediaCorrupt("the MAC is wrong")
         rest = self._emit(_unpadded(self._last))
@@ -92,7 +92,7 @@ class BlobDecryptor:
 
 
 def _unpadded(block: bytes) -> bytes:
-    """Remove PKCS7 padding. The MAC was checked before, so a sender learns nothing from this error."""
+    """Remove PKCS7 padding. The MAC was checked before, so this is no padding oracle."""
     count = block[-1]
     if not 1 <= count <= BLOCK_BYTES or block[-count:] != bytes([count]) * count:
         raise MediaCorrupt("the padding is wrong")

@@ -1,12 +1,12 @@
-"""Downloads a file from WhatsApp's servers into a nameless temporary file; decrypts and verifies it on the way.
+"""Downloads a file from WhatsApp's servers into a nameless temporary file, decrypting and verifying it on the way.
 
-The sender chooses the address, so only WhatsApp's hosts are asked, over TLS, without redirects or cookies; the
-bytes that arrive are limited, and so is the time. When a host fails, the next one is asked.
+The sender chooses the address, so requests go only to WhatsApp's hosts, over TLS, without redirects or cookies, with
+limits on bytes and time. When a host fails, the next one is tried.
 
-The object's path is its hash, which is known only after the last byte. So the plaintext is spooled: each piece of the
+An object's path is its hash, which is known only after the last byte. So the plaintext is spooled: each piece of the
 response (at most 256 KiB) is decrypted and written to the temporary file before the next is read, and the upload reads
-the file in pieces. A transfer holds two or three pieces in memory, never the whole file. The file on disk has no name,
-so a crash leaves nothing behind. Threads decrypt: messages are not held up meanwhile.
+that file in pieces. A transfer keeps two or three pieces in memory, never the whole file. The temporary file has no
+name, so a crash leaves nothing behind. Threads decrypt, so that messages are not delayed.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from worker.media.keys import MediaKeys
 from worker.outbound import BROWSER, http_client, proxy_for, trusted, why
 
 EXPIRED = frozenset({403, 404, 410})  # docs/whatsapp.md, "Media"
-SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line cannot keep up with a group's videos
-# As the browser that we are to WhatsApp sends them (docs/whatsapp.md, "Media").
+SLOWEST_BYTES_PER_S = 150_000.0  # 25 MB in the three minutes below; a slower line cannot keep up with group videos
+# As sent by the browser that we claim to be (docs/whatsapp.md, "Media").
 HEADERS = {"origin": "https://web.whatsapp.com", "referer": "https://web.whatsapp.com/", "user-agent": BROWSER}
-PIECE_BYTES = 256 * 1024  # a change of threads takes some 0.1 ms, a piece 1 to 4
-THREADS = 2  # that decrypt at once, of all transfers: more take the processor from the messages
-WRONG_COPIES = 2  # of one walk: a whole download each
-HEAD_BYTES = 4096  # enough to tell the type: signatures are in the first few hundred bytes
+PIECE_BYTES = 256 * 1024  # a thread switch takes 0.1 ms, a piece 1 to 4 ms
+THREADS = 2  # decrypting at once, over all transfers: more would take the processor from messages
+WRONG_COPIES = 2  # per fetch: each is a whole download
+HEAD_BYTES = 4096  # enough to detect the type: signatures are in the first few hundred bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Seconds and bytes of one download. A file too large for `total_s` gets more time: `seconds_for`."""
+    """Limits of one download, in seconds and bytes. A file too large for `total_s` gets more time: `seconds_for`."""
 
     max_bytes: int
     connect_s: float = 10.0
-    read_s: float = 20.0  # without a byte
-    total_s: float = 180.0  # an endless slow body ends here
+    read_s: float = 20.0  # of silence
+    total_s: float = 180.0  # bounds an endless slow body
 
     def seconds_for(self, length: int | None) -> float:
         """The time limit for a file that claims `length` bytes. A claim above `max_bytes` counts as `max_bytes`."""
@@ -59,27 +59,27 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """What is connected to: WhatsApp's hosts, or one local server instead (WA_MEDIA_ORIGIN).
+    """Where to connect to: WhatsApp's hosts, or one local server instead (WA_MEDIA_ORIGIN).
 
-    The local server finds the host that is meant in the header `Host`.
+    The `Host` header tells the local server which host is meant.
     """
 
     origin: str | None = None
     ca: Path | None = None
-    proxied: bool = False  # files come through the proxy
+    proxied: bool = False  # downloads go through the proxy
 
 
 class _TooMuchCame(MediaTooLarge):
-    """The bytes themselves were too many: no host's word, and too dear to ask others for."""
+    """Too many bytes actually arrived: not just a host's claim, and too expensive to try other hosts."""
 
 
 class NoRoom(MediaUnavailable):
-    """The temporary folder took no more: no host is at fault, and none can help."""
+    """The temporary folder is full: no host is at fault, and none can help."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """A verified file. `content` is a path to the open, nameless file, valid until the `with` block of `fetch` ends."""
+    """A verified file. `content`: path to the open, nameless file, valid until the `with` block of `fetch` ends."""
 
     proof: Proof
     head: bytes
@@ -104,21 +104,21 @@ class Downloader:
         self._threads = threads or anyio.CapacityLimiter(THREADS)
 
     def beside(self, limits: Limits, hosts: MediaHosts) -> Downloader:
-        """One for another account: the same connections and threads, its own limits and hosts."""
+        """A downloader for another account: same connections and threads, own limits and hosts."""
         return Downloader(self._client, self._source, limits, hosts, self._threads)
 
     @asynccontextmanager
     async def fetch(
         self, direct_path: str | None, url: str | None, keys: MediaKeys, claims: Claims
     ) -> AsyncIterator[Fetched]:
-        """The file, verified, and open until the block ends.
+        """Download and verify a file. It stays open until the block ends.
 
         Raises:
-            MediaRefused: its address is not one that we fetch from; or each host redirects, or is not a public one.
-            MediaExpired: a host no longer has it, and no other gave it.
-            MediaTooLarge: more bytes came than the limit allows, or each host announces more.
-            MediaUnavailable: network or server trouble, or not in time; or this machine's temporary folder is full.
-            MediaCorrupt: the bytes are not the file that the message means.
+            MediaRefused: we do not fetch from its address; or every host redirects or has a private address.
+            MediaExpired: a host no longer has it, and no other delivered it.
+            MediaTooLarge: more bytes arrived than the limit allows, or every host announces more.
+            MediaUnavailable: network or server trouble, or a time-out; or this machine's temporary folder is full.
+            MediaCorrupt: the bytes are not the file in the message.
         """
         places = addresses(direct_path, url, await self._hosts.current(), self._source.origin)
         with _spooled():
@@ -126,7 +126,7 @@ class Downloader:
         with spool:
             proof = await self._walk(places, keys, claims, spool)
             if proof.length > self._limits.max_bytes:
-                raise MediaTooLarge(f"{proof.length} bytes, {self._limits.max_bytes} are allowed")
+                raise MediaTooLarge(f"{proof.length} bytes; {self._limits.max_bytes} are allowed")
             with _spooled():
                 spool.flush()
                 spool.seek(0)
@@ -135,7 +135,7 @@ class Downloader:
             yield Fetched(proof=proof, head=head, content=Path(f"/dev/fd/{spool.fileno()}"))
 
     async def _walk(self, places: Sequence[Address], keys: MediaKeys, claims: Claims, spool: IO[bytes]) -> Proof:
-        """Fetch from the first place that gives the file; each has the whole time."""
+        """Fetch from the first address that delivers the file. Each gets the full time limit."""
         seconds = self._limits.seconds_for(claims.length)
         failures: list[MediaError] = []
         for place in places:
@@ -166,7 +166,7 @@ class Downloader:
             async for piece in response.aiter_raw(PIECE_BYTES):
                 came += len(piece)
                 if came > cap:
-                    raise _TooMuchCame(f"more than {self._limits.max_bytes} bytes came")
+                    raise _TooMuchCame(f"more than {self._limits.max_bytes} bytes arrived")
                 await anyio.to_thread.run_sync(_take, piece, decryptor, spool, limiter=self._threads)
         rest, proof = decryptor.finish()
         spool.write(rest)
@@ -174,9 +174,9 @@ class Downloader:
 
 
 def conclusion(failures: Sequence[MediaError]) -> MediaError:
-    """What no host's giving the file means. What one of them says is no verdict while another could not be asked.
+    """What it means that no host delivered the file. One host's answer is not final if another could not be asked.
 
-    A host that no longer has it comes first all the same: the phone may upload it again.
+    Still, "expired" takes precedence: the phone may upload the file again.
     """
     silent = next((error for error in failures if isinstance(error, MediaUnavailable)), None)
     expired = next((error for error in failures if isinstance(error, MediaExpired)), None)
@@ -196,9 +196,9 @@ def _take(piece: bytes, decryptor: BlobDecryptor, spool: IO[bytes]) -> None:
 async def open_downloader(
     source: Source, limits: Limits, hosts: MediaHosts | None = None, *, proxy: str | None = None
 ) -> AsyncIterator[Downloader]:
-    """A downloader with its own connections; of the environment it takes the proxy, and no credentials.
+    """A downloader with its own connections. Uses the environment's proxy, but no credentials from it.
 
-    `proxy`: a session's own, instead of that.
+    `proxy`: a session's own, instead of the environment's.
     """
     context = ssl.create_default_context(cafile=str(source.ca)) if source.ca else trusted()
     timeout = httpx.Timeout(limits.read_s, connect=limits.connect_s)
@@ -211,13 +211,13 @@ async def open_downloader(
 
 
 def _check_peer(response: httpx.Response, source: Source) -> None:
-    """Refuse a host that resolves to a private address, before its answer is read. A proxy resolves by itself."""
+    """Refuse a host with a private address before reading its answer. Skipped behind a proxy, which resolves names."""
     if source.origin is not None or source.proxied:
         return
     stream = response.extensions.get("network_stream")
     peer = stream.get_extra_info("server_addr") if stream is not None else None
     if peer is None or not ipaddress.ip_address(str(peer[0]).partition("%")[0]).is_global:
-        raise MediaRefused("the host's address is not a public one")
+        raise MediaRefused("the host's address is not public")
 
 
 def _check_answer(response: httpx.Response, cap: int) -> None:
@@ -237,7 +237,7 @@ def _check_answer(response: httpx.Response, cap: int) -> None:
 
 @contextmanager
 def _translated(total_s: float) -> Iterator[None]:
-    """Turn the library's errors into ours. Their texts may hold addresses, so only the type's name is kept."""
+    """Turn the library's errors into ours. Keeps only the type's name, since their texts may contain addresses."""
     try:
         yield
     except TimeoutError:
@@ -250,7 +250,7 @@ def _translated(total_s: float) -> Iterator[None]:
 
 @contextmanager
 def _spooled() -> Iterator[None]:
-    """Turn trouble with the temporary file into ours: it passes when the machine is looked after."""
+    """Turn trouble with the temporary file into our error, which is retried: somebody may free space."""
     try:
         yield
     except TimeoutError:
@@ -258,4 +258,4 @@ def _spooled() -> Iterator[None]:
     except OSError as error:
         folder = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - for people
         words = trouble(error) or (error.strerror or type(error).__name__).lower()
-        raise NoRoom(f"files pass through the temporary folder {folder}: {words}") from None
+        raise NoRoom(f"downloads need the temporary folder {folder}: {words}") from None

@@ -1,16 +1,16 @@
-"""The types under which a file may be stored: the extension of each, and how large it may be.
+"""The types that may be stored: their extensions and size limits.
 
-Owns the allow-list of docs/contract.md §7 and what is let in beyond it. How a type is told: `sniff`.
+Owns the allow-list of docs/contract.md §7 and our additions to it. `sniff` detects the type.
 """
 
 from __future__ import annotations
 
 OTHER = "application/octet-stream"
 OTHER_EXTENSION = "bin"
-# "other if small" (docs/contract.md §7): what no signature names, and no disk image
+# "other if small" (docs/contract.md §7): files without a known signature; no disk images
 OTHER_MAX_BYTES = 1024 * 1024
 
-# The only extensions there are. Never one from a file name.
+# The only extensions ever used. Never one from a file name.
 EXTENSIONS = {
     "image/jpeg": "jpg",
     "image/png": "png",
@@ -89,23 +89,23 @@ EXTENSIONS = {
     OTHER: OTHER_EXTENSION,
 }
 
-# Zip inside, which the contract lets in (`application/*zip*`).
+# Zip files inside, which the contract allows (`application/*zip*`).
 ZIP_FAMILY = frozenset(
     mime
     for mime in EXTENSIONS
     if mime.startswith(("application/vnd.openxml", "application/vnd.oasis", "application/vnd.android"))
 ) | {"application/zip", "application/epub+zip"}
-# What the contract does not name and people send: office files, archives, texts.
+# Types that people send but the contract does not name: office files, archives, texts.
 DOCUMENTS = frozenset(
     mime for mime in EXTENSIONS if not mime.startswith(("image/", "video/", "audio/"))
 ) - ZIP_FAMILY.union({"application/pdf", "application/gzip", OTHER})
 
 
 def may_be_stored(mime: str, length: int, document_max_bytes: int | None = None) -> bool:
-    """Whether a file of this type and size is let in.
+    """Whether a file of this type and size may be stored.
 
-    What the contract names always; `DOCUMENTS` up to `document_max_bytes` (None: always); the rest if it is small. The
-    limit for every file (WORKER_MAX_MEDIA_MB) is the download's.
+    Types in the contract: always. `DOCUMENTS`: up to `document_max_bytes` (None: always). Others: if small. The
+    download enforces the limit for every file (WORKER_MAX_MEDIA_MB).
     """
     if mime in DOCUMENTS:
         return document_max_bytes is None or length <= document_max_bytes

@@ -1,6 +1,6 @@
-"""The hosts of files that WhatsApp names at the moment, in the order in which they are tried.
+"""WhatsApp's current media hosts, in the order in which to try them.
 
-They are asked for when the last answer has run out. One that fails comes last until the next answer.
+Asks WhatsApp again when its last answer has expired. A host that fails goes to the end until the next answer.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from worker.bridge.protocol import MediaHostList
 from worker.errors import BridgeError, MediaUnavailable
 from worker.media.address import DEFAULT_HOST, is_whatsapp_host
 
-ANSWER_SECONDS = 10.0  # one query; meanwhile files wait
-ASK_AGAIN_SECONDS = 60.0  # after no answer, and however short-lived the last one was
+ANSWER_SECONDS = 10.0  # one query; downloads wait for it
+ASK_AGAIN_SECONDS = 60.0  # at least, even after no answer or a short-lived one
 GOOD_SECONDS_MAX = 86_400.0
-MOST_HOSTS = 4  # each may cost a whole time-out
+MOST_HOSTS = 4  # each may cost a full time-out
 
 # Raises MediaUnavailable or a BridgeError if WhatsApp could not be asked.
 AskHosts = Callable[[], Awaitable[MediaHostList]]
 
 
 class MediaHosts:
-    """Those of one account; without `ask`, in a process that has no phone, the host that has every path."""
+    """The media hosts of one account. Without `ask` (a process without a phone): the default host."""
 
     def __init__(self, ask: AskHosts | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -41,7 +41,7 @@ class MediaHosts:
         return tuple(self._hosts)
 
     def put_last(self, host: str) -> None:
-        """This host has failed: the others are tried before it."""
+        """Note that this host failed: try the others first."""
         if host in self._hosts:
             self._hosts.remove(host)
             self._hosts.append(host)
@@ -52,7 +52,7 @@ class MediaHosts:
             with anyio.fail_after(ANSWER_SECONDS):
                 told = await ask()
         except (TimeoutError, MediaUnavailable, BridgeError) as error:
-            logger.debug("WhatsApp could not be asked for its hosts of files: {}", type(error).__name__)
+            logger.debug("could not ask WhatsApp for its media hosts: {}", type(error).__name__)
         else:
             own = [host for host in dict.fromkeys(told.hosts) if is_whatsapp_host(host)]
             self._hosts = list(dict.fromkeys([*own[:MOST_HOSTS], DEFAULT_HOST]))

@@ -1,7 +1,7 @@
-"""The media jobs: claimed from the database, a few at a time, each completed, postponed, abandoned or given back.
+"""Media jobs: claimed from the database a few at a time, then completed, postponed, abandoned or given back.
 
-A lease that is lost ends the transfer. What an error means is `steps.next_step`'s decision. Any number of processes may
-run this on the same database.
+Losing a job's lease ends its transfer. `steps.next_step` decides what an error means. Any number of processes may run
+this on one database.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from worker.media.steps import Abandon, Answer, AskPhone, HandOver, JobLost, Ret
 from worker.media.transfer import Transfers
 from worker.store import Claim, MediaJob, Store
 
-LEASE_SECONDS = 60.0  # renewed at a third; a crashed worker's jobs are free again after this
-POLL_SECONDS = 20.0  # jobs that other processes made or gave back, where no poll of the session tells of them
-DUE_SOON_SECONDS = 5.0  # a run that ends when nothing is left waits so long for a job that is due soon
+LEASE_SECONDS = 60.0  # renewed after a third; a crashed worker's jobs are free again after this
+POLL_SECONDS = 20.0  # finds jobs that other processes made or gave back, if no session poll reports them
+DUE_SOON_SECONDS = 5.0  # `until_empty` waits this long for a job that is due soon
 NOTHING = Claim(jobs=(), next_in_seconds=None)
-GIVE_BACK_SECONDS = 2.0  # at a stop, to tell the database that a claimed job is free again
+GIVE_BACK_SECONDS = 2.0  # at a stop, for giving a claimed job back
 
 
 @dataclass(slots=True)
 class MediaCounts:
-    """Since the start of the process, for /metrics.
+    """Counts since the start of the process, for /metrics.
 
-    `forwarded`: linked without a download; `handed_over`: left to the process that has the phone; `renewed`: given back
-    to the others with a new place.
+    `forwarded`: linked without a download. `handed_over`: left to the process with the phone. `renewed`: given back to
+    other processes with a new address.
     """
 
     running: int = 0
@@ -50,9 +50,9 @@ class MediaCounts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimOptions:
-    """Whose jobs are claimed (`session` None: every session's), by whom, how many at a time and for how long.
+    """Whose jobs to claim (`session` None: every session's), for whom, how many at once and for how long.
 
-    `poll_seconds`: how often to look without being told; None: never, because `notify` tells of every job.
+    `poll_seconds`: how often to look without `notify`; None: never, because `notify` reports every job.
     """
 
     owner: str
@@ -63,9 +63,9 @@ class ClaimOptions:
 
 
 class MediaRunner:
-    """Works on jobs until it is cancelled.
+    """Works on jobs until cancelled.
 
-    Without `reuploads`, or while no phone is linked, a job that waits for the phone is left to other processes.
+    Without `reuploads`, or while no phone is linked, leaves jobs that wait for the phone to other processes.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class MediaRunner:
         slots: Slots | None = None,
     ) -> None:
         self.counts = MediaCounts()
-        self._slots = slots or Slots(2 * options.concurrency)  # nobody else is there: half of them is no limit
+        self._slots = slots or Slots(2 * options.concurrency)  # not shared: half of them must not be a limit
         self._store = store
         self._transfers = transfers
         self._options = options
@@ -91,15 +91,15 @@ class MediaRunner:
         return self._options.owner
 
     def notify(self) -> None:
-        """There may be a new job: look now instead of at the next poll."""
+        """There may be a new job: look now."""
         self._woken.set()
 
     def acceptable_jobs(self) -> int:
-        """Which jobs could be claimed now, as `HeldSession.media` says it."""
+        """Which jobs could be claimed now, encoded as `HeldSession.media`."""
         return 0 if self._room(phone=False) <= 0 else 1 + (self._room(phone=True) > 0)
 
     async def run(self, *, until_empty: bool = False) -> None:
-        """Claim and work, for ever; or until nothing is left that could be claimed now."""
+        """Claim and run jobs until cancelled. `until_empty`: return when no job can be claimed now."""
         try:
             async with anyio.create_task_group() as attempts:
                 while True:
@@ -118,19 +118,19 @@ class MediaRunner:
             self._slots.forget(self.notify)
 
     def _room(self, phone: bool) -> int:
-        """How many more jobs may be claimed; `phone`: those that wait for the phone as well."""
+        """How many more jobs may be claimed. `phone`: of those that wait for the phone."""
         free = min(self._own_room(phone), self._slots.room(self.counts.running))
         return max(0, free)
 
     def _own_room(self, phone: bool) -> int:
-        """The same, whatever other sessions do."""
+        """The same, ignoring other sessions."""
         free = self._options.concurrency - self.counts.running
         if not phone:
             return free
         return min(free, self._reuploads.room()) if self._reuploads else 0
 
     async def _claim(self, attempts: TaskGroup, phone: bool) -> tuple[Claim, int]:
-        """Claim as many as there is room for, and start them; the claim and that room."""
+        """Claim as many jobs as there is room for, and start them. Returns the claim and the room."""
         room, wished = self._room(phone), self._own_room(phone)
         claim = NOTHING
         if room > 0:
@@ -142,7 +142,7 @@ class MediaRunner:
             for job in claim.jobs:
                 self.counts.running += 1
                 attempts.start_soon(self._run_job, job)
-        if len(claim.jobs) == room < wished:  # there may be more, and others have the slots
+        if len(claim.jobs) == room < wished:  # there may be more jobs, but other sessions have the slots
             self._slots.tell_later(self.notify)
         return claim, room
 
@@ -155,7 +155,7 @@ class MediaRunner:
             return Claim(jobs=(), next_in_seconds=POLL_SECONDS)
 
     async def _run_job(self, job: MediaJob) -> None:
-        """One attempt, while the job's lease is kept. Every line that is logged meanwhile says whose job it is."""
+        """Run one attempt while keeping the job's lease. Adds the job's identity to all log lines."""
         try:
             with logger.contextualize(session=job.session_id, wa_msg_id=job.wa_msg_id, group=job.chat_id):
                 async with anyio.create_task_group() as tasks:
@@ -174,13 +174,13 @@ class MediaRunner:
             try:
                 await self._store.media_renew(job.id, self.owner, seconds)
             except StoreUnavailable:
-                continue  # the lease has two more thirds; if it ends, another worker does the same work again
+                continue  # two thirds of the lease are left; if it ends, another worker repeats the work
             except StoreRefused:
                 logger.warning("media job {} went to another worker", job.id)
                 scope.cancel()
 
     async def work(self, job: MediaJob) -> None:
-        """One attempt at one job, whatever comes of it. Given back at once if it is cancelled."""
+        """Attempt one job and write the outcome. If cancelled, give the job back at once."""
         file: RemoteFile | None = None
         answer: Answer | None = None
         try:
@@ -219,10 +219,10 @@ class MediaRunner:
         return await self._reuploads.ask(file) if self._reuploads else ("nobody", file)
 
     async def _return_renewed(self, job: MediaJob, file: RemoteFile, answer: Answer) -> None:
-        """Free a job that another process has handed over, with its file's new place.
+        """Free a job that another process handed over, with the file's new address.
 
         Raises:
-            MediaExpired: the phone has not uploaded the file.
+            MediaExpired: the phone did not upload the file.
         """
         if answer != "renewed":
             raise MediaExpired("it was handed over as expired")
@@ -231,7 +231,7 @@ class MediaRunner:
 
     async def _conclude(self, job: MediaJob, file: RemoteFile | None, answer: Answer | None, error: Exception) -> None:
         step = next_step(error, job.attempts, answer, self._jitter(), job.last_code)
-        # The text of a library's error may hold an address.
+        # A library's error text may contain an address.
         text = str(error) if isinstance(error, WorkerError) else type(error).__name__
         match step:
             case Abandon():
@@ -242,7 +242,7 @@ class MediaRunner:
                 renewed = make_descriptor(file) if file is not None and answer == "renewed" else None
                 await self._store.media_retry(job.id, self.owner, f"{step.code}: {text}", step.seconds, renewed)
                 self.counts.postponed += 1
-                if job.attempts == 1:  # the contract wants an entry when the quick retry did not help
+                if job.attempts == 1:  # the contract requires an entry when the quick retry did not help
                     await self._store.audit(job.session_id, "error", _audit_payload(job, step, text))
             case HandOver():
                 await self._store.media_ask_phone(job.id, self.owner, f"MEDIA_EXPIRED: {text}")

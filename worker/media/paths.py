@@ -1,4 +1,4 @@
-"""The path of an object in the bucket: the hash of its content, so that equal files are one object.
+"""The path of an object in the bucket: the hash of its content, so that equal files share one object.
 
 Source: docs/contract.md §7.
 """
@@ -17,7 +17,7 @@ def storage_path(sha256: str, extension: str) -> str:
     """`{sha256}/original.<ext>`.
 
     Raises:
-        ValueError: the hash is not 64 lower-case hex digits, or the extension is not one of ours.
+        ValueError: the hash is not 64 lower-case hex digits, or the extension is unknown.
     """
     if _SHA256.fullmatch(sha256) is None or extension not in _KNOWN:
         raise ValueError("not the hash of a file with a known extension")

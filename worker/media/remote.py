@@ -1,4 +1,4 @@
-"""A file as its job describes it: read from `media_jobs.descriptor`, and sent to the phone to ask for a re-upload."""
+"""A file as its job describes it: parsed from `media_jobs.descriptor`, and sent to the phone for a re-upload."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RemoteFile:
-    """What is needed to fetch and verify a file. `worker.ingest.rules.descriptor` writes it, `parse_remote` reads it.
+    """Everything needed to fetch and verify a file. Written by `worker.ingest.rules.descriptor`.
 
     Attributes:
-        content_field: the field of WAProto's `Message`; a request for a re-upload contains it.
-        key: the message's key as Baileys made it, for the same request.
+        content_field: field of WAProto's `Message`, for the re-upload request.
+        key: the message's key in Baileys' form, for the same request.
     """
 
     media_type: str
@@ -49,11 +49,11 @@ class RemoteFile:
 
     @property
     def media_key_sha256(self) -> str:
-        """By this a key is recognised later, without storing it."""
+        """Recognises the key later without storing it."""
         return hashlib.sha256(self.media_key).hexdigest()
 
     def as_message(self) -> dict[str, Any]:
-        """The message's content as WAProto JSON: the fields that a re-upload needs."""
+        """The fields of the message's content that a re-upload needs, as WAProto JSON."""
         body = {
             "mediaKey": base64.b64encode(self.media_key).decode(),
             "directPath": self.direct_path,
@@ -66,23 +66,23 @@ class RemoteFile:
         return {self.content_field: {name: value for name, value in body.items() if value is not None}}
 
     def renewed(self, content: Json) -> RemoteFile:
-        """The same file at the address where the phone has uploaded it.
+        """The same file at the address to which the phone uploaded it.
 
         Raises:
-            MediaRefused: the answer names no address.
+            MediaRefused: the answer has no address.
         """
         body = content.get(self.content_field)
         path = body.get("directPath") if isinstance(body, Mapping) else None
         if not isinstance(path, str) or not path:
-            raise MediaRefused("the phone's answer names no path")
+            raise MediaRefused("the phone's answer has no path")
         return replace(self, direct_path=path, url=None)
 
 
 def parse_remote(descriptor: Json) -> RemoteFile:
-    """The file of a job.
+    """The file that a job's descriptor describes.
 
     Raises:
-        MediaRefused: the descriptor does not have the expected fields.
+        MediaRefused: the descriptor lacks expected fields.
     """
     try:
         media_key = base64.b64decode(descriptor["media_key"], validate=True)

@@ -1,4 +1,4 @@
-"""Asking the linked phone to upload files again that WhatsApp's servers no longer have."""
+"""Asks the linked phone to re-upload files that WhatsApp's servers no longer have."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from worker.errors import BridgeError, MediaExpired, MediaRefused, MediaUnavaila
 from worker.media.remote import Json, RemoteFile
 from worker.media.steps import Answer
 
-ANSWER_SECONDS = 60.0  # Baileys itself waits for the phone without a limit (docs/whatsapp.md, "Media")
+ANSWER_SECONDS = 60.0  # Baileys itself waits for the phone forever (docs/whatsapp.md, "Media")
 
 # (message key, content) → content with a new directPath.
-# Raises MediaExpired if the phone says no; MediaUnavailable or a BridgeError if it could not be asked.
+# Raises MediaExpired if the phone does not have the file; MediaUnavailable or a BridgeError if it cannot be asked.
 Refresh = Callable[[Json, Json], Awaitable[Json]]
 
 
 class Reuploads:
-    """At most `limit` files wait for the phone at a time: one that is off must not hold up files that need none."""
+    """At most `limit` files wait for the phone at once, so that an unreachable phone does not block other files."""
 
     def __init__(self, refresh: Refresh, limit: int, has_phone: Callable[[], bool] = lambda: True) -> None:
         self._refresh = refresh
@@ -28,11 +28,11 @@ class Reuploads:
         self._waiting = 0
 
     def room(self) -> int:
-        """How many more files may be asked for; 0 while no phone is linked."""
+        """How many more requests to the phone are allowed; 0 while no phone is linked."""
         return self._limit - self._waiting if self._has_phone() else 0
 
     async def ask(self, file: RemoteFile) -> tuple[Answer, RemoteFile]:
-        """What the phone says, and where the file is: at its new place if the answer is "renewed"."""
+        """Ask the phone. Returns its answer and the file, which has a new address if the answer is "renewed"."""
         if self._waiting >= self._limit:
             return "busy", file
         self._waiting += 1

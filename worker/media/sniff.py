@@ -1,8 +1,8 @@
-"""A file's type, told by its bytes.
+"""Detects a file's type from its bytes.
 
-Owns the table of signatures. The sender's type is a hint: it decides only between types that the bytes cannot tell
-apart, and where it says nothing the message's kind does. The libraries that were tried over one corpus, and what each
-got wrong: docs/kinds.md, "How a file's type is told".
+Owns the table of signatures. The sender's type is only a hint: it decides between types that the bytes cannot
+distinguish; if it says nothing, the message's kind decides. For the libraries that we tried, and what each got wrong,
+see docs/kinds.md, "How a file's type is told".
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from worker.media.file_types import EXTENSIONS, OTHER, ZIP_FAMILY
 
-TEXT_START_CHARS = 512  # what must look like text before a file is called one
-LEAST_ASCII = 0.7  # of a text in an old code page: German or French has 0.95, random bytes 0.4
+TEXT_START_CHARS = 512  # that must look like text
+LEAST_ASCII = 0.7  # share in a text in an old code page: German or French has 0.95, random bytes 0.4
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -45,7 +45,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "application/zstd"),
     (b"{\\rtf", "application/rtf"),
 )
-_FORMS = {  # what RIFF and IFF files hold, at byte 8
+_FORMS = {  # the content of RIFF and IFF files, at byte 8
     (b"RIFF", b"WEBP"): "image/webp",
     (b"RIFF", b"WAVE"): "audio/wav",
     (b"RF64", b"WAVE"): "audio/wav",
@@ -53,7 +53,7 @@ _FORMS = {  # what RIFF and IFF files hold, at byte 8
     (b"FORM", b"AIFF"): "audio/aiff",
     (b"FORM", b"AIFC"): "audio/aiff",
 }
-# Source: ISO/IEC 23008-12 for HEIF, AVIF's specification, mp4ra.org. 3GPP's begin with 3gp and 3g2.
+# Source: ISO/IEC 23008-12 for HEIF, AVIF's specification, mp4ra.org. 3GPP brands start with 3gp or 3g2.
 _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), "image/heic"),
     b"mif1": "image/heic",
@@ -66,7 +66,7 @@ _BRANDS = {
     b"M4P ": "audio/mp4",
     b"qt  ": "video/quicktime",
 }
-_OLD_QUICKTIME = (b"moov", b"wide", b"mdat", b"pnot")  # the first box of a film from before `ftyp`
+_OLD_QUICKTIME = (b"moov", b"wide", b"mdat", b"pnot")  # first box of films older than `ftyp`
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_VIDEO = bytes.fromhex("c0ef19bc4d5bcf11a8fd00805f5c442b")
@@ -74,7 +74,7 @@ _ASF_AUDIO = bytes.fromhex("409e69f84d5bcf11a8fd00805f5c442b")
 _OLE = bytes.fromhex("d0cf11e0a1b11ae1")
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 
-# Types with one signature: the sender's type counts if it is in the family.
+# Types that share a signature: the sender's type decides if it is in the family.
 _HEIF_FAMILY = {"image/heic": "image/heic", "image/heif": "image/heic", "image/avif": "image/avif"}
 _TIFF_FAMILY = {"image/x-adobe-dng", "image/x-nikon-nef", "image/x-sony-arw"}
 _OLE_FAMILY = frozenset(mime for mime in EXTENSIONS if mime.startswith("application/vnd.ms-")) | {"application/msword"}
@@ -89,16 +89,16 @@ _TEXT_STARTS = {"BEGIN:VCARD": "text/vcard", "BEGIN:VCALENDAR": "text/calendar"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sniffed:
-    """The type under which a file is stored."""
+    """The detected type of a file."""
 
     mime: str
     extension: str
 
 
 def sniff(head: bytes, hint: str | None = None, media_type: str | None = None) -> Sniffed:
-    """The type of a file that begins with `head`, at best 4 KiB of it; `OTHER` if it is none that we know.
+    """The type of a file that starts with `head` (ideally 4 KiB); `OTHER` if unknown.
 
-    `hint` is the type that the sender names, `media_type` the message's: image, video, audio or document.
+    `hint`: the sender's type. `media_type`: the message's: image, video, audio or document.
     """
     plain = (hint or "").partition(";")[0].strip().lower()
     mime = _by_bytes(head, plain, media_type) or OTHER
@@ -115,7 +115,7 @@ def _by_bytes(head: bytes, hint: str, media_type: str | None) -> str | None:
         return container(head, hint, media_type)
     if head[4:8] == b"ftyp":
         return _iso_media(head, hint, media_type)
-    if head[4:8] in _OLD_QUICKTIME and head[0] < 0x20:  # a box of over 512 MB, or a text
+    if head[4:8] in _OLD_QUICKTIME and head[0] < 0x20:  # otherwise a box of over 512 MB, or a text
         return "video/quicktime"
     if head.startswith(_ZIP_STARTS):
         return hint if hint in ZIP_FAMILY else "application/zip"
@@ -129,14 +129,14 @@ def _by_bytes(head: bytes, hint: str, media_type: str | None) -> str | None:
 
 
 def _is_sound(hint: str, media_type: str | None) -> bool:
-    """For a container that may hold sound alone or a film: the sender's type, then the message's kind."""
+    """Whether a container that may be sound or film is sound, by the sender's type, then the message's kind."""
     return hint.startswith("audio/") if hint.startswith(("audio/", "video/")) else media_type == "audio"
 
 
 def _iso_media(head: bytes, hint: str, media_type: str | None) -> str:
     size, brand = int.from_bytes(head[:4], "big"), head[8:12]
     if brand in (b"mif1", b"msf1") and (b"avif" in head[16:size] or b"avis" in head[16:size]):
-        return "image/avif"  # a general brand first, the codec's among the compatible ones
+        return "image/avif"  # general major brand, with the codec's brand among the compatible ones
     if brand in _BRANDS:
         return _BRANDS[brand]
     if brand.startswith((b"3gp", b"3g2")):
@@ -152,7 +152,7 @@ def _matroska(head: bytes, hint: str, media_type: str | None) -> str:
 
 
 def _ogg(head: bytes, hint: str, media_type: str | None) -> str:
-    """Every stream's first packet lies at the beginning, with its codec's name."""
+    """Judged by the codec names in the first packets of the streams, which are at the start."""
     if b"\x80theora" in head:
         return "video/ogg"
     if any(codec in head for codec in (b"OpusHead", b"\x01vorbis", b"Speex   ", b"\x7fFLAC")):
@@ -169,7 +169,7 @@ def _windows_media(head: bytes, hint: str, media_type: str | None) -> str | None
 
 
 def _tiff(head: bytes, hint: str, _media_type: str | None) -> str:
-    """TIFF, and the cameras' own formats, which are TIFF inside."""
+    """TIFF, and camera formats based on it."""
     if head[8:10] == b"CR":
         return "image/x-canon-cr2"
     return hint if hint in _TIFF_FAMILY else "image/tiff"
@@ -185,7 +185,7 @@ _CONTAINERS: dict[bytes, Callable[[bytes, str, str | None], str | None]] = {
 
 
 def _transport_stream(head: bytes) -> str | None:
-    """MPEG-TS: packets of 188 bytes that begin with 0x47; a camcorder puts four bytes of time before each."""
+    """MPEG-TS: packets of 188 bytes that start with 0x47; camcorders put a four-byte time before each."""
     for first, step in ((0, 188), (4, 192)):
         marks = head[first::step][:5]
         if len(marks) == 5 and set(marks) == {0x47}:
@@ -194,20 +194,20 @@ def _transport_stream(head: bytes) -> str | None:
 
 
 def _mpeg_audio(head: bytes) -> str | None:
-    """Frames without a container: eleven or twelve set bits, then a layer; layer 0 is AAC's ADTS."""
+    """MPEG audio frames without a container: eleven or twelve set bits, then a layer; layer 0 is AAC's ADTS."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     if head[1] & 0xF6 == 0xF0:
         return "audio/aac"
     layer, bitrate, rate = head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
-    # Layer I (3) is left out: nobody uses it, and a text in UTF-16 begins like it.
+    # Layer I (3) is left out: nobody uses it, and UTF-16 text starts like it.
     return "audio/mpeg" if layer in (1, 2) and 0 < bitrate < 15 and rate != 3 else None
 
 
 def _text(head: bytes, hint: str) -> str | None:
-    """A drawing by its root, a card or a calendar by its first line, else a text of the sender's sort.
+    """SVG by its root element, vCard or calendar by the first line, else the sender's kind of text.
 
-    A web page becomes a plain text, which no browser runs.
+    A web page becomes plain text, which no browser executes.
     """
     text = _decoded(head)
     if text is None:
@@ -219,7 +219,7 @@ def _text(head: bytes, hint: str) -> str | None:
 
 
 def _decoded(head: bytes) -> str | None:
-    """The beginning as text; None if it is empty or holds what no text does."""
+    """The start as text; None if it is empty or contains bytes that no text has."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = head[: len(head) // 2 * 2].decode("utf-16", "replace")
     else:
@@ -230,7 +230,7 @@ def _decoded(head: bytes) -> str | None:
 
 
 def _utf8(head: bytes) -> str:
-    """The beginning of a text in UTF-8, whose last character may be cut; empty if it is none."""
+    """The start of a UTF-8 text, whose last character may be cut; empty if it is not UTF-8."""
     try:
         return head.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -239,18 +239,18 @@ def _utf8(head: bytes) -> str:
 
 
 def _code_page(head: bytes) -> str:
-    """A text in an old code page of Western Europe, such as a table that Excel has saved; empty if it is none."""
+    """A text in an old Western European code page, such as an Excel export; empty if it does not look like one."""
     ascii_bytes = sum(byte < 0x80 for byte in head)
     return head.decode("cp1252", "replace") if head and ascii_bytes >= LEAST_ASCII * len(head) else ""
 
 
 def _root(text: str) -> str | None:
-    """The name of an XML document's first element."""
+    """The name of an XML document's root element."""
     at = text.lstrip()
     while at.startswith(("<?", "<!")):
         closing = "?>" if at.startswith("<?") else "-->" if at.startswith("<!--") else ">"
         if closing == ">" and "[" in at.partition(">")[0]:
-            closing = "]>"  # a document type with definitions of its own
+            closing = "]>"  # a document type with an internal subset
         at = at.partition(closing)[2].lstrip()
     name = at[1:65].replace("/", " ").replace(">", " ").split()
     return name[0].rpartition(":")[2] if at.startswith("<") and name else None

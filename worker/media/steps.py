@@ -1,7 +1,7 @@
-"""What to do with a media job after an attempt has failed: pure rules.
+"""What to do with a media job after a failed attempt. Pure.
 
-The contract's quick retry (500 to 1000 ms) has failed before these rules are asked. From then on the job waits in the
-database between attempts, until it succeeds, WhatsApp no longer has the file, or further attempts would be pointless.
+Applies after the contract's quick retry (500 to 1000 ms) has failed. From then on the job waits in the database
+between attempts until it succeeds, WhatsApp no longer has the file, or more attempts are pointless.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from worker.errors import (
 
 BACKOFF_FIRST_SECONDS = 30.0
 BACKOFF_MAX_SECONDS = 6 * 3600.0
-OUTAGE_ATTEMPTS = 80  # ten within nine hours, then one every six hours: 18 days, as long as WhatsApp keeps a file
-EXPIRED_ATTEMPTS = 20  # the phone may be off for a weekend: three days
-CORRUPT_ATTEMPTS = 6  # a quarter of an hour: a cache on the way may be at fault; a broken upload stays broken
-BROKEN_ATTEMPTS = 5  # the database refuses, or we have a bug: the next release may fix either
+OUTAGE_ATTEMPTS = 80  # ten in nine hours, then one every six hours: 18 days, as long as WhatsApp keeps a file
+EXPIRED_ATTEMPTS = 20  # three days: the phone may be off for a weekend
+CORRUPT_ATTEMPTS = 6  # a quarter of an hour: a cache may be at fault; a broken upload stays broken
+BROKEN_ATTEMPTS = 5  # the database refuses, or we have a bug; the next release may fix either
 
 Status = Literal["expired", "too_large", "refused", "corrupt", "failed"]
-# nobody: this process has no phone to ask; busy: as many files wait for the phone's answer as are allowed to.
+# nobody: this process has no phone. busy: too many files already wait for the phone.
 Answer = Literal["renewed", "refused", "unanswered", "nobody", "busy"]
 
 
@@ -43,7 +43,7 @@ class HandOver:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryLater:
-    """Another attempt after `seconds`."""
+    """Try again after `seconds`."""
 
     seconds: float
     code: str
@@ -51,7 +51,7 @@ class RetryLater:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abandon:
-    """Make no further attempt. `status` becomes `messages.media_status`, `code` that of the audit entry."""
+    """Give up. `status` becomes `messages.media_status`; `code` goes into the audit entry."""
 
     status: Status
     code: str
@@ -59,7 +59,7 @@ class Abandon:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobLost:
-    """Another process holds the job now: write nothing."""
+    """Another process holds the job now; write nothing."""
 
 
 Step = AskPhone | HandOver | RetryLater | Abandon | JobLost
@@ -68,11 +68,11 @@ Step = AskPhone | HandOver | RetryLater | Abandon | JobLost
 def next_step(
     error: BaseException, attempt: int, answer: Answer | None, jitter: float, before: str | None = None
 ) -> Step:
-    """What to do after attempt number `attempt` (counted from 1) has failed with `error`.
+    """What to do after attempt number `attempt` (counted from 1) failed with `error`.
 
-    `answer` is what the phone said within this attempt; None: it was not asked. `jitter` is 0 to 1. `before` is the
-    code of the previous failure. Attempts that died with their worker count too, so a job is abandoned only when it
-    fails twice in a row with the same code.
+    `answer`: the phone's answer in this attempt; None: it was not asked. `jitter`: 0 to 1. `before`: the previous
+    failure's code. Attempts that died with their worker count too, so a job is abandoned only if it fails twice in a
+    row with the same code.
     """
     later = backoff_seconds(attempt, jitter)
 
@@ -118,10 +118,10 @@ def next_step(
 
 
 def backoff_seconds(attempt: int, jitter: float) -> float:
-    """Seconds until the attempt after number `attempt`: doubling from 30 s to 6 h, up to a quarter more by jitter.
+    """Seconds to wait after attempt number `attempt`: doubles from 30 s to 6 h, plus up to a quarter of jitter.
 
     Raises:
-        ValueError: if `attempt` is below 1.
+        ValueError: `attempt` is below 1.
     """
     if attempt < 1:
         raise ValueError("attempts are counted from 1")

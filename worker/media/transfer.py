@@ -1,7 +1,7 @@
-"""One file on its way: known before? Else download, type, upload; then link it to its message.
+"""Transfers one file: unless it is already known, download, detect its type, upload; then link it to its message.
 
-The object is in the bucket before its row exists, so a crash in between leaves a job that can be done again, and the
-upload replaces what the crash left.
+The object is in the bucket before its row exists. After a crash in between, the job runs again and the upload replaces
+the leftover.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transferred:
-    """A file that is linked to its message. `downloaded`: it was fetched; `reused`: its content was stored before."""
+    """A file linked to its message. `downloaded`: it was fetched. `reused`: its content was already stored."""
 
     file: MediaFile
     downloaded: bool
@@ -39,9 +39,9 @@ class Transferred:
 
 
 class Transfers:
-    """Stores the files of jobs that this process holds; shared by all of them.
+    """Stores the files of this process's jobs; shared by all of them.
 
-    `document_max_bytes` is the limit for documents, if there is one of their own.
+    `document_max_bytes`: separate limit for documents; None: no separate limit.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Transfers:
         self._sleep = sleep
 
     async def run(self, job_id: int, owner: str, file: RemoteFile) -> Transferred:
-        """Store the file and link it, which ends the job.
+        """Store the file and link it to its message, which ends the job.
 
         Raises:
-            MediaError: as `Downloader.fetch`; MediaRefused also for a file that the contract does not let in.
-            StoreRefused, StoreUnavailable: as `Store.media_done` and `Bucket.upload`.
+            MediaError: from `Downloader.fetch`; MediaRefused also for a file that the contract does not allow.
+            StoreRefused, StoreUnavailable: from `Store.media_done` and `Bucket.upload`.
         """
         known = await self._find_known(file)
         if known is not None:
@@ -67,7 +67,7 @@ class Transfers:
         try:
             linked = await self._retry_once(lambda: self._store.media_done(job_id, owner, stored))
         except StoreRefused as refused:
-            if refused.code == "stale_job":  # its new holder now knows the content, and may upload nothing
+            if refused.code == "stale_job":  # the new holder may find the content known, and upload nothing
                 await self._remove_duplicate(stored)
             raise
         logger.debug("a file is stored: {} bytes, {}", stored.bytes, stored.mime)
@@ -76,7 +76,7 @@ class Transfers:
         return Transferred(file=stored, downloaded=True, reused=linked.reused)
 
     async def _find_known(self, file: RemoteFile) -> MediaFile | None:
-        """The file of a forward: the same ciphertext under the same key was verified before.
+        """The stored file of a forward: the same ciphertext under the same key was verified before.
 
         Source: docs/whatsapp.md, "Media".
         """
@@ -97,10 +97,10 @@ class Transfers:
         return stored
 
     async def _remove_duplicate(self, stored: MediaFile) -> None:
-        """One content, one object: an earlier sender may have named another type, and so another extension.
+        """Remove our object if the content has another one: an earlier sender's type may give another extension.
 
-        The job is done, or another worker's, whether or not this works. The row of the content, which the message
-        keeps from retention, names the object that stays.
+        Failure does not matter to the job. The content's row, which the message protects from retention, names the
+        object that stays.
         """
         try:
             kept = await self._store.media_known(stored.file_enc_sha256 or "", stored.media_key_sha256 or "")
@@ -110,9 +110,9 @@ class Transfers:
             logger.warning("a second copy of a file may be left in the bucket: {}", error)
 
     async def _retry_once(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The contract's quick retry: what may pass is tried a second time, after 500 to 1000 ms.
+        """The contract's quick retry: repeat a call that may succeed once, after 500 to 1000 ms.
 
-        A wrong copy only if no second host was asked: each costs a whole download.
+        A corrupt copy only if no second host was tried: each costs a whole download.
         """
         retrying = AsyncRetrying(
             retry=retry_if_exception(_may_pass),
@@ -122,7 +122,7 @@ class Transfers:
             reraise=True,
         )
 
-        async def attempt() -> T:  # tenacity awaits coroutine functions only, not what a lambda returns
+        async def attempt() -> T:  # tenacity awaits only coroutine functions, not what a lambda returns
             return await call()
 
         return await retrying(attempt)
@@ -135,10 +135,10 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _media_file(file: RemoteFile, fetched: Fetched, document_max_bytes: int | None) -> MediaFile:
-    """What is stored of a proven file. Type and hash are its own, dimensions and duration the sender's word.
+    """The row of a verified file. Type and hash come from its bytes, dimensions and duration from the sender.
 
     Raises:
-        MediaRefused: the contract does not let in a file of this type and size.
+        MediaRefused: the contract does not allow this type and size.
     """
     sniffed = sniff(fetched.head, file.mime, file.media_type)
     if not may_be_stored(sniffed.mime, fetched.proof.length, document_max_bytes):

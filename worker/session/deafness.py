@@ -72,8 +72,8 @@ class DeafnessDetector:
     """Judges the silence of one account's connections, across all sidecars of a process."""
 
     def __init__(self) -> None:
-        self.anything = SilenceTracker("nothing has come from WhatsApp")
-        self.groups = SilenceTracker("nothing has come from any group, though other things have,")
+        self.anything = SilenceTracker("nothing has arrived from WhatsApp")
+        self.groups = SilenceTracker("nothing has arrived from any group, though other things have,")
         self._told_at = 0.0
 
     def observe(self, pong: Pong, *, now: float, opened_at: float) -> str | None:
@@ -98,8 +98,8 @@ class DeafnessDetector:
     def warnings(self) -> list[str]:
         """Warnings for people, shown until something arrives."""
         return [
-            f"{what} for unusually long; the connection was made anew once, and nothing came. A message from a phone "
-            "to a group shows whether it is deaf or the account quiet"
+            f"{what} for unusually long; the worker reconnected once, and nothing arrived. Send a message to a group "
+            "from a phone to see whether the connection is deaf or the account is quiet"
             for what, silence in (("nothing from WhatsApp", self.anything), ("nothing from any group", self.groups))
             if silence.suspected
         ]

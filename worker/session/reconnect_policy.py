@@ -257,7 +257,7 @@ class ReconnectPolicy:
         """The plan when an open connection is silent for unusually long: reconnect once."""
         self._report.error("DEAF", reason)
         self._report.audit("disconnect", code=None, reason=reason)
-        return Connect(delay=self._back_off("The connection may be deaf; connecting anew once.", "network"))
+        return Connect(delay=self._back_off("The connection may be deaf; reconnecting once.", "network"))
 
     def _back_off(self, say: str, counter: str) -> float:
         """Count and report an attempt of this kind; the seconds to wait before it."""

@@ -1,6 +1,6 @@
-"""HTTP endpoints for operators: /healthz, /readyz with reasons, /metrics.
+"""HTTP endpoints for operators: /healthz, /readyz (with reasons), /metrics.
 
-Serves before Supabase answers. Shows no message content, no secret and no QR code.
+Starts before Supabase answers. Never shows message content, secrets or QR codes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from worker.web.health import Health
 from worker.web.readings import render
 
 BACKLOG = 64
-CONNECTIONS_MAX = 64  # a health check and a few scrapers need three; descriptors are for messages and files
-PROBE_SECONDS, PROBE_BYTES = 1.0, 8192  # for the question who has our port
-GRACE_SECONDS = 1  # to finish an answer being written
+CONNECTIONS_MAX = 64  # a health check and a few scrapers need three; leave descriptors to messages and files
+PROBE_SECONDS, PROBE_BYTES = 1.0, 8192  # for finding out who uses our port
+GRACE_SECONDS = 1  # for finishing an answer being written
 
 
 def make_app(health: Health) -> Starlette:
@@ -56,7 +56,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        SettingsError: the port is taken or not allowed, or this machine does not have the address.
+        SettingsError: the port is taken or not allowed, or the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -64,7 +64,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
-    except (OSError, OverflowError, TypeError, UnicodeError) as refused:  # the last two: no name of a host at all
+    except (OSError, OverflowError, TypeError, UnicodeError) as refused:  # the last two: not a host name at all
         listener.close()
         number = getattr(refused, "errno", None)
         if number == errno.EADDRINUSE:
@@ -78,7 +78,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serves_us(host: str, port: int) -> bool:
-    """Whether a wa-worker of this machine answers on that port, within a second."""
+    """Whether a wa-worker answers on that port within a second."""
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens here
     answer, deadline = b"", time.monotonic() + PROBE_SECONDS
     try:
@@ -96,9 +96,9 @@ def serves_us(host: str, port: int) -> bool:
 
 
 class _Bounded(H11Protocol):
-    """An HTTP connection; past `CONNECTIONS_MAX`, the oldest is closed.
+    """An HTTP connection. Above `CONNECTIONS_MAX`, the oldest is closed.
 
-    The port may be public, and uvicorn waits for a first request without a time-out.
+    The port may be public, and uvicorn has no time-out for the first request.
     """
 
     since = 0.0
@@ -114,7 +114,7 @@ class _Bounded(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Without uvicorn's signal handlers: the host handles signals."""
+    """Uvicorn without its signal handlers: the host handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -129,7 +129,7 @@ async def serve(
         make_app(health),
         http=_Bounded,
         ws="none",
-        backlog=BACKLOG,  # also the most that asyncio accepts in one turn
+        backlog=BACKLOG,  # also how many connections asyncio accepts per loop turn
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -1,5 +1,4 @@
-"""The database's figures for those who scrape /metrics, whether it still has every batch that it confirmed, and whether
-the bucket answers."""
+"""Polls the database's figures for /metrics. Checks that no confirmed batch is missing and that the bucket answers."""
 
 from __future__ import annotations
 
@@ -13,10 +12,10 @@ from worker.store import Store
 from worker.store.console import Figures
 from worker.web.health import Health, SessionHealth
 
-FRESH_SECONDS = 10.0  # however many scrape; Prometheus asks every 15 s
+FRESH_SECONDS = 10.0  # however many scrapers; Prometheus scrapes every 15 s
 CHECK_EVERY_SECONDS = 300.0  # when nobody scrapes
 BUCKET_AGAIN_SECONDS = 15.0  # while it does not answer
-READ_SECONDS = 3.0  # a scraper waits ten
+READ_SECONDS = 3.0  # a scraper waits ten seconds
 
 
 class FiguresPoller:
@@ -29,13 +28,13 @@ class FiguresPoller:
         self._every = every
 
     async def run(self) -> None:
-        """Poll until cancelled; a database that does not answer is asked again."""
+        """Poll until cancelled, through outages."""
         while True:
             await self._ask_and_recover()
             await anyio.sleep(self._every)
 
     async def refresh(self) -> None:
-        """Read the figures again if they are old; for a scrape, which shows the former ones if that takes long."""
+        """Read the figures again if they are old. For a scrape; if it takes long, the scrape shows the old ones."""
         at = self._health.metrics.database_at
         if at is None or time.monotonic() - at > FRESH_SECONDS:
             with anyio.move_on_after(READ_SECONDS):
@@ -50,7 +49,7 @@ class FiguresPoller:
     async def ask(self) -> None:
         """Read the figures once."""
         metrics = self._health.metrics
-        answered = metrics.answered  # read before the query: a batch confirmed meanwhile must not count as missing
+        answered = metrics.answered  # before the query: a batch confirmed meanwhile must not count as missing
         figures = await self._store.console.figures(self._session)
         metrics.database, metrics.database_at = figures, time.monotonic()
         missing = unbacked(answered, figures)
@@ -67,13 +66,13 @@ class BucketWatch:
         self._health = health
 
     async def run(self) -> None:
-        """Look until cancelled: every five minutes, more often while there is trouble."""
+        """Check until cancelled: every five minutes, more often while there is trouble."""
         while True:
             await anyio.sleep(BUCKET_AGAIN_SECONDS if self._health.bucket_trouble else CHECK_EVERY_SECONDS)
             await self.look()
 
     async def look(self) -> None:
-        """Look whether the bucket answers; create it if it is missing."""
+        """Check that the bucket answers; create it if it is missing."""
         try:
             await self._store.bucket.ensure()
         except (StoreUnavailable, StoreRefused) as error:
@@ -83,10 +82,10 @@ class BucketWatch:
 
 
 def unbacked(answered: tuple[int, int] | None, figures: Figures) -> int:
-    """How many batches were confirmed to the sidecar and are missing from the database.
+    """How many batches were confirmed to the sidecar but are missing from the database.
 
-    `answered` is the last (epoch, seq) confirmed, which let the receipts go out. The session's row holds the last one
-    committed. Under a newer epoch the two cannot be compared: 0.
+    `answered`: the last (epoch, seq) confirmed, which released the receipts. The session's row has the last one
+    committed. If its epoch is newer, the two cannot be compared: 0.
     """
     if answered is None:
         return 0

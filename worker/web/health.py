@@ -1,4 +1,4 @@
-"""The state behind /readyz and /metrics; each part of the worker writes its own fields."""
+"""The state behind /readyz and /metrics. Each part of the worker writes its own fields."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from worker.session.report import View
 from worker.web.metrics import Lag, Metrics
 
 STOPPED_SHOWN_SECONDS = 3600.0  # long enough for any scraper
-REFRESHED_AT_ONCE = 5  # by one scrape; with 50 sessions and a scrape every 15 s, figures are up to 150 s old
+REFRESHED_AT_ONCE = 5  # per scrape; with 50 sessions and a scrape every 15 s, figures are up to 150 s old
 KNOWINGLY_IDLE = ("idle", "logged_out")  # no phone is linked, by choice: not a fault
 
-# Addresses, numeric ones too, names with a number behind them, and paths. Not `docs/page.md`, `and/or` or `HTTP/1.1`.
+# URLs, IP addresses, host:port, and paths. Not `docs/page.md`, `and/or` or `HTTP/1.1`.
 _PLACE = re.compile(
     r"\b[a-z][a-z0-9+.-]*://[^\s,;()]*[^\s,;:().]"
     r"|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"
@@ -40,11 +40,11 @@ class SessionHealth:
     figures: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     deafness: DeafnessDetector = field(default_factory=DeafnessDetector)
-    refresh: Callable[[], Coroutine[Any, Any, None]] | None = None  # the database's figures, before they are shown
-    refreshed_at: float = float("-inf")  # when that was last asked for, answered or not (monotonic)
+    refresh: Callable[[], Coroutine[Any, Any, None]] | None = None  # re-reads the database's figures
+    refreshed_at: float = float("-inf")  # last call of `refresh`, answered or not (monotonic)
 
     def describe(self) -> dict[str, Any]:
-        """Ready: messages are received and stored, or no phone is linked by choice."""
+        """The session's part of /readyz. Ready: messages are received and stored, or no phone is linked by choice."""
         reasons: list[str] = []
         if self.metrics.away():
             reasons.append("Supabase: the database does not answer")
@@ -57,37 +57,37 @@ class SessionHealth:
         if self.view and self.sidecar_pid is None:
             reasons.append("the sidecar is not running")
         state = (
-            {"status": self.view.status, "state": self.view.state, "say": without_places(self.view.say)}
+            {"status": self.view.status, "state": self.view.state, "say": without_addresses(self.view.say)}
             if self.view
             else None
         )
         return {
             "ok": not reasons,
-            "reasons": [without_places(reason) for reason in reasons],
+            "reasons": [without_addresses(reason) for reason in reasons],
             "warnings": self.deafness.warnings,
             "session": state,
             "sidecar": {"pid": self.sidecar_pid, "restarts": self.sidecar_restarts},
         }
 
 
-def without_places(text: str) -> str:
-    """`text` with `…` for each address and path."""
+def without_addresses(text: str) -> str:
+    """`text` with `…` instead of each address and path."""
     return _PLACE.sub("…", text)
 
 
 @dataclass
 class Health:
-    """The process and its sessions. `named`: the one session that `run` and `up` serve; None: those that were claimed.
+    """The process and its sessions. `named`: the session of `run` or `up`; None: the process claims its sessions.
 
-    A process with a named session is ready if that session is. One that claims its sessions is ready if it could serve:
-    another host would have the same trouble with an account, so no orchestrator is to act on it.
+    A process with a named session is ready if that session is. A host is ready if it could serve sessions: trouble with
+    one account would be the same on another host, so an orchestrator should not react to it.
     """
 
     named: str | None = "default"
     capacity: int = 0  # of a host
     supabase: str = "not reached yet"
     supabase_ok: bool = False
-    away: Callable[[], bool] = lambda: False  # the poll has no answer
+    away: Callable[[], bool] = lambda: False  # True while the poll gets no answer
     bucket_trouble: str | None = None
     lag: Lag = field(default_factory=Lag)
     sessions: dict[str, SessionHealth] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Health:
 
     @property
     def session(self) -> SessionHealth:
-        """The named session's."""
+        """The health of the named session."""
         assert self.named is not None
         return self.sessions[self.named]
 
@@ -110,20 +110,20 @@ class Health:
         return health
 
     def leaves(self, session: str, *, unwanted: bool) -> None:
-        """It was given back."""
+        """A session was given back."""
         del self.sessions[session]
         if unwanted:
             self._stopped[session] = time.time()
 
     @property
     def stopped(self) -> dict[str, float]:
-        """Sessions that left lately because nobody wants them served, and when (Unix seconds)."""
+        """Sessions given back recently because they are no longer wanted, and when (Unix seconds)."""
         latest = sorted(self._stopped.items(), key=lambda item: item[1])[-max(self.capacity, 1) :]
         self._stopped = {name: at for name, at in latest if at > time.time() - STOPPED_SHOWN_SECONDS}
         return self._stopped
 
     async def refresh(self) -> None:
-        """Have the database's figures read again, of the sessions that have waited the longest for that."""
+        """Re-read the database's figures of the sessions whose figures are oldest."""
         able = ((one, one.refresh) for one in self.sessions.values() if one.refresh is not None)
         oldest = sorted(able, key=lambda found: found[0].refreshed_at)
         async with anyio.create_task_group() as tasks:
@@ -132,7 +132,7 @@ class Health:
                 tasks.start_soon(refresh)
 
     def describe(self) -> dict[str, Any]:
-        """The document of /readyz. The port may be public: addresses and paths stand in the log alone."""
+        """The document of /readyz. The port may be public, so addresses and paths appear only in the log."""
         reasons: list[str] = []
         if not self.supabase_ok:
             reasons.append(f"Supabase: {self.supabase}")
@@ -140,7 +140,7 @@ class Health:
             reasons.append("Supabase: the database does not answer")
         if self.bucket_trouble:
             reasons.append(f"bucket: {self.bucket_trouble}")
-        document: dict[str, Any] = {"supabase": without_places(self.supabase)}
+        document: dict[str, Any] = {"supabase": without_addresses(self.supabase)}
         if self.named is None:
             document["capacity"] = self.capacity
             document["sessions"] = {name: one.describe() for name, one in sorted(self.sessions.items())}
@@ -148,4 +148,4 @@ class Health:
             own = self.session.describe()
             reasons += own["reasons"]
             document = {**own, **document}
-        return {**document, "ok": not reasons, "reasons": [without_places(reason) for reason in reasons]}
+        return {**document, "ok": not reasons, "reasons": [without_addresses(reason) for reason in reasons]}

@@ -1,7 +1,7 @@
-"""The counters of /metrics, and the fixed lists that their labels come from.
+"""The counters of /metrics, and the fixed lists of their label values.
 
-A value outside its list counts as `other`: no ids, names or content in labels. `worker.web.readings` renders the page,
-and adds the session's name, which the operator has chosen.
+A value outside its list counts as `other`, so that labels never contain ids, names or content. `worker.web.readings`
+renders the page and adds the session's name, which the operator chose.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ REASONS = ("unmonitored", "not_a_group", "too_old", "waited_too_long", "malforme
 CODES = (*METRIC_LABELS, "none")
 ABANDONED = ("expired", "too_large", "refused", "corrupt", "failed")
 OTHER = "other"
-COMMIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # 0.05 s at rest; 10 s is the call's time-out
+COMMIT_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # 0.05 s when idle; calls time out after 10 s
 BATCH_STANZAS = (0, 1, 2, 5, 10, 25, 50, 100, 250, 500)  # 500 is the sidecar's own bound
 LAG_EVERY_SECONDS = 0.5
-LAG_REMEMBERED = 120  # measurements, one minute: a scrape reads the worst of them
+LAG_REMEMBERED = 120  # measurements, one minute; a scrape reads the worst
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # one more line per counter, of no use here
 
 
 class Metrics:
-    """The counters of one session in this process, and the latest values that /metrics reads beside them."""
+    """The counters of one session in this process, and the latest values that /metrics shows beside them."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -59,8 +59,8 @@ class Metrics:
             "wa_commit_stanzas", "Stanzas in a batch", buckets=BATCH_STANZAS, registry=self.registry
         )
         self.away: Callable[[], bool] = lambda: False
-        self.media: MediaCounts | None = None  # of the current lease
-        self.database: Figures | None = None  # as of `database_at`
+        self.media: MediaCounts | None = None  # for the current lease
+        self.database: Figures | None = None  # read at `database_at`
         self.database_at: float | None = None
         self.answered: tuple[int, int] | None = None  # (epoch, seq) of the last batch confirmed to the sidecar
         self.unbacked: int = 0
@@ -77,7 +77,7 @@ class Metrics:
     # Events
 
     def committed(self, commit: Commit, batch: Batch, done: Committed, seconds: float) -> None:
-        """Count a batch that is durable, just before the sidecar hears of it."""
+        """Count a durable batch, just before the sidecar gets the answer."""
         self.answered = (commit.epoch, commit.seq)
         self._commit_seconds.observe(seconds)
         self._commit_stanzas.observe(len(commit.stanzas))
@@ -100,7 +100,7 @@ class Metrics:
     # Values read on request
 
     def last_at(self, name: str, figures: Mapping[str, Any]) -> float | None:
-        """Unix seconds of the figure `name`, in milliseconds there; kept across connections."""
+        """The figure `name` (milliseconds) in Unix seconds. Kept across connections."""
         at_ms = figures.get(name)
         if at_ms:
             self._last_at[name] = max(self._last_at.get(name, 0.0), float(at_ms) / 1000)
@@ -108,18 +108,18 @@ class Metrics:
 
 
 class Lag:
-    """How late the event loop of this process is."""
+    """Measures the lag of this process's event loop."""
 
     def __init__(self) -> None:
         self._lags: deque[float] = deque(maxlen=LAG_REMEMBERED)
 
     @property
     def seconds(self) -> float:
-        """The worst of the last minute."""
+        """The worst lag of the last minute."""
         return max(self._lags, default=0.0)
 
     async def watch(self) -> None:
-        """Measure for ever."""
+        """Measure until cancelled."""
         while True:
             due = time.monotonic() + LAG_EVERY_SECONDS
             await anyio.sleep(LAG_EVERY_SECONDS)
@@ -127,12 +127,12 @@ class Lag:
 
 
 def known(value: str, values: Iterable[str]) -> str:
-    """`value` if it is one of `values`: labels stay bounded, whatever comes."""
+    """`value` if it is one of `values`, else `other`: keeps labels bounded."""
     return value if value in values else OTHER
 
 
 def summed(counts: Mapping[str, float], values: Iterable[str]) -> dict[str, float]:
-    """One count for each of `values`, and the rest as `other`."""
+    """One count per value of `values`, and the rest as `other`."""
     found = dict.fromkeys((*values, OTHER), 0.0)
     for name, count in counts.items():
         found[known(name, values)] += count

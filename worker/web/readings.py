@@ -1,6 +1,6 @@
-"""The page of /metrics: the counters of `worker.web.metrics`, and every figure that is read when somebody asks.
+"""Renders /metrics: the counters of `worker.web.metrics`, and figures that are read on request.
 
-What belongs to a session carries its name in the label `session`. A session that has left takes its series with it.
+Series of a session have its name in the label `session`. They disappear when the session leaves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Kind = Literal["counter", "gauge"]
 
 @dataclass(frozen=True)
 class Reading:
-    """One figure of a session. With a `label`, `read` returns {label value: amount}; None means unknown now."""
+    """One figure of a session. With a `label`, `read` returns {label value: amount}; None: unknown at the moment."""
 
     kind: Kind
     name: str
@@ -36,7 +36,7 @@ class Reading:
 
 
 def _figure(name: str, scale: float = 1.0) -> Callable[[SessionHealth], float | None]:
-    """A figure from the sidecar's last answer; unknown while no sidecar runs."""
+    """A figure from the sidecar's last pong; unknown while no sidecar runs."""
 
     def read(health: SessionHealth) -> float | None:
         found = health.figures.get(name) if health.sidecar_pid is not None else None
@@ -46,7 +46,7 @@ def _figure(name: str, scale: float = 1.0) -> Callable[[SessionHealth], float | 
 
 
 def _database(name: str) -> Callable[[SessionHealth], Value]:
-    """A figure from the database's last answer."""
+    """A figure from the database's last figures."""
 
     def read(health: SessionHealth) -> Value:
         figures = health.metrics.database
@@ -101,58 +101,56 @@ READINGS: tuple[Reading, ...] = (
     Reading(
         "gauge",
         "wa_logged_out",
-        "1 after a logout that somebody asked for, until a new code is asked for",
+        "1 after a requested logout, until a new code is requested",
         lambda h: float(h.view is not None and h.view.state == "logged_out"),
     ),
     Reading("gauge", "wa_lease_held", "1 while this worker serves the session", lambda h: float(h.lease_ok)),
     Reading("gauge", "wa_database_away", "1 while the database does not answer", lambda h: float(h.metrics.away())),
-    Reading("gauge", "wa_held_frames", "Frames that wait for a commit before they may leave", _figure("held_frames")),
+    Reading("gauge", "wa_held_frames", "Frames held back until a commit", _figure("held_frames")),
     Reading(
         "gauge",
         "wa_longest_hold_seconds",
-        "The longest that a frame was held on this connection",
+        "Longest time that a frame was held on this connection",
         _figure("longest_hold_ms", 0.001),
     ),
-    Reading("gauge", "wa_log_items", "Items of the ordered log that are not committed", _figure("log_items")),
-    Reading("gauge", "wa_log_bytes", "Bytes of the ordered log that are not committed", _figure("log_bytes")),
+    Reading("gauge", "wa_log_items", "Uncommitted items of the ordered log", _figure("log_items")),
+    Reading("gauge", "wa_log_bytes", "Uncommitted bytes of the ordered log", _figure("log_bytes")),
     Reading(
         "gauge",
         "wa_acknowledged_uncommitted_batches",
-        "Most batches ever that the sidecar was told are durable and that the database, asked for itself, did not have",
+        "Highest number of batches ever confirmed to the sidecar but missing from the database",
         lambda h: float(h.metrics.unbacked),
     ),
-    Reading(
-        "counter", "wa_stanzas", "Message stanzas that came in, of this connection, every chat", _figure("stanzas_in")
-    ),
-    Reading("counter", "wa_redeliveries", "Stanzas of this connection that were known already", _figure("swallowed")),
+    Reading("counter", "wa_stanzas", "Message stanzas received on this connection, all chats", _figure("stanzas_in")),
+    Reading("counter", "wa_redeliveries", "Stanzas on this connection that were already known", _figure("swallowed")),
     Reading(
         "gauge",
         "wa_last_stanza_timestamp_seconds",
-        "When WhatsApp last sent anything but an answer; time() minus this is how long it is quiet",
+        "When WhatsApp last sent anything but an answer; time() minus this is the length of the silence",
         lambda h: h.metrics.last_at("last_stanza_at_ms", h.figures),
     ),
     Reading(
         "gauge",
         "wa_last_group_stanza_timestamp_seconds",
-        "When something of a group last came in, monitored or not",
+        "When something from a group last arrived, monitored or not",
         lambda h: h.metrics.last_at("last_group_stanza_at_ms", h.figures),
     ),
     Reading(
         "gauge",
         "wa_suspected_deaf",
-        "1 while a silence is longer than usual, although the connection was made anew for it",
+        "1 while a silence is unusually long, even after a reconnect",
         _suspected,
         label="of",
     ),
     Reading(
         "counter",
         "wa_sidecar_restarts",
-        "Ends of the sidecar that were not asked for",
+        "Unexpected ends of the sidecar",
         lambda h: float(h.sidecar_restarts),
     ),
     Reading("gauge", "wa_sidecar_resident_bytes", "Memory of the sidecar", _figure("rss_bytes")),
-    Reading("gauge", "wa_media_jobs", "Files to be fetched, by state", _jobs, label="state"),
-    Reading("gauge", "wa_media_oldest_job_seconds", "Age of the oldest of them, 0 without any", _oldest),
+    Reading("gauge", "wa_media_jobs", "Files to fetch, by state", _jobs, label="state"),
+    Reading("gauge", "wa_media_oldest_job_seconds", "Age of the oldest media job, 0 without any", _oldest),
     Reading(
         "gauge",
         "wa_media_abandoned",
@@ -160,20 +158,18 @@ READINGS: tuple[Reading, ...] = (
         _abandoned,
         label="status",
     ),
-    Reading("counter", "wa_media_files", "What became of attempts at files", _media, label="result"),
+    Reading("counter", "wa_media_files", "Media attempts, by result", _media, label="result"),
     Reading(
         "counter",
         "wa_media_bytes",
         "Bytes of files stored",
         lambda h: None if h.metrics.media is None else float(h.metrics.media.bytes),
     ),
-    Reading("gauge", "wa_pending_stubs", "Messages that could not be read yet", _database("pending_stubs")),
-    Reading("gauge", "wa_refused_stanzas", "Messages and changes that are listed as not stored", _database("refused")),
-    Reading(
-        "gauge", "wa_undecrypted_stanzas", "Those of them that were not decrypted at all", _database("undecrypted")
-    ),
-    Reading("gauge", "wa_held_changes", "Edits and the like whose message has not come", _database("held_changes")),
-    Reading("gauge", "wa_database_figures_age_seconds", "Age of the figures that the database gave", _figures_age),
+    Reading("gauge", "wa_pending_stubs", "Messages that could not be decrypted yet", _database("pending_stubs")),
+    Reading("gauge", "wa_refused_stanzas", "Messages and changes listed as not stored", _database("refused")),
+    Reading("gauge", "wa_undecrypted_stanzas", "Refused stanzas that were never decrypted", _database("undecrypted")),
+    Reading("gauge", "wa_held_changes", "Changes whose message has not arrived", _database("held_changes")),
+    Reading("gauge", "wa_database_figures_age_seconds", "Age of the figures from the database", _figures_age),
 )
 
 
@@ -182,7 +178,7 @@ ProcessCollector(registry=PROCESS)
 
 
 def render(health: Health) -> bytes:
-    """The page, in Prometheus' text format."""
+    """The page in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Page(health))
     return generate_latest(registry)
@@ -212,7 +208,7 @@ class _Page(Collector):
 
 
 def _of_session(health: SessionHealth) -> Iterator[Metric]:
-    """All of one session, its name not yet in the labels."""
+    """All metrics of one session, without the `session` label."""
     yield from health.metrics.registry.collect()
     for reading in READINGS:
         value = reading.read(health)
@@ -233,7 +229,7 @@ def _family(reading: Reading, value: float | Mapping[str, float]) -> Metric:
 
 
 def _about() -> Metric:
-    """Version of program and schema."""
+    """The versions of program and schema."""
     about = GaugeMetricFamily(
         "wa_worker_info", "Version of the program and of its schema", labels=["version", "schema"]
     )
@@ -242,14 +238,14 @@ def _about() -> Metric:
 
 
 def _host(health: Health) -> Iterator[Metric]:
-    """Of a process that claims its sessions."""
+    """Metrics of a host."""
     if health.named is not None:
         return
     yield GaugeMetricFamily("wa_host_capacity", "How many sessions this host serves at most", value=health.capacity)
-    yield GaugeMetricFamily("wa_host_sessions", "How many it holds", value=len(health.sessions))
+    yield GaugeMetricFamily("wa_host_sessions", "Sessions that this host holds", value=len(health.sessions))
     stopped = GaugeMetricFamily(
         "wa_session_stopped_timestamp_seconds",
-        "When this host gave a session back because it is not wanted any more; told for an hour",
+        "When this host gave a session back because it is no longer wanted; shown for an hour",
         labels=["session"],
     )
     for session, at in sorted(health.stopped.items()):
@@ -258,10 +254,10 @@ def _host(health: Health) -> Iterator[Metric]:
 
 
 def _lag(health: Health) -> Metric:
-    """Of the worker's event loop, which all sessions share, and of each sidecar's."""
+    """Lag of the worker's event loop, which all sessions share, and of each sidecar's."""
     metric = GaugeMetricFamily(
         "wa_event_loop_lag_seconds",
-        "How late the event loop is: the worker's worst of a minute, a sidecar's mean of ten seconds",
+        "Event loop lag: the worker's worst of a minute, a sidecar's mean of ten seconds",
     )
     metric.add_sample(metric.name, {"process": "worker"}, health.lag.seconds)
     for session, one in sorted(health.sessions.items()):
