@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from acceptance.tester import Choice, Task
-from demo.screen import Screen, alone
+from demo.screen import Screen, unwrap_single_error
 from worker.commands.keyboard import Keyboard
 from worker.session.flags import PHONE, international
 from worker.session.requests import ENTER_THE_CODE
@@ -49,7 +49,7 @@ class Human:
         self._screen.console.print(Panel(Text(task.say), title="On the phone", expand=False))
         self._keyboard.forget()
         choice: Choice | None = None
-        async with alone(), anyio.create_task_group() as tasks:
+        async with unwrap_single_error(), anyio.create_task_group() as tasks:
             tasks.start_soon(self._count_down, task.seconds)
             choice = await self._choice()
             tasks.cancel_scope.cancel()

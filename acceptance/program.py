@@ -37,7 +37,7 @@ from acceptance.verdict import (
     time_is_up,
     verdict,
 )
-from demo.screen import Screen, alone
+from demo.screen import Screen, unwrap_single_error
 from testkit.database import Database, Row
 from worker.session.version import SOURCE, fetch_version
 
@@ -227,7 +227,7 @@ class AcceptanceRun:
             nonlocal choice
             choice = await self.tester.perform(task)
 
-        async with alone(), anyio.create_task_group() as tasks:
+        async with unwrap_single_error(), anyio.create_task_group() as tasks:
             tasks.start_soon(act)
             with anyio.move_on_after(task.seconds):
                 while choice in (None, Choice.DONE):

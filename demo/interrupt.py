@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from demo.screen import Screen, alone
+from demo.screen import Screen, unwrap_single_error
 from worker.errors import ExitCode
 
 
 async def run_until_interrupted(screen: Screen, work: Callable[[], Awaitable[int]]) -> int:
     """The exit code of `work`; 130 if a signal ended it, after its scopes have stopped every process."""
     outcome: int = ExitCode.INTERRUPTED
-    async with alone(), anyio.create_task_group() as tasks:
+    async with unwrap_single_error(), anyio.create_task_group() as tasks:
 
         async def listen() -> None:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:

@@ -77,7 +77,7 @@ class Screen:
                 await anyio.sleep(REMINDER_SECONDS)
                 seconds += REMINDER_SECONDS
 
-        async with alone(), anyio.create_task_group() as tasks:
+        async with unwrap_single_error(), anyio.create_task_group() as tasks:
             tasks.start_soon(remind)
             try:
                 yield
@@ -89,7 +89,7 @@ class Screen:
 
 
 @asynccontextmanager
-async def alone() -> AsyncIterator[None]:
+async def unwrap_single_error() -> AsyncIterator[None]:
     """Raise a task group's only failure itself, instead of a group of one."""
     with unwrapped():
         yield

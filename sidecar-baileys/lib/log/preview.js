@@ -5,8 +5,8 @@
  * while the socket is paused or the log waits for the database, WhatsApp's silence means nothing.
  */
 
-/** Checks per patience, so that a pause is noticed even if it ends earlier. */
-const LOOKS = 20
+/** So that a pause is noticed even if it ends before the patience does. */
+const CHECKS_PER_PATIENCE = 20
 
 /**
  * @typedef {object} PreviewHooks
@@ -18,7 +18,7 @@ const LOOKS = 20
 export class Preview {
   #announced = 0
   #arrived = 0
-  #quietLooks = 0
+  #quietChecks = 0
   /** @type {NodeJS.Timeout | undefined} */
   #look
 
@@ -36,7 +36,7 @@ export class Preview {
   /** A stanza of the backlog has come. */
   arrived() {
     this.#arrived += 1
-    this.#quietLooks = 0
+    this.#quietChecks = 0
     if (this.#arrived >= this.#announced) this.close()
   }
 
@@ -49,11 +49,11 @@ export class Preview {
   #watch() {
     clearTimeout(this.#look)
     this.#look = setTimeout(() => {
-      if (!this.hooks.busy()) this.#quietLooks += 1
-      if (this.#quietLooks < LOOKS) return this.#watch()
+      if (!this.hooks.busy()) this.#quietChecks += 1
+      if (this.#quietChecks < CHECKS_PER_PATIENCE) return this.#watch()
       this.close()
       this.hooks.stalled(this.#announced, this.#arrived)
-    }, this.hooks.patienceMs / LOOKS)
+    }, this.hooks.patienceMs / CHECKS_PER_PATIENCE)
     this.#look.unref()
   }
 }

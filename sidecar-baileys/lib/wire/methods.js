@@ -8,7 +8,7 @@ import { mediaHosts } from '../baileys/media_hosts.js'
 import { reupload } from '../baileys/reupload.js'
 import { adminsOf, membersOf } from '../baileys/events.js'
 import { Connection } from '../baileys/socket.js'
-import { Rest } from '../rest.js'
+import { IdleMemory } from '../idle_memory.js'
 import { PARAMS, RESULTS } from './types.js'
 
 /** Pause before the same batch is sent again. The worker retries by itself before it says `unavailable`. */
@@ -39,7 +39,7 @@ export function registerMethods(peer, logger, mark) {
   let monitored = null
   const lag = monitorEventLoopDelay({ resolution: 20 })
   lag.enable()
-  const rest = new Rest()
+  const idleMemory = new IdleMemory()
 
   /** @param {string} method @param {(params: any) => any} handler */
   const answer = (method, handler) =>
@@ -158,7 +158,7 @@ export function registerMethods(peer, logger, mark) {
 
   answer('ping', () => {
     const waiting = connection && !connection.ended ? connection.gate.items + connection.inbox.waiting : 0
-    rest.look(connection?.stanzasIn ?? 0, waiting)
+    idleMemory.check(connection?.stanzasIn ?? 0, waiting)
     const memory = process.memoryUsage()
     const lagMs = lag.mean / 1e6
     lag.reset()

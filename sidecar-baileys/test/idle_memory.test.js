@@ -1,7 +1,7 @@
 /** When the sidecar gives memory back. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Rest } from '../lib/rest.js'
+import { IdleMemory } from '../lib/idle_memory.js'
 
 const MB = 1_000_000
 
@@ -9,9 +9,9 @@ const MB = 1_000_000
 function made() {
   const it = {
     now: 0, rss: 65 * MB, collected: /** @type {number[]} */ ([]), how: /** @type {any[]} */ ([]),
-    look: (/** @type {number} */ at, /** @type {number} */ stanzas, waiting = 0) => { it.now = at; rest.look(stanzas, waiting) },
+    look: (/** @type {number} */ at, /** @type {number} */ stanzas, waiting = 0) => { it.now = at; idleMemory.check(stanzas, waiting) },
   }
-  const rest = new Rest((how) => { it.collected.push(it.now); it.how.push(how); it.rss = 40 * MB }, () => it.now, () => it.rss)
+  const idleMemory = new IdleMemory((how) => { it.collected.push(it.now); it.how.push(how); it.rss = 40 * MB }, () => it.now, () => it.rss)
   return it
 }
 
@@ -69,8 +69,8 @@ test('while anything waits to be durable there is no quiet time', () => {
 
 test('without the right to collect nothing is done', () => {
   let now = 0
-  const rest = new Rest(undefined, () => now)
-  rest.look(0, 0)
+  const idleMemory = new IdleMemory(undefined, () => now)
+  idleMemory.check(0, 0)
   now = 30_000
-  rest.look(0, 0)
+  idleMemory.check(0, 0)
 })

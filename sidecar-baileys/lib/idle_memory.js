@@ -15,7 +15,7 @@ const GROWN_BYTES = 16_000_000
 /** Also clears V8's caches of compiled code and its page pool. */
 const EVERYTHING = { type: 'major', execution: 'sync', flavor: 'last-resort' }
 
-export class Rest {
+export class IdleMemory {
   #seen = -1
   #since = 0
   #collected = false
@@ -39,7 +39,7 @@ export class Rest {
    * @param {number} stanzas that have come so far
    * @param {number} waiting stanzas and changes that are not durable yet
    */
-  look(stanzas, waiting) {
+  check(stanzas, waiting) {
     const now = this.now()
     if (stanzas !== this.#seen || waiting > 0) {
       this.#seen = stanzas
