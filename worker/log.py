@@ -1,10 +1,9 @@
 """The log: lines for people on a terminal, JSON lines everywhere else, and no secrets in either. Times are UTC.
 
-Owns the format, the redaction, and what counts as the same line. Every record passes `redact` on its way out, at every
-level, whoever wrote it (libraries that use `logging` included). No caller logs message text; the patterns here only
-catch what slips through.
+Owns the format, the redaction, and what counts as a repeated line. Every record passes through `redact`, at every
+level, including those of libraries that use `logging`. No caller logs message text; the patterns only catch slips.
 
-Fields that mean the same everywhere: `session`, `wa_msg_id`, `group` (its JID), `part` (`sidecar`).
+Common fields: `session`, `wa_msg_id`, `group` (its JID), `part` (`sidecar`).
 """
 
 from __future__ import annotations
@@ -47,27 +46,27 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"""\b([a-z][a-z0-9+.-]{1,20}://)[^\s/?#"'<>]*@""", re.IGNORECASE), rf"\1{HIDDEN}@"),  # a proxy's login
     (re.compile(r"""\b(https?|wss?)://(?:[^\s/@"'<>]*@)?([^\s/?#"'<>]+)/[^\s"'<>]*[?&][^\s"'<>]*"""), r"\1://\2/…"),
     (re.compile(r"""\bhttps?://([^\s/?#"'<>]*whatsapp\.(?:net|com))/[^\s"'<>]*"""), r"https://\1/…"),
-    (re.compile(r"\b\d{3,}(\d{3})((?:[:_]\d+){0,2}@(?:s\.whatsapp\.net|c\.us))"), r"…\1\2"),  # a person's number
-    (re.compile(r"\b\d{3,}(\d{3}-\d{8,}@g\.us)"), r"…\1"),  # older groups carry that of the person who made them
+    (re.compile(r"\b\d{3,}(\d{3})((?:[:_]\d+){0,2}@(?:s\.whatsapp\.net|c\.us))"), r"…\1\2"),  # a phone number
+    (re.compile(r"\b\d{3,}(\d{3}-\d{8,}@g\.us)"), r"…\1"),  # older groups contain their creator's number
 )
 _LONG = re.compile(r"[A-Za-z0-9+/_-]{40,}={0,2}")  # 32 bytes in base64 are 43 characters and a `=`
-_planted: Counter[str] = Counter()  # by how many it was planted that have not let it go
+_planted: Counter[str] = Counter()  # secret → how many callers still hide it
 
-LIMITED_FROM = logging.INFO  # whoever asks for debug wants all of it; loguru's numbers are those of `logging`
-# Would move the cursor, end the line or reverse text. Senders choose the ids of their messages.
+LIMITED_FROM = logging.INFO  # debug output is never limited; loguru's numbers are those of `logging`
+# Characters that move the cursor, end the line or reverse text. Senders choose message ids, so they can appear.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-OWN_FIELDS = ("error", "line", "fields")  # of the format, not of the record
+OWN_FIELDS = ("error", "line", "fields")  # belong to the format, not to the record
 
 
 def hide(secret: str | None) -> None:
-    """From now on `secret` is hidden wherever it turns up, whatever it looks like."""
-    if secret and len(secret) >= 8:  # a shorter one stands in other words, too
+    """Hide `secret` in all log lines from now on."""
+    if secret and len(secret) >= 8:  # shorter ones occur inside ordinary words
         _planted[secret] += 1
 
 
 @contextmanager
 def hidden(secret: str | None) -> Iterator[None]:
-    """Hide `secret` as long as this block runs, or another one that hides it too."""
+    """Hide `secret` while this block runs, or any other block that hides it."""
     hide(secret)
     try:
         yield
@@ -79,7 +78,7 @@ def hidden(secret: str | None) -> Iterator[None]:
 
 
 def redact(text: str) -> str:
-    """`text` without keys, tokens, addresses with queries, and people's numbers."""
+    """`text` without keys, tokens, URLs with queries, and phone numbers."""
     for secret in list(_planted):
         text = text.replace(secret, HIDDEN)
     for pattern, instead in _PATTERNS:
@@ -104,12 +103,12 @@ def redact_value(name: str, value: Any, depth: int = 0) -> Any:
 
 
 def printable(text: str) -> str:
-    """One line for a terminal that cannot play tricks on it, escaped as in JSON, which itself escapes too little."""
+    """One line that is safe for a terminal. Uses JSON's escapes, for more characters than JSON does."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class _Libraries(logging.Handler):
-    """Sends what libraries log through `logging` into our log."""
+    """Forwards library logs (`logging`) to our log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = record.levelname if record.levelname in ("WARNING", "ERROR", "CRITICAL") else record.levelno
@@ -119,7 +118,7 @@ class _Libraries(logging.Handler):
 def set_up_log(
     level: str, *, session: str | None = None, stream: TextIO | None = None, human: bool | None = None
 ) -> None:
-    """Send all records to `stream` (stderr), for people if it is a terminal. `session` becomes a field of each."""
+    """Send all records to `stream` (stderr), formatted for people if it is a terminal. `session`: a field of each."""
     target = stream or sys.stderr
     for_people = target.isatty() if human is None else human
     repeats, budgets = Repeats(), Budgets()
@@ -132,7 +131,7 @@ def set_up_log(
         filter=lambda record: _allowed(record, repeats, budgets),
         colorize=for_people and target.isatty(),
         backtrace=False,
-        diagnose=False,  # it would print the variables of every frame, keys included
+        diagnose=False,  # would print the variables of every frame, keys included
         catch=True,
     )
     _listen_to_libraries()
@@ -171,7 +170,7 @@ def _patch(record: Record) -> None:
 
 
 def _human_format(record: Record, session: str | None) -> str:
-    """`session`: that of the whole process, which need not be told in each line."""
+    """`session`: the process's only session, which is not repeated in each line."""
     extra = record["extra"]
     hidden = (*OWN_FIELDS, "session") if extra.get("session") == session else OWN_FIELDS
     fields = " ".join(printable(f"{name}={extra[name]}") for name in extra if name not in hidden)
@@ -201,7 +200,7 @@ def _json_format(record: Record) -> str:
 
 
 def _hide_if_random(match: re.Match[str]) -> str:
-    """Hide what looks like base64; leave paths, hashes in hex and names alone."""
+    """Hide what looks like base64, but not paths, hex hashes and names."""
     text = match[0]
     mixed = re.search(r"[A-Z]", text) and re.search(r"[a-z]", text) and re.search(r"\d", text)
     a_path = text.count("/") * 10 > len(text) or text.count("_") + text.count("-") > len(text) // 6

@@ -1,6 +1,6 @@
-"""What this machine lacks, in words: a full disk, a read-only one, memory, open files. No fault of the program.
+"""Explains machine trouble: a full or read-only disk, no memory, too many open files. Not faults of the program.
 
-Also the standard streams: they may be closed at the start, and break later, and neither may end a worker.
+Also guards the standard streams: they may be closed at the start or break later, and neither may end a worker.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LITTLE_SPACE_BYTES = 64_000_000  # a new embedded database takes 42 MB
 
 
 def trouble(error: OSError) -> str | None:
-    """What is wrong with the machine, and with which file if it is known; None: it is something else."""
+    """What is wrong with the machine (and with which file, if known); None: the error has another cause."""
     words = WORDS.get(error.errno or 0)
     return f"{error.filename}: {words}" if words and error.filename else words
 
 
 def little_space(folder: Path) -> str:
-    """` (the disk of … has 0 MB left)` if that is little, to be appended to another error; else nothing."""
+    """` (the disk of … has 0 MB left)`, to append to an error, if there is little space; else an empty string."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
@@ -42,28 +42,28 @@ def little_space(folder: Path) -> str:
 
 
 def open_closed_streams() -> None:
-    """Put /dev/null in the place of a closed stdin, stdout or stderr.
+    """Replace a closed stdin, stdout or stderr by /dev/null.
 
-    Otherwise the next file or socket would get its number, and what is printed would go there.
+    Otherwise the next file or socket would get its number, and prints would go there.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def silence_stdout() -> None:
-    """From now on what is written to stdout is thrown away, what is still buffered included."""
+    """Discard everything written to stdout from now on, including what is buffered."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
 
 
 class PatientStdout:
-    """stdout for a program that goes on without it: the first error is told, what follows is thrown away."""
+    """A stdout for a program that can go on without it: reports the first error, then discards everything."""
 
     def __init__(self, told: Callable[[str], None]) -> None:
         self._told = told

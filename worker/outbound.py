@@ -1,7 +1,7 @@
-"""How connections leave this machine: through the proxy that HTTPS_PROXY names, or directly; and why one failed.
+"""Outbound connections: through the proxy in HTTPS_PROXY or directly, and explanations of failures.
 
-One setting for everything: Supabase, files, the client version, and WhatsApp's socket in the sidecar. Only TLS goes
-through a proxy. This machine itself and what NO_PROXY lists are always reached directly. HTTP_PROXY is not read.
+One setting for everything: Supabase, files, the client version, and the sidecar's socket to WhatsApp. Only TLS goes
+through a proxy. This machine itself and hosts in NO_PROXY are always reached directly. HTTP_PROXY is ignored.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ TLS_SCHEMES = ("https", "wss")
 
 
 def proxy_for(url: str, environment: Mapping[str, str] | None = None, *, own: str | None = None) -> str | None:
-    """The proxy for this address, as a URL that may hold a password; None: directly.
+    """The proxy for this address, as a URL that may contain a password; None: connect directly.
 
-    `environment` is by default the process's, over the lines of `.env`. `own`: a session's, whatever NO_PROXY lists.
+    `environment`: by default the process's, which overrides `.env`. `own`: a session's proxy, which ignores NO_PROXY.
 
     Raises:
-        SettingsError: HTTPS_PROXY is no address of a proxy.
+        SettingsError: HTTPS_PROXY is not a proxy's address.
     """
     names = variables() if environment is None else environment
     parts = urlsplit(url)
@@ -48,7 +48,7 @@ def proxy_for(url: str, environment: Mapping[str, str] | None = None, *, own: st
 
 
 def is_spared(host: str, no_proxy: str) -> bool:
-    """Whether NO_PROXY lists this host: by name, as a name under one of its domains, or with `*`."""
+    """Whether NO_PROXY covers this host: by name, by a parent domain, or with `*`."""
     listed = [entry.strip().lower() for entry in no_proxy.split(",")]
     domains = [entry.rpartition(":")[0] if entry.rpartition(":")[2].isdigit() else entry for entry in listed]
     domains = [entry.lstrip("*").lstrip(".") for entry in domains]
@@ -59,14 +59,14 @@ def checked_proxy(proxy: str, name: str) -> str:
     """The proxy as a URL.
 
     Raises:
-        SettingsError: it is no address of one; `name` is the setting's.
+        SettingsError: it is not a proxy's address. `name`: the setting's name.
     """
     if " " in proxy or not proxy.isprintable():  # urlsplit drops line ends and tabs, httpx refuses them only later
         raise SettingsError(f"{name}: the address of a proxy has no spaces, line ends or other control characters")
     full = proxy if "://" in proxy else f"http://{proxy}"
     try:
         parts = urlsplit(full)
-        httpx.URL(full)  # what it cannot read would fail at the first connection
+        httpx.URL(full)  # fails now instead of at the first connection
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except (ValueError, httpx.InvalidURL):
         valid = False
@@ -76,12 +76,12 @@ def checked_proxy(proxy: str, name: str) -> str:
 
 
 def without_password(proxy: str) -> str:
-    """The proxy as it may be shown: without its user and password, even if it is no valid address."""
+    """The proxy without user and password, safe to show, even if the address is invalid."""
     return re.sub(r"^(\w+://)?.*@", r"\1", proxy, flags=re.DOTALL)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this host is this machine, by its name or address alone; no name is looked up."""
+    """Whether this host is this machine, judged by its name or address, without a DNS lookup."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -89,22 +89,22 @@ def is_loopback(host: str) -> bool:
 
 
 def http_client(url: str, *, own_proxy: str | None = None, **options: Any) -> httpx.AsyncClient:
-    """A client for this address and no other. It trusts the authorities of SSL_CERT_FILE, or else certifi's.
+    """A client for this address only. Trusts the CAs in SSL_CERT_FILE, or else certifi's.
 
-    `own_proxy`: a session's. Of the environment it takes nothing more: no other proxy, no `.netrc`.
+    `own_proxy`: a session's. Uses nothing else from the environment: no other proxy, no `.netrc`.
     """
     given = {"verify": trusted(), **options}
     return httpx.AsyncClient(trust_env=False, proxy=proxy_for(url, own=own_proxy), **given)
 
 
 def trusted() -> ssl.SSLContext:
-    """Whom we trust. Not the system's store: slim container images have none."""
+    """The trusted CAs. Not the system's store: slim container images have none."""
     own = os.environ.get("SSL_CERT_FILE")
     return ssl.create_default_context(cafile=own) if own else httpx.create_ssl_context(trust_env=False)
 
 
 def why(error: BaseException) -> str:
-    """The cause of a failed connection in words, without any address or content."""
+    """The cause of a failed connection in words, without addresses or content."""
     for one in _causes(error):
         match one:
             case httpx.ProxyError():
@@ -127,7 +127,7 @@ def why(error: BaseException) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what it came from, groups included."""
+    """The error and its causes, including those in exception groups."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

@@ -1,7 +1,7 @@
-"""What a session may have of its own, in `wa_sessions.settings`, instead of its host's settings.
+"""Settings that a session may override, in `wa_sessions.settings`, instead of using its host's.
 
-One model for whoever writes the column (`wa-worker sessions`) and for the host that obeys it. A name that is none of
-these, or a value out of bounds, is refused whole: a session is never served with half of what was meant.
+One model for the writer of the column (`wa-worker sessions`) and for the host that reads it. An unknown name or a value
+out of bounds invalidates the whole document: a session is never served with half of what was meant.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from worker.settings import (
     complaint,
 )
 
-PREFIX = "worker_"  # `catch_up_s` here is WORKER_CATCH_UP_S there, and so on
+PREFIX = "worker_"  # `catch_up_s` overrides WORKER_CATCH_UP_S, and so on
 
 
 class SessionSettings(BaseModel):
-    """What is left out, or null, is as the host has it."""
+    """Missing or null fields use the host's settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -54,14 +54,14 @@ class SessionSettings(BaseModel):
         return proxy.get_secret_value() if proxy else None
 
     def document(self) -> dict[str, Any]:
-        """As it is stored: only what is set."""
+        """The form that is stored: only fields that are set."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def over(self, host: Settings, session: str) -> Settings:
         """The settings of this session on this host.
 
         Raises:
-            SettingsError: two that do not go together.
+            SettingsError: two settings conflict.
         """
         own = self.model_dump(exclude_none=True, exclude={"proxy"})
         renamed = {PREFIX + name: value for name, value in own.items()}
@@ -76,7 +76,7 @@ def parse_session_settings(document: object) -> SessionSettings:
     """The settings of a session from the document in its row.
 
     Raises:
-        SettingsError: one line for each that is wrong; no line repeats a value.
+        SettingsError: one line per invalid setting; never repeats a value.
     """
     try:
         if not isinstance(document, Mapping):

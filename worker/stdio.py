@@ -1,4 +1,4 @@
-"""Force UTF-8 output; exit cleanly on Ctrl-C during imports; the version.
+"""UTF-8 output, clean exit on Ctrl-C during imports, and the version.
 
 Imports only the standard library, so that it runs before anything slow is loaded.
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 def version() -> str:
-    """Of the installed distribution."""
+    """The version of the installed distribution."""
     import importlib.metadata
 
     return importlib.metadata.version("wa-worker")
@@ -22,8 +22,8 @@ def version() -> str:
 def force_utf8() -> None:
     """Write UTF-8 to stdout and stderr, whatever the locale says.
 
-    Messages hold any character and QR codes are drawn with blocks; one of them would raise under another encoding.
-    A lone surrogate is written as its escape.
+    Messages contain any character and QR codes use block characters, which raise under other encodings. A lone
+    surrogate is written as an escape.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -32,9 +32,9 @@ def force_utf8() -> None:
 
 @contextmanager
 def exit_on_ctrl_c() -> Iterator[None]:
-    """Within this block, Ctrl-C ends the process by the system's default action, without a stack trace.
+    """In this block, Ctrl-C ends the process by the system's default action, without a stack trace.
 
-    For imports, which take half a second. If Ctrl-C was ignored (`nohup`, a background job), it stays ignored.
+    For imports, which take half a second. An ignored Ctrl-C (`nohup`, a background job) stays ignored.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

@@ -1,7 +1,7 @@
-"""Makes text from strangers safe to store.
+"""Makes untrusted text safe to store.
 
 Postgres refuses NUL bytes, and the HTTP client refuses lone surrogates (docs/supabase.md, "supabase-py"). Both become
-U+FFFD, so that one character cannot get a whole batch refused. Also owns the maximum lengths.
+U+FFFD, so that one character cannot make a whole batch fail. Also owns the maximum lengths.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import hashlib
 import re
 
 REPLACEMENT = "\ufffd"
-# WhatsApp's own limit is 65,536 characters, but a text of 5 MB must still be stored whole.
+# WhatsApp's own limit is 65,536 characters, but a 5 MB text must still be stored whole.
 MAX_TEXT_BYTES = 8 * 1024 * 1024
-MAX_NAME_CHARS = 256  # push names end at 25, group names at 100 characters; the rest is hostile
-MAX_FILE_NAME_CHARS = 255  # what file systems take
+MAX_NAME_CHARS = 256  # push names have up to 25 characters, group names 100; longer ones are hostile
+MAX_FILE_NAME_CHARS = 255  # the limit of file systems
 MAX_ID_CHARS = 128  # WhatsApp's ids have 16 to 40; a Postgres index entry has at most 2.7 kB
 
 _REFUSED = re.compile("[\x00\ud800-\udfff]")
@@ -26,7 +26,7 @@ _SEPARATORS = re.compile(r"[/\\]")
 
 
 def clean_text(value: str) -> str:
-    """The text with NUL and lone surrogates replaced by U+FFFD, nothing else changed, nothing cut."""
+    """The text with NUL and lone surrogates replaced by U+FFFD; otherwise unchanged."""
     return _REFUSED.sub(REPLACEMENT, value)
 
 
@@ -42,7 +42,7 @@ def message_text(value: object) -> str | None:
 
 
 def clean_name(value: object) -> str | None:
-    """A name to show (push name, subject): one line, no control or bidi characters; None if nothing is left."""
+    """A display name (push name, subject): one line, without control or bidi characters; None if nothing is left."""
     if not isinstance(value, str):
         return None
     name = clean_text(_CONTROLS.sub("", value[: MAX_NAME_CHARS * 4])).strip()
@@ -50,9 +50,9 @@ def clean_name(value: object) -> str | None:
 
 
 def clean_file_name(value: object) -> str | None:
-    """A file's name as data: as `clean_name`, and no path separators. No path is ever made from it.
+    """A file name, as data: like `clean_name`, without path separators. Never used as a path.
 
-    A long name is shortened in the middle: its end is what a reader goes by.
+    A long name is shortened in the middle, because its end is what matters to readers.
     """
     if not isinstance(value, str):
         return None
@@ -65,10 +65,10 @@ def clean_file_name(value: object) -> str | None:
 
 
 def bounded_id(value: str) -> str:
-    """A message id fit for an index, different ids staying different.
+    """A message id that fits an index. Different ids stay different.
 
-    Senders choose ids (docs/whatsapp.md, "Shapes"). One that is too long, or that Postgres would refuse, keeps its
-    beginning and gets the sha256 of the whole.
+    Senders choose ids (docs/whatsapp.md, "Shapes"). One that is too long, or that Postgres would refuse, becomes its
+    start plus the sha256 of the whole.
     """
     clean = clean_text(value)
     if len(clean) <= MAX_ID_CHARS and clean == value:

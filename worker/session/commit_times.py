@@ -1,4 +1,4 @@
-"""How long the newest commits took, for the session's row: the console reads the database alone."""
+"""Durations of the newest commits, for the session's row, because the console only reads the database."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from worker.bridge.protocol import Commit
 from worker.store import Batch, Committed
 
-KEPT = 100  # commits; there is one such list for each session of a host
+KEPT = 100  # commits; each session of a host has such a list
 KEPT_SECONDS = 3600.0
-STORE_EVERY_SECONDS = 60.0  # how often they go to the database, at most; never while nothing is committed
+STORE_EVERY_SECONDS = 60.0  # write to the database at most this often, and only after a new commit
 
 
 class CommitTimes:
-    """Has figures to store if there was a commit since they were stored last. Times are Unix seconds."""
+    """Collects commit durations. Times are Unix seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class CommitTimes:
         self._is_new = True
 
     def figures_to_store(self, now: float) -> Mapping[str, Any] | None:
-        """`{from, to, count, p50_ms, p95_ms, max_ms}` of the newest commits of an hour, if there is a new one."""
+        """`{from, to, count, p50_ms, p95_ms, max_ms}` of the newest commits of an hour; None without a new one."""
         if not self._is_new or now - self._stored_at < STORE_EVERY_SECONDS:
             return None
         self._stored_at, self._is_new = now, False
@@ -50,7 +50,7 @@ class CommitTimes:
 
 
 def _quantile(taken: list[int], share: float) -> int:
-    """The smallest value that so many of them do not exceed."""
+    """The smallest value that at least this share of the values does not exceed."""
     return taken[math.ceil(share * len(taken)) - 1]
 
 

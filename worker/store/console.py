@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who the database takes us for, and its clock."""
+    """Our role according to the database, and its clock."""
 
     role: str
     now: datetime
@@ -28,7 +28,7 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True)
 class ListedGroup:
-    """One group; `last` is its last message as `wa_list_groups` has it, `today` how many came in 24 hours."""
+    """One group. `last`: its last message, as from `wa_list_groups`. `today`: messages in the last 24 hours."""
 
     id: int
     wa_group_id: str
@@ -59,7 +59,7 @@ class Members:
 
 @dataclass(frozen=True, kw_only=True)
 class Tail:
-    """Messages in order, and where to go on."""
+    """Messages in order, and the cursor for the next call."""
 
     cursor: int
     messages: list[Row]
@@ -67,7 +67,7 @@ class Tail:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A page of what a search found, as `search_messages` has it; `next`: where the next page begins."""
+    """A page of search results, as from `search_messages`. `next`: cursor of the next page."""
 
     results: list[Row]
     next: str | None
@@ -75,7 +75,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Requeued:
-    """Files that are jobs again; `without`: abandoned too, but nothing was kept to start from."""
+    """Files that are jobs again. `without`: abandoned files that cannot be retried, because no descriptor was kept."""
 
     requeued: int
     without: int
@@ -83,7 +83,7 @@ class Requeued:
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """What lies before a date. `objects` were left in the bucket by an interrupted run."""
+    """What is older than a date. `objects`: left in the bucket by an interrupted run."""
 
     messages: int
     refused: int
@@ -138,7 +138,7 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Sessions:
-    """All sessions as `wa_list_sessions` has them, the hosts that live, and the database's clock."""
+    """All sessions, as from `wa_list_sessions`, the live hosts, and the database's clock."""
 
     now: datetime
     sessions: list[Row]
@@ -147,7 +147,7 @@ class Sessions:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestState:
-    """What became of a request; `gone`: it is no longer known."""
+    """The state of a request. `gone`: the request is no longer stored."""
 
     handled: bool
     result: str | None
@@ -155,7 +155,7 @@ class RequestState:
 
 
 class Console:
-    """Reads, and signals, for people. Made by `Store`."""
+    """Reads and signals for people. Made by `Store`."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -165,7 +165,7 @@ class Console:
         return Caller(role=row["role"], now=datetime.fromisoformat(row["now"]), version=str(row["version"]))
 
     async def groups(self, session: str, only: int | None = None) -> list[ListedGroup]:
-        """All of them, or `only` one, if it is there."""
+        """All groups, or `only` one, if it exists."""
         rows = (await self._call("wa_list_groups", {"p_session": session, "p_group": _id(only)}))["groups"]
         return [
             ListedGroup(
@@ -180,51 +180,51 @@ class Console:
         ]
 
     async def coverage(self, session: str, wa_group_id: str, limit: int = 1000) -> Row:
-        """`{complete, since, complete_to, gaps, gap_count}` of one group, since ever; docs/coverage.md."""
+        """`{complete, since, complete_to, gaps, gap_count}` of one group, for all time; docs/coverage.md."""
         args = {"p_session": session, "p_group": wa_group_id, "p_limit": limit}
         return dict(await self._call("coverage", args))
 
     async def all_coverage(self, session: str) -> list[Row]:
-        """The same of every group that is or was switched on, with `wa_group_id`, `name`, `monitor`."""
+        """The coverage of every group that is or was switched on, with `wa_group_id`, `name`, `monitor`."""
         return list((await self._call("wa_coverage", {"p_session": session}))["groups"])
 
     async def some_coverage(self, session: str, since: datetime, limit: int, offset: int) -> tuple[list[Row], int]:
-        """The same after a time, of `limit` groups by name behind the first `offset`; and how many groups there are."""
+        """As `all_coverage`, since a time, for `limit` groups by name after `offset`; and the number of groups."""
         args = {"p_session": session, "p_from": since.isoformat(), "p_limit": limit, "p_offset": offset}
         row = await self._call("wa_coverage", args)
         return list(row["groups"]), int(row["group_count"])
 
     async def activity(self, session: str, group: int | None, step_seconds: int, steps: int) -> Row:
-        """Messages in each of the last steps, as `wa_activity` counts them; of one group or of all."""
+        """Message counts for each of the last steps, from `wa_activity`; of one group or all."""
         args = {"p_session": session, "p_group": _id(group), "p_step": step_seconds, "p_steps": steps}
         return dict(await self._call("wa_activity", args))
 
     async def event_counts(self, session: str, step_seconds: int, steps: int) -> Row:
-        """Connections, ends of them, attempts and errors in each of the last steps, as `wa_event_counts` has them."""
+        """Connects, disconnects, attempts and errors for each of the last steps, from `wa_event_counts`."""
         args = {"p_session": session, "p_step": step_seconds, "p_steps": steps}
         return dict(await self._call("wa_event_counts", args))
 
     async def poll_results(self, session: str, polls: Sequence[int]) -> dict[int, Row]:
-        """What each of these polls came to: `{voters, options: [{option, votes}]}`."""
+        """The results of these polls, by id: `{voters, options: [{option, votes}]}`."""
         args = {"p_session": session, "p_polls": [str(poll) for poll in polls]}
         return {int(row["poll_id"]): row for row in (await self._call("wa_poll_results", args))["polls"]}
 
     async def set_monitor(self, session: str, groups: Sequence[int], on: bool) -> int:
-        """How many were not so before."""
+        """Switch groups on or off. Returns how many changed."""
         args = {"p_session": session, "p_groups": [str(group) for group in groups], "p_monitor": on}
         return int((await self._call("wa_set_monitor", args))["changed"])
 
     async def pairing_view(self, session: str) -> Row | None:
-        """Status, detail with the QR if there is one, and the database's `now`; None: no such session."""
+        """Status, detail (with any QR code) and the database's `now`; None: no such session."""
         row = await self._call("wa_pairing_view", {"p_session": session})
         return dict(row) if row else None
 
     async def change_cursor(self, session: str) -> str:
-        """Differs as soon as a message has changed."""
+        """A cursor that changes whenever a message changes."""
         return str((await self._call("changes", {"p_session": session, "p_since": None}))["next"])
 
     async def raise_flag(self, session: str, flag: str, value: Mapping[str, Any] | None = None) -> str:
-        """The time that it carries, for `flag_handled`."""
+        """Raise a flag. Returns its time, for `flag_handled`."""
         args = {"p_session": session, "p_flag": flag, "p_value": dict(value or {})}
         return str((await self._call("wa_raise_flag", args))["at"])
 
@@ -233,7 +233,7 @@ class Console:
         return bool((await self._call("wa_flag_state", args))["handled"])
 
     async def sessions(self, only: str | None = None, page: int = 500) -> Sessions:
-        """All of them, or `only` one, if it is there."""
+        """All sessions, or `only` one, if it exists."""
         found: list[Row] = []
         while True:
             args = {"p_after": found[-1]["id"] if found else "", "p_limit": page, "p_only": only}
@@ -245,27 +245,27 @@ class Console:
     async def add_session(
         self, session: str, settings: Mapping[str, Any], *, wanted: bool, owner_id: str | None = None
     ) -> bool:
-        """False, and nothing is changed, if it is there."""
+        """Add a session. Returns False, and changes nothing, if it exists."""
         args = {"p_session": session, "p_wanted": wanted, "p_settings": dict(settings), "p_owner_id": owner_id}
         return bool((await self._call("wa_add_session", args))["added"])
 
     async def want_session(self, session: str, wanted: bool) -> bool | None:
-        """Whether that changes anything; None: there is no such session."""
+        """Set whether a session is wanted. Returns whether that changed anything; None: no such session."""
         row = await self._call("wa_want_session", {"p_session": session, "p_wanted": wanted})
         return bool(row["changed"]) if row["found"] else None
 
     async def session_settings(self, session: str) -> StoredSettings | None:
-        """As they are stored, not validated; None: there is no such session."""
+        """A session's stored settings, not validated; None: no such session."""
         row = await self._call("wa_session_settings", {"p_session": session})
         return StoredSettings(**known(StoredSettings, row)) if row["found"] else None
 
     async def set_settings(self, session: str, settings: Mapping[str, Any], version: str) -> bool:
-        """False: they are no longer those of `version`, and nothing is changed."""
+        """Replace a session's settings. Returns False, and changes nothing, if `version` is outdated."""
         args = {"p_session": session, "p_settings": dict(settings), "p_version": version}
         return bool((await self._call("wa_set_settings", args))["changed"])
 
     async def remove_session(self, session: str, *, data: bool, limit: int) -> bool:
-        """One step; whether there are more.
+        """Do one step of a removal. Returns whether there are more.
 
         Raises:
             StoreRefused: `session_wanted` or `session_held`.
@@ -274,7 +274,7 @@ class Console:
         return bool((await self._call("wa_remove_session", args))["more"])
 
     async def ask(self, session: str, name: str, args: Mapping[str, Any] | None = None) -> int:
-        """Put a request into `wa_requests`; its id, for `request_state`."""
+        """Add a request to `wa_requests`. Returns its id, for `request_state`."""
         call = {"p_session": session, "p_name": name, "p_args": dict(args or {})}
         return int((await self._call("wa_ask", call))["id"])
 
@@ -290,7 +290,7 @@ class Console:
     async def search(
         self, session: str, query: str, narrow: Mapping[str, Any], *, sort: str, cursor: str | None, limit: int
     ) -> Found:
-        """Messages by what they say. `narrow` is the `p_filter` of `search_messages`, `sort` newest or best."""
+        """Search messages. `narrow`: the `p_filter` of `search_messages`. `sort`: newest or best."""
         args = {"p_session": session, "p_query": query, "p_filter": narrow, "p_sort": sort, "p_cursor": cursor}
         answer = await self._call("search_messages", args | {"p_limit": limit})
         return Found(results=answer["results"], next=answer["next"])
@@ -311,7 +311,7 @@ class Console:
         return Deleted(**known(Deleted, await self._call("wa_delete_messages", args)))
 
     async def list_media_to_delete(self, limit: int) -> dict[str, str]:
-        """Paths of objects that nothing refers to any more, by sha256; empty when none is left."""
+        """Paths of unreferenced objects, by sha256; empty when none is left."""
         row = await self._call("wa_list_media_to_delete", {"p_limit": limit})
         return {one["sha256"]: one["storage_path"] for one in row["objects"]}
 
@@ -324,7 +324,7 @@ class Console:
         return list((await self._call("wa_export_messages", args))["messages"])
 
     async def export_size(self, session: str, group: int, after: int) -> tuple[int, int]:
-        """All messages of the group, and those behind `after`."""
+        """The number of messages in the group, and of those after `after`."""
         args = {"p_session": session, "p_group": str(group), "p_after": str(after)}
         row = await self._call("wa_export_size", args)
         return int(row["all"]), int(row["left"])
@@ -339,7 +339,7 @@ class Console:
         return Members(**{**known(Members, row), "as_of": _time(row["as_of"])})
 
     async def refused(self, session: str, after: int, limit: int) -> list[RefusedItem]:
-        """What is listed as refused or waiting, by id, behind `after`."""
+        """Refused and waiting items after the id `after`, by id."""
         args = {"p_session": session, "p_after": str(after), "p_limit": limit}
         rows = (await self._call("wa_list_refused", args))["items"]
         return [
@@ -355,7 +355,7 @@ class Console:
         ]
 
     async def refused_body(self, session: str, id_: int) -> tuple[str | None, str]:
-        """The kept bytes and their encoding; None if there are none, or if the item is no longer listed."""
+        """The stored body and its encoding; None if there is none, or the item is no longer listed."""
         row = await self._call("wa_refused_body", {"p_session": session, "p_id": str(id_)})
         return row["body"], str(row["encoding"])
 
@@ -380,7 +380,7 @@ class Console:
 
 
 def open_gap(gaps: Sequence[Row]) -> Row | None:
-    """Of the gaps of a coverage the one that says why the group is not complete now."""
+    """The gap that explains why the group is not complete now; None if it is complete."""
     going_on = [gap for gap in gaps if gap["to"] is None]
     return next((gap for gap in going_on if gap["reason"] == "not_monitored"), going_on[0] if going_on else None)
 

@@ -1,16 +1,16 @@
-"""The embedded Supabase: `@supabase/lite` as a child process, for when SUPABASE_URL is not set.
+"""The embedded Supabase: `@supabase/lite` as a child process, used when SUPABASE_URL is not set.
 
 Two servers on one folder destroy it (docs/supabase.md, "The embedded Supabase"). So the process that starts the server
-locks a file beside the folder and hands the lock to the server: only the server's death frees it. Other processes find
-the server through the endpoint file, and take over once the lock is free. Layout below the data folder:
+locks a file beside the folder and passes the lock to the server: only the server's death releases it. Other processes
+find the server through the endpoint file, and take over once the lock is free. Layout of the data folder:
 
     embedded/               the server's folder: supabase/config.toml, migrations, database, objects
-    embedded.lock           locked as long as a server lives
-    embedded.keys.json      mode 0600: the generated keys, made once
+    embedded.lock           locked while a server runs
+    embedded.keys.json      mode 0600: the generated keys
     embedded.endpoint.json  mode 0600: URL, key and process id of the running server
 
-The server prints failed statements with whole rows and keys, so only the names of migrations are logged. It ends when
-its stdin does: a worker that is killed leaves no orphan.
+The server prints failed statements with whole rows and keys, so only the names of migrations are logged. It exits when
+its stdin ends, so a killed worker leaves no orphan.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ MIGRATIONS: Final = DATA / "supabase/migrations"
 USERS: Final = DATA / "supabase/optional/users.sql"
 FOLLOW_PARENT: Final = Path(__file__).with_name("follow_parent.mjs")
 
-READY_SECONDS: Final = 60.0  # 1.5 s at rest; a loaded machine with two cores has taken 20
-MIGRATE_SECONDS: Final = 180.0  # 6 s at rest
+READY_SECONDS: Final = 60.0  # 1.5 s when idle; 20 s seen on a loaded machine with two cores
+MIGRATE_SECONDS: Final = 180.0  # 6 s when idle
 STOP_SECONDS: Final = 10.0  # it closes its database on SIGTERM
 QUIET_SECONDS: Final = 2.0  # a shorter start is not announced
-PORT_SECONDS: Final = 3.0  # a dying server may free its lock before its port
+PORT_SECONDS: Final = 3.0  # a dying server may release its lock before its port
 POLL_SECONDS: Final = 0.05
 TAKE_OVER_POLL_SECONDS: Final = 0.5
 RESTART_DELAY_SECONDS: Final = 0.5
 RESTART_AFTER_FAILURE_SECONDS: Final = 5.0
 NODE_TOO_OLD: Final = 86  # the exit code of follow_parent.mjs
-NODE_BAD_OPTION: Final = 9  # Node's own, from versions that do not know --import
+NODE_BAD_OPTION: Final = 9  # Node's own exit code, from versions without --import
 
 CONFIG: Final = """\
 [api]
@@ -85,7 +85,7 @@ file_size_limit = "2GiB"
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """Where the embedded Supabase lives and what runs it; `report` gets lines for the operator."""
+    """Where the embedded Supabase is and what runs it. `report` gets lines for the operator."""
 
     data_dir: Path
     node: Path
@@ -95,14 +95,14 @@ class Embedded:
     users: bool = False  # people sign up and read their groups (docs/users.md)
 
     async def run(self, *, task_status: TaskStatus[Endpoint]) -> None:
-        """Serves, or follows whoever serves, until cancelled: `endpoint = await group.start(embedded.run)`.
+        """Serve, or follow the process that serves, until cancelled: `endpoint = await group.start(embedded.run)`.
 
-        A server that dies is started again under the same address and keys, so clients need not notice. If another
-        process owns the folder, its server is used, and taken over when that process is gone.
+        Restarts a dead server under the same address and keys, so clients need not notice. If another process owns the
+        folder, uses its server, and takes over when that process is gone.
 
         Raises:
             SettingsError: Node or the npm package is missing or too old, or the data folder cannot be written.
-            StoreUnavailable: the server does not start, or could not come back under its address.
+            StoreUnavailable: the server does not start, or could not restart under its address.
         """
         self._check_installed()
         announced: Endpoint | None = None
@@ -122,7 +122,7 @@ class Embedded:
             await anyio.sleep(TAKE_OVER_POLL_SECONDS)
 
     async def _serve(self, lock: int, announced: Endpoint | None, task_status: TaskStatus[Endpoint]) -> Endpoint:
-        """One life of the server. A later start that fails, on a full disk for example, is tried again."""
+        """Run the server once, until it ends. A failed restart, on a full disk for example, is retried."""
         async with AsyncExitStack() as life:
             try:
                 server = await life.enter_async_context(_Server(self, lock, announced))
@@ -175,7 +175,7 @@ class Embedded:
 
 @asynccontextmanager
 async def embedded_supabase(place: Embedded) -> AsyncIterator[Endpoint]:
-    """`Embedded.run` for the length of a block. An error of the start is raised as it is, not in a group."""
+    """`Embedded.run` for the length of a block. Raises start errors directly, not in a group."""
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
         try:
@@ -195,22 +195,22 @@ async def embedded_supabase(place: Embedded) -> AsyncIterator[Endpoint]:
 
 
 class _Server:
-    """One life of the server process: migrated, started, ready; stopped at the end of the block."""
+    """One run of the server process: migrated, started, ready; stopped at the end of the block."""
 
     def __init__(self, place: Embedded, lock: int, former: Endpoint | None) -> None:
         self._place = place
-        self._former = former  # where clients look for this one
+        self._former = former  # the address that clients know
         self._lock = lock
         self._folder = place.data_dir / "embedded"
         self._migrations = self._folder / "supabase" / "migrations"
         self._keys = load_keys(place.data_dir)
-        self._unfinished = self._folder / "unfinished"  # there from the first migration to the last of a new database
+        self._unfinished = self._folder / "unfinished"  # exists while a new database is being migrated
         self._process: Process | None = None
         self.endpoint: Endpoint
 
     async def __aenter__(self) -> _Server:
         port = await self._choose_port()
-        withdraw_endpoint(self._place.data_dir)  # nobody serves it, and the port may change
+        withdraw_endpoint(self._place.data_dir)  # no server is running, and the port may change
         self._prepare(port)
         try:
             async with anyio.create_task_group() as group:
@@ -230,12 +230,12 @@ class _Server:
         await self._stop()
 
     async def wait(self) -> None:
-        """Returns when the server has ended."""
+        """Return when the server has ended."""
         assert self._process is not None
         await self._process.wait()
 
     async def _choose_port(self) -> int:
-        """The port of the server before this one, so that its clients find this one too."""
+        """The previous server's port, so that its clients find this one; else a free port."""
         former = self._former or read_endpoint(self._place.data_dir)
         if former is not None:
             port = int(former.url.rsplit(":", 1)[1])
@@ -257,7 +257,7 @@ class _Server:
             shutil.copy(USERS, self._migrations / f"{_users_version(content)}_users.sql")
 
     async def _migrate(self) -> None:
-        """Applies what is pending; a stamp spares the two seconds that finding nothing takes."""
+        """Apply pending migrations. A stamp file saves the two seconds that a check takes."""
         stamp = self._folder / "migrations.sha256"
         wanted = _digest(self._migrations)
         if stamp.exists() and stamp.read_text() == wanted:
@@ -279,7 +279,7 @@ class _Server:
         self._unfinished.unlink(missing_ok=True)
 
     def _begin_database(self) -> None:
-        """Remove a database whose first migrations did not end, on a full disk for example: it never starts again."""
+        """Remove a database whose first migrations did not finish (e.g. full disk): it would never start."""
         database = self._folder / "database"
         if self._unfinished.exists():
             shutil.rmtree(database, ignore_errors=True)
@@ -319,7 +319,7 @@ class _Server:
                 cwd=self._folder,
                 env=_environment(self._keys, self._place.node, self._folder),
                 pass_fds=(self._lock,),
-                start_new_session=True,  # Ctrl-C is for the worker, which then stops the server
+                start_new_session=True,  # the worker handles Ctrl-C and stops the server
             )
         except OSError as error:
             raise SettingsError(f"Node at {self._place.node} cannot be started: {error.strerror}") from error
@@ -330,7 +330,7 @@ class _Server:
 
 
 async def _end(process: Process) -> None:
-    """SIGTERM, and after a while SIGKILL; not interrupted by a cancellation, but bounded."""
+    """SIGTERM, then SIGKILL after STOP_SECONDS. Shielded from cancellation, but bounded."""
     with anyio.CancelScope(shield=True):
         try:
             if process.returncode is None:
@@ -354,7 +354,7 @@ async def _answers(url: str) -> bool:
 
 
 async def _applied(output: ByteReceiveStream) -> AsyncIterator[str]:
-    """Names of migrations, as they are applied. The rest of the output is thrown away."""
+    """Names of migrations as they are applied. Discards all other output."""
     seen = ""
     async for chunk in output:
         seen += chunk.decode(errors="replace")
@@ -383,9 +383,9 @@ def _check_exit(code: int | None, message: str, folder: Path) -> None:
 
 
 def _users_version(content: str) -> str:
-    """Fourteen digits, as lite wants them, after every date; others when users.sql or a migration is another.
+    """A version of fourteen digits that sorts after every date and changes with users.sql or any migration.
 
-    lite skips a version that is in its history, and users.sql is to be applied again after each change of either.
+    lite skips versions in its history, but users.sql must be applied again after each change of either.
     """
     return f"9{int(hashlib.sha256(content.encode()).hexdigest(), 16) % 10**13:013}"
 
@@ -398,7 +398,7 @@ def _digest(folder: Path) -> str:
 
 
 def _environment(keys: Mapping[str, str], node: Path, home: Path) -> dict[str, str]:
-    """An allow-list: the worker's own secrets are none of the server's business. It makes a folder in its home."""
+    """The server's environment: an allow-list without the worker's secrets. HOME, because it creates a folder there."""
     kept = {name: os.environ[name] for name in ("LANG", "TMPDIR") if name in os.environ}
     return kept | {
         "HOME": str(home),

@@ -1,4 +1,4 @@
-"""What an export of a group holds, whoever writes it: a folder of the command line, or the console's download."""
+"""The content of a group's export, for the command line (a folder) and the console (a download)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEMBERS_PAGE = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an export is of, and how far it goes. `bytes`: of the lines that belong to `cursor`, in a folder."""
+    """What an export covers, and how far it got. `bytes`: size of the lines up to `cursor`, in a folder."""
 
     format: int = FORMAT
     session: str
@@ -33,14 +33,14 @@ class Manifest:
 
 
 async def message_pages(console: Console, session: str, group: int, after: int = 0) -> AsyncIterator[list[Row]]:
-    """The messages behind `after`, in the order of arrival."""
+    """Pages of the messages after `after`, in order of arrival."""
     while page := await console.export_messages(session, group, after, PAGE):
         yield page
         after = int(page[-1]["id"])
 
 
 async def all_members(console: Console, session: str, group: int) -> list[Row]:
-    """Who is in the group, then who left."""
+    """Current members of the group, then former ones."""
     found: list[Row] = []
     while True:
         page = (await console.members(session, group, MEMBERS_PAGE, len(found))).members
@@ -50,5 +50,5 @@ async def all_members(console: Console, session: str, group: int) -> list[Row]:
 
 
 def to_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """A JSON document a line."""
+    """One JSON document per line."""
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

@@ -1,6 +1,6 @@
-"""Arguments and answers of the SQL functions: plain values, no I/O.
+"""Arguments and answers of the SQL functions. Plain values, no I/O.
 
-64-bit integers travel as strings (the embedded Supabase passes JSON numbers through JavaScript); here they are ints.
+64-bit integers are strings on the wire (the embedded Supabase passes JSON numbers through JavaScript), and ints here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ Json = Mapping[str, Any]
 
 
 def known(shape: type[Any], row: Json) -> dict[str, Any]:
-    """The fields of `row` that `shape` has. A newer schema may answer more than an older worker knows.
+    """The fields of `row` that `shape` has. A newer schema may return more than an older worker knows.
 
     Raises:
-        KeyError: `row` lacks a field that has no default (`UnexpectedAnswer` for an answer of the database).
+        KeyError: `row` lacks a required field (`UnexpectedAnswer` if `row` is the database's answer).
     """
     return {f.name: row[f.name] for f in fields(shape) if f.name in row or not _has_default(f)}
 
@@ -29,7 +29,7 @@ def _has_default(field: Field[Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """The answer to an attempt to take or renew a session's lease; `fence` is ours only if `acquired`."""
+    """The answer to an attempt to take a session's lease. `fence` is ours only if `acquired`."""
 
     acquired: bool
     fence: int
@@ -41,7 +41,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class AccountState:
-    """The credentials as they were committed, or None; `has_keys` without credentials means torn state."""
+    """The committed credentials, or None. `has_keys` without credentials means torn state."""
 
     creds: str | None
     has_keys: bool
@@ -49,7 +49,7 @@ class AccountState:
 
 @dataclass(frozen=True, kw_only=True)
 class Suspect:
-    """A stanza in whose decryption sidecars ended: `deaths` by themselves, `kills` by a signal from outside."""
+    """A stanza that sidecars were decrypting when they ended: `deaths` by themselves, `kills` by an outside signal."""
 
     hash: str
     deaths: int
@@ -75,10 +75,10 @@ class Audit:
 
 @dataclass(frozen=True, kw_only=True)
 class Refused:
-    """A message or a change that could not be stored. `body` is kept only for a monitored chat.
+    """A message or a change that could not be stored. Only monitored chats have a `body`.
 
-    `item`: "message" or "change". `state`: "refused" (it would be refused again), "waiting" (tried again later) or
-    "undecrypted" (the stanza of a message that was not decrypted).
+    `item`: "message" or "change". `state`: "refused" (final), "waiting" (retried later) or "undecrypted" (the whole
+    stanza of a message that was not decrypted).
     """
 
     code: str
@@ -94,15 +94,15 @@ class Refused:
 
     @classmethod
     def keeping(cls, text: str, **columns: Any) -> Refused:
-        """With `text` as its body, in a form that passes every gateway and every JSON parser."""
+        """A `Refused` with `text` as its body, in a form that every gateway and JSON parser accepts."""
         return cls(body=base64.b64encode(text.encode("utf-8", "surrogatepass")).decode(), encoding="base64", **columns)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupChange:
-    """A group that is there (`name` None: unchanged), or that the account left.
+    """A group that exists (`name` None: unchanged), or that the account left.
 
-    `admins`: every known address of each admin, None: not told; then `promoted` come and `demoted` go.
+    `admins`: every known address of each admin; None: not given. `promoted` and `demoted` apply after it.
     """
 
     wa_group_id: str
@@ -115,16 +115,20 @@ class GroupChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Everything that one commit makes durable, or a part of it.
+    """Everything that one commit makes durable, or a part of that.
 
-    `messages` are rows for `public.messages` as `MessageRow.as_json` makes them (worker/ingest/rules/normalise.py;
-    docs/schema.md, `wa_commit`). `changes` are what is said about messages
-    (`worker.ingest.rules.changes`): kind, chat_id, target_sender, target_id, author, change_id, at, payload.
-    `identities` are pairs of LID and number; `hashes` hex sha256 of ciphertexts; `discards` counts by reason;
-    `unread` names those of them that are not counted if they were before, by reason, hex sha256.
-    `digest` tells the items of one number from others; all parts of a batch have the same. `opaque`: items of a part
-    as base64, which no gateway can read. `dropped`: times of what came too late (`worker.ingest.rules.dropped`).
-    `members`: who joined a group, left it, or became what (`worker.ingest.rules.members`).
+    Attributes:
+        messages: rows for `public.messages` as `MessageRow.as_json` makes them (docs/schema.md, `wa_commit`).
+        changes: edits, revokes, reactions and links (`worker.ingest.rules.changes`): kind, chat_id, target_sender,
+            target_id, author, change_id, at, payload.
+        identities: pairs of LID and number.
+        hashes: hex sha256 of ciphertexts.
+        discards: counts by reason.
+        unread: by reason, hashed names of discards, which are not counted a second time.
+        digest: identifies the items under this number; the same in all parts of a batch.
+        opaque: items of a part as base64, which no gateway can read.
+        dropped: times of messages that came too late (`worker.ingest.rules.dropped`).
+        members: joins, leaves and roles in groups (`worker.ingest.rules.members`).
     """
 
     fence: int
@@ -148,11 +152,11 @@ class Batch:
 
     @property
     def number(self) -> dict[str, Any]:
-        """What names the batch in the arguments of the SQL functions."""
+        """The fields that identify the batch in arguments of SQL functions."""
         return {"fence": str(self.fence), "epoch": str(self.epoch), "seq": str(self.seq), "digest": self.digest}
 
     def as_document(self) -> dict[str, Any]:
-        """The batch as `wa_commit` wants it, or the part as `wa_commit_part` does."""
+        """The batch in the form of `wa_commit`, or the part in the form of `wa_commit_part`."""
         return self.number | {
             "creds": self.creds,
             "keys": [asdict(key) for key in self.keys],
@@ -173,7 +177,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Pieces:
-    """A part of a batch that travels in pieces; `document` names it. `last`: the part that ends the batch."""
+    """A part of a batch that is sent in pieces. `document`: its name. `last`: it ends the batch."""
 
     batch: Batch
     document: str
@@ -186,7 +190,7 @@ class Pieces:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """One piece, base64; `piece` counts from 0."""
+    """One piece, in base64. `piece` counts from 0."""
 
     batch: Batch
     document: str
@@ -199,13 +203,20 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
-    """The batch `seq` is durable. `duplicate`: it was before, and nothing was written now.
+    """The batch `seq` is durable.
 
-    `stored` new rows, `upgraded` stubs that got their content, `duplicates` copies that changed nothing, `skipped`
-    messages of chats that are not monitored, `jobs` media jobs made. `refused` messages and changes that Postgres would
-    not take, `waiting` ones that are tried again later; both are listed in `wa_refused_stanzas`.
-    `changed` edits, revokes, reactions and links applied, now or from earlier batches; `held` wait for their target;
-    `sealed` says that an encrypted edit waits to be opened (`Store.encrypted_edits`).
+    Attributes:
+        duplicate: it was already durable; nothing was written now.
+        stored: new rows.
+        upgraded: stubs that got their content.
+        duplicates: copies that changed nothing.
+        skipped: messages of chats that are not monitored.
+        jobs: new media jobs.
+        refused: messages and changes that Postgres refused, now in `wa_refused_stanzas`.
+        waiting: messages and changes to retry later, now in `wa_refused_stanzas`.
+        changed: edits, revokes, reactions and links applied, from this or earlier batches.
+        held: changes that wait for their target.
+        sealed: not 0 if an encrypted edit waits to be decrypted (`Store.encrypted_edits`).
     """
 
     seq: int
@@ -224,7 +235,7 @@ class Committed:
 
 @dataclass(frozen=True, kw_only=True)
 class EncryptedEdit:
-    """An encrypted edit whose target is here: what opens it (base64), and the forms of the author's address."""
+    """An encrypted edit whose target is stored, the target's secret (base64), and the forms of its sender's address."""
 
     id: int
     target_id: str
@@ -237,7 +248,7 @@ class EncryptedEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedEdit:
-    """What came out of a sealed edit; `at` in ISO 8601, None: as the envelope said. `unreadable`: nothing ever will."""
+    """A decrypted edit. `at`: ISO 8601; None: the envelope's time. `unreadable`: it cannot be decrypted, ever."""
 
     id: int
     text: str | None = None
@@ -248,7 +259,7 @@ class OpenedEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupsUpserted:
-    """What discovery changed: groups in the list, new ones, renamed ones, and those that the account has left."""
+    """What discovery changed: groups in the list, new, renamed, and left by the account."""
 
     count: int
     added: int
@@ -258,11 +269,13 @@ class GroupsUpserted:
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """A request of the web app that was not handled yet.
+    """An unhandled request of the web app.
 
-    `at` is None if its value holds no time (`malformed`); `at_text` goes back to `flag_handled` unchanged. `phone` is
-    what came with a request for a pairing code, as it was written; `given` all that came with a passkey's flag beside
-    the time, as JSON text, None if that is too long. It may be the answer of a passkey: never logged.
+    Attributes:
+        at: None if the value has no time (`malformed`).
+        at_text: passed back to `flag_handled` unchanged.
+        phone: number of a pairing code request, as written.
+        given: other fields of a passkey flag as JSON text; None if too long. May be a passkey's answer: never log it.
     """
 
     key: str
@@ -279,9 +292,9 @@ class Flag:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaJob:
-    """A claimed download. `attempts` counts this one; `descriptor` is what the commit was given.
+    """A claimed download. `attempts` includes this one. `descriptor`: as committed.
 
-    `wants_phone`: a process without a phone found it expired, and left it to one that has it.
+    `wants_phone`: a process without a phone found the file expired, and left the job to one that has the phone.
     """
 
     id: int
@@ -301,13 +314,13 @@ class MediaJob:
 
     @property
     def last_code(self) -> str | None:
-        """The code with which `last_error` begins."""
+        """The code at the start of `last_error`."""
         return self.last_error.partition(":")[0] if self.last_error else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Claimed jobs; `next_in_seconds`: when another one is due (0 or less: now), None if there is none."""
+    """Claimed jobs. `next_in_seconds`: until another one is due (0 or less: now); None: there is none."""
 
     jobs: tuple[MediaJob, ...]
     next_in_seconds: float | None
@@ -315,7 +328,7 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaFile:
-    """An object in the bucket. The two hashes at the end (hex) let a later forward skip its download."""
+    """An object in the bucket. The last two hashes (hex) let a later forward skip its download."""
 
     sha256: str
     mime: str
@@ -330,9 +343,9 @@ class MediaFile:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLinked:
-    """The message has its media. `gone`: the job had ended already, or its message went.
+    """The message is linked to its media. `gone`: the job had already ended, or its message was deleted.
 
-    `reused`: the row was there before; once the job is gone, the row names another object of this content.
+    `reused`: the row existed before; if the job is gone, the row names another object with this content.
     """
 
     media_id: int | None
@@ -345,7 +358,7 @@ ExpireMode = Literal["blank", "delete"]
 
 @dataclass(frozen=True, kw_only=True)
 class Expired:
-    """How many messages disappeared; `more`: perhaps others are due."""
+    """How many messages disappeared. `more`: others may be due."""
 
     expired: int
     more: bool
@@ -353,7 +366,7 @@ class Expired:
 
 @dataclass(frozen=True, kw_only=True)
 class Pruned:
-    """Rows deleted for their age; `more` says that another call would delete others."""
+    """Rows deleted for their age. `more`: another call would delete more."""
 
     stanzas: int
     audits: int

@@ -1,4 +1,4 @@
-"""The store of one session: the store's calls, bound to the session and to the fence that we hold."""
+"""The store's calls, bound to one session and to the fence that we hold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from worker.store.retention import delete_unused_objects
 
 
 class SessionStore:
-    """What a leased session asks of the database. Adds session and fence, nothing else; errors are the store's."""
+    """The database calls of a leased session. Only adds session and fence; errors are the store's."""
 
     def __init__(self, store: Store, session: str, fence: int) -> None:
         self._store = store
@@ -124,7 +124,7 @@ class SessionStore:
         return (await self._store.console.whoami()).now
 
     async def delete_messages(self, before: datetime, limit: int) -> Deleted:
-        """Delete up to `limit` messages sent before, and refused stanzas as old."""
+        """Delete up to `limit` messages sent before `before`, and refused stanzas that are as old."""
         return await self._store.console.delete_messages(self.session, before, limit)
 
     async def delete_unused_objects(self) -> int:

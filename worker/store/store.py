@@ -1,6 +1,6 @@
-"""The database, one method per SQL function (supabase/migrations, docs/schema.md).
+"""The database: one method per SQL function (supabase/schemas, docs/schema.md).
 
-Knows names and shapes, nothing else: no retries, no decisions. Errors are those of `worker.store.client.translated`.
+Knows only names and shapes: no retries, no decisions. Errors are those of `worker.store.client.translated`.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from worker.store.rows import (
     known,
 )
 
-SCHEMA_VERSION = max(file.name for file in MIGRATIONS.glob("*.sql"))[:14]  # the newest migration, which we need
+SCHEMA_VERSION = max(file.name for file in MIGRATIONS.glob("*.sql"))[:14]  # we need the newest migration
 MEDIA_CONNECTIONS = 8
 STRAY_PAUSES_SECONDS = (0.3, 1.0)
 CHEAPEST = "wa_schema_version"  # reads no table
-# Each function answers a JSON object that is never empty: `{}` and `[]` are what a gateway says.
+# Every other function returns a JSON object that is never empty; `{}` and `[]` come from gateways.
 NULLABLE = frozenset({"wa_media_known", "wa_pairing_view"})
 
 
 class Store:
-    """A session-less handle on one Supabase; safe to share between tasks. Make it with `connect_store`."""
+    """A handle on one Supabase, for all sessions; safe to share between tasks. Make it with `connect_store`."""
 
     def __init__(
         self, database: AsyncClient, media: AsyncClient, timeouts: Timeouts, lanes: Lanes | None = None
@@ -70,12 +70,12 @@ class Store:
         self._lanes = lanes or Lanes()
 
     async def check(self) -> None:
-        """Return only if Supabase answers, takes the key and has our schema.
+        """Return only if Supabase answers, accepts the key and has our schema.
 
         Raises:
             SettingsError: migrations are missing.
             UnexpectedAnswer: the key is refused, or this is not our Supabase; see `remedy`. Check twice.
-            StoreUnavailable: nobody answers at this address, or nothing sensible.
+            StoreUnavailable: no answer at this address, or no sensible one.
         """
         version = await self.schema_version()
         if version < SCHEMA_VERSION:
@@ -85,7 +85,7 @@ class Store:
         return str((await self._call(CHEAPEST, {}))["version"])
 
     async def select_nothing(self, table: str, columns: str) -> None:
-        """Read no row; StoreRefused if the table or a column is missing."""
+        """Read zero rows. Raises StoreRefused if the table or a column is missing."""
         with translated(table, self._timeouts.call):
             await self._database.table(table).select(columns).limit(0).execute()
 
@@ -103,7 +103,7 @@ class Store:
         )
 
     async def lease_release(self, session: str, owner: str, fence: int, *, failed: bool = False) -> bool:
-        """True if the lease was ours. `failed`: the session could not be started; we do not claim it again soon."""
+        """Release the lease. Returns whether it was ours. `failed`: the session failed; do not claim it again soon."""
         args = {"p_session": session, "p_owner": owner, "p_fence": str(fence), "p_failed": failed}
         return bool((await self._call("wa_lease_release", args))["released"])
 
@@ -115,20 +115,20 @@ class Store:
         lease_seconds: float | None = None,
         within: float | None = None,
     ) -> HostPollAnswer:
-        """Renews the leases of these sessions, says what is new for them, and claims up to `capacity` wanted ones.
+        """Renew the leases of these sessions, get their updates, and claim up to `capacity` wanted sessions.
 
-        `capacity` None: these are not all sessions of this process, so that it says nothing of how many it holds.
-        `within`: how many seconds the answer may take, from the sending.
+        `capacity` None: these are not all sessions of this process, so the call does not report how many it holds.
+        `within`: time limit for the answer in seconds, from sending.
         """
         args = {"p_owner": owner, "p_capacity": capacity, "p_held": [one.as_document() for one in held]}
         return parse_answer(await self._call("wa_host_poll", args | {"p_lease_seconds": lease_seconds}, within))
 
     async def host_leave(self, owner: str) -> None:
-        """This host stops: others need not wait for the room that it had."""
+        """This host stops: other hosts need not leave sessions to it."""
         await self._do("wa_host_leave", {"p_owner": owner}, "left")
 
     async def request_handled(self, session: str, id_: int, result: str) -> None:
-        """Mark a request of `wa_requests` as done, carried out or not; `result` says which, for people."""
+        """Mark a request of `wa_requests` as done, carried out or not. `result`: the outcome, for people."""
         args = {"p_session": session, "p_id": str(id_), "p_result": result}
         await self._do("wa_request_handled", args, "found")
 
@@ -140,7 +140,7 @@ class Store:
         return AccountState(creds=row["creds"], has_keys=row["has_keys"])
 
     async def get_keys(self, session: str, type_: str, ids: Sequence[str]) -> dict[str, str]:
-        """Values by id; ids without a value are left out."""
+        """Values by id, without missing ids."""
         args = {"p_session": session, "p_type": type_, "p_ids": list(ids)}
         return dict((await self._call("wa_get_keys", args))["keys"])
 
@@ -149,7 +149,7 @@ class Store:
         return set((await self._call("wa_known_stanzas", args))["hashes"])
 
     async def note_death(self, session: str, fence: int, digest: str, death: str, *, killed: bool) -> None:
-        """Count one end of a sidecar against the stanza that it was decrypting. An end is counted once."""
+        """Count a sidecar's end against the stanza that it was decrypting. Counts each `death` once."""
         args = {"p_hash": digest, "p_death": death, "p_killed": killed}
         await self._do("wa_note_death", _held(session, fence) | args)
 
@@ -158,24 +158,24 @@ class Store:
         return [Suspect(**known(Suspect, row)) for row in rows]
 
     async def get_identities(self, session: str, ids: Sequence[str]) -> dict[str, str]:
-        """The other form of each person, by LID or by number; unknown ones are left out, '' for a number that moved."""
+        """The other address of each person, by LID or number. Omits unknown ones; '' for a number that moved."""
         args = {"p_session": session, "p_ids": list(ids)}
         return dict((await self._call("wa_get_identities", args))["identities"])
 
     async def commit(self, session: str, batch: Batch) -> Committed:
-        """Makes a batch durable, exactly once. After `StoreUnavailable`, send the same batch again."""
+        """Make a batch durable, exactly once. After `StoreUnavailable`, send the same batch again."""
         return await self._commit("wa_commit", session, batch.as_document())
 
     async def commit_part(self, session: str, part: Batch) -> Committed:
-        """Makes items of a batch durable and leaves its number as it is; `commit` of the rest ends the batch."""
+        """Make some items of a batch durable without completing it; `commit` of the rest completes the batch."""
         return await self._commit("wa_commit_part", session, part.as_document())
 
     async def put_piece(self, session: str, piece: Piece) -> Committed:
-        """Keeps one piece of a part that is too large for one call."""
+        """Store one piece of a part that is too large for one call."""
         return await self._commit("wa_put_piece", session, piece.as_document())
 
     async def commit_pieces(self, session: str, pieces: Pieces) -> Committed:
-        """Takes the pieces together as the part, or as the last part, that they are."""
+        """Assemble the pieces and commit them as a part, or as the last part."""
         return await self._commit("wa_commit_pieces", session, pieces.as_document())
 
     async def _commit(self, function: str, session: str, document: Json) -> Committed:
@@ -183,22 +183,22 @@ class Store:
         return Committed(**{**known(Committed, row), "seq": int(row["seq"])})
 
     async def encrypted_edits(self, session: str, limit: int) -> list[EncryptedEdit]:
-        """Encrypted edits that can be opened now, oldest first."""
+        """Encrypted edits that can be decrypted now, oldest first."""
         rows = (await self._call("wa_sealed_edits", {"p_session": session, "p_limit": limit}))["edits"]
         return [EncryptedEdit(**{**known(EncryptedEdit, row), "id": int(row["id"])}) for row in rows]
 
     async def open_edits(self, session: str, fence: int, opened: Sequence[OpenedEdit]) -> int:
-        """Hands back what was in them; how many changed a message."""
+        """Write decrypted edits. Returns how many changed a message."""
         edits = [asdict(edit) | {"id": str(edit.id)} for edit in opened]
         return int((await self._call("wa_open_edits", _held(session, fence) | {"p_opened": edits}))["changed"])
 
     async def set_session(self, session: str, fence: int, patch: Json, audits: Sequence[Audit] = ()) -> None:
-        """Changes what `patch` names (status, detail, wa_name, wa_number) and writes `audits`, in one transaction."""
+        """Apply `patch` (status, detail, wa_name, wa_number) and write `audits`, in one transaction."""
         args = _held(session, fence) | {"p_patch": dict(patch), "p_audits": [asdict(a) for a in audits]}
         await self._do("wa_set_session", args)
 
     async def wipe_credentials(self, session: str, fence: int) -> int:
-        """Delete the credentials; the new epoch, which no batch in flight has."""
+        """Delete the credentials. Returns a new epoch, so that no batch in flight is accepted."""
         return int((await self._call("wa_wipe_credentials", _held(session, fence)))["epoch"])
 
     # Groups, flags, audit.
@@ -206,12 +206,12 @@ class Store:
     async def upsert_groups(
         self, session: str, fence: int, groups: Sequence[GroupChange], *, complete: bool
     ) -> GroupsUpserted:
-        """`complete`: these are all groups of the account (a discovery)."""
+        """Write groups. `complete`: these are all groups of the account (a discovery)."""
         args = _held(session, fence) | {"p_groups": [asdict(g) for g in groups], "p_complete": complete}
         return GroupsUpserted(**known(GroupsUpserted, await self._call("wa_upsert_groups", args)))
 
     async def write_members(self, session: str, fence: int, entries: Sequence[Json]) -> int:
-        """What lists say of groups' members (`worker.ingest.rules.members`); how many of them are gone."""
+        """Write member lists (`worker.ingest.rules.members`). Returns how many members have left."""
         args = _held(session, fence) | {"p_entries": [dict(entry) for entry in entries]}
         return int((await self._call("wa_write_members", args))["closed"])
 
@@ -223,7 +223,7 @@ class Store:
         return [parse_flag(row) for row in rows]
 
     async def flag_handled(self, session: str, flag: Flag) -> None:
-        """Mark this request as handled; a newer one stays pending."""
+        """Mark this request as handled. A newer one stays pending."""
         args = {"p_session": session, "p_key": flag.key, "p_at_text": flag.at_text}
         await self._do("wa_flag_handled", args, "found")
 
@@ -235,9 +235,9 @@ class Store:
     async def media_claim(
         self, owner: str, limit: int, lease_seconds: float, session: str | None = None, *, phone: bool = True
     ) -> Claim:
-        """Claims due jobs of one session, or of all; each is ours for `lease_seconds`.
+        """Claim due jobs of one session, or of all, each for `lease_seconds`.
 
-        `phone`: whether those that wait for the phone are wanted, too.
+        `phone`: include jobs that wait for the phone.
         """
         args = {"p_owner": owner, "p_limit": limit, "p_lease_seconds": lease_seconds, "p_session": session}
         args |= {"p_phone": phone}
@@ -248,11 +248,11 @@ class Store:
         return Claim(jobs=jobs, next_in_seconds=row["next_in_s"])
 
     async def media_renew(self, job_id: int, owner: str, lease_seconds: float) -> None:
-        """StoreRefused with code `stale_job` if it is no longer ours."""
+        """Renew a job's lease. Raises StoreRefused with code `stale_job` if the job is no longer ours."""
         await self._do("wa_media_renew", _job(job_id, owner) | {"p_lease_seconds": lease_seconds}, "gone")
 
     async def media_known(self, file_enc_sha256: str, media_key_sha256: str) -> MediaFile | None:
-        """The file behind a ciphertext that was verified before under the same media key (both hex)."""
+        """The file of a ciphertext verified before under the same media key (hashes in hex); None if unknown."""
         args = {"p_file_enc_sha256": file_enc_sha256, "p_media_key_sha256": media_key_sha256}
         row = await self._call("wa_media_known", args)
         if row is None:
@@ -270,9 +270,9 @@ class Store:
         )
 
     async def media_done(self, job_id: int, owner: str, file: MediaFile) -> MediaLinked:
-        """The object is in the bucket: makes or finds its row, links the message, ends the job.
+        """The object is in the bucket: create or find its row, link the message, end the job.
 
-        The row is made also if the job is gone, or another's by now: `stale_job`, which here is an answer of SQL's.
+        Creates the row even if the job is gone or no longer ours; in the latter case raises StoreRefused, `stale_job`.
         """
         media = asdict(file) | {"bytes": str(file.bytes)}
         row = await self._call("wa_media_done", _job(job_id, owner) | {"p_media": media})
@@ -283,7 +283,7 @@ class Store:
     async def media_retry(
         self, job_id: int, owner: str, error: str, delay_seconds: float, descriptor: Json | None = None
     ) -> None:
-        """Another attempt later. With a new descriptor the job no longer waits for the phone."""
+        """Schedule another attempt. With a new descriptor the job no longer waits for the phone."""
         args = {"p_error": error, "p_delay_seconds": delay_seconds, "p_descriptor": descriptor and dict(descriptor)}
         await self._do("wa_media_retry", _job(job_id, owner) | args, "gone")
 
@@ -292,7 +292,7 @@ class Store:
         await self._do("wa_media_ask_phone", _job(job_id, owner) | {"p_error": error}, "gone")
 
     async def media_abandon(self, job_id: int, owner: str, status: str, code: str, error: str) -> None:
-        """No further attempt: `messages.media_status` becomes `status`, an audit entry says `code` and why."""
+        """Give up: set `messages.media_status` to `status`, and audit `code` and the reason."""
         args = {"p_status": status, "p_code": code, "p_error": error}
         await self._do("wa_media_abandon", _job(job_id, owner) | args, "gone")
 
@@ -307,22 +307,22 @@ class Store:
         return Pruned(**known(Pruned, await self._call("wa_prune", args)))
 
     async def prune_changes(self, session: str, older_than_seconds: float) -> bool:
-        """Forgets old deletions (docs/schema.md, "message_changes"); whether there are more."""
+        """Delete records of old deletions (docs/schema.md, "message_changes"). Returns whether there are more."""
         args = {"p_session": session, "p_older_than_seconds": older_than_seconds}
         return bool((await self._call("wa_prune_changes", args))["more"])
 
     async def expire(self, session: str, mode: ExpireMode, limit: int) -> Expired:
-        """Removes messages whose time to disappear has come: their content, or all of them."""
+        """Remove messages that are due to disappear: their content, or the whole rows."""
         row = await self._call("wa_expire", {"p_session": session, "p_mode": mode, "p_limit": limit})
         return Expired(**known(Expired, row))
 
     async def due_refused(self, session: str, limit: int) -> list[int]:
-        """Ids of waiting items that are due; each is counted as tried."""
+        """Ids of waiting items that are due. Counts an attempt for each."""
         row = await self._call("wa_due_refused", {"p_session": session, "p_limit": limit})
         return [int(id_) for id_ in row["items"]]
 
     async def retry_refused(self, session: str, id_: int) -> str | None:
-        """Takes a listed item back; None: done, else the code that says why not."""
+        """Store a refused item. Returns None on success, else the code of the reason."""
         row = await self._call("wa_retry_refused", {"p_session": session, "p_id": str(id_)})
         return None if row["taken"] else str(row["code"])
 
@@ -331,18 +331,18 @@ class Store:
 
     async def status(self, session: str) -> dict[str, Any]:
         row = await self._call_again("wa_status", {"p_session": session})
-        row["schema_version"]  # raises UnexpectedAnswer if another has answered
+        row["schema_version"]  # raises UnexpectedAnswer if something else answered
         return dict(row)
 
     async def _do(self, function: str, args: Mapping[str, Any], says: str = "done") -> None:
-        """One call whose answer matters only as proof that the function gave it: it has the field `says`."""
+        """Call a function. The field `says` of its answer proves that the function itself answered."""
         row = await self._call(function, args)
         row[says]  # raises UnexpectedAnswer if it is missing
 
     async def _call(self, function: str, args: Mapping[str, Any], within: float | None = None) -> Any:
-        """One call; `within`: seconds for the answer, if less than all calls have.
+        """Make one call. `within`: a shorter time limit than the default, in seconds.
 
-        The key watch is told how it ended, and stops it while the key counts as refused; but never the cheapest one.
+        Reports the outcome to the key watch. While the key counts as refused, only the cheapest call is sent.
         """
         if self.key.refused is not None and function != CHEAPEST:
             raise KeyRefused(f"{function}: not asked, {self.key.refused}", self.key.refused.remedy)
@@ -355,9 +355,9 @@ class Store:
         return data
 
     async def _call_again(self, function: str, args: Mapping[str, Any]) -> Any:
-        """As `_call`, for commands, which end with the first error: a good key gets a stray 401 now and then.
+        """`_call` with retries, for commands: even a good key gets a stray 401 now and then.
 
-        Nothing was done by a call that was refused so.
+        Safe, because a call refused this way had no effect.
         """
         for pause in STRAY_PAUSES_SECONDS:
             try:
@@ -373,14 +373,14 @@ class Store:
                 answer: Any = await self._database.rpc(function, dict(args)).execute()
         if answer.data is None and function in NULLABLE:
             return None
-        # A gateway's; supabase-py hands on as text what is no JSON.
+        # From a gateway. supabase-py returns text that is not JSON as a string.
         if not isinstance(answer.data, dict) or not answer.data:
             raise UnexpectedAnswer(f"{function}: the answer is not the function's")
         return _Row(function, answer.data)
 
 
 class _Row(dict[str, Any]):
-    """A function's answer; a field that it lacks says that somebody else has answered."""
+    """A function's answer. A missing field means that something else answered."""
 
     def __init__(self, function: str, row: Mapping[str, Any]) -> None:
         super().__init__(row)
@@ -394,7 +394,7 @@ class _Row(dict[str, Any]):
 async def connect_store(
     url: str, key: str, timeouts: Timeouts | None = None, *, sessions: int = 1
 ) -> AsyncIterator[Store]:
-    """A store on this Supabase, for so many sessions. Nothing is sent yet: `check` and `bucket.ensure` do that."""
+    """A store on this Supabase, sized for `sessions`. Sends nothing yet: `check` and `bucket.ensure` do that."""
     limits, lanes = timeouts or Timeouts(), Lanes(sessions)
     async with (
         make_client(url, key, connect=limits.connect, read=limits.call, connections=lanes.connections) as database,
