@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 
 import anyio
 import httpx
-from supabase import AsyncClient
+from postgrest import AsyncPostgrestClient
 
 from worker.errors import SettingsError, StoreUnavailable
 from worker.log import hide
 from worker.outbound import http_client
 from worker.store import BUCKET, Store, connect_store
-from worker.store.client import make_client, translated
+from worker.store.client import database_client, translated
 
 CALL_SECONDS = 10.0
 CONNECT_SECONDS = 3.0
@@ -38,7 +38,7 @@ T = TypeVar("T")
 class _Open:
     address: Address
     store: Store
-    tables: AsyncClient
+    tables: AsyncPostgrestClient
     files: httpx.AsyncClient
 
 
@@ -53,7 +53,7 @@ class Database:
         self._doubtful = False
         self._looked_at = 0.0
 
-    async def read(self, what: str, build: Callable[[AsyncClient], Any]) -> list[Row]:
+    async def read(self, what: str, build: Callable[[AsyncPostgrestClient], Any]) -> list[Row]:
         """The rows of the query that `build` makes, at most a thousand."""
 
         async def run(opened: _Open) -> list[Row]:
@@ -62,7 +62,7 @@ class Database:
 
         return await self._with(run)
 
-    async def count(self, what: str, build: Callable[[AsyncClient], Any]) -> int:
+    async def count(self, what: str, build: Callable[[AsyncPostgrestClient], Any]) -> int:
         """How many rows there are; `build` selects with `count="exact", head=True`."""
 
         async def run(opened: _Open) -> int:
@@ -80,7 +80,7 @@ class Database:
         payload = {"action": action, "who": who, **more}
 
         async def run(opened: _Open) -> None:
-            args = {"p_session": session, "p_event": "console", "p_payload": payload}
+            args: Any = {"p_session": session, "p_event": "console", "p_payload": payload}  # any JSON, not text alone
             with translated("wa_audit", CALL_SECONDS):
                 await opened.tables.rpc("wa_audit", args).execute()
 
@@ -146,7 +146,7 @@ class Database:
             address=address,
             store=await self._stack.enter_async_context(connect_store(url, key)),
             tables=await self._stack.enter_async_context(
-                make_client(url, key, connect=CONNECT_SECONDS, read=CALL_SECONDS, connections=CONNECTIONS)
+                database_client(url, key, connect=CONNECT_SECONDS, read=CALL_SECONDS, connections=CONNECTIONS)
             ),
             files=await self._stack.enter_async_context(http_client(url, timeout=timeout, limits=limits)),
         )

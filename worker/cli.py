@@ -65,9 +65,12 @@ def run() -> None:
     """
 
     async def work(settings: Settings) -> None:
-        from worker.host import Host
+        from worker.sidecar import sidecar_ahead
 
-        await Host(settings).run()
+        async with sidecar_ahead(settings) as ahead:  # while the rest is imported
+            from worker.host import Host
+
+            await Host(settings, ahead=ahead).run()
 
     start(work)
 
@@ -87,20 +90,23 @@ def up(
     terminal = Terminal()
 
     async def work(settings: Settings) -> None:
-        import webbrowser
+        from worker.sidecar import sidecar_ahead
 
-        from worker.commands.console import console_beside
-        from worker.host import Host
+        async with sidecar_ahead(settings) as ahead:  # while the rest is imported
+            import webbrowser
 
-        host = Host(settings, terminal.show, terminal.follow if terminal.attended else None)
-        if not console:
-            await host.run()
-            return
-        async with console_beside(settings) as link:
-            terminal.console_link = link
-            if open_:
-                webbrowser.open(link)
-            await host.run()
+            from worker.commands.console import console_beside
+            from worker.host import Host
+
+            host = Host(settings, terminal.show, terminal.follow if terminal.attended else None, ahead=ahead)
+            if not console:
+                await host.run()
+                return
+            async with console_beside(settings) as link:
+                terminal.console_link = link
+                if open_:
+                    webbrowser.open(link)
+                await host.run()
 
     start(work, catching_up=True)
 
@@ -138,6 +144,7 @@ def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = Fa
     from loguru import logger
 
     from worker import machine
+    from worker.bridge.process import check_node
     from worker.installation import install_packages
     from worker.log import redact, set_up_log
     from worker.settings import load_settings, misspelt, unknown_names
@@ -150,6 +157,7 @@ def start(work: Callable[[Settings], Awaitable[None]], *, catching_up: bool = Fa
         for name in unknown_names():
             logger.warning("{}", misspelt(name))
         install_packages(settings.worker_node, lambda line: logger.info("{}", line))
+        check_node(settings.worker_node)
         anyio.run(work, settings)
     except WorkerError as error:
         fail(redact(str(error)), error.exit_code)

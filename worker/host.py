@@ -18,7 +18,7 @@ import anyio
 from anyio.abc import TaskGroup
 from loguru import logger
 
-from worker.bridge.process import check_node, kill_at_once
+from worker.bridge.process import kill_at_once
 from worker.errors import (
     ExitCode,
     KeyRefused,
@@ -38,9 +38,10 @@ from worker.session.host_poll import ClaimHandler, HostPoll
 from worker.session.rate_limit import RateLimiter
 from worker.session.report import View
 from worker.settings import Settings
+from worker.sidecar import WHATSAPP, SidecarAhead
 from worker.stop import Stop
 from worker.store import ClaimedSession, Store, connect_store, holder_file, lease
-from worker.supervisor import WHATSAPP, Supervisor, release
+from worker.supervisor import Supervisor, release
 from worker.tenant import Tenant
 from worker.web.app import bind, serve
 from worker.web.figures import BucketWatch
@@ -57,7 +58,7 @@ KEY_LOOKS = 3  # Supabase sometimes refuses a good key, seldom twice in a row
 class Host:
     """One worker process. Serves the session that its settings name or, with `capacity`, up to that many wanted ones.
 
-    `on_view` and `follow` apply to the named session only.
+    `on_view`, `follow` and `ahead`, a sidecar that runs already, apply to the named session only.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Host:
         follow: Callable[[Store, str, Arrivals], Coroutine[Any, Any, None]] | None = None,
         *,
         capacity: int | None = None,
+        ahead: SidecarAhead | None = None,
     ) -> None:
         self._settings = settings
         self._capacity = capacity
@@ -76,6 +78,7 @@ class Host:
         self._owner = lease.make_owner()
         self._tenants: dict[str, Tenant] = {}
         self._starts = RateLimiter()
+        self._ahead = ahead
         self._left = anyio.Event()  # set when a tenant ends
         self._shared: Shared
         self.health = Health(named=settings.worker_session if capacity is None else None, capacity=capacity or 0)
@@ -91,7 +94,6 @@ class Host:
             WorkerError: why the worker cannot go on; the text is for the operator.
         """
         self._announce()
-        check_node(self._settings.worker_node)
         listener = bind(self._settings.worker_http_host, self._settings.worker_http_port)
         with unwrapped():
             async with anyio.create_task_group() as task_group:
@@ -164,8 +166,10 @@ class Host:
 
     async def _serve_named(self, shared: Shared) -> None:
         """Serve the session that the settings name. Its end is the end of the process."""
-        health = self.health.session
-        await Supervisor(self._settings, shared, health, self._stop, self._on_view, self._follow).run()
+        supervisor = Supervisor(
+            self._settings, shared, self.health.session, self._stop, self._on_view, self._follow, ahead=self._ahead
+        )
+        await supervisor.run()
 
     # Claimed sessions
 

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -99,7 +100,12 @@ def http_client(url: str, *, own_proxy: str | None = None, **options: Any) -> ht
 
 def trusted() -> ssl.SSLContext:
     """The trusted CAs. Not the system's store: slim container images have none."""
-    own = os.environ.get("SSL_CERT_FILE")
+    return _trusted(os.environ.get("SSL_CERT_FILE"))
+
+
+@cache
+def _trusted(own: str | None) -> ssl.SSLContext:
+    # One for all clients of the process: reading the CAs takes 20 ms.
     return ssl.create_default_context(cafile=own) if own else httpx.create_ssl_context(trust_env=False)
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,12 +18,10 @@ from anyio.abc import TaskGroup
 from loguru import logger
 
 from worker.bridge.peer import Peer, make_peer
-from worker.bridge.process import NODE_FLAGS, Sidecar, make_environment, run_sidecar
+from worker.bridge.process import Sidecar
 from worker.bridge.protocol import Pong
 from worker.errors import BridgeError, StaleFence, StoreError, WorkerError, unwrapped
-from worker.installation import sidecar_folder
 from worker.log_limits import LineBudget
-from worker.outbound import proxy_for
 from worker.session.arrivals import Arrivals
 from worker.session.backoff import JITTER_MAX_SECONDS, Crashes
 from worker.session.events import DeafFound, StallFound
@@ -34,13 +31,13 @@ from worker.session.report import View
 from worker.session.suspects import Cause, cause_of
 from worker.session.watchdog import PING_EVERY_SECONDS, judge
 from worker.settings import Settings
+from worker.sidecar import SidecarAhead, start_sidecar
 from worker.stop import Stop
 from worker.store import Lease, Store, holder_file, lease
 from worker.store.retry import until_answered
 from worker.web.health import SessionHealth
 from worker.wiring import LeasedSession, Shared, open_leased_session
 
-WHATSAPP = "wss://web.whatsapp.com/ws/chat"
 SHUT_DOWN_SECONDS = 5.0  # drain, release, close
 LAST_STATUS_SECONDS = 1.5  # an unreachable database must not delay the stop
 RELEASE_SECONDS = 1.5  # for giving the lease back
@@ -67,6 +64,7 @@ class Supervisor:
         on_view: Callable[[View], None] = lambda view: None,
         follow: Callable[[Store, str, Arrivals], Coroutine[Any, Any, None]] | None = None,
         failed: Callable[[WorkerError], View] = ended_itself,
+        ahead: SidecarAhead | None = None,
     ) -> None:
         self._settings = settings
         self._failed = failed  # what the row shows when the session cannot be served
@@ -75,6 +73,7 @@ class Supervisor:
         self._stop = stop
         self._on_view = on_view
         self._follow = follow  # shows arriving messages while the lease is held
+        self._ahead = ahead  # the first sidecar, if it was started before the lease was held
         self._crashes = Crashes(settings.worker_backoff_base_ms / 1000, settings.worker_backoff_max_ms / 1000)
         self._lines = LineBudget()  # shared by all sidecars: a crash loop gets no extra lines
         self.at_end = STOPPED  # what the row shows after a stop
@@ -117,6 +116,8 @@ class Supervisor:
     def _wait_for_lease(self, reason: str) -> None:
         logger.info("{}", reason)
         self._health.lease = reason
+        if self._ahead:  # the wait may be long
+            self._ahead.end()
 
     async def serve(self, polled: PolledSession, skew: float) -> None:
         """Serve a session that the poll covers, until told to stop. `skew`: `clock_skew` at the time of its lease.
@@ -198,15 +199,10 @@ class Supervisor:
                 leased.watch.withdraw("commit", "state")  # this sidecar's pending calls ended with it
 
     async def _run_sidecar(self, leased: LeasedSession) -> None:
-        settings = self._settings
-        folder = sidecar_folder()
-        proxy = proxy_for(settings.wa_socket_url or WHATSAPP, own=settings.proxy)
-        environment = make_environment(settings.log_level, proxy=proxy)
         sidecar: Sidecar | None = None
         try:
             with unwrapped():
-                command: list[str | Path] = [settings.worker_node, *NODE_FLAGS, folder / "index.js"]
-                async with run_sidecar(command, environment, folder, self._lines) as sidecar:
+                async with self._sidecar() as sidecar:
                     self._health.sidecar_pid = sidecar.pid
                     with make_peer(sidecar.stdout, sidecar.stdin, leased.handlers) as peer:
                         leased.phone.peer = peer
@@ -216,6 +212,10 @@ class Supervisor:
                 cause = cause_of(gone, sidecar.returncode, forced=sidecar.forced)
                 await self._suspect(leased, sidecar.mark.read(), cause)
             raise
+
+    def _sidecar(self) -> AbstractAsyncContextManager[Sidecar]:
+        ahead, self._ahead = self._ahead, None
+        return ahead.taken() if ahead and ahead.ready else start_sidecar(self._settings, self._lines)
 
     async def _suspect(self, leased: LeasedSession, digest: str | None, cause: Cause | None) -> None:
         """Count this end or stall against the stanza."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from postgrest import AsyncPostgrestClient
 from starlette.requests import Request
 from starlette.responses import Response
-from supabase import AsyncClient
 
 from console.charts import activity, connections
 from console.context import context_of
@@ -29,13 +29,13 @@ async def page(request: Request) -> Response:
     before = request.query_params.get("before", "")
     session, read = context.session, context.database.read
 
-    def audits(client: AsyncClient) -> Any:
+    def audits(client: AsyncPostgrestClient) -> Any:
         query: Any = client.table("audit_log").select("id,at,event,payload").eq("session_id", session)
         query = query.eq("event", event) if event else query
         query = query.lt("id", int(before)) if before.isdigit() and len(before) < 19 else query
         return query.order("id", desc=True).limit(AUDITS)
 
-    def refused(client: AsyncClient) -> Any:
+    def refused(client: AsyncPostgrestClient) -> Any:
         query: Any = client.table("wa_refused_stanzas").select("id,at,item,state,code,reason")
         return query.eq("session_id", session).order("id", desc=True).limit(REFUSED)
 

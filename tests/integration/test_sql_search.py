@@ -553,9 +553,8 @@ async def test_the_embedded_database_searches_too(store: Store, session: str) ->
     await me.commit(messages=[message("A1", text="Große Straße"), message("A2", 1, text="東京タワー")])
     await store.prune(session, stanza_seconds=3600)
     for query, shown in [("strass", "Straße"), ("京", "京")]:
-        answer: Any = await store._database.rpc(
-            "search_messages", {"p_session": session, "p_query": query, "p_filter": {"kinds": ["text"]}}
-        ).execute()
+        args: Any = {"p_session": session, "p_query": query, "p_filter": {"kinds": ["text"]}}
+        answer: Any = await store._database.rpc("search_messages", args).execute()
         [result] = answer.data["results"]
         assert [part["text"] for part in result["excerpt"] if part["hit"]] == [shown]
         assert answer.data["next"] is None

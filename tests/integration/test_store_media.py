@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from supabase import AsyncClient, AsyncClientOptions
+from storage3 import AsyncStorageClient
 
 from tests.integration.database import Writer, digest, photo, rows, table, writer
 from worker.errors import StoreRefused
@@ -172,7 +172,8 @@ async def test_the_bucket_is_looked_at_and_made_only_when_it_is_missing(
         asked.append(request.method)
 
     async with httpx.AsyncClient(http2=False, event_hooks={"request": [note]}) as http:
-        client = AsyncClient(embedded.url, embedded.key, AsyncClientOptions(httpx_client=http))
+        headers = {"apikey": embedded.key, "authorization": f"Bearer {embedded.key}"}
+        client = AsyncStorageClient(f"{embedded.url}/storage/v1/", headers, http_client=http)
         made = bucket.Bucket(client, Timeouts())
         assert [await made.ensure(), await made.ensure()] == [True, False]
     assert asked == ["GET", "POST", "GET"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
+from storage3 import AsyncStorageClient
 from storage3.exceptions import StorageApiError
-from supabase import AsyncClient
 
 from worker.store.client import Timeouts, translated
 
@@ -19,7 +19,7 @@ SLOWEST_BYTES_PER_S = 250_000.0  # 2 Mbit/s, as in `Timeouts.transfer`
 class Bucket:
     """Objects of the bucket `wa-media`, by path."""
 
-    def __init__(self, client: AsyncClient, timeouts: Timeouts) -> None:
+    def __init__(self, client: AsyncStorageClient, timeouts: Timeouts) -> None:
         self._client = client
         self._timeouts = timeouts
 
@@ -32,7 +32,7 @@ class Bucket:
             if await self._is_there():
                 return False
             try:
-                await self._client.storage.create_bucket(BUCKET, options={"public": False})
+                await self._client.create_bucket(BUCKET, options={"public": False})
             except StorageApiError as error:
                 if str(error.status) != "409":  # another worker has just created it
                     raise
@@ -41,7 +41,7 @@ class Bucket:
 
     async def _is_there(self) -> bool:
         try:
-            await self._client.storage.get_bucket(BUCKET)
+            await self._client.get_bucket(BUCKET)
         except StorageApiError as error:
             if str(error.status) not in NO_BUCKET:
                 raise
@@ -54,7 +54,7 @@ class Bucket:
         """Store an object, replacing a half-written one that a crash may have left. A `Path` is streamed."""
         with translated("upload", max(self._timeouts.transfer, _size(content) / SLOWEST_BYTES_PER_S)):
             try:
-                await self._client.storage.from_(BUCKET).upload(
+                await self._client.from_(BUCKET).upload(
                     path, content, {"content-type": mime, "upsert": "true", "cache-control": "3600"}
                 )
             except StorageApiError as error:
@@ -68,16 +68,16 @@ class Bucket:
             StoreRefused: there is no such object (`code` 404 or 400).
         """
         with translated("download", self._timeouts.transfer):
-            return bytes(await self._client.storage.from_(BUCKET).download(path))
+            return bytes(await self._client.from_(BUCKET).download(path))
 
     async def remove(self, paths: Sequence[str]) -> None:
         """Delete objects. Missing ones are no error."""
         with translated("remove", self._timeouts.transfer):
-            await self._client.storage.from_(BUCKET).remove(list(paths))
+            await self._client.from_(BUCKET).remove(list(paths))
 
     async def exists(self, path: str) -> bool:
         with translated("object", self._timeouts.call):
-            return bool(await self._client.storage.from_(BUCKET).exists(path))
+            return bool(await self._client.from_(BUCKET).exists(path))
 
 
 def _size(content: bytes | Path) -> int:

@@ -1,7 +1,10 @@
 """The two supabase-py clients, and the translation of their errors.
 
-Two, so that media transfers cannot starve commits. Every call is bounded in time. None is retried here: that is the
-caller's decision. Bodies are never logged or quoted: a Postgres error can contain a whole row.
+One for the database and one for Storage, so that media transfers cannot starve commits. `supabase` itself would also
+load auth and Realtime, which nothing here uses (docs/performance.md, "From a kill to the next receipt").
+
+Every call is bounded in time. None is retried here: that is the caller's decision. Bodies are never logged or quoted: a
+Postgres error can contain a whole row.
 What each answer leads to: docs/durability.md, "What the outside answers".
 """
 
@@ -16,10 +19,11 @@ from typing import Any
 
 import anyio
 import httpx
+from postgrest import AsyncPostgrestClient
 from postgrest.exceptions import APIError
 from pydantic import ValidationError
+from storage3 import AsyncStorageClient
 from storage3.exceptions import StorageApiError
-from supabase import AsyncClient, AsyncClientOptions
 
 from worker.errors import (
     KeyRefused,
@@ -87,14 +91,28 @@ class Timeouts:
 
 
 @asynccontextmanager
-async def make_client(
+async def database_client(
     url: str, key: str, *, connect: float, read: float, connections: int
-) -> AsyncIterator[AsyncClient]:
-    """A supabase-py client with its own httpx client.
+) -> AsyncIterator[AsyncPostgrestClient]:
+    """A client of the database.
 
     Raises:
         SettingsError: the URL or the key is malformed.
     """
+    async with _http(url, key, connect=connect, read=read, connections=connections) as http:
+        yield AsyncPostgrestClient(f"{url}/rest/v1", headers=_headers(key), http_client=http, retry_enabled=False)
+
+
+@asynccontextmanager
+async def storage_client(
+    url: str, key: str, *, connect: float, read: float, connections: int
+) -> AsyncIterator[AsyncStorageClient]:
+    """A client of Storage. Raises the same as `database_client`."""
+    async with _http(url, key, connect=connect, read=read, connections=connections) as http:
+        yield AsyncStorageClient(f"{url}/storage/v1/", headers=_headers(key), http_client=http)
+
+
+def _http(url: str, key: str, *, connect: float, read: float, connections: int) -> httpx.AsyncClient:
     if not url.startswith(("http://", "https://")):
         raise SettingsError("SUPABASE_URL must start with https:// or http://")
     if not key.isascii() or not key.isprintable() or " " in key:
@@ -102,11 +120,11 @@ async def make_client(
     timeout = httpx.Timeout(read, connect=connect, pool=read)
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     hooks = {"response": [judge_status]}
-    async with http_client(url, http2=False, timeout=timeout, limits=limits, event_hooks=hooks) as http:
-        options = AsyncClientOptions(
-            httpx_client=http, auto_refresh_token=False, persist_session=False, postgrest_client_retry=False
-        )
-        yield AsyncClient(url, key, options)
+    return http_client(url, http2=False, timeout=timeout, limits=limits, event_hooks=hooks)
+
+
+def _headers(key: str) -> dict[str, str]:
+    return {"apikey": key, "authorization": f"Bearer {key}"}
 
 
 async def judge_status(response: httpx.Response) -> None:

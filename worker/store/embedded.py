@@ -170,7 +170,10 @@ class Embedded:
 
     async def _running(self) -> Endpoint | None:
         endpoint = read_endpoint(self.data_dir)
-        return endpoint if endpoint and await _answers(endpoint.url) else None
+        if endpoint is None:
+            return None
+        async with _client(endpoint.url) as http:
+            return endpoint if await _answers(http) else None
 
 
 @asynccontextmanager
@@ -290,13 +293,7 @@ class _Server:
         self._process = await self._spawn("start", "--no-admin", stdout=subprocess.DEVNULL)
         try:
             with anyio.fail_after(READY_SECONDS):
-                while not await _answers(url):
-                    if self._process.returncode is not None:
-                        _check_exit(
-                            self._process.returncode, "the embedded Supabase ended while it started", self._folder
-                        )
-                        raise StoreUnavailable("the embedded Supabase ended while it started")
-                    await anyio.sleep(POLL_SECONDS)
+                await self._until_it_answers(url, self._process)
         except TimeoutError as error:
             words = f"the embedded Supabase was not ready within {READY_SECONDS:g} s"
             raise StoreUnavailable(f"{words}{little_space(self._folder)}") from error
@@ -308,6 +305,14 @@ class _Server:
             owned=True,
         )
         write_endpoint(self._place.data_dir, self.endpoint)
+
+    async def _until_it_answers(self, url: str, process: Process) -> None:
+        async with _client(url) as http:  # one for all questions: each client reads the certificates anew, 20 ms
+            while not await _answers(http):
+                if process.returncode is not None:
+                    _check_exit(process.returncode, "the embedded Supabase ended while it started", self._folder)
+                    raise StoreUnavailable("the embedded Supabase ended while it started")
+                await anyio.sleep(POLL_SECONDS)
 
     async def _spawn(self, *command: str, stdout: int) -> Process:
         try:
@@ -345,10 +350,13 @@ async def _end(process: Process) -> None:
             await process.aclose()
 
 
-async def _answers(url: str) -> bool:
+def _client(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, timeout=2.0, trust_env=False)
+
+
+async def _answers(http: httpx.AsyncClient) -> bool:
     try:
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
-            return bool((await http.get(f"{url}/storage/v1/status")).json() == {"status": "ok"})
+        return bool((await http.get("/storage/v1/status")).json() == {"status": "ok"})
     except (httpx.HTTPError, ValueError):
         return False
 

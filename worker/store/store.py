@@ -12,11 +12,12 @@ from datetime import datetime
 from typing import Any
 
 import anyio
-from supabase import AsyncClient
+from postgrest import AsyncPostgrestClient
+from storage3 import AsyncStorageClient
 
 from worker.errors import KeyRefused, SettingsError, StoreError, StoreRefused, UnexpectedAnswer
 from worker.store.bucket import Bucket
-from worker.store.client import Timeouts, make_client, translated
+from worker.store.client import Timeouts, database_client, storage_client, translated
 from worker.store.console import Console
 from worker.store.embedded import MIGRATIONS
 from worker.store.host_poll import HeldSession, HostPollAnswer, parse_answer, parse_flag
@@ -59,10 +60,9 @@ class Store:
     """A handle on one Supabase, for all sessions; safe to share between tasks. Make it with `connect_store`."""
 
     def __init__(
-        self, database: AsyncClient, media: AsyncClient, timeouts: Timeouts, lanes: Lanes | None = None
+        self, database: AsyncPostgrestClient, media: AsyncStorageClient, timeouts: Timeouts, lanes: Lanes | None = None
     ) -> None:
         self._database = database
-        self._media = media
         self._timeouts = timeouts
         self.bucket = Bucket(media, timeouts)
         self.console = Console(self._call_again)
@@ -397,8 +397,8 @@ async def connect_store(
     """A store on this Supabase, sized for `sessions`. Sends nothing yet: `check` and `bucket.ensure` do that."""
     limits, lanes = timeouts or Timeouts(), Lanes(sessions)
     async with (
-        make_client(url, key, connect=limits.connect, read=limits.call, connections=lanes.connections) as database,
-        make_client(url, key, connect=limits.connect, read=limits.transfer, connections=MEDIA_CONNECTIONS) as media,
+        database_client(url, key, connect=limits.connect, read=limits.call, connections=lanes.connections) as database,
+        storage_client(url, key, connect=limits.connect, read=limits.transfer, connections=MEDIA_CONNECTIONS) as media,
     ):
         yield Store(database, media, limits, lanes)
 
