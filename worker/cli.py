@@ -42,7 +42,7 @@ def default(
         str | None, typer.Option("--env-file", metavar="FILE", help="Read settings from FILE instead of .env.")
     ] = None,
     session: Annotated[
-        str | None, typer.Option("--session", metavar="NAME", help="Which session is meant, instead of WORKER_SESSION.")
+        str | None, typer.Option("--session", metavar="NAME", help="The session to use, instead of WORKER_SESSION.")
     ] = None,
 ) -> None:
     """Without a command: `run`. Settings come from the environment and .env; see .env.example."""
@@ -59,7 +59,7 @@ def default(
 
 @app.command()
 def run() -> None:
-    """Work until stopped (Ctrl-C or SIGTERM). The QR code is in wa_sessions.detail.
+    """Run until stopped (Ctrl-C or SIGTERM). The QR code is in wa_sessions.detail.
 
     Unless WORKER_CATCH_UP_S is set, messages that waited with WhatsApp while no worker ran are dropped.
     """
@@ -78,9 +78,9 @@ def run() -> None:
 @app.command()
 def up(
     open_: Annotated[bool, typer.Option("--open", help="Open the web console in this machine's browser.")] = False,
-    console: Annotated[bool, typer.Option(help="With the web console beside the worker, or without.")] = True,
+    console: Annotated[bool, typer.Option(help="Run the web console beside the worker, or not.")] = True,
 ) -> None:
-    """The same, for a person at a terminal: draws the QR code to scan.
+    """Like `run`, for a person at a terminal: draws the QR code to scan.
 
     Unless WORKER_CATCH_UP_S is set, messages that waited with WhatsApp while no worker ran are stored if they are no
     older than a day.
@@ -114,14 +114,14 @@ def up(
 @app.command()
 def host(
     capacity: Annotated[
-        int, typer.Option(metavar="N", min=1, max=CAPACITY_MAX, help="How many sessions this process serves at most.")
+        int, typer.Option(metavar="N", min=1, max=CAPACITY_MAX, help="Maximum number of sessions to serve.")
     ] = 50,
 ) -> None:
-    """Serve sessions that are wanted (`wa-worker sessions`), as many as fit, beside other hosts on the same Supabase.
+    """Serve wanted sessions (`wa-worker sessions`), as many as fit, beside other hosts on the same Supabase.
 
-    Each session has a sidecar process of its own; what goes wrong with one leaves the others alone. All settings but
-    WORKER_SESSION hold for each session that has none of its own. Unless WORKER_CATCH_UP_S is set, messages that waited
-    with WhatsApp are stored if they are no older than a day.
+    Each session has its own sidecar process; its failures do not affect others. All settings except WORKER_SESSION
+    apply to each session, unless it has its own. Unless WORKER_CATCH_UP_S is set, messages that waited with WhatsApp
+    are stored if they are no older than a day.
     """
 
     async def work(settings: Settings) -> None:

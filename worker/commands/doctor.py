@@ -1,4 +1,4 @@
-"""`wa-worker doctor`: checks everything that a worker needs; each line says OK, or what to do."""
+"""`wa-worker doctor`: checks everything that a worker needs. Each line says OK, or what to do."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ REACH_SECONDS = 8.0
 BODY_BYTES = (100_000, 1_000_000, 4_000_000, 16_000_000)  # a batch has 1 MB; one message can have 16
 BODY_WANTED_BYTES = 1_000_000
 BODY_SECONDS = 20.0  # 16 MB at 6 Mbit/s
-CLOCK_MAX_SECONDS = 5.0  # docs/architecture.md, "Live only": a larger difference is audited
+CLOCK_MAX_SECONDS = 5.0  # docs/architecture.md, "Live only": larger differences are audited
 WHATSAPP = ("web.whatsapp.com", 443)
 PAGE = "https://web.whatsapp.com/"
 SERVICE_ROLE = "service_role"
-# A few columns each that only our tables have: how a project with other tables of these names is recognised.
+# A few columns per table that only ours have, to recognise other tables with the same names.
 OURS = {
     "wa_sessions": "id,creds_json,fence,epoch,seq",
     "groups": "session_id,wa_group_id,monitor,left_at",
@@ -65,7 +65,7 @@ Presence = Literal["ours", "other", "missing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line. `text` says what was seen, and for a `fail` what to do."""
+    """One line of output. `text`: the observation and, for a `fail`, what to do."""
 
     name: str
     grade: Grade
@@ -118,7 +118,7 @@ def _print(finding: Finding, json_: bool) -> None:
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """All checks, in the order in which one needs the other."""
+    """All checks, in order of dependency."""
     yield check_settings(settings)
     yield check_python(sys.version_info[:3])
     yield await anyio.to_thread.run_sync(_check_node, settings)
@@ -126,7 +126,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     try:
         url, key = await find(settings)
     except SettingsError:
-        text = f"the embedded one, on {settings.worker_data_dir.resolve()}; no worker runs, so it was not looked into"
+        text = f"the embedded one, on {settings.worker_data_dir.resolve()}; not checked, because no worker is running"
         yield Finding(name="Supabase", grade="note", text=text)
     else:
         async for finding in _examine_supabase(settings, url, key):
@@ -135,7 +135,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def examine_project(settings: Settings) -> AsyncIterator[Finding]:
-    """The Supabase project alone, before a worker runs on it."""
+    """The checks of the Supabase project only, for before a worker runs on it."""
     if settings.supabase_url is None or settings.supabase_service_key is None:
         text = "SUPABASE_URL and SUPABASE_SERVICE_KEY are not set: take both from the project's dashboard"
         yield Finding(name="Supabase", grade="fail", text=text)
@@ -146,7 +146,7 @@ async def examine_project(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def check_settings(settings: Settings) -> Finding:
-    """Those that were read are valid; what remains are slips and risks."""
+    """Slips and risks in settings that are already known to be valid."""
     remarks = [misspelt(name) for name in unknown_names()]
     remarks += [f"{name} is set: for a local server only" for name in settings.local_server()]
     if "worker_catch_up_s" not in settings.model_fields_set:
@@ -174,7 +174,7 @@ def _check_node(settings: Settings) -> Finding:
 
 
 def check_sidecar() -> Finding:
-    """The part that talks to WhatsApp, and the package that it is built on."""
+    """The sidecar, and Baileys, on which it is built."""
     if waits_for_packages():
         text = f"its npm packages are fetched at the first `wa-worker up`, `run` or `demo`, into {node_folder()}"
         return Finding(name="Sidecar", grade="note", text=text)
@@ -239,7 +239,7 @@ async def _examine_database(settings: Settings, store: Store, url: str, key: str
 
 
 async def check_reachable(url: str) -> Finding:
-    """Whether anything answers HTTP there."""
+    """Whether anything answers HTTP at the URL."""
     host = urlsplit(url).netloc
     try:
         async with http_client(url, timeout=REACH_SECONDS) as http:
@@ -257,7 +257,7 @@ async def check_reachable(url: str) -> Finding:
 
 
 def role_named_in(key: str) -> str | None:
-    """The role that a key names itself, without a request; None if it names none."""
+    """The role in a key's own claims, read without a request; None if it has none."""
     if key.startswith("sb_publishable_"):
         return "anon"
     if key.startswith("sb_secret_"):
@@ -279,7 +279,7 @@ def _wrong_role(role: str) -> Finding:
 
 
 async def inspect_table(store: Store, table: str, columns: str) -> Presence:
-    """Whether this table is there and has the columns that ours has. Reads no row."""
+    """Whether the table exists and has our columns. Reads no row."""
     try:
         await store.select_nothing(table, columns)
     except StoreRefused as refused:
@@ -301,7 +301,7 @@ async def _version(store: Store) -> str | None:
 
 
 def judge_schema(presence: dict[str, Presence], version: str | None) -> tuple[Finding, bool]:
-    """What the tables and the version mean; and whether our functions may be asked."""
+    """Judges tables and version. Also returns whether our functions can be called."""
     others = sorted(table for table, what in presence.items() if what == "other")
     missing = sorted(table for table, what in presence.items() if what == "missing")
 
@@ -341,7 +341,7 @@ def check_clock(there: datetime, here: datetime) -> Finding:
 
 
 async def check_body_size(url: str, key: str) -> Finding:
-    """How large a request may be on the way to the database: padded calls of a function that writes nothing."""
+    """How large a request may be on its way to the database, tried with padded calls of a read-only function."""
     headers = {"apikey": key, "authorization": f"Bearer {key}", "content-type": "application/json"}
     passed, why_not = 0, ""
     async with http_client(url, timeout=BODY_SECONDS) as http:
@@ -360,7 +360,7 @@ async def check_body_size(url: str, key: str) -> Finding:
 
 
 def judge_body_size(passed: int, why_not: str) -> Finding:
-    """What it means that a request of `passed` bytes was answered, and the next larger one was not because of this."""
+    """Judges the limit: a request of `passed` bytes was answered, the next larger one was not, because of `why_not`."""
     if not why_not:
         return Finding(name="Request size", grade="ok", text=f"{size(passed)} passes")
     limit = f"{size(passed)} passes, more does not ({why_not})" if passed else f"not even 100 kB pass ({why_not})"
@@ -371,7 +371,7 @@ def judge_body_size(passed: int, why_not: str) -> Finding:
 
 
 async def check_bucket(url: str, key: str) -> Finding:
-    """There, and private. Asked without supabase-py, which cannot read the embedded Supabase's answer."""
+    """Whether the bucket exists and is private. Without supabase-py, which cannot read the embedded one's answer."""
     headers = {"apikey": key, "authorization": f"Bearer {key}"}
     try:
         async with http_client(url, timeout=REACH_SECONDS) as http:
@@ -401,13 +401,13 @@ def check_session(session: str, row: Mapping[str, Any]) -> Finding:
 
 
 def check_drops(count: int) -> Finding:
-    """Messages that waited with WhatsApp and were too old for this session's worker."""
+    """Messages dropped because they had waited with WhatsApp for too long."""
     text = f"{number_of(count, 'message')} so far, which had waited longer than the worker's WORKER_CATCH_UP_S"
     return Finding(name="Dropped", grade="note", text=f"{text}; 86400 keeps those of a day")
 
 
 def check_version(claims: Mapping[str, Any], now: datetime) -> Finding:
-    """The version of WhatsApp Web that the worker claims; an old one can no longer link a phone."""
+    """The claimed version of WhatsApp Web; an old one can no longer link a phone."""
     at = datetime.fromisoformat(claims["at"]) if claims.get("at") else None
     fresh = claims.get("source") == "WA_VERSION" or (at is not None and now - at < FRESH)
     text = claimed(claims, now)
@@ -421,12 +421,12 @@ def check_version(claims: Mapping[str, Any], now: datetime) -> Finding:
 
 
 async def check_whatsapp(settings: Settings) -> Finding:
-    """Whether a connection could be made from this machine; another one may be the worker's."""
+    """Whether this machine can reach WhatsApp; the worker may run on another one."""
     if proxy_for(settings.wa_socket_url or PAGE):
         return await _check_through_proxy(settings.wa_socket_url or PAGE)
     connect: Callable[[str, int], Awaitable[AsyncResource]] = _connect_tls
     host, port = WHATSAPP
-    if settings.wa_socket_url:  # a local server: whatever certificate it has
+    if settings.wa_socket_url:  # a local server, with any certificate
         parts = urlsplit(settings.wa_socket_url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "wss" else 80)
         connect = _connect

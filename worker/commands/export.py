@@ -1,12 +1,12 @@
-"""`wa-worker export`: one group as JSON lines, with its files, in a folder.
+"""`wa-worker export`: one group as JSON lines, with its files, into a folder.
 
-    FOLDER/messages.jsonl       a message a line, by id; `media.file` is a path below FOLDER
-    FOLDER/media/<sha256>.<ext> each file once, its hash checked
-    FOLDER/members.jsonl        who is and was in the group, if WORKER_GROUP_MEMBERS keeps them; written anew each time
-    FOLDER/export.json          which group, how far, its coverage: read to resume, and to add what is new
+    FOLDER/messages.jsonl       one message per line, by id; `media.file` is a path below FOLDER
+    FOLDER/media/<sha256>.<ext> each file once, with its hash verified
+    FOLDER/members.jsonl        current and former members, if WORKER_GROUP_MEMBERS keeps them; rewritten each time
+    FOLDER/export.json          the group, its coverage and the progress: read to resume and to add what is new
 
-Files come before the lines that name them. Lines go into `messages.jsonl.part`, which takes its name when it is
-complete, so whatever has its final name is whole.
+Files are written before the lines that name them. Lines go into `messages.jsonl.part`, which is renamed when complete,
+so a file with its final name is whole.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Counts:
 
 def export(
     group: Annotated[str, typer.Argument(help="The group: id, …@g.us, or its name.")],
-    folder: Annotated[Path, typer.Argument(help="Where to; made if it is missing.", file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help="Target folder; created if it is missing.", file_okay=False)],
     json_: Annotated[bool, typer.Option("--json", help="One JSON document at the end.")] = False,
 ) -> None:
-    """Write a group's messages, files and members into FOLDER; run again, it resumes, and later adds what is new.
+    """Write a group's messages, files and members into FOLDER; run it again to resume or to add what is new.
 
-    What is in FOLDER already is not looked at again: later edits need a new folder. Exit codes: 0 complete · 1 some
-    files are not in the bucket (said which) · 2 an argument is wrong · 4 Supabase does not answer (run it again) ·
+    Does not update what is already in FOLDER: later edits need a new folder. Exit codes: 0 complete · 1 some files are
+    not in the bucket (it lists them) · 2 an argument is wrong · 4 Supabase does not answer (run it again) ·
     130 interrupted (the same).
     """
 
@@ -80,10 +80,10 @@ def export(
 
 
 def open_folder(folder: Path, fresh: Manifest) -> Manifest:
-    """The state that `folder` is in, made ready to go on.
+    """Prepare `folder` to start or resume. Returns its state.
 
     Raises:
-        WrongArgument: it holds something else, or cannot be written.
+        WrongArgument: it contains something else, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def open_folder(folder: Path, fresh: Manifest) -> Manifest:
             raise WrongArgument(f"{folder} holds the export of another group; give another folder")
         part = folder / f"{LINES_FILE}.part"
         if state and state.complete:
-            shutil.copyfile(folder / LINES_FILE, part)  # the finished file stays whole until the next one is
+            shutil.copyfile(folder / LINES_FILE, part)  # the old file stays whole until the new one is
         with part.open("ab") as lines:
             if lines.tell() < (state.bytes if state else 0):
                 raise WrongArgument(f"{part} is shorter than {MANIFEST_FILE} says; give another folder")
@@ -107,7 +107,7 @@ def open_folder(folder: Path, fresh: Manifest) -> Manifest:
 
 async def _copy(store: Store, group: int, folder: Path, state: Manifest) -> Counts:
     counts = Counts()
-    coverage = await store.console.coverage(state.session, state.wa_group_id)  # before: what comes meanwhile is more
+    coverage = await store.console.coverage(state.session, state.wa_group_id)  # first, so that it never claims too much
     everything, left = await store.console.export_size(state.session, group, state.cursor)
     with bar("messages", everything) as progress, (folder / f"{LINES_FILE}.part").open("ab") as lines:
         state = replace(state, complete=False)
@@ -129,7 +129,7 @@ async def _copy(store: Store, group: int, folder: Path, state: Manifest) -> Coun
 
 
 async def _write_members(store: Store, group: int, folder: Path, state: Manifest) -> int:
-    """How many there are. A list that is no longer kept goes from the folder, too."""
+    """Write the members. Returns how many. Removes the file if members are no longer kept."""
     members = await all_members(store.console, state.session, group)
     if members:
         await anyio.to_thread.run_sync(write_whole, folder / MEMBERS_FILE, to_lines(members))
@@ -139,7 +139,7 @@ async def _write_members(store: Store, group: int, folder: Path, state: Manifest
 
 
 async def _fetch_files(store: Store, folder: Path, page: list[dict[str, Any]], counts: Counts) -> None:
-    """The files of a page, each once; `media.file` says where, or is null if the bucket lacks it."""
+    """Fetch the files of a page, each once. Sets `media.file` to the path, or null if the bucket lacks it."""
     wanted = {message["media"]["sha256"]: message["media"] for message in page if message.get("media")}
     limiter = anyio.CapacityLimiter(DOWNLOADS_AT_ONCE)
 
@@ -170,13 +170,13 @@ async def _fetch_files(store: Store, folder: Path, page: list[dict[str, Any]], c
 
 
 def _extension(storage_path: str) -> str:
-    """`.jpg` of `…/original.jpg`; none if it is not a plain one."""
+    """`.jpg` of `…/original.jpg`; empty if it is not plain."""
     suffix = Path(storage_path).suffix
     return suffix if suffix[1:].isalnum() and len(suffix) <= 10 else ""
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """The file is there with all of its content, or not at all."""
+    """Write a file atomically."""
     draft = path.with_name(f".{path.name}.part")
     with draft.open("wb") as file:
         file.write(content)

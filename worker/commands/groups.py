@@ -1,6 +1,6 @@
-"""`wa-worker groups`: which groups there are, and which are stored.
+"""`wa-worker groups`: lists the groups, and chooses which are stored.
 
-The switch is the user's: this is the one place of the program that writes `groups.monitor`, because a person said so.
+The choice is the user's: with the console, this is the only code that writes `groups.monitor`, on a person's command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 Names = Annotated[
-    list[str], typer.Argument(help="Groups by id, by WhatsApp's id (…@g.us), or by name if it is the only one so.")
+    list[str], typer.Argument(help="Groups by id, by WhatsApp's id (…@g.us), or by name if it is unique.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 
@@ -52,12 +52,12 @@ def monitor(groups: Names, json_: Json = False) -> None:
 
 @app.command()
 def unmonitor(groups: Names, json_: Json = False) -> None:
-    """Store no further messages of these groups; what is stored stays."""
+    """Stop storing messages of these groups; what is stored stays."""
     switch(groups, False, json_)
 
 
 def switch(names: Sequence[str], on: bool, json_: bool) -> None:
-    """Resolve all names first: one that fits nothing changes nothing."""
+    """Switch groups on or off. Resolves all names first, so that an unknown one changes nothing."""
 
     async def work(settings: Settings, store: Store) -> None:
         known = await store.console.groups(settings.worker_session)
@@ -77,10 +77,10 @@ def switch(names: Sequence[str], on: bool, json_: bool) -> None:
 
 
 def resolve(name: str, known: Iterable[ListedGroup]) -> ListedGroup:
-    """The one group that is meant.
+    """The group that a name refers to.
 
     Raises:
-        WrongArgument: none fits, or several do; the text lists what could be meant.
+        WrongArgument: no group matches, or several do; the text lists them.
     """
     groups = list(known)
     for exact in (
@@ -98,12 +98,12 @@ def resolve(name: str, known: Iterable[ListedGroup]) -> ListedGroup:
 
 
 def label(group: ListedGroup) -> str:
-    """Its name, or what else it is known by."""
+    """The group's name, or its id."""
     return plain(group.name or group.wa_group_id, 60)
 
 
 def as_json(groups: Iterable[ListedGroup]) -> list[dict[str, Any]]:
-    """What `--json` prints; ids as strings, like everywhere."""
+    """The output of `--json`, with ids as strings."""
     return [
         {
             "id": str(group.id),

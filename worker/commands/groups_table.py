@@ -1,7 +1,7 @@
-"""The groups and their last message, as `status` and `groups list` print them.
+"""The table of groups with their last message, for `status` and `groups list`.
 
-On a terminal the preview gives way first, then the columns before it; a name is wrapped, never cut. A pipe gets every
-column in full, whatever COLUMNS says.
+On a narrow terminal the preview is dropped first, then the columns before it. Names wrap and are never cut. A pipe gets
+every column in full, whatever COLUMNS says.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from rich.text import Text
 from worker.commands.show import ago, author, content, plain
 from worker.store.console import ListedGroup
 
-HEADINGS = ("id", "group", "stored", "24 h", "last message", "")  # the rightmost goes first
+HEADINGS = ("id", "group", "stored", "24 h", "last message", "")  # the rightmost is dropped first
 NAME = HEADINGS.index("group")
 COUNT = HEADINGS.index("24 h")
 PREVIEW = len(HEADINGS) - 1
 GAP = 2
-NAME_MIN = 16  # a name that is longer wraps before another column goes
-PREVIEW_MIN = 12  # less says nothing
+NAME_MIN = 16  # longer names wrap before another column is dropped
+PREVIEW_MIN = 12  # a shorter preview says nothing
 STYLES = {"yes": "green", "no": "dim"}
 
 
 class GroupsTable:
-    """Something that rich prints."""
+    """A table that rich can print."""
 
     def __init__(self, groups: Iterable[ListedGroup], now: datetime) -> None:
         self._rows = [_cells(group, now) for group in groups]
@@ -67,7 +67,7 @@ class GroupsTable:
         return NAME + 1
 
     def _room(self, column: int, width: int) -> int:
-        """What the columns before this one leave of the line."""
+        """The width that the columns before this one leave."""
         return width - sum(self._widths[:column]) - GAP * column
 
     def _padded(self, column: int, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Lines that a person types or pastes at this terminal."""
+"""Reads lines that a person types or pastes at the terminal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import anyio
 
 
 class Keyboard:
-    """Reads typed lines one at a time, without a thread to join at the end."""
+    """Reads lines one at a time, without a thread that must be joined at the end."""
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._descriptor = sys.stdin.fileno() if descriptor is None else descriptor
         self._rest = b""
 
     async def line(self) -> str:
-        """The next line, without blanks around it.
+        """The next line, stripped.
 
         Raises:
             anyio.EndOfStream: the terminal was closed, or Ctrl-D.
@@ -32,7 +32,7 @@ class Keyboard:
         return line.decode("utf-8", "replace").strip()
 
     def forget(self) -> None:
-        """Drop what was typed before a question was asked."""
+        """Drop input typed before a question was asked."""
         self._rest = b""
         if os.isatty(self._descriptor):
             termios.tcflush(self._descriptor, termios.TCIFLUSH)

@@ -1,6 +1,6 @@
-"""`wa-worker link`: links a phone from where you sit, wherever the worker runs.
+"""`wa-worker link`: links a phone from any machine, wherever the worker runs.
 
-By QR code, by a code that is typed on the phone, and with the account's passkey if WhatsApp asks for it.
+By QR code or pairing code, and with the account's passkey if WhatsApp asks for it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from worker.session.requests import ENTER_THE_CODE, ENTER_THE_NEW_CODE
 from worker.settings import Settings
 from worker.store import Store
 
-POLL_SECONDS = 0.5  # a code lives 20 s
-RESTING = ("idle", "logged_out", "needs_you")  # no code comes unless somebody asks
+POLL_SECONDS = 0.5  # a code is valid for 20 s
+RESTING = ("idle", "logged_out", "needs_you")  # no code comes without a request
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairing:
-    """What to show: connected, or a QR code, or what the worker says; a code to type on the phone may come beside."""
+    """What to show: connected, a QR code, or the worker's sentence; and perhaps a pairing code."""
 
     connected: str | None = None
     code: str | None = None
@@ -52,18 +52,18 @@ def link(
         bool, typer.Option("--passkey", help="If WhatsApp asks for the account's passkey, answer it here.")
     ] = False,
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Ask for a new code first, if the worker has stopped asking.")
+        bool, typer.Option("--refresh", help="First request a new code, if the worker has stopped showing codes.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=1, help="Stop waiting after so many seconds (exit code 1).")
+        float | None, typer.Option("--timeout", min=1, help="Seconds after which to stop waiting (exit code 1).")
     ] = None,
     json_: Annotated[
-        bool, typer.Option("--json", help="Print the present code as JSON and end (exit code 1 if there is none).")
+        bool, typer.Option("--json", help="Print the current code as JSON and exit (exit code 1 if there is none).")
     ] = False,
 ) -> None:
     """Link a phone: draw the QR code to scan, and each new one, until the account is connected.
 
-    Whoever sees the code can link the account: mind who looks on. Exit codes: 0 connected · 1 no worker, no code, or
+    Whoever sees the code can link the account: keep it private. Exit codes: 0 connected · 1 no worker, no code, or
     time-out · 2 a setting is wrong · 4 Supabase does not answer.
     """
 
@@ -95,7 +95,7 @@ def _checked(number: str) -> str:
     """A phone number in digits.
 
     Raises:
-        WrongArgument: it has no country code, or is none.
+        WrongArgument: it has no country code, or is not a phone number.
     """
     phone = international(number)
     if not PHONE.fullmatch(phone):
@@ -104,7 +104,7 @@ def _checked(number: str) -> str:
 
 
 class Following:
-    """Shows what the session's row says, as it changes, until the account is connected."""
+    """Shows the session's row as it changes, until the account is connected."""
 
     def __init__(
         self, session: str, store: Store, phone: str | None, dialogue: PasskeyDialogue | None, *, hint: bool
@@ -136,7 +136,7 @@ class Following:
             return
 
     async def _look(self) -> bool:
-        """Show what is new; whether the account is connected."""
+        """Show changes. Returns whether the account is connected."""
         pairing = judge(await _view(self._session, self._store), datetime.now(UTC))
         if pairing.connected is not None:
             out().print(f"Connected as {pairing.connected}.", markup=False)
@@ -148,13 +148,13 @@ class Following:
         elif (pairing.code, pairing.say) != self._shown:
             self._shown = (pairing.code, pairing.say)
             if pairing.code and self._drawn and out().is_terminal:
-                out().clear()  # two codes on one screen: the phone may see the old one
+                out().clear()  # with two codes on the screen, the phone may scan the old one
             _show(pairing, hint=self._hint)
             self._drawn = self._drawn or pairing.code is not None
         return False
 
     async def _link_by_code(self, phone: str, pairing: Pairing) -> None:
-        """Ask for a code once a QR code is shown, which is when WhatsApp gives one; show it."""
+        """Request and show a pairing code, once a QR code is shown: WhatsApp gives none before."""
         console, flag = self._store.console, RequestKind.PAIRING_CODE.value
         if self._asked_at is None:
             self._asked_at = await console.raise_flag(self._session, flag, {"phone": phone})
@@ -164,7 +164,7 @@ class Following:
             self._shown = pairing.typed
         elif not pairing.typed and self._handled:
             raise NotDone("there is no code, or nobody typed it in time: `wa-worker status` has the last error")
-        elif not pairing.typed:  # what we read may be older than this answer: look once more
+        elif not pairing.typed:  # our row may be older than this answer: read it once more
             self._handled = await console.flag_handled(self._session, flag, self._asked_at)
 
 
@@ -178,7 +178,7 @@ async def _view(session: str, store: Store) -> Mapping[str, Any]:
 
 
 def judge(view: Mapping[str, Any], now: datetime) -> Pairing:
-    """What a session's row means at this moment; a code that has expired is none."""
+    """What a session's row means now. An expired code counts as none."""
     detail = view.get("detail") or {}
     if view["status"] == "connected":
         return Pairing(connected=plain(view.get("wa_name") or view.get("wa_number") or "this account"))
@@ -206,5 +206,5 @@ def _show(pairing: Pairing, *, hint: bool) -> None:
     out().print(f"Scan it: WhatsApp, Linked devices, Link a device. A new one comes in {lives:.0f} s.", markup=False)
     if pairing.say and not pairing.say.startswith("Scan the QR code"):
         out().print(pairing.say, markup=False)
-    if too_small:  # the first has left the window
+    if too_small:  # the first line has scrolled away
         err().print(too_small, markup=False)

@@ -1,4 +1,4 @@
-"""`wa-worker logout`: unlink the account, gracefully, through whichever worker serves it."""
+"""`wa-worker logout`: unlinks the account through the worker that serves it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.3
 
 def logout(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Wait so many seconds for the worker.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the worker.")] = 60.0,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document; implies --yes.")] = False,
 ) -> None:
     """Log the account out and forget its credentials; stored messages stay.
@@ -54,7 +54,7 @@ def logout(
 
 
 async def _until_handled(session: str, store: Store, at: str) -> None:
-    """The flag is handled and the session shows it."""
+    """Wait until the flag is handled and the session shows it."""
     while True:
         if await store.console.flag_handled(session, RequestKind.DISCONNECT.value, at):
             row = (await store.status(session)).get("session") or {}

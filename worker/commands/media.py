@@ -33,7 +33,7 @@ class GivenUp(StrEnum):
     REFUSED = "refused"
 
 
-USUAL = [GivenUp.FAILED, GivenUp.EXPIRED, GivenUp.CORRUPT]  # the others are our own rules and would end alike
+USUAL = [GivenUp.FAILED, GivenUp.EXPIRED, GivenUp.CORRUPT]  # our own rules would reject the others again
 
 
 @app.callback()
@@ -44,7 +44,7 @@ def media() -> None:
 @app.command()
 def retry(
     status: Annotated[
-        list[GivenUp], typer.Option("--status", help="Only these; repeat it for several.", show_default=True)
+        list[GivenUp], typer.Option("--status", help="Only these; can be repeated.", show_default=True)
     ] = USUAL,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:

@@ -1,8 +1,8 @@
-"""`wa-worker media work`: files fetched on any machine, without a WhatsApp connection.
+"""`wa-worker media work`: fetches files on any machine, without a WhatsApp connection.
 
-Any number of these share the jobs among themselves and with the worker that has the phone. A file that WhatsApp no
-longer has is left to that worker, in the database; it comes back with a new place. A killed process's jobs are free
-again when their leases end, after a minute at most.
+Any number of these processes share the jobs with each other and with the worker that has the phone. If WhatsApp no
+longer has a file, its job is left to that worker, and comes back with a new address. A killed process's jobs are free
+again when their leases end, after at most a minute.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def work(
         bool, typer.Option("--all-sessions", help="Every session's files, not only WORKER_SESSION's.")
     ] = False,
     until_empty: Annotated[
-        bool, typer.Option("--until-empty", help="End when no file is left that this process could fetch now.")
+        bool, typer.Option("--until-empty", help="Exit when this process can fetch nothing more now.")
     ] = False,
     lease: Annotated[
         float, typer.Option(min=1.0, max=3600.0, help="Seconds after which a dead process's files are free again.")
     ] = LEASE_SECONDS,
 ) -> None:
-    """Fetch files of messages until stopped; start as many of these as you like, on any machine.
+    """Fetch media files until stopped; run as many of these as you like, on any machine.
 
     Needs Supabase and WhatsApp's media servers, no phone and no port. Exit codes: 0 stopped as asked · 2 a setting is
     wrong · 4 Supabase does not answer or refuses.
@@ -56,7 +56,7 @@ def work(
 
 
 async def fetch(settings: Settings, store: Store, session: str | None, lease: float, until_empty: bool) -> None:
-    """Work on the jobs of a session (None: of all) until SIGTERM or Ctrl-C; unfinished jobs are given back."""
+    """Work on the jobs of a session (None: all) until SIGTERM or Ctrl-C. Gives unfinished jobs back."""
     owner = f"media-{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
     source = Source(origin=settings.wa_media_origin, ca=settings.wa_media_ca)
     async with open_downloader(source, Limits(max_bytes=settings.max_media_bytes)) as downloader:

@@ -1,6 +1,6 @@
-"""Answering WhatsApp's request for the passkey at a terminal: a script for the owner's browser, and two answers.
+"""Answers WhatsApp's passkey request at a terminal, with a script for the owner's browser.
 
-The script is shown whole, and is the one of docs/passkey.md: people should read what they paste into a console.
+The whole script is shown, and is the one in docs/passkey.md: people should read what they paste into a console.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ QUESTION = "Does the phone show the same code? y or n, then Enter."
 
 
 def make_script(options: Mapping[str, Any]) -> str:
-    """The script with the request in it; JSON is JavaScript, and escaped JSON can end neither string nor line."""
+    """The script with the request inserted. JSON is valid JavaScript, and escaped JSON cannot break out of it."""
     return SCRIPT.strip().replace("REQUEST", json.dumps(options), 1)
 
 
 class PasskeyDialogue:
-    """Shows what `detail.passkey` asks for, and raises the flags that answer it."""
+    """Shows the request in `detail.passkey`, and raises the flags that answer it."""
 
     def __init__(self, session: str, store: Store) -> None:
         self._session = session
@@ -70,7 +70,7 @@ class PasskeyDialogue:
         self._pasted = ""
 
     def show(self, passkey: Mapping[str, Any]) -> None:
-        """Show the present request, once."""
+        """Show the current request, once."""
         if passkey == self._asked:
             return
         self._asked, self._pasted = passkey, ""
@@ -82,14 +82,14 @@ class PasskeyDialogue:
             err().print(QUESTION, markup=False)
 
     async def take(self, line: str) -> None:
-        """A line that was typed, or one of those that were pasted."""
+        """Handle a typed or pasted line."""
         if "options" in self._asked:
             await self._take_answer(line, str(self._asked["options"].get("challenge")))
         elif "code" in self._asked:
             await self._take_comparison(line)
 
     async def _take_answer(self, line: str, challenge: str) -> None:
-        """What the script prints has several lines: a terminal cuts long ones."""
+        """Collect the answer, which has several lines because terminals cut long ones."""
         self._pasted = line if line.startswith("{") and not _is_open(self._pasted) else self._pasted + line
         if _is_open(self._pasted) or not self._pasted:
             return
@@ -114,5 +114,5 @@ class PasskeyDialogue:
 
 
 def _is_open(pasted: str) -> bool:
-    """Whether more lines of the same object must follow."""
+    """Whether the pasted object is still incomplete."""
     return pasted.startswith("{") and len(pasted) <= PASTED_MAX and pasted.count("{") > pasted.count("}")

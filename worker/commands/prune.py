@@ -1,4 +1,4 @@
-"""`wa-worker prune`: retention. Deletes what is older than some days, and the files that no message then refers to."""
+"""`wa-worker prune`: deletes messages older than some days, and files that no message refers to."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def prune(
     older_than: Annotated[
         int, typer.Option("--older-than", min=1, max=36_500, metavar="DAYS", help="Messages sent more days ago.")
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without this it is only counted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete; without this, only count.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Delete messages older than DAYS, refused stanzas as old, and files that no message refers to any more.
+    """Delete messages and refused stanzas older than DAYS, and files that no message refers to.
 
-    Without --yes nothing is changed. May be interrupted and run again; may run beside a working worker. Audit log and
+    Without --yes nothing is changed. Can be interrupted and run again, and can run beside a worker. Audit log and
     counts stay. Exit codes: 0 done · 2 a setting or argument is wrong · 4 Supabase does not answer · 130 interrupted.
     """
 
@@ -49,7 +49,7 @@ def prune(
 
 
 async def delete_messages(session: str, store: Store, before: datetime, found: Retention) -> tuple[int, int]:
-    """Messages and refused stanzas deleted."""
+    """Delete old messages. Returns the counts of deleted messages and refused stanzas."""
     messages = refused = 0
     with bar("messages", found.messages + found.refused) as advance:
         more = True
@@ -61,13 +61,13 @@ async def delete_messages(session: str, store: Store, before: datetime, found: R
 
 
 async def delete_objects(store: Store, expected: int) -> int:
-    """Objects deleted; their rows went first, in the same step that wrote them down as on their way out."""
+    """Delete unused objects. Returns how many. Their rows were deleted first, in the step that listed them."""
     with bar("files", expected) as advance:
         return await delete_unused_objects(store, lambda count: advance.update(advance.task_ids[0], completed=count))
 
 
 def bar(what: str, total: int) -> Progress:
-    """A progress bar on stderr with one task; nothing at all where stderr is no terminal."""
+    """A progress bar on stderr with one task; invisible if stderr is not a terminal."""
     console = err()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     progress = Progress(*columns, console=console, disable=not console.is_terminal)

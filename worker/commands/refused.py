@@ -26,7 +26,7 @@ REASONS = {
 }
 
 app = typer.Typer(
-    help="Messages and changes that could not be stored: list them, take them back, export them.",
+    help="List, retry or export messages and changes that could not be stored.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -36,16 +36,16 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 
 @app.callback()
 def refused() -> None:
-    """Messages and changes that could not be stored: list them, take them back, export them."""
+    """List, retry or export messages and changes that could not be stored."""
 
 
 @app.command("list")
 def list_(json_: Json = False) -> None:
     """List what could not be stored, oldest first, without its text.
 
-    `refused`: Postgres would refuse it again. `waiting`: the worker tries it again by itself. `undecrypted`: it ended
-    the sidecar, and its sender was asked for another copy. Exit codes: 0 done · 2 a setting is wrong · 4 Supabase does
-    not answer.
+    `refused`: Postgres would refuse it again. `waiting`: the worker retries it by itself. `undecrypted`: it ended the
+    sidecar, and its sender was asked for another copy. Exit codes: 0 done · 2 a setting is wrong · 4 Supabase does not
+    answer.
     """
 
     async def work(settings: Settings, store: Store) -> None:
@@ -62,13 +62,13 @@ def list_(json_: Json = False) -> None:
 
 @app.command()
 def retry(
-    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Only these; without: all.")] = None,
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Only these; default: all.")] = None,
     json_: Json = False,
 ) -> None:
-    """Take listed messages and changes back.
+    """Retry storing listed messages and changes.
 
     A message gets its own time and arrival, its links, and the edits and revokes that came meanwhile. Exit codes:
-    0 all were taken back · 1 some were not, and the line says why · 2 a setting is wrong · 4 Supabase does not answer.
+    0 all were stored · 1 some were not, and the line says why · 2 a setting is wrong · 4 Supabase does not answer.
     """
 
     async def work(settings: Settings, store: Store) -> int:
@@ -89,10 +89,10 @@ def retry(
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="Where to; must not be there yet.", dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="Target file; must not exist.", dir_okay=False)],
     json_: Json = False,
 ) -> None:
-    """Write what is listed into FILE, with its content: JSON lines, `content` as it was to be stored.
+    """Write the listed items, with their content, into FILE as JSON lines.
 
     Exit codes: 0 done · 2 an argument is wrong · 4 Supabase does not answer.
     """

@@ -1,7 +1,7 @@
-"""Connects a command to Supabase, and turns its error into one line and an exit code.
+"""Connects a command to Supabase, and turns errors into one line and an exit code.
 
-Owns what all commands share: the settings, which Supabase they mean, and how they end. A command's own function returns
-its exit code or None, and raises what the store raises.
+Owns what all commands share: settings, the choice of Supabase, and exit codes. A command's own function returns its
+exit code or None, and raises what the store raises.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ANSWER_SECONDS = 5.0  # on this machine
 
 
 class NotDone(WorkerError):
-    """What was asked for failed, and nothing is broken; the text says why."""
+    """The command failed, but nothing is broken; the text says why."""
 
 
 class WrongArgument(WorkerError):
-    """An argument names nothing, or more than one thing."""
+    """An argument is invalid, or matches nothing or several things."""
 
     exit_code = ExitCode.SETTINGS
 
@@ -39,7 +39,7 @@ Work = Callable[[Settings, Store], Awaitable[int | None]]
 
 
 def perform(work: Work, *, interrupted: int = ExitCode.INTERRUPTED) -> None:
-    """Run a command to its end. `interrupted` is the exit code of Ctrl-C."""
+    """Run a command to its end. `interrupted`: the exit code for Ctrl-C."""
 
     async def connected(settings: Settings) -> int | None:
         async with open_store(settings) as store:
@@ -49,7 +49,7 @@ def perform(work: Work, *, interrupted: int = ExitCode.INTERRUPTED) -> None:
 
 
 def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int = ExitCode.INTERRUPTED) -> None:
-    """The same for a command that connects by itself."""
+    """As `perform`, for a command that connects by itself."""
     try:
         settings = load_settings()
         set_up_log("debug" if settings.log_level in ("trace", "debug") else "error")
@@ -83,7 +83,7 @@ def run(work: Callable[[Settings], Awaitable[int | None]], *, interrupted: int =
 
 
 def end(text: str, code: int) -> None:
-    """Say why on stderr, and end.
+    """Print the reason on stderr, and exit.
 
     Raises:
         typer.Exit: always.
@@ -94,29 +94,29 @@ def end(text: str, code: int) -> None:
 
 
 def exit_code(error: WorkerError) -> ExitCode:
-    """The exit code of a command that ended with this: a setting's, too, when an answer says that one is wrong."""
+    """The exit code for this error. An answer that proves a setting wrong counts as a settings error."""
     return ExitCode.SETTINGS if isinstance(error, UnexpectedAnswer) and error.remedy else error.exit_code
 
 
 def explain(error: WorkerError) -> str:
-    """The line for the operator."""
+    """The error as one line for the operator."""
     match error:
         case UnexpectedAnswer() if error.remedy:
             return error.remedy
         case StoreUnavailable():
-            return f"Supabase does not answer ({error}); `wa-worker doctor` looks into it"
+            return f"Supabase does not answer ({error}); `wa-worker doctor` checks why"
         case StoreRefused(code=code):
-            return f"Supabase refused ({code}); `wa-worker doctor` looks into it"
+            return f"Supabase refused ({code}); `wa-worker doctor` checks why"
         case _:
             return str(error)
 
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Store]:
-    """The Supabase that these settings mean: the one named, or the embedded one that a worker of this folder runs.
+    """The configured Supabase, or the embedded one of a worker that runs on the data folder.
 
     Raises:
-        SettingsError: none is named, and no worker runs here.
+        SettingsError: none is configured, and no worker is running.
     """
     url, key = await find(settings)
     hide(key)
@@ -125,10 +125,10 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
 
 
 async def find(settings: Settings) -> tuple[str, str]:
-    """URL and key of the Supabase that these settings mean.
+    """URL and key of the Supabase to use.
 
     Raises:
-        SettingsError: as `open_store`.
+        SettingsError: as in `open_store`.
     """
     if settings.supabase_url and settings.supabase_service_key:
         return settings.supabase_url, settings.supabase_service_key.get_secret_value()
@@ -143,7 +143,7 @@ async def find(settings: Settings) -> tuple[str, str]:
 
 
 async def _serves(url: str) -> bool:
-    """An endpoint file outlives a server that was killed."""
+    """Check that the server answers: an endpoint file outlives a killed one."""
     try:
         async with httpx.AsyncClient(timeout=ANSWER_SECONDS, trust_env=False) as http:
             return (await http.get(f"{url}/storage/v1/status")).is_success

@@ -12,7 +12,7 @@ from worker.commands.runtime import end
 from worker.errors import ExitCode
 from worker.installation import DATA
 
-# What `supabase db push` keeps of each migration; it then finds nothing to do.
+# The history that `supabase db push` keeps, so that it finds nothing left to do.
 HISTORY = """\
 create schema if not exists supabase_migrations;
 create table if not exists supabase_migrations.schema_migrations (
@@ -52,7 +52,7 @@ def schema(
 
 
 def as_one(files: Sequence[Path], after: str | None = None) -> str:
-    """The migrations newer than `after`, in one transaction that notes each of them as `supabase db push` does."""
+    """The migrations newer than `after`, in one transaction that records each as `supabase db push` does."""
     parts = [NEWER.format(after=after) if after else EMPTY, HISTORY]
     for file in files:
         if after is None or _version(file) > after:

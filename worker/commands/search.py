@@ -1,4 +1,4 @@
-"""`wa-worker search`: messages by what they say, as `search_messages` finds them."""
+"""`wa-worker search`: finds messages with `search_messages`."""
 
 from __future__ import annotations
 

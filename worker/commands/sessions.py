@@ -1,6 +1,6 @@
-"""`wa-worker sessions`: which accounts hosts serve (`wa-worker host`), what each has of its own, what is asked of it.
+"""`wa-worker sessions`: manages the accounts that hosts serve (`wa-worker host`), their settings and requests.
 
-Writes what is wanted; a host learns it by its next poll. Of `run` and `up` these commands change nothing.
+Writes the wanted state; hosts read it with their next poll. Does not affect `run` and `up`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from worker.store import Store
 from worker.store.console import RequestState, Row, Sessions
 
 POLL_SECONDS = 0.5
-ROWS_AT_ONCE = 2000  # a step of a removal: under a second
+ROWS_AT_ONCE = 2000  # per step of a removal, which takes under a second
 EVER = datetime.fromisoformat("9999-12-31T00:00:00+00:00")
 
 app = typer.Typer(
-    help="The accounts that hosts serve: add, list, start, stop, set, remove them, and ask things of them.",
+    help="Manage the accounts that hosts serve: add, list, show, start, stop, set, remove, ask.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -40,13 +40,13 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 Own = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="What differs from the host's settings; KEY= takes it back, KEY=- reads stdin."
+        metavar="[KEY=VALUE]...", help="Settings that override the host's; KEY= resets one, KEY=- reads it from stdin."
     ),
 ]
 
 
 class Asked(StrEnum):
-    """What may be asked of a session; the value is the name on the command line."""
+    """Requests to a session; the value is the name on the command line."""
 
     GROUPS = "fetch-groups"
     REFRESH = "refresh-qr"
@@ -58,13 +58,13 @@ class Asked(StrEnum):
 def add(
     name: Name,
     own: Own = None,
-    stopped: Annotated[bool, typer.Option("--stopped", help="Do not have it served yet.")] = False,
-    owner: Annotated[UUID | None, typer.Option("--owner", help="Whose it is, for your app: a UUID.")] = None,
+    stopped: Annotated[bool, typer.Option("--stopped", help="Do not serve it yet.")] = False,
+    owner: Annotated[UUID | None, typer.Option("--owner", help="Its owner in your app: a UUID.")] = None,
     json_: Json = False,
 ) -> None:
-    """Make a session, and have a host serve it; its QR code is then in its row.
+    """Add a session and have a host serve it; its QR code appears in its row.
 
-    Exit codes: 0 made · 1 it is there already · 2 an argument is wrong · 4 Supabase does not answer.
+    Exit codes: 0 added · 1 it exists already · 2 an argument is wrong · 4 Supabase does not answer.
     """
 
     async def work(settings: Settings, store: Store) -> None:
@@ -72,7 +72,7 @@ def add(
         document = changed({}, own or ()).document()
         owner_id = None if owner is None else str(owner)
         if not await store.console.add_session(session, document, wanted=not stopped, owner_id=owner_id):
-            raise NotDone(f"the session {session} is there already; `wa-worker sessions show {session}` shows it")
+            raise NotDone(f"the session {session} exists already; `wa-worker sessions show {session}` shows it")
         if json_:
             print_json({"session": session, "wanted": not stopped, "settings": concealed(document)})
         else:
@@ -84,7 +84,7 @@ def add(
 
 @app.command("list")
 def list_(json_: Json = False) -> None:
-    """Show all sessions, who serves them and how they are, and the hosts."""
+    """Show all sessions with their state and host, and the hosts."""
 
     async def work(settings: Settings, store: Store) -> None:
         found = await store.console.sessions()
@@ -104,7 +104,7 @@ def list_(json_: Json = False) -> None:
 
 @app.command()
 def show(name: Name, json_: Json = False) -> None:
-    """Show one session: how it is, who serves it, and its own settings, without passwords."""
+    """Show one session: its state, its host, and its own settings without passwords."""
 
     async def work(settings: Settings, store: Store) -> None:
         row, found = await one(store, name)
@@ -133,7 +133,7 @@ def show(name: Name, json_: Json = False) -> None:
 
 @app.command()
 def start(name: Name, json_: Json = False) -> None:
-    """Have a host serve it."""
+    """Have a host serve the session."""
 
     async def work(settings: Settings, store: Store) -> None:
         session = checked_name(name)
@@ -149,10 +149,10 @@ def start(name: Name, json_: Json = False) -> None:
 @app.command()
 def stop(
     name: Name,
-    timeout: Annotated[float, typer.Option(min=0, help="Wait so many seconds until its host has let it go.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait until its host has released it.")] = 30.0,
     json_: Json = False,
 ) -> None:
-    """Have no host serve it; the account stays linked.
+    """Stop serving the session; the account stays linked.
 
     Exit codes: 0 nobody serves it · 1 somebody still does · 2 an argument is wrong · 4 Supabase does not answer.
     """
@@ -180,9 +180,9 @@ def stop(
 
 @app.command("set")
 def set_(name: Name, own: Own = None, json_: Json = False) -> None:
-    """Change what a session has of its own; its host starts it again with that.
+    """Change a session's own settings; its host restarts it with them.
 
-    Without KEY=VALUE, the keys that there are.
+    Without KEY=VALUE, lists the keys.
     """
     if not own:
         for key, field in SessionSettings.model_fields.items():
@@ -196,7 +196,7 @@ def set_(name: Name, own: Own = None, json_: Json = False) -> None:
             raise unknown(session)
         document = changed(stored.values, own).document()
         if not await store.console.set_settings(session, document, stored.version):
-            raise NotDone("somebody else has just changed its settings; look at them, and try again")
+            raise NotDone("somebody else has just changed its settings; check them and try again")
         shown = concealed(document)
         if json_:
             print_json({"session": session, "settings": shown})
@@ -210,11 +210,11 @@ def set_(name: Name, own: Own = None, json_: Json = False) -> None:
 @app.command()
 def remove(
     name: Name,
-    with_data: Annotated[bool, typer.Option("--with-data", help="Also all that it has stored.")] = False,
+    with_data: Annotated[bool, typer.Option("--with-data", help="Also delete everything it stored.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document; implies --yes.")] = False,
 ) -> None:
-    """Forget a session's account, and with --with-data all that it has stored.
+    """Forget a session's account and, with --with-data, everything it stored.
 
     It must be stopped. The phone still lists the device: `sessions ask NAME disconnect` first unlinks it. May be
     interrupted and run again. Exit codes: 0 done · 1 it is not stopped · 2 an argument is wrong · 4 Supabase does not
@@ -250,18 +250,18 @@ def ask(
     name: Name,
     what: Annotated[Asked, typer.Argument(help="What to ask for.")],
     phone: Annotated[str | None, typer.Option(help="For a pairing code: the phone's number with country code.")] = None,
-    timeout: Annotated[float, typer.Option(min=0, help="Wait so many seconds for the answer.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the answer.")] = 30.0,
     json_: Json = False,
 ) -> None:
-    """Ask a session's host for something, and wait for its answer.
+    """Send a request to a session's host, and wait for the answer.
 
-    A pairing code is then in the row: `wa-worker link` draws it. Exit codes: 0 answered · 1 not in time (the request
+    A pairing code appears in the row: `wa-worker link` shows it. Exit codes: 0 answered · 1 not in time (the request
     stays) · 2 an argument is wrong · 4 Supabase does not answer.
     """
 
     async def work(settings: Settings, store: Store) -> None:
         if (phone is None) is (what is Asked.CODE):
-            raise WrongArgument("--phone goes with pairing-code, and with nothing else")
+            raise WrongArgument("--phone is only for pairing-code")
         row, _ = await one(store, name)
         args = {"phone": phone} if phone else {}
         id_ = await store.console.ask(row["id"], what.value.replace("-", "_"), args)
@@ -281,7 +281,7 @@ async def one(store: Store, name: str) -> tuple[Row, Sessions]:
     """The session's row of the list.
 
     Raises:
-        WrongArgument: there is none such.
+        WrongArgument: there is no such session.
     """
     session = checked_name(name)
     found = await store.console.sessions(only=session)
@@ -293,7 +293,7 @@ async def one(store: Store, name: str) -> tuple[Row, Sessions]:
 def confirmed(question: str) -> bool:
     try:
         return typer.confirm(question)
-    except typer.Abort:  # nobody is there to ask
+    except typer.Abort:  # no terminal to ask at
         return False
 
 
@@ -311,7 +311,7 @@ async def want(store: Store, session: str, wanted: bool) -> None:
 
 
 async def described(store: Store, session: str, with_data: bool) -> str:
-    """What a removal deletes, and what stays."""
+    """What a removal deletes and what stays."""
     if not with_data:
         return f"{session}: credentials, keys, settings and requests go. Messages, groups, people and files stay."
     held = await store.console.retention(session, EVER)
@@ -326,7 +326,7 @@ async def described(store: Store, session: str, with_data: bool) -> str:
 def checked_name(name: str) -> str:
     """
     Raises:
-        WrongArgument: no session can be called so.
+        WrongArgument: not a valid session name.
     """
     if not re.fullmatch(SESSION_NAME, name):
         raise WrongArgument(f"{plain(name)!r} cannot be a session's name: 1 to 64 letters, digits, - and _")
@@ -341,7 +341,7 @@ def changed(values: Mapping[str, Any], own: Sequence[str]) -> SessionSettings:
     """The settings after these changes.
 
     Raises:
-        WrongArgument, SettingsError: one of them makes no sense.
+        WrongArgument, SettingsError: one of them is invalid.
     """
     after = dict(values)
     for text in own:
@@ -355,7 +355,7 @@ def changed(values: Mapping[str, Any], own: Sequence[str]) -> SessionSettings:
 
 
 def concealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they may be shown."""
+    """Settings without secrets, safe to show."""
     return {key: without_password(str(value)) if key == "proxy" else value for key, value in values.items()}
 
 

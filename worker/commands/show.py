@@ -1,4 +1,4 @@
-"""How things look on a terminal: ages, sizes, and strangers' text that cannot move the cursor.
+"""Formats values for a terminal: ages, sizes, and untrusted text, made harmless.
 
 Pure, except for the two consoles: results go to stdout, everything else to stderr.
 """
@@ -15,15 +15,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-# C0, C1 and DEL (escape sequences begin with them); bidi controls and line separators reorder what is read.
+# C0, C1 and DEL start escape sequences; bidi controls and line separators reorder text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]+")
 UNITS = ("B", "kB", "MB", "GB", "TB")
-PIPE_WIDTH = 10_000  # rich takes 80, or COLUMNS, where there is no terminal
+PIPE_WIDTH = 10_000  # without a terminal, rich would use 80 or COLUMNS
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 
 def out() -> Console:
-    """For results. Made at each call: tests and pipes replace stdout. A pipe has no width."""
+    """A console for results. Created per call, because tests replace stdout. A pipe has no width limit."""
     at_terminal = sys.stdout.isatty()
     return Console(
         file=sys.stdout, highlight=False, soft_wrap=not at_terminal, width=None if at_terminal else PIPE_WIDTH
@@ -31,28 +31,28 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """For progress and remarks."""
+    """A console for progress and remarks."""
     return Console(file=sys.stderr, highlight=False)
 
 
 def print_json(value: object) -> None:
-    """One document on one line, for a script."""
+    """Print one document on one line, for scripts."""
     print(json.dumps(value, ensure_ascii=False, default=str), flush=True)
 
 
 def plain(value: object, limit: int = 0) -> str:
-    """A stranger's text on one line, without anything that a terminal obeys; cut to `limit` characters if given."""
+    """Untrusted text on one line, without control characters; cut to `limit` characters if given."""
     text = _UNSAFE.sub(" ", str(value)).strip()
     return text if not limit or len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def safe(value: object, limit: int = 0, style: str = "") -> Text:
-    """`plain` as something that rich prints as it is, square brackets included."""
+    """`plain` as a rich Text, so that square brackets are not markup."""
     return Text(plain(value, limit), style=style)
 
 
 def ago(when: datetime | str | None, now: datetime) -> str:
-    """How long ago, in the largest unit that says something: `3 min ago`."""
+    """How long ago, in the largest suitable unit: `3 min ago`."""
     if when is None:
         return "never"
     at = datetime.fromisoformat(when) if isinstance(when, str) else when
@@ -61,7 +61,7 @@ def ago(when: datetime | str | None, now: datetime) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time in one unit."""
+    """A duration in one unit."""
     if seconds < MINUTE:
         return f"{seconds:.0f} s"
     if seconds < HOUR:
@@ -72,7 +72,7 @@ def span(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units, as file managers count them."""
+    """Bytes in decimal units, like file managers."""
     unit = 0
     while count >= 1000 and unit < len(UNITS) - 1:
         count /= 1000
@@ -91,17 +91,17 @@ def local_time(when: str) -> str:
 
 
 def author(message: Mapping[str, Any]) -> str:
-    """Whom to name as the sender."""
+    """The name to show for the sender."""
     if message.get("from_me"):
         return "me"
     sender, _, server = str(message.get("sender", "")).partition("@")
-    if server == "g.us":  # what happened to a group, by nobody that WhatsApp names
+    if server == "g.us":  # a group event without an actor
         return "the group"
     return plain(message.get("push_name") or sender, 24)
 
 
 def content(message: Mapping[str, Any], limit: int = 0) -> str:
-    """What a message says, on one line: its kind unless it is a text, then its words."""
+    """A message on one line: its kind unless it is a text, then its text."""
     if message.get("revoked_at"):
         return "[revoked]"
     words = plain(message.get("text") or "", limit)

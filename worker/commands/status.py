@@ -1,4 +1,4 @@
-"""`wa-worker status`: session, worker, groups and files on one screen."""
+"""`wa-worker status`: shows session, worker, groups and files on one screen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from worker.store.console import Figures, ListedGroup
 COVERAGE_LINES = 10
 FAULTS = "yellow"
 GOOD = "green"
-# What the counts of `wa_discards` are about, after the number.
+# Descriptions of the counts of `wa_discards`, after the number.
 LEFT_OUT = {
     "unmonitored": "from groups that are not switched on",
     "not_a_group": "from direct messages, statuses and channels",
@@ -57,7 +57,7 @@ class SessionOverview:
 
     @property
     def storing(self) -> bool:
-        """Messages are being received and stored, as far as the database knows."""
+        """Whether messages are being received and stored, as far as the database knows."""
         return bool(self.account.get("status") == "connected" and self.account.get("lease_held"))
 
 
@@ -85,7 +85,7 @@ def status(
 
 
 async def read_overview(session: str, store: Store) -> SessionOverview:
-    """Read all of it from the database."""
+    """Read everything from the database."""
     return SessionOverview(
         session=session,
         row=await store.status(session),
@@ -96,7 +96,7 @@ async def read_overview(session: str, store: Store) -> SessionOverview:
 
 
 def document(overview: SessionOverview) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The output of `--json`."""
     figures = overview.figures
     return {
         **overview.row,
@@ -144,19 +144,19 @@ def describe(overview: SessionOverview) -> list[tuple[str, Text]]:
 
 
 def heard_from(heard: Mapping[str, Any], now: datetime) -> str:
-    """When something last came from WhatsApp, and from a group; to the minute."""
+    """When something last arrived from WhatsApp, and from a group, to the minute."""
     anything, group = (ago(heard.get(name), now) for name in ("any", "group"))
     return plain(f"from WhatsApp {anything}, from a group {group}")
 
 
 def claimed(claims: Mapping[str, Any], now: datetime) -> str:
-    """Which version the worker claims, where it is from, how old."""
+    """The claimed version, its source and age."""
     source, at = str(claims.get("source")), claims.get("at")
     words = {
         "WA_VERSION": "set by WA_VERSION",
         "fetched": "fetched",
         "kept": "worked before, fetched",
-        "bundled": "the one that came with Baileys, of unknown age",
+        "bundled": "bundled with Baileys, of unknown age",
     }
     since = f" {ago(at, now)}" if at else ""
     return plain(f"{claims.get('version') or 'unknown'}, {words.get(source, source)}{since}")
@@ -198,7 +198,7 @@ def _when(overview: SessionOverview) -> str:
 
 
 def _archive(coverage: list[dict[str, Any]]) -> Text:
-    """A line for each group that is switched on, those that are not complete first."""
+    """A line per group that is switched on, incomplete ones first."""
     rows = sorted((row for row in coverage if row["monitor"]), key=lambda row: row["since"] is not None)
     text = Text("\n").join(Text(f"{name_of(row)}: {sentence(row)}") for row in rows[:COVERAGE_LINES])
     if len(rows) > COVERAGE_LINES:
@@ -221,7 +221,7 @@ def _files(figures: Figures, row: Mapping[str, Any]) -> Text:
 
 
 def left_out(discards: Mapping[str, Any]) -> list[tuple[str, Text]]:
-    """What was not stored: on purpose, and because of a setting that somebody may want to change."""
+    """What was not stored, on purpose or because of a setting."""
     lines = []
     if waited := int(discards.get("waited_too_long", 0)):
         what = f"{number_of(waited, 'message')} so far, which had waited longer than WORKER_CATCH_UP_S"

@@ -22,14 +22,16 @@ PAGE = 500
 
 def tail(
     group: Annotated[str | None, typer.Argument(help="Only this group: id, …@g.us, or its name.")] = None,
-    last: Annotated[int, typer.Option("--last", "-n", min=0, max=500, help="Begin with so many older ones.")] = 10,
-    follow: Annotated[bool, typer.Option(help="Go on until Ctrl-C, or end after the older ones.")] = True,
-    poll: Annotated[float, typer.Option(min=0.1, help="Look for new ones every so many seconds.")] = 1.0,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+    last: Annotated[
+        int, typer.Option("--last", "-n", min=0, max=500, help="Show this many older messages first.")
+    ] = 10,
+    follow: Annotated[bool, typer.Option(help="Continue until Ctrl-C, or exit after the older messages.")] = True,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks for new messages.")] = 1.0,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
 ) -> None:
     """Show messages live, from the database; Ctrl-C ends it.
 
-    An outage of the database is said once and waited out. Exit codes: 0 ended by Ctrl-C · 2 a setting is wrong or no
+    Reports an outage of the database once, and waits. Exit codes: 0 ended by Ctrl-C · 2 a setting is wrong or no
     such group · 4 Supabase does not answer at the start.
     """
 
@@ -49,7 +51,7 @@ def tail(
 
 
 async def _patiently(session: str, store: Store, group: int | None, cursor: int, poll: float) -> Tail:
-    """The next ones; waits while the database is away."""
+    """The next messages. Waits while the database is away."""
     said = False
     while True:
         try:
@@ -62,7 +64,7 @@ async def _patiently(session: str, store: Store, group: int | None, cursor: int,
 
 
 def show(messages: list[dict[str, Any]], *, json_: bool, with_group: bool) -> None:
-    """A line each."""
+    """Print one line per message."""
     for message in messages:
         if json_:
             print_json(message)

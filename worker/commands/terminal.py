@@ -45,11 +45,11 @@ class Terminal:
 
     @property
     def attended(self) -> bool:
-        """Whether a person sees it. In a container or a pipe, stdout is a log, and no message's text goes there."""
+        """Whether a person is watching. In a container or a pipe, stdout is a log, which gets no message text."""
         return self._console.is_terminal
 
     async def follow(self, store: Store, session: str, arrivals: Arrivals) -> None:
-        """Show each message as it is stored, a line each, and say once that a group which is off has messages."""
+        """Show each message as it is stored, and say once if a group that is switched off has messages."""
         cursor: int | None = None
         hinted = False
         try:
@@ -59,7 +59,7 @@ class Terminal:
                 hint = arrivals.unmonitored > 0 and not hinted
                 hinted = hinted or hint
                 new = found.messages if cursor is not None else []
-                # In a thread: a terminal that is stopped (Ctrl-S) must not stop the worker.
+                # In a thread: a stopped terminal (Ctrl-S) must not stop the worker.
                 await anyio.to_thread.run_sync(self._print, new, hint, abandon_on_cancel=True)
                 cursor = found.cursor
                 if len(new) < PAGE:
@@ -74,7 +74,7 @@ class Terminal:
             self._console.print(line(message, with_group=True), soft_wrap=True)
 
     def show(self, view: View) -> None:
-        """Show a state, once. Names and reasons are other people's words: never markup."""
+        """Show a state, once. Names and reasons are untrusted text: never markup."""
         now = (view.state, view.qr, view.pairing_code)
         if now == self._last:
             return
@@ -84,7 +84,7 @@ class Terminal:
             self._console.print(Panel(f"[bold]{view.pairing_code}[/bold]\n{say}", title="Pairing code"))
         elif view.qr:
             if self._drawn and self.attended:
-                self._console.clear()  # two codes on one screen: the phone may see the old one
+                self._console.clear()  # with two codes on the screen, the phone may scan the old one
             self._drawn = True
             drawn = draw_qr(view.qr)
             too_small = window_too_small(drawn, self._console)
@@ -94,7 +94,7 @@ class Terminal:
             self._console.print(drawn, highlight=False, markup=False, soft_wrap=True)
             self._console.print(f"[bold]{say}[/bold]")
             self._name_console()
-            if warning:  # the first has left the window
+            if warning:  # repeated, since the first one has scrolled away
                 self._console.print(warning)
         elif view.state == "connected":
             self._drawn = False
@@ -109,7 +109,7 @@ class Terminal:
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
 
     def _name_console(self) -> None:
-        """With each code: the one before may have left the screen."""
+        """Print the console's link with each code, since the previous one may have scrolled away."""
         if self.console_link:
             words = f"Or in a browser (this link works once): {self.console_link}"
             self._console.print(words, highlight=False, markup=False, soft_wrap=True)
@@ -124,16 +124,16 @@ def _cannot_show(why: str) -> None:
 
 
 def window_too_small(drawn: str, console: Console) -> str | None:
-    """What to do if a phone cannot see the whole of a code that was drawn; None for a file, which scrolls."""
+    """A warning if the window cannot show the whole code; None if it can, or if the output is a file."""
     lines = drawn.splitlines()
-    columns, rows = max(map(len, lines)), len(lines) + 2  # and the words below it
+    columns, rows = max(map(len, lines)), len(lines) + 2  # plus the text below it
     if not console.is_terminal or (console.width >= columns and console.height >= rows):
         return None
     return f"This window is too small for the code: make it {columns} columns by {rows} lines; the next code fits."
 
 
 def draw_qr(text: str) -> str:
-    """The code in half blocks, dark on light with its quiet zone, so that phones read it on dark terminals too."""
+    """The QR code in half blocks, dark on light with its quiet zone, so that phones can read it on dark terminals."""
     out = io.StringIO()
     segno.make(text, error="L").terminal(out=out, border=2, compact=True)
     return out.getvalue()
