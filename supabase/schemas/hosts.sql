@@ -146,10 +146,10 @@ language sql volatile security invoker set search_path = '' set enable_seqscan =
 $$;
 
 -- A session of `p_sessions` that this host should give up, because it holds more than its share and another has room;
--- null: none. The surplus goes within a minute: with n too many the pause is 60 s / (n + 1) (n + 2), which adds up to
--- half of it. A session that has just come stays for a lease, and one that is connecting or shows a code stays until
--- that is over. A host whose starts fail and that keeps none gets nothing. As the other holds two fewer, nothing moves
--- back.
+-- null: none. The surplus goes within a minute: with n too many the pause is 30 s / (n + 1) (n + 2), which adds up to
+-- 15 s, and a host asks only every sixth of a lease or when it has given one up. A session that has just come stays for
+-- a lease, and one that is connecting or shows a code stays until that is over. A host whose starts fail and that keeps
+-- none gets nothing. As the other holds two fewer, nothing moves back.
 create function wa.session_to_give(p_owner text, p_sessions text[]) returns text
 language plpgsql security invoker set search_path = '' as $$
 declare
@@ -160,7 +160,7 @@ begin
   select * into v_mine from public.wa_hosts as h where h.owner = p_owner;
   v_excess := v_mine.held - wa.fair_share(0);
   if coalesce(v_excess, 0) <= 0
-    or v_mine.gave_up_at > clock_timestamp() - interval '1 minute' / ((v_excess + 1) * (v_excess + 2))
+    or v_mine.gave_up_at > clock_timestamp() - interval '30 seconds' / ((v_excess + 1) * (v_excess + 2))
     or not exists (
       select 1
       from wa.live_hosts() as h

@@ -100,9 +100,9 @@ def migrations_for(sabotage: str, folder: Path) -> Path | None:
 
 
 def _take_batches_twice() -> str:
-    commit = _changed("wa.begin_batch", r"return v_seq <= v_row\.seq;", "return false;")
+    commit = changed("wa.begin_batch", r"return v_seq <= v_row\.seq;", "return false;")
     commit = re.sub(r"if coalesce\(v_seq > v_row\.seq \+ 1, true\) then.*?end if;", "", commit, flags=re.DOTALL)
-    store = _changed(
+    store = changed(
         "wa.store_messages",
         r"on conflict \(session_id, chat_id, sender, wa_msg_id\) do nothing\s+returning",
         "returning",
@@ -112,17 +112,15 @@ def _take_batches_twice() -> str:
 
 
 def _lease_for_everybody() -> str:
-    return _changed(
-        "public.wa_lease_acquire", r"v_row\.lease_owner is null or v_row\.lease_expires_at <= v_now", "true"
-    )
+    return changed("public.wa_lease_acquire", r"v_row\.lease_owner is null or v_row\.lease_expires_at <= v_now", "true")
 
 
 def _monitor_everything() -> str:
-    return _changed("wa.store_messages", r"and g\.monitor", "")
+    return changed("wa.store_messages", r"and g\.monitor", "")
 
 
 def _forget_drops() -> str:
-    return _changed("wa.write_dropped", r"if coalesce\(p_dropped in \('\[\]', 'null'\), true\) then", "if true then")
+    return changed("wa.write_dropped", r"if coalesce\(p_dropped in \('\[\]', 'null'\), true\) then", "if true then")
 
 
 _SQL: dict[str, Callable[[], str]] = {
@@ -133,7 +131,7 @@ _SQL: dict[str, Callable[[], str]] = {
 }
 
 
-def _changed(function: str, pattern: str, instead: str) -> str:
+def changed(function: str, pattern: str, instead: str) -> str:
     """The definition of a function with one change."""
     text = "\n".join(path.read_text() for path in sorted(SCHEMAS.glob("*.sql")))
     (found,) = re.findall(rf"create (function {re.escape(function)}\(.*?\n\$\$;)", text, flags=re.DOTALL)

@@ -1,6 +1,7 @@
 """`python -m tests.fleet --accounts 12 --seed 1`: hosts that share accounts, killed, paused, added, drained.
 
-Exit codes: 0 everything held; 1 something did not (the lines say what); 2 wrong arguments; 130 interrupted.
+Exit codes: 0 everything held (with --sabotage: the check noticed, and no other); 1 something did not (the lines say
+what); 2 wrong arguments; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import anyio
 
 from tests.fleet.run import ACCOUNTS_MAX, Options, fleet
+from tests.fleet.sabotage import SABOTAGES, Sabotage
 from worker.errors import ExitCode
 
 
@@ -21,23 +23,39 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def noticed(sabotage: Sabotage, failed: set[str]) -> bool:
+    """Whether the check failed that must, and no other but those that may."""
+    others = failed - {sabotage.check, *sabotage.also}
+    say(f"broken: {sabotage.broken}. `{sabotage.check}` {'noticed' if sabotage.check in failed else 'did not notice'}")
+    if others:
+        say(f"other checks failed: {', '.join(sorted(others))}")
+    return sabotage.check in failed and not others
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__.splitlines()[0])
     parser.add_argument("--accounts", type=int, default=12, choices=range(2, ACCOUNTS_MAX + 1), metavar="N")
     parser.add_argument("--seed", type=int, default=1, help="the same seed picks the same hosts and traffic")
     parser.add_argument("--rate", type=float, default=4.0, help="messages a second over all accounts (default: 4)")
+    parser.add_argument("--sabotage", choices=sorted(SABOTAGES), help="break one thing; a check must fail")
     parser.add_argument("--keep", action="store_true", help="keep the logs and the database; says where")
     arguments = parser.parse_args()
-    options = Options(accounts=arguments.accounts, seed=arguments.seed, rate=arguments.rate)
+    options = Options(
+        accounts=arguments.accounts, seed=arguments.seed, rate=arguments.rate, sabotage=arguments.sabotage
+    )
     folder = Path(tempfile.mkdtemp(prefix="wa-fleet-"))
     keep = arguments.keep
     try:
         violations = anyio.run(fleet, options, folder, say)
         for check, text in violations:
             say(f"VIOLATION {check}: {text}")
-        say("everything held" if not violations else f"{len(violations)} violations")
-        keep = keep or bool(violations)
-        return 1 if violations else 0
+        good = not violations
+        if arguments.sabotage:
+            good = noticed(SABOTAGES[arguments.sabotage], {check for check, _ in violations})
+        else:
+            say("everything held" if good else f"{len(violations)} violations")
+        keep = keep or not good
+        return 0 if good else 1
     except KeyboardInterrupt:
         say("interrupted; everything that was started has been ended")
         return ExitCode.INTERRUPTED

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +19,17 @@ from random import Random
 
 import anyio
 
+from bench.report import quantile
 from testkit.database import Database
 from testkit.embedded import EmbeddedSupabase
-from testkit.phone import Group, PhoneError, VirtualPhone
+from testkit.phone import Group, PhoneError, Sent, VirtualPhone
 from testkit.waiting import TookTooLong, until
 from testkit.worker import Worker
 from tests.chaos import checks
 from tests.chaos.checks import MB, Evidence, Violation
 from tests.chaos.ledger import Entry, Ledger
 from tests.chaos.proxy import FaultProxy
+from tests.fleet.sabotage import SABOTAGES
 from tests.fleet.witness import Served, cost, migrations, two_holders
 
 ACCOUNTS_MAX = 40
@@ -40,6 +42,8 @@ BALANCED_SECONDS = 60.0
 PATIENCE_SECONDS = 180.0  # after that the run gives up; what took longer than promised is a violation all the same
 MEASURED_SECONDS = 30.0
 SETTLED_SECONDS = 120.0
+BURST = 500  # messages to one account, again and again while the others are measured
+FAIR_MS = 2000.0  # 99 in 100 messages to quiet accounts are receipted sooner, whatever one account is sent
 SETTINGS = {"WORKER_POLL_MS": "2000", "WORKER_LEASE_S": "30", "WORKER_CATCH_UP_S": "86400", "LOG_LEVEL": "info"}
 
 Say = Callable[[str], None]
@@ -50,6 +54,7 @@ class Options:
     accounts: int
     seed: int
     rate: float  # messages a second, over all accounts
+    sabotage: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -58,6 +63,7 @@ class Account:
     database: Database
     group: Group
     ledger: Ledger
+    flood: Group  # monitored, too; not in the ledger
 
     @property
     def session(self) -> str:
@@ -66,11 +72,12 @@ class Account:
     async def link(self) -> None:
         await self.phone.scan(await self.database.wait_qr(seconds=LINKED_SECONDS))
         await self.database.wait_status("connected", seconds=LINKED_SECONDS)
-        await self.database.wait_groups([self.group.id], seconds=LINKED_SECONDS)
-        await self.database.monitor([self.group.id])
+        groups = [self.group.id, self.flood.id]
+        await self.database.wait_groups(groups, seconds=LINKED_SECONDS)
+        await self.database.monitor(groups)
         await self.database.fetch_groups(seconds=LINKED_SECONDS)
 
-    async def say(self, writer: str, text: str) -> None:
+    async def say(self, writer: str, text: str) -> Sent:
         begun = time.time()
         sent = await self.phone.send(writer, self.group.id, text)
         entry = Entry(
@@ -78,6 +85,7 @@ class Account:
             sent=(begun, time.time()),
         )  # fmt: skip
         self.ledger.add(entry)
+        return sent
 
     async def check(self) -> list[Violation]:
         """The promise, for this account."""
@@ -203,6 +211,7 @@ async def fleet(options: Options, folder: Path, say: Say) -> list[Violation]:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(served.run)
                 await it.measure("at rest")
+                await fair(it, options.rate)
                 talking = anyio.CancelScope()
                 tasks.start_soon(talk, it, options.rate, talking)
                 await it.measure(f"{options.rate:g} messages a second")
@@ -237,8 +246,9 @@ async def fleet(options: Options, folder: Path, say: Say) -> list[Violation]:
 async def opened(options: Options, folder: Path, say: Say) -> AsyncIterator[Fleet]:
     """Everything but the hosts."""
     random = Random(f"{options.seed}:fleet")  # noqa: S311 - repeatable on purpose
+    sabotage = SABOTAGES[options.sabotage].sql() if options.sabotage else ""
     async with (
-        await EmbeddedSupabase.start(folder / "supabase", migrations(folder)) as supabase,
+        await EmbeddedSupabase.start(folder / "supabase", migrations(folder, sabotage)) as supabase,
         await VirtualPhone.start(folder) as first,
         FaultProxy(supabase.url, options.seed) as proxy,
         AsyncExitStack() as stack,
@@ -255,7 +265,8 @@ async def opened(options: Options, folder: Path, say: Say) -> AsyncIterator[Flee
             ledger.groups[group.id] = group
             ledger.monitored.add(group.id)
             await database.client.table("wa_sessions").insert({"id": database.session, "wanted": True}).execute()
-            accounts.append(Account(phone=phone, database=database, group=group, ledger=ledger))
+            flood = await phone.group(f"Flood {number}", WRITERS, "lid")
+            accounts.append(Account(phone=phone, database=database, group=group, ledger=ledger, flood=flood))
         yield Fleet(folder, supabase, proxy, first, accounts, random, say)
 
 
@@ -271,6 +282,57 @@ async def link(it: Fleet) -> None:
         for account in it.accounts:
             tasks.start_soon(one, account)
     it.say(f"{len(it.accounts)} accounts linked after {time.monotonic() - begun:.0f} s")
+
+
+async def fair(it: Fleet, rate: float) -> None:
+    """How long messages to quiet accounts wait for their receipts, without and beside a flood to one account."""
+    loud, *quiet = it.accounts
+    p50, p99 = await waits(it, quiet, rate)
+    it.say(f"quiet accounts: receipts after {p50:.0f} ms (median), {p99:.0f} ms (99th percentile)")
+    count = 0
+
+    async def flood() -> None:
+        nonlocal count
+        while True:
+            with anyio.CancelScope(shield=True):
+                sent = await loud.phone.burst(WRITERS, [loud.flood.id], BURST, text_prefix=f"flood {count}")
+                await loud.phone.wait_receipts(sent["ids"], seconds=SETTLED_SECONDS)
+                count += BURST
+            await anyio.lowlevel.checkpoint()
+
+    begun = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(flood)
+        p50, p99 = await waits(it, quiet, rate)
+        tasks.cancel_scope.cancel()
+    it.say(
+        f"beside one with {count / (time.monotonic() - begun):.0f} messages a second: {p50:.0f} ms (median), "
+        f"{p99:.0f} ms (99th percentile)"
+    )
+    if p99 > FAIR_MS:
+        it.violations.append(("fair", f"{p99:.0f} ms at the 99th percentile, {FAIR_MS:.0f} ms is the bound"))
+    stored = len(await loud.database.rows("messages", order="id", chat_id=loud.flood.id))
+    if stored != count:
+        it.violations.append(
+            ("stored", f"{loud.session}: {count} messages of the flood were receipted, {stored} stored")
+        )
+
+
+async def waits(it: Fleet, accounts: Sequence[Account], rate: float) -> tuple[float, float]:
+    """Milliseconds from the server's socket to the receipt: the median and the 99th percentile."""
+    sent: dict[str, list[Sent]] = {account.session: [] for account in accounts}
+    begun = time.monotonic()
+    for number in range(round(MEASURED_SECONDS * rate)):
+        await anyio.sleep(max(0.0, begun + number / rate - time.monotonic()))
+        account = accounts[number % len(accounts)]
+        sent[account.session].append(await account.say(WRITERS[0], f"{account.session} quiet {begun} {number}"))
+    took = []
+    for account in accounts:
+        ids = [message.id for message in sent[account.session]]
+        receipts = await account.phone.wait_receipts(ids, seconds=SETTLED_SECONDS)
+        at = {receipt["id"]: receipt["at_ms"] for receipt in receipts}
+        took += [at[message.id] - message.sent_at_ms for message in sent[account.session]]
+    return quantile(sorted(took), 50), quantile(sorted(took), 99)
 
 
 async def talk(it: Fleet, rate: float, scope: anyio.CancelScope) -> None:

@@ -44,11 +44,11 @@ execute function public.fleet_note();
 Row = dict[str, Any]
 
 
-def migrations(folder: Path) -> Path:
-    """The project's, and the one that notes leases."""
+def migrations(folder: Path, sabotage: str = "") -> Path:
+    """The project's, and one that notes leases. `sabotage`: SQL that undoes a protection."""
     target = folder / "migrations"
     shutil.copytree(MIGRATIONS, target)
-    (target / LAST).write_text(LEASE_LOG)
+    (target / LAST).write_text(LEASE_LOG + sabotage)
     return target
 
 
