@@ -1,10 +1,10 @@
 """What an app's queries cost: `make benchqueries`, or `python -m bench.queries [--messages 1000000]`.
 
-Fills a PostgreSQL of its own (tests/conftest.py) and prints, for each query of docs/app-queries.md, the median time of
-seven runs with warm caches: as the service role, as a user of all groups, and as a member of one quiet group, under the
-policies of supabase/optional/users.sql (the search is the service role's alone). Then what commits of 400 messages cost
-with the indexes and triggers for apps, without those of the search, and without all, in turn. Prints figures; judges
-nothing.
+Fills a PostgreSQL of its own (tests/conftest.py) and prints, for each query of docs/app-queries.md, the service role's
+plan and the median time of seven runs with warm caches: as the service role, as a user of all groups, and as a member of
+one quiet group, under the policies of supabase/optional/users.sql (there `my_search` is the search). Then what commits of
+400 messages cost with the indexes and triggers for apps, without those of the search, and without all, in turn. Prints
+figures; judges nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -43,6 +44,9 @@ WAYS = {
         "alter table public.messages disable trigger user",
     ],
 }
+
+# Steps of a plan that say nothing of how rows are found.
+UNTOLD = {"Result", "Subquery Scan", "Recursive Union", "WorkTable Scan", "CTE Scan", "ProjectSet", "Limit"}
 
 Connection = psycopg.Connection[Any]
 
@@ -174,7 +178,7 @@ class Reader:
 
     def query(self, query: str) -> str:
         """The same for somebody who may not read every column."""
-        return query.replace("select *", f"select {self.columns}")
+        return query.replace("select *", f"select {self.columns}").replace("search_messages(", "my_search(")
 
 
 def readers(connection: Connection) -> tuple[Reader, Reader]:
@@ -206,9 +210,33 @@ def word(place: int) -> str:
 
 
 def one(connection: Connection, query: str, *args: object) -> Any:
+    return one_of(connection, query, args)
+
+
+def one_of(connection: Connection, query: str, args: Mapping[str, Any] | tuple[object, ...]) -> Any:
     row = connection.execute(query, args).fetchone()
     assert row is not None
     return row[0]
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A plan's node and all below it, as `explain (format json)` gives them."""
+    yield plan
+    for below in plan.get("Plans", []):
+        yield from nodes(below)
+
+
+def plan(connection: Connection, query: str, args: Mapping[str, Any]) -> str:
+    """The steps of a query, the last one first; `function` for one whose steps are inside a function."""
+    found = one_of(connection, f"explain (format json) {query}", args)[0]["Plan"]
+    steps = [_step(node) for node in nodes(found) if node["Node Type"] not in UNTOLD]
+    return ", ".join(steps) or "function"
+
+
+def _step(node: dict[str, Any]) -> str:
+    backwards = " backwards" if node.get("Scan Direction") == "Backward" else ""
+    index = f" `{node['Index Name']}`" if "Index Name" in node else ""
+    return f"{node['Node Type'].lower()}{index}{backwards}"
 
 
 def median_ms(connection: Connection, query: str, args: Mapping[str, Any]) -> float:
@@ -251,15 +279,15 @@ def main() -> None:
     count = parser.parse_args().messages
     with real_postgres() as dsn, psycopg.connect(dsn, autocommit=True) as connection:
         began = time.monotonic()
-        fill(connection, count)
+        fill(connection, count, begin=(datetime.now(UTC) - timedelta(minutes=count)).isoformat())
         print(f"{count:,} messages filled in {time.monotonic() - began:.0f} s\n")
         args = values(connection)
         connection.execute("set search_path = public")
-        print("| query | ms | as a user of all groups | as a member of one |\n|---|---|---|---|")
+        print("| query | plan | ms | as a user of all groups | as a member of one |\n|---|---|---|---|---|")
         users = readers(connection)
         for title, query in queries().items():
-            figures = [f"{median_ms(connection, query, args):.1f}"]
-            for reader in users if not title.startswith("Search") else ():
+            figures = [plan(connection, query, args), f"{median_ms(connection, query, args):.1f}"]
+            for reader in users:
                 with acting_as(connection, reader.user):
                     figures.append(f"{median_ms(connection, reader.query(query), reader.values):.1f}")
             print(f"| {title} | {' | '.join(figures)} |", flush=True)

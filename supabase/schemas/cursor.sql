@@ -75,6 +75,19 @@ deferrable initially deferred for each row execute function wa.note_part_change(
 create constraint trigger note_change after insert or update or delete on public.message_edits
 deferrable initially deferred for each row execute function wa.note_part_change();
 
+-- A session begins behind every number so far. Who followed a former session of the same name, and slept while it was
+-- deleted with its changes, would else not be told that its messages are gone.
+create function wa.start_cursor() returns trigger
+language plpgsql security invoker set search_path = '' as $$
+begin
+  new.oldest_cursor := greatest(new.oldest_cursor, nextval('public.message_changes_number'));
+  return new;
+end
+$$;
+
+create trigger start_cursor before insert on public.wa_sessions
+for each row execute function wa.start_cursor();
+
 -- How far deletions were forgotten, and the newest number. With the rights of the owner: a caller of changes() under
 -- policies sees neither wa_sessions nor the changes of other groups, and would scan those again at each call.
 create function wa.cursor_range(p_session text, out oldest bigint, out newest bigint)

@@ -28,12 +28,6 @@ def users(filled: tuple[bench.Connection, dict[str, Any]]) -> tuple[bench.Reader
     return bench.readers(filled[0])
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for below in plan.get("Plans", []):
-        yield from nodes(below)
-
-
 @pytest.mark.parametrize("title", bench.queries())
 def test_a_query_reads_what_it_shows(filled: tuple[bench.Connection, dict[str, Any]], title: str) -> None:
     connection, args = filled
@@ -44,7 +38,7 @@ def rows_read(connection: bench.Connection, query: str, args: dict[str, Any]) ->
     """How many rows of messages a query reads, all of them through indexes."""
     row = connection.execute(f"explain (analyze, format json) {query}", args).fetchone()
     assert row is not None
-    found = [node for node in nodes(row[0][0]["Plan"]) if node.get("Relation Name") == "messages"]
+    found = [node for node in bench.nodes(row[0][0]["Plan"]) if node.get("Relation Name") == "messages"]
     assert all("Index" in node["Node Type"] or "Bitmap" in node["Node Type"] for node in found)
     return sum((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in found)
 
@@ -70,3 +64,13 @@ def test_every_query_names_an_index_that_exists(filled: tuple[bench.Connection, 
     named = bench.indexes()
     assert len(named) == len(bench.queries())
     assert set(named) <= existing
+
+
+@pytest.mark.parametrize(("title", "index"), list(zip(bench.queries(), bench.indexes(), strict=True)))
+def test_a_query_is_answered_from_the_index_that_the_page_names(
+    filled: tuple[bench.Connection, dict[str, Any]], title: str, index: str
+) -> None:
+    """Of `changes` and `search_messages` the steps are inside the function; `docs/app-queries.md` has them in words."""
+    connection, args = filled
+    plan = bench.plan(connection, bench.queries()[title], args)
+    assert index in plan or plan == "function", plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import threading
@@ -19,6 +20,10 @@ from tests.integration.test_store_changes import change
 
 __all__ = ["beside", "connect", "session"]  # fixtures
 
+DUE = {"expires_at": "2020-01-01T00:00:00Z"}
+EVERYTHING = {
+    "batch", "media", "requeue", "prune", "expire blank", "expire delete", "take back", "app", "console", "lost",
+}  # fmt: skip
 PEOPLE = [f"{n}@lid" for n in range(4)]
 NUMBERS = [f"49{n}@s.whatsapp.net" for n in range(4)]
 
@@ -65,19 +70,23 @@ class Writers:
 
     def __init__(self, session: str, seed: int) -> None:
         self._session = session
+        self.done: set[str] = set()  # what was done and committed, at least once
         self._random = random.Random(seed)  # noqa: S311
         self._seq = 0
         self._lock = threading.Lock()
 
     def commit(self, connection: Connection) -> None:
-        """Messages, stubs and their good copies, edits, revokes, reactions, quotes, persons who become one."""
+        """Messages, stubs and their good copies, better copies of photos, edits, revokes, reactions, quotes, notices of
+        members, what the database would not take, persons who become one."""
         chance = self._random
         with self._lock:  # the worker sends one batch at a time
             names = [f"M{chance.randrange(40)}" for _ in range(6)]
             make = [chance.choice([message, photo, stub])(name, chance.randrange(900)) for name in names]
             for row in make:
                 row["sender"] = chance.choice(PEOPLE + NUMBERS)
-            changes = []
+                row |= DUE if chance.random() < 0.2 else {}
+            better = photo(f"H{chance.randrange(40)}", 901, rendition="hd", sender=make[0]["sender"])
+            changes = [self.rendition(better["wa_msg_id"], better["sender"])]
             for kind in chance.choices(["edit", "revoke", "reaction", "quote"], k=4):
                 who, target = chance.choice(PEOPLE + NUMBERS), chance.choice(PEOPLE + NUMBERS)
                 author = target if kind in {"edit", "revoke"} else who
@@ -91,12 +100,26 @@ class Writers:
                 )  # fmt: skip
             pair = chance.randrange(12)
             identities = [{"lid": PEOPLE[pair], "pn": NUMBERS[pair]}] if pair < len(PEOPLE) else []
-            parts: dict[str, Any] = {"messages": make, "changes": changes, "identities": identities}
+            joined = {"wa_group_id": GROUP, "at": at(chance.randrange(900)), "what": chance.choice(["joined", "left"])}
+            parts: dict[str, Any] = {"messages": [*make, better], "changes": changes, "identities": identities}
+            parts["members"] = [joined | {"members": [{"member": chance.choice(PEOPLE + NUMBERS), "role": "member"}]}]
+            parts["refused"] = [self.refused(f"R{chance.randrange(20)}")]
             call(connection, "wa_commit", self._session, batch(self._seq + 1, **parts))
             self.end(connection)
 
-    def end(self, connection: Connection, *, counts: bool = True) -> None:
-        """Commits or rolls back, now or after a while."""
+    def rendition(self, name: str, sender: str) -> dict[str, Any]:
+        of = {"target_sender": sender, "author": sender, "at": at(901)}
+        return change("rendition", f"M{self._random.randrange(40)}", name, **of)
+
+    def refused(self, name: str) -> dict[str, Any]:
+        """A message that waits for the database to take it."""
+        row = message(name, self._random.randrange(900), sender=self._random.choice(PEOPLE))
+        body = base64.b64encode(json.dumps(row).encode()).decode()
+        named = {"chat_id": GROUP, "sender": row["sender"], "wa_msg_id": name}
+        return named | {"state": "waiting", "code": "57014", "reason": "", "encoding": "base64", "body": body}
+
+    def end(self, connection: Connection, what: str | None = None) -> None:
+        """Commits or rolls back, now or after a while. `what` was done, or nothing; None: a batch."""
         if self._random.random() < 0.5:  # a commit that takes its time after it has drawn the numbers
             connection.execute("set constraints all immediate")
         threading.Event().wait(self._random.choice([0, 0, 0.01, 0.03]))
@@ -104,42 +127,76 @@ class Writers:
             connection.rollback()
         else:
             connection.commit()
-            self._seq += counts
+            self._seq += what is None
+            self.done.add("batch" if what is None else what)
 
     def media(self, connection: Connection) -> None:
-        for job in call(connection, "wa_media_claim", "w", 2, 60, self._session)["jobs"]:
+        jobs = call(connection, "wa_media_claim", "w", 2, 60, self._session)["jobs"]
+        for job in jobs:
             if self._random.random() < 0.5:
                 call(connection, "wa_media_abandon", job["id"], "w", "expired", "GONE", "gone")
             else:
                 sha256 = uuid4().hex * 2
-                file = {"sha256": sha256, "mime": "image/jpeg", "bytes": 3, "storage_path": f"{sha256}/original.jpg"}
+                size = self._random.randrange(1, 9)  # whether a better copy takes the first one's place
+                file = {"sha256": sha256, "mime": "image/jpeg", "bytes": size, "storage_path": f"{sha256}/original.jpg"}
                 call(connection, "wa_media_done", job["id"], "w", json.dumps(file))
-        self.end(connection, counts=False)
+        self.end(connection, "media" if jobs else "")
+
+    def requeue(self, connection: Connection) -> None:
+        """`wa-worker media retry`."""
+        asked = call(connection, "wa_media_requeue", self._session, json.dumps(["expired"]))
+        self.end(connection, "requeue" if asked["requeued"] else "")
 
     def prune(self, connection: Connection) -> None:
-        before = at(self._random.randrange(120))
-        call(connection, "wa_delete_messages", self._session, before, 3)
-        self.end(connection, counts=False)
+        before = at(self._random.randrange(300))
+        gone = call(connection, "wa_delete_messages", self._session, before, 3)
+        self.end(connection, "prune" if gone["messages"] else "")
+
+    def expire(self, connection: Connection) -> None:
+        mode = self._random.choice(["blank", "delete"])
+        gone = call(connection, "wa_expire", self._session, mode, 2)
+        self.end(connection, f"expire {mode}" if gone["expired"] else "")
+
+    def take_back(self, connection: Connection) -> None:
+        """`wa-worker refused retry`."""
+        row = connection.execute(
+            "select id from public.wa_refused_stanzas where session_id = %s order by random() limit 1", (self._session,)
+        ).fetchone()
+        taken = row is not None and call(connection, "wa_retry_refused", self._session, row[0])["taken"]
+        self.end(connection, "take back" if taken else "")
 
     def app(self, connection: Connection) -> None:
         """A person who deletes a message in the web app."""
-        connection.execute(
+        gone = connection.execute(
             "delete from public.messages where id = (select id from public.messages where session_id = %s "
             "order by random() limit 1)",
             (self._session,),
         )
-        self.end(connection, counts=False)
+        self.end(connection, "app" if gone.rowcount else "")
+
+    def console(self, connection: Connection) -> None:
+        """The group is switched off and on again; between, nothing is stored and nothing taken back."""
+        switch = "update public.groups set monitor = %s where session_id = %s"
+        connection.execute(switch, (False, self._session))
+        self.end(connection, "console")
+        connection.execute(switch, (True, self._session))
+        connection.commit()
 
     def lost(self, connection: Connection) -> None:
         call(connection, "wa_mark_lost", self._session, 0)
-        self.end(connection, counts=False)
+        self.end(connection, "lost")
 
-    def work(self, connection: Connection, kind: Callable[[Connection], None], times: int) -> None:
-        for _ in range(times):
+    def work(self, connection: Connection, kind: Callable[[Connection], None]) -> None:
+        """Does it 25 times, and goes on until everybody has done something, as far as chance allows it."""
+        for time in range(1000):
+            if time >= 25 and self.done >= EVERYTHING:
+                return
             try:
                 kind(connection)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.IntegrityError):  # as a client: it is repeated
-                connection.rollback()
+                pass
+            finally:
+                connection.rollback()  # one that fails must not keep the others waiting
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -147,17 +204,20 @@ def test_whoever_follows_the_cursor_ends_with_what_is_stored(
     connect: Callable[[], Connection], session: str, seed: int
 ) -> None:
     writers = Writers(session, seed)
-    kinds = [writers.commit, writers.media, writers.prune, writers.app, writers.lost]
+    kinds = [
+        writers.commit, writers.media, writers.requeue, writers.prune, writers.expire, writers.take_back, writers.app,
+        writers.console, writers.lost,
+    ]  # fmt: skip
     replica, reader = Replica(session), connect()
     with ThreadPoolExecutor(len(kinds)) as pool:
-        running = [pool.submit(writers.work, connect(), kind, 25) for kind in kinds]
+        running = [pool.submit(writers.work, connect(), kind) for kind in kinds]
         while not all(work.done() for work in running):
             replica.follow(reader)
     for work in running:
         work.result()
     replica.catch_up(reader)
     assert replica.rows == whole(reader, session)
-    assert len(replica.rows) > 5
+    assert writers.done >= EVERYTHING
 
 
 def test_a_long_transaction_holds_nobody_up_and_is_not_missed(connect: Callable[[], Connection], session: str) -> None:
@@ -232,6 +292,33 @@ def test_a_cursor_older_than_what_is_kept_of_deletions_starts_again(
     foreign = str(int(replica.cursor) + 10_000)
     assert call(mine, "changes", session, foreign, 10)["start_again"], "of a database that was restored"
     assert call(mine, "changes", session, None, 10) == {"changes": [], "next": replica.cursor, "start_again": False}
+
+
+def test_whoever_slept_while_a_session_was_removed_and_added_again_starts_again(
+    connect: Callable[[], Connection], session: str
+) -> None:
+    mine = connect()
+    call(mine, "wa_commit", session, batch(1, messages=[message("A1"), message("A2", 500)]))
+    mine.commit()
+    replica, asleep = Replica(session), Replica(session)
+    for follower in (replica, asleep):
+        follower.catch_up(mine)
+    call(mine, "wa_lease_release", session, "a", 1)
+    mine.commit()
+    while call(mine, "wa_remove_session", session, True, 1)["more"]:
+        mine.commit()
+    mine.commit()
+    told = call(mine, "changes", session, asleep.cursor, 10)
+    assert (told["start_again"], told["changes"]) == (True, [])
+    fence = call(mine, "wa_lease_acquire", session, "b", 60)["fence"]
+    epoch = call(mine, "wa_begin_epoch", session, fence)["epoch"]
+    call(mine, "wa_upsert_groups", session, fence, json.dumps([{"wa_group_id": GROUP}]), False)
+    mine.execute("update public.groups set monitor = true where session_id = %s", (session,))
+    messages = [message(f"B{n}", n) for n in range(5)]
+    call(mine, "wa_commit", session, batch(1, fence=fence, epoch=epoch, messages=messages))
+    mine.commit()
+    assert call(mine, "changes", session, asleep.cursor, 10)["start_again"], "its messages are gone"
+    assert {row["wa_msg_id"] for row in whole(mine, session).values()} == {f"B{n}" for n in range(5)}
 
 
 def test_a_message_that_is_gone_does_not_come_back(connect: Callable[[], Connection], session: str) -> None:
