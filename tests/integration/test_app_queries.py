@@ -74,3 +74,13 @@ def test_a_query_is_answered_from_the_index_that_the_page_names(
     connection, args = filled
     plan = bench.plan(connection, bench.queries()[title], args)
     assert index in plan or plan == "function", plan
+
+
+def test_who_wrote_as_a_function_answers_the_same(filled: tuple[bench.Connection, dict[str, Any]]) -> None:
+    connection, args = filled
+    (function,) = re.findall(r"```sql\n(create function .*?)```", bench.PAGE.read_text(), re.DOTALL)
+    with connection.transaction(force_rollback=True):
+        connection.execute(function.encode())
+        found = connection.execute("select * from public.who_wrote(%(session)s, %(chat)s)", args).fetchall()
+        assert found == connection.execute(bench.queries()["Who wrote in a group"], args).fetchall()
+    assert len(found) > 10

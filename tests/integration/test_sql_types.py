@@ -98,6 +98,7 @@ def test_what_is_the_workers_own_is_left_out(file: str, column: str) -> None:
 
 
 def test_the_typescript_example_compiles_and_mistakes_do_not(node: Path, tmp_path: Path) -> None:
+    """That of docs/web-app.md, and what follows it here."""
     (tmp_path / "node_modules").symlink_to(ROOT / "node_modules")
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "database.ts").write_text((FOLDER / "database.ts").read_text())

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from testkit.embedded import EmbeddedSupabase
+from tests.integration.clients import read_sessions, read_signed_urls, run_python
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, message, photo, table, writer
 from worker.store import HeldSession, MediaFile, Store, connect_store
 
@@ -151,6 +152,32 @@ def examples() -> str:
     assert len(page) == 5
     create = "createClient(SUPABASE_URL, PUBLISHABLE_KEY"
     return way_around + "\n".join(page).replace(create, create + ", { global: { fetch: withSignedUrls } }")
+
+
+async def test_the_python_example_sees_what_its_user_may_see(
+    supabase: EmbeddedSupabase, store: Store, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    read_signed_urls(monkeypatch)
+    read_sessions(monkeypatch)
+    _, groups = await fill(store, session, uuid4().hex * 2)
+    async with signed_up(supabase) as user:
+        await join(store, session, user, groups=[groups[GROUP]])
+        found: dict[str, Any] = {
+            "SUPABASE_URL": supabase.url,
+            "PUBLISHABLE_KEY": supabase.publishable_key,
+            "EMAIL": user.email,
+            "PASSWORD": PASSWORD,
+        }
+        await run_python(example, PAGE, found)
+    assert found["session"] == session
+    assert [group["id"] for group in found["groups"]] == [groups[GROUP]]
+    assert {row["kind"] for row in found["page"]} == {"text", "image"}
+    assert {row["message"]["group_id"] for row in found["changed"]["changes"]} == {groups[GROUP]}
+    assert [row["group_id"] for row in found["found"]] == [groups[GROUP]]
+    assert found["archive"]["complete"] is False
+    async with httpx.AsyncClient(trust_env=False) as anybody:
+        assert (await anybody.get(found["signed"]["signedURL"])).content == b"abc"
 
 
 # Waits until the page shows what it was told, prints it, and ends.

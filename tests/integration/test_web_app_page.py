@@ -1,47 +1,36 @@
-"""docs/web-app.md: its examples run as they stand, over the embedded Supabase."""
+"""docs/web-app.md, and coverage.md behind it: their examples run as they stand, over the embedded Supabase."""
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import subprocess
-import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 import httpx
 import pytest
-from storage3.types import SignedUrlJsonResponse
 
+from tests.integration.clients import read_signed_urls, run_python
 from tests.integration.database import GROUP, message, photo, rows, table, writer
 from worker.store import MediaFile, Store
 from worker.store.embedded import Endpoint
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "web-app.md"
+COVERAGE = PAGE.with_name("coverage.md")
 
 
 def examples(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    text = PAGE.read_text() + COVERAGE.read_text().replace("120363012345678901@g.us", GROUP)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 async def play(session: str) -> dict[str, Any]:
     """Run all Python examples in their order, in one namespace; what they left in it."""
     found: dict[str, Any] = {}
-
-    def run() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # supabase-py's sync client warns of its own parts
-            for example in examples("python"):
-                exec(compile(example.replace('"default"  #', f'"{session}"  #'), str(PAGE), "exec"), found)  # noqa: S102
-
-    await anyio.to_thread.run_sync(run)
-    for client in gc.get_objects():  # a web app keeps its client for ever, and supabase-py's has no close
-        if isinstance(client, httpx.Client):
-            client.close()
+    await run_python("\n".join(examples("python")).replace('"default"  #', f'"{session}"  #'), PAGE, found)
     return found
 
 
@@ -50,13 +39,7 @@ def settings(embedded: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_URL", embedded.url)
     monkeypatch.setenv("SUPABASE_SERVICE_KEY", embedded.key)
     monkeypatch.syspath_prepend(PAGE.parents[1] / "supabase" / "types")  # where the page's reader has a copy
-    # The embedded Supabase spells one field in another way than Supabase does, and the path from its root.
-    whole = SignedUrlJsonResponse.model_validate_json
-    monkeypatch.setattr(
-        SignedUrlJsonResponse,
-        "model_validate_json",
-        lambda text: whole(text.replace(b'"signedUrl":"/storage/v1', b'"signedURL":"')),
-    )
+    read_signed_urls(monkeypatch)
 
 
 async def test_the_python_examples_do_what_the_page_says(store: Store, session: str) -> None:
@@ -106,6 +89,7 @@ async def test_the_python_examples_do_what_the_page_says(store: Store, session: 
     told = answer.data["changes"]
     assert [(row["message_id"], row["deleted"]) for row in told] == [(min(found["shown"]), True)]
     assert found["events"][0]["event"] == "connect"
+    assert "not_monitored" in found["reasons"]
     async with httpx.AsyncClient(trust_env=False) as http:
         answer = await http.get(found["signed"]["signedURL"])
     assert answer.content == content, "a signed URL needs no key"
@@ -123,16 +107,17 @@ async def test_the_javascript_examples_run_too(node: Path, store: Store, session
     await store.set_session(session, held.fence, {"status": "connected"})
     await held.commit(messages=[message("A1", 1)])
     script = "\n".join(examples("js")).replace("'default'", f"'{session}'", 1)
-    told = "session.status, workerRuns, currentQr(session), groups.length, page, older.data"
+    told = "session.status, workerRuns, currentQr(session), groups.length, page, older.data, reasons"
     script += f"\nconsole.log(JSON.stringify([{told}]))"
     done = await anyio.run_process(
         [node, "--input-type=module", "--eval", script], cwd=PAGE.parents[1], check=False, stderr=subprocess.STDOUT
     )
     assert done.returncode == 0, done.stdout.decode()
-    status, worker_runs, qr, groups, page, older = json.loads(done.stdout.decode().splitlines()[-1])
+    status, worker_runs, qr, groups, page, older, reasons = json.loads(done.stdout.decode().splitlines()[-1])
     assert (status, worker_runs, qr or None, groups) == ("connected", True, None, 2)
     assert [row["text"] for row in page] == ["text of A1"]
     assert older == []
+    assert "not_monitored" in reasons
     assert [flag.key for flag in await store.pending_flags(session)] == ["fetch_groups_requested"]
 
 
