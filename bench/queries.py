@@ -1,8 +1,8 @@
 """What an app's queries cost: `make benchqueries`, or `python -m bench.queries [--messages 1000000]`.
 
-Fills a PostgreSQL of its own (tests/conftest.py) and prints, for each query of docs/app-queries.md, the service role's
-plan and the median time of seven runs with warm caches: as the service role, as a user of all groups, and as a member of
-one quiet group, under the policies of supabase/optional/users.sql (there `my_search` is the search). Then what commits of
+Fills a PostgreSQL of its own (tests/conftest.py). For each query of docs/app-queries.md it prints the plan
+and the median time of seven runs with warm caches: as the service role, as a user of all groups, and as a member of one
+quiet group, under the policies of supabase/optional/users.sql (there `my_search` is the search). Then what commits of
 400 messages cost with the indexes and triggers for apps, without those of the search, and without all, in turn. Prints
 figures; judges nothing.
 """

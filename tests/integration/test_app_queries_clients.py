@@ -33,7 +33,8 @@ ANSWERS = {
     "gallery": "gallery",
     "of_person": "ofPerson",
 }
-ANA, BEN = {"sender": "ana@lid"}, {"sender": "ben@lid", "push_name": "Ben"}
+ANA: dict[str, Any] = {"sender": "ana@lid"}
+BEN: dict[str, Any] = {"sender": "ben@lid", "push_name": "Ben"}
 
 
 def example(language: str) -> str:
@@ -44,7 +45,7 @@ def example(language: str) -> str:
 async def fill(store: Store, session: str) -> dict[str, dict[str, Any]]:
     """Two groups with something for each query, sixty messages more than a page; the rows by their WhatsApp id."""
     me = await writer(store, session, monitored=(GROUP, OTHER_GROUP))
-    now = {"ts": (datetime.now(UTC) - timedelta(minutes=5)).isoformat()}
+    now: dict[str, Any] = {"ts": (datetime.now(UTC) - timedelta(minutes=5)).isoformat()}
     many = [message(f"T{n:02}", n, **(BEN if n % 3 else ANA)) for n in range(60)]
     some = [
         message("Q", 100, **ANA),
