@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -24,19 +21,28 @@ from tests.integration.database import GROUP, at, table, writer
 from tests.integration.test_users_page import PASSWORD, join, signed_up
 from worker.store import HeldSession, connect_store
 
-PACKAGES = ROOT / "node_modules"
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 CODE = "2@" + "Ab3/" * 55 + ",key,key,key"  # as long as WhatsApp's
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Nothing: pytest shows what a test prints."""
+def load_server() -> Any:
+    """examples/web-app/serve.py, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location("serve", ROOT / "examples" / "web-app" / "serve.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SERVE = load_server()
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+def served(supabase: EmbeddedSupabase) -> Iterator[str]:
+    """The page and the database from one origin, as its README says."""
+    endpoint = {"url": supabase.url, "publishable_key": supabase.publishable_key}
+    with SERVE.make_server(endpoint, 0) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -52,25 +58,20 @@ async def supabase(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Em
         yield running
 
 
-def example(folder: Path, supabase: EmbeddedSupabase) -> Path:
-    """The page with what its README says belongs beside it."""
-    shutil.copy(ROOT / "examples" / "web-app" / "index.html", folder)
-    shutil.copy(PACKAGES / "@supabase" / "supabase-js" / "dist" / "umd" / "supabase.js", folder)
-    shutil.copy(PACKAGES / "qrcode-generator" / "dist" / "qrcode.mjs", folder)
-    config = {"url": supabase.url, "publishable_key": supabase.publishable_key}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-async def let_in(route: Any) -> None:
-    """The embedded Supabase lets no page of another origin sign in (its preflight forbids `authorization`); a real one
-    does."""
-    answer = await route.fetch()
-    await route.fulfill(response=answer, headers={**answer.headers, "access-control-allow-origin": "*"})
+async def test_whoever_serves_the_example_owns_the_sessions_and_the_second_time_too(
+    supabase: EmbeddedSupabase,
+) -> None:
+    key, session = supabase.service_key, f"t-{uuid4().hex[:12]}"
+    endpoint = {"url": supabase.url, "publishable_key": supabase.publishable_key, "key": key}
+    SERVE.ask(f"{supabase.url}/rest/v1/wa_sessions", key, [{"id": session}])
+    counts = {SERVE.let_in(endpoint, f"{session}@example.com", PASSWORD) for _ in range(2)}
+    assert counts == {len(SERVE.ask(f"{supabase.url}/rest/v1/wa_sessions?select=id", key))}
+    members = SERVE.ask(f"{supabase.url}/rest/v1/session_members?select=role&session_id=eq.{session}", key)
+    assert members == [{"role": "owner"}]
 
 
 async def test_the_example_shows_code_groups_feed_and_search_to_a_signed_in_user(
-    supabase: EmbeddedSupabase, session: str, tmp_path: Path
+    supabase: EmbeddedSupabase, session: str
 ) -> None:
     async with (
         connect_store(supabase.url, supabase.service_key) as store,
@@ -99,12 +100,13 @@ async def test_the_example_shows_code_groups_feed_and_search_to_a_signed_in_user
             )
             content = (ROOT / "seeds" / "media" / ("hills.jpg", "oranges.jpg")[place - 1]).read_bytes()
             await store_file(store, held, content, "image/jpeg", "jpg")
+        await held.commit(messages=[with_file("D", "document", "price list.pdf", age_seconds=90)])
+        await store_file(store, held, (ROOT / "seeds" / "media" / "list.pdf").read_bytes(), "application/pdf", "pdf")
         reaction = album | {"kind": "reaction", "target_id": "T", "author": "ben@lid", "change_id": "R"}
         await held.commit(changes=[reaction | {"payload": {"emoji": "🎉"}}])
         await store.host_poll("worker-1", 0, [HeldSession(session=session, fence=held.fence, monitored=None, media=0)])
 
         context = await browser.new_context()
-        await context.route(f"{supabase.url}/**", let_in)
         page = await context.new_page()
         page.set_default_timeout(SEEN_MS)
         faults: list[str] = []
@@ -114,7 +116,7 @@ async def test_the_example_shows_code_groups_feed_and_search_to_a_signed_in_user
         async def see(words: str) -> None:
             await page.get_by_text(words).first.wait_for(state="visible")
 
-        with served(example(tmp_path, supabase)) as address:
+        with served(supabase) as address:
             await page.goto(address)
             await page.fill("#email", user.email)
             await page.fill("#password", PASSWORD)
@@ -139,6 +141,10 @@ async def test_the_example_shows_code_groups_feed_and_search_to_a_signed_in_user
                 handle = await pictures.nth(place).element_handle()
                 await page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=handle)
 
+            async with page.expect_download() as saved:
+                await page.get_by_role("link", name="price list.pdf").click()
+            assert (await saved.value).suggested_filename == "price list.pdf"
+
             await page.fill("#words", "picture")
             await page.press("#words", "Enter")
             await page.locator("#found mark").nth(1).wait_for()
@@ -157,5 +163,8 @@ async def test_the_example_shows_code_groups_feed_and_search_to_a_signed_in_user
                 return not any(row["monitor"] for row in found.data)
 
             await until("groups.monitor", switched_off, seconds=60)
-        await context.close()
+
+            await page.get_by_role("button", name="Sign out").click()
+            await page.wait_for_selector("#login", state="visible")
+            await context.close()
         assert faults == []
