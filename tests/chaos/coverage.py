@@ -60,7 +60,8 @@ class Witness:
         if mark is None:
             return
         fresh = self._ledger.entries[self._seen :]
-        count = next((n for n, entry in enumerate(fresh) if entry.sent[1] > mark), len(fresh))
+        # An old one is on its way long after the time that it tells.
+        count = next((n for n, entry in enumerate(fresh) if max(entry.sent[1], entry.written) > mark), len(fresh))
         due = [entry for entry in fresh[:count] if entry.monitored]
         if due:
             there = await self._stored_since(min(entry.sent[0] for entry in due) - 2)

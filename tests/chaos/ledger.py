@@ -24,7 +24,8 @@ class Entry:
         sha256: of its file.
         good: sent in good form, so that an ack or a stub that stays would be our fault.
         old: sent long before it can arrive, beyond the live window.
-        sent: between which times, in seconds since 1970.
+        sent: between which times, in seconds since 1970, as its stanza tells them.
+        written: by when it was on the wire, in seconds since 1970; later than `sent` if it is old.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Entry:
     kind: str
     phase: str
     sent: tuple[float, float]
+    written: float = 0.0
 
 
 @dataclass

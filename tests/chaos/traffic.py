@@ -322,6 +322,7 @@ class Traffic:
             kind=kind,
             phase=self.ledger.phase,
             sent=sent,
+            written=time.time(),
         )
         self.ledger.add(entry)
 
