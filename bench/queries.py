@@ -46,7 +46,10 @@ WAYS = {
 }
 
 # Steps of a plan that say nothing of how rows are found.
-UNTOLD = {"Result", "Subquery Scan", "Recursive Union", "WorkTable Scan", "CTE Scan", "ProjectSet", "Limit"}
+UNTOLD = {
+    "Bitmap Heap Scan", "CTE Scan", "Limit", "Nested Loop", "ProjectSet", "Recursive Union", "Result", "Subquery Scan",
+    "WorkTable Scan",
+}  # fmt: skip
 
 Connection = psycopg.Connection[Any]
 
