@@ -1,5 +1,5 @@
-"""The web console: one app among others over the same database. docs/console.md describes it.
+"""The web console, one app among others on the same database. Described in docs/console.md.
 
-Reads tables and functions that any app may read, and writes what the contract lets a web app write: `groups.monitor`
-and `runtime_flags`. It makes no decision about WhatsApp, and runs in a process of its own.
+Reads what any app may read, and writes only what the contract lets a web app write: `groups.monitor` and
+`runtime_flags`. Makes no decisions about WhatsApp. Runs in its own process.
 """

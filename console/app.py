@@ -1,4 +1,4 @@
-"""Puts the console together: its routes, and the parts that they share."""
+"""Assembles the console: its routes and their shared parts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ ROUTES = [
 async def open_console(
     settings: Settings, locate: Locate, say: Callable[[str], None], address: str
 ) -> AsyncIterator[Guard]:
-    """The console as an ASGI application. `address` is where its own user opens it, without a path."""
+    """The console as an ASGI application. `address`: where its user opens it, without a path."""
     origin = settings.worker_console_origin
     token = settings.worker_console_token
     secure = bool(origin and origin.startswith("https://"))

@@ -1,4 +1,4 @@
-"""What charts and timelines show, read from the database: aggregated there, never by reading messages."""
+"""Data for charts and timelines. The database aggregates it; no messages are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.store.console import open_gap
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
-    """One group's archive in words and as a line; `present`: the gap that goes on."""
+    """One group's archive in words and as a timeline. `present`: the ongoing gap."""
 
     group: Mapping[str, Any]
     coverage: Row
@@ -24,7 +24,7 @@ class Covered:
 
     @property
     def holes(self) -> int:
-        """How many gaps there are. What lies before the group was switched on for the first time is none."""
+        """The number of gaps. The time before the group was first switched on is not a gap."""
         gaps = self.coverage["gaps"]
         return int(self.coverage["gap_count"]) - bool(gaps and gaps[0]["from"] is None)
 
@@ -32,7 +32,7 @@ class Covered:
 async def activity(
     database: Database, session: str, group: int | None, span: Span, names: Mapping[int, str] | None = None
 ) -> Chart:
-    """Messages of one group, or of the busiest groups by name and all others. `names`: if they are known."""
+    """Messages of one group, or of the busiest groups and all others. `names`: known names of groups."""
     found = await database.ask(lambda store: store.console.activity(session, group, span.step_seconds, span.steps))
     known = await _names_in(database, session, found["counts"]) if names is None else names
 
@@ -54,13 +54,13 @@ async def _names_in(database: Database, session: str, counts: Iterable[Row]) -> 
 
 
 async def connections(database: Database, session: str, span: Span) -> Chart:
-    """Connections, ends of them, attempts and errors; the name of a series is that of the event."""
+    """Connects, disconnects, attempts and errors. Each series is named after its event."""
     found = await database.ask(lambda store: store.console.event_counts(session, span.step_seconds, span.steps))
     return make_chart(found, span, "event", str)
 
 
 def covered(group: Mapping[str, Any], coverage: Row, now: datetime, shown: timedelta | None = None) -> Covered:
-    """`shown`: how much of the past; None: as much as its gaps need."""
+    """The coverage of a group. `shown`: how much of the past; None: as much as its gaps need."""
     gaps: Sequence[Row] = coverage["gaps"]
     start = first_event(gaps, now) if shown is None else now - shown
     return Covered(group=group, coverage=coverage, present=open_gap(gaps), timeline=make_timeline(coverage, start, now))

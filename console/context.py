@@ -1,4 +1,4 @@
-"""What every page finds at hand: the console, who looks, and at which session."""
+"""The context of every page: the console, the viewer, and the session."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FEEDS_MAX = 200
 
 @dataclass(kw_only=True)
 class Console:
-    """One console process. `say` prints a line for whoever sits at its terminal."""
+    """One console process. `say` prints a line at its terminal."""
 
     database: Database
     logins: Logins
@@ -37,16 +37,16 @@ class Console:
     say: Callable[[str], None]
     towns: Towns
     address: str = ""
-    folder: Path | None = None  # of the embedded database, if that is the one
+    folder: Path | None = None  # of the embedded database, if it is used
     feeds: dict[str, LiveFeed] = field(default_factory=dict)
 
     def database_of(self, session: str) -> Database:
-        """Where this session lives: a town has a database of its own."""
+        """The session's database: a demo town has its own."""
         town = self.towns.of(session)
         return town.database if town else self.database
 
     def live(self, session: str) -> LiveFeed:
-        """The one reader of a session's changes."""
+        """The shared reader of a session's changes."""
         if session not in self.feeds:
             for name in [name for name in self.feeds if self.towns.is_gone(name)]:
                 del self.feeds[name]
@@ -56,20 +56,20 @@ class Console:
         return self.feeds[session]
 
     def link(self) -> str:
-        """A new one-time link, for the terminal."""
+        """A new one-time login link, for the terminal."""
         return f"{self.address}/login/link?code={self.logins.make_link()}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageContext:
-    """A request of somebody who has logged in, about one session."""
+    """A logged-in viewer's request about one session."""
 
     console: Console
     viewer: Viewer
     session: str
     request: Request
-    town: Town | None  # with a virtual phone, if this session is one
-    database: Database  # the session's to the end: a town that ends meanwhile leaves none of its work to ours
+    town: Town | None  # the demo town, if this session is one
+    database: Database  # fixed for the request: if a town ends meanwhile, its request must not reach the main database
 
     @property
     def base(self) -> str:
@@ -81,22 +81,22 @@ class PageContext:
     async def show(
         self, template: str, values: Mapping[str, Any], status: int = 200, situation: Situation | None = None
     ) -> Response:
-        """A page inside the frame that all pages share. `situation`: if it was read with the rest of the page."""
+        """A page in the common frame. `situation`: if it was already read."""
         frame = frame_of(self, situation or await self.situation())
         return self.viewer.page(template, frame | dict(values), status)
 
     async def act(self, action: str, **more: object) -> dict[str, str]:
-        """The form of an action that may be taken; its entry in the audit log is written.
+        """Authorise and audit an action. Returns its form.
 
         Raises:
-            Forbidden, StoreError: it may not, or the entry could not be written. Then nothing is to be done.
+            Forbidden, StoreError: not allowed, or the audit entry could not be written. Do nothing then.
         """
         form = await read_action(self.request, self.viewer)
         await self.audit(action, **more)
         return form
 
     async def audit(self, action: str, **more: object) -> None:
-        """Note what this viewer is about to do."""
+        """Audit what this viewer is about to do."""
         await self.database.audit(self.session, action, self.viewer.who, **more)
 
 
@@ -106,7 +106,7 @@ def console_of(request: Request) -> Console:
 
 
 def viewer_of(request: Request) -> Viewer:
-    """Whoever asks, logged in or not."""
+    """The viewer behind a request, logged in or not."""
     console = console_of(request)
     return find_viewer(request, console.logins, console.options)
 
@@ -131,7 +131,7 @@ def context_of(request: Request) -> PageContext:
 
 
 def frame_of(context: PageContext, situation: Situation) -> dict[str, Any]:
-    """What the frame of a page shows."""
+    """The values for the frame of a page."""
     return {
         "session": context.session,
         "base": context.base,

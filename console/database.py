@@ -1,6 +1,6 @@
-"""The console's handle on Supabase: finds it, follows it when it moves, and translates what goes wrong.
+"""The console's handle on Supabase: finds it, follows it when it moves, and translates errors.
 
-The embedded Supabase may start after the console and change its port; an address that stops answering is looked up
+The embedded Supabase may start after the console or change its port, so an address that stops answering is looked up
 again. Errors are those of `worker.store.client.translated`.
 """
 
@@ -25,8 +25,8 @@ from worker.store.client import database_client, translated
 CALL_SECONDS = 10.0
 CONNECT_SECONDS = 3.0
 CONNECTIONS = 8  # pages of a few viewers; the one poll of a session's changes
-FILE_CONNECTIONS = 16  # players keep one open for each file that plays
-LOOK_AGAIN_SECONDS = 1.0  # between two looks for an address that does not answer
+FILE_CONNECTIONS = 16  # players keep one open per playing file
+LOOK_AGAIN_SECONDS = 1.0  # between two lookups of an address that does not answer
 
 Row = dict[str, Any]
 Address = tuple[str, str]  # URL and key
@@ -43,7 +43,7 @@ class _Open:
 
 
 class Database:
-    """Made by `open_database`; safe to share between requests."""
+    """Access to the database. Made by `open_database`; safe to share between requests."""
 
     def __init__(self, locate: Locate) -> None:
         self._locate = locate
@@ -54,7 +54,7 @@ class Database:
         self._looked_at = 0.0
 
     async def read(self, what: str, build: Callable[[AsyncPostgrestClient], Any]) -> list[Row]:
-        """The rows of the query that `build` makes, at most a thousand."""
+        """The rows of the query that `build` returns, at most a thousand."""
 
         async def run(opened: _Open) -> list[Row]:
             with translated(what, CALL_SECONDS):
@@ -63,7 +63,7 @@ class Database:
         return await self._with(run)
 
     async def count(self, what: str, build: Callable[[AsyncPostgrestClient], Any]) -> int:
-        """How many rows there are; `build` selects with `count="exact", head=True`."""
+        """The number of rows. `build` selects with `count="exact", head=True`."""
 
         async def run(opened: _Open) -> int:
             with translated(what, CALL_SECONDS):
@@ -72,11 +72,11 @@ class Database:
         return await self._with(run)
 
     async def ask(self, call: Callable[[Store], Awaitable[T]]) -> T:
-        """The answer of one of the store's functions."""
+        """The result of a call to the store."""
         return await self._with(lambda opened: call(opened.store))
 
     async def audit(self, session: str, action: str, who: str, **more: object) -> None:
-        """Note what a person did. Called before the action: without its entry nothing is done."""
+        """Audit a person's action. Called before the action, which must not happen without its entry."""
         payload = {"action": action, "who": who, **more}
 
         async def run(opened: _Open) -> None:
@@ -88,7 +88,7 @@ class Database:
 
     @asynccontextmanager
     async def file(self, path: str, span: str | None) -> AsyncIterator[httpx.Response]:
-        """An object of the bucket, streamed. `span` is a Range header; the embedded Supabase answers it with the whole.
+        """Stream an object of the bucket. `span`: a Range header, which the embedded Supabase ignores.
 
         Raises:
             StoreUnavailable: Storage does not answer.
@@ -106,7 +106,7 @@ class Database:
             raise StoreUnavailable(f"file: {type(error).__name__}") from error
 
     async def close(self) -> None:
-        """Whoever asks after that has it looked for again: nobody gets a closed client."""
+        """Close the clients. The next call looks the database up again."""
         stack, self._stack, self._open = self._stack, AsyncExitStack(), None
         await stack.aclose()
 
@@ -133,7 +133,7 @@ class Database:
     async def _find(self) -> Address:
         try:
             return await self._locate()
-        except SettingsError as missing:  # the embedded Supabase is not up yet, or down
+        except SettingsError as missing:  # the embedded Supabase is not running
             raise StoreUnavailable(str(missing)) from None
 
     async def _connect(self, address: Address) -> _Open:
@@ -154,7 +154,7 @@ class Database:
 
 @asynccontextmanager
 async def open_database(locate: Locate) -> AsyncIterator[Database]:
-    """A handle on whatever `locate` finds; it need not answer yet."""
+    """A handle on the database that `locate` finds; it need not answer yet."""
     database = Database(locate)
     try:
         yield database

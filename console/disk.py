@@ -1,4 +1,4 @@
-"""How much room the embedded database has left, if this process sees its folder."""
+"""Free disk space for the embedded database, if this process can see its folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Disk:
 
 
 async def measure(folder: Path | None) -> Disk | None:
-    """None: the database lies elsewhere, or the folder is not there."""
+    """The disk of the folder; None if the database is elsewhere, or the folder does not exist."""
     if folder is None:
         return None
     try:

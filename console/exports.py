@@ -1,4 +1,4 @@
-"""A group's export as a download: a ZIP file with what `wa-worker export` writes into a folder, but for the files."""
+"""A group's export as a ZIP download: what `wa-worker export` writes, without the media files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.store.exports import (
 
 
 class _Sink(io.RawIOBase):
-    """Keeps what the ZIP file's writer writes until it is sent."""
+    """Buffers the ZIP writer's output until it is sent."""
 
     def __init__(self) -> None:
         self._kept = bytearray()
@@ -40,7 +40,7 @@ class _Sink(io.RawIOBase):
 
 
 async def prepare(console: Console, session: str, group: ListedGroup) -> AsyncIterator[bytes]:
-    """The file's bytes, piece by piece. What comes while it is made is in it, and not in the coverage."""
+    """The ZIP file, piece by piece. Messages that arrive meanwhile are included, but not in the coverage."""
     coverage = await console.coverage(session, group.wa_group_id)
     members = await all_members(console, session, group.id)
     manifest = Manifest(session=session, wa_group_id=group.wa_group_id, members=len(members), coverage=coverage)
@@ -48,7 +48,7 @@ async def prepare(console: Console, session: str, group: ListedGroup) -> AsyncIt
 
 
 async def _pieces(pages: AsyncIterator[list[Row]], members: list[Row], manifest: Manifest) -> AsyncIterator[bytes]:
-    """The manifest comes last: a file that was cut off has none, and cannot be opened."""
+    """The manifest comes last, so a truncated file has none, and cannot be opened."""
     sink = _Sink()
     written: dict[str, Any] = {"cursor": 0, "messages": 0, "bytes": 0}
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -1,6 +1,6 @@
-"""What changes in a session, read once for all who look at it: its situation, and its newest messages.
+"""The live state of a session, read once for all its viewers: its situation and its newest messages.
 
-Reads only while somebody looks. A viewer who is slow skips states; nobody's slowness holds up another's.
+Reads only while somebody is viewing. A slow viewer skips states and does not delay others.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from console.rules.situations import AWAY, Situation, judge
 from worker.errors import StoreError
 
 POLL_SECONDS = 1.0
-SHARE = 20.0  # of its time a session is read for at most a twentieth: reading costs the worker's database …
-SLOWEST_SECONDS = 5.0  # … but however slow it is, the pages are to move
-AGAIN_SECONDS = 30.0  # names of groups, which the change cursor does not tell
-WINDOW = 60  # the newest messages that are kept up to date in open pages
+SHARE = 20.0  # reads take at most a twentieth of the time, since they cost the worker's database …
+SLOWEST_SECONDS = 5.0  # … but happen at least this often
+AGAIN_SECONDS = 30.0  # for names of groups, which the change cursor does not cover
+WINDOW = 60  # newest messages that are kept up to date in open pages
 HEARTBEAT_SECONDS = 15.0
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is so at one moment. `read_at`: when the reading of it began, by the monotonic clock."""
+    """The state at one moment. `read_at`: when reading it started (monotonic clock)."""
 
     situation: Situation
     page: Page = field(default_factory=Page)
@@ -39,7 +39,7 @@ class Snapshot:
     _made: dict[Hashable, Any] = field(default_factory=dict)
 
     def share(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` makes of it, made once for all who look."""
+        """The result of `make`, computed once for all viewers."""
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]
@@ -53,7 +53,7 @@ class LiveFeed:
         self._database = database
         self._where = MessageScope(session=session)
         self._tasks = tasks
-        self.viewers = 0  # how many look
+        self.viewers = 0
         self._running = False
         self._changed = anyio.Event()
         self._snapshot: Snapshot | None = None
@@ -61,9 +61,9 @@ class LiveFeed:
         self._read_at = 0.0
 
     async def snapshots(self) -> AsyncGenerator[Snapshot | None, None]:
-        """Each new state; None from time to time when nothing changes.
+        """Each new state; None now and then while nothing changes.
 
-        What was read before this viewer came is left out: the page, which was made after that, may know better.
+        Skips a state read before this viewer came: the page was rendered after that, and may be newer.
         """
         came = time.monotonic()
         self.viewers += 1
@@ -108,7 +108,7 @@ class LiveFeed:
         self._show(Snapshot(situation=judge(view), page=page, read_at=began))
 
     async def _newest(self, known: Page | None) -> Page:
-        """The newest messages; the same object as before if nothing about them can have changed."""
+        """The newest messages; the same object as before if nothing can have changed."""
         cursor = await self._database.ask(lambda store: store.console.change_cursor(self._where.session))
         now = time.monotonic()
         if known is not None and cursor == self._cursor and now - self._read_at < AGAIN_SECONDS:
@@ -124,10 +124,10 @@ class LiveFeed:
 
 
 def pause(took: float) -> float:
-    """Seconds until the next look, after one that took so many."""
+    """Seconds until the next read, after one that took `took` seconds."""
     return min(max(POLL_SECONDS, SHARE * took), SLOWEST_SECONDS)
 
 
 def rows_of(snapshot: Snapshot, group: int | None) -> list[Row]:
-    """Those of one group, or all."""
+    """The rows of one group, or all."""
     return [row for row in snapshot.page.rows if group is None or row["group_id"] == group]

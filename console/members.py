@@ -1,4 +1,4 @@
-"""Who is and was in a group, as pages show it."""
+"""Current and former members of a group, for pages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class People:
-    """Some members of a group; how many are in it and were; `as_of`: when that was told last, None: never."""
+    """Some members of a group, and the counts of current and former ones. `as_of`: last update; None: never."""
 
     present: int
     left: int

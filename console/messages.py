@@ -1,6 +1,6 @@
-"""Messages as pages need them: a page of rows with what they refer to.
+"""Reads messages for pages: a page of rows with everything they refer to.
 
-All groups are read in the order of arrival (`id`), one group by its clock (`ts`, `id`): both have an index.
+All groups are read in order of arrival (`id`), one group by time (`ts`, `id`): both have an index.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from console.rules.contents import KINDS_WITH_RAW
 from console.rules.people import Names
 
 PAGE = 50
-GROUPS_A_READ = 1000  # Supabase answers with no more rows
+GROUPS_A_READ = 1000  # Supabase's limit of rows per answer
 NAMES_MAX = 200
 PICTURES = ["image", "video", "gif", "ptv"]
 COLUMNS = (
@@ -31,7 +31,7 @@ QUOTED_COLUMNS = "id,sender,sender_alt,push_name,from_me,kind,text,file_name,rev
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Rows, oldest first, with what they refer to. `more`: there are older ones."""
+    """Rows, oldest first, with everything they refer to. `more`: there are older ones."""
 
     rows: Sequence[Row] = ()
     more: bool = False
@@ -45,13 +45,13 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True)
 class MessageScope:
-    """Which messages: one session's, of one group or of all."""
+    """Which messages to read: one session's, of one group or all."""
 
     session: str
     group: int | None = None
 
     def narrow(self, query: Any) -> Any:
-        """Without renditions: the file that they bring is shown by the message that they belong to."""
+        """Limit a query to the scope, without renditions: their file is shown with the message they belong to."""
         narrowed = query.eq("session_id", self.session).is_("rendition_of", "null")
         return narrowed if self.group is None else narrowed.eq("group_id", self.group)
 
@@ -61,7 +61,7 @@ class MessageScope:
 
 
 async def group_names(database: Database, session: str) -> list[Row]:
-    """`id`, `name` and `wa_group_id` of every group, the stored ones first: what choosing one needs, and no more."""
+    """`id`, `name` and `wa_group_id` of every group, stored ones first, for choosing one."""
     found: list[Row] = []
 
     def query(client: Any) -> Any:
@@ -85,7 +85,7 @@ async def newest(database: Database, where: MessageScope, limit: int = PAGE) -> 
 
 
 async def older(database: Database, where: MessageScope, before: int, limit: int = PAGE) -> Page:
-    """The page before a message, which need not be there any more."""
+    """The page before a message, which need not exist any more."""
     edge = await _edge(database, where, before)
     rows = await database.read(
         "messages",
@@ -97,7 +97,7 @@ async def older(database: Database, where: MessageScope, before: int, limit: int
 
 
 async def around(database: Database, where: MessageScope, message: int, limit: int = PAGE) -> Page:
-    """A message with what came before and after it."""
+    """A message with the messages before and after it."""
     async with parallel_reads() as reads:
         earlier = reads.start(older(database, where, message, limit // 2))
         later = reads.start(_from(database, where, message, limit // 2))
@@ -126,7 +126,7 @@ async def one(database: Database, session: str, message: int) -> Row | None:
 
 
 async def first_since(database: Database, where: MessageScope, at: str) -> int | None:
-    """The id of the first message that was sent at or after `at`; None: there is none so late."""
+    """The id of the first message sent at or after `at`; None if there is none."""
     rows = await database.read(
         "messages",
         lambda c: where.narrow(c.table("messages").select("id")).gte("ts", at).order("ts").order("id").limit(1),
@@ -135,7 +135,7 @@ async def first_since(database: Database, where: MessageScope, at: str) -> int |
 
 
 async def pictures(database: Database, where: MessageScope, before: int | None, limit: int) -> list[Row]:
-    """Stored pictures and films of a group, the newest first; those before a message if it is given."""
+    """Stored pictures and films of a group, newest first, before a message if given."""
     edge = None if before is None else await _edge(database, where, before)
 
     def query(client: Any) -> Any:
@@ -161,12 +161,12 @@ async def _edge(database: Database, where: MessageScope, message: int) -> Edge:
 
 
 def _beyond(where: MessageScope, query: Any, edge: Edge, operator: str) -> Any:
-    """Only what lies on one side of the edge: `lt` or `gte` in the order of `where`."""
+    """Limit a query to one side of the edge: `lt` or `gte` in the order of `where`."""
     message, ts = edge
     if where.group is None or ts is None:
         return query.filter("id", operator, message)
     strict = operator.removesuffix("e")
-    bounded = query.filter("ts", f"{strict}e", ts)  # an `or` alone is looked for from the index's end on
+    bounded = query.filter("ts", f"{strict}e", ts)  # with only the `or`, Postgres scans from the end of the index
     return bounded.or_(f'ts.{strict}."{ts}",and(ts.eq."{ts}",id.{operator}.{message})')
 
 
@@ -177,7 +177,7 @@ async def _page(database: Database, where: MessageScope, newest_first: Sequence[
 
 
 async def _with_raw(database: Database, rows: list[Row]) -> list[Row]:
-    """`raw` of the few kinds whose page shows more than the columns have."""
+    """Add `raw` to rows of the few kinds that show more than the columns have."""
     wanted = [row["id"] for row in rows if row["kind"] in KINDS_WITH_RAW]
     if not wanted:
         return rows
@@ -187,7 +187,7 @@ async def _with_raw(database: Database, rows: list[Row]) -> list[Row]:
 
 
 async def _with_results(database: Database, session: str, rows: list[Row]) -> list[Row]:
-    """`result` of each poll: `{voters, options: [{option, votes}]}`."""
+    """Add `result` to each poll: `{voters, options: [{option, votes}]}`."""
     polls = [row["id"] for row in rows if row["kind"] == "poll"]
     if not polls:
         return rows
@@ -196,7 +196,7 @@ async def _with_results(database: Database, session: str, rows: list[Row]) -> li
 
 
 async def _references(database: Database, where: MessageScope, rows: Sequence[Row]) -> dict[str, Any]:
-    """What rows quote, and the names of everybody in them."""
+    """The quoted rows, and the names of everybody mentioned."""
     names = Names()
     names.learn(rows)
     wanted = sorted(references(rows))
@@ -219,7 +219,7 @@ def _people(rows: Iterable[Row]) -> Iterable[str | None]:
 
 
 async def _learn(database: Database, session: str, names: Names, missing: set[str], chats: set[str]) -> None:
-    """Names that people gave themselves in other messages of these groups, and their numbers."""
+    """Learn missing names and numbers from these people's other messages in these groups."""
     people = sorted(missing)[:NAMES_MAX]
     if not people:
         return

@@ -1,4 +1,4 @@
-"""Reads of one page, at once instead of one after the other."""
+"""Runs the reads of one page concurrently."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass
 class Answer(Generic[T]):
-    """What a read found: `value`, behind the block that it was started in."""
+    """The result of a read: `value`, available after the block that started it."""
 
     _found: list[T] = field(default_factory=list)
 
@@ -43,7 +43,7 @@ class Reads:
 
 @asynccontextmanager
 async def parallel_reads() -> AsyncIterator[Reads]:
-    """At the end of the block all reads are done. The first that fails ends the others and is raised."""
+    """A block at whose end all reads are done. The first failure cancels the others and is raised."""
     with unwrapped():
         async with anyio.create_task_group() as tasks:
             yield Reads(tasks)

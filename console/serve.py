@@ -22,16 +22,16 @@ from worker.errors import SettingsError
 from worker.settings import GENERATED, Settings, is_loopback
 
 BACKLOG = 64
-CONNECTIONS_MAX = 256  # each open page holds one for its live stream
+CONNECTIONS_MAX = 256  # each open page keeps one for its live stream
 GRACE_SECONDS = 1
 TOKEN_FILE = "console.token"  # noqa: S105 - a file's name
 
 
 def bind(settings: Settings, *, any_port: bool = False) -> socket.socket:
-    """A listening socket. `any_port`: if the port is taken, another one will do.
+    """A listening socket. `any_port`: use another port if this one is taken.
 
     Raises:
-        SettingsError: the port is taken or not allowed, or this machine does not have the address.
+        SettingsError: the port is taken or not allowed, or the address is not this machine's.
     """
     host, port = settings.worker_console_host, settings.worker_console_port
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
@@ -53,18 +53,18 @@ def bind(settings: Settings, *, any_port: bool = False) -> socket.socket:
 
 
 def address_of(settings: Settings, listener: socket.socket) -> str:
-    """Where a person opens it, without a path."""
+    """Where a person opens the console, without a path."""
     if settings.worker_console_origin:
         return settings.worker_console_origin
     port = listener.getsockname()[1]
     host = settings.worker_console_host
     if not is_loopback(host):
-        host = "127.0.0.1"  # seen from this machine, and from the one that a container publishes its port on
+        host = "127.0.0.1"  # works on this machine, and on a container's host
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def with_token(settings: Settings, say: Callable[[str], None]) -> Settings:
-    """The settings with the token that `WORKER_CONSOLE_TOKEN=generate` stands for; it is made and named once."""
+    """Replace `WORKER_CONSOLE_TOKEN=generate` by the generated token, which is printed once."""
     token = settings.worker_console_token
     if token is None or token.get_secret_value() != GENERATED:
         return settings
@@ -79,7 +79,7 @@ def with_token(settings: Settings, say: Callable[[str], None]) -> Settings:
 
 
 async def run(settings: Settings, listener: socket.socket, say: Callable[[str], None], code: str | None) -> None:
-    """Serve until cancelled. `code`: of a link that somebody else has printed; without it one is printed here."""
+    """Serve until cancelled. `code`: of a link that was already printed; without it, print one."""
     address = address_of(settings, listener)
     async with open_console(settings, partial(find, settings), say, address) as app:
         if code is None:
@@ -91,7 +91,7 @@ async def run(settings: Settings, listener: socket.socket, say: Callable[[str], 
 
 
 class _Server(uvicorn.Server):
-    """Without uvicorn's signal handlers: the command handles signals."""
+    """Uvicorn without its signal handlers: the command handles signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -110,7 +110,7 @@ async def serve(app: Guard, listener: socket.socket) -> None:
         access_log=False,
         lifespan="off",
         server_header=False,
-        proxy_headers=False,  # anybody could write them
+        proxy_headers=False,  # anybody could forge them
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = _Server(config)

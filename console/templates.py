@@ -1,4 +1,4 @@
-"""Templates: everything that is not made by our own rules is escaped; a name that is missing is an error."""
+"""Templates. Escapes everything that our own rules did not produce; a missing name is an error."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from console.rules.files import SHOWN_TYPES
 from console.texts import Texts
 from worker.commands.show import size, span
 
-CHARS = 4_000  # of a text in the feed
-WHOLE_CHARS = 70_000  # on a message's own page; WhatsApp's own limit is 65,536
+CHARS = 4_000  # of a text shown in the feed
+WHOLE_CHARS = 70_000  # on a message's own page; WhatsApp's limit is 65,536
 PREVIEW_CHARS = 120
 DETAIL_CHARS = 400
 NAMED_MAX = 20
@@ -35,7 +35,7 @@ ENVIRONMENT = Environment(
 
 
 def qr_svg(text: str) -> Markup:
-    """The code as an SVG without colours of its own: the style sheet draws it dark on light in either theme."""
+    """The QR code as an SVG without colours: the style sheet draws it dark on light in both themes."""
     out = io.BytesIO()
     segno.make(text, error="L", micro=False).save(
         out, kind="svg", border=3, xmldecl=False, svgns=True, svgclass="qr", lineclass="qr-dark", omitsize=True
@@ -50,7 +50,7 @@ def utc(at: str | datetime) -> str:
 
 
 def clock(at: str | datetime | None, style: str = "time") -> Markup:
-    """A time; the script shows it in the viewer's zone, UTC until then and on hover. `style`: time, day, date, full."""
+    """A time. The script shows it in the viewer's zone; UTC until then and on hover. `style`: time, day, date, full."""
     if not at:
         return Markup("")
     when = datetime.fromisoformat(at) if isinstance(at, str) else at
@@ -62,7 +62,7 @@ def clock(at: str | datetime | None, style: str = "time") -> Markup:
 
 
 def commands(text: str) -> Markup:
-    """A sentence of the catalogue, with what stands in backticks as code."""
+    """A sentence of the catalogue, with backticks turned into code."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
@@ -70,17 +70,17 @@ def commands(text: str) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """A name of many words, which a narrow column may break behind each."""
+    """A name of many words that may wrap after each in a narrow column."""
     return Markup("_<wbr>").join(name.split("_"))
 
 
 def path(text: object) -> str:
-    """For one segment of a path."""
+    """Encode one segment of a path."""
     return quote(str(text), safe="")
 
 
 def message_text(row: Mapping[str, Any], names: people.Names, whole: bool) -> Markup:
-    """The text with WhatsApp's formatting; its beginning only, unless the page is about this message."""
+    """The text with WhatsApp's formatting; truncated, unless the page is about this message."""
     return formatting.to_html(str(row["text"])[: WHOLE_CHARS if whole else CHARS], names.mentioned)
 
 
@@ -99,7 +99,7 @@ def preview(row: Mapping[str, Any], t: Texts) -> str:
 
 
 def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
-    """What a system row tells, or one that is about another message: a vote, a pin."""
+    """A sentence for a system row, or for a row about another message (a vote, a pin)."""
     if row["kind"] not in ("system", "call"):
         choices = ", ".join(str(row.get("text") or "").split("\n"))
         return t("message.voted", what=choices) if row["kind"] == "poll_vote" and choices else what_it_is(row, t)
@@ -116,14 +116,14 @@ def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
 
 
 def what_it_is(row: Mapping[str, Any], t: Texts) -> str:
-    """Of a message that has no text to show."""
+    """A sentence for a message without text."""
     kind = str(row["kind"])
     taken_back = kind == "poll_vote" and (row.get("content") or {}).get("choices") == []
     return t.known(f"message.is_{'vote_back' if taken_back else kind}", "message.kind").format(kind=kind)
 
 
 def seconds_since(now: str, at: str) -> float:
-    """From `at` to `now`, 0 if that lies ahead."""
+    """Seconds from `at` to `now`; 0 if `at` is in the future."""
     return max(0.0, (datetime.fromisoformat(now) - datetime.fromisoformat(at)).total_seconds())
 
 

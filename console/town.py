@@ -1,8 +1,8 @@
-"""The town with a virtual phone that somebody without a spare number plays with: at most one beside a console.
+"""The demo town: a virtual phone to try the worker without a spare number. At most one per console.
 
-It is a process (`python -m demo.town`) with a database, a worker and a folder of its own, and is shown as a session
-whose name nobody else has: what is read or done under that name is read and done in its database. It ends when it is
-stopped, when nobody has looked for an hour, and with the console; then nothing of it is left.
+It is a process (`python -m demo.town`) with its own database, worker and folder, shown as a session with a unique name:
+reads and actions under that name use its database. It ends when stopped, after an hour without a viewer, or with the
+console, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from worker.installation import DATA
 from worker.store.embedded import read_endpoint
 
 DESERTED_SECONDS = 3600.0  # without a viewer
-ORDER_SECONDS = 60.0  # a picture, on a busy machine
-LOOK_SECONDS = 5.0  # pages ask for it each second
+ORDER_SECONDS = 60.0  # sending a picture on a busy machine
+LOOK_SECONDS = 5.0  # pages look every second
 ORDERS_MAX = 8  # at once
-STOP_SECONDS = 10.0  # it kills what it started, and removes its folder
+STOP_SECONDS = 10.0  # for killing what it started and removing its folder
 FORMER = 20  # names of towns that are gone
 LINE_BYTES_MAX = 1_000_000
 
@@ -49,11 +49,11 @@ Row = dict[str, Any]
 
 
 class TownRefused(Exception):
-    """An order that the town cannot follow; the text is its own."""
+    """The town refused an order, or did not answer; the text says why."""
 
 
 class Town:
-    """One town, from its first process to its last file. `step` says what is being started; `failed` why it ended."""
+    """One town, from its first process to its last file. `step`: what is starting. `failed`: why it did not start."""
 
     def __init__(self) -> None:
         self.session = f"town-{secrets.token_hex(4)}"
@@ -76,7 +76,7 @@ class Town:
         self.seen_at = time.monotonic()
 
     async def run(self) -> None:
-        """Until `stop`, until nobody looks any more, or until it ends by itself. No error of its ends the console."""
+        """Run until `stop`, an hour without a viewer, or its own end. Its errors never end the console."""
         try:
             with self._scope, unwrapped():
                 await self._live()
@@ -88,20 +88,20 @@ class Town:
                 try:
                     await self._end()
                 except Exception as error:
-                    logger.warning("what the town with the virtual phone left behind: {}", error)
+                    logger.warning("the demo town could not be cleaned up: {}", error)
                 finally:
                     self._gone.set()
 
     async def stop(self) -> None:
-        """Returns when nothing of it is left."""
+        """Stop the town. Returns when nothing of it is left."""
         self._scope.cancel()
         await self._gone.wait()
 
     async def ask(self, do: str, **more: object) -> Row:
-        """The answer to an order.
+        """Send an order. Returns the answer.
 
         Raises:
-            TownRefused: it cannot be followed, or there was no answer.
+            TownRefused: the town refused, or did not answer.
         """
         number = next(self._numbers)
         tell, answer = anyio.create_memory_object_stream[Row](1)
@@ -126,12 +126,12 @@ class Town:
         with (self.folder / "town.log").open("wb") as log:
             self._process = await anyio.open_process(
                 [sys.executable, "-m", "demo.town", str(self.folder), self.session],
-                stdin=subprocess.PIPE,  # it ends with us
+                stdin=subprocess.PIPE,  # it exits when we do
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=self.folder,
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is for us, who end it
+                start_new_session=True,  # we handle Ctrl-C and end it
             )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._until_deserted)
@@ -144,7 +144,7 @@ class Town:
         with suppress(anyio.IncompleteRead, anyio.EndOfStream, anyio.ClosedResourceError):
             while True:
                 line = await lines.receive_until(b"\n", LINE_BYTES_MAX)
-                with suppress(ValueError):  # something in it printed what is no answer
+                with suppress(ValueError):  # something else printed a line
                     self._hear(json.loads(line))
 
     def _hear(self, line: Mapping[str, Any]) -> None:
@@ -176,7 +176,7 @@ class Town:
         self._scope.cancel()
 
     async def _end(self) -> None:
-        """SIGTERM, and SIGKILL after a while; then nothing that it started is left, and its folder goes."""
+        """SIGTERM, then SIGKILL after STOP_SECONDS. Then remove the folder, once everything it started has ended."""
         for tell in self._answers.values():
             tell.close()
         if self._process is not None:
@@ -189,7 +189,7 @@ class Town:
                     os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.aclose()
         with anyio.move_on_after(STOP_SECONDS):
-            while self.folder.exists():  # if it was killed, what it started still dies
+            while self.folder.exists():  # after a SIGKILL, its children are still ending
                 await anyio.to_thread.run_sync(lambda: shutil.rmtree(self.folder, ignore_errors=True))
                 await anyio.sleep(0.05)
 
@@ -201,7 +201,7 @@ class Town:
 
 
 class Towns:
-    """The town beside a console, if there is one."""
+    """The console's town, if there is one."""
 
     def __init__(self, tasks: anyio.abc.TaskGroup) -> None:
         self._tasks = tasks
@@ -210,21 +210,21 @@ class Towns:
 
     @property
     def present(self) -> Town | None:
-        """The one that is being started or runs."""
+        """The town that is starting or running."""
         return self.last if self.last and self.last.state != "over" else None
 
     def of(self, session: str) -> Town | None:
-        """The present town, if that is its name."""
+        """The current town, if it has this name."""
         return self.present if self.present and self.present.session == session else None
 
     def is_gone(self, session: str) -> bool:
-        """Whether a town of this name is over."""
+        """Whether a town with this name has ended."""
         return session in self._former and self.of(session) is None
 
     async def start(self) -> None:
-        """Start one, unless there is one."""
+        """Start a town, unless there is one."""
         if self.present is None:
-            former, self.last = self.last, Town()  # before anything is awaited: another start may come meanwhile
+            former, self.last = self.last, Town()  # before any await, since another start may come meanwhile
             self._former.append(self.last.session)
             self._tasks.start_soon(self.last.run)
             await _forget(former)
@@ -234,25 +234,25 @@ class Towns:
             await self.present.stop()
 
     async def close(self) -> None:
-        """End the town, if there is one, and what was kept of the last."""
+        """End the town, if there is one, and close the last one's clients."""
         await self.stop()
         await _forget(self.last)
 
 
 async def _forget(town: Town | None) -> None:
-    """Close the clients of a town that is over: only now, since its open pages may have been reading when it ended."""
+    """Close the clients of an ended town. Only now, because its open pages may have been reading when it ended."""
     if town:
         await town.database.close()
 
 
 def is_installed() -> bool:
-    """Whether this installation has a virtual phone."""
+    """Whether the virtual phone is installed."""
     there = importlib.util.find_spec("demo") and importlib.util.find_spec("testkit")
     return bool(there) and (DATA / "simulator" / "index.js").is_file()
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of the console's own settings: they are secrets, and mean other accounts."""
+    """The town's environment, without the console's settings, which contain secrets and belong to other accounts."""
     from testkit.worker import environment
 
     return environment({})

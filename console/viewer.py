@@ -1,4 +1,4 @@
-"""Who looks at a page, and how they like it: login, language, theme, and what a template needs of them."""
+"""The viewer of a page: login, language, theme, and rendering."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Viewer:
 
 
 def find_viewer(request: Request, logins: Logins, options: ConsoleOptions) -> Viewer:
-    """Whoever the cookie or the proxy's header stands for; without either, somebody without a login."""
+    """The viewer identified by the cookie or the proxy's header; without either, one without a login."""
     language = choose(request.cookies.get("language"), request.headers.get("accept-language", ""))
     theme = request.cookies.get("theme", "")
     return Viewer(
@@ -96,22 +96,22 @@ def _login(request: Request, logins: Logins, options: ConsoleOptions) -> Login |
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from; behind a proxy, the proxy's."""
+    """The address that a request comes from; behind a proxy, the proxy's."""
     return request.client.host if request.client else "?"
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form; the guard has bounded its length."""
+    """The fields of a form, whose length the guard has limited."""
     body = (await request.body()).decode("utf-8", "replace")
     return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=FIELDS_MAX))
 
 
 async def read_own_form(request: Request, viewer: Viewer) -> dict[str, str]:
-    """The fields of a form that one of our pages made for this login.
+    """The fields of a form that our own page created for this login.
 
     Raises:
         LoginNeeded: nobody has logged in.
-        Forbidden: the form does not carry the login's own token.
+        Forbidden: the form lacks the login's token.
     """
     if viewer.login is None:
         raise LoginNeeded
@@ -125,7 +125,7 @@ async def read_action(request: Request, viewer: Viewer) -> dict[str, str]:
     """The form of an action that this viewer may take.
 
     Raises:
-        LoginNeeded, Forbidden: as `read_own_form`; Forbidden also where nothing may be changed.
+        LoginNeeded, Forbidden: as `read_own_form`; Forbidden also in read-only mode.
     """
     form = await read_own_form(request, viewer)
     if viewer.options.read_only:
@@ -134,15 +134,15 @@ async def read_action(request: Request, viewer: Viewer) -> dict[str, str]:
 
 
 def number(text: str | None) -> int | None:
-    """A parameter that is to be a whole number of at most 18 digits; null if it is none."""
+    """A parameter as a whole number of at most 18 digits; None if it is not one."""
     return int(text) if text and text.lstrip("-").isdigit() and len(text) < 19 and text.isascii() else None
 
 
 def go_to(path: str, **query: str) -> Response:
-    """After a form: the page to look at."""
+    """Redirect to a page after a form."""
     return RedirectResponse(f"{path}?{urlencode(query)}" if query else path, 303)
 
 
 def is_local_path(path: str) -> bool:
-    """Whether a redirect to `path` stays here."""
+    """Whether a redirect to `path` stays on this console."""
     return path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() and "\\" not in path

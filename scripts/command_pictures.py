@@ -1,8 +1,8 @@
-"""Pictures of `wa-worker status` and `wa-worker groups list` for docs/commands.md, from made-up figures.
+"""Draws `wa-worker status` and `wa-worker groups list` for docs/commands.md, with made-up figures.
 
     python scripts/command_pictures.py        writes docs/status.svg and docs/groups-list.svg
 
-The commands' own drawing code is used; only the database is replaced by the values below.
+Uses the commands' own drawing code; the values below replace the database.
 """
 
 from __future__ import annotations

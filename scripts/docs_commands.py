@@ -1,8 +1,8 @@
-"""The commands of the README and of docs/: what they are, whether they can be right, and whether they run.
+"""The commands in the README and docs/: finds them, checks them, and runs them.
 
-`docs_commands.toml` says of each what it needs. `make docs-commands` runs those that need nothing, in a fresh clone,
-and those that need a worker, beside `wa-worker demo --play`. tests/unit/test_docs_commands.py checks all of them
-without running any: a command that is not in the list, an option or a target or a file that does not exist.
+`docs_commands.toml` lists what each needs. `make docs-commands` runs those that need nothing in a fresh clone, and
+those that need a worker beside `wa-worker demo --play`. tests/unit/test_docs_commands.py checks all of them without
+running any: commands that are not listed, options, targets and files that do not exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 from testkit.processes import ROOT, free_port
 
 LIST = Path(__file__).with_suffix(".toml")
-# The first words by which a line is known as a command, after `sudo` and settings.
+# First words that identify a line as a command, after `sudo` and settings.
 PROGRAMS = frozenset(
     {
         "make", "wa-worker", "python", "node", "npm", "npx", "pipx", "uvx", "docker", "docker-compose", "curl", "git",
@@ -45,13 +45,13 @@ MADE = (".make", ".venv", "data", "node_modules", "worker/shipped", "supabase/.t
 
 
 def pages() -> list[Path]:
-    """Every page whose commands somebody may copy."""
+    """Every page with commands that readers may copy."""
     named = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "simulator/README.md")]
     return [*named, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands_of(text: str) -> list[str]:
-    """The commands of a page, in blocks and in the running text, without remarks."""
+    """The commands of a page, in blocks and in the text, without remarks."""
     found = []
     for language, body in FENCE.findall(text):
         if language in SHELL:
@@ -63,7 +63,7 @@ def commands_of(text: str) -> list[str]:
 
 
 def is_command(text: str) -> bool:
-    """Whether it begins with a program and has more words than that."""
+    """Whether the text is a known program followed by arguments."""
     words = text.split()
     while words and (words[0] == "sudo" or SETTING.fullmatch(words[0])):
         words.pop(0)
@@ -71,12 +71,12 @@ def is_command(text: str) -> bool:
 
 
 def program(word: str) -> str:
-    """Its name, wherever it is installed."""
+    """The program's name without its path."""
     return word.removeprefix("/opt/wa-worker/").removeprefix(".venv/bin/")
 
 
 def all_commands() -> dict[str, list[str]]:
-    """Each command, and the pages that have it."""
+    """Each command, and the pages that contain it."""
     found: dict[str, list[str]] = {}
     for page in pages():
         for command in commands_of(page.read_text()):
@@ -85,7 +85,7 @@ def all_commands() -> dict[str, list[str]]:
 
 
 def classes() -> dict[str, dict[str, Any]]:
-    """The list: class, command, and how it ends."""
+    """The list: class → command → how it ends."""
     return tomllib.loads(LIST.read_text())
 
 
@@ -93,7 +93,7 @@ def classes() -> dict[str, dict[str, Any]]:
 
 
 def faults(command: str) -> list[str]:
-    """What in this command does not exist: a target, a command of ours, an option, a module, a file."""
+    """Parts of the command that do not exist: a target, one of our commands, an option, a module, a file."""
     words = shlex.split(re.split(r"\s[>|]\s?|&&", command)[0].replace("…", ""), comments=True)
     while words and (words[0] == "sudo" or SETTING.fullmatch(words[0])):
         words.pop(0)
@@ -114,7 +114,7 @@ def faults(command: str) -> list[str]:
 
 
 def missing_files(words: list[str]) -> list[str]:
-    """Those that look like a file of this repository and are none. Capitals stand for a name of the reader's."""
+    """Words that look like files of this repository but do not exist. Capitals are placeholders."""
     tops = {path.name for path in ROOT.iterdir()}
     return [
         f"no file {word}"
@@ -139,7 +139,7 @@ def _faults_of_make(words: list[str]) -> list[str]:
 
 
 def _faults_of_ours(words: list[str]) -> list[str]:
-    """Of `wa-worker` with these words: commands and options that it lacks, words that it does not take."""
+    """Commands, options and arguments in these words that `wa-worker` does not have."""
     from typer.main import get_command
 
     from worker.cli import app
@@ -176,13 +176,13 @@ def _faults_of_ours(words: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where commands run: a clone, with settings that let it stand beside whatever else this machine does."""
+    """Where commands run: a clone, with settings that keep it apart from everything else on this machine."""
 
     folder: Path
     env: Mapping[str, str]
 
     def run(self, command: str, ends: str) -> str | None:
-        """What went wrong, or None. `ends`: exit codes that are right, or `ctrl-c`: it goes on until that."""
+        """Run a command. Returns what went wrong, or None. `ends`: expected exit codes, or `ctrl-c`: it runs on."""
         child = subprocess.Popen(
             ["bash", "-o", "pipefail", "-c", command],
             cwd=self.folder,
@@ -208,8 +208,8 @@ class Place:
 
 @contextmanager
 def fresh_clone() -> Iterator[Place]:
-    """What `git clone` gives of the present commit, in an empty folder, and an environment without our settings. The
-    user's home stays: pip and npm have their registries there."""
+    """A clone of the current commit in an empty folder, and an environment without our settings. Keeps the user's home,
+    where pip and npm have their registries."""
     folder = Path(tempfile.mkdtemp(prefix="wa-docs-"))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("WORKER_", "WA_", "SUPABASE_"))}
     env = kept | {"WORKER_HTTP_PORT": str(free_port()), "WORKER_CONSOLE_PORT": "0"}
@@ -222,7 +222,7 @@ def fresh_clone() -> Iterator[Place]:
 
 @contextmanager
 def beside_a_worker(place: Place) -> Iterator[Place]:
-    """A worker that is linked to the virtual phone, and the settings for a second terminal beside it."""
+    """A worker linked to the virtual phone, and the settings for a second terminal beside it."""
     child = subprocess.Popen(
         [".venv/bin/wa-worker", "demo", "--play"],
         cwd=place.folder,
@@ -252,7 +252,7 @@ def beside_a_worker(place: Place) -> Iterator[Place]:
 
 
 def run_all() -> int:
-    """Run what can run; the number of those that went wrong."""
+    """Run every command that can run. Returns the number of failures."""
     listed, wrong = classes(), 0
 
     def run(place: Place, kind: str) -> None:

@@ -1,6 +1,6 @@
-"""What mkdocs does not do by itself: links out of docs/ into the repository, and mermaid from this machine.
+"""MkDocs hooks: links from docs/ into the repository, and a local copy of mermaid.
 
-A link to a file of the repository becomes the file's name, since the site has no such page; the file must be there.
+A link to a file of the repository becomes the file's name, since the site has no such page. The file must exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger("mkdocs.hooks.docs_site")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """A page that mkdocs.yml does not place is still shown, at the end."""
+    """Show pages that mkdocs.yml does not list, at the end."""
     placed = re.findall(r"[\w/-]+\.md", repr(config.nav))
     more = [path.name for path in sorted(Path(config.docs_dir).glob("*.md")) if path.name not in placed]
     if more:
@@ -29,7 +29,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add mermaid's own build; the theme would fetch it from elsewhere otherwise."""
+    """Add our copy of mermaid; otherwise the theme would download it."""
     files.append(File.generated(config, "assets/mermaid.min.js", abs_src_path=str(MERMAID)))
     return files
 

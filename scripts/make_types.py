@@ -1,7 +1,7 @@
-"""The types of the schema for those who write apps, from the catalogue of a database: TypeScript and pydantic.
+"""Generates the schema's types for app developers, in TypeScript and pydantic, from a database's catalogue.
 
-`python -m scripts.make_types` starts a PostgreSQL, builds the schema with supabase/optional/users.sql in it, and writes
-the files of supabase/types from the templates in scripts/types. What is the worker's own is left out.
+`python -m scripts.make_types` starts PostgreSQL, builds the schema including supabase/optional/users.sql, and writes
+the files of supabase/types from the templates in scripts/types. Omits what only the worker uses.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HIDDEN = {
     },
 }  # fmt: skip
 
-# As the Data API's JSON has them: a bigint is a number there. Ours are ids and sizes, far below 2^53.
+# Types in the Data API's JSON, where a bigint is a number. Ours are ids and sizes, far below 2^53.
 TYPES = {
     "bigint": ("number", "int"),
     "boolean": ("boolean", "bool"),
@@ -60,7 +60,7 @@ TYPES = {
     "text": ("string", "str"),
     "timestamp with time zone": ("string", "Time"),
     "uuid": ("string", "UUID"),
-}  # another type is a KeyError: say here what it is
+}  # an unlisted type is a KeyError: add it here
 
 # `required`: an insert must name it; `generated`: it must not; `absent`: users may read the table, but not this column.
 # PostgreSQL takes every column of a view for nullable.
@@ -109,7 +109,7 @@ def in_python(sql: str) -> str:
 
 
 def make_types(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """The texts of the files of supabase/types, by name."""
+    """The contents of the files of supabase/types, by name."""
     query = connection.cursor(row_factory=dict_row).execute
     columns = query(COLUMNS, [list(TABLES)]).fetchall()
     shown = [column for column in columns if column["name"] not in HIDDEN.get(column["table"], ())]

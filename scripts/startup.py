@@ -1,5 +1,5 @@
-"""How long `wa-worker --help`, `--version` and completion take, in multiples of `python -c pass`: processor time, the
-least of several runs. `python scripts/startup.py`; the goal is 8."""
+"""Measures the CPU time of `wa-worker --help`, `--version` and completion, in multiples of `python -c pass` (minimum of
+several runs). Run `python scripts/startup.py`; the goal is 8."""
 
 import os
 import resource

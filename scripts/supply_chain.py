@@ -1,11 +1,11 @@
-"""Known vulnerabilities, a bill of materials and the licences of what we build on. `make audit`, `make sbom`.
+"""Known vulnerabilities, a bill of materials and licences of our dependencies. `make audit`, `make sbom`.
 
     python scripts/supply_chain.py audit [--allow-no-answer]   pip-audit and npm audit
     python scripts/supply_chain.py sbom                        CycloneDX files in .make/sbom/, and docs/licenses.md
 
-Reads requirements.lock and package-lock.json: what runs, not what develops. Debian's packages in the image are not
-covered. A service that does not answer, or cannot look up every package, has found nothing and cleared nothing: that
-is exit code 3, unless `--allow-no-answer` says that it may be so. pip-audit would call it a success.
+Reads requirements.lock and package-lock.json: runtime dependencies only. Does not cover the image's Debian packages.
+A service that does not answer, or cannot look up every package, proves nothing: exit code 3, unless
+`--allow-no-answer` is given. pip-audit would call it a success.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ TOOLS = Path(os.environ.get("AUDIT_TOOLS", ROOT / ".venv")) / "bin"
 LOCK = ROOT / "requirements.lock"
 SBOM = ROOT / ".make" / "sbom"
 LICENSES = ROOT / "docs" / "licenses.md"
-AUDIT_SECONDS = 300.0  # a registry that does not answer must not hold up the rest
+AUDIT_SECONDS = 300.0  # a registry that does not answer must not block the rest
 WORKSPACES = ("sidecar-baileys", "simulator")
 NPM_LOCKED = ("--package-lock-only", "--omit", "dev", "--omit", "peer")  # as in the image
-SPDX = {  # classifiers that say no more than these names
+SPDX = {  # classifiers with exact SPDX equivalents
     "Apache Software License": "Apache-2.0",
     "ISC License (ISCL)": "ISC",
     "MIT License": "MIT",
@@ -62,7 +62,7 @@ Package = tuple[str, str, str]  # name, version, licence
 
 
 def audit(*, allow_no_answer: bool) -> int:
-    """Print what each service says; the exit code says whether anything was found, or not looked up."""
+    """Print each service's findings. The exit code says whether anything was found, or not looked up."""
     found = [audit_python(), audit_npm()]
     if any(found):
         return EXIT_VULNERABLE
@@ -76,7 +76,7 @@ def audit(*, allow_no_answer: bool) -> int:
 
 
 def audit_python() -> int | None:
-    """How many packages are vulnerable; None: none is known to be, and some could not be looked up."""
+    """The number of vulnerable packages; None: none found, but some could not be looked up."""
     document = _json(TOOLS / "pip-audit", "-r", LOCK, "--require-hashes", "--disable-pip", "--format", "json")
     packages = document.get("dependencies", [])
     asked = [package for package in packages if "skip_reason" not in package]
@@ -93,7 +93,7 @@ def audit_python() -> int | None:
 
 
 def audit_npm() -> int | None:
-    """How many packages are vulnerable; None: no answer."""
+    """The number of vulnerable packages; None: no answer."""
     document = _json("npm", "audit", "--json", *NPM_LOCKED)
     counts = document.get("metadata")
     if counts is None:
@@ -122,7 +122,7 @@ def sbom() -> int:
 
 
 def python_packages() -> list[Package]:
-    """The packages of the lock as they are installed in .venv, setuptools aside: it only builds."""
+    """The locked packages as installed in .venv, without setuptools, which is only a build tool."""
     names = [name for name in re.findall(r"^([\w.-]+)==", LOCK.read_text(), re.MULTILINE) if name != "setuptools"]
     found = json.loads(_output(TOOLS / "pip-licenses", "--from", "mixed", "--format", "json", "--packages", *names))
     if len(found) != len(names):
@@ -131,7 +131,7 @@ def python_packages() -> list[Package]:
 
 
 def npm_packages(document: dict[str, Any]) -> list[Package]:
-    """The components that are not our own workspaces."""
+    """The components, without our own workspaces."""
     return sorted(
         (each["name"], each["version"], npm_license(each))
         for each in document["components"]
@@ -148,13 +148,13 @@ def npm_license(component: dict[str, Any]) -> str:
 
 
 def short(text: str) -> str:
-    """The usual name. Some packages put the whole licence where its name belongs."""
+    """The licence's usual name. Some packages put the full text into the name field."""
     first = text.strip().splitlines()[0].removeprefix("The ").removesuffix(" (MIT)").strip()
     return SPDX.get(first, first)
 
 
 def section(title: str, packages: Sequence[Package]) -> list[str]:
-    """Lines of Markdown: how often each licence occurs, and a table."""
+    """Markdown lines: the count of each licence, and a table."""
     counts = Counter(license for _, _, license in packages).most_common()
     rows = [f"| {name} | {version} | {license} |" for name, version, license in packages]
     summary = ", ".join(f"{name}: {count}" for name, count in counts)
@@ -162,7 +162,7 @@ def section(title: str, packages: Sequence[Package]) -> list[str]:
 
 
 def _output(*command: str | Path) -> str:
-    """What a tool printed. Warnings are off: cyclonedx-py warns that a list of requirements is no graph."""
+    """A tool's output. Warnings are off: cyclonedx-py warns that a requirements list is not a graph."""
     quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
     return subprocess.run(
         [str(part) for part in command], cwd=ROOT, env=quiet, stdout=subprocess.PIPE, text=True, check=True
@@ -170,7 +170,7 @@ def _output(*command: str | Path) -> str:
 
 
 def _json(*command: str | Path) -> dict[str, Any]:
-    """What a tool printed; an empty document if it is no JSON, or took too long. It fails when it finds something."""
+    """A tool's JSON output; empty if it is not JSON or took too long. Ignores the exit code, which reports findings."""
     try:
         run = subprocess.run(
             [str(part) for part in command], cwd=ROOT, capture_output=True, timeout=AUDIT_SECONDS, check=False

@@ -1,1 +1,1 @@
-"""Who may look, from where, and how they prove it."""
+"""Access control: who may use the console, from where, and how they prove it."""

@@ -1,7 +1,7 @@
-"""Stands before every page: where a request may come from, what every answer must say, how large a form may be.
+"""Guards every page: checks a request's origin, sets security headers, limits the size of forms.
 
-`Host` must be an address, `localhost`, or the name in WORKER_CONSOLE_ORIGIN: a name that an attacker points at this
-machine is none of these (DNS rebinding). What changes something must come from our own pages (`Origin`).
+`Host` must be an IP address, `localhost`, or the name in WORKER_CONSOLE_ORIGIN. A name that an attacker points at this
+machine (DNS rebinding) is none of these. Changes must come from our own pages (`Origin`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HEADERS = {
 
 
 class Guard:
-    """The whole console as an ASGI application: `app` behind its guard. `origin` is WORKER_CONSOLE_ORIGIN."""
+    """The console as an ASGI application: `app` behind its guard. `origin`: WORKER_CONSOLE_ORIGIN."""
 
     def __init__(self, app: ASGIApp, console: Console, origin: str | None = None) -> None:
         self.console = console
@@ -72,7 +72,7 @@ class Guard:
             await self._app(scope, receive, send_guarded)
 
     def _refuse(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """Status and words, or None if the request may go on."""
+        """Status and text of a refusal; None if the request is allowed."""
         host = (headers.get("host") or "").lower()
         if not is_unnamed(host) and (not self._name or host != self._name):
             return 421, "This name is not the console's: open it by its address, or set WORKER_CONSOLE_ORIGIN.\n"

@@ -1,6 +1,6 @@
-"""Proofs of who looks: the token, one-time links, and the logins that they open. In memory only.
+"""Authentication: the token, one-time links, and the logins that they open. In memory only.
 
-A restart ends every login. Nothing here is ever logged; only hashes of secrets are kept.
+A restart ends every login. Nothing here is logged; only hashes of secrets are kept.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ IDLE_SECONDS = 12 * 3600.0
 LOGINS_MAX = 500
 LINK_SECONDS = 3600.0
 LINKS_MAX = 5
-ATTEMPTS = 5  # wrong ones from one address …
-ATTEMPT_SECONDS = 60.0  # … in this time; then none is judged until it is over
+ATTEMPTS = 5  # wrong guesses from one address …
+ATTEMPT_SECONDS = 60.0  # … in this time; further ones are refused until it is over
 ADDRESSES_MAX = 10_000
 NAME_MAX = 60
 
@@ -27,7 +27,7 @@ Clock = Callable[[], float]
 
 @dataclass
 class Login:
-    """One browser that has proved itself. `csrf` is what its forms carry."""
+    """One logged-in browser. `csrf`: the token of its forms."""
 
     who: str
     csrf: str
@@ -36,19 +36,19 @@ class Login:
 
 
 class Attempts:
-    """Counts wrong guesses for each address."""
+    """Counts wrong guesses per address."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._wrong: dict[str, list[float]] = {}
 
     def wait_seconds(self, address: str) -> float:
-        """How long this address has to wait; 0: it may try."""
+        """How long this address must wait before the next guess; 0: it may try now."""
         recent = self._recent(address)
         return recent[0] + ATTEMPT_SECONDS - self._clock() if len(recent) >= ATTEMPTS else 0.0
 
     def note_wrong(self, address: str) -> None:
-        if len(self._wrong) >= ADDRESSES_MAX:  # the oldest entry goes first
+        if len(self._wrong) >= ADDRESSES_MAX:  # drop the oldest entry
             self._wrong.pop(next(iter(self._wrong)))
         self._wrong[address] = [*self._recent(address), self._clock()]
 
@@ -58,7 +58,7 @@ class Attempts:
 
 
 class Logins:
-    """Every login, and what opens one."""
+    """All logins, and the ways to open one."""
 
     def __init__(self, token: str | None, clock: Clock = time.monotonic) -> None:
         self._token = _digest(token) if token else None
@@ -73,11 +73,11 @@ class Logins:
         return self._token is not None
 
     def is_token(self, given: str) -> bool:
-        """Whether this is the token; takes the same time whatever is given."""
+        """Whether this is the token, compared in constant time."""
         return self._token is not None and hmac.compare_digest(self._token, _digest(given))
 
     def make_link(self, code: str | None = None) -> str:
-        """A code that opens one login, once. At most a few are open: the oldest ends."""
+        """A code that opens one login, once. Only a few are open at a time; the oldest expires."""
         made = code or secrets.token_urlsafe(32)
         while len(self._links) >= LINKS_MAX:
             self._links.pop(next(iter(self._links)))
@@ -85,12 +85,12 @@ class Logins:
         return made
 
     def use_link(self, code: str) -> bool:
-        """Whether the code was open; it no longer is."""
+        """Use a code up. Returns whether it was valid."""
         until = self._links.pop(_digest(code), None)
         return until is not None and self._clock() < until
 
     def open(self, who: str) -> str:
-        """A new login; what its cookie holds."""
+        """Open a login. Returns the value of its cookie."""
         now = self._clock()
         while len(self._logins) >= LOGINS_MAX:
             self._logins.pop(min(self._logins, key=lambda key: self._logins[key].seen))
@@ -99,7 +99,7 @@ class Logins:
         return cookie
 
     def find(self, cookie: str | None) -> Login | None:
-        """The login of this cookie, if it has not ended."""
+        """The login of this cookie; None if it has ended."""
         key = _digest(cookie or "")
         login = self._logins.get(key)
         now = self._clock()
@@ -113,13 +113,13 @@ class Logins:
         self._logins.pop(_digest(cookie or ""), None)
 
     def of_proxy(self, who: str) -> Login:
-        """The login of a request that carries the token itself, as a proxy sends it for somebody it knows."""
+        """The login of a request with the token itself, sent by a proxy that has authenticated the user."""
         csrf = hmac.new(self._csrf_key, who.encode(), hashlib.sha256).hexdigest()
         return Login(who=who, csrf=csrf, since=0.0, seen=0.0)
 
 
 def clean_who(name: str) -> str:
-    """A name as a person gives it for the audit log: one printable line."""
+    """A person's own name for the audit log, as one printable line."""
     return "".join(char for char in name if char.isprintable()).strip()[:NAME_MAX]
 
 

@@ -1,1 +1,1 @@
-"""One module for each page, with the actions that it offers."""
+"""One module per page, with its actions."""

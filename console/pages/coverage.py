@@ -1,4 +1,4 @@
-"""The archive of all groups: from when to when each is complete, and what is missing."""
+"""The archive page: when each group is complete, and what is missing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The stream that keeps an open page up to date (server-sent events).
 
-`situation`: the account's state anew, as the frame shows it, and the panel of the link page. `bubble`: a message that
-is new, or looks different now. `gap`: more came than is kept here; the page is to be loaded again. `over`: the login
-has ended.
+`situation`: the account's new state, for the frame and the link page's panel. `bubble`: a new or changed message.
+`gap`: more messages came than are kept here; reload the page. `over`: the login has ended.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from console.rules.situations import Situation
 
 
 async def stream(request: Request) -> Response:
-    """`after`: the newest message that the page has, if it shows messages; `group`: only this one's."""
+    """`after`: the newest message on the page, if it shows messages. `group`: only this group's messages."""
     context = context_of(request)
-    live = context.console.live(context.session)  # now, while the session is what it was
+    live = context.console.live(context.session)  # now, while the session is still the same
     return StreamingResponse(
         _events(context, live),
         media_type="text/event-stream",
@@ -54,7 +53,7 @@ async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
 
 
 def stream_is_over(context: PageContext) -> bool:
-    """Whether the login, or the town, has ended while the page was open. A proxy's request proved itself as it came."""
+    """Whether the login or the town has ended. A proxy's request was authenticated when it arrived."""
     if context.console.towns.is_gone(context.session):
         return True
     if context.town:
@@ -80,14 +79,14 @@ def _bubbles(
 
 
 def _bubble(context: PageContext, snapshot: Snapshot, group: int | None, bubble: Bubble) -> str:
-    """The same for everybody of one language."""
+    """The message's HTML, which is the same for all viewers with one language."""
     values = {"page": snapshot.page, "where": MessageScope(session=context.session, group=group), "base": context.base}
     html = context.viewer.render("bubble.html", values | {"bubble": bubble, "marked": None})
     return json.dumps({"id": bubble.head["id"], "parts": [row["id"] for row in bubble.parts], "html": html})
 
 
 def _state_of(situation: Situation) -> tuple[Any, ...]:
-    """What makes two situations look different; the seconds run down by themselves."""
+    """The visible parts of a situation; the page counts seconds down itself."""
     return (
         situation.name,
         situation.who,

@@ -1,4 +1,4 @@
-"""What is shown instead of a page: log in, not found, not allowed, the database does not answer."""
+"""Error pages: log in, not found, not allowed, database away, internal error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def not_found(request: Request, fault: Exception) -> Response:
 
 
 def store_fault(request: Request, fault: Exception) -> Response:
-    """The page waits for the database: the script reloads it when the database answers again."""
+    """A page that waits for the database: its script reloads it when the database answers again."""
     logger.warning("the console could not read a page: {}", fault)
     if isinstance(fault, StoreUnavailable):
         return _page(request, "error.away", 503, away=True)
@@ -40,7 +40,7 @@ def store_fault(request: Request, fault: Exception) -> Response:
 
 
 def own_fault(request: Request, fault: Exception) -> Response:
-    """A fault of ours; uvicorn logs it."""
+    """An internal error; uvicorn logs it."""
     return _page(request, "error.fault", 500)
 
 

@@ -1,4 +1,4 @@
-"""The messages: newest over all or of one group, older ones, a date, and every message at an address of its own."""
+"""The message pages: newest of all groups or one, older ones, by date, and each message at its own address."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from console.viewer import go_to, number
 
 
 async def newest(request: Request) -> Response:
-    """`group`: one group's; `before`: older than this message; `date` and `offset`: the first of that day."""
+    """`group`: only this group's. `before`: older than this message. `date` and `offset`: the first of that day."""
     context = context_of(request)
     where = MessageScope(session=context.session, group=number(request.query_params.get("group")))
     if day := request.query_params.get("date"):
@@ -35,7 +35,7 @@ async def newest(request: Request) -> Response:
 
 
 async def message(request: Request) -> Response:
-    """One message with those around it, in its group. A rendition is shown as the message that it belongs to."""
+    """One message with its neighbours in the group. A rendition is shown as the message that it belongs to."""
     context = context_of(request)
     wanted = int(request.path_params["message"])
     row = await messages.one(context.database, context.session, wanted)

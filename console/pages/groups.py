@@ -1,4 +1,4 @@
-"""The groups: which there are, which are stored, and one group by itself."""
+"""The pages of groups: the list with its switches, and one group."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RENAMES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Writer:
-    """Somebody who wrote; `count` and `last`: among the newest messages of the group."""
+    """A writer. `count` and `last`: among the newest messages of the group."""
 
     address: str
     name: str
@@ -91,7 +91,7 @@ async def one(request: Request) -> Response:
 
 
 async def members(request: Request) -> Response:
-    """Everybody who is or was in the group; `page`: which part of a very long list."""
+    """All current and former members. `page`: which part of a very long list."""
     context = context_of(request)
     group = await _group(context)
     wanted = min(PAGES_MAX, max(1, number(request.query_params.get("page")) or 1))
@@ -101,7 +101,7 @@ async def members(request: Request) -> Response:
 
 
 async def gallery(request: Request) -> Response:
-    """Pictures and films, the newest first; `before`: older than this message."""
+    """Pictures and films, newest first. `before`: older than this message."""
     context = context_of(request)
     group = await _group(context)
     before = number(request.query_params.get("before"))
@@ -118,7 +118,7 @@ async def fetch(request: Request) -> Response:
 
 
 async def switch(request: Request) -> Response:
-    """Store a group from now on, or no longer."""
+    """Switch the storing of a group on or off."""
     context = context_of(request)
     form = await read_action(request, context.viewer)
     group = await _group(context)
@@ -130,7 +130,7 @@ async def switch(request: Request) -> Response:
 
 
 async def export(request: Request) -> Response:
-    """Every message, and the members, of a group: a ZIP file, streamed."""
+    """All messages and members of a group, as a streamed ZIP file."""
     context = context_of(request)
     group = await _group(context)
     await context.audit("export", group=group.wa_group_id)
@@ -152,7 +152,7 @@ def _stored(groups: Sequence[ListedGroup]) -> int:
 
 
 async def _former_names(context: PageContext) -> dict[str, str]:
-    """The last former name of each group that was renamed lately, by WhatsApp's id."""
+    """The previous name of each recently renamed group, by WhatsApp's id."""
     rows = await context.database.read(
         "renames",
         lambda c: (
@@ -172,7 +172,7 @@ async def _former_names(context: PageContext) -> dict[str, str]:
 
 
 async def _writers(context: PageContext, group: int) -> list[Writer]:
-    """Those who wrote lately, the busiest first."""
+    """Recent writers, the busiest first."""
     rows: list[Row] = await context.database.read(
         "writers",
         lambda c: (
@@ -195,7 +195,7 @@ async def _writers(context: PageContext, group: int) -> list[Writer]:
 
 
 async def _gallery(context: PageContext, group: int, before: int | None, limit: int) -> tuple[list[Row], bool]:
-    """A page, and whether there are older ones."""
+    """A page of pictures, and whether there are older ones."""
     found = await messages.pictures(
         context.database, MessageScope(session=context.session, group=group), before, limit + 1
     )

@@ -1,4 +1,4 @@
-"""Health: what works, what waits, what was lost and why, and what to do about it."""
+"""The health page: what works, what waits, what was lost and why, and what to do about it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def page(request: Request) -> Response:
 
 
 async def retry(request: Request) -> Response:
-    """Files that were given up are fetched again."""
+    """Retry failed files."""
     context = context_of(request)
     await context.act("media_retry")
     await context.database.ask(lambda store: store.console.media_requeue(context.session, RETRIED))

@@ -1,4 +1,4 @@
-"""Linking an account: the code to scan, the code to type, and unlinking."""
+"""The link page: the QR code, the pairing code, the passkey, and unlinking."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def refresh(request: Request) -> Response:
 
 
 async def ask_for_code(request: Request) -> Response:
-    """A pairing code for a number, however it was written."""
+    """Request a pairing code for a number in any notation."""
     context = context_of(request)
     form = await context.act("pairing_code")
     number = NOT_DIGITS.sub("", form.get("phone", "")).removeprefix("00")
@@ -37,7 +37,7 @@ async def ask_for_code(request: Request) -> Response:
 
 
 async def answer_passkey(request: Request) -> Response:
-    """What the owner's browser signed, pasted. The worker removes it from the flag when it has it."""
+    """Submit the pasted answer of the owner's browser. The worker removes it from the flag after reading."""
     context = context_of(request)
     form = await context.act("passkey_answered")
     await _raise(context, RequestKind.PASSKEY_ANSWERED, assertion=form.get("assertion", ""))
@@ -45,7 +45,7 @@ async def answer_passkey(request: Request) -> Response:
 
 
 async def compare(request: Request) -> Response:
-    """Whether the phone shows the code that this page showed."""
+    """Submit whether the phone shows the same code as this page."""
     context = context_of(request)
     form = await context.act("passkey_compared")
     await _raise(context, RequestKind.PASSKEY_COMPARED, code=form.get("code", ""), same=form.get("same") == "true")
@@ -71,7 +71,7 @@ async def _raise(context: PageContext, ask: RequestKind, **value: object) -> Non
 
 
 async def _turned_down(context: PageContext) -> str:
-    """Why the last request for a code was refused; empty if a code came after it, or nothing was refused lately."""
+    """Why the last request for a code was refused; empty if a code came afterwards, or none was refused lately."""
     rows = await context.database.read(
         "audit",
         lambda c: (

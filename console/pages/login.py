@@ -1,4 +1,4 @@
-"""Logging in: with the token, or with a link that the terminal printed."""
+"""The login page: with the token, or with a link printed in the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from console.viewer import ConsoleOptions, address_of, go_to, read_form, read_ow
 
 
 async def form(request: Request) -> Response:
-    """The page; whoever has logged in goes on."""
+    """The login form. Redirects viewers who are logged in."""
     viewer = viewer_of(request)
     if viewer.login is not None:
         return go_to("/")
@@ -43,7 +43,7 @@ async def with_link(request: Request) -> Response:
 
 
 async def ask_for_link(request: Request) -> Response:
-    """Print a new link on the terminal, where only its owner sees it. Counted like guesses, so nobody floods it."""
+    """Print a new link in the terminal, where only its owner sees it. Rate limited like guesses."""
     console, address = console_of(request), address_of(request)
     if (wait := console.logins.attempts.wait_seconds(address)) > 0:
         return _form(request, "login.limited", 429, wait)
@@ -72,7 +72,7 @@ def _open(request: Request, who: str) -> Response:
 
 
 def set_cookie(answer: Response, options: ConsoleOptions, value: str) -> None:
-    """The cookie of a login."""
+    """Set the cookie of a login."""
     answer.set_cookie(
         options.cookie,
         value,

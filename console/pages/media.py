@@ -1,7 +1,7 @@
-"""Files out of the private bucket, for those who have logged in.
+"""Serves files from the private bucket to logged-in viewers.
 
-A file is what a stranger sent. Only pictures, films and sounds are shown in place, by the type that the bytes gave;
-all else is a download without a type. Every answer forbids itself scripts, frames and guessing.
+Files are untrusted. Only pictures, films and sounds are shown inline, with the type detected from their bytes;
+everything else is a download without a type. Headers forbid scripts, framing and type sniffing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ async def file(request: Request) -> Response:
 
 
 async def _cut(stack: AsyncExitStack, answer: httpx.Response, skip: int, size: int) -> AsyncIterator[bytes]:
-    """The wanted bytes of an answer that begins `skip` bytes before them."""
+    """The wanted bytes of an answer that starts `skip` bytes before them."""
     async with stack:
         async for chunk in answer.aiter_bytes():
             part = chunk[skip : skip + size]

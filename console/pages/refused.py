@@ -1,4 +1,4 @@
-"""Listed messages and changes: taking one back, and the export of all of them."""
+"""Actions on refused messages and changes: retry one, export all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worker.store.listed import exported_page
 
 
 async def take_back(request: Request) -> Response:
-    """Try one again. The database says why if it cannot be."""
+    """Retry one. If it fails, the database says why."""
     context = context_of(request)
     item = int(request.path_params["item"])
     await context.act("refused_retry", item=item)
@@ -24,7 +24,7 @@ async def take_back(request: Request) -> Response:
 
 
 async def export(request: Request) -> Response:
-    """Everything that is listed, with its content, as JSON lines."""
+    """All listed items with their content, as JSON lines."""
     context = context_of(request)
     await context.audit("refused_export")
     headers = {"content-disposition": 'attachment; filename="refused.jsonl"'}

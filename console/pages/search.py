@@ -1,4 +1,4 @@
-"""The search: what the database finds, each result a link to the message among those around it."""
+"""The search page. Each result links to the message in its context."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from console.viewer import number
 from worker.store.console import Found
 
 PAGE = 30
-PEOPLE = 50  # whose name is like what was typed
+PEOPLE = 50  # with a name like the typed one
 KINDS = ("text", "image", "video", "voice", "document", "sticker", "contact", "location", "poll")
 SORTS = ("newest", "best")
 CURSOR = re.compile(r"\d{1,18}|\d[\d.e-]{0,20} \d{1,18} \d{1,18}")
@@ -29,7 +29,7 @@ FIELDS = ("q", "group", "person", "kind", "since", "until", "offset", "file", "s
 
 
 async def page(request: Request) -> Response:
-    """What was asked stands in the address; without anything asked there is the form alone."""
+    """The query is in the URL; without one, shows only the form."""
     context = context_of(request)
     asked = {name: request.query_params.get(name, "").replace("\0", "").strip() for name in FIELDS}
     is_asked = any(value for name, value in asked.items() if name not in ("offset", "sort"))
@@ -55,7 +55,7 @@ async def page(request: Request) -> Response:
 
 async def _find(context: PageContext, asked: Mapping[str, str]) -> Found:
     """Raises:
-    HTTPException: what was asked makes no sense: no day, no number.
+    HTTPException: the query has an invalid day or number.
     """
     narrow: dict[str, Any] = {}
     offset = number(asked["offset"]) or 0
@@ -87,12 +87,12 @@ async def _find(context: PageContext, asked: Mapping[str, str]) -> Found:
 
 
 def _cursor(text: str | None) -> str | None:
-    """A cursor of ours, which is whole numbers and a rank; anything else would be an error of the database."""
+    """A valid cursor (whole numbers and perhaps a rank); None otherwise, which would be a database error."""
     return text if text and CURSOR.fullmatch(text) else None
 
 
 async def _people(context: PageContext, wanted: str) -> list[str]:
-    """The senders whose name or number holds these words."""
+    """Senders whose name or number contains these words."""
     like = "%" + wanted.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     digits = "".join(letter for letter in wanted if letter.isascii() and letter.isdigit())
     columns = [("push_name", like), *([("number", f"%{digits}%")] if digits else []), ("sender", like)]

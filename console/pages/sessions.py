@@ -1,4 +1,4 @@
-"""The start page, the list of sessions, and how a viewer likes the console."""
+"""The start page, the list of sessions, and a viewer's preferences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = "id,status,wa_name,wa_number,lease_expires_at,say:detail->>say,updated
 
 
 async def start(request: Request) -> Response:
-    """The session of this console: its code if it is not linked, its messages if it is."""
+    """Go to this console's session: to its code if it is not linked, else to its messages."""
     context = context_of(request)
     situation = await context.situation()
     return go_to(f"{context.base}/{'feed' if situation.linked else 'link'}")
@@ -30,7 +30,7 @@ async def listed(request: Request) -> Response:
 
 
 async def prefer(request: Request) -> Response:
-    """Set language or theme. A cookie of its own: nothing that anybody else could read or lose by it."""
+    """Set language or theme, in a separate cookie without any secret."""
     console = console_of(request)
     form = await read_form(request)
     back = form.get("back", "/")

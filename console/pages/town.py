@@ -1,4 +1,4 @@
-"""Trying it without a phone: a town is started and stopped, and people of the town write from its virtual phone."""
+"""The demo town's pages: start and stop it, and write as its people from its virtual phone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from console.town import Town, TownRefused, is_installed
 from console.viewer import go_to, number, read_action
 from worker.errors import StoreError
 
-BUILDING_SECONDS = "1"  # between two looks
+BUILDING_SECONDS = "1"  # refresh interval
 
 
 async def start(request: Request) -> Response:
@@ -28,7 +28,7 @@ async def start(request: Request) -> Response:
 
 
 async def progress(request: Request) -> Response:
-    """How far it is. The page asks again by itself, and leads into the town once that is there."""
+    """The progress of starting. The page refreshes itself, and enters the town once it is running."""
     context = _at_home(request)
     town = context.console.towns.last
     if town and town.state == "running":
@@ -42,7 +42,7 @@ async def progress(request: Request) -> Response:
 
 
 async def stop(request: Request) -> Response:
-    """Stop and forget the town, whether or not that can be noted."""
+    """Stop and delete the town, even if the action cannot be audited."""
     context = _at_home(request)
     await read_action(request, context.viewer)
     with suppress(StoreError):
@@ -52,7 +52,7 @@ async def stop(request: Request) -> Response:
 
 
 async def phone(request: Request) -> Response:
-    """The virtual phone; `part`: what changes by itself alone."""
+    """The virtual phone. `part`: only the section that updates itself."""
     context, town = _in_town(request)
     try:
         seen = await town.ask("look")
@@ -64,7 +64,7 @@ async def phone(request: Request) -> Response:
 
 
 async def send(request: Request) -> Response:
-    """A person of the town sends a text or a picture to a group."""
+    """Send a text or picture to a group as a person of the town."""
     context, town, form = await _order(request, "phone_send")
     who, _, group = form.get("who", "").partition(" ")
     text, picture = form.get("text", "").strip(), form.get("picture") == "true"
@@ -73,7 +73,7 @@ async def send(request: Request) -> Response:
 
 
 async def change(request: Request) -> Response:
-    """Edit, react to, or take back a message that was sent from the virtual phone."""
+    """Edit, react to, or delete a message that was sent from the virtual phone."""
     context, town, form = await _order(request, "phone_change")
     of, what = number(form.get("of")), form.get("what", "")
     done = await _do(town, "change", of=-1 if of is None else of, what=what, text=form.get("text", "").strip())
@@ -81,7 +81,7 @@ async def change(request: Request) -> Response:
 
 
 async def link(request: Request) -> Response:
-    """The virtual phone scans the code that the worker shows, or types it in."""
+    """Let the virtual phone scan or type the worker's code."""
     context, town, _ = await _order(request, "phone_link")
     done = await _do(town, "link")
     return go_to(f"{context.base}/link", did="phone_linked" if done else "phone_no")
@@ -109,7 +109,7 @@ def _back(context: PageContext, form: dict[str, str], done: bool) -> Response:
 
 
 def _at_home(request: Request) -> PageContext:
-    """The session of this console: a town is started and stopped from there."""
+    """The context of the console's own session, from which towns are started and stopped."""
     context = context_of(request)
     if context.session != context.console.session:
         raise HTTPException(404)
@@ -117,7 +117,7 @@ def _at_home(request: Request) -> PageContext:
 
 
 async def _order(request: Request, action: str) -> tuple[PageContext, Town, dict[str, str]]:
-    """A form of one of a town's pages, noted in the town's own log."""
+    """The form of an action in a town, audited in the town's own log."""
     form = await read_action(request, context_of(request).viewer)
     context, town = _in_town(request)
     await context.audit(action)

@@ -1,1 +1,1 @@
-"""Pure rules of what a page shows: no I/O, no clock."""
+"""Pure rules for what pages show: no I/O, no clock."""

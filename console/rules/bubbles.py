@@ -1,4 +1,4 @@
-"""Which rows are shown as one: an album with its pictures, a text with the file that it belongs to."""
+"""Groups rows that are shown as one: an album with its pictures, a file with its text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Bubble:
-    """One message as a person sees it: `head` gives it its id and place, `parts` follow in order."""
+    """One message as people see it. `head` determines its id and position; `parts` follow in order."""
 
     head: Row
     parts: tuple[Row, ...] = ()
@@ -24,12 +24,12 @@ class Bubble:
 
     @property
     def version(self) -> str:
-        """Another one when anything about its rows is different."""
+        """Changes whenever anything about its rows changes."""
         return f"{zlib.crc32(json.dumps(self.rows, sort_keys=True, default=str).encode()):08x}"
 
 
 def make_bubbles(rows: Sequence[Row]) -> list[Bubble]:
-    """The rows in their order, each part with its head if that is among them."""
+    """Bubbles in the order of the rows. A part goes with its head if that is among the rows."""
     present = {row["id"]: row for row in rows}
     heads = {row["id"]: _head(row, present) for row in rows}
     parts: dict[int, list[Row]] = {}
@@ -40,7 +40,7 @@ def make_bubbles(rows: Sequence[Row]) -> list[Bubble]:
 
 
 def _head(row: Row, present: Mapping[int, Row]) -> int:
-    """The id of the row whose bubble this one is in. A part has no parts: chains end after one step."""
+    """The id of the row whose bubble contains this one. Parts have no parts, so one step is enough."""
     for owner in (row.get("album_id"), row.get("parent_id")):
         if owner is not None and owner in present and owner != row["id"] and not _is_part(present[owner], present):
             return int(owner)
@@ -52,7 +52,7 @@ def _is_part(row: Row, present: Mapping[int, Row]) -> bool:
 
 
 def references(rows: Iterable[Row]) -> set[int]:
-    """Ids of quoted rows that are not among these."""
+    """Ids of quoted rows that are missing from `rows`."""
     listed = list(rows)
     here = {row["id"] for row in listed}
     return {row["quoted_id"] for row in listed if row.get("quoted_id")} - here

@@ -1,6 +1,6 @@
-"""Bars over time, stacked: numbers in, places of rectangles out. Drawn by `html/chart.html`.
+"""Stacked bar charts over time: turns counts into rectangles. Drawn by `html/chart.html`.
 
-One unit is a bar's width to the next one's across, and a hundredth of the chart's height upwards.
+Units: horizontally the distance between bars, vertically a hundredth of the chart's height.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 HEIGHT = 100.0
-COLOURS = (4, 0, 5, 2, 6, 1)  # classes of the style sheet, such that neighbours differ most
-REST = "rest"  # the class of what has no colour of its own
+COLOURS = (4, 0, 5, 2, 6, 1)  # classes of the style sheet, ordered so that neighbours differ most
+REST = "rest"  # the class of series without their own colour
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """A time that charts show: its steps end now."""
+    """A time span for charts; its last step ends now."""
 
     name: str
     step_seconds: int
@@ -32,7 +32,7 @@ SPANS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """What has one colour; `name` null: the rest."""
+    """A series of one colour. `name` None: the rest."""
 
     name: str | None
     look: str
@@ -41,7 +41,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One rectangle; `y` is its upper edge."""
+    """One rectangle. `y`: its upper edge."""
 
     x: int
     y: float
@@ -51,7 +51,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One step of the table: when it begins, the counts of all series, their sum."""
+    """One row of the table: the step's start, the counts of all series, their sum."""
 
     at: datetime
     counts: tuple[int, ...]
@@ -60,7 +60,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart, and the same as a table without its empty lines, newest first."""
+    """A chart, and the same data as a table without empty rows, newest first."""
 
     span: Span
     since: datetime
@@ -78,14 +78,14 @@ class Chart:
 
 
 def span_of(name: str | None) -> Span:
-    """The one of this name, else the first."""
+    """The span with this name, else the first."""
     return next((span for span in SPANS if span.name == name), SPANS[0])
 
 
 def make_chart(answer: Mapping[str, Any], span: Span, key: str, name: Callable[[Any], str | None]) -> Chart:
-    """From what `wa_activity` or `wa_event_counts` answer; `key` tells their series apart, and has a `name`.
+    """A chart from `wa_activity` or `wa_event_counts`. `key`: field that identifies a series; `name`: its name.
 
-    The largest series comes first and lowest; the one whose `name` is null comes last.
+    The largest series comes first, at the bottom; the one whose `name` is None comes last.
     """
     counts: dict[Any, dict[int, int]] = {}
     for each in answer["counts"]:

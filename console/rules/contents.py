@@ -1,6 +1,6 @@
-"""What `messages.content` and `messages.raw` hold beyond the other columns, as far as a page shows it.
+"""Reads from `messages.content` and `messages.raw` what pages show beyond the other columns.
 
-Strangers wrote it: every shape is checked.
+Untrusted: every shape is checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KINDS_WITH_RAW = ("voice", "audio", "system", "call")
 
 @dataclass(frozen=True, kw_only=True)
 class Location:
-    """Where a location message points to."""
+    """The coordinates of a location message."""
 
     latitude: float
     longitude: float
@@ -35,7 +35,7 @@ class Location:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A contact that was sent."""
+    """A shared contact."""
 
     name: str
     phones: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What one may choose; `votes` null: nobody knows. `share`: percent of the votes of the option that has most."""
+    """An option of a poll. `votes` None: unknown. `share`: percent of the leading option's votes."""
 
     text: str
     votes: int | None = None
@@ -52,7 +52,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Poll:
-    """`voters`: how many people have chosen something, if that is known."""
+    """A poll. `voters`: how many people voted; None: unknown."""
 
     question: str
     options: tuple[Option, ...] = ()
@@ -69,7 +69,7 @@ def location_of(row: Mapping[str, Any]) -> Location | None:
 
 
 def cards(row: Mapping[str, Any]) -> list[Card]:
-    """The contacts of a message; their names from its text if they are not kept apart."""
+    """The contacts of a message. Takes the names from its text if they are not stored separately."""
     listed = _content(row).get("contacts")
     contacts = listed[:CONTACTS_MAX] if isinstance(listed, list) else []
     named = [_card(contact) for contact in contacts if isinstance(contact, Mapping) and contact.get("name")]
@@ -77,7 +77,7 @@ def cards(row: Mapping[str, Any]) -> list[Card]:
 
 
 def poll(row: Mapping[str, Any]) -> Poll:
-    """Question and options, with their votes if they are known: from `result`, or from what a result message says."""
+    """Question and options, with votes if known: from `result`, or from a result message."""
     content = _content(row)
     told = content.get("results")
     question, *lines = str(row.get("text") or "").split("\n")
@@ -101,7 +101,7 @@ def poll(row: Mapping[str, Any]) -> Poll:
 
 
 def waveform(row: Mapping[str, Any]) -> list[int]:
-    """Loudness of a voice note, 0 to 100, at most 64 bars; empty if its sender sent none."""
+    """Loudness of a voice note, 0 to 100, at most 64 bars; empty if the sender sent none."""
     for audio in _contents(row, "audioMessage"):
         try:
             loudness = base64.b64decode(str(audio.get("waveform") or ""), validate=True)
@@ -112,7 +112,7 @@ def waveform(row: Mapping[str, Any]) -> list[int]:
 
 
 def notice(row: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """What a system row tells: the stub's type, and the words or addresses it names."""
+    """The stub type of a system row, and the words or addresses that it names."""
     raw = row.get("raw")
     raw = raw if isinstance(raw, Mapping) else {}
     kind = raw.get("stub_type")
@@ -124,7 +124,7 @@ def notice(row: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 
 def _parameter(value: object) -> str:
-    """Some clients write a participant as a JSON object with its id."""
+    """A parameter as text. Some clients write a participant as a JSON object with an id."""
     text = str(value)
     if text.startswith("{"):
         try:
@@ -146,13 +146,13 @@ def _card(contact: Mapping[str, Any]) -> Card:
 
 
 def _content(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`messages.content`, empty where there is none."""
+    """`messages.content`, or an empty mapping."""
     content = row.get("content")
     return content if isinstance(content, Mapping) else {}
 
 
 def _contents(row: Mapping[str, Any], *names: str) -> Iterator[Mapping[str, Any]]:
-    """The content of one of these names, inside whatever wraps it."""
+    """The content with one of these names, inside any wrappers."""
     raw = row.get("raw")
     level = raw.get("message") if isinstance(raw, Mapping) else None
     for _ in range(WRAPPERS_MAX):

@@ -1,4 +1,4 @@
-"""Days as a viewer's clock has them."""
+"""Days in a viewer's time zone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OFFSET_MINUTES_MAX = 14 * 60
 
 
 def day_begins(day: str, offset: int) -> datetime:
-    """When a day like `2026-11-26` begins, in UTC. `offset`: minutes that the viewer's clock is behind UTC.
+    """The start of a day like `2026-11-26`, in UTC. `offset`: minutes that the viewer's clock is behind UTC.
 
     Raises:
         ValueError: there is no such day.

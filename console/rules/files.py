@@ -1,4 +1,4 @@
-"""Which files are shown in place, and which part of one a player asks for."""
+"""Which files are shown inline, and which part of a file a player requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 @dataclass(frozen=True)
 class Span:
-    """The bytes `first` to `last`, both included."""
+    """The bytes `first` to `last`, inclusive."""
 
     first: int
     last: int
@@ -28,10 +28,10 @@ class Span:
 
 
 def parse_range(header: str | None, total: int) -> Span | None:
-    """The one span that a Range header asks for; None: the whole, also for what we do not read, as HTTP allows.
+    """The span that a Range header requests; None: the whole file, also for headers that we do not support.
 
     Raises:
-        ValueError: it lies outside of the file.
+        ValueError: it is outside the file.
     """
     found = RANGE.fullmatch(header or "")
     if not found or not (found[1] or found[2]):
@@ -41,5 +41,5 @@ def parse_range(header: str | None, total: int) -> Span | None:
     else:
         first, last = int(found[1]), min(int(found[2] or total - 1), total - 1)
     if first > last or first >= total:
-        raise ValueError("outside of the file")
+        raise ValueError("outside the file")
     return Span(first, last)

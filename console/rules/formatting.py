@@ -1,7 +1,6 @@
 """WhatsApp's formatting as safe HTML: *bold*, _italic_, ~struck~, `code`, ```blocks```, quotes, lists, links, mentions.
 
-Everything is escaped; the only tags are those made here, and only http and https become links. One pass over the text,
-whatever it holds.
+Escapes everything; produces the only tags, and only http and https links. Takes one pass over any text.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ TOKENS = re.compile(r"`[^`\n]+`|https?://[^\s<>\"'`]+|@\d{5,20}|[*_~]|[^`*_~@h]+
 TRAILING = ".,;:!?)]}*_~'\""
 LIST_ITEM = re.compile(r"([-*•] |\d{1,3}\. )")
 
-Mention = Callable[[str], str | None]  # the digits behind @, to the name to show
+Mention = Callable[[str], str | None]  # digits after @ → name to show
 
 
 def to_html(text: str, mention: Mention = lambda digits: None) -> Markup:
-    """The text as it is to be shown, with line breaks as `<br>` and quotes and blocks as elements."""
+    """The text as HTML, with line breaks as `<br>`, and quotes and blocks as elements."""
     parts: list[Markup] = []
     for number, piece in enumerate(text.split(BLOCK)):
         is_block = number % 2 == 1
@@ -39,7 +38,7 @@ def to_html(text: str, mention: Mention = lambda digits: None) -> Markup:
 
 
 def plain_line(text: str, limit: int) -> str:
-    """The beginning of a text on one line, for previews."""
+    """The start of a text on one line, for previews."""
     line = " ".join(text[: limit * 4].split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
@@ -55,9 +54,9 @@ def _lines(text: str, mention: Mention) -> Iterator[Markup]:
 
 
 def _inline(line: str, mention: Mention) -> Markup:
-    """One line. A marker opens where a word begins and closes where one ends; what never closes stays as it is."""
+    """One line. A marker opens at the start of a word and closes at the end of one; unclosed markers stay text."""
     out: list[Markup] = []
-    waiting: dict[str, int] = {}  # marker, to its place in `out`; in the order of opening
+    waiting: dict[str, int] = {}  # open marker → its index in `out`, in order of opening
     for found in TOKENS.finditer(line):
         token, start, end = found[0], found.start(), found.end()
         if token in TAGS:
@@ -80,7 +79,7 @@ def _mark(marker: str, before: str, after: str, out: list[Markup], waiting: dict
     closes = place is not None and place < len(out) - 1 and not before.isspace() and not after.isalnum()
     if closes and place is not None:
         for inner in [each for each, at in waiting.items() if at > place]:
-            del waiting[inner]  # opened within, never closed there
+            del waiting[inner]  # opened inside, but never closed there
         del waiting[marker]
         out[place], end = TAGS[marker]
         out.append(end)

@@ -1,4 +1,4 @@
-"""How a person is called and coloured: always a name, whatever is known."""
+"""Names and colours of people: always gives some name."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ NUMBER_SERVER = "s.whatsapp.net"
 
 
 def colour(address: str) -> int:
-    """The same for one person everywhere."""
+    """A colour class that is the same everywhere for one person."""
     return zlib.crc32(address.encode("utf-8", "replace")) % COLOURS
 
 
 def number_of(address: str) -> str | None:
-    """`+491511234567` of an address that is a phone number's."""
+    """`+491511234567` for a phone number's address; None for others."""
     user, _, server = address.partition("@")
     return f"+{user}" if server == NUMBER_SERVER and user.isdigit() else None
 
 
 @dataclass
 class Names:
-    """Names by address, as far as the page's rows tell; grows as rows are added."""
+    """Names by address, learned from the page's rows."""
 
     by_address: dict[str, str] = field(default_factory=dict)
     alternatives: dict[str, str] = field(default_factory=dict)
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """From `sender`, `sender_alt` and `push_name`, newest last."""
+        """Learn from `sender`, `sender_alt` and `push_name` of rows, newest last."""
         for row in rows:
             sender, other, name = row.get("sender"), row.get("sender_alt"), row.get("push_name")
             if sender and other:
@@ -44,7 +44,7 @@ class Names:
         return {address for address in addresses if address and address not in self.by_address}
 
     def of(self, address: str | None) -> str:
-        """A name, else a number, else the end of the address."""
+        """The person's name, else number, else the end of the address."""
         if not address:
             return "?"
         if name := self.by_address.get(address):
@@ -54,7 +54,7 @@ class Names:
         return f"~{address.partition('@')[0][-4:]}"
 
     def mentioned(self, digits: str) -> str | None:
-        """The name behind `@digits` in a text, by LID or by number."""
+        """The name for `@digits` in a text, by LID or number."""
         for server in ("lid", NUMBER_SERVER):
             if (address := f"{digits}@{server}") in self.by_address:
                 return self.by_address[address]

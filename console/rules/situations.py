@@ -1,6 +1,6 @@
-"""What a session's row means for the person who looks at it: one situation, with the one thing to do.
+"""Turns a session's row into one situation for people, with one thing to do.
 
-The words are in the catalogue, `situation.NAME.title` and `situation.NAME.do`.
+The texts are in the catalogue: `situation.NAME.title` and `situation.NAME.do`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ REFRESHABLE = frozenset(
     {"scan", "code", "passkey", "compare", "next_code", "idle", "logged_out", "needs_you", "unlinked", "other"}
 )
 LINKED = frozenset({"connected", "reconnecting", "paired", "needs_you"})
-NAMELESS = frozenset({"waiting_for_scan"})  # it has situations of its own: the code is there, or is about to come
+NAMELESS = frozenset({"waiting_for_scan"})  # has its own situations: a code is shown, or is about to come
 
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """Where a session stands. `say` is the worker's own sentence; seconds count from the database's `now`."""
+    """The situation of a session. `say`: the worker's own sentence. Seconds count from the database's `now`."""
 
     name: str
     who: str = ""
@@ -57,8 +57,8 @@ class Situation:
     code: str | None = None
     code_seconds: float = 0.0
     next_attempt_at: str | None = None
-    passkey: str | None = None  # what the owner's browser is to sign, as JSON
-    compare: str | None = None  # what the phone must show, too
+    passkey: str | None = None  # what the owner's browser must sign, as JSON
+    compare: str | None = None  # the code that the phone must show too
 
     @property
     def tone(self) -> Tone:
@@ -78,7 +78,7 @@ class Situation:
 
     @property
     def may_play(self) -> bool:
-        """Whether no account is linked, as far as anybody knows: a town with a virtual phone is offered."""
+        """Whether to offer a demo town: as far as we know, no account is linked."""
         return not (self.who or self.name in LINKED or self.name == "away")
 
 
@@ -86,9 +86,9 @@ AWAY = Situation(name="away")
 
 
 def judge(view: Mapping[str, Any] | None) -> Situation:
-    """The situation of `wa_pairing_view`'s answer; None: nobody ever served this session.
+    """The situation for an answer of `wa_pairing_view`; None: no worker ever served this session.
 
-    A QR code is one only while the worker runs, the status is `connecting` and the code has not expired.
+    A QR code counts only while the worker runs, the status is `connecting` and the code has not expired.
     """
     if view is None:
         return Situation(name="no_session")
@@ -123,7 +123,7 @@ def _codes(view: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _passkey(view: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, Any]:
-    """What linking behind a passkey asks for now (docs/passkey.md, "For a web app")."""
+    """The current step of linking with a passkey (docs/passkey.md, "For a web app")."""
     told = detail.get("passkey")
     now = datetime.fromisoformat(str(view["now"]))
     if not isinstance(told, Mapping) or (left := _seconds(told.get("expiresAt"), now)) <= 0:
@@ -136,7 +136,7 @@ def _passkey(view: Mapping[str, Any], detail: Mapping[str, Any]) -> dict[str, An
 
 
 def _seconds(at: object, now: datetime) -> float:
-    """From `now` to `at`; 0 if there is no such time."""
+    """Seconds from `now` to `at`; 0 if `at` is missing or past."""
     try:
         return max(0.0, (datetime.fromisoformat(str(at)) - now).total_seconds())
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Coverage as a line from left to right: where the archive is complete, and its gaps. Drawn by `html/timeline.html`."""
+"""Coverage as a timeline: where the archive is complete, and its gaps. Drawn by `html/timeline.html`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MARGIN = 0.05  # of the time shown, before its first event
 
 Look = Literal["off", "open", "lost"]
 
-# off: nobody wanted it, or nothing was recorded. open: it may still come. lost: it will not.
+# off: switched off, or not recorded. open: may still arrive. lost: will not.
 LOOKS: dict[str, Look] = {
     "not_monitored": "off",
     "unlinked": "off",
@@ -31,7 +31,7 @@ LOOKS: dict[str, Look] = {
     "refused": "lost",
     "lost": "lost",
 }
-_ORDER: tuple[Look, ...] = ("off", "open", "lost")  # what is lost lies on top
+_ORDER: tuple[Look, ...] = ("off", "open", "lost")  # drawn in this order, lost on top
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """From `start` to `end`; `more`: gaps that are not drawn."""
+    """A timeline from `start` to `end`. `more`: number of gaps that are not drawn."""
 
     start: datetime
     end: datetime
@@ -63,7 +63,7 @@ def make_timeline(coverage: Mapping[str, Any], start: datetime, end: datetime) -
 
 
 def first_event(gaps: Iterable[Mapping[str, Any]], end: datetime) -> datetime:
-    """From when on a line shows each of these gaps, and a little before them; a day at least."""
+    """The start of a timeline that shows all these gaps, with a margin; at least a day ago."""
     times = [datetime.fromisoformat(gap[name]) for gap in gaps for name in ("from", "to") if gap[name]]
     shown = max(SHORTEST, end - min(times, default=end))
     return end - shown * (1 + MARGIN)

@@ -1,4 +1,4 @@
-"""Figures that a worker stores in `detail` of its session's row. Any shape may be there; odd ones count as missing."""
+"""Figures that a worker stores in its session's `detail`. Invalid shapes count as missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class CommitFigures:
-    """Of the newest commits of an hour. Milliseconds."""
+    """Durations of the newest commits of an hour, in milliseconds."""
 
     count: int
     since: str
@@ -22,7 +22,7 @@ class CommitFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerFigures:
-    """When something last came from WhatsApp, and from a group; how long commits took. None: unknown."""
+    """When something last arrived from WhatsApp and from a group, and commit durations. None: unknown."""
 
     anything: str | None
     group: str | None

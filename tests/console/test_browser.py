@@ -224,7 +224,7 @@ async def test_votes_count_on_a_page_that_is_open(browser: Any, embedded: Endpoi
     async with served(embedded, session) as site, window(browser, site) as seen:
         await seen.log_in()
         await seen.open("feed")
-        await seen.see("No votes that could be opened yet")
+        await seen.see("No votes that could be decrypted yet")
         await held.commit(messages=[vote(poll, "ben", "Friday", age_seconds=0)])
         await seen.see("People who voted: 1")
         await seen.see("Voted for Friday")

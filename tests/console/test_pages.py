@@ -84,7 +84,7 @@ async def test_a_number_that_is_none_raises_no_flag(embedded: Endpoint, store: S
     async with served(embedded, session) as site:
         await site.log_in()
         answer = await site.act(f"{site.base}/link/code", phone="call me")
-        assert "This is no phone number" in await site.read(answer.headers["location"])
+        assert "This is not a phone number" in await site.read(answer.headers["location"])
     found = await table(store, "runtime_flags").select("key").like("key", f"{session}:%").execute()
     assert found.data == []
 
@@ -533,7 +533,7 @@ async def test_a_poll_shows_what_it_came_to(embedded: Endpoint, store: Store, se
     known = await ids(store, session)
     async with served(embedded, session) as site:
         await site.log_in()
-        assert "No votes that could be opened yet" in await site.read(f"{site.base}/feed")
+        assert "No votes that could be decrypted yet" in await site.read(f"{site.base}/feed")
         await held.commit(
             messages=[
                 vote(known["poll"], "ana", "Friday"),
@@ -545,7 +545,7 @@ async def test_a_poll_shows_what_it_came_to(embedded: Endpoint, store: Store, se
     votes = re.findall(r'<bdi>(\w+)</bdi> <span class="number">(\d+)</span>', page)
     assert votes == [("Friday", "2"), ("Saturday", "1"), ("Never", "0")]
     assert "People who voted: 2" in page
-    assert "Took the vote back." in page
+    assert "Withdrew the vote." in page
     assert "Voted for Friday, Saturday" in page
     assert active(page) == []
 
@@ -564,5 +564,10 @@ async def test_what_disappeared_or_is_asked_to_be_deleted_says_so(
     async with served(embedded, session) as site:
         await site.log_in()
         page = await site.read(f"{site.base}/feed")
-    for words in ("This message has disappeared", "Somebody wants it deleted", "still here", "Pinned a message"):
+    for words in (
+        "This message has disappeared",
+        "Somebody asked to delete it",
+        "still here",
+        "Pinned or unpinned a message",
+    ):
         assert words in page
