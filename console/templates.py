@@ -92,6 +92,9 @@ def preview(row: Mapping[str, Any], t: Texts) -> str:
     """A message on one line."""
     if row.get("revoked_at"):
         return "🚫"
+    if f"message.is_{row['kind']}" in t.keys:  # about another message: a vote, a pin
+        choices = formatting.plain_line(str(row.get("text") or "").replace("\n", ", "), PREVIEW_CHARS)
+        return t("message.voted", what=choices) if row["kind"] == "poll_vote" and choices else what_it_is(row, t)
     words = formatting.plain_line(str(row.get("text") or ""), PREVIEW_CHARS)
     known = f"search.kind_{row['kind']}"
     kind = "" if row["kind"] == "text" else f"[{t(known) if known in t.keys else row['kind']}] "

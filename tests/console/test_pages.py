@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from console import messages
+from console.templates import preview
+from console.texts import texts
 from tests.console.rows import connected, dropped, ids, recent, show, store_file, vote, with_file
 from tests.console.site import served
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, rows, table, writer
@@ -107,6 +109,21 @@ async def test_groups_are_listed_found_and_switched(embedded: Endpoint, store: S
         assert "Stored from now on" in page
         assert 'aria-checked="true"' in page
         assert (await site.get(f"{site.base}/groups/999999")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"kind": "text", "text": "two\nlines"}, "two lines"),
+        ({"kind": "image", "text": None, "file_name": None}, "[Picture]"),
+        ({"kind": "poll_vote", "text": "Friday\nSaturday"}, "Voted for Friday, Saturday"),
+        ({"kind": "poll_vote", "text": None, "content": {"choices": []}}, "Took the vote back."),
+        ({"kind": "pin", "text": None}, "Pinned a message, or took it down."),
+        ({"kind": "text", "text": "gone", "revoked_at": "2026-11-27T10:00:00Z"}, "🚫"),
+    ],
+)
+def test_a_message_is_told_on_one_line(row: dict[str, object], line: str) -> None:
+    assert preview(row, texts("en")) == line
 
 
 async def test_one_session_sees_nothing_of_another(embedded: Endpoint, store: Store, session: str) -> None:
@@ -375,7 +392,7 @@ async def test_members_are_shown_and_how_to_keep_them(embedded: Endpoint, store:
     (other,) = [group.id for group in groups if not group.monitor]
     async with served(embedded, session) as site:
         await site.log_in()
-        assert "Set WORKER_GROUP_MEMBERS=true" in await site.read(f"{site.base}/groups/{group}")
+        assert "Set <code>WORKER_GROUP_MEMBERS=true</code>" in await site.read(f"{site.base}/groups/{group}")
         assert "groups that are switched on" in await site.read(f"{site.base}/groups/{other}")
 
         await list_members(store, held, 1024, gone=4)
