@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import anyio
@@ -113,7 +113,10 @@ class LiveFeed:
         now = time.monotonic()
         if known is not None and cursor == self._cursor and now - self._read_at < AGAIN_SECONDS:
             return known
-        page = await newest(self._database, self._where, WINDOW)
+        since = known.rows[0]["id"] if known is not None and len(known.rows) == WINDOW else 0
+        page = await newest(self._database, self._where, WINDOW, since)
+        if since:
+            page = replace(page, more=page.more or (known is not None and known.more))
         self._cursor, self._read_at = cursor, now
         return known if known is not None and known.rows == page.rows else page
 

@@ -76,11 +76,14 @@ async def group_names(database: Database, session: str) -> list[Row]:
             return found
 
 
-async def newest(database: Database, where: MessageScope, limit: int = PAGE) -> Page:
-    rows = await database.read(
-        "messages",
-        lambda c: where.order(where.narrow(c.table("messages").select(COLUMNS)), newest_first=True).limit(limit + 1),
-    )
+async def newest(database: Database, where: MessageScope, limit: int = PAGE, since: int = 0) -> Page:
+    """`since`: none that arrived before this message, which bounds the read whatever the planner knows."""
+
+    def query(client: Any) -> Any:
+        narrowed = where.narrow(client.table("messages").select(COLUMNS))
+        return where.order(narrowed.gte("id", since) if since else narrowed, newest_first=True).limit(limit + 1)
+
+    rows = await database.read("messages", query)
     return await _page(database, where, rows, limit)
 
 

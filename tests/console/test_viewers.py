@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from console.live import POLL_SECONDS, SLOWEST_SECONDS, LiveFeed, pause
+from console.live import POLL_SECONDS, SLOWEST_SECONDS, WINDOW, LiveFeed, pause
 from console.viewer import Viewer
 from testkit.waiting import until
-from tests.console.rows import connected, recent, show
+from tests.console.rows import connected, ids, recent, show
 from tests.console.site import Site, served
-from tests.integration.database import writer
+from tests.integration.database import table, writer
 from worker.store import Store
 from worker.store.console import Console
 from worker.store.embedded import Endpoint
@@ -98,6 +99,33 @@ async def test_a_page_is_told_nothing_older_than_itself(embedded: Endpoint, stor
         assert snapshot
         assert snapshot.situation.linked
         await first.aclose()
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_newest_messages_follow_what_comes_and_what_goes(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent(f"a{n}", 1000 - n) for n in range(WINDOW + 10)])
+    async with served(embedded, session) as site, anyio.create_task_group() as tasks:
+        await site.log_in()
+        async with aclosing(site.app.console.live(session).snapshots()) as snapshots:
+
+            async def named(*expected: str) -> bool:
+                snapshot = await anext(snapshots)
+                return snapshot is not None and tuple(row["wa_msg_id"] for row in snapshot.page.rows) == expected
+
+            wanted = [f"a{n}" for n in range(10, WINDOW + 10)]
+            assert await named(*wanted)
+            await held.commit(messages=[recent("b", 5), recent("late", 90_000)])
+            wanted = [*wanted[2:], "b", "late"]
+            await until("what came", partial(named, *wanted), seconds=SEEN_SECONDS)
+            gone = (await ids(store, session))["a20"]
+            await table(store, "messages").delete().eq("id", gone).execute()
+            wanted.remove("a20")
+            await until("what went", partial(named, *wanted), seconds=SEEN_SECONDS)
+            await held.commit(messages=[recent("c", 4)])
+            await until("all of them", partial(named, "a11", *wanted, "c"), seconds=SEEN_SECONDS)
         tasks.cancel_scope.cancel()
 
 
