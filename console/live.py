@@ -20,7 +20,7 @@ from console.rules.situations import AWAY, Situation, judge
 from worker.errors import StoreError
 
 POLL_SECONDS = 1.0
-SHARE = 20.0  # reads take at most a twentieth of the time, since they cost the worker's database …
+SHARE = 40.0  # reads take at most a fortieth of the time, since they cost the worker's database …
 SLOWEST_SECONDS = 5.0  # … but happen at least this often
 AGAIN_SECONDS = 30.0  # for names of groups, which the change cursor does not cover
 WINDOW = 60  # newest messages that are kept up to date in open pages

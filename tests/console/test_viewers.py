@@ -133,8 +133,8 @@ async def test_the_newest_messages_follow_what_comes_and_what_goes(
     ("took", "seconds"),
     [
         (0.0, POLL_SECONDS),
-        (0.05, POLL_SECONDS),  # a twentieth of the time
-        (0.1, 2.0),
+        (0.025, POLL_SECONDS),  # a fortieth of the time
+        (0.1, 4.0),
         (3.0, SLOWEST_SECONDS),  # the database is busy; pages are to move all the same
     ],
 )
