@@ -23,6 +23,7 @@ POLL_SECONDS = 1.0
 SHARE = 40.0  # reads take at most a fortieth of the time, since they cost the worker's database …
 SLOWEST_SECONDS = 5.0  # … but happen at least this often
 AGAIN_SECONDS = 30.0  # for names of groups, which the change cursor does not cover
+FLOOD = 30  # new messages in one read; nobody can follow more, and the worker needs the database
 WINDOW = 60  # newest messages that are kept up to date in open pages
 HEARTBEAT_SECONDS = 15.0
 
@@ -89,8 +90,10 @@ class LiveFeed:
         try:
             while self.viewers:
                 began = time.monotonic()
+                before = self._snapshot
                 await self._look()
-                await anyio.sleep(pause(time.monotonic() - began))
+                came = new_between(before.page, self._snapshot.page) if before and self._snapshot else 0
+                await anyio.sleep(pause(time.monotonic() - began, came))
         finally:
             self._running = False
             self._snapshot, self._cursor = None, None
@@ -126,9 +129,14 @@ class LiveFeed:
         self._changed = anyio.Event()
 
 
-def pause(took: float) -> float:
-    """Seconds until the next read, after one that took `took` seconds."""
-    return min(max(POLL_SECONDS, SHARE * took), SLOWEST_SECONDS)
+def pause(took: float, came: int = 0) -> float:
+    """Seconds until the next read, after one that took `took` seconds and found `came` new messages."""
+    return SLOWEST_SECONDS if came >= FLOOD else min(max(POLL_SECONDS, SHARE * took), SLOWEST_SECONDS)
+
+
+def new_between(before: Page, after: Page) -> int:
+    """The number of messages of a page that the previous one did not have."""
+    return 0 if before is after else len({row["id"] for row in after.rows} - {row["id"] for row in before.rows})
 
 
 def rows_of(snapshot: Snapshot, group: int | None) -> list[Row]:

@@ -11,7 +11,8 @@ from typing import Any
 import anyio
 import pytest
 
-from console.live import POLL_SECONDS, SLOWEST_SECONDS, WINDOW, LiveFeed, pause
+from console.live import POLL_SECONDS, SLOWEST_SECONDS, WINDOW, LiveFeed, new_between, pause
+from console.messages import Page
 from console.viewer import Viewer
 from testkit.waiting import until
 from tests.console.rows import connected, ids, recent, show
@@ -140,3 +141,11 @@ async def test_the_newest_messages_follow_what_comes_and_what_goes(
 )
 def test_a_slow_database_is_read_less_often(took: float, seconds: float) -> None:
     assert pause(took) == pytest.approx(seconds)
+
+
+def test_a_flood_is_read_less_often_too() -> None:
+    before, after = Page(rows=[{"id": n} for n in range(60)]), Page(rows=[{"id": n} for n in range(30, 90)])
+    assert new_between(before, after) == 30
+    assert new_between(after, after) == 0
+    assert pause(0.01, 29) == POLL_SECONDS
+    assert pause(0.01, 30) == SLOWEST_SECONDS
