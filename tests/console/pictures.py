@@ -96,6 +96,12 @@ async def served_until_now(store: Store) -> None:
     await table(store, "wa_sessions").update(mark).eq("id", SESSION).execute()
 
 
+PICTURES_LOADED = """() => Promise.all([...document.images].map((each) => {
+  each.loading = 'eager' // below what the window shows, too
+  return each.decode()
+}))"""
+
+
 @asynccontextmanager
 async def opened(browser: Any, site: Site, size: dict[str, int], theme: str) -> AsyncIterator[Window]:
     context = await browser.new_context(viewport=size, color_scheme=theme, locale="en-GB", timezone_id="Europe/Berlin")
@@ -110,6 +116,7 @@ async def take(seen: Window, path: str, name: str, height: int | None = None) ->
     await seen.open(path)
     await seen.page.wait_for_load_state("load")
     await seen.page.evaluate("() => document.fonts.ready")
+    await seen.page.evaluate(PICTURES_LOADED)
     clip: dict[str, Any] = {"clip": {"x": 0, "y": 0, "width": WIDE["width"], "height": height}} if height else {}
     await seen.page.screenshot(path=DOCS / f"console-{name}.png", full_page=bool(height), **clip)
     print(f"docs/console-{name}.png")

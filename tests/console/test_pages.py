@@ -117,8 +117,8 @@ async def test_groups_are_listed_found_and_switched(embedded: Endpoint, store: S
         ({"kind": "text", "text": "two\nlines"}, "two lines"),
         ({"kind": "image", "text": None, "file_name": None}, "[Picture]"),
         ({"kind": "poll_vote", "text": "Friday\nSaturday"}, "Voted for Friday, Saturday"),
-        ({"kind": "poll_vote", "text": None, "content": {"choices": []}}, "Took the vote back."),
-        ({"kind": "pin", "text": None}, "Pinned a message, or took it down."),
+        ({"kind": "poll_vote", "text": None, "content": {"choices": []}}, "Withdrew the vote."),
+        ({"kind": "pin", "text": None}, "Pinned or unpinned a message."),
         ({"kind": "text", "text": "gone", "revoked_at": "2026-11-27T10:00:00Z"}, "🚫"),
     ],
 )
