@@ -93,20 +93,30 @@ class Tenant:
         failed = False
         with logger.contextualize(session=self.session):
             try:
+                # Until it is released, the poll names it: a host is handed again what it does not know that it holds.
                 with self._shared.poll.registered(self._polled):
-                    await self._live(after)
-            except StaleFence:
-                logger.warning("another host has taken over {}", self.session)
-            except WorkerError as fault:
-                failed = True
-                logger.error("{} cannot be served here at the moment: {}", self.session, fault)
-            except Exception:
-                failed = True
-                logger.exception("a fault of the worker itself ended {}; please report it", self.session)
+                    try:
+                        failed = await self._until_end(after)
+                    finally:
+                        self._polled.leaving = True
+                        await release(self._shared, self.session, self._polled.fence, failed=failed)
             finally:
-                await release(self._shared, self.session, self._polled.fence, failed=failed)
                 self._secrets.close()
                 self._ended.set()
+
+    async def _until_end(self, after: Tenant | None) -> bool:
+        """Whether it failed."""
+        try:
+            await self._live(after)
+        except StaleFence:
+            logger.warning("another host has taken over {}", self.session)
+        except WorkerError as fault:
+            logger.error("{} cannot be served here at the moment: {}", self.session, fault)
+            return True
+        except Exception:
+            logger.exception("a fault of the worker itself ended {}; please report it", self.session)
+            return True
+        return False
 
     async def _live(self, after: Tenant | None) -> None:
         if after is not None:

@@ -60,16 +60,24 @@ begin
 end
 $$;
 
--- Sessions that `p_owner` may claim. `p_all`: also those of a holder whose lease expired, which reads every wanted
--- session; without it, only those that nobody holds.
-create function wa.free_sessions(p_owner text, p_all boolean) returns setof public.wa_sessions
+-- Sessions that `p_owner` may claim, besides `p_sessions`, which it has. `p_all`: also those of a holder whose lease
+-- expired, and those that this host claimed without learning of it, because the answer to its poll was lost: it has
+-- never renewed them. That reads every wanted session; without it, only those that nobody holds.
+create function wa.free_sessions(p_owner text, p_sessions text[], p_all boolean)
+returns setof public.wa_sessions
 language plpgsql stable security invoker set search_path = '' set enable_seqscan = off as $$
 begin
   if p_all then
     return query
     select s.*
     from public.wa_sessions as s
-    where s.wanted and (s.lease_owner is null or s.lease_expires_at <= clock_timestamp())
+    where s.wanted and (
+      s.lease_owner is null or s.lease_expires_at <= clock_timestamp()
+      or (
+        s.lease_owner = p_owner and s.id <> all(p_sessions)
+        and s.lease_expires_at <= s.host_since + make_interval(secs => s.lease_seconds)
+      )
+    )
       and (s.not_before is null or s.not_before <= now() or (s.start_failures < 2 and s.failed_owner <> p_owner));
   else
     return query
@@ -104,30 +112,33 @@ language sql stable security invoker set search_path = '' as $$
   limit 1
 $$;
 
--- Claims up to `p_most` free sessions, the longest-waiting first, each with a new fence. Waits for no lock, so two
--- hosts never take the same one. `p_waited`: only those that have been free for this long.
+-- Claims up to `p_most` of wa.free_sessions, the longest-waiting first, each with a new fence. Waits for no lock, so
+-- two hosts never take the same one. `p_waited`: only those that have been free for this long.
 create function wa.claim_sessions(
-  p_owner text, p_most integer, p_seconds double precision, p_all boolean, p_waited interval
+  p_owner text, p_sessions text[], p_most integer, p_seconds double precision, p_all boolean, p_waited interval
 ) returns jsonb
 language sql volatile security invoker set search_path = '' set enable_seqscan = off as $$
   with free as materialized (
-    select s.id
+    select s.id, clock_timestamp() as at
     from public.wa_sessions as s
     where s.id = any(array(
       select f.id
-      from wa.free_sessions(p_owner, p_all) as f
-      where coalesce(f.lease_expires_at, f.host_since, f.created_at) <= clock_timestamp() - p_waited
+      from wa.free_sessions(p_owner, p_sessions, p_all) as f
+      where f.lease_owner = p_owner
+        or coalesce(f.lease_expires_at, f.host_since, f.created_at) <= clock_timestamp() - p_waited
       order by coalesce(f.lease_expires_at, f.host_since, f.created_at)
       limit p_most
-    )) and s.wanted and (s.lease_owner is null or s.lease_expires_at <= clock_timestamp())
+    ))
+      and s.wanted
+      and (s.lease_owner is null or s.lease_owner = p_owner or s.lease_expires_at <= clock_timestamp())
     for no key update skip locked
   ),
 
   claimed as (
     update public.wa_sessions as s
     set
-      lease_owner = p_owner, lease_seconds = p_seconds, fence = s.fence + 1, host_since = clock_timestamp(),
-      lease_expires_at = clock_timestamp() + make_interval(secs => p_seconds)
+      lease_owner = p_owner, lease_seconds = p_seconds, fence = s.fence + 1, host_since = free.at,
+      lease_expires_at = free.at + make_interval(secs => p_seconds)
     from free
     where s.id = free.id
     returning s.id, s.fence, s.lease_expires_at, s.settings
@@ -194,19 +205,21 @@ declare
   v_free integer;
   v_share integer;
   v_claimed jsonb := '[]';
+  v_sessions text[];
   v_given text;
 begin
   if p_room > 0 then
-    select count(*) into v_free from wa.free_sessions(p_owner, v_due);
+    select count(*) into v_free from wa.free_sessions(p_owner, p_sessions, v_due);
   end if;
   if v_free > 0 then
     v_share := least(p_room, wa.fair_share(v_free) - v_held);
     if coalesce(v_share, p_room) > 0 then
-      v_claimed := wa.claim_sessions(p_owner, coalesce(v_share, p_room), p_seconds, v_due, '0 s');
+      v_claimed := wa.claim_sessions(p_owner, p_sessions, coalesce(v_share, p_room), p_seconds, v_due, '0 s');
     end if;
     if jsonb_array_length(v_claimed) < p_room then
+      v_sessions := p_sessions || array(select c.it ->> 'session' from jsonb_array_elements(v_claimed) as c (it));
       v_claimed := v_claimed || wa.claim_sessions(
-        p_owner, p_room - jsonb_array_length(v_claimed), p_seconds, v_due, '10 s'
+        p_owner, v_sessions, p_room - jsonb_array_length(v_claimed), p_seconds, v_due, '10 s'
       );
     end if;
     update public.wa_hosts
@@ -270,6 +283,58 @@ begin
 end
 $$;
 
+-- Renews those of the leases `p_held` that are due, and moves their marks: {renewed?, busy?}, as public.wa_host_poll
+-- returns them.
+create function wa.renew_leases(p_owner text, p_held jsonb) returns jsonb
+language plpgsql security invoker set search_path = '' as $$
+declare
+  v_held record;
+  v_row record;
+  v_until timestamptz;
+  v_due boolean;
+  v_moves boolean;
+  v_renewed jsonb := '{}';
+  v_busy jsonb := '[]';
+begin
+  for v_held in
+    select h.session, h.fence, h.epoch, h.complete_to
+    from jsonb_to_recordset(p_held) as h (session text, fence bigint, epoch bigint, complete_to timestamptz)
+    order by h.session
+  loop
+    select
+      s.lease_expires_at, make_interval(secs => s.lease_seconds) as lease, s.epoch, s.complete_epoch, s.complete_to
+    into v_row
+    from public.wa_sessions as s
+    where s.id = v_held.session and s.fence = v_held.fence and s.lease_owner = p_owner;
+    v_due := v_row.lease_expires_at <= clock_timestamp() + v_row.lease * 2 / 3;
+    v_moves := v_held.epoch = v_row.epoch and v_held.complete_to is not null and (
+      v_row.complete_epoch is distinct from v_row.epoch
+      or v_held.complete_to > coalesce(v_row.complete_to, '-infinity') + v_row.lease / 3
+    );
+    continue when not coalesce(v_due or v_moves, false);
+    update public.wa_sessions as s
+    set lease_expires_at = clock_timestamp() + v_row.lease
+    where s.id = (
+      select f.id
+      from public.wa_sessions as f
+      where f.id = v_held.session and f.fence = v_held.fence and f.lease_owner = p_owner
+      for no key update skip locked
+    )
+    returning s.lease_expires_at into v_until;
+    if found and v_moves then
+      perform wa.move_mark(v_held.session, v_held.epoch, v_held.complete_to);
+    end if;
+    if v_until is not null then
+      v_renewed := v_renewed || jsonb_build_object(v_held.session, v_until);
+    elsif v_due then
+      v_busy := v_busy || to_jsonb(v_held.session);
+    end if;
+  end loop;
+  return case when v_renewed <> '{}' then jsonb_build_object('renewed', v_renewed) else '{}' end
+    || case when v_busy <> '[]' then jsonb_build_object('busy', v_busy) else '{}' end;
+end
+$$;
+
 -- Renews the leases that `p_owner` holds, and reports what is new. `p_held`: [{session, fence, monitored, media,
 -- epoch?, complete_to?, claimed?, settings?}]; `monitored` is the version of the monitored groups that the process has,
 -- null if it has none; `media` says which jobs it could take now: 0 none, 1 files, 2 also those that wait for the
@@ -282,7 +347,8 @@ $$;
 -- (wa.search_fill).
 --
 -- Waits for no lock. A lease is written after a third of its time. If the session's row is locked then, because its
--- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it.
+-- holder commits, the session is `busy`: its lease stays as it is, and the commit renews it. Commits wait for the rows
+-- that this poll has written, so it reads first and renews last.
 --
 -- Answer: {alive: how many sessions are still held, lost?: [session], busy?: [session], renewed?: {session: until},
 -- news?: {session: wa.news_of}, claimed?: [{session, fence, until, now, settings}], give_up?: [session]}. In the news,
@@ -297,9 +363,6 @@ language plpgsql security invoker set search_path = '' as $$
 declare
   v_held record;
   v_row record;
-  v_until timestamptz;
-  v_due boolean;
-  v_moves boolean;
   v_news jsonb;
   v_alive integer := 0;
   v_claimed text[] := '{}';
@@ -308,16 +371,14 @@ declare
   v_fill_until timestamptz;
 begin
   for v_held in
-    select h.session, h.fence, h.monitored, h.media, h.epoch, h.complete_to, h.claimed, h.settings
+    select h.session, h.fence, h.monitored, h.media, h.claimed, h.settings
     from jsonb_to_recordset(p_held) as h (
-      session text, fence bigint, monitored bigint, media integer, epoch bigint, complete_to timestamptz,
-      claimed boolean, settings text
+      session text, fence bigint, monitored bigint, media integer, claimed boolean, settings text
     )
     order by h.session
   loop
     select
-      s.fence, s.lease_owner, s.lease_expires_at, make_interval(secs => s.lease_seconds) as lease, s.epoch,
-      s.complete_epoch, s.complete_to, s.wanted, s.settings,
+      s.fence, s.lease_owner, s.wanted, s.settings,
       s.host_since <= clock_timestamp() - make_interval(secs => s.lease_seconds) as is_steady
     into v_row
     from public.wa_sessions as s where s.id = v_held.session;
@@ -326,33 +387,6 @@ begin
       continue;
     end if;
     v_alive := v_alive + 1;
-    v_due := v_row.lease_expires_at <= clock_timestamp() + v_row.lease * 2 / 3;
-    v_moves := v_held.epoch = v_row.epoch and v_held.complete_to is not null and (
-      v_row.complete_epoch is distinct from v_row.epoch
-      or v_held.complete_to > coalesce(v_row.complete_to, '-infinity') + v_row.lease / 3
-    );
-    if v_due or v_moves then
-      update public.wa_sessions as s
-      set lease_expires_at = clock_timestamp() + v_row.lease
-      where s.id = (
-        select f.id
-        from public.wa_sessions as f
-        where f.id = v_held.session and f.fence = v_held.fence and f.lease_owner = p_owner
-        for no key update skip locked
-      )
-      returning s.lease_expires_at into v_until;
-      if found and v_moves then
-        perform wa.move_mark(v_held.session, v_held.epoch, v_held.complete_to);
-      end if;
-      if v_until is not null then
-        v_answer := jsonb_set(
-          v_answer, '{renewed}',
-          coalesce(v_answer -> 'renewed', '{}') || jsonb_build_object(v_held.session, v_until)
-        );
-      elsif v_due then
-        v_answer := jsonb_set(v_answer, '{busy}', coalesce(v_answer -> 'busy', '[]') || to_jsonb(v_held.session));
-      end if;
-    end if;
     v_news := wa.news_of(v_held.session, v_held.monitored, v_held.media);
     if v_held.claimed then
       v_claimed := v_claimed || v_held.session;
@@ -370,11 +404,6 @@ begin
       );
     end if;
   end loop;
-  if p_capacity is not null and (p_capacity > 0 or cardinality(v_claimed) > 0) then
-    v_answer := v_answer || wa.share_sessions(
-      p_owner, v_claimed, v_steady, greatest(p_capacity, 0), coalesce(p_lease_seconds, 60)
-    );
-  end if;
   -- All sessions together have this time, because their rows are locked until the poll ends; whoever is first has most.
   v_fill_until := clock_timestamp() + interval '200 ms';
   for v_held in
@@ -386,7 +415,12 @@ begin
     exit when clock_timestamp() > v_fill_until;
     perform wa.search_fill(v_held.session, 500);
   end loop;
-  return v_answer || jsonb_build_object('alive', v_alive);
+  if p_capacity is not null and (p_capacity > 0 or cardinality(v_claimed) > 0) then
+    v_answer := v_answer || wa.share_sessions(
+      p_owner, v_claimed, v_steady, greatest(p_capacity, 0), coalesce(p_lease_seconds, 60)
+    );
+  end if;
+  return v_answer || wa.renew_leases(p_owner, p_held) || jsonb_build_object('alive', v_alive);
 end
 $$;
 

@@ -30,20 +30,27 @@ begin
 end
 $$;
 
--- Rejects requests that were made long before a session is started again, whoever starts it: a logout that somebody
--- wanted weeks ago must not be its first action.
-create function wa.note_wanted_again() returns trigger
+-- Rejects requests that were made long before a worker takes the session: a logout that somebody wanted weeks ago must
+-- not be its first action.
+create function wa.reject_old_requests() returns trigger
 language plpgsql security invoker set search_path = '' as $$
 begin
   update public.wa_requests
   set handled_at = clock_timestamp(), result = 'turned down: asked too long ago', args = '{}'
-  where session_id = new.id and handled_at is null and created_at < clock_timestamp() - interval '10 minutes';
+  where id in (
+    select r.id
+    from public.wa_requests as r
+    where r.session_id = new.id and r.handled_at is null
+      and r.created_at < clock_timestamp() - interval '10 minutes'
+    for no key update skip locked
+  );
   return null;
 end
 $$;
 
-create trigger wanted_again after update of wanted on public.wa_sessions
-for each row when (new.wanted and not old.wanted) execute function wa.note_wanted_again();
+create trigger reject_old_requests after update of lease_owner on public.wa_sessions
+for each row when (new.lease_owner is not null and new.lease_owner is distinct from old.lease_owner)
+execute function wa.reject_old_requests();
 
 -- Its settings: {found, version, values}.
 create function public.wa_session_settings(p_session text) returns jsonb

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.integration.database import GROUP, OTHER_GROUP, message, photo
-from tests.integration.test_sql_races import Connection, batch, call, connect, session
+from tests.integration.test_sql_races import Beside, Connection, batch, call, connect, session
 
 __all__ = ["connect", "session"]  # fixtures
 
@@ -73,6 +73,26 @@ def test_while_one_session_commits_the_others_are_renewed(connect: Callable[[], 
     other.commit()
     assert all(left(mine, name) > 50 for name in names), "the commit has renewed its own"
     assert "busy" not in poll(mine, *map(held, names))
+
+
+def test_a_commit_waits_for_no_poll_that_still_reads(
+    connect: Callable[[], Connection], postgres: str, mine: Connection, session: str
+) -> None:
+    """The rows that a poll renews are locked until it ends: it renews last. Its reading is made to last here."""
+    expire(mine, session, 30)
+    gate = connect()
+    gate.execute("select pg_advisory_lock(18)")
+    with psycopg.connect(postgres) as owner:
+        polling = Beside(postgres, owner)
+        reading = polling.start_after(
+            "create or replace function wa.search_fill(p_session text, p_limit integer) returns boolean language sql "
+            "as $$ select pg_advisory_xact_lock(18) is null $$",  # for this transaction alone
+            "wa_host_poll", "a", 0, json.dumps([held(session)]),
+        )  # fmt: skip
+        polling.wait_until_blocked(reading)
+        mine.execute("select 1 from public.wa_sessions where id = %s for no key update nowait", (session,))
+        gate.execute("select pg_advisory_unlock(18)")
+        assert list(reading.result(10)["renewed"]) == [session]
 
 
 def test_a_commit_that_fails_renews_nothing_and_the_next_poll_does(

@@ -42,7 +42,17 @@ class Host:
 
     def poll(self, room: int | None = None) -> dict[str, Any]:
         left = self.capacity - len(self.held) if room is None else room
-        held = [
+        answer = dict(call(self.connection, "wa_host_poll", self.owner, left, json.dumps(self.document()), LEASE))
+        for claimed in answer.get("claimed", []):
+            self.held[claimed["session"]] = claimed["fence"]
+            self.settings[claimed["session"]] = claimed["settings"]["version"]
+        for lost in answer.get("lost", []):
+            del self.held[lost]
+        return answer
+
+    def document(self) -> list[dict[str, Any]]:
+        """What it holds, as the poll is told of it."""
+        return [
             {
                 "session": session,
                 "fence": fence,
@@ -53,13 +63,6 @@ class Host:
             }
             for session, fence in self.held.items()
         ]
-        answer = dict(call(self.connection, "wa_host_poll", self.owner, left, json.dumps(held), LEASE))
-        for claimed in answer.get("claimed", []):
-            self.held[claimed["session"]] = claimed["fence"]
-            self.settings[claimed["session"]] = claimed["settings"]["version"]
-        for lost in answer.get("lost", []):
-            del self.held[lost]
-        return answer
 
     def release(self, session: str, *, failed: bool = False) -> None:
         call(self.connection, "wa_lease_release", session, self.owner, self.held.pop(session), failed)
@@ -148,6 +151,25 @@ def test_a_session_that_somebody_holds_is_not_claimed_until_its_lease_runs_out(
     assert [claimed["fence"] for claimed in one.poll()["claimed"]] == ["2"]
     with pytest.raises(psycopg.Error, match="stale_fence"):
         call(mine, "wa_commit", name, batch(1))
+
+
+def test_a_claim_whose_answer_was_lost_is_handed_over_again_at_the_next_poll(
+    mine: Connection, host: Callable[..., Host]
+) -> None:
+    """Otherwise nobody serves the session until its lease runs out: nobody knows who holds it."""
+    one, other = host("a"), host("b")
+    (served,) = add(mine, 1)
+    one.poll()
+    other.poll()
+    lost = add(mine, 3)
+    assert len(call(mine, "wa_host_poll", one.owner, 49, json.dumps(one.document()), LEASE)["claimed"]) >= 1
+    mine.execute("update public.wa_sessions set wanted = false where wanted and lease_owner is null")
+    known = {row[0] for row in mine.execute("select id from public.wa_sessions where wanted").fetchall()} - {served}
+    assert known <= set(lost)
+    assert "claimed" not in other.poll()
+    again = {claimed["session"]: claimed["fence"] for claimed in one.poll()["claimed"]}
+    assert again == dict.fromkeys(known, "2"), "whoever got the answer after all is refused"
+    assert "claimed" not in one.poll()
 
 
 def test_two_hosts_that_claim_at_once_never_hold_the_same_session(

@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, LiteralString
 from uuid import uuid4
 
 import psycopg
@@ -74,6 +74,16 @@ class Beside:
     def start(self, function: str, *args: object) -> Future[Any]:
         def work() -> Any:
             with self._connection.transaction():
+                return call(self._connection, function, *args)
+
+        return self._pool.submit(work)
+
+    def start_after(self, statement: LiteralString, function: str, *args: object) -> Future[Any]:
+        """As `start`, after a statement that is rolled back with the call."""
+
+        def work() -> Any:
+            with self._connection.transaction(force_rollback=True):
+                self._connection.execute(statement)
                 return call(self._connection, function, *args)
 
         return self._pool.submit(work)

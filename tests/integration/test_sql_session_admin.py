@@ -237,22 +237,29 @@ def test_a_session_that_is_wanted_or_held_is_not_removed(mine: Connection, name:
     assert call(mine, "wa_want_session", f"{name}-none", True) == {"found": False, "changed": False}
 
 
-@pytest.mark.parametrize("by_row", [True, False], ids=["an app writes the row", "sessions start"])
-def test_what_was_asked_long_before_a_start_is_turned_down(mine: Connection, name: str, by_row: bool) -> None:
-    call(mine, "wa_add_session", name, False)
+@pytest.mark.parametrize("claimed", [True, False], ids=["a host claims it", "run takes it"])
+def test_what_was_asked_long_before_a_worker_takes_the_session_is_turned_down(
+    mine: Connection, name: str, claimed: bool
+) -> None:
+    """The session may have been wanted all the time, while no host ran."""
+
+    def take(owner: str) -> None:
+        if claimed:
+            call(mine, "wa.claim_sessions", owner, "{}", 1000, 30, True, "0 s")
+        else:
+            call(mine, "wa_lease_acquire", name, owner, 30)
+
+    call(mine, "wa_add_session", name, claimed)
     old, new = (int(call(mine, "wa_ask", name, what)["id"]) for what in ("disconnect", "fetch_groups"))
     mine.execute("update public.wa_requests set created_at = now() - interval '11 minutes' where id = %s", (old,))
-    if by_row:
-        mine.execute("update public.wa_sessions set wanted = true where id = %s", (name,))
-    else:
-        call(mine, "wa_want_session", name, True)
+    take("one")
     assert call(mine, "wa_request_state", name, old) == {
         "handled": True, "result": "turned down: asked too long ago", "gone": False,
     }  # fmt: skip
     assert not call(mine, "wa_request_state", name, new)["handled"]
     mine.execute("update public.wa_requests set created_at = now() - interval '11 minutes' where id = %s", (new,))
-    call(mine, "wa_want_session", name, True)
-    assert not call(mine, "wa_request_state", name, new)["handled"], "it was started already: its host is to answer"
+    take("one")
+    assert not call(mine, "wa_request_state", name, new)["handled"], "who has the session already is to answer"
 
 
 def test_settings_are_replaced_only_if_they_are_those_that_were_read(mine: Connection, name: str) -> None:

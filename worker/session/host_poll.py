@@ -90,6 +90,7 @@ class PolledSession:
         self._last = HeldSession(session=session, fence=fence, monitored=None, media=0)
         self._ended = anyio.Event()
         self._end: Exception | None = None
+        self.leaving = False  # being released: that its lease is lost is no news
 
     @contextmanager
     def serving(self, served: ServedParts) -> Iterator[None]:
@@ -259,7 +260,7 @@ class HostPoll:
 
     def _end_former(self, session: str) -> None:
         """Our lease ran out unnoticed and we claimed the session again, under a new fence: end the old holder."""
-        if session in self._sessions:
+        if session in self._sessions and not self._sessions[session].leaving:
             logger.warning("the lease of {} had run out; claimed it again", session)
             self._sessions[session].end(StaleFence("this process has claimed the session anew"))
 
@@ -286,7 +287,8 @@ class HostPoll:
         else:
             one.answered()
         if one.session in answer.lost:
-            logger.warning("another worker took the lease of {}", one.session)
+            if not one.leaving:
+                logger.warning("another worker took the lease of {}", one.session)
             one.end(StaleFence("another worker took the lease"))
             return
         if one.session in answer.updates:
