@@ -18,6 +18,7 @@ from testkit.processes import PYTHON, Child
 from testkit.waiting import until
 from testkit.worker import environment
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, at, message, photo, rows, table, writer
+from tests.integration.reading import monitored_groups, pending_flags
 from worker.commands import terminal
 from worker.errors import StoreRefused, StoreUnavailable, UnexpectedAnswer
 from worker.ingest.parts import Item
@@ -175,7 +176,7 @@ async def test_groups_are_switched_by_id_or_name_and_listed(wa: Commands, store:
     await writer(store, session, monitored=())
     ids = await group_ids(store, session)
     assert (await wa("groups", "monitor", "family", str(ids[OTHER_GROUP]))).code == 0
-    assert await store.monitored_groups(session) == {GROUP, OTHER_GROUP}
+    assert await monitored_groups(store, session) == {GROUP, OTHER_GROUP}
     ran = await wa("groups", "unmonitor", OTHER_GROUP, "--json")
     assert ran.json == {"changed": 1, "groups": [str(ids[OTHER_GROUP])], "monitor": False}
     listed = {group["name"]: group["monitor"] for group in (await wa("groups", "list", "--json")).json}
@@ -197,7 +198,7 @@ async def test_a_name_that_fits_none_or_several_changes_nothing(wa: Commands, st
     assert "could be several groups; give the id" in ran.err
     ran = await wa("groups", "monitor", "Nobody")
     assert (ran.code, "no group is called 'Nobody'" in ran.err) == (2, True)
-    assert await store.monitored_groups(session) == frozenset()
+    assert await monitored_groups(store, session) == frozenset()
 
 
 # ── doctor ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -340,7 +341,7 @@ async def test_link_by_code_asks_once_and_shows_the_code(wa: Commands, store: St
     async with served(store, session) as fence:
         await store.set_session(session, fence, waiting("2@qr"))
         ran = await wa("link", "--code", "+49 (0)151 1234567", "--timeout", "2")
-        (flag,) = await store.pending_flags(session)
+        (flag,) = await pending_flags(store, session)
         assert (flag.key, flag.phone) == ("wa_pairing_code_requested", "491511234567")
         assert "▄" not in ran.out, "no QR code beside it"
         patch = waiting("2@qr")
@@ -355,7 +356,7 @@ async def test_qr_refresh_raises_the_flag(wa: Commands, store: Store, session: s
         await store.set_session(session, fence, {"status": "disconnected", "detail": {"state": "idle", "say": "Idle."}})
         ran = await wa("link", "--refresh", "--timeout", "1")
     assert "Idle." in ran.err
-    assert [flag.key for flag in await store.pending_flags(session)] == ["wa_refresh_qr_requested"]
+    assert [flag.key for flag in await pending_flags(store, session)] == ["wa_refresh_qr_requested"]
 
 
 # ── tail ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -487,7 +488,7 @@ async def test_logout_waits_for_the_worker(wa: Commands, store: Store, session: 
 
     async def worker() -> None:
         async def raised() -> list[Flag] | None:
-            return await store.pending_flags(session) or None
+            return await pending_flags(store, session) or None
 
         flags = await until("the flag", raised, seconds=BOUND)
         await store.wipe_credentials(session, held.fence)

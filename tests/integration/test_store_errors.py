@@ -169,8 +169,6 @@ CALLS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "set_session": lambda store: store.set_session("s", 1, {}),
     "wipe_credentials": lambda store: store.wipe_credentials("s", 1),
     "upsert_groups": lambda store: store.upsert_groups("s", 1, [], complete=True),
-    "monitored_groups": lambda store: store.monitored_groups("s"),
-    "pending_flags": lambda store: store.pending_flags("s"),
     "flag_handled": lambda store: store.flag_handled("s", FLAG),
     "audit": lambda store: store.audit("s", "error"),
     "media_claim": lambda store: store.media_claim("me", 1, 60, "s"),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.integration.database import GROUP, OTHER_GROUP, rows, switch, table, writer
+from tests.integration.reading import monitored_groups, pending_flags
 from worker.errors import SequenceGap, StaleEpoch, StaleFence, StoreRefused
 from worker.store import AccountState, Audit, Batch, GroupChange, HeldSession, KeyChange, Store
 
@@ -225,7 +226,7 @@ async def test_discovery_names_groups_and_never_touches_monitor(store: Store, se
     back = await store.upsert_groups(session, lease.fence, everything, complete=True)
     assert back.renamed == 1
     assert [row["left_at"] for row in await rows(store, "groups", session)] == [None, None]
-    assert await store.monitored_groups(session) == {GROUP}
+    assert await monitored_groups(store, session) == {GROUP}
     audits = [(row["event"], row["payload"]) for row in await rows(store, "audit_log", session)]
     assert audits == [
         ("discovery", {"count": 2}),
@@ -255,39 +256,39 @@ async def raise_flag(store: Store, key: str, value: object) -> None:
 
 async def test_a_flag_is_pending_until_it_is_handled(store: Store, session: str) -> None:
     await raise_flag(store, f"{session}:fetch_groups_requested", {"at": "2026-11-22T12:00:00Z"})
-    (flag,) = await store.pending_flags(session)
+    (flag,) = await pending_flags(store, session)
     assert (flag.key, flag.at, flag.malformed) == (
         "fetch_groups_requested",
         datetime(2026, 11, 22, 12, tzinfo=UTC),
         False,
     )
-    assert await store.pending_flags(session) == [flag] or flag.age_seconds
+    assert await pending_flags(store, session) == [flag] or flag.age_seconds
     await store.flag_handled(session, flag)
     await store.flag_handled(session, flag)
-    assert await store.pending_flags(session) == []
+    assert await pending_flags(store, session) == []
     await raise_flag(store, f"{session}:fetch_groups_requested", {"at": "2026-11-22T11:00:00Z"})
-    assert await store.pending_flags(session) == []  # older than the last one handled
+    assert await pending_flags(store, session) == []  # older than the last one handled
     await raise_flag(store, f"{session}:fetch_groups_requested", {"at": "2026-11-22T12:00:01Z"})
-    assert [f.at_text for f in await store.pending_flags(session)] == ["2026-11-22T12:00:01Z"]
+    assert [f.at_text for f in await pending_flags(store, session)] == ["2026-11-22T12:00:01Z"]
 
 
 async def test_a_request_for_a_pairing_code_brings_its_phone_number(store: Store, session: str) -> None:
     key = f"{session}:wa_pairing_code_requested"
     await raise_flag(store, key, {"at": "2026-11-22T12:00:00Z", "phone": "+49 151 1234567"})
-    (flag,) = await store.pending_flags(session)
+    (flag,) = await pending_flags(store, session)
     assert flag.phone == "+49 151 1234567"
     await raise_flag(store, key, {"at": "2026-11-22T12:00:01Z", "phone": 491511234567})
-    (flag,) = await store.pending_flags(session)
+    (flag,) = await pending_flags(store, session)
     assert flag.phone == "491511234567"
 
 
 async def test_a_newer_flag_that_came_meanwhile_stays_pending(store: Store, session: str) -> None:
     key = f"{session}:wa_refresh_qr_requested"
     await raise_flag(store, key, {"at": "2026-11-22T12:00:00Z"})
-    (flag,) = await store.pending_flags(session)
+    (flag,) = await pending_flags(store, session)
     await raise_flag(store, key, {"at": "2026-11-22T12:00:05Z"})
     await store.flag_handled(session, flag)
-    assert [f.at_text for f in await store.pending_flags(session)] == ["2026-11-22T12:00:05Z"]
+    assert [f.at_text for f in await pending_flags(store, session)] == ["2026-11-22T12:00:05Z"]
 
 
 async def test_a_flag_from_a_clock_that_runs_ahead_neither_repeats_nor_hides_later_ones(
@@ -295,11 +296,11 @@ async def test_a_flag_from_a_clock_that_runs_ahead_neither_repeats_nor_hides_lat
 ) -> None:
     key = f"{session}:wa_disconnect_requested"
     await raise_flag(store, key, {"at": "2031-01-01T00:00:00Z"})
-    (flag,) = await store.pending_flags(session)
+    (flag,) = await pending_flags(store, session)
     await store.flag_handled(session, flag)
-    assert await store.pending_flags(session) == []
+    assert await pending_flags(store, session) == []
     await raise_flag(store, key, {"at": (datetime.now(UTC) + timedelta(seconds=5)).isoformat()})
-    assert len(await store.pending_flags(session)) == 1
+    assert len(await pending_flags(store, session)) == 1
 
 
 @pytest.mark.parametrize(
@@ -309,22 +310,22 @@ async def test_a_flag_from_a_clock_that_runs_ahead_neither_repeats_nor_hides_lat
 async def test_a_malformed_flag_is_reported_until_it_is_marked(store: Store, session: str, value: object) -> None:
     key = f"{session}:fetch_groups_requested"
     await raise_flag(store, key, value)
-    (flag,) = await store.pending_flags(session)
+    (flag,) = await pending_flags(store, session)
     assert flag.malformed
     assert flag.at is None
     await store.flag_handled(session, flag)
-    assert await store.pending_flags(session) == []
+    assert await pending_flags(store, session) == []
     await raise_flag(store, key, {"at": "2020-01-01T00:00:00Z"})
-    assert len(await store.pending_flags(session)) == 1  # it did not count as handled
+    assert len(await pending_flags(store, session)) == 1  # it did not count as handled
 
 
 async def test_the_default_session_has_the_flags_without_a_prefix(store: Store, session: str) -> None:
     await raise_flag(store, "wa_refresh_qr_requested", {"at": "2026-11-22T12:00:00Z"})
     await raise_flag(store, f"{session}:fetch_groups_requested", {"at": "2026-11-22T12:00:00Z"})
-    pending = await store.pending_flags("default")
+    pending = await pending_flags(store, "default")
     assert [flag.key for flag in pending] == ["wa_refresh_qr_requested"]
     await store.flag_handled("default", pending[0])
-    assert await store.pending_flags("default") == []
+    assert await pending_flags(store, "default") == []
 
 
 async def test_audits_are_kept_in_order(store: Store, session: str) -> None:

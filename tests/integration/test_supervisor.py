@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 
 from testkit.embedded import seed
 from testkit.waiting import until
+from tests.integration.reading import pending_flags
 from worker.cli import app
 from worker.errors import ExitCode
 from worker.store import Store
@@ -376,7 +377,7 @@ async def test_the_flags_of_the_web_app_are_obeyed_and_marked_and_a_logout_outli
         assert row["status"] == "disconnected"
 
         async def handled() -> bool:
-            return not await store.pending_flags(worker.session)
+            return not await pending_flags(store, worker.session)
 
         await worker.until("the flag to be marked", handled)
         worker.process.send_signal(signal.SIGINT)  # Ctrl-C is a clean stop too

@@ -19,6 +19,7 @@ import pytest
 from testkit.embedded import EmbeddedSupabase
 from tests.integration.clients import read_sessions, read_signed_urls, run_python
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, message, photo, table, writer
+from tests.integration.reading import monitored_groups
 from worker.store import HeldSession, MediaFile, Store, connect_store
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "users.md"
@@ -142,8 +143,8 @@ async def test_users_of_two_sessions_see_their_groups_and_sign_their_files(
             assert deleted.json() == []
         await owner.http.patch("/rest/v1/groups?id=gt.0", json={"monitor": False})
         await member.http.patch("/rest/v1/groups?id=gt.0", json={"monitor": False})
-        assert await store.monitored_groups(ours) == frozenset()
-        assert len(await store.monitored_groups(theirs)) == 2
+        assert await monitored_groups(store, ours) == frozenset()
+        assert len(await monitored_groups(store, theirs)) == 2
 
 
 def examples() -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration.clients import read_signed_urls, run_python
 from tests.integration.database import GROUP, message, photo, rows, table, writer
+from tests.integration.reading import monitored_groups, pending_flags
 from worker.store import MediaFile, Store
 from worker.store.embedded import Endpoint
 
@@ -71,9 +72,9 @@ async def test_the_python_examples_do_what_the_page_says(store: Store, session: 
     assert found["current_qr"](found["session"] | {"status": "connected"}) is None
     expired = found["session"] | {"detail": {"qr": "2@code", "expiresAt": "2020-01-01T00:00:00Z"}}
     assert found["current_qr"](expired) is None
-    assert [flag.key for flag in await store.pending_flags(session)] == ["fetch_groups_requested"]
+    assert [flag.key for flag in await pending_flags(store, session)] == ["fetch_groups_requested"]
     assert [group["name"] for group in found["groups"]] == ["Family", "Work"]
-    assert GROUP in await store.monitored_groups(session)
+    assert GROUP in await monitored_groups(store, session)
     assert [row["kind"] for row in found["page"]] == ["image", "text", "text"]
     assert found["older"] == []
     assert found["news"] == []
@@ -118,7 +119,7 @@ async def test_the_javascript_examples_run_too(node: Path, store: Store, session
     assert [row["text"] for row in page] == ["text of A1"]
     assert older == []
     assert "not_monitored" in reasons
-    assert [flag.key for flag in await store.pending_flags(session)] == ["fetch_groups_requested"]
+    assert [flag.key for flag in await pending_flags(store, session)] == ["fetch_groups_requested"]
 
 
 def test_every_example_is_there_in_both_languages() -> None:

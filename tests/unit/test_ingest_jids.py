@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.ingest.rules.jids import Person, canonical, is_group, parse_jid
+from worker.ingest.rules.jids import Person, canonical, parse_jid
 
 PHONE = "4915112345678@s.whatsapp.net"
 LID = "1001@lid"
@@ -41,22 +41,6 @@ LID = "1001@lid"
 def test_an_address_is_brought_to_one_form(text: object, expected: str | None, why: str) -> None:
     jid = parse_jid(text)
     assert (str(jid) if jid else None) == expected, why
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("120363000000000001@g.us", True),
-        (PHONE, False),
-        (LID, False),
-        ("status@broadcast", False),
-        ("120363@newsletter", False),
-        ("x@evil.g.us", False),
-        (None, False),
-    ],
-)
-def test_a_group_is_known_by_its_server(text: object, expected: bool) -> None:
-    assert is_group(text) is expected
 
 
 @pytest.mark.parametrize(

@@ -111,16 +111,6 @@ class Sidecar:
     def returncode(self) -> int | None:
         return self._process.returncode
 
-    def describe_end(self) -> str:
-        """How it ended, for people: `exit code 1`, `killed by SIGKILL`, `still running`."""
-        code = self._process.returncode
-        if code is None:
-            return "still running"
-        if code < 0:
-            with suppress(ValueError):
-                return f"killed by {signal.Signals(-code).name}"
-        return f"exit code {code}"
-
     def signal_group(self, number: signal.Signals) -> None:
         """Signal the child and everything it started (its process group)."""
         with suppress(ProcessLookupError, PermissionError):

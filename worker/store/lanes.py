@@ -29,8 +29,6 @@ LANES = {
             "wa_lease_acquire",
             "wa_lease_release",
             "wa_load_state",
-            "wa_monitored_groups",
-            "wa_pending_flags",
             "wa_schema_version",
             "wa_set_session",
         ),

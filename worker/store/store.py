@@ -20,7 +20,7 @@ from worker.store.bucket import Bucket
 from worker.store.client import Timeouts, database_client, storage_client, translated
 from worker.store.console import Console
 from worker.store.embedded import MIGRATIONS
-from worker.store.host_poll import HeldSession, HostPollAnswer, parse_answer, parse_flag
+from worker.store.host_poll import HeldSession, HostPollAnswer, parse_answer
 from worker.store.key import KeyWatch
 from worker.store.lanes import Lanes
 from worker.store.rows import (
@@ -214,13 +214,6 @@ class Store:
         """Write member lists (`worker.ingest.rules.members`). Returns how many members have left."""
         args = _held(session, fence) | {"p_entries": [dict(entry) for entry in entries]}
         return int((await self._call("wa_write_members", args))["closed"])
-
-    async def monitored_groups(self, session: str) -> frozenset[str]:
-        return frozenset((await self._call("wa_monitored_groups", {"p_session": session}))["groups"])
-
-    async def pending_flags(self, session: str) -> list[Flag]:
-        rows = (await self._call("wa_pending_flags", {"p_session": session}))["flags"]
-        return [parse_flag(row) for row in rows]
 
     async def flag_handled(self, session: str, flag: Flag) -> None:
         """Mark this request as handled. A newer one stays pending."""

@@ -51,12 +51,6 @@ def parse_jid(value: object) -> Jid | None:
     return Jid(user=match["user"], server=_SAME_SERVER.get(server, server))
 
 
-def is_group(value: object) -> bool:
-    """Whether this is the address of a group."""
-    jid = parse_jid(value)
-    return jid is not None and jid.server == GROUP_SERVER
-
-
 def canonical(first: object, second: object = None, lids: Mapping[str, str] | None = None) -> Person | None:
     """The person behind the one or two addresses of a stanza, in any order.
 
