@@ -19,6 +19,7 @@ from testkit.embedded import EmbeddedSupabase
 from testkit.grafana import HOST_METRICS, metric_names
 from testkit.phone import Group, VirtualPhone
 from testkit.worker import Worker
+from tests.chaos.proxy import FaultProxy, Rule
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -84,9 +85,9 @@ async def accounts(folder: Path, supabase: EmbeddedSupabase, number: int) -> Asy
 
 @asynccontextmanager
 async def host(
-    folder: Path, supabase: EmbeddedSupabase, phone: VirtualPhone, capacity: int = 5
+    folder: Path, supabase: EmbeddedSupabase, phone: VirtualPhone, capacity: int = 5, **more: str
 ) -> AsyncIterator[Worker]:
-    settings = {**supabase.worker_env, "WORKER_CATCH_UP_S": "3600"}
+    settings = {**supabase.worker_env, "WORKER_CATCH_UP_S": "3600", **more}
     arguments = ["--capacity", str(capacity)]
     worker = Worker.start(folder, phone=phone, settings=settings, name="host", command="host", arguments=arguments)
     async with worker:
@@ -176,6 +177,50 @@ async def test_a_stopped_host_hands_all_over_and_the_next_one_takes_them(
             for account, sent in zip(both, later, strict=True):
                 await account.database.wait_message(sent.id, seconds=SECONDS, tell=two.child.tail)
                 assert len(await account.database.messages()) == 2
+
+
+async def test_a_host_above_its_share_gives_a_session_to_another_and_its_messages_arrive(
+    tmp_path: Path, supabase: EmbeddedSupabase
+) -> None:
+    async with (
+        accounts(tmp_path, supabase, 3) as everybody,
+        host(tmp_path / "one", supabase, everybody[0].phone, WORKER_LEASE_S="4") as one,
+    ):
+        for account in everybody:
+            await account.link(one)
+            await account.stored(one, "before")
+        first = await everybody[0].holder()
+        pids = {account.session: await sidecar(one, account) for account in everybody}
+        async with host(tmp_path / "two", supabase, everybody[0].phone, WORKER_LEASE_S="4") as two:
+
+            async def moved() -> Account | None:
+                for account in everybody:
+                    if await account.holder() not in (None, first) and await account.database.status() == "connected":
+                        return account
+                return None
+
+            mover = await everybody[0].database.until("a session to move", moved, seconds=SECONDS, tell=two.child.tail)
+            await mover.stored(two, "after")
+            assert [row["text"] for row in await mover.database.messages()] == ["before", "after"]
+            assert list(await sessions(two)) == [mover.session]
+            for account in everybody:
+                if account is not mover:
+                    await account.stored(one, "stayed")
+                    assert await sidecar(one, account) == pids[account.session]
+
+
+async def test_a_claim_whose_answer_is_lost_on_the_way_is_served_at_the_next_poll(
+    tmp_path: Path, supabase: EmbeddedSupabase
+) -> None:
+    """The host does not know what it holds. Its lease would last ten minutes, longer than this test."""
+    async with accounts(tmp_path, supabase, 1) as (olivia,), FaultProxy(supabase.url, "lost") as proxy:
+        lost = proxy.arm(Rule(kind="lost_answer", function="wa_host_poll", times=1))  # its first: it claims
+        settings = {"SUPABASE_URL": proxy.url, "WORKER_LEASE_S": "600"}
+        async with host(tmp_path / "one", supabase, olivia.phone, 5, **settings) as one:
+            await olivia.link(one)
+            await olivia.stored(one, "served")
+            assert lost.over
+            assert ((await olivia.database.session_row()) or {})["fence"] == 2
 
 
 async def test_settings_of_a_session_are_obeyed_changed_and_refused_whole(

@@ -96,12 +96,57 @@ async def test_whatsapp_s_socket_takes_the_proxy_and_a_refusal_is_said(
 
             async def said() -> bool:
                 row = await database.session_row()
-                return row is not None and "the proxy (HTTPS_PROXY) refuses" in str(row["detail"].get("say"))
+                return row is not None and "the session's own) refuses" in str(row["detail"].get("say"))
 
             await database.until("the refusal in the session's row", said, seconds=60, tell=worker.child.tail)
             assert set(proxy.asked) == {"web.whatsapp.com:443"}
             assert len(proxy.asked) >= 2, "the version's fetch, and the socket"
             assert all("proxy-authorization: basic" in head.lower() for head in proxy.heads)
+            assert "hush-hush" not in worker.child.text()
+
+
+async def test_a_session_s_own_proxy_is_its_way_to_whatsapp_and_no_other_session_s(
+    tmp_path: Path, supabase: EmbeddedSupabase, session: str
+) -> None:
+    """A host with two sessions, one of which names a proxy; none of the three proxies lets anybody out."""
+    async with (
+        connect_proxy() as hosts,
+        connect_proxy() as own,
+        connect_proxy() as other,
+        await Database.connect(supabase.url, supabase.service_key, session) as database,
+        await Database.connect(supabase.url, supabase.service_key, f"{session}-plain") as plain,
+    ):
+
+        async def write(of: Database, **columns: object) -> None:
+            await of.client.table("wa_sessions").upsert({"id": of.session, **columns}).execute()
+
+        await write(database, wanted=True, settings={"proxy": own.url.replace("//", "//me:hush-hush@")})
+        settings = {**supabase.worker_env, "HTTPS_PROXY": hosts.url}
+        async with Worker.start(tmp_path, settings=settings, command="host") as worker:
+
+            async def refused() -> bool:
+                detail = await database.detail()
+                return "refuses" in str(detail.get("say"))
+
+            await database.until("the refusal in the session's row", refused, seconds=60, tell=worker.child.tail)
+            assert set(own.asked) == {"web.whatsapp.com:443"}
+            assert "proxy-authorization: basic" in own.heads[0].lower()
+            before = len(hosts.asked)  # the version, for all sessions
+
+            await write(plain, wanted=True)
+
+            async def asked() -> bool:
+                return len(hosts.asked) > before
+
+            await plain.until("the other session's way out", asked, seconds=60, tell=worker.child.tail)
+            await write(database, settings={"proxy": other.url})
+
+            async def changed() -> bool:
+                return bool(other.asked)
+
+            await database.until("the other proxy", changed, seconds=60, tell=worker.child.tail)
+            await write(database, wanted=False)
+            await write(plain, wanted=False)
             assert "hush-hush" not in worker.child.text()
 
 

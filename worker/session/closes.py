@@ -106,7 +106,7 @@ _CAUSES = {  # Node's messages for failed connections
     "ENOTFOUND": "its name cannot be resolved (DNS)",
     "EAI_AGAIN": "its name cannot be resolved (DNS)",
     "ECONNREFUSED": "the connection is refused",
-    "establish tunnel": "the proxy (HTTPS_PROXY) refuses",
+    "establish tunnel": "the proxy (HTTPS_PROXY, or the session's own) refuses",
     "certificate": "its certificate is not trusted (TLS)",
     "ETIMEDOUT": "no answer in time",
     "ENETUNREACH": "this machine has no way to the Internet",
