@@ -47,10 +47,11 @@ class Worker:
         command: str = "run",
         tied: bool = False,
         arguments: Sequence[str] = (),
+        module: str = "worker",
     ) -> Self:
         """Start `python -m worker run` in `folder`, which becomes its working directory and holds its data and log.
 
-        `tied`: it ends when we do, however we end.
+        `tied`: it ends when we do, however we end. `module`: what starts the worker, in its place.
         """
         folder.mkdir(parents=True, exist_ok=True)
         port = free_port()
@@ -63,7 +64,7 @@ class Worker:
         }
         child = Child.start(
             name,
-            [PYTHON, "-m", "testkit.tied" if tied else "worker", command, *arguments],
+            [PYTHON, "-m", "testkit.tied" if tied else module, command, *arguments],
             log=folder / f"{name}.log",
             cwd=folder,
             env=environment(chosen),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 
+from tests.fleet import steps
 from tests.fleet.run import ACCOUNTS_MAX, Options, fleet
 from tests.fleet.sabotage import SABOTAGES, Sabotage
 from worker.errors import ExitCode
@@ -35,13 +36,25 @@ def noticed(sabotage: Sabotage, failed: set[str]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__.splitlines()[0])
     parser.add_argument("--accounts", type=int, default=12, choices=range(2, ACCOUNTS_MAX + 1), metavar="N")
+    parser.add_argument("--hosts", type=int, default=3, choices=range(1, 10), metavar="N")
     parser.add_argument("--seed", type=int, default=1, help="the same seed picks the same hosts and traffic")
     parser.add_argument("--rate", type=float, default=4.0, help="messages a second over all accounts (default: 4)")
-    parser.add_argument("--sabotage", choices=sorted(SABOTAGES), help="break one thing; a check must fail")
+    parser.add_argument(
+        "--steps", nargs="*", choices=steps.ALL, help="what happens (default: all; with --sabotage: what shows it)"
+    )
+    parser.add_argument("--sabotage", choices=sorted(SABOTAGES), default="", help="break one thing; a check must fail")
     parser.add_argument("--keep", action="store_true", help="keep the logs and the database; says where")
     arguments = parser.parse_args()
+    chosen = arguments.steps
+    if chosen is None and arguments.sabotage:
+        chosen = SABOTAGES[arguments.sabotage].steps
     options = Options(
-        accounts=arguments.accounts, seed=arguments.seed, rate=arguments.rate, sabotage=arguments.sabotage
+        accounts=arguments.accounts,
+        hosts=arguments.hosts,
+        seed=arguments.seed,
+        rate=arguments.rate,
+        steps=steps.ALL if chosen is None else tuple(chosen),
+        sabotage=arguments.sabotage,
     )
     folder = Path(tempfile.mkdtemp(prefix="wa-fleet-"))
     keep = arguments.keep

@@ -1,8 +1,9 @@
-"""One run: three hosts, N accounts of the virtual phone, traffic; a host killed, one paused, one added, one drained.
+"""One run: hosts, N accounts of the virtual phone, traffic, and the steps of steps.py one after the other.
 
 Bounded and seeded. What must hold: for each account, that what was receipted is stored, exactly once and as it was
-sent; for each session, one holder at a time; all served again within a minute of whatever happened; shared evenly
-within a minute. Exactly once over kills of all parts at all moments is `make chaos`, for one account.
+sent; for each session, one holder at a time, and nobody writes for it under an earlier fence; all served again within a
+minute of whatever happened; shared evenly within a minute; quiet accounts not delayed by a loud one. Exactly once over
+kills of all parts at all moments is `make chaos`, for one account.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,31 +20,24 @@ from random import Random
 
 import anyio
 
-from bench.report import quantile
 from testkit.database import Database
 from testkit.embedded import EmbeddedSupabase
-from testkit.phone import Group, PhoneError, Sent, VirtualPhone
+from testkit.phone import VirtualPhone
 from testkit.waiting import TookTooLong, until
 from testkit.worker import Worker
-from tests.chaos import checks
-from tests.chaos.checks import MB, Evidence, Violation
-from tests.chaos.ledger import Entry, Ledger
-from tests.chaos.proxy import FaultProxy
-from tests.fleet.sabotage import SABOTAGES
-from tests.fleet.witness import Served, cost, migrations, two_holders
+from tests.chaos.checks import MB, Violation
+from tests.chaos.ledger import Ledger
+from tests.fleet import steps
+from tests.fleet.account import SETTLED_SECONDS, WRITERS, Account
+from tests.fleet.sabotage import migrations
+from tests.fleet.witness import Served, WatchingProxy, cost, process_of, stale_writes, two_holders
 
-ACCOUNTS_MAX = 40
-HOSTS = 3
-WRITERS = ("Ana", "Ben")
-LINKED_SECONDS = 240.0
+ACCOUNTS_MAX = 50
 AT_ONCE = 4  # links; a QR code lives for a while, and two cores do what they can
 SERVED_SECONDS = 60.0  # the promise: nobody is down for longer
 BALANCED_SECONDS = 60.0
 PATIENCE_SECONDS = 180.0  # after that the run gives up; what took longer than promised is a violation all the same
 MEASURED_SECONDS = 30.0
-SETTLED_SECONDS = 120.0
-BURST = 500  # messages to one account, again and again while the others are measured
-FAIR_MS = 2000.0  # 99 in 100 messages to quiet accounts are receipted sooner, whatever one account is sent
 SETTINGS = {"WORKER_POLL_MS": "2000", "WORKER_LEASE_S": "30", "WORKER_CATCH_UP_S": "86400", "LOG_LEVEL": "info"}
 
 Say = Callable[[str], None]
@@ -51,75 +45,38 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
+    """What a run does.
+
+    Attributes:
+        rate: messages a second, over all accounts.
+        steps: names of functions in steps.py, in order.
+        judges_times: whether what takes longer than promised is a violation; else only what does not come at all.
+        patience: for how long a run waits before it says that something does not come.
+        settings: of the hosts, instead of SETTINGS.
+        sabotage: what is broken (sabotage.py).
+    """
+
     accounts: int
     seed: int
-    rate: float  # messages a second, over all accounts
-    sabotage: str | None = None
-
-
-@dataclass(kw_only=True)
-class Account:
-    phone: VirtualPhone
-    database: Database
-    group: Group
-    ledger: Ledger
-    flood: Group  # monitored, too; not in the ledger
-
-    @property
-    def session(self) -> str:
-        return self.database.session
-
-    async def link(self) -> None:
-        await self.phone.scan(await self.database.wait_qr(seconds=LINKED_SECONDS))
-        await self.database.wait_status("connected", seconds=LINKED_SECONDS)
-        groups = [self.group.id, self.flood.id]
-        await self.database.wait_groups(groups, seconds=LINKED_SECONDS)
-        await self.database.monitor(groups)
-        await self.database.fetch_groups(seconds=LINKED_SECONDS)
-
-    async def say(self, writer: str, text: str) -> Sent:
-        begun = time.time()
-        sent = await self.phone.send(writer, self.group.id, text)
-        entry = Entry(
-            id=sent.id, person=writer, chat=self.group.id, text=text, monitored=True, kind="text", phase="wide",
-            sent=(begun, time.time()),
-        )  # fmt: skip
-        self.ledger.add(entry)
-        return sent
-
-    async def check(self) -> list[Violation]:
-        """The promise, for this account."""
-        unsettled = []
-        ids = [entry.id for entry in self.ledger.entries]
-        try:
-            await self.phone.wait_receipts(ids, seconds=SETTLED_SECONDS)
-        except PhoneError as late:
-            unsettled.append(str(late))
-        evidence = Evidence(
-            ledger=self.ledger,
-            receipts=await self.phone.receipts(),
-            messages=await self.database.messages(),
-            others={"wa_refused_stanzas": await self.database.rows("wa_refused_stanzas", session_id=self.session)},
-            unsettled=unsettled,
-            media=[], objects={}, discards={}, commits=[], known=[], leases=[], leaks=[], leaked_files=[],
-            peak_bytes={}, coverage={}, unmarked=[],
-        )  # fmt: skip
-        found = [
-            (check.__name__, f"{self.session}: {text}")
-            for check in (checks.settled, checks.stored, checks.once, checks.intact, checks.readable)
-            for text in check(evidence)
-        ]
-        missing = len(set(evidence.ledger.stored(["wide"])) - set(evidence.rows()))
-        return found + ([("stored", f"{self.session}: {missing} messages are missing")] if missing else [])
+    rate: float
+    hosts: int = 3
+    steps: tuple[str, ...] = steps.ALL
+    measured_seconds: float = MEASURED_SECONDS
+    judges_times: bool = True
+    patience: float = PATIENCE_SECONDS
+    settled_seconds: float = SETTLED_SECONDS
+    settings: Mapping[str, str] = field(default_factory=dict)
+    sabotage: str = ""
 
 
 @dataclass
 class Fleet:
     """The hosts, and what is done to them."""
 
+    options: Options
     folder: Path
     supabase: EmbeddedSupabase
-    proxy: FaultProxy
+    proxy: WatchingProxy
     phone: VirtualPhone
     accounts: list[Account]
     random: Random
@@ -139,10 +96,18 @@ class Fleet:
     async def start(self) -> Worker:
         self.number += 1
         name = f"host-{self.number}"
-        settings = {**SETTINGS, "SUPABASE_URL": self.proxy.url, "SUPABASE_SERVICE_KEY": self.supabase.service_key}
-        arguments = ["--capacity", str(ACCOUNTS_MAX)]
+        settings = {
+            **SETTINGS, **self.options.settings, "SUPABASE_URL": self.proxy.url,
+            "SUPABASE_SERVICE_KEY": self.supabase.service_key, "FLEET_SABOTAGE": self.options.sabotage,
+        }  # fmt: skip
         worker = Worker.start(
-            self.folder / name, phone=self.phone, settings=settings, name=name, command="host", arguments=arguments
+            self.folder / name,
+            phone=self.phone,
+            settings=settings,
+            name=name,
+            command="host",
+            arguments=["--capacity", str(ACCOUNTS_MAX)],
+            module="tests.fleet.entry",
         )
         self.hosts.append(worker)
         self.started.append(worker)
@@ -151,6 +116,13 @@ class Fleet:
 
     def pick(self) -> Worker:
         return self.random.choice(self.hosts)
+
+    async def holder(self, account: Account) -> Worker:
+        """The host that serves this account now."""
+        row = await account.database.session_row() or {}
+        pid = process_of(row["lease_owner"])
+        (found,) = (host for host in self.hosts if host.child.pid == pid)
+        return found
 
     async def stop_all(self) -> None:
         running = [host for host in self.started if host.child.running]
@@ -173,18 +145,20 @@ class Fleet:
         bound = BALANCED_SECONDS if balanced else SERVED_SECONDS
         name = "balanced" if balanced else "served"
         try:
-            await until(f"{what}: {name}", probe, seconds=PATIENCE_SECONDS, every=0.5)
+            await until(f"{what}: {name}", probe, seconds=self.options.patience, every=0.5)
         except TookTooLong as late:
             self.violations.append((name, str(late)))
         took = time.monotonic() - begun
-        shares = ", ".join(f"{owner.rsplit(':', 1)[0].rpartition(':')[2]}: {n}" for owner, n in served.owners.items())
+        shares = ", ".join(f"{process_of(owner)}: {n}" for owner, n in served.owners.items())
         self.say(f"{what}: {name} after {took:.0f} s (sessions by process {shares})")
-        if took > bound:
+        if took > bound and self.options.judges_times:
             self.violations.append((name, f"{what}: {took:.0f} s, {bound:.0f} s is the bound"))
 
     async def measure(self, what: str) -> None:
+        if not self.options.measured_seconds:
+            return
         before, calls, begun = cost(self.pids()), self.proxy.calls.copy(), time.monotonic()
-        await anyio.sleep(MEASURED_SECONDS)
+        await anyio.sleep(self.options.measured_seconds)
         after, seconds = cost(self.pids()), time.monotonic() - begun
         asked = self.proxy.calls - calls
         number = len(self.accounts)
@@ -203,7 +177,7 @@ async def fleet(options: Options, folder: Path, say: Say) -> list[Violation]:
     async with opened(options, folder, say) as it:
         served = Served(it.accounts[0].database, it.runs)
         try:
-            for _ in range(HOSTS):
+            for _ in range(options.hosts):
                 await it.start()
             await link(it)
             await it.until_served("linked", served)
@@ -211,46 +185,50 @@ async def fleet(options: Options, folder: Path, say: Say) -> list[Violation]:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(served.run)
                 await it.measure("at rest")
-                await fair(it, options.rate)
                 talking = anyio.CancelScope()
                 tasks.start_soon(talk, it, options.rate, talking)
                 await it.measure(f"{options.rate:g} messages a second")
-                await killed(it, served)
-                await paused(it, served)
-                await added(it, served)
-                await drained(it, served)
+                for step in options.steps:
+                    await getattr(steps, step)(it, served)
                 talking.cancel()
                 for account in it.accounts:
-                    it.violations += await account.check()
+                    it.violations += await account.check(options.settled_seconds)
                 tasks.cancel_scope.cancel()
-            leases = await it.accounts[0].database.rows("fleet_leases", order="id")
-            it.violations += [("holders", text) for text in two_holders(leases)]
-            sent = sum(len(account.ledger.entries) for account in it.accounts)
-            say(f"{sent} messages; {len(leases)} changes of leases, none with two holders unless it is said")
-            down = sorted(served.longest[account.session] for account in it.accounts)
-            say(
-                f"longest time without service of each account, in seconds: {', '.join(f'{each:.0f}' for each in down)}"
-            )
-            it.violations += [
-                ("down", f"{session} was down for {seconds:.0f} s")
-                for session, seconds in served.longest.items()
-                if seconds > SERVED_SECONDS
-            ]
+            await judge(it, served)
         finally:
             with anyio.CancelScope(shield=True):
                 await it.stop_all()
         return it.violations
 
 
+async def judge(it: Fleet, served: Served) -> None:
+    """What the witnesses have to say."""
+    leases = await it.accounts[0].database.rows("fleet_leases", order="id")
+    it.violations += [("holders", text) for text in two_holders(leases)]
+    it.violations += [("fence", text) for text in stale_writes(leases, it.proxy.writes)]
+    sent = sum(len(account.ledger.entries) for account in it.accounts)
+    it.say(
+        f"{sent} messages; {len(leases)} changes of leases and {len(it.proxy.writes)} writes under a fence, "
+        "none with two holders or a stale fence unless it is said"
+    )
+    down = sorted(served.longest[account.session] for account in it.accounts)
+    it.say(f"longest time without service of each account, in seconds: {', '.join(f'{each:.0f}' for each in down)}")
+    if it.options.judges_times:
+        it.violations += [
+            ("down", f"{session} was down for {seconds:.0f} s")
+            for session, seconds in served.longest.items()
+            if seconds > SERVED_SECONDS
+        ]
+
+
 @asynccontextmanager
 async def opened(options: Options, folder: Path, say: Say) -> AsyncIterator[Fleet]:
     """Everything but the hosts."""
     random = Random(f"{options.seed}:fleet")  # noqa: S311 - repeatable on purpose
-    sabotage = SABOTAGES[options.sabotage].sql() if options.sabotage else ""
     async with (
-        await EmbeddedSupabase.start(folder / "supabase", migrations(folder, sabotage)) as supabase,
+        await EmbeddedSupabase.start(folder / "supabase", migrations(options.sabotage, folder)) as supabase,
         await VirtualPhone.start(folder) as first,
-        FaultProxy(supabase.url, options.seed) as proxy,
+        WatchingProxy(supabase.url, options.seed) as proxy,
         AsyncExitStack() as stack,
     ):
         accounts = []
@@ -265,9 +243,8 @@ async def opened(options: Options, folder: Path, say: Say) -> AsyncIterator[Flee
             ledger.groups[group.id] = group
             ledger.monitored.add(group.id)
             await database.client.table("wa_sessions").insert({"id": database.session, "wanted": True}).execute()
-            flood = await phone.group(f"Flood {number}", WRITERS, "lid")
-            accounts.append(Account(phone=phone, database=database, group=group, ledger=ledger, flood=flood))
-        yield Fleet(folder, supabase, proxy, first, accounts, random, say)
+            accounts.append(Account(phone=phone, database=database, group=group, ledger=ledger))
+        yield Fleet(options, folder, supabase, proxy, first, accounts, random, say)
 
 
 async def link(it: Fleet) -> None:
@@ -284,57 +261,6 @@ async def link(it: Fleet) -> None:
     it.say(f"{len(it.accounts)} accounts linked after {time.monotonic() - begun:.0f} s")
 
 
-async def fair(it: Fleet, rate: float) -> None:
-    """How long messages to quiet accounts wait for their receipts, without and beside a flood to one account."""
-    loud, *quiet = it.accounts
-    p50, p99 = await waits(it, quiet, rate)
-    it.say(f"quiet accounts: receipts after {p50:.0f} ms (median), {p99:.0f} ms (99th percentile)")
-    count = 0
-
-    async def flood() -> None:
-        nonlocal count
-        while True:
-            with anyio.CancelScope(shield=True):
-                sent = await loud.phone.burst(WRITERS, [loud.flood.id], BURST, text_prefix=f"flood {count}")
-                await loud.phone.wait_receipts(sent["ids"], seconds=SETTLED_SECONDS)
-                count += BURST
-            await anyio.lowlevel.checkpoint()
-
-    begun = time.monotonic()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(flood)
-        p50, p99 = await waits(it, quiet, rate)
-        tasks.cancel_scope.cancel()
-    it.say(
-        f"beside one with {count / (time.monotonic() - begun):.0f} messages a second: {p50:.0f} ms (median), "
-        f"{p99:.0f} ms (99th percentile)"
-    )
-    if p99 > FAIR_MS:
-        it.violations.append(("fair", f"{p99:.0f} ms at the 99th percentile, {FAIR_MS:.0f} ms is the bound"))
-    stored = len(await loud.database.rows("messages", order="id", chat_id=loud.flood.id))
-    if stored != count:
-        it.violations.append(
-            ("stored", f"{loud.session}: {count} messages of the flood were receipted, {stored} stored")
-        )
-
-
-async def waits(it: Fleet, accounts: Sequence[Account], rate: float) -> tuple[float, float]:
-    """Milliseconds from the server's socket to the receipt: the median and the 99th percentile."""
-    sent: dict[str, list[Sent]] = {account.session: [] for account in accounts}
-    begun = time.monotonic()
-    for number in range(round(MEASURED_SECONDS * rate)):
-        await anyio.sleep(max(0.0, begun + number / rate - time.monotonic()))
-        account = accounts[number % len(accounts)]
-        sent[account.session].append(await account.say(WRITERS[0], f"{account.session} quiet {begun} {number}"))
-    took = []
-    for account in accounts:
-        ids = [message.id for message in sent[account.session]]
-        receipts = await account.phone.wait_receipts(ids, seconds=SETTLED_SECONDS)
-        at = {receipt["id"]: receipt["at_ms"] for receipt in receipts}
-        took += [at[message.id] - message.sent_at_ms for message in sent[account.session]]
-    return quantile(sorted(took), 50), quantile(sorted(took), 99)
-
-
 async def talk(it: Fleet, rate: float, scope: anyio.CancelScope) -> None:
     """Send until cancelled; what was begun is sent, so that the ledger has it."""
     number = 0
@@ -345,40 +271,3 @@ async def talk(it: Fleet, rate: float, scope: anyio.CancelScope) -> None:
             with anyio.CancelScope(shield=True):
                 await account.say(writer, f"{account.session} {number}")
             await anyio.sleep(it.random.expovariate(rate))
-
-
-async def killed(it: Fleet, served: Served) -> None:
-    """Power fails; the operator's supervisor starts the host again."""
-    host = it.pick()
-    it.hosts.remove(host)
-    host.child.kill()
-    await it.until_served("a host is killed", served)
-    await it.start()
-    await it.until_served("it is started again", served, balanced=True)
-
-
-async def paused(it: Fleet, served: Served) -> None:
-    """A host stands still for longer than its leases, and goes on as if nothing had been."""
-    host = it.pick()
-    it.paused.add(host.child.pid)
-    os.kill(host.child.pid, signal.SIGSTOP)
-    it.hosts.remove(host)
-    await it.until_served("a host is paused", served)
-    it.hosts.append(host)
-    it.paused.discard(host.child.pid)
-    os.kill(host.child.pid, signal.SIGCONT)
-    await it.until_served("it goes on", served, balanced=True)
-
-
-async def added(it: Fleet, served: Served) -> None:
-    await it.start()
-    await it.until_served("a host is added", served, balanced=True)
-
-
-async def drained(it: Fleet, served: Served) -> None:
-    host = it.pick()
-    it.hosts.remove(host)
-    code = await host.child.stop()
-    if code:
-        it.violations.append(("drained", f"its exit code is {code}"))
-    await it.until_served("a host is drained", served, balanced=True)

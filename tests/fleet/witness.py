@@ -1,26 +1,27 @@
-"""What a fleet is seen to do: every change of a lease as the database has it, who is served, what it costs.
+"""What a fleet is seen to do: every change of a lease as the database has it, every write that names a fence, who is
+served, what it costs.
 
-A migration of the run's own writes the leases down; /proc tells memory and processor time.
+A migration of the run's own writes the leases down; the proxy before the database, the writes; /proc tells memory and
+processor time.
 """
 
 from __future__ import annotations
 
-import shutil
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import anyio
 
 from testkit.database import Database, parse_time
 from testkit.processes import cpu_seconds, descendants, pss_bytes
-from worker.store.embedded import MIGRATIONS
+from tests.chaos.proxy import FaultProxy, Request
 
 LOOK_SECONDS = 1.0
-LAST = "29991231235959_fleet.sql"
+CLOCK_SECONDS = 0.005  # the database writes microseconds, another process read the clock
 LEASE_LOG = """
 create table public.fleet_leases (
   id bigint generated always as identity primary key,
@@ -44,12 +45,56 @@ execute function public.fleet_note();
 Row = dict[str, Any]
 
 
-def migrations(folder: Path, sabotage: str = "") -> Path:
-    """The project's, and one that notes leases. `sabotage`: SQL that undoes a protection."""
-    target = folder / "migrations"
-    shutil.copytree(MIGRATIONS, target)
-    (target / LAST).write_text(LEASE_LOG + sabotage)
-    return target
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """A call that named a fence, and was not refused. `begun`: when it came to the proxy, seconds since 1970."""
+
+    session: str
+    fence: int
+    function: str
+    begun: float
+
+
+class WatchingProxy(FaultProxy):
+    """Remembers which fences wrote."""
+
+    def __init__(self, upstream: str, seed: object) -> None:
+        super().__init__(upstream, seed)
+        self.writes: list[Write] = []
+
+    def _expect(self, request: Request) -> Callable[[int, bytes], Callable[[], None]]:
+        note, begun = super()._expect(request), time.time()
+
+        def noted(status: int, body: bytes) -> Callable[[], None]:
+            if status < 300 and (named := fence_of(request)) is not None:
+                self.writes.append(
+                    Write(session=named[0], fence=named[1], function=request.function or "", begun=begun)
+                )
+            return note(status, body)
+
+        return noted
+
+
+def fence_of(request: Request) -> tuple[str, int] | None:
+    """Session and fence of a call that needs one. A release under another fence is answered, and does nothing."""
+    if request.function in (None, "wa_lease_release", "wa_host_poll") or b"fence" not in request.body:
+        return None
+    args = json.loads(request.body)
+    fence = args.get("p_fence") or (args.get("p_batch") or {}).get("fence")
+    return None if fence is None else (args["p_session"], int(fence))
+
+
+def stale_writes(leases: Iterable[Row], writes: Iterable[Write]) -> Iterator[str]:
+    """Writes that came under a fence when a later one had been given out."""
+    given: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for row in leases:
+        given[row["session_id"]].append((row["fence"], parse_time(row["at"]).timestamp()))
+    for write in writes:
+        later = [
+            fence for fence, at in given[write.session] if fence > write.fence and at + CLOCK_SECONDS < write.begun
+        ]
+        if later:
+            yield f"{write.session}: {write.function} under fence {write.fence}, after {later[0]} was given out"
 
 
 def two_holders(leases: Iterable[Row]) -> Iterator[str]:
