@@ -23,6 +23,7 @@ import anyio
 from testkit.database import Database
 from testkit.embedded import EmbeddedSupabase
 from testkit.phone import VirtualPhone
+from testkit.processes import ROOT
 from testkit.waiting import TookTooLong, until
 from testkit.worker import Worker
 from tests.chaos.checks import MB, Violation
@@ -99,6 +100,7 @@ class Fleet:
         settings = {
             **SETTINGS, **self.options.settings, "SUPABASE_URL": self.proxy.url,
             "SUPABASE_SERVICE_KEY": self.supabase.service_key, "FLEET_SABOTAGE": self.options.sabotage,
+            "PYTHONPATH": str(ROOT),
         }  # fmt: skip
         worker = Worker.start(
             self.folder / name,

@@ -67,7 +67,8 @@ def migrations(sabotage: str, folder: Path) -> Path:
 def _claim_before_the_lease_ends() -> str:
     """Ten seconds early, which a host that polls never lets happen: a killed or a paused one does."""
     early = r"s\.lease_expires_at <= clock_timestamp\(\)", "s.lease_expires_at <= clock_timestamp() + interval '10 s'"
-    return "\n".join(changed(function, *early) for function in ("wa.free_sessions", "wa.claim_sessions"))
+    claim = changed("wa.claim_sessions", *early).replace("<= clock_timestamp() - p_waited", "is not null")
+    return "\n".join([changed("wa.free_sessions", *early), claim])
 
 
 def _check_no_fence() -> str:
