@@ -14,6 +14,7 @@ from uuid import uuid4
 import anyio
 import pytest
 
+from testkit.commands import Commands
 from testkit.database import Database
 from testkit.embedded import EmbeddedSupabase
 from testkit.grafana import HOST_METRICS, metric_names
@@ -151,6 +152,46 @@ async def test_one_host_serves_several_accounts_and_what_happens_to_one_leaves_t
         assert "wa_host_sessions 2.0" in page.text
         wanted = {name for name in metric_names() if name.startswith(HOST_METRICS)}
         assert {name for name in wanted if name not in page.text} == set()
+
+
+async def test_an_account_s_life_from_the_outside(tmp_path: Path, supabase: EmbeddedSupabase) -> None:
+    """Added by a row, linked by the QR code in its row, stopped, started again, removed without and with its data."""
+    wa = Commands(supabase.worker_env)
+    async with accounts(tmp_path, supabase, 1) as (olivia,), host(tmp_path / "one", supabase, olivia.phone) as one:
+
+        async def until_free() -> None:
+            async def free() -> bool:
+                return await olivia.holder() is None
+
+            await olivia.database.until("the host to give it back", free, seconds=SECONDS, tell=one.child.tail)
+
+        await olivia.link(one)
+        await olivia.stored(one, "first")
+
+        await olivia.change(wanted=False)
+        await until_free()
+        waiting = await olivia.phone.send("Ana", olivia.group.id, "while it was stopped")
+        await olivia.change(wanted=True)
+        await olivia.database.wait_message(waiting.id, seconds=SECONDS, tell=one.child.tail)
+        assert await olivia.database.qr() is None, "it is linked still"
+
+        await olivia.change(wanted=False)
+        await until_free()
+        removed = await wa("sessions", "remove", olivia.session, "--yes")
+        assert (removed.code, removed.out) == (0, f"{olivia.session} is removed.\n")
+        assert [row["text"] for row in await olivia.database.messages()] == ["first", "while it was stopped"]
+        await olivia.change(wanted=True)
+        await olivia.link(one)
+        await olivia.stored(one, "linked again")
+        assert len(await olivia.database.messages()) == 3
+
+        assert (await wa("sessions", "stop", olivia.session)).code == 0
+        removed = await wa("sessions", "remove", olivia.session, "--with-data", "--yes")
+        assert removed.code == 0, removed.err
+        for table in ("wa_sessions", "messages", "groups", "audit_log"):
+            name = "id" if table == "wa_sessions" else "session_id"
+            assert await olivia.database.rows(table, **{name: olivia.session}) == [], table
+        assert olivia.session not in await sessions(one)
 
 
 async def test_a_stopped_host_hands_all_over_and_the_next_one_takes_them(
