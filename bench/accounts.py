@@ -1,9 +1,10 @@
-"""What accounts cost at rest: `python -m bench.accounts [--accounts 1,5,10,20] [--seconds 60] [--each]`.
+"""What accounts cost: `python -m bench.accounts [--accounts 1,5,10,20] [--seconds 60] [--rate 0.2] [--each]`.
 
 One virtual phone is WhatsApp for all of them, a PostgreSQL behind bench/gateway.py their database, and one `wa-worker
 host` serves them; `--each`: a `wa-worker run` each, for comparison. Every account is linked and has a group that is
 switched on. When the last one has rested, memory (PSS: shared pages by their share), processor time and requests are
-read. Prints figures; judges nothing. docs/scaling.md has them.
+read: at rest, and while people write to each account (`--rate` messages a second). Then the straight line through the
+figures: what a process costs, and what each account adds. Prints figures; judges nothing. docs/scaling.md has them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import random
 import re
+import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,7 @@ class Accounts:
         self.url = url
         self.workers: list[Worker] = []
         self._phone = phone
+        self._groups: list[tuple[VirtualPhone, str]] = []  # one of each account
         self.count = 0
 
     async def call(self, function: str, **args: Any) -> Any:
@@ -73,7 +78,7 @@ class Accounts:
         session, name = f"account-{self.count}", f"Owner {self.count}"
         phone = await self._phone.another(name) if self.count else self._phone
         self.count += 1
-        await phone.group(f"Group of {session}", ["Ana", "Ben"], "lid", notify=False)
+        group = await phone.group(f"Group of {session}", ["Ana", "Ben"], "lid", notify=False)
         await self.serve(session)
 
         async def qr() -> Any:
@@ -89,6 +94,16 @@ class Accounts:
         listed = await until("the groups", groups, seconds=PATIENCE_SECONDS, tell=self.tell)
         ids = [group["id"] for group in listed]
         await self.call("wa_set_monitor", p_session=session, p_groups=ids, p_monitor=True)
+        self._groups.append((phone, group.id))
+
+    async def talk(self, rate: float) -> None:
+        """Until cancelled, so many messages a second to each account, at random moments."""
+        number = 0
+        while True:
+            number += 1
+            await asyncio.sleep(random.expovariate(rate * len(self._groups)))
+            phone, group = random.choice(self._groups)  # noqa: S311
+            await phone.send(random.choice(("Ana", "Ben")), group, f"message {number}")  # noqa: S311
 
     def tell(self) -> str:
         return "\n".join(worker.child.tail() for worker in self.workers[-1:])
@@ -119,25 +134,74 @@ async def running(folder: Path, *, each: bool) -> AsyncIterator[tuple[Accounts, 
         yield accounts, forwarder, postmaster(dsn)
 
 
-async def at_rest(accounts: Accounts, forwarder: Forwarder, database: int, seconds: float) -> str:
-    """A row of the table: the mean of so many seconds."""
-    await asyncio.sleep(SETTLE_SECONDS)
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Of so many accounts, over a time. Bytes in MB (10^6), processor time in ms a second."""
+
+    accounts: int
+    sidecars: list[float]  # PSS of each
+    workers: float
+    database: float
+    sidecar_cpu: float
+    worker_cpu: float
+    requests: float  # a second
+
+    @property
+    def memory(self) -> float:
+        return sum(self.sidecars) + self.workers
+
+    def row(self, what: str) -> str:
+        count, each = self.accounts, self.sidecars
+        return (
+            f"| {count} | {what} | {sum(each) / count:.1f} ({each[0]:.1f} to {each[-1]:.1f}) | {self.workers:.1f} "
+            f"| {self.memory / count:.1f} | {self.database:.0f} | {self.sidecar_cpu / count:.2f} "
+            f"| {self.worker_cpu / count:.2f} | {self.requests:.2f} | {self.requests / count:.3f} |"
+        )
+
+
+async def measure(accounts: Accounts, forwarder: Forwarder, database: int, seconds: float) -> Figures:
+    """The mean of so many seconds."""
     roles = accounts.roles()
-    count = len(roles["sidecar"])
     forwarder.reset()
     began = time.monotonic()
     before = {role: cpu_seconds(pids) for role, pids in roles.items()}
     await asyncio.sleep(seconds)
     took = time.monotonic() - began
     cpu = {role: (cpu_seconds(pids) - before[role]) / took * 1000 for role, pids in roles.items()}
-    each = sorted(pss_bytes([pid]) / 1e6 for pid in roles["sidecar"])
-    workers = pss_bytes(roles["worker"]) / 1e6
-    requests = forwarder.requests.total() / took
-    return (
-        f"| {count} | {sum(each) / count:.1f} ({each[0]:.1f} to {each[-1]:.1f}) | {workers:.1f} "
-        f"| {(sum(each) + workers) / count:.1f} | {pss_bytes(tree(database)) / 1e6:.0f} "
-        f"| {cpu['sidecar'] / count:.2f} | {cpu['worker'] / count:.2f} | {requests:.2f} | {requests / count:.3f} |"
+    return Figures(
+        accounts=len(roles["sidecar"]),
+        sidecars=sorted(pss_bytes([pid]) / 1e6 for pid in roles["sidecar"]),
+        workers=pss_bytes(roles["worker"]) / 1e6,
+        database=pss_bytes(tree(database)) / 1e6,
+        sidecar_cpu=cpu["sidecar"],
+        worker_cpu=cpu["worker"],
+        requests=forwarder.requests.total() / took,
     )
+
+
+async def loaded(accounts: Accounts, forwarder: Forwarder, database: int, seconds: float, rate: float) -> Figures:
+    """The same while people write."""
+    talking = asyncio.create_task(accounts.talk(rate))
+    try:
+        return await measure(accounts, forwarder, database, seconds)
+    finally:
+        talking.cancel()
+        await asyncio.gather(talking, return_exceptions=True)
+
+
+def line(figures: list[Figures], what: str) -> str:
+    """The straight line through the figures: what there is without accounts, and what each adds."""
+    counts = [float(one.accounts) for one in figures]
+    lines = {
+        "MB": [one.memory for one in figures],
+        "ms of processor time a second": [one.sidecar_cpu + one.worker_cpu for one in figures],
+        "requests a second": [one.requests for one in figures],
+    }
+    parts = []
+    for unit, values in lines.items():
+        slope, start = statistics.linear_regression(counts, values)
+        parts.append(f"{start:.2f} + {slope:.3f} an account {unit}")
+    return f"{what}: {'; '.join(parts)}"
 
 
 def mappings(pid: int) -> Counter[str]:
@@ -154,18 +218,25 @@ def mappings(pid: int) -> Counter[str]:
     return found
 
 
-async def main(steps: list[int], seconds: float, *, each: bool) -> None:
+async def main(steps: list[int], seconds: float, rate: float, *, each: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="wa-accounts-") as name:
         async with running(Path(name), each=each) as (accounts, forwarder, database):
             print(
-                "| accounts | a sidecar, MB (least to most) | workers, MB | an account, MB | database, MB "
+                "| accounts | | a sidecar, MB (least to most) | workers, MB | an account, MB | database, MB "
                 "| sidecar, CPU ms/s | worker, CPU ms/s an account | requests/s | requests/s an account |"
             )
-            print("|---|---|---|---|---|---|---|---|---|", flush=True)
+            print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+            resting, talking = [], []
             for step in steps:
                 while accounts.count < step:
                     await accounts.add()
-                print(await at_rest(accounts, forwarder, database, seconds), flush=True)
+                await asyncio.sleep(SETTLE_SECONDS)
+                resting.append(await measure(accounts, forwarder, database, seconds))
+                print(resting[-1].row("at rest"), flush=True)
+                talking.append(await loaded(accounts, forwarder, database, seconds, rate))
+                print(talking[-1].row(f"{rate:g} messages/s each"), flush=True)
+            if len(steps) > 1:
+                print(f"\n{line(resting, 'at rest')}\n{line(talking, 'while people write')}")
             total: Counter[str] = Counter()
             sidecars = accounts.roles()["sidecar"]
             for pid in sidecars:
@@ -181,6 +252,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accounts", default="1,5,10,20", help="how many, one figure after the other")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=0.2, help="messages a second to each account, under load")
     parser.add_argument("--each", action="store_true", help="a process for each account, instead of one host")
     given = parser.parse_args()
-    asyncio.run(main([int(count) for count in given.accounts.split(",")], given.seconds, each=given.each))
+    asyncio.run(main([int(count) for count in given.accounts.split(",")], given.seconds, given.rate, each=given.each))

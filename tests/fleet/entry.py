@@ -9,13 +9,20 @@ import os
 import runpy
 import sys
 
-from worker.store import lanes
+import anyio
+
+from worker.store.lanes import Lanes
 
 
 def sabotage(what: str) -> None:
+    make = Lanes.__init__
+
+    def narrow(self: Lanes, sessions: int = 1) -> None:
+        make(self, sessions)
+        self._free = {lane: anyio.Semaphore(1) for lane in self._free}
+
     if what == "one_connection":
-        lanes.LANE_CONNECTIONS = 1
-        lanes.SESSIONS_A_CONNECTION = 1000
+        Lanes.__init__ = narrow  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -65,8 +65,9 @@ def migrations(sabotage: str, folder: Path) -> Path:
 
 
 def _claim_before_the_lease_ends() -> str:
-    """Ten seconds early, which a host that polls never lets happen: a killed or a paused one does."""
-    early = r"s\.lease_expires_at <= clock_timestamp\(\)", "s.lease_expires_at <= clock_timestamp() + interval '10 s'"
+    """A third of it early: a host that polls has renewed it by then, a killed or a paused one has not."""
+    third = "clock_timestamp() + make_interval(secs => s.lease_seconds / 3)"
+    early = r"s\.lease_expires_at <= clock_timestamp\(\)", f"s.lease_expires_at <= {third}"
     claim = changed("wa.claim_sessions", *early).replace("<= clock_timestamp() - p_waited", "is not null")
     return "\n".join([changed("wa.free_sessions", *early), claim])
 
