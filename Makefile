@@ -18,7 +18,7 @@ PYTHON_STAMP := $(VENV)/.installed
 NODE_STAMP := node_modules/.installed
 MERMAID := .make/docs/mermaid-11.12.0.tgz
 
-.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort fleet soak bench benchgate benchqueries benchconsole clean image audit sbom mutants docs \
+.PHONY: help setup demo unit fuzz test e2e e2ematrix up check chaos chaosshort fleet fleetshort soak bench benchgate benchqueries benchconsole clean image audit sbom mutants docs \
   baileys lock types console-smoke screenshots wheel wheel-smoke docs-commands filetypes
 
 help: ## list the targets
@@ -61,8 +61,8 @@ test: setup ## every test except chaos, fleet, the wheel (wheel-smoke) and the c
 	  --ignore tests/wheel tests
 
 # Its processes are killed on purpose: that a Popen is collected before its child is reaped is no finding there.
-chaosshort: setup ## the chaos and fleet runs of CI: every kind of fault once, and a sabotage for each check
-	@$(BIN)/python -m pytest tests/chaos tests/fleet -W ignore::pytest.PytestUnraisableExceptionWarning
+chaosshort: setup ## the chaos run of CI: every kind of fault once, and a sabotage for each check
+	@$(BIN)/python -m pytest tests/chaos -W ignore::pytest.PytestUnraisableExceptionWarning
 
 e2e: setup ## the end-to-end tests with the virtual phone; PHONE=real: the acceptance list with your phone
 	@$(BIN)/python -m $(or $(E2E_$(PHONE)),$(error PHONE is virtual or real))
@@ -86,6 +86,9 @@ chaos: setup ## MINUTES=3 SEED=1: kill everything at random and look for a lost 
 
 fleet: setup ## ACCOUNTS=12 HOSTS=3 SEED=1: hosts that share accounts; one account is loud, hosts are killed and paused
 	@$(BIN)/python -m tests.fleet --accounts $(or $(ACCOUNTS),12) --hosts $(or $(HOSTS),3) --seed $(SEED)
+
+fleetshort: setup ## a small fleet, and a sabotage for each of its checks; eleven minutes, not in CI
+	@$(BIN)/python -m pytest tests/fleet
 
 soak: setup ## MINUTES=15 plus six of warm-up: closes of every kind, repeatedly; memory must stay flat
 	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),15) --seed $(SEED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from testkit.phone import Group, Person
 
@@ -25,7 +25,7 @@ class Entry:
         good: sent in good form, so that an ack or a stub that stays would be our fault.
         old: sent long before it can arrive, beyond the live window.
         sent: between which times, in seconds since 1970, as its stanza tells them.
-        written: by when it was on the wire, in seconds since 1970; later than `sent` if it is old.
+        written: by when it was on the wire, in seconds since 1970; later than `sent` if it is old or held back.
     """
 
     id: str
@@ -61,6 +61,11 @@ class Ledger:
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
         self.kinds[entry.kind] = self.kinds.get(entry.kind, 0) + 1
+
+    def mark_written(self, ids: Iterable[str], at: float) -> None:
+        """These were held back until now."""
+        held = set(ids)
+        self.entries[:] = [replace(entry, written=at) if entry.id in held else entry for entry in self.entries]
 
     def name(self, jid: str | None) -> str:
         """Whose address this is; the address itself if nobody's."""

@@ -6,6 +6,7 @@ Sends and keeps the ledger; knows nothing of faults. Every kind of traffic comes
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections.abc import Sequence
 from random import Random
@@ -272,8 +273,9 @@ class Traffic:
         made: list[str] = []
         for first in range(0, len(names), AT_ONCE):  # the phone makes a session for each, and must answer meanwhile
             items = [self._text(name, group) | {"fault": {"hold": True}} for name in names[first : first + AT_ONCE]]
-            made += await self._send_all(items, "crowd")
+            made += await self._send_all(items, "crowd", written=math.inf)
         await self._phone.post("/release", {"ids": made})
+        self.ledger.mark_written(made, time.time())
         return made
 
     async def old_news(self, count: int, age_seconds: int, now: int) -> None:
@@ -283,8 +285,8 @@ class Traffic:
 
     # Making and sending
 
-    async def _send_all(self, items: Sequence[Json], kind: str) -> list[str]:
-        """Their ids."""
+    async def _send_all(self, items: Sequence[Json], kind: str, written: float | None = None) -> list[str]:
+        """Their ids. `written`: by when they are on the wire; by default now."""
         begun = time.time()
         answers = (await self._phone.post("/send_many", {"items": list(items)}))["items"]
         sent = begun, time.time()
@@ -294,7 +296,7 @@ class Traffic:
             chat = item["to"] if item["to"] in self.ledger.groups else None
             person = self.ledger.name(answer["sender"])
             at = float(item["t"]) if "t" in item else None
-            self._enter(answer["id"], person, chat, text, sha256, kind, (at, at) if at is not None else sent)
+            self._enter(answer["id"], person, chat, text, sha256, kind, (at, at) if at is not None else sent, written)
             if sha256 and chat in self.ledger.monitored:
                 self._forwardable.append(answer["id"])
         return [answer["id"] for answer in answers]
@@ -308,6 +310,7 @@ class Traffic:
         sha256: str | None,
         kind: str,
         sent: tuple[float, float],
+        written: float | None = None,
     ) -> None:
         expected = text.replace("\0", "\ufffd") if text else text
         entry = Entry(
@@ -322,7 +325,7 @@ class Traffic:
             kind=kind,
             phase=self.ledger.phase,
             sent=sent,
-            written=time.time(),
+            written=time.time() if written is None else written,
         )
         self.ledger.add(entry)
 

@@ -223,8 +223,10 @@ FAILURES = [
     pytest.param({"continuation": "silence"}, ["then sent nothing"], id="silence after the answer"),
     pytest.param({"continuation": "early"}, ["then sent nothing"], id="the phone's half came too early"),
     pytest.param({"refuse": "ref"}, ["refused", "passkey_prologue", "400"], id="the reference is refused"),
-    pytest.param({"silence": "ref"}, ["did not answer", "passkey_prologue"], id="silence at the reference"),
-    pytest.param({"silence": "passkey_prologue"}, ["did not answer", "passkey_prologue"], id="silence at the answer"),
+    pytest.param({"silence": "ref"}, ["gave no readable answer", "passkey_prologue"], id="silence at the reference"),
+    pytest.param(
+        {"silence": "passkey_prologue"}, ["gave no readable answer", "passkey_prologue"], id="silence at the answer"
+    ),
     pytest.param({"silence": "companion_nonce"}, ["then sent nothing"], id="silence at the nonce"),
     pytest.param({"cut": "ref"}, ["passkey_prologue"], id="cut at the reference"),
     pytest.param({"cut": "passkey_prologue"}, ["passkey_prologue"], id="cut at the answer"),
@@ -246,7 +248,7 @@ async def test_an_attempt_that_fails_says_how_and_the_next_one_links(
 
 
 NO_OPTIONS = [
-    pytest.param({"silence": "passkey_request_options"}, ["did not answer"], id="silence"),
+    pytest.param({"silence": "passkey_request_options"}, ["gave no readable answer"], id="silence"),
     pytest.param({"refuse": "passkey_request_options"}, ["refused", "400"], id="refused"),
     pytest.param({"cut": "passkey_request_options"}, ["passkey_request_options"], id="cut"),
 ]

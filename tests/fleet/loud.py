@@ -36,9 +36,9 @@ PICTURE = (ROOT / "seeds" / "media" / "oranges.jpg").read_bytes()
 Loud = Callable[["Fleet", Account], Coroutine[Any, Any, None]]
 
 
-async def beside(it: Fleet, what: str, loud: Loud) -> None:
+async def beside(it: Fleet, what: str, loud: Loud, account: Account | None = None) -> None:
     """One account is loud for a while; the others' times, first without it."""
-    account = it.random.choice(it.accounts)
+    account = account or it.random.choice(it.accounts)
     calm = await quiet_times(it, account, None)
     noisy = await quiet_times(it, account, loud)
     it.say(f"{what}: a quiet one's message takes {_told(noisy)}; before, {_told(calm)}")
