@@ -134,9 +134,12 @@ async def test_a_town_is_played_with_by_somebody_without_a_phone(
         await click("Start it again")
         await seen.page.get_by_role("cell", name="waiting").first.wait_for(state="detached")
         counts = seen.page.locator("[data-group=market] [data-count]")
-        sent, receipted, stored = [int(text) for text in await counts.all_text_contents()]
-        assert sent == receipted
-        assert stored > 1
+
+        async def acknowledged() -> bool:
+            sent, receipted, stored = [int(text) for text in await counts.all_text_contents()]
+            return sent == receipted and stored > 1
+
+        await until("a receipt for everything, which comes after it is stored", acknowledged, seconds=60)
         await click("Stop and forget it")
         await seen.see("The town is gone")
         assert site.app.console.towns.present is None
