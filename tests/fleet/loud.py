@@ -21,6 +21,7 @@ from testkit.phone import Media, PhoneError, Sent
 from testkit.processes import ROOT
 from tests.chaos.proxy import Rule
 from tests.fleet.account import WRITERS, Account
+from worker.session.backoff import LOOP_AFTER
 
 if TYPE_CHECKING:
     from tests.fleet.run import Fleet
@@ -31,14 +32,15 @@ QUIET_SECONDS = 2.0  # the bound of the 99th percentile
 BURST = 1000  # messages at once; the next ones when these are in
 FILES = 20  # in each burst
 SLOW_SECONDS = 4.0
+CRASHES = LOOP_AFTER - 2  # with some more, the worker would wait five minutes for a person
 PICTURE = (ROOT / "seeds" / "media" / "oranges.jpg").read_bytes()
 
 Loud = Callable[["Fleet", Account], Coroutine[Any, Any, None]]
 
 
-async def beside(it: Fleet, what: str, loud: Loud, account: Account | None = None) -> None:
+async def beside(it: Fleet, what: str, loud: Loud) -> None:
     """One account is loud for a while; the others' times, first without it."""
-    account = account or it.random.choice(it.accounts)
+    account = it.random.choice(it.accounts)
     calm = await quiet_times(it, account, None)
     noisy = await quiet_times(it, account, loud)
     it.say(f"{what}: a quiet one's message takes {_told(noisy)}; before, {_told(calm)}")
@@ -116,12 +118,12 @@ async def slow_bursts(it: Fleet, account: Account) -> None:
 
 async def crashes(it: Fleet, account: Account) -> None:
     host = await it.holder(account)
-    killed = None
-    while True:
+    killed, times = None, 0
+    while times < CRASHES:
         answer = await host.get("/readyz")
         session = (answer.json()["sessions"] if answer is not None else {}).get(account.session, {})
         pid = session.get("sidecar", {}).get("pid")
         if pid is not None and pid != killed:
             os.kill(pid, signal.SIGKILL)
-            killed = pid
+            killed, times = pid, times + 1
         await anyio.sleep(0.2)

@@ -116,16 +116,12 @@ def two_holders(leases: Iterable[Row]) -> Iterator[str]:
 
 @dataclass
 class Served:
-    """Which accounts are served: connected, by a host that runs. `runs` says so of a process.
-
-    `excused`: sessions that may be without service, because what happens to them is their own.
-    """
+    """Which accounts are served: connected, by a host that runs. `runs` says so of a process."""
 
     database: Database
     runs: Callable[[int], bool]
     longest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     owners: Counter[str] = field(default_factory=Counter)  # sessions by holder, at the last look
-    excused: set[str] = field(default_factory=set)
     _since: dict[str, float] = field(default_factory=dict)
     _counts: bool = False
 
@@ -140,8 +136,6 @@ class Served:
         self.owners = Counter(row["lease_owner"] for row in rows if row["lease_owner"])
         for row in rows:
             owner = row["lease_owner"]
-            if row["id"] in self.excused:
-                continue
             if row["status"] == "connected" and owner and self.runs(process_of(owner)):
                 since = self._since.pop(row["id"], None)
             else:
