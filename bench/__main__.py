@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.report import quantile, write
+from bench.report import write
 from bench.sides import (
     SENDERS,
     Embedded,
@@ -41,6 +41,7 @@ from bench.sizes import SIZES, growth
 from testkit.phone import Media
 from testkit.processes import NODE, cpu_seconds, pss_bytes
 from testkit.waiting import until
+from worker.session.commit_times import quantile
 
 ALL: list[type[Side]] = [Stock, Native, Naive, Embedded, Postgres]
 SLOW = (Stock, Naive)  # get a twenty-fifth of the messages, at least 200, or the run would be theirs

@@ -22,10 +22,10 @@ from typing import Any
 
 import psycopg
 
-from bench.report import quantile
 from tests.conftest import real_postgres
 from tests.integration.database import GROUP, message
 from tests.integration.test_sql_races import batch, call
+from worker.session.commit_times import quantile
 
 POLL_SECONDS = 2.0
 COMMITS_AT_ONCE = 4  # connections that commit, each a session after the other

@@ -16,11 +16,6 @@ EMBEDDED, POSTGRES = "wa-worker, embedded", "wa-worker, PostgreSQL"
 GROWTH_FLAT = 1.5  # times the first size's commit: within this it is the machine
 
 
-def quantile(ordered: list[float], percent: int) -> float:
-    """The value that so many percent of these do not exceed."""
-    return ordered[min(len(ordered) - 1, max(0, -(-len(ordered) * percent // 100) - 1))]
-
-
 def write(folder: Path, about: Result, results: list[Result], skipped: list[str]) -> None:
     """Prints the table; leaves it as table.md, everything as results.json, and the plots beside it."""
     folder.mkdir(exist_ok=True)

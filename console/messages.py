@@ -29,6 +29,9 @@ COLUMNS = (
 QUOTED_COLUMNS = "id,sender,sender_alt,push_name,from_me,kind,text,file_name,revoked_at,blanked,media_status"
 
 
+Edge = tuple[int, str | None]  # id and, for one group, ts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Page:
     """Rows, oldest first, with everything they refer to. `more`: there are older ones."""
@@ -89,7 +92,10 @@ async def newest(database: Database, where: MessageScope, limit: int = PAGE, sin
 
 async def older(database: Database, where: MessageScope, before: int, limit: int = PAGE) -> Page:
     """The page before a message, which need not exist any more."""
-    edge = await _edge(database, where, before)
+    return await _before(database, where, await _edge(database, where, before), limit)
+
+
+async def _before(database: Database, where: MessageScope, edge: Edge, limit: int) -> Page:
     rows = await database.read(
         "messages",
         lambda c: where.order(
@@ -101,16 +107,16 @@ async def older(database: Database, where: MessageScope, before: int, limit: int
 
 async def around(database: Database, where: MessageScope, message: int, limit: int = PAGE) -> Page:
     """A message with the messages before and after it."""
+    edge = await _edge(database, where, message)
     async with parallel_reads() as reads:
-        earlier = reads.start(older(database, where, message, limit // 2))
-        later = reads.start(_from(database, where, message, limit // 2))
+        earlier = reads.start(_before(database, where, edge, limit // 2))
+        later = reads.start(_from(database, where, edge, limit // 2))
     rows = [*earlier.value.rows, *later.value]
     return Page(rows=rows, more=earlier.value.more, **await _references(database, where, rows))
 
 
-async def _from(database: Database, where: MessageScope, message: int, limit: int) -> list[Row]:
-    """This message and those after it."""
-    edge = await _edge(database, where, message)
+async def _from(database: Database, where: MessageScope, edge: Edge, limit: int) -> list[Row]:
+    """The message at the edge and those after it."""
     rows = await database.read(
         "messages",
         lambda c: where.order(
@@ -149,9 +155,6 @@ async def pictures(database: Database, where: MessageScope, before: int | None, 
         return where.order(narrowed, newest_first=True).limit(limit)
 
     return await database.read("gallery", query)
-
-
-Edge = tuple[int, str | None]  # id and, for one group, ts
 
 
 async def _edge(database: Database, where: MessageScope, message: int) -> Edge:

@@ -18,6 +18,7 @@ from console.rules import contents, formatting, people
 from console.rules.files import SHOWN_TYPES
 from console.texts import Texts
 from worker.commands.show import size, span
+from worker.times import iso_utc
 
 CHARS = 4_000  # of a text shown in the feed
 WHOLE_CHARS = 70_000  # on a message's own page; WhatsApp's limit is 65,536
@@ -54,10 +55,9 @@ def clock(at: str | datetime | None, style: str = "time") -> Markup:
     if not at:
         return Markup("")
     when = datetime.fromisoformat(at) if isinstance(at, str) else at
-    iso = when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     shown = {"time": "%H:%M", "day": "%m-%d", "date": "%Y-%m-%d", "full": "%Y-%m-%d %H:%M"}[style]
     return Markup('<time datetime="{}" title="{}" data-style="{}">{}</time>').format(
-        iso, utc(when), style, when.astimezone(UTC).strftime(shown)
+        iso_utc(when), utc(when), style, when.astimezone(UTC).strftime(shown)
     )
 
 

@@ -141,7 +141,7 @@ class Supervisor:
         ):
             task_group.start_soon(polled.until_lost)
             task_group.start_soon(leased.report.run)
-            task_group.start_soon(leased.watch.run, leased.tell_database_gone)
+            task_group.start_soon(leased.served.watch.run, leased.tell_database_gone)
             if abs(skew) > SKEW_MAX_SECONDS:
                 logger.warning("this machine's clock is {:.0f} s away from the database's", abs(skew))
                 leased.report.error(
@@ -163,9 +163,9 @@ class Supervisor:
             task_group.cancel_scope.cancel()
 
     async def _work(self, leased: LeasedSession, task_group: TaskGroup) -> None:
-        task_group.start_soon(leased.flags.run)
-        task_group.start_soon(leased.media.run)
-        task_group.start_soon(leased.housekeeping.run)
+        task_group.start_soon(leased.served.flags.run)
+        task_group.start_soon(leased.served.media.run)
+        task_group.start_soon(leased.served.housekeeping.run)
         task_group.start_soon(leased.drop_warnings.run)
         if self._follow:
             task_group.start_soon(self._follow, self._shared.store, self._settings.worker_session, leased.arrivals)
@@ -177,7 +177,7 @@ class Supervisor:
         leased.report.show(view)
         with anyio.move_on_after(LAST_STATUS_SECONDS):
             with suppress(StoreError):
-                await leased.housekeeping.account_for_discards()
+                await leased.served.housekeeping.account_for_discards()
             await leased.report.flushed()
 
     # The sidecar
@@ -196,7 +196,7 @@ class Supervisor:
             finally:
                 self._health.sidecar_pid = None
                 leased.phone.peer = None
-                leased.watch.withdraw("commit", "state")  # this sidecar's pending calls ended with it
+                leased.served.watch.withdraw("commit", "state")  # this sidecar's pending calls ended with it
 
     async def _run_sidecar(self, leased: LeasedSession) -> None:
         sidecar: Sidecar | None = None
@@ -252,7 +252,7 @@ class Supervisor:
             if commits := leased.commit_times.figures_to_store(time.time()):
                 leased.report.keep(commits=commits)
             self._listen_to(leased, pong)
-            stall = judge(pong, before, database_away=leased.watch.away)
+            stall = judge(pong, before, database_away=leased.served.watch.away)
             before = pong
             if stall and leased.connection.policy.opened_at is not None:
                 await self._suspect(leased, stall.blamed or sidecar.mark.read(), "death")

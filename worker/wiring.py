@@ -118,12 +118,8 @@ class LeasedSession:
     """Everything that exists while we hold the lease."""
 
     report: Report
-    watch: DatabaseWatch
     state: AuthState
     suspects: Suspects
-    flags: FlagWatch
-    media: MediaRunner
-    housekeeping: Housekeeping
     served: ServedParts
     drop_warnings: DropWarnings
     arrivals: Arrivals
@@ -140,9 +136,9 @@ class LeasedSession:
         logger.warning(
             "the database has not answered for {:g} s ({}); disconnecting from WhatsApp until it does",
             PATIENCE_SECONDS,
-            self.watch.reason,
+            self.served.watch.reason,
         )
-        self.events.put(DatabaseGone(reason=self.watch.reason))
+        self.events.put(DatabaseGone(reason=self.served.watch.reason))
 
     def show_key_refusal(self, refused: str | None) -> None:
         """Show that Supabase refuses the key; None: restore the previous view."""
@@ -229,12 +225,8 @@ def _make_leased_session(
     )
     return LeasedSession(
         report=report,
-        watch=watch,
         state=state,
         suspects=suspects,
-        flags=flags,
-        media=media,
-        housekeeping=housekeeping,
         served=served,
         drop_warnings=ingestion.drop_warnings,
         arrivals=ingestion.arrivals,

@@ -42,11 +42,12 @@ def _commits(given: object) -> CommitFigures | None:
     if not isinstance(given, Mapping):
         return None
     since, until = _time(given.get("from")), _time(given.get("to"))
-    figures = [given.get(name) for name in ("count", "p50_ms", "p95_ms", "max_ms")]
-    if since is None or until is None or not all(type(figure) is int for figure in figures):
+    given_figures = (given.get(name) for name in ("count", "p50_ms", "p95_ms", "max_ms"))
+    figures = [figure for figure in given_figures if type(figure) is int]
+    if since is None or until is None or len(figures) != 4:
         return None
     count, half, most, longest = figures
-    return CommitFigures(count=count, since=since, until=until, half=half, most=most, longest=longest)  # type: ignore[arg-type]
+    return CommitFigures(count=count, since=since, until=until, half=half, most=most, longest=longest)
 
 
 def _time(given: object) -> str | None:

@@ -93,9 +93,14 @@ def migrations_for(sabotage: str, folder: Path) -> Path | None:
     make = _SQL.get(sabotage)
     if make is None:
         return None
+    return migrations_with(make(), folder)
+
+
+def migrations_with(sql: str, folder: Path) -> Path:
+    """A copy of the project's migrations, with this one behind them."""
     target = folder / "migrations"
     shutil.copytree(MIGRATIONS, target)
-    (target / LAST).write_text(make())
+    (target / LAST).write_text(sql)
     return target
 
 

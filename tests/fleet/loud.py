@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from bench.report import quantile
 from testkit.phone import Media, PhoneError, Sent
 from testkit.processes import ROOT
 from tests.chaos.proxy import Rule
 from tests.fleet.account import WRITERS, Account
 from worker.session.backoff import LOOP_AFTER
+from worker.session.commit_times import quantile
 
 if TYPE_CHECKING:
     from tests.fleet.run import Fleet

@@ -5,15 +5,12 @@ Two places: the database (the run's own migration, made here from the schema fil
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.sabotage import MIGRATIONS, changed
+from tests.chaos.sabotage import changed, migrations_with
 from tests.fleet.witness import LEASE_LOG
-
-LAST = "29991231235959_fleet.sql"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +54,8 @@ SABOTAGES = {
 
 def migrations(sabotage: str, folder: Path) -> Path:
     """The project's migrations, and one that notes leases and undoes a protection."""
-    target = folder / "migrations"
-    shutil.copytree(MIGRATIONS, target)
     make = _SQL.get(sabotage)
-    (target / LAST).write_text("\n".join([LEASE_LOG, *([make()] if make else [])]))
-    return target
+    return migrations_with("\n".join([LEASE_LOG, *([make()] if make else [])]), folder)
 
 
 def _claim_before_the_lease_ends() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from bench.queries import PAGE
 from tests.integration.clients import run_python
 from tests.integration.database import GROUP, OTHER_GROUP, at, message, photo, rows, writer
+from tests.integration.pages import code_blocks
 from tests.integration.test_store_changes import change
 from worker.store import MediaFile, Store
 from worker.store.embedded import Endpoint
@@ -38,8 +38,8 @@ BEN: dict[str, Any] = {"sender": "ben@lid", "push_name": "Ben"}
 
 
 def example(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return str(found)
+    (found,) = code_blocks(PAGE.read_text(), language)
+    return found
 
 
 async def fill(store: Store, session: str) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from testkit.processes import ROOT
 from testkit.users import STAND_IN, USERS
 from tests.integration.catalogue import database, migration_files
 from tests.integration.database import at, message
+from tests.integration.pages import code_blocks
 from tests.integration.test_sql_races import Connection, batch, call
 
 DOCS = ROOT / "docs"
@@ -43,10 +44,6 @@ def ago(seconds: int) -> str:
     return (NOW - timedelta(seconds=seconds)).isoformat()
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
 def sentences(page: Path) -> list[str]:
     """Whole statements within the text: `select … from …`, `delete from …`."""
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
@@ -58,7 +55,8 @@ def statements() -> list[Any]:
     found = []
     for page in sorted(DOCS.glob("*.md")):
         if (page.name, "sql") not in TESTED_BY:
-            whole = [one for block in blocks(page, "sql") for one in re.split(r";\s*$", block, flags=re.MULTILINE)]
+            blocks = code_blocks(page.read_text(), "sql")
+            whole = [one for block in blocks for one in re.split(r";\s*$", block, flags=re.MULTILINE)]
             found += [pytest.param(one, id=f"{page.name}: {one.strip()[:40]}") for one in whole if one.strip()]
         if page.name != "leaving.md":
             found += [pytest.param(one, id=f"{page.name}: {one[:40]}") for one in sentences(page)]
@@ -113,7 +111,7 @@ def test_a_statement_of_the_pages_runs(connection: Connection, statement: str) -
 
 def only(page: str, word: str) -> str:
     """The one statement of a page with this word in it."""
-    found = [one for block in blocks(DOCS / page, "sql") for one in block.split(";") if word in one]
+    found = [one for block in code_blocks((DOCS / page).read_text(), "sql") for one in block.split(";") if word in one]
     assert len(found) == 1
     return found[0]
 
@@ -142,7 +140,7 @@ def test_every_example_of_the_pages_has_its_test() -> None:
         (page.name, language)
         for page in DOCS.glob("*.md")
         for language in ("js", "python", "ts", "sql")
-        if blocks(page, language)
+        if code_blocks(page.read_text(), language)
     }
     by_statement = {(page, language) for page, language in examples if language == "sql"}
     assert examples - by_statement == {place for place in TESTED_BY if place[1] != "sql"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +12,11 @@ import pytest
 
 from tests.integration.catalogue import database, migration_files
 from tests.integration.database import GROUP, message
+from tests.integration.pages import code_blocks
 from tests.integration.test_sql_races import Connection, batch, call
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "leaving.md"
-WEBHOOK, QUEUE, READ = re.findall(r"^```sql\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+WEBHOOK, QUEUE, READ = code_blocks(PAGE.read_text(), "sql")
 
 # pg_net: a call is a row of a table, sent after the commit.
 NET = """

@@ -19,6 +19,7 @@ import pytest
 from testkit.embedded import EmbeddedSupabase
 from tests.integration.clients import read_sessions, read_signed_urls, run_python
 from tests.integration.database import GROUP, OTHER_GROUP, Writer, message, photo, table, writer
+from tests.integration.pages import code_blocks
 from tests.integration.reading import monitored_groups
 from worker.store import HeldSession, MediaFile, Store, connect_store
 
@@ -148,8 +149,7 @@ async def test_users_of_two_sessions_see_their_groups_and_sign_their_files(
 
 
 def examples() -> str:
-    found = re.findall(r"^```js\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    page, way_around = [str(example) for example in found[:-1]], str(found[-1])
+    *page, way_around = code_blocks(PAGE.read_text(), "js")
     assert len(page) == 5
     create = "createClient(SUPABASE_URL, PUBLISHABLE_KEY"
     return way_around + "\n".join(page).replace(create, create + ", { global: { fetch: withSignedUrls } }")
@@ -158,7 +158,7 @@ def examples() -> str:
 async def test_the_python_example_sees_what_its_user_may_see(
     supabase: EmbeddedSupabase, store: Store, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (example,) = code_blocks(PAGE.read_text(), "python")
     read_signed_urls(monkeypatch)
     read_sessions(monkeypatch)
     _, groups = await fill(store, session, uuid4().hex * 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tests.integration.clients import read_signed_urls, run_python
 from tests.integration.database import GROUP, message, photo, rows, table, writer
+from tests.integration.pages import code_blocks
 from tests.integration.reading import monitored_groups, pending_flags
 from worker.store import MediaFile, Store
 from worker.store.embedded import Endpoint
@@ -25,7 +25,7 @@ COVERAGE = PAGE.with_name("coverage.md")
 
 def examples(language: str) -> list[str]:
     text = PAGE.read_text() + COVERAGE.read_text().replace("120363012345678901@g.us", GROUP)
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return code_blocks(text, language)
 
 
 async def play(session: str) -> dict[str, Any]:

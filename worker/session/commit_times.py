@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from worker.bridge.protocol import Commit
 from worker.store import Batch, Committed
+from worker.times import iso_utc
+
+N = TypeVar("N", int, float)
 
 KEPT = 100  # commits; each session of a host has such a list
 KEPT_SECONDS = 3600.0
@@ -43,16 +46,16 @@ class CommitTimes:
             "from": _iso(lately[0][0]),
             "to": _iso(lately[-1][0]),
             "count": len(taken),
-            "p50_ms": _quantile(taken, 0.5),
-            "p95_ms": _quantile(taken, 0.95),
+            "p50_ms": quantile(taken, 50),
+            "p95_ms": quantile(taken, 95),
             "max_ms": taken[-1],
         }
 
 
-def _quantile(taken: list[int], share: float) -> int:
-    """The smallest value that at least this share of the values does not exceed."""
-    return taken[math.ceil(share * len(taken)) - 1]
+def quantile(ordered: Sequence[N], percent: int) -> N:
+    """The smallest of these values that at least so many percent of them do not exceed."""
+    return ordered[max(0, math.ceil(percent * len(ordered) / 100) - 1)]
 
 
 def _iso(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return iso_utc(datetime.fromtimestamp(at, UTC), "seconds")

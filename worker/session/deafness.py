@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from worker.bridge.protocol import Pong
+from worker.times import iso_utc
 
 FLOOR_SECONDS = 6 * 3600.0  # a shorter silence proves nothing, however busy the account is
 TIMES_USUAL = 2.0  # suspicious: longer than the longest recent silence by this factor
@@ -120,4 +121,4 @@ def _span(seconds: float) -> str:
 
 
 def _iso(at: float | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return None if at is None else iso_utc(datetime.fromtimestamp(at, UTC), "seconds")

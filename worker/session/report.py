@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 import anyio
@@ -19,6 +19,7 @@ from worker.errors import StoreRefused, StoreUnavailable
 from worker.store import Audit
 from worker.store.retry import until_answered
 from worker.store.session import SessionStore
+from worker.times import iso_utc
 
 AUDITS_MAX = 1000  # a day's worth; bounds memory in a longer outage
 # During an outage the status flips between "could not be reached" and "connecting" every half minute. Log the first
@@ -56,14 +57,14 @@ class View:
         if self.pairing_code is not None:
             detail["pairing_code"] = self.pairing_code
         if self.pairing_code_expires_at is not None:
-            detail["pairing_code_expires_at"] = _iso(self.pairing_code_expires_at)
-        expires = {} if self.expires_at is None else {"expiresAt": _iso(self.expires_at)}
+            detail["pairing_code_expires_at"] = iso_utc(self.pairing_code_expires_at)
+        expires = {} if self.expires_at is None else {"expiresAt": iso_utc(self.expires_at)}
         if self.passkey is not None:
             detail["passkey"] = {**self.passkey, **expires}
         elif self.qr is not None:
             detail.update(expires)
         if self.next_attempt_at is not None:
-            detail["next_attempt_at"] = _iso(self.next_attempt_at)
+            detail["next_attempt_at"] = iso_utc(self.next_attempt_at)
         columns = {"wa_name": self.wa_name, "wa_number": self.wa_number}
         return {"status": self.status, "detail": detail, **{k: v for k, v in columns.items() if v is not None}}
 
@@ -173,7 +174,3 @@ class Report:
             for _ in audits:
                 self._audits.popleft()
         self._written.set()
-
-
-def _iso(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

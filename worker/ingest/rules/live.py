@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from worker.times import iso_utc
+
 FUTURE_TOLERANCE_S = 60  # servers differ by a second or two; more means a broken clock or a lie
 RETRY_WINDOW_S = 3600  # for a good copy whose stub may not be stored; with a stub it may be older
 _EARLIEST_S = 1_230_768_000  # 2009, before WhatsApp
@@ -75,4 +77,4 @@ def iso(seconds: float) -> str:
     """
     if not 0 <= seconds < LATEST_S:
         raise ValueError("time out of range")
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso_utc(datetime.fromtimestamp(seconds, UTC))
