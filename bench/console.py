@@ -48,8 +48,8 @@ TIMES = 21
 WARM = 2
 GOAL_MS = 200
 BATCH = 20
-WINDOW_SECONDS = 6.0  # of commits, with or without viewers
-ROUNDS = 10
+WINDOW_SECONDS = 10.0  # of commits, with or without viewers
+BLOCKS = 8  # of four windows each; an even drift within a block changes nothing
 SERVER_SECONDS = 120.0
 QUIET_SECONDS = 60.0  # a stream says something more often
 POSTGRES_JS = LITE_CLI.parents[4] / "postgres"
@@ -246,7 +246,7 @@ class Pace(NamedTuple):
 
 
 async def viewers(endpoint: Endpoint, count: int) -> None:
-    """Commits of 20 at full pace for some seconds, without viewers and with them, in turn, after each other."""
+    """Commits of 20 at full pace, in windows without and with viewers: one of the one, two of the other, one again."""
     async with connect_store(endpoint.url, endpoint.key) as store, AsyncExitStack() as running:
         session = f"v{secrets.token_hex(4)}"
         held = await writer(store, session)
@@ -290,8 +290,9 @@ async def viewers(endpoint: Endpoint, count: int) -> None:
             await pace()
             alone: list[Pace] = []
             seen: list[Pace] = []
-            for turn in range(ROUNDS):
-                for watched in (turn % 2 == 0, turn % 2 == 1):
+            for block in range(BLOCKS):
+                await store.analyze()  # as a worker's housekeeping does each minute
+                for watched in (False, True, True, False) if block % 2 else (True, False, False, True):
                     if not watched:
                         alone.append(await pace())
                         continue
@@ -303,16 +304,23 @@ async def viewers(endpoint: Endpoint, count: int) -> None:
                         watching.kill()
                         watching.wait()
                         watching.stdout.close()  # type: ignore[union-attr]
-            print(f"\ncommits of {BATCH} messages, {ROUNDS} windows of {WINDOW_SECONDS:.0f} s each, in turn; medians:")
+            print(f"\ncommits of {BATCH} messages, {BLOCKS} blocks of four windows of {WINDOW_SECONDS:.0f} s; medians:")
             for name, paces in (("without viewers", alone), (f"with {count}", seen)):
                 rate, database, console = (statistics.median(column) for column in zip(*paces, strict=True))
                 print(
-                    f"{name}: {rate:.0f} messages/s; processor: database {database:.2f} s per 1,000 messages, "
+                    f"{name}: {rate:.0f} messages/s; processor: database {database:.3f} s per 1,000 messages, "
                     f"console {console:.1%} of one",
                     flush=True,
                 )
-            ratios = [one.rate / other.rate for one, other in zip(seen, alone, strict=True)]
-            print(f"each pair of rates: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+            print("with viewers, as a share of without, block by block:")
+            for name, column in (("messages/s", 0), ("the database's processor time per message", 1)):
+                ratios = [
+                    statistics.geometric_mean(pace[column] for pace in seen[n : n + 2])
+                    / statistics.geometric_mean(pace[column] for pace in alone[n : n + 2])
+                    for n in range(0, 2 * BLOCKS, 2)
+                ]
+                each = " ".join(f"{ratio:.3f}" for ratio in ratios)
+                print(f"{name}: {statistics.geometric_mean(ratios):.3f} ({each})", flush=True)
 
 
 async def _log_in(address: str, child: Child) -> str:

@@ -63,6 +63,9 @@ where (kind = 'text' or media_status is not null) and rendition is null;
 -- For apps (docs/app-queries.md): pages of a group, of the session, of a person; pictures of a group.
 create index messages_group_ts on public.messages (group_id, ts, id);
 
+-- In order of arrival, however quiet this session is beside others.
+create index messages_session_id on public.messages (session_id, id);
+
 create index messages_session_ts on public.messages (session_id, ts, id);
 
 create index messages_sender_ts on public.messages (session_id, sender, ts, id);

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.integration.database import GROUP, OTHER_GROUP, rows, switch, table, writer
+from testkit.waiting import until
+from tests.integration.database import GROUP, OTHER_GROUP, message, rows, switch, table, writer
 from tests.integration.reading import monitored_groups, pending_flags
 from worker.errors import SequenceGap, StaleEpoch, StaleFence, StoreRefused
 from worker.store import AccountState, Audit, Batch, GroupChange, HeldSession, KeyChange, Store
@@ -350,9 +351,23 @@ async def test_status_tells_of_the_session_but_not_the_code_itself(store: Store,
     assert (status["groups"], status["monitored"], status["messages"]) == (2, 1, 0)
 
 
-async def test_analyze_can_be_called_by_the_worker(store: Store) -> None:
-    await store.analyze()
-    await store.analyze()
+async def test_statistics_follow_a_table_that_grows_and_leave_one_that_does_not(store: Store, session: str) -> None:
+    """Changes are counted by the server up to a second later."""
+    me = await writer(store, session)
+    await switch(store, session, GROUP, True)
+    number = 0
+
+    async def grown() -> bool:
+        nonlocal number
+        await me.commit(messages=[message(f"A{number + n}") for n in range(200)])
+        number += 200
+        return "messages" in await store.analyze()
+
+    async def left_alone() -> bool:
+        return "messages" not in await store.analyze()
+
+    await until("statistics of the messages", grown)
+    await until("a turn without them", left_alone)
 
 
 async def test_a_wanted_session_is_claimed_served_and_stopped(store: Store, session: str) -> None:

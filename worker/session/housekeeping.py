@@ -27,7 +27,7 @@ RETENTION_EVERY_SECONDS = 3600.0
 OLD_AT_ONCE = 500  # rows a call; commits wait for one call
 OBJECTS_EVERY_SECONDS = 3600.0  # each run checks every file
 EXPIRE_AT_ONCE = 100  # rows a call; commits wait for one call
-ANALYZE_EVERY_SECONDS = 6 * 3600.0  # embedded Supabase only: it has no autovacuum
+ANALYZE_EVERY_SECONDS = 60.0  # embedded Supabase only: it has no autovacuum
 DISCARDS_EVERY_SECONDS = 3600.0
 FIRST_AFTER_SECONDS = 30.0  # leave the database to the start-up
 KNOWN_STANZAS_SECONDS = 14 * 86_400.0  # docs/protocol.md, `stanzas.known`
@@ -171,7 +171,7 @@ class Housekeeping:
             logger.info("{} files that no message needs were removed", files)
 
     async def analyze(self) -> None:
-        """Refresh the planner's statistics."""
+        """Refresh the planner's statistics of tables that have changed much."""
         if self._claim_task("analyze", ANALYZE_EVERY_SECONDS):
             await self._store.analyze()
 

@@ -319,8 +319,9 @@ class Store:
         row = await self._call("wa_retry_refused", {"p_session": session, "p_id": str(id_)})
         return None if row["taken"] else str(row["code"])
 
-    async def analyze(self) -> None:
-        await self._do("wa_analyze", {})
+    async def analyze(self) -> list[str]:
+        """Refresh the planner's statistics of tables that have changed much. Returns their names."""
+        return [str(name) for name in (await self._call("wa_analyze", {}))["analyzed"]]
 
     async def status(self, session: str) -> dict[str, Any]:
         row = await self._call_again("wa_status", {"p_session": session})
