@@ -1,4 +1,4 @@
-"""The poll of many hosts, on a PostgreSQL: `python -m bench.polls [--sessions 1000] [--hosts 20] [--seconds 30]`.
+"""The poll of many hosts, on a PostgreSQL: `python -m bench.polls [--sessions 1000] [--hosts 20] [--commits 100]`.
 
 No worker runs: each host is a connection that polls every two seconds (WORKER_POLL_MS) for the sessions it holds and
 takes those that it is given. Told are the milliseconds of a poll and the locks that anybody waited for (the server logs
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import statistics
 import threading
 import time
-from collections import Counter
-from contextlib import ExitStack
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,48 +78,61 @@ class Host:
             call(connection, "wa_lease_release", session, self.owner, self.held.pop(session)["fence"])
 
 
+@dataclass(frozen=True)
 class Committers:
-    """Sessions commit, one after the other, as if each of them had messages."""
+    """Held sessions commit, one after the other, at a steady rate. Processes, which keep no host waiting for Python."""
 
-    def __init__(self, dsn: str, hosts: list[Host]) -> None:
-        self._dsn = dsn
-        self._hosts = hosts
-        self._stop = threading.Event()
-        self._seq: Counter[str] = Counter()
-        self.commits = 0
-        self._threads = [threading.Thread(target=self._run, args=(part,)) for part in range(COMMITS_AT_ONCE)]
+    dsn: str
+    held: list[tuple[str, int]]  # session and fence
+    rate: float
 
-    def __enter__(self) -> Committers:
-        for thread in self._threads:
-            thread.start()
-        return self
+    @contextmanager
+    def running(self) -> Iterator[Callable[[], int]]:
+        """Gives the number of commits so far."""
+        context = multiprocessing.get_context("spawn")
+        commits = context.Value("i", 0)
+        stop = context.Event()
+        processes = [
+            context.Process(target=self.run, args=(self.held[part::COMMITS_AT_ONCE], commits, stop))
+            for part in range(COMMITS_AT_ONCE)
+        ]
+        for process in processes:
+            process.start()
+        try:
+            yield lambda: int(commits.value)
+        finally:
+            stop.set()
+            for process in processes:
+                process.join()
 
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, part: int) -> None:
+    def run(self, held: list[tuple[str, int]], commits: Any, stop: Any) -> None:
+        """In a process of its own. A session that moves to another host is left out from then on."""
+        began, done = time.monotonic(), 0
+        sequences: Counter[str] = Counter()
         epochs: dict[str, int] = {}
-        with psycopg.connect(self._dsn, autocommit=True) as connection:
+        waiting = deque(held)
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute("set role service_role")
-            while not self._stop.is_set():
-                for host in self._hosts[part::COMMITS_AT_ONCE]:
-                    self._commit(connection, host, epochs)
-
-    def _commit(self, connection: psycopg.Connection[Any], host: Host, epochs: dict[str, int]) -> None:
-        held = [(one, seat["fence"]) for one, seat in list(host.held.items())]
-        if not held:
-            return
-        session, fence = random.choice(held)  # noqa: S311
-        if session not in epochs:
-            epochs[session] = int(call(connection, "wa_begin_epoch", session, int(fence))["epoch"])
-            self._seq[session] = 0
-        self._seq[session] += 1
-        seq = self._seq[session]
-        sent = [message(f"{session}-{seq}-{n}") for n in range(MESSAGES_A_COMMIT)]
-        call(connection, "wa_commit", session, batch(seq, fence=int(fence), epoch=epochs[session], messages=sent))
-        self.commits += 1
+            while waiting:
+                session, fence = waiting.popleft()
+                try:
+                    if session not in epochs:
+                        epochs[session] = int(call(connection, "wa_begin_epoch", session, fence)["epoch"])
+                    seq = sequences[session] + 1
+                    sent = [message(f"{session}-{seq}-{n}") for n in range(MESSAGES_A_COMMIT)]
+                    one = batch(seq, fence=fence, epoch=epochs[session], messages=sent)
+                    call(connection, "wa_commit", session, one)
+                except psycopg.ProgrammingError as error:
+                    if "stale_fence" not in str(error):
+                        raise
+                    continue
+                sequences[session] = seq
+                waiting.append((session, fence))
+                done += 1
+                with commits.get_lock():
+                    commits.value += 1
+                if stop.wait(max(0.0, began + done * COMMITS_AT_ONCE / self.rate - time.monotonic())):
+                    return
 
 
 class Watch:
@@ -177,7 +192,7 @@ def fill(connection: psycopg.Connection[Any], sessions: int) -> None:
     connection.execute("analyze")
 
 
-def main(sessions: int, count: int, seconds: float, lease: float) -> None:
+def main(sessions: int, count: int, seconds: float, lease: float, rate: float) -> None:
     with ExitStack() as stack:
         dsn = stack.enter_context(real_postgres())
         admin = stack.enter_context(psycopg.connect(dsn, autocommit=True))
@@ -185,9 +200,7 @@ def main(sessions: int, count: int, seconds: float, lease: float) -> None:
             admin.execute(f"alter system set {setting} = '{value}'")
         admin.execute("select pg_reload_conf()")
         fill(admin, sessions)
-        capacity = -(
-            -sessions * 5 // (count * 4)
-        )  # a quarter more than their share: room for those of a host that died
+        capacity = -(-sessions * 5 // (count * 4 - 4))  # room for those of a host that died, and a quarter more
         hosts = [Host(dsn, f"host-{n}", capacity, lease) for n in range(count)]
         threads = [threading.Thread(target=host.run, daemon=True) for host in hosts]
         for host, thread in zip(hosts, threads, strict=True):
@@ -202,9 +215,14 @@ def main(sessions: int, count: int, seconds: float, lease: float) -> None:
         watch = Watch(dsn, admin)
         time.sleep(lease / 3)  # renewals spread over a third of a lease
         tell("at rest", hosts, watch, seconds)
-        with Committers(dsn, hosts) as committers:
+        fences = [(session, int(seat["fence"])) for host in hosts for session, seat in list(host.held.items())]
+        with Committers(dsn, fences, rate).running() as commits:
+            while not commits():
+                time.sleep(0.05)
+            before = commits()
             tell("while sessions commit", hosts, watch, seconds)
-        print(f"  ({committers.commits / seconds:.0f} commits/s of {MESSAGES_A_COMMIT} messages)")
+            done = commits() - before
+        print(f"  ({done / seconds:.0f} commits/s of {MESSAGES_A_COMMIT} messages)")
         dies(hosts, sessions, lease)
 
 
@@ -229,5 +247,6 @@ if __name__ == "__main__":
     parser.add_argument("--hosts", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--lease", type=float, default=30.0)
+    parser.add_argument("--commits", type=float, default=100.0, help="a second, by all sessions together")
     given = parser.parse_args()
-    main(given.sessions, given.hosts, given.seconds, given.lease)
+    main(given.sessions, given.hosts, given.seconds, given.lease, given.commits)
