@@ -83,8 +83,16 @@ async def newest(database: Database, where: MessageScope, limit: int = PAGE, sin
     """`since`: none that arrived before this message, which bounds the read whatever the planner knows."""
 
     def query(client: Any) -> Any:
-        narrowed = where.narrow(client.table("messages").select(COLUMNS))
-        return where.order(narrowed.gte("id", since) if since else narrowed, newest_first=True).limit(limit + 1)
+        selected = client.table("messages").select(COLUMNS)
+        if since or where.group is not None:
+            narrowed = where.narrow(selected)
+            return where.order(narrowed.gte("id", since) if since else narrowed, newest_first=True).limit(limit + 1)
+        # Not `eq`: the planner would walk the primary key, past all messages that other sessions have stored since this
+        # one's last. Only messages_session_id has this order.
+        narrowed = selected.gte("session_id", where.session).lte("session_id", where.session)
+        return where.order(
+            narrowed.is_("rendition_of", "null").order("session_id", desc=True), newest_first=True
+        ).limit(limit + 1)
 
     rows = await database.read("messages", query)
     return await _page(database, where, rows, limit)

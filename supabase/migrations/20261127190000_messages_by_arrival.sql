@@ -1,6 +1,6 @@
 -- The newest messages of all groups of a session are read in order of arrival. Without this index, the planner walks
--- the primary key past all messages of busier sessions. Statistics follow the tables now: an embedded database that had
--- grown within hours was read with plans for an empty one.
+-- the primary key, past all messages of busier sessions. Statistics follow the tables now: an embedded database that
+-- had grown within hours was read with plans for an empty one.
 
 create index messages_session_id on public.messages (session_id, id);
 
@@ -16,7 +16,12 @@ begin
       c.relname
     from pg_catalog.pg_stat_user_tables as s
     join pg_catalog.pg_class as c on c.oid = s.relid
-    where s.schemaname in ('public', 'wa') and s.n_mod_since_analyze > 50 + 0.2 * greatest(c.reltuples, 0)
+    where s.schemaname in ('public', 'wa')
+      and (
+        s.n_mod_since_analyze > 50 + 0.2 * greatest(c.reltuples, 0)
+        -- A restart forgets the count of changes; the size remains.
+        or pg_catalog.pg_relation_size(c.oid) > 65536 + 1.2 * 8192 * c.relpages
+      )
     order by c.relname
   loop
     execute format('analyze %s', v_table.oid::pg_catalog.regclass);

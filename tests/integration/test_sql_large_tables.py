@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from bench.queries import nodes
 from tests.integration.database import GROUP, at, message, photo
 from tests.integration.test_sql_races import Connection, batch, call, connect, session
 from tests.integration.test_store_changes import change
@@ -72,6 +73,37 @@ def test_the_status_does_not_read_all_messages(connect: Callable[[], Connection]
     assert rows_read(mine) - before < ROWS * 3 // 4
     assert not status["messages_exact"]
     assert ROWS * 0.7 < status["messages"] < ROWS * 1.3
+
+
+def test_the_newest_of_a_quiet_session_are_read_past_no_others(postgres: str, crowded: str) -> None:
+    """The console's first read of all groups (`newest` in console/messages.py)."""
+    quiet = f"{crowded}-quiet"
+    with psycopg.connect(postgres, autocommit=True) as owner:
+        call(owner, "wa_lease_acquire", quiet, "a", 60)
+        call(owner, "wa_upsert_groups", quiet, 1, json.dumps([{"wa_group_id": GROUP}]), False)
+        fill(owner, quiet, 1, ROWS // 10, "ana@lid")
+        fill(owner, crowded, ROWS + 1, ROWS * 2, "ana@lid")
+        owner.execute("analyze public.messages")
+        row = owner.execute(
+            "explain (analyze, format json) select * from public.messages "
+            "where session_id >= %s and session_id <= %s and rendition_of is null "
+            "order by session_id desc, id desc limit 61",
+            (quiet, quiet),
+        ).fetchone()
+    assert row is not None
+    reads = [node for node in nodes(row[0][0]["Plan"]) if node.get("Relation Name") == "messages"]
+    assert sum(node["Actual Rows"] + node.get("Rows Removed by Filter", 0) for node in reads) == 61
+
+
+def test_statistics_of_a_table_that_grew_before_a_restart_are_refreshed(postgres: str) -> None:
+    """A restart loses the counts of changes. Those of an open transaction are not counted yet either."""
+    with psycopg.connect(postgres) as owner:
+        owner.execute("create table public.grown (words text)")
+        assert "grown" not in call(owner, "wa_analyze")["analyzed"]
+        owner.execute("insert into public.grown select repeat('x', 100) from generate_series(1, 2000)")
+        assert "grown" in call(owner, "wa_analyze")["analyzed"]
+        assert "grown" not in call(owner, "wa_analyze")["analyzed"]
+        owner.rollback()
 
 
 def test_a_large_merge_does_not_hold_up_its_commit(
