@@ -156,7 +156,7 @@ async def pictures(database: Database, where: MessageScope, before: int | None, 
     edge = None if before is None else await _edge(database, where, before)
 
     def query(client: Any) -> Any:
-        narrowed = where.narrow(client.table("messages").select("id,kind,ts,push_name,media(mime,width,height)"))
+        narrowed = where.narrow(client.table("messages").select("id,kind,ts,push_name,text,media(mime)"))
         narrowed = narrowed.not_.is_("media_id", "null").eq("media_status", "stored").in_("kind", PICTURES)
         narrowed = narrowed.is_("revoked_at", "null")
         narrowed = narrowed if edge is None else _beyond(where, narrowed, edge, "lt")

@@ -196,29 +196,6 @@ document.addEventListener('click', (event) => {
   bubble.focus({ preventScroll: true })
 })
 
-// Pictures open in a viewer
-
-document.addEventListener('click', (event) => {
-  const link = event.target.closest?.('[data-viewer]')
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return
-  event.preventDefault()
-  const dialog = document.createElement('dialog')
-  const picture = document.createElement('img')
-  picture.src = link.href
-  picture.alt = link.querySelector('img').alt
-  const form = document.createElement('form')
-  form.method = 'dialog'
-  const close = document.createElement('button')
-  close.textContent = '✕'
-  close.setAttribute('aria-label', 'Esc')
-  form.append(close)
-  dialog.append(picture, form)
-  dialog.addEventListener('click', (inside) => { if (inside.target === dialog) dialog.close() })
-  dialog.addEventListener('close', () => { dialog.remove(); link.focus() })
-  document.body.append(dialog)
-  dialog.showModal()
-})
-
 // A voice note's waveform shows how far it was played
 
 document.addEventListener('timeupdate', ({ target }) => {

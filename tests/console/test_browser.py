@@ -234,26 +234,50 @@ async def test_votes_count_on_a_page_that_is_open(browser: Any, embedded: Endpoi
         assert await seen.page.locator(f"#m{poll} .number").all_text_contents() == ["1", "0"]
 
 
-async def test_an_album_is_opened_and_closed_by_keys(
+async def test_pictures_are_opened_walked_through_and_closed_by_keys(
     browser: Any, embedded: Endpoint, store: Store, session: str
 ) -> None:
+    """An album of two, and a picture that the browser cannot show."""
     held = await writer(store, session)
     await connected(store, held)
-    await held.commit(messages=[recent("album", 90, kind="album", text=None), with_file("one", "image", None, 80)])
-    await store_file(store, held, (SEEDS / "hills.jpg").read_bytes(), "image/jpeg", "jpg")
+    await held.commit(messages=[recent("album", 90, kind="album", text=None)])
+    hills = (SEEDS / "hills.jpg").read_bytes()
+    for name, age, content in (("one", 80, hills), ("two", 70, hills + b" "), ("broken", 60, b"no picture")):
+        await held.commit(messages=[with_file(name, "image", None, age) | {"text": f"caption of {name}"}])
+        await store_file(store, held, content, "image/jpeg", "jpg")
     known = await ids(store, session)
-    await table(store, "messages").update({"album_id": known["album"]}).eq("id", known["one"]).execute()
+    for name in ("one", "two"):
+        await table(store, "messages").update({"album_id": known["album"]}).eq("id", known[name]).execute()
+    (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
     async with served(embedded, session) as site, window(browser, site) as seen:
         await seen.log_in()
         await seen.open("feed")
-        picture = seen.page.locator(f"#m{known['album']} .album a.picture")
-        await picture.wait_for()
+        first, second = (seen.page.locator(f"#m{known['album']} .album a.picture").nth(n) for n in (0, 1))
+        await first.wait_for()
         await seen.page.wait_for_load_state("domcontentloaded")
-        await picture.press("Enter")
-        await seen.page.wait_for_selector("dialog[open] img")
+        await first.press("Enter")
+        viewer = seen.page.get_by_role("dialog", name="Picture")
+        await viewer.get_by_text("caption of one").wait_for()
+        assert await viewer.get_by_role("button", name="Previous").is_disabled()
+        await seen.page.keyboard.press("ArrowLeft")  # there is none
+        await seen.page.keyboard.press("ArrowRight")
+        await viewer.get_by_text("caption of two").wait_for()
+        assert (await viewer.get_by_role("img").get_attribute("src") or "").endswith(f"/messages/{known['two']}/file")
+        await viewer.get_by_role("button", name="Next").click()
+        await viewer.get_by_text("The picture could not be loaded").wait_for()
+        assert await seen.serious() == []
+        assert await viewer.get_by_role("button", name="Next").is_disabled()
+        await seen.page.keyboard.press("ArrowLeft")
+        await viewer.get_by_role("img").wait_for()
         await seen.page.keyboard.press("Escape")
-        await seen.page.wait_for_selector("dialog", state="detached")
-        assert await picture.evaluate("(link) => link === document.activeElement")
+        await viewer.wait_for(state="hidden")
+        assert await second.evaluate("(link) => link === document.activeElement"), "where the viewer was left"
+
+        await seen.open(f"groups/{group}/gallery")
+        await seen.page.get_by_role("link", name="Open the picture").first.click()
+        await viewer.get_by_text("1 / 3").wait_for()
+        await viewer.get_by_role("link", name="Go to the message").click()
+        await seen.page.wait_for_url(f"**/messages/{known['broken']}")
 
 
 async def test_what_was_given_up_or_refused_is_tried_again_by_a_click(

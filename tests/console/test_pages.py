@@ -533,12 +533,12 @@ async def test_pictures_are_paged(embedded: Endpoint, store: Store, session: str
     async with served(embedded, session) as site:
         await site.log_in()
         page = await site.read(f"{site.base}/groups/{group}")
-        assert len(re.findall(r'<li><a href="[^"]+/messages/\d+">', page)) == 24
+        assert len(re.findall(r'data-viewer data-message="[^"]+/messages/\d+"', page)) == 24
         path, seen = f"{site.base}/groups/{group}/gallery", []
         assert path in page
         while path:
             page = await site.read(path)
-            seen += [int(number) for number in re.findall(r'<li><a href="[^"]+/messages/(\d+)">', page)]
+            seen += [int(number) for number in re.findall(r'data-viewer data-message="[^"]+/messages/(\d+)"', page)]
             more = re.search(r'href="([^"]+\?before=\d+)"', page)
             path = more[1] if more else ""
     assert seen == [known[f"m{n}"] for n in range(69, -1, -1)] + [known["first"]]
