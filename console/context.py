@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,8 @@ from console.live import LiveFeed
 from console.rules.situations import Situation, judge
 from console.town import Town, Towns
 from console.viewer import ConsoleOptions, LoginNeeded, Viewer, find_viewer, read_action
-from worker.settings import SESSION_NAME
+from worker.settings import is_session_name
 
-SESSION = re.compile(SESSION_NAME)
 FEEDS_MAX = 200
 
 
@@ -121,7 +119,7 @@ def context_of(request: Request) -> PageContext:
         raise LoginNeeded
     console = console_of(request)
     session = str(request.path_params.get("session", console.session))
-    if not SESSION.fullmatch(session) or console.towns.is_gone(session):
+    if not is_session_name(session) or console.towns.is_gone(session):
         raise HTTPException(404)
     town = console.towns.of(session)
     if town:

@@ -135,7 +135,7 @@ async def read_action(request: Request, viewer: Viewer) -> dict[str, str]:
 
 def number(text: str | None) -> int | None:
     """A parameter as a whole number of at most 18 digits; None if it is not one."""
-    return int(text) if text and text.lstrip("-").isdigit() and len(text) < 19 and text.isascii() else None
+    return int(text) if text and text.removeprefix("-").isdigit() and len(text) < 19 and text.isascii() else None
 
 
 def go_to(path: str, **query: str) -> Response:

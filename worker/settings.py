@@ -49,7 +49,12 @@ MediaConcurrency = Annotated[int, Field(ge=1, le=32)]
 Days = Annotated[int, Field(ge=0, le=36_500)]
 ChangesDays = Annotated[int, Field(ge=1, le=36_500)]
 QrAgain = Annotated[int, Field(ge=0, le=86_400)]
-SESSION_NAME = r"^[A-Za-z0-9_-]{1,64}$"
+SESSION_NAMES = "1 to 64 letters, digits, - and _, and not true, false or null"
+
+
+def is_session_name(name: str) -> bool:
+    """Whether a session can have this name. The embedded Supabase reads the words in filters as no text."""
+    return bool(re.fullmatch("[A-Za-z0-9_-]{1,64}", name)) and name.lower() not in ("true", "false", "null")
 
 
 def default_node() -> Path:
@@ -81,7 +86,7 @@ class Settings(BaseSettings):
     worker_backoff_max_ms: int = Field(30_000, ge=1, le=3_600_000)
 
     # Ours (docs/contract.md §3)
-    worker_session: str = Field("default", pattern=SESSION_NAME)
+    worker_session: str = "default"
     worker_data_dir: Path = Path("data")
     worker_live_window_s: LiveWindow = 30
     worker_catch_up_s: CatchUp = 0
@@ -130,6 +135,13 @@ class Settings(BaseSettings):
     def _level_in_any_case(cls, value: object) -> object:
         lowered = value.lower() if isinstance(value, str) else value
         return "warning" if lowered == "warn" else lowered
+
+    @field_validator("worker_session")
+    @classmethod
+    def _session_name(cls, value: str) -> str:
+        if not is_session_name(value):
+            raise ValueError(f"should be {SESSION_NAMES}")
+        return value
 
     @field_validator("supabase_url")
     @classmethod
@@ -410,8 +422,6 @@ def complaint(field: str, error: Any, name: str | None = None) -> str:
         text = f"should be a whole number from {lowest} to {highest}"
     elif kind.startswith("bool_"):
         text = "should be true or false"
-    elif kind == "string_pattern_mismatch":
-        text = "should be 1 to 64 letters, digits, - and _"
     return f"{name or field.upper()}: {text[:1].lower()}{text[1:]}" if field else text
 
 

@@ -19,6 +19,7 @@ from console.live import LiveFeed, Snapshot, rows_of
 from console.messages import MessageScope
 from console.rules.bubbles import Bubble, make_bubbles
 from console.rules.situations import Situation
+from console.viewer import number
 
 
 async def stream(request: Request) -> Response:
@@ -33,7 +34,7 @@ async def stream(request: Request) -> Response:
 
 
 async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
-    group, after = (_number(context.request.query_params.get(name)) for name in ("group", "after"))
+    group, after = (number(context.request.query_params.get(name)) for name in ("group", "after"))
     told: object = None
     sent: dict[int, str] = {}
     yield "retry: 2000\n\n"
@@ -113,7 +114,3 @@ def _situation(context: PageContext, situation: Situation) -> dict[str, Any]:
 def event(name: str, data: str) -> str:
     """One event; JSON has no line breaks."""
     return f"event: {name}\ndata: {data}\n\n"
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -10,10 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from console.context import SESSION, console_of, viewer_of
+from console.context import console_of, viewer_of
 from console.rules.situations import AWAY
 from console.viewer import Forbidden, LoginNeeded
 from worker.errors import StoreError, StoreUnavailable
+from worker.settings import is_session_name
 
 
 def login_needed(request: Request, fault: Exception) -> Response:
@@ -51,7 +52,7 @@ def _page(request: Request, key: str, status: int, away: bool = False) -> Respon
         return viewer.page("fault.html", values | _nowhere(), status)
     console = console_of(request)
     session = str(request.path_params.get("session", console.session))
-    if not SESSION.fullmatch(session):
+    if not is_session_name(session):
         return viewer.page("fault.html", values | _nowhere(), status)
     frame = _nowhere() | {"session": session, "base": f"/s/{session}", "situation": AWAY if away else None}
     frame |= {"home": f"/s/{console.session}", "town": console.towns.of(session)}

@@ -1,5 +1,4 @@
 // Pictures open over the page. The arrow keys and buttons lead to the page's other pictures.
-// `localTimes` comes from console.js.
 
 const viewer = document.getElementById('viewer')
 const part = (name) => viewer.querySelector(`[data-${name}]`)
@@ -16,8 +15,7 @@ function show(link) {
   part('picture').hidden = false
   part('picture').src = link.href
   part('picture').alt = link.querySelector('img').alt
-  part('caption').replaceChildren(link.querySelector('[data-words]').content.cloneNode(true))
-  localTimes(part('caption'))
+  part('caption').replaceChildren(...link.querySelector('[data-words]').cloneNode(true).children)
   part('message').href = link.dataset.message
   part('save').href = link.href
   const all = pictures()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -308,6 +309,72 @@ async def test_health_says_what_was_lost_and_what_to_do(embedded: Endpoint, stor
         assert "The file could not be fetched" not in page
         assert "1 due" in page
         assert "MEDIA_FAILED" not in await site.read(f"{site.base}/health?event=console")
+
+
+PARAMETERS = (
+    *("before", "code", "cursor", "date", "days", "did", "event", "group", "offset", "page", "panel", "part", "q"),
+    *("span", "until"),
+)
+
+
+@pytest.mark.parametrize("value", ["--5", "٣", "9" * 18, "\0", "9999-12-31"])
+async def test_no_parameter_breaks_a_page(embedded: Endpoint, store: Store, session: str, value: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent("a")])
+    (message,) = (await ids(store, session)).values()
+    (group,) = [each.id for each in await store.console.groups(session) if each.monitor]
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for name in (
+            *("link", "groups", f"groups/{group}", f"groups/{group}/members", f"groups/{group}/gallery"),
+            *("coverage", "feed", f"messages/{message}", "search", "health"),
+        ):
+            answer = await site.http.get(f"{site.base}/{name}", params=dict.fromkeys(PARAMETERS, value))
+            assert answer.status_code < 500, name
+
+
+async def test_the_log_is_read_by_event_by_day_and_page_by_page(embedded: Endpoint, store: Store, session: str) -> None:
+    """Entries of one commit have the same time; a page may end among them."""
+    await writer(store, session)
+    await table(store, "audit_log").delete().eq("session_id", session).execute()
+    at = datetime(2026, 3, 1, 23, 30, tzinfo=UTC)
+    days = [
+        {"session_id": session, "event": "error", "at": (at - timedelta(days=n // 40)).isoformat()} for n in range(120)
+    ]
+    await (
+        table(store, "audit_log")
+        .insert([row | {"payload": {"code": f"E{n}."}} for n, row in enumerate(days)])
+        .execute()
+    )
+    async with served(embedded, session) as site:
+        await site.log_in()
+
+        async def listed(query: str) -> list[int]:
+            """The entries of all pages."""
+            path, found = f"{site.base}/health?{query}", list[int]()
+            while path:
+                page = await site.read(path)
+                found += [int(number) for number in re.findall(r"E(\d+)\.", page)]
+                more = re.search(r'href="([^"]+before=\d+)#log"', page)
+                path = html.unescape(more[1]) if more else ""
+            return found
+
+        first, second, third = (list(range(last, last - 40, -1)) for last in (39, 79, 119))
+        assert await listed("") == await listed("event=error") == [*first, *second, *third]
+        assert await listed("event=connect") == []
+        assert await listed("date=2026-02-28") == [*second, *third]
+        assert await listed("date=2026-02-28&offset=-60") == third, "half past midnight, an hour east of UTC"
+        for nonsense in (  # a filter of the embedded Supabase reads `true` as no text, and PostgreSQL takes no NUL
+            "event=true",
+            "event=%00",
+            "date=x",
+            "date=9999-12-31",
+            "date=0001-01-01&offset=-600",
+            "before=5",
+            "before=5&until=%00",
+            "offset=--5",
+        ):
+            await site.read(f"{site.base}/health?{nonsense}")
 
 
 async def test_health_shows_the_figures_that_the_worker_stored(embedded: Endpoint, store: Store, session: str) -> None:

@@ -36,6 +36,7 @@ async def test_a_session_is_added_shown_and_listed(wa: Commands, session: str) -
     ("arguments", "says"),
     [
         (["add", "a b"], "cannot be a session's name"),
+        (["add", "True"], "cannot be a session's name"),
         (["add", "x", "catch_up_s"], "is not KEY=VALUE"),
         (["add", "x", "catch_up=1"], "there is no such setting"),
         (["add", "x", "catch_up_s=soon"], "settings.catch_up_s"),

@@ -48,6 +48,7 @@ def test_nothing_set_gives_the_contracts_defaults() -> None:
         ({"WORKER_STATE_KEY": "short"}, "WORKER_STATE_KEY", "not 32 bytes"),
         ({"WORKER_STATE_KEY_PREVIOUS": KEY}, "WORKER_STATE_KEY", "an old key without a new one"),
         ({"WORKER_SESSION": "a:b"}, "WORKER_SESSION", "a colon separates session and flag"),
+        ({"WORKER_SESSION": "null"}, "WORKER_SESSION", "a filter of the embedded Supabase reads it as no text"),
         ({"WA_VERSION": "2.3000"}, "WA_VERSION", "two numbers"),
         ({"WA_SOCKET_URL": "http://x"}, "WA_SOCKET_URL", "no web socket"),
         ({"WA_MEDIA_CA": "/nonexistent.pem"}, "WA_MEDIA_CA", "no such file"),

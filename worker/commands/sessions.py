@@ -5,7 +5,6 @@ Writes the wanted state; hosts read it with their next poll. Does not affect `ru
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -22,7 +21,7 @@ from worker.commands.runtime import NotDone, WrongArgument, perform
 from worker.commands.show import ago, number_of, out, plain, print_json, safe, size
 from worker.outbound import without_password
 from worker.session_settings import SessionSettings, parse_session_settings
-from worker.settings import SESSION_NAME, Settings
+from worker.settings import SESSION_NAMES, Settings, is_session_name
 from worker.store import Store
 from worker.store.console import RequestState, Row, Sessions
 
@@ -35,7 +34,10 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-Name = Annotated[str, typer.Argument(help="The session's name: letters, digits, - and _.", metavar="NAME")]
+Name = Annotated[
+    str,
+    typer.Argument(help="The session's name: letters, digits, - and _, and not true, false or null.", metavar="NAME"),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 Own = Annotated[
     list[str] | None,
@@ -328,8 +330,8 @@ def checked_name(name: str) -> str:
     Raises:
         WrongArgument: not a valid session name.
     """
-    if not re.fullmatch(SESSION_NAME, name):
-        raise WrongArgument(f"{plain(name)!r} cannot be a session's name: 1 to 64 letters, digits, - and _")
+    if not is_session_name(name):
+        raise WrongArgument(f"{plain(name)!r} cannot be a session's name: it must be {SESSION_NAMES}")
     return name
 
 
