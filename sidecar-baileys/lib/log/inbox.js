@@ -20,6 +20,8 @@ import { Backlog } from './backlog.js'
 const RECENT_HASHES = 20_000
 /** Stanzas that are looked up together. */
 const BATCH = 1000
+/** While so many that were looked up are in progress, others wait until as many can be looked up together. */
+const GATHERED = 100
 /** Stanzas of chats that are never stored, in progress at once. */
 const UNSTORED_IN_WORK = 4
 
@@ -191,9 +193,18 @@ export class Inbox {
     }
   }
 
+  /**
+   * Whether the backlog waits for company: each lookup is a call, however few it asks for. Each stanza that settles
+   * asks again, so nothing waits once less is in progress.
+   */
+  get #gathers() {
+    const lookedUp = this.#unsettled.size - this.#queue.length
+    return lookedUp >= GATHERED && this.#queue.length < GATHERED && this.#queue.some(({ offline }) => offline)
+  }
+
   /** @returns {Arrival[]} the next that may go, all offline or all live */
   #takeBatch() {
-    if (this.closed) return []
+    if (this.closed || this.#gathers) return []
     const writers = new Set(this.#queue.filter(({ stored }) => stored).map(({ author }) => author))
     const first = this.#inOrder(this.#queue.filter(({ author }) => writers.has(author))).slice(0, BATCH)
     const batch = first.length > 0 ? first : this.#inOrder(this.#queue.filter(({ author }) => !writers.has(author)))
