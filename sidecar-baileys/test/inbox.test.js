@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Inbox } from '../lib/log/inbox.js'
+import { GATHERED, Inbox } from '../lib/log/inbox.js'
 
 /** A stanza as far as the inbox sees it. @param {string} id @param {{offline?: boolean, hashes?: string[], author?: string, stored?: boolean, alone?: boolean}} [options] */
 const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}`, stored = true, alone = false } = {}) => {
@@ -136,6 +136,36 @@ test('of a part-decrypted stanza the spent part is taken out and the good rest g
   await turn()
   assert.deepEqual(ids(), ['a'])
   assert.deepEqual(delivered[0].forgotten, ['share'])
+  inbox.close()
+})
+
+test('while enough is in progress the backlog is looked up by the hundreds, and what is left at the end too', async () => {
+  /** @type {number[]} */
+  const lookups = []
+  /** @type {any[]} */
+  const delivered = []
+  const inbox = new Inbox({ known: async (hashes) => { lookups.push(hashes.length); return [] }, deliver: (s) => delivered.push(s), swallow: () => {}, askForMore: () => {}, busy: () => false, holdMs: 60_000 })
+  let number = 0
+  const arrive = async (/** @type {number} */ count) => {
+    for (let n = 0; n < count; n += 1) inbox.arrive(stanza(`s${number += 1}`, { offline: true }))
+    await turn()
+  }
+  await arrive(GATHERED)
+  assert.equal(delivered.length, GATHERED, 'nothing was in progress')
+  lookups.length = 0
+  await arrive(GATHERED - 1)
+  assert.deepEqual(lookups, [])
+  await arrive(1)
+  assert.deepEqual(lookups, [GATHERED])
+  await arrive(5)
+  assert.deepEqual(lookups, [GATHERED])
+  for (const done of delivered.slice(0, GATHERED + 1)) inbox.settled(done, [])
+  await turn()
+  assert.deepEqual(lookups, [GATHERED, 5], 'few are in progress now')
+  for (const done of delivered) inbox.settled(done, [])
+  inbox.backlogComplete()
+  inbox.arrive(stanza('live'))
+  assert.equal(delivered.at(-1).id, 'live')
   inbox.close()
 })
 

@@ -21,7 +21,7 @@ const RECENT_HASHES = 20_000
 /** Stanzas that are looked up together. */
 const BATCH = 1000
 /** While so many that were looked up are in progress, others wait until as many can be looked up together. */
-const GATHERED = 100
+export const GATHERED = 200
 /** Stanzas of chats that are never stored, in progress at once. */
 const UNSTORED_IN_WORK = 4
 
@@ -199,7 +199,8 @@ export class Inbox {
    */
   get #gathers() {
     const lookedUp = this.#unsettled.size - this.#queue.length
-    return lookedUp >= GATHERED && this.#queue.length < GATHERED && this.#queue.some(({ offline }) => offline)
+    return lookedUp >= GATHERED && this.#queue.length < GATHERED
+      && this.#queue.some(({ offline, stored }) => offline && stored)
   }
 
   /** @returns {Arrival[]} the next that may go, all offline or all live */

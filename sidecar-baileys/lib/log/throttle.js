@@ -6,7 +6,7 @@
  */
 
 /** Stanzas in progress at which reading pauses: Baileys' own queue has no bound. More than several backlog windows. */
-export const STANZAS_IN_FLIGHT = 400
+export const STANZAS_IN_FLIGHT = 800
 /** Decrypting takes a millisecond or two. A stanza that takes this long awaits an answer. */
 const STANDSTILL_MS = 100
 
