@@ -8,8 +8,8 @@ const stanza = (id, { offline = false, hashes = [id], author = `author of ${id}`
   return /** @type {any} */ ({ id, offline, stored, alone, parts, author, expectedBytes: 100, forgotten: [], forget(/** @type {any[]} */ spent) { this.forgotten = spent.map((part) => part.hash) } })
 }
 
-/** @param {{known?: string[], holdMs?: number, busy?: () => boolean, now?: () => number}} [options] */
-function makeInbox({ known = [], holdMs = 60_000, busy = () => false, now } = {}) {
+/** @param {{known?: string[], lookups?: string[][], holdMs?: number, busy?: () => boolean, now?: () => number}} [options] */
+function makeInbox({ known = [], lookups = [], holdMs = 60_000, busy = () => false, now } = {}) {
   /** @type {any[]} */
   const delivered = []
   /** @type {string[]} */
@@ -18,7 +18,10 @@ function makeInbox({ known = [], holdMs = 60_000, busy = () => false, now } = {}
   const inbox = new Inbox({
     askForMore: () => { asked += 1 },
     busy,
-    known: async (hashes) => hashes.filter((hash) => known.includes(hash)),
+    known: async (hashes) => {
+      lookups.push(hashes)
+      return hashes.filter((hash) => known.includes(hash))
+    },
     deliver: (s) => delivered.push(s),
     swallow: (s) => swallowed.push(/** @type {any} */ (s).id),
     holdMs,
@@ -248,6 +251,37 @@ test('a direct message goes first if its author has a group message behind it', 
   inbox.settled(delivered.find(({ id }) => id === 'keys'), [])
   await turn()
   assert.equal(ids().at(-1), 'group')
+  inbox.close()
+})
+
+test('direct messages of the backlog are looked up together while they wait, though few are in progress', async () => {
+  const lookups = /** @type {string[][]} */ ([])
+  const { inbox, delivered, swallowed } = makeInbox({ known: ['direct30', 'direct40'], lookups })
+  for (let n = 0; n < 50; n++) inbox.arrive(stanza(`direct${n}`, { offline: true, stored: false }))
+  inbox.arrive(stanza('live direct', { stored: false }))
+  inbox.backlogComplete()
+  await turn()
+  assert.deepEqual(lookups.map(({ length }) => length), [1, 49], 'the first at once, then all that wait')
+  assert.equal(delivered.length, 4)
+  inbox.arrive(stanza('group', { offline: true, author: 'author of direct40' }))
+  await turn()
+  assert.deepEqual(lookups.slice(2), [['group']], 'what was looked up is not looked up again')
+  assert.deepEqual(swallowed, ['direct40'], 'its author has a group message: it goes first, with its answer')
+  for (let n = 0; n < delivered.length; n++) {
+    inbox.settled(delivered[n], [delivered[n].id])
+    await turn()
+  }
+  assert.deepEqual([delivered.length, swallowed, lookups.length], [50, ['direct40', 'direct30'], 3])
+  inbox.close()
+})
+
+test('a copy of a direct message that was decrypted after its lookup is swallowed', async () => {
+  const { inbox, delivered, swallowed } = makeInbox()
+  for (const id of ['first', 'a', 'b', 'c', 'first']) inbox.arrive(stanza(id, { offline: true, stored: false }))
+  await turn()
+  inbox.settled(delivered[0], ['first'])
+  await turn()
+  assert.deepEqual([delivered.length, swallowed], [4, ['first']])
   inbox.close()
 })
 

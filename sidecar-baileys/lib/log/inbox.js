@@ -6,7 +6,8 @@
  * 2. A live stanza never overtakes the offline backlog. Interleaved, 101 of 1,704 messages could not be decrypted; in
  * order, none.
  * 3. Stanzas that are never stored delay nothing. Direct messages and statuses of people who have no group message
- * waiting go last, few at a time, and no live stanza waits for them. A flood of them costs the groups nothing.
+ * waiting go last, few at a time, and no live stanza waits for them. A flood of them costs the groups nothing. Those of
+ * the backlog are looked up together while they wait.
  * 4. Stanzas of one author go one after another. Before it decrypts, Baileys looks up the author without a lock, which
  * takes longest for a new author: the second message would overtake the first, which brings the keys. Of 180 messages,
  * sent three at a time by 60 new people, 34 were refused.
@@ -59,6 +60,11 @@ export class Inbox {
   #busy = false
   /** @type {Set<Arrival>} */
   #unsettled = new Set()
+  /**
+   * Of chats that are never stored: looked up and still in the queue, each with the known hashes of its lookup.
+   * @type {Map<Arrival, Set<string>>}
+   */
+  #lookedUp = new Map()
   /** Taken from the queue and not settled yet, of chats that are never stored. @type {Set<Arrival>} */
   #unstored = new Set()
   /** @type {Set<string>} */
@@ -176,6 +182,7 @@ export class Inbox {
     this.#backlog.close()
     this.#queue = []
     this.#ready = []
+    this.#lookedUp.clear()
     this.#lanes.clear()
   }
 
@@ -227,26 +234,46 @@ export class Inbox {
 
   /** @param {Arrival[]} batch */
   async #deliverBatch(batch) {
-    const hashes = batch.filter(({ offline }) => offline).flatMap(({ parts }) => (parts ?? []).map(({ hash }) => hash))
-    const asked = hashes.filter((hash) => !this.#recent.has(hash))
-    /** @type {Set<string>} */
-    const known = new Set()
-    if (asked.length > 0) {
-      try {
-        for (const hash of await this.hooks.known(asked)) known.add(hash)
-      } catch {
-        return this.close()
-      }
-      if (this.closed) return
-    }
+    const asked = this.#unheardOf(batch)
+    const known = asked.length > 0 ? await this.#lookUp(asked) : new Set()
+    if (this.closed) return
     for (const stanza of batch) {
+      const spent = this.#lookedUp.get(stanza) ?? known
+      this.#lookedUp.delete(stanza)
       const lane = this.#lanes.get(stanza.author)
-      if (lane) lane.push([stanza, known])
+      if (lane) lane.push([stanza, spent])
       else {
         this.#lanes.set(stanza.author, [])
-        this.#handOver(stanza, known)
+        this.#handOver(stanza, spent)
       }
     }
+  }
+
+  /**
+   * Asks about these hashes, and in the same call about what else waits and is never stored: that is delivered few at a
+   * time, and a call for each few costs as much as one for all.
+   * @param {string[]} hashes
+   * @returns {Promise<Set<string>>} those that were committed before
+   */
+  async #lookUp(hashes) {
+    const others = this.#queue.filter((one) => one.offline && !one.stored && !this.#lookedUp.has(one))
+      .slice(0, Math.max(0, BATCH - hashes.length))
+    const asked = [...hashes, ...this.#unheardOf(others)]
+    /** @type {Set<string>} */
+    const known = new Set()
+    try {
+      for (const hash of await this.hooks.known(asked)) known.add(hash)
+    } catch {
+      this.close()
+    }
+    if (!this.closed) for (const stanza of others) this.#lookedUp.set(stanza, known)
+    return known
+  }
+
+  /** @param {Arrival[]} stanzas @returns {string[]} hashes of the backlog that nobody was asked about yet */
+  #unheardOf(stanzas) {
+    return stanzas.filter((stanza) => stanza.offline && !this.#lookedUp.has(stanza))
+      .flatMap(({ parts }) => (parts ?? []).map(({ hash }) => hash)).filter((hash) => !this.#recent.has(hash))
   }
 
   /** Hand over this author's next stanza. @param {string} author */
