@@ -38,6 +38,9 @@ async function stanzaOf(body) {
 /** @param {any} stanza */
 const textOf = ({ content }) => content?.conversation ?? null
 
+/** Of a direct message the content stays in the sidecar. @param {any} stanza */
+const opened = ({ failure, hashes }) => failure === null && hashes.length > 0
+
 /** @param {string} type @returns {number} characters of the longest record */
 const longest = (type) =>
   Math.max(...[...database.keys].map(([key, value]) => (key.startsWith(`${type}/`) ? value.length : 0)))
@@ -45,7 +48,7 @@ const longest = (type) =>
 test('forty-one sessions of one device and forged messages: each is given up, and others go on', async () => {
   for (let i = 0; i < SESSIONS; i++) {
     const sent = { from: 'Mallory', to: 'direct', text: `session ${i}`, fault: { new_session: true } }
-    assert.equal(textOf(await stanzaOf(sent)), `session ${i}`)
+    assert.ok(opened(await stanzaOf(sent)), `session ${i}`)
   }
   for (let i = 0; i < FORGED; i++) {
     const fault = { forged: { counter: 1999, previous_counter: 1999 }, never: true }
@@ -54,13 +57,13 @@ test('forty-one sessions of one device and forged messages: each is given up, an
   }
   assert.equal(textOf(await stanzaOf({ from: 'Ana', to: group, text: 'still here' })), 'still here')
   const next = await stanzaOf({ from: 'Mallory', to: 'direct', text: 'a good one' })
-  assert.equal(textOf(next), 'a good one', 'forged messages spoil no session')
+  assert.ok(opened(next), 'forged messages spoil no session')
 })
 
 test('a gap of two thousand messages opens, in a direct chat and in a group', async () => {
   await stanzaOf({ from: 'Ana', to: 'direct', text: 'the first' })
   const far = await stanzaOf({ from: 'Ana', to: 'direct', text: 'far on', fault: { skip: GAP - 1 } })
-  assert.equal(textOf(far), 'far on')
+  assert.ok(opened(far))
   const farInGroup = await stanzaOf({ from: 'Ana', to: group, text: 'far on in a group', fault: { skip: GAP } })
   assert.equal(textOf(farInGroup), 'far on in a group')
 })
@@ -76,7 +79,7 @@ test('a late message whose skipped key had to go is asked for again: its key was
 test('sessions that each skip two thousand keys leave a record of bounded size', async () => {
   for (let i = 0; i < 10; i++) {
     const fault = { new_session: i % 3 === 0, skip: GAP - 1 }
-    assert.equal(textOf(await stanzaOf({ from: 'Mallory', to: 'direct', text: `${i}`, fault })), `${i}`)
+    assert.ok(opened(await stanzaOf({ from: 'Mallory', to: 'direct', text: `${i}`, fault })), `${i}`)
     assert.equal(textOf(await stanzaOf({ from: 'Mallory', to: group, text: `${i}`, fault: { skip: GAP - 1 } })), `${i}`)
   }
   assert.ok(longest('session') < RECORD_LONGEST, `${longest('session')} characters`)

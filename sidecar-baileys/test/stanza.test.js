@@ -10,7 +10,7 @@ const padded = (message) => /** @type {any} */ (writeRandomPadMax16(proto.Messag
 
 /** @param {any[]} content @param {Record<string, string>} [attrs] */
 const arrive = (content, attrs = {}) =>
-  new Stanza({ tag: 'message', attrs: { id: 'A1', from: '222@lid', t: '1790000000', ...attrs }, content }, CREDS, 1, null)
+  new Stanza({ tag: 'message', attrs: { id: 'A1', from: '1@g.us', participant: '222@lid', t: '1790000000', ...attrs }, content }, CREDS, 1, null)
 
 /** A stanza of one part that was decrypted. @param {import('baileys').proto.IMessage} message @param {Record<string, string>} [attrs] @param {Record<string, string>} [encAttrs] */
 function received(message, attrs = {}, encAttrs = {}) {
@@ -44,6 +44,18 @@ test('a message that the own phone delivers anew is an event', () => {
 test('a stranger who claims to deliver a message anew is not believed: it would be stored as somebody else\'s', () => {
   assert.deepEqual(received(answer).events, [])
   assert.deepEqual(received(answer, { from: '1@g.us', participant: '222@lid' }).events, [])
+})
+
+test('of a chat that is never stored the worker gets no content, only what recognises and counts the stanza', () => {
+  const direct = { from: '222@lid', participant: '' }
+  for (const attrs of [direct, { from: 'status@broadcast', participant: '222@lid' }]) {
+    const { stanza, bytes } = received({ conversation: 'private '.repeat(1_000) }, attrs)
+    assert.deepEqual([stanza.content, stanza.failure, stanza.hashes.length], [null, null, 1])
+    assert.ok(bytes < 2_000)
+  }
+  const own = received({ conversation: 'x' }, { from: '999@lid', recipient: '222@lid', participant: '' }).stanza
+  assert.deepEqual(own.content, { conversation: 'x' })
+  assert.equal(received({ conversation: 'x' }).stanza.content.conversation, 'x')
 })
 
 test('a count of retries is a small whole number, whatever the sender writes', () => {

@@ -207,7 +207,7 @@ export class Stanza {
       const message = outer.deviceSentMessage?.message ?? outer
       // Nothing tells when an unencrypted share is stored; and a newsletter's owner could plant one.
       if (padded && message.senderKeyDistributionMessage) this.#shares += 1
-      this.#bytes += bytes.length
+      if (this.stored) this.#bytes += bytes.length
       // Anybody can write such an answer. Accept it only from the account's own phone: it names others as authors.
       if (this.key?.fromMe) this.#events.push(...resends(message))
       this.#message = this.#message ? Object.assign(this.#message, message) : message
@@ -221,7 +221,8 @@ export class Stanza {
     /** @type {object | null} */
     let content = null
     try {
-      content = this.#message && messageToJson(withoutKeys(this.#message))
+      // The worker would only drop what is never stored.
+      if (this.stored) content = this.#message && messageToJson(withoutKeys(this.#message))
     } catch (error) {
       this.#failure = `unreadable content: ${error.message}` // nested too deep to walk
     }
