@@ -84,6 +84,21 @@ test('an offline stanza that never settles holds live stanzas for a bounded time
   inbox.close()
 })
 
+test('what gathers for a lookup waits no longer than live stanzas do, if nothing of the backlog settles', async () => {
+  const { inbox, ids } = makeInbox({ holdMs: 20 })
+  for (let n = 0; n < GATHERED; n++) inbox.arrive(stanza(`stuck${n}`, { offline: true }))
+  await turn()
+  inbox.arrive(stanza('old', { offline: true }))
+  inbox.backlogComplete()
+  inbox.arrive(stanza('live'))
+  await turn()
+  assert.equal(ids().length, GATHERED)
+  const deadline = performance.now() + 5_000
+  while (ids().length < GATHERED + 2 && performance.now() < deadline) await turn()
+  assert.deepEqual(ids().slice(GATHERED), ['old', 'live'])
+  inbox.close()
+})
+
 test('while our own database or pause holds the socket, no patience runs out', async () => {
   let busy = true
   let looks = 0

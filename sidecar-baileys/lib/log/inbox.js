@@ -202,11 +202,11 @@ export class Inbox {
 
   /**
    * Whether the backlog waits for company: each lookup is a call, however few it asks for. Each stanza that settles
-   * asks again, so nothing waits once less is in progress.
+   * asks again, so nothing waits once less is in progress; nor once live stanzas wait no longer for the backlog.
    */
   get #gathers() {
     const lookedUp = this.#unsettled.size - this.#queue.length
-    return lookedUp >= GATHERED && this.#queue.length < GATHERED
+    return this.#backlog.holding && lookedUp >= GATHERED && this.#queue.length < GATHERED
       && this.#queue.some(({ offline, stored }) => offline && stored)
   }
 
