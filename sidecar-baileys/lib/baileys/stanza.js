@@ -48,6 +48,8 @@ export class Stanza {
     this.arrivedAt = arrivedAt
     this.offset = offset
     this.offline = Boolean(node.attrs.offline)
+    /** Who wrote it. The inbox asks often. */
+    this.author = authorOf(node.attrs)
     /** Approximate size in the log. */
     this.expectedBytes = FRAME_BYTES
     /** @type {import('../log/gate.js').Section | undefined} */
@@ -65,8 +67,13 @@ export class Stanza {
       this.key = decodeMessageNode(node, creds.me?.id ?? '', creds.me?.lid ?? '').fullMessage.key
     } catch (error) {
       this.#failure = error.message
-      return
     }
+    /**
+     * Whether its chat may be stored: a group's, or the account's own devices, which bring keys. Direct messages and
+     * statuses of others never are (docs/architecture.md, "Monitored only").
+     */
+    this.stored = Boolean(node.attrs.from?.endsWith('@g.us') || node.attrs.category === 'peer' || this.key?.fromMe)
+    if (!this.key) return
     /** @type {{content: Uint8Array, hash: string}[]} */
     this.parts = []
     const children = Array.isArray(node.content) ? node.content : []
@@ -85,26 +92,8 @@ export class Stanza {
     if (this.parts.length === 0 && !this.#message && !this.unavailable) this.#failure ||= NOTHING_TO_DECRYPT
   }
 
-  /** Who wrote it: the LID if the stanza has one (docs/whatsapp.md, "Who sent it"). */
-  get author() {
-    const { participant, participant_lid, participant_pn, sender_lid, sender_pn, from } = this.node.attrs
-    const others = participant ? [] : [from, sender_lid, sender_pn]
-    const addresses = [participant, participant_lid, participant_pn, ...others]
-    const address = addresses.find((one) => one?.endsWith('@lid')) ?? addresses.find(Boolean) ?? ''
-    return address.replace(/[:@].*/, '')
-  }
-
   /** Identifies the message: senders choose ids, so the id alone does not. */
   get name() { return [this.node.attrs.from, this.author, this.node.attrs.id].join(' ') }
-
-  /**
-   * Whether its chat may be stored: a group's, or the account's own devices, which bring keys. Direct messages and
-   * statuses of others never are (docs/architecture.md, "Monitored only").
-   */
-  get stored() {
-    const { from, category } = this.node.attrs
-    return Boolean(from?.endsWith('@g.us') || category === 'peer' || this.key?.fromMe)
-  }
 
   /** It came without a ciphertext: Baileys would request it from the owner's phone. */
   get absent() {
@@ -251,6 +240,17 @@ export class Stanza {
     const count = Math.trunc(Number(children.find((child) => child.tag === 'enc' && child.attrs.count)?.attrs.count))
     return count > 0 ? Math.min(count, RETRIES_MAX) : 0
   }
+}
+
+/**
+ * The LID if the stanza has one (docs/whatsapp.md, "Who sent it").
+ * @param {import('baileys').BinaryNode['attrs']} attrs
+ */
+function authorOf({ participant, participant_lid, participant_pn, sender_lid, sender_pn, from }) {
+  const others = participant ? [] : [from, sender_lid, sender_pn]
+  const addresses = [participant, participant_lid, participant_pn, ...others]
+  const address = addresses.find((one) => one?.endsWith('@lid')) ?? addresses.find(Boolean) ?? ''
+  return address.replace(/[:@].*/, '')
 }
 
 /** @param {object} value @returns {number} Infinity if it is longer than any string may be */
