@@ -103,7 +103,7 @@ def up(
                 await host.run()
                 return
             async with console_beside(settings) as link:
-                terminal.console_link = link
+                terminal.name_console(link)
                 if open_:
                     webbrowser.open(link)
                 await host.run()

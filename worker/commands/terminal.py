@@ -39,7 +39,7 @@ class Terminal:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=cast(IO[str], PatientStdout(_cannot_show)))
-        self.console_link: str | None = None
+        self._console_link: str | None = None
         self._last: tuple[str, str | None, str | None] | None = None
         self._drawn = False  # a code is on the screen
 
@@ -108,10 +108,15 @@ class Terminal:
         elif view.state in ("needs_you", "logged_out", "crashing", "database_away"):
             self._console.print(f"[bold yellow]{say}[/bold yellow]")
 
+    def name_console(self, link: str) -> None:
+        """Print the console's link now, as no code may come: WhatsApp may be out of reach, or the account linked."""
+        self._console_link = link
+        self._name_console()
+
     def _name_console(self) -> None:
         """Print the console's link with each code, since the previous one may have scrolled away."""
-        if self.console_link:
-            words = f"Or in a browser (this link works once): {self.console_link}"
+        if self._console_link:
+            words = f"Or in a browser (this link works once): {self._console_link}"
             self._console.print(words, highlight=False, markup=False, soft_wrap=True)
 
 
