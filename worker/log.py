@@ -8,6 +8,7 @@ Common fields: `session`, `wa_msg_id`, `group` (its JID), `part` (`sidecar`).
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -111,6 +112,8 @@ class _Libraries(logging.Handler):
     """Forwards library logs (`logging`) to our log."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):
+            return  # uvicorn calls an open stream that ends with the server an exception
         level = record.levelname if record.levelname in ("WARNING", "ERROR", "CRITICAL") else record.levelno
         logger.bind(library=record.name).opt(exception=record.exc_info).log(level, "{}", record.getMessage())
 

@@ -1,5 +1,6 @@
 """The log: nothing secret gets through, whoever logs it, in either form."""
 
+import asyncio
 import io
 import json
 import logging
@@ -236,6 +237,15 @@ def test_what_libraries_say_is_a_line_of_this_log_and_redacted() -> None:
     assert (second["level"], second["library"]) == ("warning", "py.warnings")
     assert BASE64_KEY not in stream.getvalue()
     assert "planted" not in stream.getvalue()
+
+
+def test_a_stream_that_ends_with_the_server_is_no_error() -> None:
+    stream = written("info", human=False)
+    try:
+        raise asyncio.CancelledError
+    except asyncio.CancelledError:
+        logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+    assert stream.getvalue() == ""
 
 
 @pytest.mark.parametrize("human", [True, False])
