@@ -11,13 +11,15 @@ from typing import Any
 
 from console.database import Database, Row
 from console.parallel import parallel_reads
-from console.rules.bubbles import Bubble, make_bubbles, references
-from console.rules.contents import KINDS_WITH_RAW
+from console.rules.bubbles import Bubble, make_bubbles, owners, references
+from console.rules.contents import FORMER_SHOWN, KINDS_WITH_RAW
 from console.rules.people import Names
 
 PAGE = 50
 GROUPS_A_READ = 1000  # Supabase's limit of rows per answer
 NAMES_MAX = 200
+NEAR = 60  # how far apart the rows of one bubble may be for a page to be extended
+EDITS = FORMER_SHOWN + 1  # read with a list of messages: one more than it shows
 PICTURES = ["image", "video", "gif", "ptv"]
 COLUMNS = (
     "id,group_id,wa_msg_id,chat_id,sender,sender_alt,push_name,from_me,ts,received_at,kind,text,file_name,media_status,"
@@ -34,10 +36,11 @@ Edge = tuple[int, str | None]  # id and, for one group, ts
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Rows, oldest first, with everything they refer to. `more`: there are older ones."""
+    """Rows, oldest first, with everything they refer to. `more`, `newer`: there are older or newer ones."""
 
     rows: Sequence[Row] = ()
     more: bool = False
+    newer: bool = False
     quoted: dict[int, Row] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
 
@@ -83,7 +86,7 @@ async def newest(database: Database, where: MessageScope, limit: int = PAGE, sin
     """`since`: none that arrived before this message, which bounds the read whatever the planner knows."""
 
     def query(client: Any) -> Any:
-        selected = client.table("messages").select(COLUMNS)
+        selected = _listed(client)
         if since or where.group is not None:
             narrowed = where.narrow(selected)
             return where.order(narrowed.gte("id", since) if since else narrowed, newest_first=True).limit(limit + 1)
@@ -94,44 +97,52 @@ async def newest(database: Database, where: MessageScope, limit: int = PAGE, sin
             narrowed.is_("rendition_of", "null").order("session_id", desc=True), newest_first=True
         ).limit(limit + 1)
 
-    rows = await database.read("messages", query)
-    return await _page(database, where, rows, limit)
+    found = await database.read("messages", query)
+    return await _page(database, where, found[:limit][::-1], more=len(found) > limit, extend=not since)
 
 
 async def older(database: Database, where: MessageScope, before: int, limit: int = PAGE) -> Page:
     """The page before a message, which need not exist any more."""
-    return await _before(database, where, await _edge(database, where, before), limit)
+    found = await _beside(database, where, await _edge(database, where, before), "lt", limit + 1)
+    return await _page(database, where, found[:limit][::-1], more=len(found) > limit, newer=True)
 
 
-async def _before(database: Database, where: MessageScope, edge: Edge, limit: int) -> Page:
-    rows = await database.read(
-        "messages",
-        lambda c: where.order(
-            _beyond(where, where.narrow(c.table("messages").select(COLUMNS)), edge, "lt"), newest_first=True
-        ).limit(limit + 1),
-    )
-    return await _page(database, where, rows, limit)
+async def later(database: Database, where: MessageScope, after: int, limit: int = PAGE) -> Page:
+    """The page after a message, which need not exist any more."""
+    found = await _beside(database, where, await _edge(database, where, after), "gt", limit + 1)
+    return await _page(database, where, found[:limit], more=True, rest=found[limit:], extend=False)
 
 
 async def around(database: Database, where: MessageScope, message: int, limit: int = PAGE) -> Page:
-    """A message with the messages before and after it."""
-    edge = await _edge(database, where, message)
+    """A message, with all its earlier texts, among the messages before and after it."""
+    edge, half = await _edge(database, where, message), limit // 2
     async with parallel_reads() as reads:
-        earlier = reads.start(_before(database, where, edge, limit // 2))
-        later = reads.start(_from(database, where, edge, limit // 2))
-    rows = [*earlier.value.rows, *later.value]
-    return Page(rows=rows, more=earlier.value.more, **await _references(database, where, rows))
+        earlier = reads.start(_beside(database, where, edge, "lt", half + 1))
+        found = reads.start(_beside(database, where, edge, "gte", half + 1))
+        edits = reads.start(
+            database.read(
+                "edits", lambda c: c.table("message_edits").select("text,at").eq("message_id", message).order("at")
+            )
+        )
+    rows = [*earlier.value[:half][::-1], *found.value[:half]]
+    rows = [row | {"message_edits": edits.value} if row["id"] == message else row for row in rows]
+    return await _page(database, where, rows, more=len(earlier.value) > half, rest=found.value[half:])
 
 
-async def _from(database: Database, where: MessageScope, edge: Edge, limit: int) -> list[Row]:
-    """The message at the edge and those after it."""
-    rows = await database.read(
+def _listed(client: Any) -> Any:
+    """Rows for a list: of each message only the newest earlier texts, which may be a hundred long ones."""
+    edits = {"foreign_table": "message_edits"}
+    return client.table("messages").select(COLUMNS).order("at", desc=True, **edits).limit(EDITS, **edits)
+
+
+async def _beside(database: Database, where: MessageScope, edge: Edge, operator: str, limit: int) -> list[Row]:
+    """The rows next to an edge on one side of it, the nearest first."""
+    return await database.read(
         "messages",
         lambda c: where.order(
-            _beyond(where, where.narrow(c.table("messages").select(COLUMNS)), edge, "gte"), newest_first=False
+            _beyond(where, where.narrow(_listed(c)), edge, operator), newest_first=operator == "lt"
         ).limit(limit),
     )
-    return await _with_results(database, where.session, await _with_raw(database, rows))
 
 
 async def one(database: Database, session: str, message: int) -> Row | None:
@@ -175,7 +186,7 @@ async def _edge(database: Database, where: MessageScope, message: int) -> Edge:
 
 
 def _beyond(where: MessageScope, query: Any, edge: Edge, operator: str) -> Any:
-    """Limit a query to one side of the edge: `lt` or `gte` in the order of `where`."""
+    """Limit a query to one side of the edge: `lt`, `gt` or `gte` in the order of `where`."""
     message, ts = edge
     if where.group is None or ts is None:
         return query.filter("id", operator, message)
@@ -184,10 +195,48 @@ def _beyond(where: MessageScope, query: Any, edge: Edge, operator: str) -> Any:
     return bounded.or_(f'ts.{strict}."{ts}",and(ts.eq."{ts}",id.{operator}.{message})')
 
 
-async def _page(database: Database, where: MessageScope, newest_first: Sequence[Row], limit: int) -> Page:
-    rows = list(reversed(newest_first[:limit]))
+async def _page(
+    database: Database,
+    where: MessageScope,
+    rows: list[Row],
+    *,
+    more: bool,
+    newer: bool = False,
+    rest: Sequence[Row] = (),
+    extend: bool = True,
+) -> Page:
+    """`rows`: oldest first. `rest`: the row after them, if there is one. `extend`: do not begin inside a bubble."""
+    newer = newer or bool(rest)
+    if rows and more and extend:
+        rows, more = await _with_heads(database, where, rows)
+    if rows and rest and owners(rest[0]) & {row["id"] for row in rows}:
+        rows, newer = await _with_parts(database, where, rows)
     rows = await _with_results(database, where.session, await _with_raw(database, rows))
-    return Page(rows=rows, more=len(newest_first) > limit, **await _references(database, where, rows))
+    return Page(rows=rows, more=more, newer=newer, **await _references(database, where, rows))
+
+
+async def _with_heads(database: Database, where: MessageScope, rows: list[Row]) -> tuple[list[Row], bool]:
+    """Add the rows back to the first that has parts among `rows`, if it is near; whether there are older ones."""
+    missing = {owner for row in rows for owner in owners(row)} - {row["id"] for row in rows}
+    if not missing:
+        return rows, True
+    before = await _beside(database, where, _edge_of(where, rows[0]), "lt", NEAR + 1)
+    heads = [place for place, row in enumerate(before[:NEAR]) if row["id"] in missing]
+    taken = before[: heads[-1] + 1] if heads else []
+    return [*taken[::-1], *rows], len(before) > len(taken)
+
+
+async def _with_parts(database: Database, where: MessageScope, rows: list[Row]) -> tuple[list[Row], bool]:
+    """Add the rows up to the last that is a part of one of `rows`, if it is near; whether there are newer ones."""
+    here = {row["id"] for row in rows}
+    after = await _beside(database, where, _edge_of(where, rows[-1]), "gt", NEAR + 1)
+    parts = [place for place, row in enumerate(after[:NEAR]) if owners(row) & here]
+    taken = after[: parts[-1] + 1] if parts else []
+    return [*rows, *taken], len(after) > len(taken)
+
+
+def _edge_of(where: MessageScope, row: Row) -> Edge:
+    return row["id"], row["ts"] if where.group is not None else None
 
 
 async def _with_raw(database: Database, rows: list[Row]) -> list[Row]:

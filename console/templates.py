@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ CHARS = 4_000  # of a text shown in the feed
 WHOLE_CHARS = 70_000  # on a message's own page; WhatsApp's limit is 65,536
 PREVIEW_CHARS = 120
 DETAIL_CHARS = 400
+FORMER_CHARS = 500  # of an earlier text in the feed
+REACTORS_NAMED = 10
 NAMED_MAX = 20
 
 ENVIRONMENT = Environment(
@@ -88,6 +90,21 @@ def is_cut(row: Mapping[str, Any], whole: bool) -> bool:
     return len(str(row["text"])) > (WHOLE_CHARS if whole else CHARS)
 
 
+def former_texts(row: Mapping[str, Any], whole: bool) -> list[Mapping[str, Any]]:
+    """Earlier texts, oldest first: all, each cut as a text of the feed; or the newest few, each cut short."""
+    edits = sorted(row.get("message_edits") or (), key=lambda edit: str(edit["at"]))
+    shown = edits if whole else edits[-contents.FORMER_SHOWN :]
+    limit = CHARS if whole else FORMER_CHARS
+    return [{"at": edit["at"], "text": formatting.cut(edit["text"] or "", limit)} for edit in shown]
+
+
+def reactors(people_: Sequence[str], names: people.Names, t: Texts) -> str:
+    """The names of the newest of those who gave a reaction, and how many more there are."""
+    named = ", ".join(names.of(address) for address in people_[:REACTORS_NAMED])
+    more = len(people_) - REACTORS_NAMED
+    return t("message.and_more", who=named, count=f"{more:,}") if more > 0 else named
+
+
 def preview(row: Mapping[str, Any], t: Texts) -> str:
     """A message on one line."""
     if row.get("revoked_at"):
@@ -104,7 +121,7 @@ def preview(row: Mapping[str, Any], t: Texts) -> str:
 def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
     """A sentence for a system row, or for a row about another message (a vote, a pin)."""
     if row["kind"] not in ("system", "call"):
-        choices = ", ".join(str(row.get("text") or "").split("\n"))
+        choices = formatting.plain_line(str(row.get("text") or "").replace("\n", ", "), DETAIL_CHARS)
         return t("message.voted", what=choices) if row["kind"] == "poll_vote" and choices else what_it_is(row, t)
     kind, words = contents.notice(row)
     what = ", ".join(names.of(word) if "@" in word else word for word in words[:NAMED_MAX])
@@ -112,7 +129,7 @@ def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
     if key in t.keys:
         return t(key, what=what)
     if row.get("text"):
-        return str(row["text"])  # the worker's own sentence
+        return formatting.plain_line(str(row["text"]), DETAIL_CHARS)  # the worker's own sentence
     if row["kind"] == "call":
         return t("system.call")
     return t("system.other", what=(kind or row["kind"]).replace("_", " ").lower())
@@ -146,11 +163,15 @@ _GLOBALS: dict[str, Any] = {
     "cards": contents.cards,
     "colour": people.colour,
     "detail": detail,
+    "former_texts": former_texts,
+    "FORMER_SHOWN": contents.FORMER_SHOWN,
     "is_cut": is_cut,
     "message_text": message_text,
     "poll": contents.poll,
     "preview": preview,
     "qr_svg": qr_svg,
+    "reactions": contents.reactions,
+    "reactors": reactors,
     "sentence": sentence,
     "shown": SHOWN_TYPES,
     "location_of": contents.location_of,

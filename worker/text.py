@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 
 REPLACEMENT = "\ufffd"
 # WhatsApp's own limit is 65,536 characters, but a 5 MB text must still be stored whole.
@@ -23,6 +24,10 @@ _CONTROLS = re.compile(
     "\u2028\u2029\ufeff\ufff9-\ufffb]"
 )
 _SEPARATORS = re.compile(r"[/\\]")
+# Letters and marks by their category, but nothing is drawn.
+_BLANKS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_BLANK_CATEGORIES = ("Cc", "Cf", "Zl", "Zp", "Zs")
+_SELECTORS = re.compile("[\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef]")
 
 
 def clean_text(value: str) -> str:
@@ -41,12 +46,23 @@ def message_text(value: object) -> str | None:
     return text if len(encoded) <= MAX_TEXT_BYTES else encoded[:MAX_TEXT_BYTES].decode(errors="ignore")
 
 
+def is_visible(text: str) -> bool:
+    """Whether anything of a text is drawn: a name of zero-width characters looks like no name."""
+    return any(
+        character not in _BLANKS
+        and unicodedata.category(character) not in _BLANK_CATEGORIES
+        and not _SELECTORS.match(character)
+        for character in text
+    )
+
+
 def clean_name(value: object) -> str | None:
-    """A display name (push name, subject): one line, without control or bidi characters; None if nothing is left."""
+    """A display name (push name, subject): one line, without control or bidi characters; None if none is visible."""
     if not isinstance(value, str):
         return None
     name = clean_text(_CONTROLS.sub("", value[: MAX_NAME_CHARS * 4])).strip()
-    return name[:MAX_NAME_CHARS] or None
+    name = name[:MAX_NAME_CHARS]
+    return name if is_visible(name) else None
 
 
 def clean_file_name(value: object) -> str | None:
@@ -61,7 +77,7 @@ def clean_file_name(value: object) -> str | None:
     name = _SEPARATORS.sub("_", clean_text(_CONTROLS.sub("", value))).strip()
     if len(name) > MAX_FILE_NAME_CHARS:
         name = f"{name[:200]}…{name[-(MAX_FILE_NAME_CHARS - 201) :]}"
-    return name or None
+    return name if is_visible(name) else None
 
 
 def bounded_id(value: str) -> str:

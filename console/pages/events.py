@@ -16,14 +16,17 @@ from starlette.responses import Response, StreamingResponse
 
 from console.context import PageContext, context_of, frame_of
 from console.live import LiveFeed, Snapshot, rows_of
-from console.messages import MessageScope
+from console.messages import MessageScope, Page
 from console.rules.bubbles import Bubble, make_bubbles
 from console.rules.situations import Situation
 from console.viewer import number
 
 
 async def stream(request: Request) -> Response:
-    """`after`: the newest message on the page, if it shows messages. `group`: only this group's messages."""
+    """`after`: the newest message on the page, if it shows messages. `group`: only this group's messages.
+
+    `heard`, or the header that a browser sends when it reconnects: the newest message, of any group, told before.
+    """
     context = context_of(request)
     live = context.console.live(context.session)  # now, while the session is still the same
     return StreamingResponse(
@@ -35,6 +38,9 @@ async def stream(request: Request) -> Response:
 
 async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
     group, after = (number(context.request.query_params.get(name)) for name in ("group", "after"))
+    heard = number(context.request.headers.get("last-event-id")) or number(context.request.query_params.get("heard"))
+    if heard is None and group is None:
+        heard = after
     told: object = None
     sent: dict[int, str] = {}
     yield "retry: 2000\n\n"
@@ -48,9 +54,15 @@ async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
         if (state := _state_of(snapshot.situation)) != told:
             told = state
             yield event("situation", json.dumps(_situation(context, snapshot.situation)))
-        if after is not None and snapshot.situation.name != "away":
-            for name, data in _bubbles(context, snapshot, group, after, sent):
-                yield event(name, data)
+        if after is not None and snapshot.situation.name != "away" and snapshot.page.rows:
+            newest = snapshot.page.rows[-1]["id"]
+            if is_gap(snapshot.page, heard):
+                yield event("gap", "", newest)
+            for data in _bubbles(context, snapshot, group, sent):
+                yield event("bubble", data, newest)
+            if newest != heard:
+                heard = newest
+                yield f"id: {newest}\n\n"
 
 
 def stream_is_over(context: PageContext) -> bool:
@@ -63,19 +75,21 @@ def stream_is_over(context: PageContext) -> bool:
     return not context.request.headers.get("authorization") and context.console.logins.find(cookie) is None
 
 
-def _bubbles(
-    context: PageContext, snapshot: Snapshot, group: int | None, after: int, sent: dict[int, str]
-) -> list[tuple[str, str]]:
+def is_gap(page: Page, heard: int | None) -> bool:
+    """Whether messages came since `heard` that these newest ones do not include."""
+    return bool(heard) and page.more and page.rows[0]["id"] > (heard or 0)
+
+
+def _bubbles(context: PageContext, snapshot: Snapshot, group: int | None, sent: dict[int, str]) -> list[str]:
+    """The new and the changed ones."""
     rows = rows_of(snapshot, group)
-    found: list[tuple[str, str]] = []
-    if not sent and rows and group is None and rows[0]["id"] > after > 0 and snapshot.page.more:
-        found.append(("gap", ""))
+    found: list[str] = []
     language = context.viewer.t.language
     for bubble in snapshot.share(("bubbles", group), lambda: make_bubbles(rows)):
         if sent.get(bubble.head["id"]) != bubble.version:
             sent[bubble.head["id"]] = bubble.version
             key = (language, group, bubble.head["id"])
-            found.append(("bubble", snapshot.share(key, partial(_bubble, context, snapshot, group, bubble))))
+            found.append(snapshot.share(key, partial(_bubble, context, snapshot, group, bubble)))
     return found
 
 
@@ -111,6 +125,6 @@ def _situation(context: PageContext, situation: Situation) -> dict[str, Any]:
     }
 
 
-def event(name: str, data: str) -> str:
-    """One event; JSON has no line breaks."""
-    return f"event: {name}\ndata: {data}\n\n"
+def event(name: str, data: str, heard: int | None = None) -> str:
+    """One event; JSON has no line breaks. `heard`: what the browser sends back when it reconnects."""
+    return f"event: {name}\ndata: {data}\n" + (f"id: {heard}\n\n" if heard is not None else "\n")

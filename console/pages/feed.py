@@ -1,4 +1,4 @@
-"""The message pages: newest of all groups or one, older ones, by date, and each message at its own address."""
+"""The message pages: the newest, older and later ones, of a day, of all groups or one, and each at its own address."""
 
 from __future__ import annotations
 
@@ -20,17 +20,23 @@ from console.viewer import go_to, number
 
 
 async def newest(request: Request) -> Response:
-    """`group`: only this group's. `before`: older than this message. `date` and `offset`: the first of that day."""
+    """`group`: only this group's. `before`, `after`: older or newer than this message. `at`: the messages around it.
+
+    `date` and `offset`: the first of that day. `part`: only the messages, for a page that has others.
+    """
     context = context_of(request)
     where = MessageScope(session=context.session, group=number(request.query_params.get("group")))
     if day := request.query_params.get("date"):
         return await _jump(context, where, day)
-    before = number(request.query_params.get("before"))
-    if before is not None:
-        older = messages.older(context.database, where, before)
+    if (at := number(request.query_params.get("at"))) is not None:
+        return await _show(context, where, messages.around(context.database, where, at), live=False, marked=at)
+    for name, read in (("before", messages.older), ("after", messages.later)):
+        if (edge := number(request.query_params.get(name))) is None:
+            continue
         if request.query_params.get("part"):
-            return context.viewer.page("feed_part.html", _values(context, where, await older))
-        return await _show(context, where, older, live=False)
+            page = await read(context.database, where, edge)
+            return context.viewer.page("feed_part.html", _values(context, where, page) | {"newer": name == "after"})
+        return await _show(context, where, read(context.database, where, edge), live=False)
     return await _show(context, where, messages.newest(context.database, where), live=True)
 
 
@@ -54,7 +60,7 @@ async def _jump(context: PageContext, where: MessageScope, day: str) -> Response
     found = await messages.first_since(context.database, where, at.isoformat())
     if found is None:
         return go_to(f"{context.base}/feed", **({"group": str(where.group)} if where.group else {}))
-    return go_to(f"{context.base}/messages/{found}")
+    return go_to(f"{context.base}/messages/{found}" if where.group else f"{context.base}/feed?at={found}")
 
 
 async def _show(

@@ -39,6 +39,11 @@ def make_bubbles(rows: Sequence[Row]) -> list[Bubble]:
     return [Bubble(head=row, parts=tuple(parts.get(row["id"], ()))) for row in rows if heads[row["id"]] == row["id"]]
 
 
+def owners(row: Row) -> set[int]:
+    """Ids of the messages in whose bubble a row may be."""
+    return {row[name] for name in ("album_id", "parent_id") if row.get(name)} - {row["id"]}
+
+
 def _head(row: Row, present: Mapping[int, Row]) -> int:
     """The id of the row whose bubble contains this one. Parts have no parts, so one step is enough."""
     for owner in (row.get("album_id"), row.get("parent_id")):
@@ -48,7 +53,7 @@ def _head(row: Row, present: Mapping[int, Row]) -> int:
 
 
 def _is_part(row: Row, present: Mapping[int, Row]) -> bool:
-    return any(owner in present and owner != row["id"] for owner in (row.get("album_id"), row.get("parent_id")))
+    return any(owner in present for owner in owners(row))
 
 
 def references(rows: Iterable[Row]) -> set[int]:

@@ -12,10 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from worker.text import is_visible
+
 WRAPPERS_MAX = 8
 CONTACTS_MAX = 50
 PHONES_MAX = 5
 OPTIONS_MAX = 100
+FORMER_SHOWN = 5  # earlier texts of a message in the feed; its own page has all
+OPTION_CHARS = 300
+QUESTION_CHARS = 2_000
+EMOJI_MAX = 12  # of the many different ones that a thousand people can give
 BARS_MAX = 64
 KINDS_WITH_RAW = ("voice", "audio", "system", "call")
 
@@ -94,10 +100,32 @@ def poll(row: Mapping[str, Any]) -> Poll:
     known = {name: _votes(counted.get(name, 0)) for name in names[:OPTIONS_MAX]} if counted else {}
     most = max(known.values(), default=0)
     options = tuple(
-        Option(text=name, votes=known.get(name), share=round(100 * known.get(name, 0) / most) if most else 0)
+        Option(
+            text=name[:OPTION_CHARS] if is_visible(name) else "?",
+            votes=known.get(name),
+            share=round(100 * known.get(name, 0) / most) if most else 0,
+        )
         for name in names[:OPTIONS_MAX]
     )
-    return Poll(question=question, options=options, voters=voters)
+    return Poll(question=question[:QUESTION_CHARS] if is_visible(question) else "", options=options, voters=voters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reaction:
+    """An emoji and the addresses of those who gave it, the newest first."""
+
+    emoji: str
+    people: tuple[str, ...]
+
+
+def reactions(row: Mapping[str, Any]) -> list[Reaction]:
+    """What people reacted with, the most frequent emoji first; at most `EMOJI_MAX` of them."""
+    given: dict[str, list[str]] = {}
+    for each in sorted(row.get("message_reactions") or (), key=lambda each: str(each["at"]), reverse=True):
+        if each["emoji"]:
+            given.setdefault(each["emoji"], []).append(each["sender"])
+    listed = sorted(given.items(), key=lambda item: -len(item[1]))
+    return [Reaction(emoji=emoji, people=tuple(people)) for emoji, people in listed[:EMOJI_MAX]]
 
 
 def waveform(row: Mapping[str, Any]) -> list[int]:
@@ -142,7 +170,8 @@ def _votes(value: object) -> int:
 def _card(contact: Mapping[str, Any]) -> Card:
     listed = contact.get("phones")
     phones = [str(each.get("number")) for each in listed or () if isinstance(each, Mapping) and each.get("number")]
-    return Card(name=str(contact["name"]), phones=tuple(dict.fromkeys(phones))[:PHONES_MAX])
+    name = str(contact["name"])
+    return Card(name=name if is_visible(name) else "", phones=tuple(dict.fromkeys(phones))[:PHONES_MAX])
 
 
 def _content(row: Mapping[str, Any]) -> Mapping[str, Any]:

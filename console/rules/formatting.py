@@ -16,7 +16,8 @@ TAGS = {
     "~": (Markup("<s>"), Markup("</s>")),
 }
 BLOCK = "```"
-TOKENS = re.compile(r"`[^`\n]+`|https?://[^\s<>\"'`]+|@\d{5,20}|[*_~]|[^`*_~@h]+|.", re.DOTALL)
+BLOCK_HTML = Markup("<pre>{}</pre>")
+TOKENS = re.compile(r"```|`[^`\n]+`|https?://[^\s<>\"'`]+|@\d{5,20}|[*_~]|[^`*_~@h]+|.", re.DOTALL)
 TRAILING = ".,;:!?)]}*_~'\""
 LIST_ITEM = re.compile(r"([-*•] |\d{1,3}\. )")
 
@@ -25,16 +26,28 @@ Mention = Callable[[str], str | None]  # digits after @ → name to show
 
 def to_html(text: str, mention: Mention = lambda digits: None) -> Markup:
     """The text as HTML, with line breaks as `<br>`, and quotes and blocks as elements."""
+    pieces = text.split(BLOCK)
     parts: list[Markup] = []
-    for number, piece in enumerate(text.split(BLOCK)):
-        is_block = number % 2 == 1
-        closed = is_block and number < text.count(BLOCK)
-        if closed:
-            parts.append(Markup("<pre>{}</pre>").format(piece.strip("\n")))
+    between, place = [pieces[0]], 1  # `between` blocks: one without content, and one without an end, are text
+    while place < len(pieces):
+        if place + 1 < len(pieces) and pieces[place].strip():
+            parts += [_paragraph(between, bool(parts), mention), BLOCK_HTML.format(pieces[place].strip("\n"))]
+            between = [pieces[place + 1]]
+            place += 2
         else:
-            lead = BLOCK if is_block else ""
-            parts.append(Markup("<br>").join(_lines(lead + piece.strip("\n") if parts else lead + piece, mention)))
-    return Markup("").join(parts)
+            between += [BLOCK, pieces[place]]
+            place += 1
+    return Markup("").join([*parts, _paragraph(between, bool(parts), mention)])
+
+
+def _paragraph(pieces: list[str], after_block: bool, mention: Mention) -> Markup:
+    text = "".join(pieces)
+    return Markup("<br>").join(_lines(text.strip("\n") if after_block else text, mention))
+
+
+def cut(text: str, limit: int) -> str:
+    """The start of a text, as it is."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def plain_line(text: str, limit: int) -> str:
@@ -61,7 +74,7 @@ def _inline(line: str, mention: Mention) -> Markup:
         token, start, end = found[0], found.start(), found.end()
         if token in TAGS:
             _mark(token, line[start - 1 : start], line[end : end + 1], out, waiting)
-        elif token.startswith("`") and len(token) > 2:
+        elif token.startswith("`") and len(token) > 2 and token != BLOCK:
             out.append(Markup("<code>{}</code>").format(token[1:-1]))
         elif token.startswith(("http://", "https://")):
             out.append(_link(token))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from worker.text import is_visible
+
 COLOURS = 8  # classes c0 to c7 of the style sheet
 NUMBER_SERVER = "s.whatsapp.net"
 
@@ -37,7 +39,7 @@ class Names:
                 self.alternatives[sender] = other
                 self.alternatives[other] = sender
             for address in (sender, other):
-                if address and name:
+                if address and name and is_visible(str(name)):
                     self.by_address[address] = str(name)
 
     def missing(self, addresses: Iterable[str | None]) -> set[str]:

@@ -63,13 +63,14 @@ window.addEventListener('keydown', () => { following = atBottom() })
 
 let lost = 0
 let source = null
+let heard = '' // up to which message; the browser tells it when it reconnects, but not when we do
 
 function listen() {
   if (!events) return
-  source = new EventSource(events)
+  source = new EventSource(heard ? `${events}${events.includes('?') ? '&' : '?'}heard=${heard}` : events)
   source.addEventListener('open', () => { lost = 0 })
   source.addEventListener('situation', (event) => showSituation(JSON.parse(event.data)))
-  source.addEventListener('bubble', (event) => showBubble(JSON.parse(event.data)))
+  source.addEventListener('bubble', (event) => { heard = event.lastEventId; showBubble(JSON.parse(event.data)) })
   source.addEventListener('gap', showGap)
   source.addEventListener('over', () => { source.close(); location.assign('/login') })
   source.addEventListener('error', () => {
@@ -102,6 +103,7 @@ function showBubble({ id, parts, html }) {
   const bubble = parse(html).firstElementChild
   const known = document.getElementById(`m${id}`)
   if (known?.dataset.version === bubble.dataset.version) return
+  if (known?.matches('[data-part]')) return // part of an older message here, which the server no longer watches
   const follow = atBottom()
   for (const part of parts) {
     const alone = document.getElementById(`m${part}`)
@@ -140,47 +142,49 @@ function showGap() {
   feed.append(link)
 }
 
-// Older messages
+// Older and newer messages, by a link that is followed when it comes in sight
 
-const older = document.getElementById('older')
-let loading = false
+function loadMore(link, name, add) {
+  if (!link || !feed) return
+  const words = link.textContent
+  let loading = false
 
-async function loadOlder() {
-  if (loading || !older.isConnected) return
-  loading = true
-  try {
-    const url = new URL(older.href)
-    url.searchParams.set('part', '1')
-    const answer = await fetch(url)
-    if (!answer.ok) throw new Error(String(answer.status))
-    const part = parse(await answer.text()).firstElementChild
-    const height = document.documentElement.scrollHeight
-    const more = part.dataset.more
-    feed.prepend(...part.querySelectorAll(':scope > article'))
-    window.scrollBy(0, document.documentElement.scrollHeight - height)
-    if (more) {
+  async function load() {
+    if (loading || !link.isConnected) return
+    loading = true
+    try {
+      const url = new URL(link.href)
+      url.searchParams.set('part', '1')
+      const answer = await fetch(url)
+      if (!answer.ok) throw new Error(String(answer.status))
+      const part = parse(await answer.text()).firstElementChild
+      add([...part.querySelectorAll(':scope > article')])
+      link.textContent = words
+      if (!part.dataset.more) return link.remove()
       url.searchParams.delete('part')
-      url.searchParams.set('before', more)
-      older.href = url.href
-      atOlder.unobserve(older)
-      atOlder.observe(older) // tells anew whether it is in sight: somebody may have scrolled on meanwhile
-    } else {
-      older.remove()
+      url.searchParams.set(name, part.dataset.more)
+      link.href = url.href
+      inSight.unobserve(link)
+      inSight.observe(link) // tells anew whether it is in sight: somebody may have scrolled on meanwhile
+    } catch {
+      link.textContent = link.dataset.failed
+    } finally {
+      loading = false
     }
-  } catch {
-    older.textContent = older.dataset.failed
-    return
-  } finally {
-    loading = false
   }
+
+  // Several changes may come at once: the last one holds.
+  const inSight = new IntersectionObserver((changes) => { if (changes.at(-1).isIntersecting) load() })
+  link.addEventListener('click', (event) => { event.preventDefault(); load() })
+  inSight.observe(link)
 }
 
-// Several changes may come at once: the last one holds.
-const atOlder = new IntersectionObserver((changes) => { if (changes.at(-1).isIntersecting) loadOlder() })
-if (older && feed) {
-  older.addEventListener('click', (event) => { event.preventDefault(); loadOlder() })
-  atOlder.observe(older)
-}
+loadMore(document.getElementById('older'), 'before', (articles) => {
+  const height = document.documentElement.scrollHeight
+  feed.prepend(...articles)
+  window.scrollBy(0, document.documentElement.scrollHeight - height)
+})
+loadMore(document.getElementById('newer'), 'after', (articles) => feed.append(...articles))
 
 // Quotes jump to their message if the page has it
 
@@ -210,6 +214,7 @@ const results = document.getElementById('results')
 
 document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches('input,select,textarea')) return
+  if (document.querySelector('dialog[open]')) return
   if (event.key === '/' && document.body.dataset.search) {
     event.preventDefault()
     const field = document.getElementById('words')
@@ -282,7 +287,16 @@ for (const field of document.querySelectorAll('[data-filter]')) {
   })
 }
 
-for (const field of document.querySelectorAll('[data-offset]')) field.value = String(new Date().getTimezoneOffset())
+// Minutes behind UTC on the chosen day, which may be in summer time when today is not.
+for (const field of document.querySelectorAll('[data-offset]')) {
+  const dates = [...field.form.querySelectorAll('[type=date]')]
+  const set = () => {
+    const day = dates.find((each) => each.value)?.value
+    field.value = String((day ? new Date(`${day}T00:00`) : new Date()).getTimezoneOffset())
+  }
+  field.form.addEventListener('change', set, true) // before a select submits
+  set()
+}
 
 // Begin
 

@@ -408,7 +408,10 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(
     words = "x" * 400 + " שלום עולם mixed مرحبا " + "https://example.org/" + "y" * 300
     listed = Item("message", recent("listed")).as_base64("22P05", "unsupported Unicode escape sequence", "waiting")
     discards = {"too_old": 3, "reaction_unmatched": 3}
-    await held.commit(messages=[recent("long", text=words, push_name=name[:250])], discards=discards, refused=[listed])
+    poll = recent("poll", kind="poll", text=f"When?\n{words}")
+    long = [recent("long", text=words, push_name=name[:250]), poll]
+    await held.commit(messages=long, discards=discards, refused=[listed])
+    await held.commit(messages=[vote((await ids(store, session))["poll"], "ben", words)])
     await store.upsert_groups(session, held.fence, [GroupChange(wa_group_id=GROUP, name=name[:250])], complete=False)
     await connected(store, held, name[:250])
     await list_members(store, held, 20, gone=2)
@@ -460,6 +463,62 @@ async def test_older_messages_come_on_scrolling_up(
 
         await until("the first message on the page", scrolled, seconds=60)
         assert await seen.page.locator("article").count() == 120
+
+
+async def test_newer_messages_come_on_scrolling_down(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[recent(f"m{n}", 1000 - 5 * n, text=f"number {n} of all") for n in range(160)])
+    await connected(store, held)
+    known = await ids(store, session)
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open(f"messages/{known['m10']}")
+        await seen.see("number 10 of all")
+
+        async def scrolled() -> bool:
+            await seen.page.evaluate("() => window.scrollTo(0, document.documentElement.scrollHeight)")
+            return bool(await seen.page.get_by_text("number 159 of all").count())
+
+        await until("the last message on the page", scrolled, seconds=60)
+        assert await seen.page.locator("article").count() == 160
+        assert await seen.page.get_by_role("link", name="Newer messages").count() == 0
+
+
+async def test_a_picture_stays_in_its_album_when_many_messages_follow(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    """The album is then older than what the server watches, but its pictures are not yet."""
+    held = await writer(store, session)
+    await connected(store, held)
+    pictures = [f"p{n}" for n in range(30)]
+    album = [recent("album", 900, kind="album", text=None), *(recent(name, 890, kind="image") for name in pictures)]
+    await held.commit(messages=album)
+    known = await ids(store, session)
+    parts = [known[name] for name in pictures]
+    await table(store, "messages").update({"album_id": known["album"]}).in_("id", parts).execute()
+    async with served(embedded, session) as site, window(browser, site) as seen:
+        await seen.log_in()
+        await seen.open("feed")
+        for batch in range(3):
+            await held.commit(messages=[recent(f"{batch}-{n}", 800 - 100 * batch - n) for n in range(15)])
+            await seen.see(f"text of {batch}-14")
+        await table(store, "messages").update({"text": "a new caption"}).eq("id", parts[-1]).execute()
+        await held.commit(messages=[recent("last", 1)])
+        await seen.see("text of last")
+        assert await seen.page.locator(f"#m{parts[-1]}").count() == 1
+        assert await seen.page.locator("article").count() == 47
+
+
+async def test_a_day_begins_when_it_began_for_the_viewer(browser: Any, embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site, window(browser, site, timezone_id="Europe/Berlin") as seen:
+        await seen.log_in()
+        await seen.open("feed")
+        await seen.page.wait_for_load_state("load")
+        for day, minutes in (("2026-07-01", "-120"), ("2026-12-01", "-60")):
+            await seen.page.get_by_label("From this day").fill(day)
+            assert await seen.page.locator("[name=offset]").input_value() == minutes
 
 
 async def test_the_search_is_asked_and_walked_by_keys(

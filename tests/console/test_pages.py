@@ -183,9 +183,9 @@ async def test_a_day_opens_at_its_first_message(embedded: Endpoint, store: Store
     async with served(embedded, session) as site:
         await site.log_in()
         answer = await site.get(f"{site.base}/feed?date={day}&offset=-60")
-        assert answer.headers["location"] == f"{site.base}/messages/{known['new']}"
+        assert answer.headers["location"] == f"{site.base}/feed?at={known['new']}"
         answer = await site.get(f"{site.base}/feed?date=2020-01-01&offset=0")
-        assert answer.headers["location"] == f"{site.base}/messages/{known['old']}"
+        assert answer.headers["location"] == f"{site.base}/feed?at={known['old']}"
         assert (await site.get(f"{site.base}/feed?date=2999-01-01")).headers["location"] == f"{site.base}/feed"
         assert (await site.get(f"{site.base}/feed?date=yesterday")).status_code == 404
 
@@ -312,7 +312,24 @@ async def test_health_says_what_was_lost_and_what_to_do(embedded: Endpoint, stor
 
 
 PARAMETERS = (
-    *("before", "code", "cursor", "date", "days", "did", "event", "group", "offset", "page", "panel", "part", "q"),
+    *(
+        "after",
+        "at",
+        "before",
+        "code",
+        "cursor",
+        "date",
+        "days",
+        "did",
+        "event",
+        "group",
+        "heard",
+        "offset",
+        "page",
+        "panel",
+        "part",
+        "q",
+    ),
     *("span", "until"),
 )
 

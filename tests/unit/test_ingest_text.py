@@ -58,6 +58,10 @@ def test_what_is_no_text_is_none(value: object) -> None:
         ("Ana\u202e gpj", "Ana gpj", "no bidi overrides"),
         ("", None, "nothing is no name"),
         ("\u200f\u2066", None, "what is left of invisible characters"),
+        ("\u200b\u200d\u2060", None, "characters without a width"),
+        ("\u3164\u2800 \ufe0f", None, "fillers, which are letters and marks by their category"),
+        ("أ\u200dب", "أ\u200dب", "a joiner inside a name"),
+        ("👩\u200d🌾", "👩\u200d🌾", "a joined emoji"),
         ("x" * 100_000, "x" * 256, "bounded"),
         (5, None, "not a text"),
     ],
@@ -76,6 +80,7 @@ def test_a_name_is_one_clean_line(name: object, expected: str | None, why: str) 
         ("a\x00b\r\nc.txt", "abc.txt", "no control characters: it may end in a header"),
         ("Résumé 简历.docx", "Résumé 简历.docx", "names of the world stay"),
         ("", None, "no name"),
+        ("\u200b", None, "nothing to see"),
         (None, None, "none given"),
     ],
 )
