@@ -20,6 +20,8 @@ PHONES_MAX = 5
 OPTIONS_MAX = 100
 FORMER_SHOWN = 5  # earlier texts of a message in the feed; its own page has all
 OPTION_CHARS = 300
+VOTERS_COUNTED = 2_000  # by wa_poll_results, at most
+LINK_CHARS = 300
 QUESTION_CHARS = 2_000
 EMOJI_MAX = 12  # of the many different ones that a thousand people can give
 BARS_MAX = 64
@@ -108,6 +110,23 @@ def poll(row: Mapping[str, Any]) -> Poll:
         for name in names[:OPTIONS_MAX]
     )
     return Poll(question=question[:QUESTION_CHARS] if is_visible(question) else "", options=options, voters=voters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """The preview of a link, as the sender's phone made it: only words, since they may lie about the address."""
+
+    title: str
+    description: str
+
+
+def link_of(row: Mapping[str, Any]) -> Link | None:
+    """The preview of the link in a text; None if it has no title, or if there is nothing left of the text."""
+    link = _content(row).get("link")
+    if not isinstance(link, Mapping) or not row.get("text"):
+        return None
+    title, description = (str(link.get(name) or "")[:LINK_CHARS] for name in ("title", "description"))
+    return Link(title=title, description=description) if is_visible(title) else None
 
 
 @dataclass(frozen=True, kw_only=True)

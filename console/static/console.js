@@ -186,6 +186,11 @@ loadMore(document.getElementById('older'), 'before', (articles) => {
 })
 loadMore(document.getElementById('newer'), 'after', (articles) => feed.append(...articles))
 
+/** Scroll to an element: into the middle, or to its beginning if it is long. */
+function reveal(element) {
+  element.scrollIntoView({ block: element.offsetHeight < window.innerHeight / 2 ? 'center' : 'start' })
+}
+
 // Quotes jump to their message if the page has it
 
 document.addEventListener('click', (event) => {
@@ -196,7 +201,7 @@ document.addEventListener('click', (event) => {
   const bubble = aim.closest('article')
   document.querySelector('.marked')?.classList.remove('marked')
   bubble.classList.add('marked')
-  bubble.scrollIntoView({ block: 'center' })
+  reveal(aim)
   bubble.focus({ preventScroll: true })
 })
 
@@ -305,7 +310,7 @@ findCountdowns()
 setInterval(countDown, 500)
 if (feed?.hasAttribute('data-live')) window.scrollTo(0, document.documentElement.scrollHeight)
 const marked = document.querySelector('.marked')
-if (marked) { marked.scrollIntoView({ block: 'center' }); marked.focus({ preventScroll: true }) }
+if (marked) { reveal(marked.querySelector('[data-marked]') ?? marked); marked.focus({ preventScroll: true }) }
 listen()
 window.addEventListener('pagehide', () => source?.close())
 // What the stream says of a page that is being left must not lead elsewhere. A switch prevents its own submission.

@@ -511,6 +511,31 @@ async def test_a_picture_stays_in_its_album_when_many_messages_follow(
         assert await seen.page.locator("article").count() == 47
 
 
+async def test_a_picture_of_an_album_and_the_start_of_a_long_text_are_in_sight(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    await connected(store, held)
+    album = [recent("album", 900, kind="album", text=None)]
+    album += [recent(f"p{n}", 890, kind="image", text=f"picture {n}") for n in range(30)]
+    long = recent("long", 800, text="The beginning. " + "and so on " * 6_000)
+    await held.commit(messages=[*album, long, *(recent(f"m{n}", 700 - n) for n in range(20))])
+    known = await ids(store, session)
+    parts = [known[f"p{n}"] for n in range(30)]
+    await table(store, "messages").update({"album_id": known["album"]}).in_("id", parts).execute()
+    small = {"viewport": {"width": 360, "height": 640}}
+    for size in (small, {}):
+        async with served(embedded, session) as site, window(browser, site, **size) as seen:
+            await seen.log_in()
+            for name, words in (("p29", "picture 29"), ("p0", "picture 0"), ("long", "The beginning")):
+                await seen.open(f"messages/{known[name]}")
+                await seen.see(words)
+                at = "(text) => { const { top } = text.getBoundingClientRect(); return top > 50 && top < innerHeight }"
+                assert await seen.page.locator(".marked .text", has_text=words).first.evaluate(at), name
+                columns = "(album) => new Set([...album.children].map((part) => part.offsetLeft)).size"
+                assert await seen.page.locator(".album").evaluate(columns) > 1, "pictures side by side"
+
+
 async def test_a_day_begins_when_it_began_for_the_viewer(browser: Any, embedded: Endpoint, session: str) -> None:
     async with served(embedded, session) as site, window(browser, site, timezone_id="Europe/Berlin") as seen:
         await seen.log_in()

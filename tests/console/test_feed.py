@@ -9,7 +9,7 @@ from typing import Any
 from console.live import WINDOW
 from tests.console.rows import ids, recent, vote
 from tests.console.site import Site, served
-from tests.console.test_pages import active
+from tests.console.test_pages import HOSTILE, active
 from tests.integration.database import GROUP, OTHER_GROUP, table, writer
 from worker.store import Store
 from worker.store.embedded import Endpoint
@@ -157,6 +157,35 @@ async def test_nobody_and_nothing_is_called_by_characters_that_cannot_be_seen(
     assert "<bdi>Poll</bdi>" in page
     assert '<bdi>?</bdi> <span class="number">1</span>' in page
     assert "<strong><bdi>Contact</bdi></strong>" in page
+
+
+async def test_a_poll_with_more_voters_than_are_counted_says_so(embedded: Endpoint, store: Store, session: str) -> None:
+    """The votes of a community's announcement group."""
+    held = await writer(store, session)
+    await held.commit(messages=[recent("poll", 90, kind="poll", text="When?\nFriday")])
+    poll = (await ids(store, session))["poll"]
+    for first in range(0, 2_500, 500):
+        await held.commit(messages=[vote(poll, f"v{n}", "Friday") for n in range(first, first + 500)])
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/messages/{poll}")
+    assert "at least 2,000" in page
+    assert len(page) < 100_000
+
+
+async def test_the_preview_of_a_link_is_shown_as_words(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    link = {"url": "javascript:alert(1)", "title": f"Plan {HOSTILE}", "description": "All the stalls"}
+    said = {"text": "See https://example.org/market", "content": {"link": link}}
+    await held.commit(messages=[recent("a", 90, **said), recent("b", 80, **said)])
+    gone = (await ids(store, session))["b"]
+    await table(store, "messages").update({"blanked": True, "text": None}).eq("id", gone).execute()
+    async with served(embedded, session) as site:
+        await site.log_in()
+        page = await site.read(f"{site.base}/feed")
+    assert page.count("Plan &lt;img src=x") == 1, "not of a message that has disappeared"
+    assert page.count("All the stalls") == 1
+    assert active(page) == []
 
 
 async def told(site: Site, query: str, **headers: str) -> Sequence[str]:
