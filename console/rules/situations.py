@@ -27,6 +27,7 @@ TONES: dict[str, Tone] = {
     "connecting": "busy",
     "paired": "busy",
     "reconnecting": "busy",
+    "unreachable": "busy",
     "idle": "attention",
     "logged_out": "attention",
     "needs_you": "bad",
@@ -108,6 +109,8 @@ def judge(view: Mapping[str, Any] | None) -> Situation:
     if name in NAMELESS:
         return Situation(name="next_code", say=say)
     known = name if name in TONES else "other"
+    if known == "reconnecting" and not who:
+        known = "unreachable"  # it never was connected
     return Situation(name=known, say=say, next_attempt_at=detail.get("next_attempt_at"), who=who, number=number)
 
 

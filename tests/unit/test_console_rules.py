@@ -126,6 +126,8 @@ CODE: dict[str, Any] = {"pairing_code": "ABCD1234", "pairing_code_expires_at": s
         (view("connecting", passkey={"code": "AB12", "expiresAt": soon(9)}), "compare", ""),
         (view("connecting", **QR, passkey="AB12"), "scan", "not a shape that we know"),
         (view("disconnected", state="idle"), "idle", ""),
+        (view("disconnected", state="reconnecting"), "unreachable", "no connection was lost: none ever was"),
+        (view("disconnected", state="reconnecting") | {"wa_number": "49151"}, "reconnecting", ""),
         (view("disconnected", state="something_new", say="Hm."), "other", "a newer worker"),
         (view("disconnected"), "other", "nothing is known"),
     ],
