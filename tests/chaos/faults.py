@@ -8,6 +8,7 @@ long) says that it did not. Which comes when is `tests/chaos/deck.py`'s business
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos import gateway, whatsapp
@@ -98,13 +99,13 @@ def _at_one(way: str, seconds: float) -> Inject:
 # The database
 
 
-def _database(kind: Kind, seconds: tuple[float, float]) -> Inject:
-    """For a while every call goes wrong, or every commit alone."""
+def _database(kind: Kind, seconds: tuple[float, float], functions: Sequence[str | None] = (None, "wa_commit")) -> Inject:
+    """For a while all calls of one of `functions` go wrong; None: every call."""
 
     async def inject(stage: Stage) -> None:
         await stage.connected()
         lasts = stage.random.uniform(*seconds)
-        function = stage.random.choice((None, "wa_commit"))
+        function = stage.random.choice(functions)
         late = stage.random.uniform(0.5, 2.0)
         rule = Rule(kind=kind, function=function, ends=time.monotonic() + lasts, seconds=late)
         stage.rig.proxy.arm(rule)
@@ -358,6 +359,7 @@ MAIN: dict[str, Inject] = {
     "killed_at_one": _at_one("SIGKILL", 100.0),
     "dies_at_one": _at_one("exit", 60.0),
     "db_error": _database("error_500", (1.0, 3.0)),
+    "commit_error": _database("error_500", (LEASE_SECONDS, LEASE_SECONDS + 1.0), ("wa_commit",)),
     "db_hang": _database("hang", (1.5, 2.5)),
     "db_late": _database("late", (2.0, 4.0)),
     "db_lost_answer": db_lost_answer,
