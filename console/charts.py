@@ -24,9 +24,8 @@ class Covered:
 
     @property
     def holes(self) -> int:
-        """The number of gaps. The time before the group was first switched on is not a gap."""
-        gaps = self.coverage["gaps"]
-        return int(self.coverage["gap_count"]) - bool(gaps and gaps[0]["from"] is None)
+        """The number of gaps. The time before the group was first switched on, or the first phone linked, is none."""
+        return int(self.coverage["gap_count"]) - sum(gap["from"] is None for gap in self.coverage["gaps"])
 
 
 async def activity(
@@ -63,4 +62,5 @@ def covered(group: Mapping[str, Any], coverage: Row, now: datetime, shown: timed
     """The coverage of a group. `shown`: how much of the past; None: as much as its gaps need."""
     gaps: Sequence[Row] = coverage["gaps"]
     start = first_event(gaps, now) if shown is None else now - shown
-    return Covered(group=group, coverage=coverage, present=open_gap(gaps), timeline=make_timeline(coverage, start, now))
+    timeline = make_timeline(coverage, start, now)
+    return Covered(group=group, coverage=coverage, present=open_gap(gaps, now), timeline=timeline)

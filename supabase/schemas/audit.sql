@@ -10,8 +10,11 @@ create table public.audit_log (
 
 create index audit_log_session_at on public.audit_log (session_id, at);
 
--- The newest error of a session, however long ago.
-create index audit_log_error on public.audit_log (session_id, at) where event = 'error';
+-- The newest entries of one event, however long ago.
+create index audit_log_event on public.audit_log (session_id, event, at);
+
+-- What one person did in the console.
+create index audit_log_who on public.audit_log (session_id, (payload ->> 'who'), at) where event = 'console';
 
 -- Appends audit entries: a JSON array of {event, payload}.
 create function wa.write_audits(p_session text, p_audits jsonb) returns void

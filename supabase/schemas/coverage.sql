@@ -13,7 +13,7 @@ create table public.coverage_gaps (
   session_id text not null references public.wa_sessions (id) on delete cascade,
   chat_id text,
   reason text not null check (
-    reason in ('not_monitored', 'unlinked', 'away', 'too_old', 'waited_too_long', 'deleted', 'not_recorded')
+    reason in ('not_monitored', 'unlinked', 'away', 'too_old', 'waited_too_long', 'deleted', 'not_recorded', 'left')
   ),
   from_at timestamptz not null,
   to_at timestamptz,
@@ -77,6 +77,65 @@ for each row when (old.monitor <> new.monitor) execute function wa.note_monitore
 create trigger groups_coverage_deleted after delete on public.groups
 for each row when (old.monitor) execute function wa.note_monitored();
 
+-- Notes that the account left a group, or is in it again. It was in it up to the mark, and what WhatsApp sent to the
+-- group later may not have been for us. A deleted row says nothing of it: the gap ends.
+create function wa.note_left() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_group public.groups := case when tg_op = 'DELETE' then old else new end;
+  v_mark timestamptz;
+begin
+  if tg_op <> 'DELETE' and v_group.left_at is not null then
+    select s.complete_to into v_mark from public.wa_sessions as s where s.id = v_group.session_id;
+    insert into public.coverage_gaps (session_id, chat_id, reason, from_at)
+    values (
+      v_group.session_id, v_group.wa_group_id, 'left', least(coalesce(v_mark, '-infinity'), v_group.left_at)
+    )
+    on conflict (session_id, coalesce(chat_id, ''), reason) where to_at is null do nothing;
+    return null;
+  end if;
+  update public.coverage_gaps
+  set to_at = greatest(from_at, now())
+  where session_id = v_group.session_id and chat_id = v_group.wa_group_id and reason = 'left' and to_at is null;
+  return null;
+end
+$$;
+
+create trigger groups_left_inserted after insert on public.groups
+for each row when (new.left_at is not null) execute function wa.note_left();
+
+create trigger groups_left_updated after update on public.groups
+for each row when ((old.left_at is null) <> (new.left_at is null)) execute function wa.note_left();
+
+create trigger groups_left_deleted after delete on public.groups
+for each row when (old.left_at is not null) execute function wa.note_left();
+
+-- A phone is linked: from now on WhatsApp keeps messages for us. For a caller that has locked the session's row, before
+-- it writes the new number. Before the first phone there is no gap that could end; one is needed only if a group was
+-- switched on already, because its own gap has ended.
+create function wa.note_linked(p_session text) returns void
+language plpgsql security invoker set search_path = '' as $$
+begin
+  update public.coverage_gaps
+  set to_at = greatest(from_at, now())
+  where session_id = p_session and chat_id is null and reason = 'unlinked' and to_at is null;
+  insert into public.coverage_gaps (session_id, reason, from_at, to_at)
+  select s.id, 'unlinked', '-infinity', now()
+  from public.wa_sessions as s
+  where s.id = p_session and s.wa_number is null and s.complete_to is null
+    and exists (
+      select 1
+      from public.coverage_gaps as c
+      where c.session_id = p_session and c.chat_id is not null and c.reason = 'not_monitored' and c.to_at is not null
+    )
+    and not exists (
+      select 1
+      from public.coverage_gaps as c
+      where c.session_id = p_session and c.chat_id is null and c.reason = 'unlinked'
+    );
+end
+$$;
+
 -- The worker has this version of the monitored groups: what comes from now on is stored. Waits for no lock; what is
 -- locked is left to the next poll.
 create function wa.monitored_taken(p_session text, p_version bigint) returns void
@@ -114,15 +173,15 @@ $$;
 create function wa.move_mark(p_session text, p_epoch bigint, p_to timestamptz) returns void
 language sql volatile security invoker set search_path = '' as $$
   insert into public.coverage_gaps (session_id, reason, from_at, to_at)
-  select s.id, 'away', s.complete_to, p_to - interval '14 days'
+  select s.id, 'away', began.at, p_to - interval '14 days'
   from public.wa_sessions as s
-  where s.id = p_session and s.complete_epoch is distinct from p_epoch
-    and s.complete_to < p_to - interval '14 days'
-    and not exists (
-      select 1
-      from public.coverage_gaps as c
-      where c.session_id = p_session and c.chat_id is null and c.reason = 'unlinked' and c.from_at >= s.complete_to
-    );
+  cross join lateral (
+    select greatest(s.complete_to, max(c.to_at)) as at
+    from public.coverage_gaps as c
+    where c.session_id = p_session and c.chat_id is null and c.reason = 'unlinked'
+  ) as began
+  where s.id = p_session and s.complete_epoch is distinct from p_epoch and s.complete_to is not null
+    and began.at < p_to - interval '14 days';
 
   update public.wa_sessions
   set complete_to = greatest(complete_to, least(p_to, now())), complete_epoch = p_epoch
@@ -208,8 +267,8 @@ end
 $$;
 
 -- Every gap of a group between two times: those of the ledger, and those from other tables. Current ones have the
--- reasons `away` (no worker runs), `not_connected`, `backlog` (connected, but the mark does not move: WhatsApp has not
--- said that it sent everything that waited, or what came cannot be stored) and `left`.
+-- reasons `away` (no worker runs), `not_connected` and `backlog` (connected, but the mark does not move: WhatsApp has
+-- not said that it sent everything that waited, or what came cannot be stored).
 create function wa.gaps_of(p_session text, p_group text, p_from timestamptz, p_to timestamptz)
 returns table (reason text, from_at timestamptz, to_at timestamptz, count bigint)
 language sql stable security invoker set search_path = '' as $$
@@ -254,10 +313,6 @@ language sql stable security invoker set search_path = '' as $$
     where not (p.held and p.connected and p.delivered)
       and not exists (select 1 from ledger as l where l.reason = 'unlinked' and l.to_at is null)
     union all
-    select 'left', g.left_at, null, null
-    from public.groups as g
-    where g.session_id = p_session and g.wa_group_id = p_group and g.left_at is not null
-    union all
     select r.state, coalesce(r.sent_at, r.at), coalesce(r.sent_at, r.at), 1
     from public.wa_refused_stanzas as r
     where r.session_id = p_session and r.chat_id = p_group and r.state <> 'undecrypted'
@@ -275,10 +330,10 @@ language sql stable security invoker set search_path = '' as $$
 $$;
 
 -- Whether the archive of a group (its WhatsApp id) is complete after `p_from` (null: since ever) and up to `p_to`
--- (null, or later than now: now): {complete, since, complete_to, gaps: [{reason, from, to, count}], gap_count}.
--- `since`: where the last gap ends, null if one is open. `from` null: since ever; `to` null: still open; `count` null:
--- unknown. At most `p_limit` gaps, the newest, in order of time. `complete_to`: what has come until then is durable;
--- later than that, the answer is what the worker believes.
+-- (null, or later than now: now, with whatever is dated later, because clocks differ): {complete, since, complete_to,
+-- gaps: [{reason, from, to, count}], gap_count}. `since`: where the last gap ends, null if one is open. `from` null:
+-- since ever; `to` null: still open; `count` null: unknown. At most `p_limit` gaps, the newest, in order of time.
+-- `complete_to`: what has come until then is durable; later than that, the answer is what the worker believes.
 create function public.coverage(
   p_session text, p_group text, p_from timestamptz default null, p_to timestamptz default null,
   p_limit integer default 1000
@@ -286,7 +341,9 @@ create function public.coverage(
 language sql stable security invoker set search_path = '' as $$
   with gaps as materialized (
     select g.reason, g.from_at, g.to_at, g.count
-    from wa.gaps_of(p_session, p_group, coalesce(p_from, '-infinity'), least(coalesce(p_to, now()), now())) as g
+    from wa.gaps_of(
+      p_session, p_group, coalesce(p_from, '-infinity'), case when p_to < now() then p_to else 'infinity' end
+    ) as g
   ),
 
   newest as (

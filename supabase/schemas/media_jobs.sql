@@ -282,9 +282,9 @@ begin
 end
 $$;
 
--- Turns abandoned files with these statuses (JSON array) into jobs again. `without`: how many have nothing to start
--- from. Locks messages before their files' rows, as deletions do.
-create function public.wa_media_requeue(p_session text, p_statuses jsonb) returns jsonb
+-- Turns abandoned files with these statuses (JSON array) into jobs again: all, or that of one message. `without`: how
+-- many have nothing to start from. Locks messages before their files' rows, as deletions do.
+create function public.wa_media_requeue(p_session text, p_statuses jsonb, p_message bigint default null) returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 declare
   v_statuses text [] := array(select jsonb_array_elements_text(p_statuses));
@@ -295,19 +295,20 @@ begin
   from public.groups as g
   inner join public.messages as m on g.id = m.group_id
   left join public.wa_media_abandoned as a on m.id = a.message_id
-  where g.session_id = p_session and m.media_status = any(v_statuses) and a.message_id is null;
+  where g.session_id = p_session and m.media_status = any(v_statuses) and a.message_id is null
+    and (p_message is null or m.id = p_message);
   perform 1
   from public.messages as m
   where m.id = any(array(
     select a.message_id
     from public.wa_media_abandoned as a
-    where a.session_id = p_session and a.status = any(v_statuses)
+    where a.session_id = p_session and a.status = any(v_statuses) and (p_message is null or a.message_id = p_message)
   ))
   order by m.id
   for no key update;
   with back as (
     delete from public.wa_media_abandoned
-    where session_id = p_session and status = any(v_statuses)
+    where session_id = p_session and status = any(v_statuses) and (p_message is null or message_id = p_message)
     returning message_id, descriptor
   ),
 

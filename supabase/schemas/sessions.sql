@@ -263,6 +263,9 @@ returns jsonb
 language plpgsql security invoker set search_path = '' as $$
 begin
   perform wa.lock_session(p_session, p_fence);
+  if p_patch ->> 'status' = 'connected' then
+    perform wa.note_linked(p_session);
+  end if;
   update public.wa_sessions
   set
     status = coalesce(p_patch ->> 'status', status),
@@ -272,11 +275,6 @@ begin
     start_failures = case when p_patch ->> 'status' = 'connected' then 0 else start_failures end,
     updated_at = now()
   where id = p_session;
-  if p_patch ->> 'status' = 'connected' then
-    update public.coverage_gaps
-    set to_at = greatest(from_at, now())
-    where session_id = p_session and chat_id is null and reason = 'unlinked' and to_at is null;
-  end if;
   perform wa.write_audits(p_session, p_audits);
   return '{"done": true}'::jsonb;
 end

@@ -32,7 +32,8 @@ class Served:
         return (self.now - timedelta(seconds=seconds)).astimezone(UTC).isoformat()
 
     def connected(self) -> None:
-        call(self.connection, "wa_set_session", self.session, 1, json.dumps({"status": "connected"}))
+        patch = json.dumps({"status": "connected", "wa_number": "4917"})
+        call(self.connection, "wa_set_session", self.session, 1, patch)
 
     def reconnected(self) -> None:
         call(self.connection, "wa_begin_epoch", self.session, 1)
@@ -233,8 +234,6 @@ def test_longer_away_than_whatsapp_promises_to_keep_is_a_gap(mine: Served) -> No
 def test_while_no_phone_is_linked_nothing_is_kept_for_us(mine: Served) -> None:
     mine.served(100)
     mine.commit(creds="creds")
-    patch = json.dumps({"status": "connected", "wa_number": "4917"})
-    call(mine.connection, "wa_set_session", mine.session, 1, patch)
     for _ in range(2):
         call(mine.connection, "wa_wipe_credentials", mine.session, 1)
     mine.epoch += 2
@@ -288,6 +287,7 @@ def test_a_batch_that_is_sent_twice_drops_once(mine: Served) -> None:
 
 
 def test_what_a_worker_from_before_the_ledger_commits_is_not_recorded(mine: Served) -> None:
+    mine.connected()
     mine.take_groups()
     mine.connection.execute(
         "update public.coverage_gaps set to_at = %s where session_id = %s", (mine.ago(LONG_AGO), mine.session)
@@ -417,6 +417,76 @@ def test_a_group_that_was_left_is_complete_no_longer(mine: Served) -> None:
         mine.connection, "wa_upsert_groups", mine.session, 1, json.dumps([{"wa_group_id": GROUP, "left": True}]), False
     )
     assert mine.reasons() == ["left"]
+
+
+def test_the_time_outside_of_a_group_stays_a_gap_when_the_account_is_in_it_again(mine: Served) -> None:
+    mine.served(20)
+    for left in (True, True, False, False):
+        news = [{"wa_group_id": GROUP, "name": "Family", "left": left}]
+        mine.commit(groups=news)
+        ((reason, start, end, _),) = mine.gaps(21)
+        assert (reason, start, end is None) == ("left", 20, left), "from the mark on: nobody knows when it was"
+    mine.commit(groups=[{"wa_group_id": GROUP, "left": True}])
+    mine.connection.execute("delete from public.groups where session_id = %s", (mine.session,))
+    assert [gap[2] for gap in mine.gaps(21) if gap[0] == "left"].count(None) == 0, "a row without a group says nothing"
+
+
+def test_a_group_switched_on_before_the_first_phone_is_linked_has_a_gap_until_then(mine: Served) -> None:
+    """Nothing that was sent before came to this device."""
+    mine.take_groups()
+    (switched_on,) = [gap["to"] for gap in mine.coverage()["gaps"] if gap["reason"] == "not_monitored"]
+    for _ in range(2):
+        mine.reconnected()
+    mine.mark(0)
+    (unlinked,) = [gap for gap in mine.coverage()["gaps"] if gap["reason"] == "unlinked"]
+    assert unlinked["from"] is None
+    assert unlinked["to"] > switched_on
+    assert mine.coverage()["since"] == unlinked["to"]
+
+
+def test_fourteen_days_are_counted_from_the_latest_link(mine: Served) -> None:
+    """It was linked 20 days ago, and has received nothing since."""
+    day = 86_400
+    mine.served(40 * day)
+    mine.commit(creds="creds")
+    call(mine.connection, "wa_wipe_credentials", mine.session, 1)
+    mine.epoch += 1
+    mine.reconnected()
+    mine.connection.execute(
+        "update public.coverage_gaps set to_at = %s where session_id = %s and reason = 'unlinked'",
+        (mine.ago(20 * day), mine.session),
+    )
+    mine.mark(0)
+    mine.moves = False
+    gaps = mine.gaps(45 * day)
+    assert ("away", 20 * day, 14 * day, None) in gaps
+    assert ("unlinked", 40 * day, 20 * day, None) in gaps
+
+
+def test_what_is_dated_later_than_now_is_missing_all_the_same(mine: Served) -> None:
+    """WhatsApp's clock and the database's may differ."""
+    mine.served(0)
+    mine.commit(messages=[stub("A", ts=mine.ago(-3600))])
+    mine.drop((-1800, -7200, 5), reason="too_old")
+    assert [gap[:3] for gap in mine.gaps(1)] == [("too_old", -1800, -7200), ("undecryptable", -3600, -3600)]
+    assert not mine.coverage(1)["complete"]
+    assert mine.coverage(4000, 100)["complete"]
+
+
+def test_a_group_switched_two_hundred_times_is_complete_since_the_last(mine: Served) -> None:
+    mine.served(0)
+    for _ in range(200):
+        for on in (False, True):
+            mine.monitor(on)
+            mine.take_groups()
+    answer = mine.coverage()
+    assert (answer["gap_count"], len(answer["gaps"])) == (201, 201)
+    ends = [datetime.fromisoformat(gap["to"]) for gap in answer["gaps"]]
+    starts = [datetime.fromisoformat(gap["from"]) for gap in answer["gaps"][1:]]
+    assert all(start <= end for start, end in zip(starts[1:], ends[1:-1], strict=True)), (
+        "the mark has not moved: none ends early"
+    )
+    assert answer["since"] == answer["gaps"][-1]["to"]
 
 
 def test_the_ledger_hides_from_users(mine: Served, connect: Callable[[], Connection]) -> None:

@@ -119,7 +119,7 @@ def test_functions_run_as_their_caller_with_an_empty_search_path(postgres: str) 
     # Analysing takes the owner; whoever switches a group may have no rights on version and ledger; users who read
     # changes see neither the session's row nor others' changes.
     definers = {name for name, definer, _ in found if definer}
-    assert definers == {"cursor_range", "note_monitored", "raise_monitored_version", "wa_analyze"}
+    assert definers == {"cursor_range", "note_left", "note_monitored", "raise_monitored_version", "wa_analyze"}
     # Some may not scan whole tables, whatever the planner thinks of its chances.
     assert {tuple(config) for _, _, config in found} == {
         ('search_path=""',),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +31,7 @@ REASONS = {
     "undecryptable": "not readable yet; asked for again",
     "lost": "never became readable",
     "deleted": "deleted by retention",
-    "left": "the account is not in the group",
+    "left": "the account not in the group",
     "not_recorded": "from before coverage was recorded",
 }
 
@@ -79,14 +80,14 @@ def name_of(row: Json) -> str:
 def sentence(found: Json) -> str:
     """Since when the archive is complete, or why it is not, and how many gaps come before that."""
     gaps = found["gaps"]
-    present = open_gap(gaps)
+    present = open_gap(gaps, datetime.now(UTC))
     if present is not None:
         since = f" since {local_time(present['from'])}" if present["from"] else ""
         return f"not complete: {REASONS.get(present['reason'], plain(present['reason']))}{since}"
     if not gaps:
         return "complete"
-    # The time before a group was first switched on is not a gap.
-    holes = int(found["gap_count"]) - (gaps[0]["from"] is None)
+    # The time before a group was first switched on, or the first phone linked, is not a gap.
+    holes = int(found["gap_count"]) - sum(gap["from"] is None for gap in gaps)
     before = f"; before that {number_of(holes, 'gap')}" if holes else ""
     return f"complete since {local_time(found['since'])}{before}"
 

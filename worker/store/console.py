@@ -379,9 +379,11 @@ class Console:
         )
 
 
-def open_gap(gaps: Sequence[Row]) -> Row | None:
-    """The gap that explains why the group is not complete now; None if it is complete."""
-    going_on = [gap for gap in gaps if gap["to"] is None]
+def open_gap(gaps: Sequence[Row], now: datetime) -> Row | None:
+    """The gap that explains why the group is not complete now; None if it is complete. Clocks differ: one may end later
+    than now.
+    """
+    going_on = [gap for gap in gaps if gap["to"] is None or datetime.fromisoformat(gap["to"]) > now]
     return next((gap for gap in going_on if gap["reason"] == "not_monitored"), going_on[0] if going_on else None)
 
 
