@@ -61,6 +61,7 @@ ROUTES = [
     Route("/s/{session}/search", search.page, methods=["GET"]),
     Route("/s/{session}/health", health.page, methods=["GET"]),
     Route("/s/{session}/health/retry", health.retry, methods=["POST"]),
+    Route("/s/{session}/health/retry/{message:int}", health.retry, methods=["POST"]),
     Route("/s/{session}/health/refused", refused.export, methods=["GET"]),
     Route("/s/{session}/health/refused/{item:int}", refused.take_back, methods=["POST"]),
     Route("/s/{session}/events", events.stream, methods=["GET"]),

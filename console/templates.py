@@ -152,6 +152,11 @@ def detail(payload: Mapping[str, Any]) -> str:
     return formatting.plain_line(", ".join(f"{name}: {_value(value)}" for name, value in payload.items()), DETAIL_CHARS)
 
 
+def one_line(text: str) -> str:
+    """What somebody else wrote, on one line and cut."""
+    return formatting.plain_line(text, DETAIL_CHARS)
+
+
 def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -168,6 +173,7 @@ _GLOBALS: dict[str, Any] = {
     "VOTERS_COUNTED": contents.VOTERS_COUNTED,
     "is_cut": is_cut,
     "message_text": message_text,
+    "one_line": one_line,
     "poll": contents.poll,
     "preview": preview,
     "qr_svg": qr_svg,

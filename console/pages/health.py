@@ -2,55 +2,52 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from postgrest import AsyncPostgrestClient
 from starlette.requests import Request
 from starlette.responses import Response
 
+from console.audit_log import EVENTS, PAGE, log_filter, older
 from console.charts import activity, connections
 from console.context import context_of
 from console.disk import measure
 from console.parallel import parallel_reads
 from console.rules.charts import SPANS, span_of
-from console.rules.days import day_begins
 from console.rules.worker_figures import worker_figures
-from console.viewer import go_to, number
+from console.viewer import go_to
 
-AUDITS = 50
-REFUSED = 20
-RETRIED = ["failed", "expired", "corrupt"]
-EVENTS = [
-    "connect",
-    "disconnect",
-    "reconnect",
-    "qr_generated",
-    "discovery",
-    "group_rename",
-    "ingest",
-    "error",
-    "console",
-]
+LISTED = 20  # refused messages, failed files
+RETRIED = ("failed", "expired", "corrupt")
+RETRIED_ALONE = (*RETRIED, "too_large")  # after a higher WORKER_MAX_MEDIA_MB
+FILE_COLUMNS = "message_id,at,status,code,error,attempts,messages(kind,file_name,groups(name,wa_group_id))"
 
 
 async def page(request: Request) -> Response:
     context = context_of(request)
     span = span_of(request.query_params.get("span"))
-    log_filter = _log_filter(request)
+    params = request.query_params
+    wanted = log_filter(params)
+    older_refused = older(params.get("refused_until"), params.get("refused_before"))
+    older_files = older(params.get("files_until"), params.get("files_before"))
     session, read = context.session, context.database.read
 
     def refused(client: AsyncPostgrestClient) -> Any:
-        query: Any = client.table("wa_refused_stanzas").select("id,at,item,state,code,reason")
-        return query.eq("session_id", session).order("id", desc=True).limit(REFUSED)
+        query: Any = client.table("wa_refused_stanzas").select("id,at,item,state,code,reason").eq("session_id", session)
+        query = older_refused.narrow(query) if older_refused else query
+        return query.order("at", desc=True).order("id", desc=True).limit(LISTED)
+
+    def failed(client: AsyncPostgrestClient) -> Any:
+        query: Any = client.table("wa_media_abandoned").select(FILE_COLUMNS).eq("session_id", session)
+        query = older_files.narrow(query, "message_id") if older_files else query
+        return query.order("at", desc=True).order("message_id", desc=True).limit(LISTED)
 
     async with parallel_reads() as reads:
         status = reads.start(context.database.ask(lambda store: store.status(session)))
         figures = reads.start(context.database.ask(lambda store: store.console.figures(session)))
-        log = reads.start(read("audit", lambda client: log_filter.narrow(client, session)))
+        log = reads.start(read("audit", lambda client: wanted.narrow(client, session)))
         listed = reads.start(read("refused", refused))
+        files = reads.start(read("failed_files", failed))
         lost = reads.start(context.database.count("lost", lambda client: _lost(client, session)))
         disk = reads.start(measure(None if context.town else context.console.folder))
         messages = reads.start(activity(context.database, session, None, span))
@@ -67,59 +64,27 @@ async def page(request: Request) -> Response:
         "spans": SPANS,
         "log": log.value,
         "refused": listed.value,
-        "filter": log_filter,
+        "more_refused": len(listed.value) == LISTED,
+        "failed": files.value,
+        "more_failed": len(files.value) == LISTED,
+        "retried_alone": RETRIED_ALONE,
+        "may_retry_all": any(status in RETRIED for status in figures.value.abandoned),
+        "filter": wanted,
         "events": EVENTS,
-        "more": len(log.value) == AUDITS,
+        "more": len(log.value) == PAGE,
         "reported": worker_figures(status.value["session"]),
     }
     return await context.show("health.html", values, situation=situation.value)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogFilter:
-    """Which audit entries to show: of one event, up to a day, and after `older`, only those before that entry."""
-
-    event: str = ""
-    date: str = ""
-    offset: int = 0
-    ends: str | None = None  # of that day
-    older: tuple[str, int] | None = None  # time and id
-
-    def narrow(self, client: AsyncPostgrestClient, session: str) -> Any:
-        """The newest of them. By time first: that has an index, which ids do not have for one session."""
-        query: Any = client.table("audit_log").select("id,at,event,payload").eq("session_id", session)
-        if self.event:
-            query = query.eq("event", self.event)
-        if self.ends:
-            query = query.lt("at", self.ends)
-        if self.older:
-            at, id_ = self.older
-            query = query.lte("at", at).or_(f'at.lt."{at}",and(at.eq."{at}",id.lt.{id_})')
-        return query.order("at", desc=True).order("id", desc=True).limit(AUDITS)
-
-
-def _log_filter(request: Request) -> LogFilter:
-    """From the address. What makes no sense is left out."""
-    params = request.query_params
-    event = params.get("event", "")
-    found = LogFilter(event=event if event in EVENTS else "", offset=number(params.get("offset")) or 0)
-    with suppress(ValueError, OverflowError):
-        ends = day_begins(params.get("date", ""), found.offset) + timedelta(days=1)
-        found = replace(found, date=params["date"], ends=ends.isoformat())
-    before = number(params.get("before"))
-    with suppress(ValueError, OverflowError):
-        if before is not None:
-            at = datetime.fromisoformat(params.get("until", "")).astimezone(UTC)
-            found = replace(found, older=(at.isoformat(), before))
-    return found
-
-
 async def retry(request: Request) -> Response:
-    """Retry failed files."""
+    """Retry failed files: all, or that of one message."""
     context = context_of(request)
-    await context.act("media_retry")
-    await context.database.ask(lambda store: store.console.media_requeue(context.session, RETRIED))
-    return go_to(f"{context.base}/health", did="retry")
+    message: int | None = request.path_params.get("message")
+    await context.act("media_retry", **({} if message is None else {"message": message}))
+    statuses = RETRIED if message is None else RETRIED_ALONE
+    done = await context.database.ask(lambda store: store.console.media_requeue(context.session, statuses, message))
+    return go_to(f"{context.base}/health", did="retry" if done.requeued else "retry_none")
 
 
 def _lost(client: Any, session: str) -> Any:

@@ -311,6 +311,71 @@ async def test_health_says_what_was_lost_and_what_to_do(embedded: Endpoint, stor
         assert "MEDIA_FAILED" not in await site.read(f"{site.base}/health?event=console")
 
 
+async def test_one_failed_file_is_tried_again_and_the_others_are_left(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    ends = ["failed", "expired", "too_large", "refused"] + ["failed"] * 20
+    await held.commit(messages=[with_file(f"f{n}", "document", f"{n}.{HOSTILE}", 900 - n) for n in range(len(ends))])
+    found = await ids(store, session)
+    for job in (await store.media_claim("tests", 100, 60.0, session)).jobs:
+        end = ends[int(job.wa_msg_id.removeprefix("f"))]
+        await store.media_abandon(job.id, "tests", end, "MEDIA_FAILED", f"because\n{HOSTILE}")
+    async with served(embedded, session) as site:
+        await site.log_in()
+        path, listed, buttons = f"{site.base}/health", [], []
+        while path:
+            page = await site.read(path)
+            assert active(page) == []
+            listed += re.findall(rf'<td><a href="{site.base}/messages/(\d+)">', page)
+            buttons += re.findall(rf'action="{site.base}/health/retry/(\d+)"', page)
+            more = re.search(r'href="([^"]+files_before=\d+)#files"', page)
+            path = html.unescape(more[1]) if more else ""
+        assert sorted(map(int, listed)) == sorted(found.values())
+        assert set(map(int, buttons)) == set(found.values()) - {found["f3"]}, "the worker's rules would refuse it again"
+        for name in ("f2", "f3", "f2"):
+            answer = await site.act(f"{site.base}/health/retry/{found[name]}")
+            page = await site.read(answer.headers["location"])
+            assert ("Nothing was left to try again." in page) == (answer.headers["location"].endswith("retry_none"))
+        assert "1 due" in page
+        answer = await site.act(f"{site.base}/health/retry/{'9' * 30}")
+        assert answer.status_code < 500
+    waiting = await table(store, "media_jobs").select("message_id").eq("session_id", session).execute()
+    assert [row["message_id"] for row in waiting.data] == [found["f2"]]
+
+
+async def test_every_refused_message_is_reached_page_by_page(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    items = [Item("message", recent(f"r{n}")).as_base64("22P05", f"r{n}. {HOSTILE}") for n in range(50)]
+    await held.commit(refused=items)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        path, listed = f"{site.base}/health", []
+        while path:
+            page = await site.read(path)
+            assert active(page) == []
+            listed += re.findall(r"<bdi>(r\d+)\.", page)
+            more = re.search(r'href="([^"]+refused_before=\d+)#refused"', page)
+            path = html.unescape(more[1]) if more else ""
+    assert listed == [f"r{n}" for n in range(49, -1, -1)]
+
+
+async def test_the_log_tells_what_one_person_did(embedded: Endpoint, store: Store, session: str) -> None:
+    await writer(store, session)
+    people = ["Ana", "Bo, \"the\" (second)", "true", "null", "a&b=c", "%", HOSTILE]
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for person in people:
+            payload = {"action": "export", "who": person, "mark": f"did-{people.index(person)}."}
+            await store.audit(session, "console", payload)
+        await store.audit(session, "error", {"who": "Ana", "mark": "did-x."})
+        for place, person in enumerate(people):
+            answer = await site.http.get(f"{site.base}/health", params={"who": person})
+            assert answer.status_code == 200, person
+            assert re.findall(r"mark: did-(\w+)\.", answer.text) == [str(place)], person
+            assert active(answer.text) == []
+
+
 PARAMETERS = (
     *(
         "after",
@@ -324,8 +389,14 @@ PARAMETERS = (
         "event",
         "group",
         "heard",
+        "files_before",
+        "files_until",
         "offset",
         "page",
+        "refused_before",
+        "refused_until",
+        "since",
+        "who",
         "panel",
         "part",
         "q",
@@ -381,6 +452,9 @@ async def test_the_log_is_read_by_event_by_day_and_page_by_page(embedded: Endpoi
         assert await listed("event=connect") == []
         assert await listed("date=2026-02-28") == [*second, *third]
         assert await listed("date=2026-02-28&offset=-60") == third, "half past midnight, an hour east of UTC"
+        assert await listed("since=2026-02-28") == [*first, *second]
+        assert await listed("since=2026-02-28&date=2026-02-28") == second
+        assert await listed("since=2026-03-01&date=2026-02-28&event=error") == []
         for nonsense in (  # a filter of the embedded Supabase reads `true` as no text, and PostgreSQL takes no NUL
             "event=true",
             "event=%00",

@@ -6,12 +6,14 @@ import re
 import string
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from console.access.logins import ATTEMPT_SECONDS, ATTEMPTS, IDLE_SECONDS, LINK_SECONDS, LOGIN_SECONDS, Attempts, Logins
 from console.app import STATIC
+from console.audit_log import EVENTS
 from console.rules.bubbles import make_bubbles
 from console.rules.charts import SPANS, make_chart, span_of
 from console.rules.contents import Card, Option, Poll, cards, location_of, notice, poll, waveform
@@ -21,10 +23,12 @@ from console.rules.situations import NAMELESS, TONES, judge
 from console.rules.timelines import LOOKS, first_event, make_timeline
 from console.texts import LANGUAGES, choose, texts
 from worker.commands.coverage import REASONS
+from worker.ingest.rules.normalise import Reason as DiscardReason
 from worker.session.report import State
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 HTML = STATIC.parent / "html"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 # ── formatting ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -365,6 +369,29 @@ def test_every_text_that_a_template_names_is_there() -> None:
     }
     assert len(named) > 100
     assert {(page, key) for page, key in named if key not in texts("en").keys and not key.endswith(".")} == set()
+
+
+def test_every_reason_to_leave_something_out_says_what_to_do() -> None:
+    """The worker's, and those that SQL counts itself."""
+    ours = set(get_args(DiscardReason))
+    sql = "\n".join(file.read_text() for file in (ROOT / "supabase" / "schemas").glob("*.sql"))
+    counted = set(re.findall(r"count_discard\([\w.]+, '(\w+)'", sql))
+    held = re.search(r"check \(kind in \(('edit'[^)]+)\)\)", sql)
+    assert held
+    assert counted
+    kinds = set(re.findall(r"'(\w+)'", held[1])) - {"quote"}
+    unmatched = {f"{kind}_unmatched" for kind in kinds - {"album", "rendition"}}
+    refused = {f"{kind}_by_other" for kind in kinds - {"reaction", "sealed_edit"}}
+    for reason in ours | counted | unmatched | refused:
+        assert f"discard.{reason}" in texts("en").keys, reason
+
+
+def test_the_log_can_be_filtered_by_every_event_that_is_written() -> None:
+    code = "\n".join(file.read_text() for file in (ROOT / "worker").rglob("*.py"))
+    sql = "\n".join(file.read_text() for file in (ROOT / "supabase" / "schemas").glob("*.sql"))
+    written = set(re.findall(r"\baudit\(\s*\"(\w+)\"", code)) | set(re.findall(r"wa_audit\([\w.]+, '(\w+)'", sql))
+    assert len(written) > 8
+    assert written - set(EVENTS) == set()
 
 
 @pytest.mark.parametrize("name", TONES)

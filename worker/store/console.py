@@ -295,12 +295,10 @@ class Console:
         answer = await self._call("search_messages", args | {"p_limit": limit})
         return Found(results=answer["results"], next=answer["next"])
 
-    async def media_requeue(self, session: str, statuses: Sequence[str]) -> Requeued:
-        return Requeued(
-            **known(
-                Requeued, await self._call("wa_media_requeue", {"p_session": session, "p_statuses": list(statuses)})
-            )
-        )
+    async def media_requeue(self, session: str, statuses: Sequence[str], message: int | None = None) -> Requeued:
+        """Retry abandoned files with these statuses: all, or that of one message."""
+        args = {"p_session": session, "p_statuses": list(statuses), "p_message": _id(message)}
+        return Requeued(**known(Requeued, await self._call("wa_media_requeue", args)))
 
     async def retention(self, session: str, before: datetime) -> Retention:
         row = await self._call("wa_retention", {"p_session": session, "p_before": before.isoformat()})
