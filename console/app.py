@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -22,6 +23,15 @@ from console.viewer import ConsoleOptions
 from worker.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
+
+
+class _RowId(IntegerConvertor):
+    """A row's id; the database can have no longer ones."""
+
+    regex = "[0-9]{1,18}"
+
+
+register_url_convertor("id", _RowId())
 
 ROUTES = [
     Route("/", sessions.start),
@@ -49,21 +59,21 @@ ROUTES = [
     Route("/s/{session}/phone/worker", town.worker, methods=["POST"]),
     Route("/s/{session}/groups", groups.listed, methods=["GET"]),
     Route("/s/{session}/groups/fetch", groups.fetch, methods=["POST"]),
-    Route("/s/{session}/groups/{group:int}", groups.one, methods=["GET"]),
-    Route("/s/{session}/groups/{group:int}/switch", groups.switch, methods=["POST"]),
-    Route("/s/{session}/groups/{group:int}/export", groups.export, methods=["GET"]),
-    Route("/s/{session}/groups/{group:int}/members", groups.members, methods=["GET"]),
-    Route("/s/{session}/groups/{group:int}/gallery", groups.gallery, methods=["GET"]),
+    Route("/s/{session}/groups/{group:id}", groups.one, methods=["GET"]),
+    Route("/s/{session}/groups/{group:id}/switch", groups.switch, methods=["POST"]),
+    Route("/s/{session}/groups/{group:id}/export", groups.export, methods=["GET"]),
+    Route("/s/{session}/groups/{group:id}/members", groups.members, methods=["GET"]),
+    Route("/s/{session}/groups/{group:id}/gallery", groups.gallery, methods=["GET"]),
     Route("/s/{session}/coverage", coverage.page, methods=["GET"]),
     Route("/s/{session}/feed", feed.newest, methods=["GET"]),
-    Route("/s/{session}/messages/{message:int}", feed.message, methods=["GET"]),
-    Route("/s/{session}/messages/{message:int}/file", media.file, methods=["GET"]),
+    Route("/s/{session}/messages/{message:id}", feed.message, methods=["GET"]),
+    Route("/s/{session}/messages/{message:id}/file", media.file, methods=["GET"]),
     Route("/s/{session}/search", search.page, methods=["GET"]),
     Route("/s/{session}/health", health.page, methods=["GET"]),
     Route("/s/{session}/health/retry", health.retry, methods=["POST"]),
-    Route("/s/{session}/health/retry/{message:int}", health.retry, methods=["POST"]),
+    Route("/s/{session}/health/retry/{message:id}", health.retry, methods=["POST"]),
     Route("/s/{session}/health/refused", refused.export, methods=["GET"]),
-    Route("/s/{session}/health/refused/{item:int}", refused.take_back, methods=["POST"]),
+    Route("/s/{session}/health/refused/{item:id}", refused.take_back, methods=["POST"]),
     Route("/s/{session}/events", events.stream, methods=["GET"]),
     Mount("/static", StaticFiles(directory=STATIC)),
 ]

@@ -19,7 +19,7 @@ from console.viewer import number
 
 PAGE = 50
 WHO = "payload->>who"
-WORDS = ("true", "false", "null")  # as a filter's value, the embedded Supabase reads them as no text; in quotes as one
+WORDS = ("true", "false", "null")  # as the value of `eq`, the embedded Supabase reads them as no text
 # Every event that the worker, its SQL functions and this console write.
 EVENTS = (
     "connect",
@@ -71,7 +71,7 @@ class LogFilter:
         if self.who:
             query = query.eq("event", "console")
             is_word = self.who.lower() in WORDS
-            query = query.in_(WHO, [f'"{self.who}"']) if is_word else query.eq(WHO, self.who)
+            query = query.like(WHO, self.who) if is_word else query.eq(WHO, self.who)
         if self.begins:
             query = query.gte("at", self.begins)
         if self.ends:

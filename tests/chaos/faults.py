@@ -99,7 +99,9 @@ def _at_one(way: str, seconds: float) -> Inject:
 # The database
 
 
-def _database(kind: Kind, seconds: tuple[float, float], functions: Sequence[str | None] = (None, "wa_commit")) -> Inject:
+def _database(
+    kind: Kind, seconds: tuple[float, float], functions: Sequence[str | None] = (None, "wa_commit")
+) -> Inject:
     """For a while all calls of one of `functions` go wrong; None: every call."""
 
     async def inject(stage: Stage) -> None:

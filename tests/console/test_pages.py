@@ -12,8 +12,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from starlette.routing import Route
 
 from console import messages
+from console.app import ROUTES
 from console.templates import preview
 from console.texts import texts
 from tests.console.rows import connected, dropped, ids, recent, show, store_file, vote, with_file
@@ -295,13 +297,18 @@ async def test_names_are_never_missing(embedded: Endpoint, store: Store, session
 
 async def test_health_says_what_was_lost_and_what_to_do(embedded: Endpoint, store: Store, session: str) -> None:
     held = await writer(store, session)
-    await held.commit(messages=[with_file("f", "image")], discards={"too_old": 7})
+    await held.commit(messages=[with_file("f", "image")], discards={"waited_too_long": 7})
     (job,) = (await store.media_claim("tests", 10, 60.0, session)).jobs
     await store.media_abandon(job.id, "tests", "failed", "MEDIA_FAILED", "no answer")
     async with served(embedded, session) as site:
         await site.log_in()
         page = await site.read(f"{site.base}/health")
-        for words in ("Messages are not received now", "too_<wbr>old", "Raise WORKER_CATCH_UP_S", "MEDIA_FAILED"):
+        for words in (
+            "Messages are not received now",
+            "waited_<wbr>too_<wbr>long",
+            "Raise WORKER_CATCH_UP_S",
+            "MEDIA_FAILED",
+        ):
             assert words in page
         assert "The file could not be fetched" in page
         answer = await site.act(f"{site.base}/health/retry")
@@ -338,8 +345,6 @@ async def test_one_failed_file_is_tried_again_and_the_others_are_left(
             page = await site.read(answer.headers["location"])
             assert ("Nothing was left to try again." in page) == (answer.headers["location"].endswith("retry_none"))
         assert "1 due" in page
-        answer = await site.act(f"{site.base}/health/retry/{'9' * 30}")
-        assert answer.status_code < 500
     waiting = await table(store, "media_jobs").select("message_id").eq("session_id", session).execute()
     assert [row["message_id"] for row in waiting.data] == [found["f2"]]
 
@@ -362,7 +367,7 @@ async def test_every_refused_message_is_reached_page_by_page(embedded: Endpoint,
 
 async def test_the_log_tells_what_one_person_did(embedded: Endpoint, store: Store, session: str) -> None:
     await writer(store, session)
-    people = ["Ana", "Bo, \"the\" (second)", "true", "null", "a&b=c", "%", HOSTILE]
+    people = ["Ana", 'Bo, "the" (second)', "true", "null", "a&b=c", "%", HOSTILE]
     async with served(embedded, session) as site:
         await site.log_in()
         for person in people:
@@ -419,6 +424,19 @@ async def test_no_parameter_breaks_a_page(embedded: Endpoint, store: Store, sess
         ):
             answer = await site.http.get(f"{site.base}/{name}", params=dict.fromkeys(PARAMETERS, value))
             assert answer.status_code < 500, name
+
+
+async def test_an_id_that_no_row_can_have_is_no_page(embedded: Endpoint, store: Store, session: str) -> None:
+    await writer(store, session)
+    routes = [route for route in ROUTES if isinstance(route, Route) and ":id}" in route.path]
+    assert routes
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for route in routes:
+            path = re.sub(r"{\w+:id}", "9" * 30, route.path).replace("{session}", session)
+            for method in route.methods or ():
+                answer = await (site.act(path) if method == "POST" else site.http.request(method, path))
+                assert answer.status_code == 404, f"{method} {path}"
 
 
 async def test_the_log_is_read_by_event_by_day_and_page_by_page(embedded: Endpoint, store: Store, session: str) -> None:
