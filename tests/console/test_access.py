@@ -24,7 +24,7 @@ ATTEMPTS = 5
 def paths(method: str) -> list[str]:
     """Every route of this method that needs a login, with 1 for each number."""
     found = [route for route in ROUTES if isinstance(route, Route) and method in (route.methods or ())]
-    filled = [re.sub(r"\{\w+:int\}", "1", route.path) for route in found]
+    filled = [re.sub(r"\{\w+:\w+\}", "1", route.path) for route in found]
     return [path for path in filled if path not in OPEN_PATHS]
 
 
