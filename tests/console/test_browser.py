@@ -292,7 +292,7 @@ async def test_what_was_given_up_or_refused_is_tried_again_by_a_click(
     async with served(embedded, session) as site, window(browser, site) as seen:
         await seen.log_in()
         await seen.open("health")
-        await seen.page.get_by_role("button", name="Try them again").click()
+        await seen.page.get_by_role("button", name="Try again", exact=True).click()
         await seen.see("These files will be tried again")
         await seen.see("0 running, 1 due, 0 waiting")
         await seen.page.get_by_role("button", name="Take back").click()
