@@ -16,8 +16,7 @@ from markupsafe import Markup
 
 from console.rules import contents, formatting, people
 from console.rules.files import SHOWN_TYPES
-from console.texts import Texts
-from worker.commands.show import size, span
+from console.texts import Texts, isolated
 from worker.times import iso_utc
 
 CHARS = 4_000  # of a text shown in the feed
@@ -100,9 +99,9 @@ def former_texts(row: Mapping[str, Any], whole: bool) -> list[Mapping[str, Any]]
 
 def reactors(people_: Sequence[str], names: people.Names, t: Texts) -> str:
     """The names of the newest of those who gave a reaction, and how many more there are."""
-    named = ", ".join(names.of(address) for address in people_[:REACTORS_NAMED])
+    named = ", ".join(isolated(names.of(address)) for address in people_[:REACTORS_NAMED])
     more = len(people_) - REACTORS_NAMED
-    return t("message.and_more", who=named, count=f"{more:,}") if more > 0 else named
+    return t("message.and_more", who=named, count=more) if more > 0 else named
 
 
 def preview(row: Mapping[str, Any], t: Texts) -> str:
@@ -124,7 +123,7 @@ def sentence(row: Mapping[str, Any], names: people.Names, t: Texts) -> str:
         choices = formatting.plain_line(str(row.get("text") or "").replace("\n", ", "), DETAIL_CHARS)
         return t("message.voted", what=choices) if row["kind"] == "poll_vote" and choices else what_it_is(row, t)
     kind, words = contents.notice(row)
-    what = ", ".join(names.of(word) if "@" in word else word for word in words[:NAMED_MAX])
+    what = ", ".join(isolated(names.of(word) if "@" in word else word) for word in words[:NAMED_MAX])
     key = f"system.{kind}"
     if key in t.keys:
         return t(key, what=what)
@@ -161,9 +160,7 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-ENVIRONMENT.filters.update(
-    breakable=breakable, clock=clock, commands=commands, utc=utc, size=size, span=span, path=path, since=seconds_since
-)
+ENVIRONMENT.filters.update(breakable=breakable, clock=clock, commands=commands, utc=utc, path=path, since=seconds_since)
 _GLOBALS: dict[str, Any] = {
     "cards": contents.cards,
     "colour": people.colour,

@@ -613,7 +613,7 @@ async def test_a_group_says_since_when_its_archive_is_complete_and_what_is_missi
         assert "dropped: came too late" in shown
         assert re.findall(r'<rect class="gap-(\w+)" x="\d', shown).count("lost") == 2, "a gap, and the legend"
         assert active(shown) == []
-    assert '<td class="number">1234</td>' in page
+    assert '<td class="number">1,234</td>' in page
     assert f'href="{site.base}/groups/{group}"' in every
 
 

@@ -371,6 +371,29 @@ def test_every_text_that_a_template_names_is_there() -> None:
     assert {(page, key) for page, key in named if key not in texts("en").keys and not key.endswith(".")} == set()
 
 
+@pytest.mark.parametrize(
+    ("language", "number", "rate", "size", "span"),
+    [("en", "1,234,567", "1,234.5", "2.3 MB", "3 days"), ("de", "1.234.567", "1.234,5", "2,3 MB", "3 Tage")],
+)
+def test_numbers_are_written_as_the_language_does(language: str, number: str, rate: str, size: str, span: str) -> None:
+    t = texts(language)
+    assert t.number(1_234_567) == number
+    assert t.number(1234.54, 1) == rate
+    assert t.size(2_345_678) == size
+    assert t.span(3 * 86_400 + 5) == span
+    assert number in t("group.writers_hint", count=1_234_567)
+
+
+def test_no_template_writes_numbers_by_itself() -> None:
+    assert [page.name for page in HTML.glob("*.html") if "{:," in page.read_text()] == []
+
+
+@pytest.mark.parametrize("name", ["יעל", "محمد", "\u202eevil", "\u2066open", "a\u2069\u202eb"])
+def test_a_name_does_not_turn_the_words_around_it(name: str) -> None:
+    told = texts("en")("message.revoked", who=name)
+    assert told == f"Deleted for everyone by \u2068{name.replace(chr(0x2069), '')}\u2069"
+
+
 def test_every_reason_to_leave_something_out_says_what_to_do() -> None:
     """The worker's, and those that SQL counts itself."""
     ours = set(get_args(DiscardReason))
