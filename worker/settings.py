@@ -150,8 +150,11 @@ class Settings(BaseSettings):
 
     @field_validator("supabase_service_key")
     @classmethod
-    def _not_publishable(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and value.get_secret_value().startswith("sb_publishable_"):
+    def _service_key(cls, value: SecretStr | None) -> SecretStr | None:
+        key = value.get_secret_value() if value else ""
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError("contains characters that no key has; copy the secret key from the project's dashboard")
+        if key.startswith("sb_publishable_"):
             raise ValueError("is the publishable key, which has no rights here; set the secret key (sb_secret_…)")
         return value
 

@@ -218,7 +218,7 @@ async def test_doctor_finds_nothing_wrong(wa: Commands, store: Store, session: s
     }  # fmt: skip
     lines = (await wa("doctor")).out
     assert "OK   Bucket: wa-media, private" in lines
-    assert lines.rstrip().splitlines()[-1].startswith("All is well")
+    assert lines.rstrip().splitlines()[-1].startswith(("All is well.", "Nothing failed; "))
 
 
 async def test_doctor_looks_at_the_project_alone(wa: Commands) -> None:
@@ -376,6 +376,12 @@ async def test_tail_shows_the_newest_of_one_group_or_all(wa: Commands, store: St
     assert (await wa("tail", "nobody")).code == 2
 
 
+async def test_tail_says_that_there_is_nothing_yet(wa: Commands, store: Store, session: str) -> None:
+    await writer(store, session)
+    ran = await wa("tail", "--no-follow")
+    assert (ran.code, ran.out, ran.err) == (0, "", "No messages yet.\n")
+
+
 async def test_search_finds_in_one_group_or_all(wa: Commands, store: Store, session: str) -> None:
     held = await writer(store, session, monitored=(GROUP, OTHER_GROUP))
     await held.commit(messages=[message("A1", 1), message("B1", 2, text="text\x1b[2J", chat_id=OTHER_GROUP)])
@@ -385,7 +391,7 @@ async def test_search_finds_in_one_group_or_all(wa: Commands, store: Store, sess
     (found,) = json.loads((await wa("search", "tex", "--group", "family", "--json")).out)["results"]
     assert [part["text"] for part in found["excerpt"]] == ["text", " of A1"]
     nothing = await wa("search", "nowhere")
-    assert (nothing.code, nothing.out) == (0, "")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "Nothing found.\n")
     assert (await wa("search", "tex", "--group", "nobody")).code == 2
 
 
@@ -500,7 +506,7 @@ async def test_logout_waits_for_the_worker(wa: Commands, store: Store, session: 
         others.start_soon(worker)
         ran = await wa("logout", "--yes", "--timeout", "20")
     assert (ran.code, ran.out.split(".")[0]) == (0, "Logged out")
-    assert (await wa("logout", "--yes")).out == "Nothing is linked.\n"
+    assert (await wa("logout")).out == "Nothing is linked.\n", "nothing to ask about"
 
 
 async def test_logout_that_nobody_obeys_is_no_success(wa: Commands, store: Store, session: str) -> None:
@@ -508,11 +514,12 @@ async def test_logout_that_nobody_obeys_is_no_success(wa: Commands, store: Store
     await held.commit(creds="c")
     ran = await wa("logout", "--yes", "--timeout", "1")
     assert (ran.code, "did not log out within 1 s" in ran.err) == (1, True)
-    await store.lease_release(session, "worker-1", held.fence)
-    ran = await wa("logout", "--json")
-    assert (ran.code, "no worker is running" in ran.err) == (1, True)
     ran = await wa("logout")
-    assert ran.code == 1, "without an answer to the question nothing happens"
+    assert (ran.code, "nothing was unlinked" in ran.err) == (1, True), "nobody answered the question"
+    await store.lease_release(session, "worker-1", held.fence)
+    for arguments in (["--json"], []):
+        ran = await wa("logout", *arguments)
+        assert (ran.code, "no worker is running" in ran.err, "Unlink" in ran.out) == (1, True, False)
 
 
 # ── prune ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -245,6 +245,6 @@ async def test_a_host_is_ready_whatever_one_account_does_and_says_what_it_does()
     locked.view = View(status="disconnected", state="needs_you", say="The account is locked.")
     document = health.describe()
     assert document["ok"]
-    assert document["sessions"]["locked"]["reasons"] == ["WhatsApp: The account is locked."]
+    assert document["sessions"]["locked"]["reasons"] == ["not connected: The account is locked."]
     health.away = lambda: True
     assert health.describe()["reasons"] == ["Supabase: the database does not answer"]

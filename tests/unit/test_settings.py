@@ -189,11 +189,18 @@ def test_another_env_file_takes_the_place_of_the_one_in_this_folder(
         load_settings()
 
 
-def test_the_publishable_key_is_recognised_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = "sb_publishable_0123456789"
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("sb_publishable_0123456789", "is the publishable key"),
+        ("sb_secret_…", "contains characters that no key has"),
+        ("sb_secret_0123 sb_secret_4567", "contains characters that no key has"),
+    ],
+)
+def test_a_wrong_key_is_recognised_and_not_repeated(monkeypatch: pytest.MonkeyPatch, key: str, says: str) -> None:
     for name, value in {**PAIR, "SUPABASE_SERVICE_KEY": key}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError, match=r"^SUPABASE_SERVICE_KEY: is the publishable key") as wrong:
+    with pytest.raises(SettingsError, match=f"^SUPABASE_SERVICE_KEY: {says}") as wrong:
         load_settings()
     assert key not in str(wrong.value)
 

@@ -64,7 +64,7 @@ async def test_alive_from_the_first_moment_and_ready_only_when_messages_are_stor
     health.session.sidecar_pid = 1
     health.session.view = View(status="connecting", state="waiting_for_scan", say="Scan the QR code.", qr="2@secret")
     answer = await get(health, "/readyz")
-    assert answer.json()["reasons"] == ["WhatsApp: Scan the QR code."]
+    assert answer.json()["reasons"] == ["not connected: Scan the QR code."]
     assert "secret" not in answer.text, "the QR code links an account: it is not for whoever can reach the port"
 
     health.session.view = View(status="connected", state="connected", say="Connected.")
@@ -87,7 +87,7 @@ async def test_readyz_shows_no_path_and_no_address() -> None:
     assert document["reasons"] == [
         "bucket: does not answer (…: … refused)",
         "lease: another worker (…) serves this session, and/or HTTP/1.1 at 12:30",
-        "WhatsApp: Files pass through the temporary folder …: no space is left; see docs/operations.md.",
+        "not connected: Files pass through the temporary folder …: no space is left; see docs/operations.md.",
         "the sidecar is not running",
     ]
     assert document["session"]["say"].startswith("Files pass")

@@ -27,7 +27,9 @@ def demo(
     open_: Annotated[
         bool, typer.Option("--open", help="With --play: open the console in this machine's browser.")
     ] = False,
-    folder: Annotated[Path | None, typer.Option("--folder", help="The same, in FOLDER.", metavar="FOLDER")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Like --keep, in this folder instead.", metavar="FOLDER")
+    ] = None,
 ) -> None:
     """Show the main job against a virtual phone: from a scanned QR code to rows and files.
 

@@ -78,7 +78,7 @@ def doctor(
 ) -> None:
     """Check settings, Python, Node, Supabase, key, schema, bucket, clock and the way to WhatsApp.
 
-    Changes nothing. Exit codes: 0 all is well (a note may remain) · 1 something needs you · 2 the settings cannot be
+    Changes nothing. Exit codes: 0 nothing failed (a note may remain) · 1 something needs you · 2 the settings cannot be
     read at all.
     """
     try:
@@ -100,8 +100,7 @@ def doctor(
             out().print(f"\n{failed} of {len(findings)} need you.", style="bold")
         else:
             notes = sum(finding.grade == "note" for finding in findings)
-            but = f", with {number_of(notes, 'note')}" if notes else ""
-            out().print(f"\nAll is well{but}.", style="bold")
+            out().print(f"\nNothing failed; {number_of(notes, 'note')}." if notes else "\nAll is well.", style="bold")
         return ExitCode.FAULT if failed else 0
 
     run(work)

@@ -7,7 +7,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from worker.commands.runtime import NotDone, perform
+from worker.commands.runtime import NotDone, confirmed, perform
 from worker.commands.show import out, plain, print_json
 from worker.session.flags import RequestKind
 from worker.settings import Settings
@@ -27,8 +27,6 @@ def logout(
     was linked · 1 no worker is running, or it did not answer in time (the request stays) · 2 a setting is wrong ·
     4 Supabase does not answer.
     """
-    if not (yes or json_):
-        typer.confirm("Unlink this WhatsApp account? A new QR code must be scanned to come back.", abort=True)
 
     async def work(settings: Settings, store: Store) -> None:
         session = settings.worker_session
@@ -38,6 +36,10 @@ def logout(
             return
         if not row["lease_held"]:
             raise NotDone("no worker is running to log out with; start one, or unlink the device on the phone")
+        if not (yes or json_) and not confirmed(
+            "Unlink this WhatsApp account? A new QR code must be scanned to come back."
+        ):
+            raise NotDone("nothing was unlinked; --yes does not ask")
         at = await store.console.raise_flag(session, RequestKind.DISCONNECT.value)
         with anyio.move_on_after(timeout):
             await _until_handled(session, store, at)

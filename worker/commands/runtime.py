@@ -38,6 +38,14 @@ class WrongArgument(WorkerError):
 Work = Callable[[Settings, Store], Awaitable[int | None]]
 
 
+def confirmed(question: str) -> bool:
+    """Whether a person at the terminal says yes; False without a terminal."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        return False
+
+
 def perform(work: Work, *, interrupted: int = ExitCode.INTERRUPTED) -> None:
     """Run a command to its end. `interrupted`: the exit code for Ctrl-C."""
 

@@ -8,7 +8,7 @@ import typer
 
 from worker.commands.groups import label, resolve
 from worker.commands.runtime import perform
-from worker.commands.show import out, plain, print_json
+from worker.commands.show import err, out, plain, print_json
 from worker.settings import Settings
 from worker.store import Store
 
@@ -36,6 +36,8 @@ def search(
             print_json({"results": as_text, "next": found.next})
         else:
             names = {each.id: label(each) for each in groups}
+            if not found.results:
+                err().print("Nothing found.")
             for row in found.results:
                 excerpt = "".join(part["text"] for part in row["excerpt"])
                 where, who = names.get(row["group_id"], ""), row["name"] or row["sender"]

@@ -17,8 +17,8 @@ import typer
 from rich.table import Table
 
 from worker.commands.prune import delete_objects
-from worker.commands.runtime import NotDone, WrongArgument, perform
-from worker.commands.show import ago, number_of, out, plain, print_json, safe, size
+from worker.commands.runtime import NotDone, WrongArgument, confirmed, perform
+from worker.commands.show import ago, err, number_of, out, plain, print_json, safe, size
 from worker.outbound import without_password
 from worker.session_settings import SessionSettings, parse_session_settings
 from worker.settings import SESSION_NAMES, Settings, is_session_name
@@ -78,8 +78,8 @@ def add(
         if json_:
             print_json({"session": session, "wanted": not stopped, "settings": concealed(document)})
         else:
-            then = "is not served yet: `wa-worker sessions start`" if stopped else "is wanted: a host takes it soon"
-            out().print(f"{session} {then}.")
+            later = f"is not served yet: `wa-worker sessions start {session}`"
+            out().print(f"{session} {later if stopped else await wanted_now(store)}.")
 
     perform(work)
 
@@ -143,7 +143,7 @@ def start(name: Name, json_: Json = False) -> None:
         if json_:
             print_json({"session": session, "wanted": True})
         else:
-            out().print(f"{session} is wanted: a host takes it soon.")
+            out().print(f"{session} {await wanted_now(store)}.")
 
     perform(work)
 
@@ -163,11 +163,11 @@ def stop(
         session = checked_name(name)
         await want(store, session, False)
         with anyio.move_on_after(timeout):
-            while (await one(store, session))[0]["holder"]:  # noqa: ASYNC110 - the row is in a database
+            while held_by_host((await one(store, session))[0]):  # noqa: ASYNC110 - the row is in a database
                 await anyio.sleep(POLL_SECONDS)
         row, _ = await one(store, session)
-        if row["holder"] and not row["by_host"]:
-            raise NotDone(f"{session} is not wanted any more, but {holder(row)} serves it, which is no host: end that")
+        if row["holder"] and not held_by_host(row):
+            raise NotDone(f"{session} is not wanted any more, but {no_host(row)}")
         if row["holder"]:
             raise NotDone(
                 f"{session} is not wanted any more, but {holder(row)} still serves it; it stops at its next poll"
@@ -187,8 +187,10 @@ def set_(name: Name, own: Own = None, json_: Json = False) -> None:
     Without KEY=VALUE, lists the keys.
     """
     if not own:
+        grid = Table.grid(padding=(0, 2))
         for key, field in SessionSettings.model_fields.items():
-            out().print(f"{key}  {field.description}", markup=False)
+            grid.add_row(key, safe(field.description or ""))
+        out().print(grid)
         return
 
     async def work(settings: Settings, store: Store) -> None:
@@ -226,6 +228,8 @@ def remove(
     async def work(settings: Settings, store: Store) -> None:
         row, _ = await one(store, name)
         session = row["id"]
+        if row["holder"] and not row["wanted"] and not held_by_host(row):
+            raise NotDone(f"{session} is served: {no_host(row)}")
         if row["wanted"] or row["holder"]:
             raise NotDone(
                 f"{session} is {'wanted' if row['wanted'] else 'served'}: `wa-worker sessions stop {session}`"
@@ -267,6 +271,8 @@ def ask(
         row, _ = await one(store, name)
         args = {"phone": phone} if phone else {}
         id_ = await store.console.ask(row["id"], what.value.replace("-", "_"), args)
+        if not row["holder"]:
+            err().print(f"Nobody serves {row['id']} now; the request waits for a host.")
         with anyio.move_on_after(timeout):
             state = await answered(store, row["id"], id_)
             if json_:
@@ -292,11 +298,11 @@ async def one(store: Store, name: str) -> tuple[Row, Sessions]:
     return found.sessions[0], found
 
 
-def confirmed(question: str) -> bool:
-    try:
-        return typer.confirm(question)
-    except typer.Abort:  # no terminal to ask at
-        return False
+async def wanted_now(store: Store) -> str:
+    """What becomes of a session that is wanted from now on."""
+    if (await store.console.sessions()).hosts:
+        return "is wanted: a host takes it soon"
+    return "is wanted, but no host runs: start one with `wa-worker host`"
 
 
 async def answered(store: Store, session: str, request: int) -> RequestState:
@@ -383,6 +389,15 @@ def account(row: Row) -> str:
 
 def holder(row: Row) -> str:
     return place(row["holder"])
+
+
+def held_by_host(row: Row) -> bool:
+    return bool(row["holder"] and row["by_host"])
+
+
+def no_host(row: Row) -> str:
+    """Why a session's holder does not obey these commands, and what to do."""
+    return f"{holder(row)} serves it on its own (`wa-worker run` or `up`): end that worker"
 
 
 def place(owner: str) -> str:

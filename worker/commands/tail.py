@@ -40,6 +40,8 @@ def tail(
         chosen = resolve(group, await store.console.groups(session)).id if group else None
         newest = await store.console.tail(session, chosen, None, max(last, 1))
         show(newest.messages[-last:] if last else [], json_=json_, with_group=chosen is None)
+        if not newest.messages:
+            err().print("No messages yet; new ones appear here. Ctrl-C ends this." if follow else "No messages yet.")
         cursor = newest.cursor
         while follow:
             await anyio.sleep(poll)

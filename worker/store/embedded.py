@@ -265,29 +265,34 @@ class _Server:
         wanted = _digest(self._migrations)
         if stamp.exists() and stamp.read_text() == wanted:
             return
-        self._begin_database()
+        is_new = self._begin_database()
         process = await self._spawn("migration", "up", stdout=subprocess.PIPE)
         try:
             with anyio.fail_after(MIGRATE_SECONDS):
                 assert process.stdout is not None
-                async for name in _applied(process.stdout):
-                    self._place.report(f"embedded Supabase: applied {name}")
+                names = [name async for name in _applied(process.stdout)]
                 code = await process.wait()
         except TimeoutError as error:
             raise StoreUnavailable("the migrations of the embedded Supabase took too long") from error
         finally:
             await _end(process)
         _check_exit(code, "the migrations of the embedded Supabase failed", self._folder)
+        done = [f"a new database, {len(names)} migrations applied"] if is_new else [f"applied {name}" for name in names]
+        for line in done:
+            self._place.report(f"embedded Supabase: {line}")
         stamp.write_text(wanted)
         self._unfinished.unlink(missing_ok=True)
 
-    def _begin_database(self) -> None:
-        """Remove a database whose first migrations did not finish (e.g. full disk): it would never start."""
+    def _begin_database(self) -> bool:
+        """Whether the database is a new one. Removes one whose first migrations did not finish (e.g. full disk): it
+        would never start.
+        """
         database = self._folder / "database"
         if self._unfinished.exists():
             shutil.rmtree(database, ignore_errors=True)
         elif not database.exists():
             self._unfinished.touch()
+        return self._unfinished.exists()
 
     async def _start(self, url: str) -> None:
         self._process = await self._spawn("start", "--no-admin", stdout=subprocess.DEVNULL)

@@ -51,9 +51,9 @@ class SessionHealth:
         if not self.lease_ok:
             reasons.append(f"lease: {self.lease}")
         if self.view and self.view.status != "connected" and self.view.state not in KNOWINGLY_IDLE:
-            reasons.append(f"WhatsApp: {self.view.say}")
+            reasons.append(f"not connected: {self.view.say}")
         elif not self.view:
-            reasons.append("WhatsApp: not connected yet")
+            reasons.append("not connected yet")
         if self.view and self.sidecar_pid is None:
             reasons.append("the sidecar is not running")
         state = (
