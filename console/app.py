@@ -61,7 +61,7 @@ ROUTES = [
     Route("/s/{session}/groups/fetch", groups.fetch, methods=["POST"]),
     Route("/s/{session}/groups/{group:id}", groups.one, methods=["GET"]),
     Route("/s/{session}/groups/{group:id}/switch", groups.switch, methods=["POST"]),
-    Route("/s/{session}/groups/{group:id}/export", groups.export, methods=["GET"]),
+    Route("/s/{session}/groups/{group:id}/export", groups.export, methods=["POST"]),
     Route("/s/{session}/groups/{group:id}/members", groups.members, methods=["GET"]),
     Route("/s/{session}/groups/{group:id}/gallery", groups.gallery, methods=["GET"]),
     Route("/s/{session}/coverage", coverage.page, methods=["GET"]),
@@ -72,7 +72,7 @@ ROUTES = [
     Route("/s/{session}/health", health.page, methods=["GET"]),
     Route("/s/{session}/health/retry", health.retry, methods=["POST"]),
     Route("/s/{session}/health/retry/{message:id}", health.retry, methods=["POST"]),
-    Route("/s/{session}/health/refused", refused.export, methods=["GET"]),
+    Route("/s/{session}/health/refused", refused.export, methods=["POST"]),
     Route("/s/{session}/health/refused/{item:id}", refused.take_back, methods=["POST"]),
     Route("/s/{session}/events", events.stream, methods=["GET"]),
     Mount("/static", StaticFiles(directory=STATIC)),
@@ -90,6 +90,7 @@ async def open_console(
     port = address.rpartition(":")[2]
     async with open_database(locate) as database, anyio.create_task_group() as tasks:
         app = Starlette(routes=ROUTES, exception_handlers=HANDLERS)
+        app.router.redirect_slashes = False  # it would redirect to http, also behind TLS
         towns = Towns(tasks)
         app.state.console = Console(
             database=database,

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+import anyio
 from markupsafe import Markup
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from console.access.logins import Login, Logins, clean_who
@@ -19,6 +21,7 @@ from console.texts import LANGUAGES, Texts, choose, texts
 THEMES = ("auto", "light", "dark")
 TOKEN_FIELD = Markup('<input type="hidden" name="csrf" value="{}">')
 FIELDS_MAX = 50
+FORM_SECONDS = 10.0  # for the whole of a form, of 16 KB at most
 WHO_HEADER = "x-forwarded-user"
 PREFERENCE_SECONDS = 365 * 86_400
 
@@ -101,9 +104,20 @@ def address_of(request: Request) -> str:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form, whose length the guard has limited."""
-    body = (await request.body()).decode("utf-8", "replace")
-    return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=FIELDS_MAX))
+    """The fields of a form, whose length the guard has limited. Without NUL, which the database cannot store.
+
+    Raises:
+        HTTPException: it does not come, or has too many fields.
+    """
+    try:
+        with anyio.fail_after(FORM_SECONDS):
+            body = await request.body()
+        fields = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FIELDS_MAX)
+    except TimeoutError:
+        raise HTTPException(408) from None
+    except (ClientDisconnect, ValueError):
+        raise HTTPException(400) from None
+    return {name: value.replace("\0", "") for name, value in fields}
 
 
 async def read_own_form(request: Request, viewer: Viewer) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Guards every page: checks a request's origin, sets security headers, limits the size of forms.
 
 `Host` must be an IP address, `localhost`, or the name in WORKER_CONSOLE_ORIGIN. A name that an attacker points at this
-machine (DNS rebinding) is none of these. Changes must come from our own pages (`Origin`).
+machine (DNS rebinding) is none of these. Forms must come from our own pages (`Origin`). Other sites, and other ports of
+this host, may link to our pages, but not load them as a part of theirs (`Sec-Fetch-Site`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import ipaddress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import anyio
+import anyio.lowlevel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +35,7 @@ PAGE_POLICY = "; ".join(
         "base-uri 'none'",
     )
 )
+ALLOW = {405: {"allow": "GET, HEAD, POST"}}
 HEADERS = {
     "content-security-policy": PAGE_POLICY,
     "x-content-type-options": "nosniff",
@@ -58,6 +62,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         refusal = self._refuse(scope["method"], headers)
+        done = anyio.CancelScope()
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -65,11 +70,14 @@ class Guard:
                 for name, value in HEADERS.items():
                     given.setdefault(name, value)
             await send(message)
+            if scope["method"] == "HEAD":  # nobody will read the body, which may be a whole archive or never end
+                await send({"type": "http.response.body"})
+                done.cancel()
+                await anyio.lowlevel.checkpoint()
 
-        if refusal:
-            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send_guarded)
-        else:
-            await self._app(scope, receive, send_guarded)
+        with done:
+            app = PlainTextResponse(refusal[1], refusal[0], ALLOW.get(refusal[0])) if refusal else self._app
+            await app(scope, receive, send_guarded)
 
     def _refuse(self, method: str, headers: Headers) -> tuple[int, str] | None:
         """Status and text of a refusal; None if the request is allowed."""
@@ -77,19 +85,31 @@ class Guard:
         if not is_unnamed(host) and (not self._name or host != self._name):
             return 421, "This name is not the console's: open it by its address, or set WORKER_CONSOLE_ORIGIN.\n"
         if method in SAFE_METHODS:
-            return None
+            return (403, "Another page asked for this.\n") if is_embedded(headers) else None
         if method != "POST":
             return 405, "Only GET, HEAD and POST.\n"
         if not self._is_ours(headers.get("origin"), host):
             return 403, "This form was sent by another page.\n"
         size = headers.get("content-length", "")
-        if not size.isdigit() or int(size) > FORM_BYTES_MAX:
+        if "transfer-encoding" in headers or not (size.isascii() and size.isdigit()):  # chunks could go on for ever
+            return 411, "A form must say how long it is (Content-Length).\n"
+        if int(size) > FORM_BYTES_MAX:
             return 413, "The form is too large.\n"
         return None
 
     def _is_ours(self, origin: str | None, host: str) -> bool:
         ours = {f"http://{host}", f"https://{host}", (self._origin or "").lower()}
         return bool(origin) and str(origin).lower() in ours
+
+
+def is_embedded(headers: Headers) -> bool:
+    """Whether a page of another site, or of another port of this host, asks for a part of itself.
+
+    Browsers send these headers to `https` and loopback addresses. Cookies alone do not tell two ports apart.
+    """
+    elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    opened = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return elsewhere and not opened
 
 
 def is_unnamed(host: str) -> bool:

@@ -16,6 +16,8 @@ from console.viewer import Forbidden, LoginNeeded
 from worker.errors import StoreError, StoreUnavailable
 from worker.settings import is_session_name
 
+WORDS = {400: "error.form", 404: "error.not_found", 405: "error.not_found", 408: "error.form"}
+
 
 def login_needed(request: Request, fault: Exception) -> Response:
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
@@ -29,7 +31,7 @@ def forbidden(request: Request, fault: Exception) -> Response:
 
 def not_found(request: Request, fault: Exception) -> Response:
     status = fault.status_code if isinstance(fault, HTTPException) else 404
-    return _page(request, {404: "error.not_found", 405: "error.not_found"}.get(status, "error.busy"), status)
+    return _page(request, WORDS.get(status, "error.busy"), status)
 
 
 def store_fault(request: Request, fault: Exception) -> Response:

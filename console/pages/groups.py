@@ -21,7 +21,7 @@ from console.messages import MessageScope
 from console.parallel import parallel_reads
 from console.rules.charts import SPANS, span_of
 from console.rules.people import Names
-from console.viewer import go_to, number, read_action
+from console.viewer import go_to, number, read_action, read_own_form
 from worker.session.flags import RequestKind
 from worker.store.console import ListedGroup
 
@@ -132,6 +132,7 @@ async def switch(request: Request) -> Response:
 async def export(request: Request) -> Response:
     """All messages and members of a group, as a streamed ZIP file."""
     context = context_of(request)
+    await read_own_form(request, context.viewer)
     group = await _group(context)
     await context.audit("export", group=group.wa_group_id)
     headers = {"content-disposition": f'attachment; filename="group-{group.id}.zip"'}

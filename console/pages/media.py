@@ -15,6 +15,7 @@ import httpx
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from console.context import context_of
 from console.rules.files import SHOWN_TYPES, Span, parse_range
@@ -57,20 +58,31 @@ async def file(request: Request) -> Response:
         headers["content-range"] = f"bytes {span.first}-{span.last}/{total}"
     headers["content-length"] = str(wanted.size)
     skip = wanted.first if answer.status_code == 200 else 0
-    return StreamingResponse(_cut(stack, answer, skip, wanted.size), 206 if span else 200, headers)
+    return _Streamed(stack, _cut(answer, skip, wanted.size), 206 if span else 200, headers)
 
 
-async def _cut(stack: AsyncExitStack, answer: httpx.Response, skip: int, size: int) -> AsyncIterator[bytes]:
+class _Streamed(StreamingResponse):
+    """A response that closes what it reads from, also if its reader has left before the first byte."""
+
+    def __init__(self, stack: AsyncExitStack, content: AsyncIterator[bytes], status: int, headers: dict[str, str]):
+        super().__init__(content, status, headers)
+        self._stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._stack:
+            await super().__call__(scope, receive, send)
+
+
+async def _cut(answer: httpx.Response, skip: int, size: int) -> AsyncIterator[bytes]:
     """The wanted bytes of an answer that starts `skip` bytes before them."""
-    async with stack:
-        async for chunk in answer.aiter_bytes():
-            part = chunk[skip : skip + size]
-            skip = max(0, skip - len(chunk))
-            size -= len(part)
-            if part:
-                yield part
-            if size <= 0:
-                return
+    async for chunk in answer.aiter_bytes():
+        part = chunk[skip : skip + size]
+        skip = max(0, skip - len(chunk))
+        size -= len(part)
+        if part:
+            yield part
+        if size <= 0:
+            return
 
 
 def _headers(mime: str, name: str, path: str) -> dict[str, str]:

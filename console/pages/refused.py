@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from console.context import PageContext, context_of
-from console.viewer import go_to
+from console.viewer import go_to, read_own_form
 from worker.store.listed import exported_page
 
 
@@ -26,6 +26,7 @@ async def take_back(request: Request) -> Response:
 async def export(request: Request) -> Response:
     """All listed items with their content, as JSON lines."""
     context = context_of(request)
+    await read_own_form(request, context.viewer)
     await context.audit("refused_export")
     headers = {"content-disposition": 'attachment; filename="refused.jsonl"'}
     return StreamingResponse(_lines(context), media_type="application/jsonl", headers=headers)
