@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import anyio
 from starlette.applications import Starlette
@@ -87,7 +88,7 @@ async def open_console(
     origin = settings.worker_console_origin
     token = settings.worker_console_token
     secure = bool(origin and origin.startswith("https://"))
-    port = address.rpartition(":")[2]
+    port = urlsplit(address).port
     async with open_database(locate) as database, anyio.create_task_group() as tasks:
         app = Starlette(routes=ROUTES, exception_handlers=HANDLERS)
         app.router.redirect_slashes = False  # it would redirect to http, also behind TLS
@@ -98,7 +99,7 @@ async def open_console(
             options=ConsoleOptions(
                 read_only=settings.worker_console_read_only,
                 secure=secure,
-                cookie="__Host-wa_console" if secure else f"wa_console_{port}",
+                cookie=f"{'__Host-' if secure else ''}wa_console{f'_{port}' if port else ''}",
             ),
             session=settings.worker_session,
             tasks=tasks,

@@ -9,12 +9,13 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import anyio
+from loguru import logger
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from console.access.logins import Login, Logins, clean_who
+from console.access.logins import Login, Logins, clean_who, source_of
 from console.templates import ENVIRONMENT
 from console.texts import LANGUAGES, Texts, choose, texts
 
@@ -41,6 +42,11 @@ class ConsoleOptions:
     read_only: bool
     secure: bool  # behind TLS
     cookie: str  # its name; one host may have a console on each of several ports
+
+    @property
+    def browser_cookie(self) -> str:
+        """The name of the cookie that tells a browser which has logged in from strangers."""
+        return f"{self.cookie}_known"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +93,25 @@ def find_viewer(request: Request, logins: Logins, options: ConsoleOptions) -> Vi
 
 def _login(request: Request, logins: Logins, options: ConsoleOptions) -> Login | None:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        address = address_of(request)
-        if logins.attempts.wait_seconds(address) > 0:
-            return None
-        if logins.is_token(given.strip()):
-            return logins.of_proxy(clean_who(request.headers.get(WHO_HEADER, "")) or f"token, {address}")
-        logins.attempts.note_wrong(address)
+    if scheme.lower() != "bearer":
+        return logins.find(request.cookies.get(options.cookie))
+    address = address_of(request)
+    source = f"header {source_of(address)}"  # not the form's: a wrong token there must not shut the proxy's users out
+    if logins.attempts.wait_seconds(source) > 0:
         return None
-    return logins.find(request.cookies.get(options.cookie))
+    if not logins.is_token(given.strip()):
+        logins.attempts.note_wrong(source)
+        return None
+    names = request.headers.getlist(WHO_HEADER)
+    if len(names) > 1:  # the proxy has added its own to the visitor's, who may have invented it
+        logger.warning("console: {} comes several times from {}; the proxy must replace it", WHO_HEADER, address)
+        return None
+    return logins.of_proxy(_name(names) or f"token, {address}")
+
+
+def _name(headers: list[str]) -> str:
+    """The name in a proxy's header. Proxies send it as UTF-8, which servers read as Latin-1."""
+    return clean_who("".join(headers).encode("latin-1").decode("utf-8", "replace"))
 
 
 def address_of(request: Request) -> str:

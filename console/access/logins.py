@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import time
 from collections.abc import Callable
@@ -16,10 +17,12 @@ LOGIN_SECONDS = 7 * 86_400.0
 IDLE_SECONDS = 12 * 3600.0
 LOGINS_MAX = 500
 LINK_SECONDS = 3600.0
-LINKS_MAX = 5
-ATTEMPTS = 5  # wrong guesses from one address …
+LINK_EVERY_SECONDS = 60.0  # strangers can ask for links, too: the terminal stays readable, and the owner's link valid
+LINKS_MAX = 100  # more than anybody can ask for before they expire
+ATTEMPTS = 5  # wrong guesses from one source …
 ATTEMPT_SECONDS = 60.0  # … in this time; further ones are refused until it is over
-ADDRESSES_MAX = 10_000
+SOURCES_MAX = 10_000
+NETWORK_BITS = 64  # of an IPv6 address: whoever has one address has the others of its network
 NAME_MAX = 60
 
 Clock = Callable[[], float]
@@ -36,25 +39,27 @@ class Login:
 
 
 class Attempts:
-    """Counts wrong guesses per address."""
+    """Counts wrong guesses per source: an address, or a browser that has logged in before."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._wrong: dict[str, list[float]] = {}
 
-    def wait_seconds(self, address: str) -> float:
-        """How long this address must wait before the next guess; 0: it may try now."""
-        recent = self._recent(address)
+    def wait_seconds(self, source: str) -> float:
+        """How long this source must wait before the next guess; 0: it may try now."""
+        recent = self._recent(source)
         return recent[0] + ATTEMPT_SECONDS - self._clock() if len(recent) >= ATTEMPTS else 0.0
 
-    def note_wrong(self, address: str) -> None:
-        if len(self._wrong) >= ADDRESSES_MAX:  # drop the oldest entry
+    def note_wrong(self, source: str) -> None:
+        recent = [*self._recent(source), self._clock()]
+        self._wrong.pop(source, None)  # the newest is the last
+        while len(self._wrong) >= SOURCES_MAX:
             self._wrong.pop(next(iter(self._wrong)))
-        self._wrong[address] = [*self._recent(address), self._clock()]
+        self._wrong[source] = recent
 
-    def _recent(self, address: str) -> list[float]:
+    def _recent(self, source: str) -> list[float]:
         now = self._clock()
-        return [at for at in self._wrong.get(address, ()) if now - at < ATTEMPT_SECONDS]
+        return [at for at in self._wrong.get(source, ()) if now - at < ATTEMPT_SECONDS]
 
 
 class Logins:
@@ -66,6 +71,7 @@ class Logins:
         self._logins: dict[bytes, Login] = {}
         self._links: dict[bytes, float] = {}
         self._csrf_key = secrets.token_bytes(32)
+        self._browser_key = secrets.token_bytes(32)
         self.attempts = Attempts(clock)
 
     @property
@@ -77,12 +83,18 @@ class Logins:
         return self._token is not None and hmac.compare_digest(self._token, _digest(given))
 
     def make_link(self, code: str | None = None) -> str:
-        """A code that opens one login, once. Only a few are open at a time; the oldest expires."""
+        """A code that opens one login, once."""
         made = code or secrets.token_urlsafe(32)
         while len(self._links) >= LINKS_MAX:
             self._links.pop(next(iter(self._links)))
         self._links[_digest(made)] = self._clock() + LINK_SECONDS
         return made
+
+    @property
+    def has_fresh_link(self) -> bool:
+        """Whether the newest link is unused and was made only just now: a further one would be no better."""
+        newest = next(reversed(self._links.values()), 0.0)
+        return newest - LINK_SECONDS + LINK_EVERY_SECONDS > self._clock()
 
     def use_link(self, code: str) -> bool:
         """Use a code up. Returns whether it was valid."""
@@ -112,15 +124,43 @@ class Logins:
     def close(self, cookie: str | None) -> None:
         self._logins.pop(_digest(cookie or ""), None)
 
+    def make_browser_mark(self) -> str:
+        """A cookie for a browser that has logged in.
+
+        Its attempts are counted alone, so that strangers at its address cannot keep it out by wrong guesses.
+        """
+        name = secrets.token_urlsafe(16)
+        return f"{name}.{_sign(self._browser_key, name)}"
+
+    def browser_of(self, mark: str | None) -> str | None:
+        """The name in a mark that we made."""
+        name, _, signature = (mark or "").partition(".")
+        expected = _sign(self._browser_key, name)
+        return name if hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogatepass")) else None
+
     def of_proxy(self, who: str) -> Login:
         """The login of a request with the token itself, sent by a proxy that has authenticated the user."""
-        csrf = hmac.new(self._csrf_key, who.encode(), hashlib.sha256).hexdigest()
-        return Login(who=who, csrf=csrf, since=0.0, seen=0.0)
+        return Login(who=who, csrf=_sign(self._csrf_key, who), since=0.0, seen=0.0)
 
 
 def clean_who(name: str) -> str:
     """A person's own name for the audit log, as one printable line."""
     return "".join(char for char in name if char.isprintable()).strip()[:NAME_MAX]
+
+
+def source_of(address: str) -> str:
+    """Whose guesses are counted together: an IPv4 address, or a whole IPv6 network."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, NETWORK_BITS), strict=False))
+
+
+def _sign(key: bytes, text: str) -> str:
+    return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def _digest(text: str) -> bytes:

@@ -8,9 +8,11 @@ from loguru import logger
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access.logins import LOGIN_SECONDS, clean_who
+from console.access.logins import LOGIN_SECONDS, clean_who, source_of
 from console.context import console_of, viewer_of
 from console.viewer import ConsoleOptions, address_of, go_to, read_form, read_own_form
+
+BROWSER_SECONDS = 365 * 86_400
 
 
 async def form(request: Request) -> Response:
@@ -24,10 +26,12 @@ async def form(request: Request) -> Response:
 async def with_token(request: Request) -> Response:
     console, address = console_of(request), address_of(request)
     given = await read_form(request)
-    if (wait := console.logins.attempts.wait_seconds(address)) > 0:
+    browser = console.logins.browser_of(request.cookies.get(console.options.browser_cookie))
+    source = f"browser {browser}" if browser else f"form {source_of(address)}"
+    if (wait := console.logins.attempts.wait_seconds(source)) > 0:
         return _form(request, "login.limited", 429, wait)
     if not console.logins.is_token(given.get("token", "")):
-        console.logins.attempts.note_wrong(address)
+        console.logins.attempts.note_wrong(source)
         logger.warning("console: a wrong token from {}", address)
         return _form(request, "login.wrong", 403)
     return _open(request, clean_who(given.get("who", "")) or f"token, {address}")
@@ -43,12 +47,10 @@ async def with_link(request: Request) -> Response:
 
 
 async def ask_for_link(request: Request) -> Response:
-    """Print a new link in the terminal, where only its owner sees it. Rate limited like guesses."""
-    console, address = console_of(request), address_of(request)
-    if (wait := console.logins.attempts.wait_seconds(address)) > 0:
-        return _form(request, "login.limited", 429, wait)
-    console.logins.attempts.note_wrong(address)
-    console.say(f"Open the console, once: {console.link()}")
+    """Print a new link in the terminal, where only its owner sees it, unless one has just been printed."""
+    console = console_of(request)
+    if not console.logins.has_fresh_link:
+        console.say(f"Open the console, once: {console.link()}")
     return _form(request, "login.printed")
 
 
@@ -67,6 +69,10 @@ def _open(request: Request, who: str) -> Response:
     console.logins.close(request.cookies.get(console.options.cookie))
     answer = RedirectResponse("/", 303)
     set_cookie(answer, console.options, console.logins.open(who))
+    mark, secure = console.logins.make_browser_mark(), console.options.secure
+    answer.set_cookie(
+        console.options.browser_cookie, mark, max_age=BROWSER_SECONDS, secure=secure, samesite="strict", httponly=True
+    )
     logger.info("console: {} logged in from {}", who, address_of(request))
     return answer
 

@@ -76,6 +76,7 @@ async def served(embedded: Endpoint, session: str, **settings: Any) -> AsyncIter
     )
     listener = serve.bind(chosen)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    opened = serve.address_of(chosen, listener)
     said: list[str] = []
 
     async def locate() -> tuple[str, str]:
@@ -84,7 +85,7 @@ async def served(embedded: Endpoint, session: str, **settings: Any) -> AsyncIter
     client = httpx.AsyncClient(base_url=address, timeout=CALL_SECONDS, trust_env=False)
     with listener, unwrapped():
         async with (
-            open_console(chosen, locate, said.append, address) as app,
+            open_console(chosen, locate, said.append, opened) as app,
             client as http,
             anyio.create_task_group() as tasks,
         ):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from console.access.guard import HEADERS
+from console.access.logins import LINK_SECONDS, LINKS_MAX, SOURCES_MAX, Attempts, Logins, source_of
 from tests.console.site import TOKEN, served
 from tests.integration.database import rows, table, writer
 from worker.errors import SettingsError
@@ -36,8 +37,35 @@ async def test_wrong_tokens_are_refused_then_not_even_judged(embedded: Endpoint,
         assert limited.status_code == 429
         assert 0 < int(limited.headers["retry-after"]) <= 60
         assert "set-cookie" not in limited.headers
+        for _ in range(ATTEMPTS):
+            assert (await site.get("/sessions", authorization="Bearer guessed")).status_code == 303
         proxied = await site.get("/sessions", authorization=f"Bearer {TOKEN}")
-        assert proxied.headers["location"] == "/login", "the header is limited with the form"
+        assert proxied.headers["location"] == "/login"
+
+
+async def test_a_stranger_s_wrong_tokens_shut_nobody_else_out(embedded: Endpoint, session: str) -> None:
+    """All have one address: users of this machine, everybody behind a proxy or before a container."""
+    async with served(embedded, session) as site:
+        await site.log_in()
+        await site.act("/logout")
+        owner = dict(site.http.cookies)
+        site.http.cookies.clear()
+        for _ in range(ATTEMPTS + 1):
+            await site.send("/login", {"token": "guessed-by-somebody"})
+        assert (await site.log_in()).status_code == 429
+        proxied = await site.get("/sessions", authorization=f"Bearer {TOKEN}")
+        assert proxied.status_code == 200, "the proxy's users do not suffer from the form"
+        assert (await site.send("/login/link", {})).status_code == 200
+        assert len(site.said) == 1, "nor does a link for the terminal"
+
+        site.http.cookies.update(owner)
+        assert (await site.log_in()).status_code == 303, "a browser that was logged in before is judged alone"
+        await site.act("/logout")
+        for _ in range(ATTEMPTS):
+            assert (await site.send("/login", {"token": "guessed-by-its-thief"})).status_code == 403
+        assert (await site.log_in()).status_code == 429
+        site.http.cookies.set(site.app.console.options.browser_cookie, "invented.by-somebody")
+        assert (await site.log_in()).status_code == 429
 
 
 async def test_a_link_opens_one_login_once(embedded: Endpoint, session: str) -> None:
@@ -54,11 +82,62 @@ async def test_a_link_opens_one_login_once(embedded: Endpoint, session: str) -> 
         assert "set-cookie" not in second.headers
 
 
-async def test_links_in_the_terminal_are_limited(embedded: Endpoint, session: str) -> None:
+async def test_links_that_strangers_ask_for_take_none_from_the_owner(embedded: Endpoint, session: str) -> None:
     async with served(embedded, session) as site:
-        answers = [(await site.send("/login/link", {})).status_code for _ in range(ATTEMPTS + 1)]
-    assert answers == [200] * ATTEMPTS + [429]
-    assert len(site.said) == ATTEMPTS
+        printed = site.app.console.link()
+        for _ in range(20):
+            answer = await site.send("/login/link", {})
+            assert (answer.status_code, "newest link" in answer.text) == (200, True)
+        assert site.said == [], "the newest is unused: another would be no better"
+        assert (await site.http.get(printed)).status_code == 303
+        assert (await site.send("/login/link", {})).status_code == 200
+        assert len(site.said) == 1
+
+
+def test_a_link_stays_valid_however_often_others_are_asked_for() -> None:
+    now = 1000.0
+    logins = Logins(None, clock=lambda: now)
+    first = logins.make_link()
+    asked = 0
+    while now < 1000.0 + LINK_SECONDS - 1:
+        now += 1
+        if not logins.has_fresh_link:
+            logins.make_link()
+            asked += 1
+    assert asked < LINKS_MAX
+    assert logins.use_link(first)
+    assert not logins.use_link(first)
+    late = logins.make_link()
+    now += LINK_SECONDS
+    assert not logins.use_link(late)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:2", True),  # one customer's network
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),  # IPv4 at a socket for both
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("?", "?", True),  # a Unix socket has no address
+    ],
+)
+def test_guesses_are_counted_by_who_can_have_made_them(one: str, other: str, same: bool) -> None:
+    assert (source_of(one) == source_of(other)) is same
+
+
+def test_guesses_from_many_sources_take_no_more_memory() -> None:
+    attempts = Attempts(clock=lambda: 0.0)
+    for _ in range(ATTEMPTS):
+        attempts.note_wrong("the one that goes on")
+    for number in range(SOURCES_MAX + 10):
+        attempts.note_wrong(str(number))
+        if number % 1000 == 0 and not attempts.wait_seconds("the one that goes on"):
+            raise AssertionError(number)
+        if number % 1000 == 0:
+            attempts.note_wrong("the one that goes on")
+    assert len(attempts._wrong) == SOURCES_MAX
 
 
 async def test_without_a_token_no_token_opens_it(embedded: Endpoint, session: str) -> None:
@@ -71,16 +150,20 @@ async def test_without_a_token_no_token_opens_it(embedded: Endpoint, session: st
     ("origin", "wanted"),
     [
         (None, {"wa_console_", "HttpOnly", "SameSite=strict"}),
-        ("https://console.example.org", {"__Host-wa_console=", "HttpOnly", "SameSite=strict", "Secure", "Path=/"}),
+        ("http://console.example.org", {"wa_console", "HttpOnly", "SameSite=strict"}),
+        ("https://console.example.org", {"__Host-wa_console", "HttpOnly", "SameSite=strict", "Secure", "Path=/"}),
+        ("https://console.example.org:8443", {"__Host-wa_console_8443", "HttpOnly", "SameSite=strict", "Path=/"}),
     ],
 )
 async def test_the_cookie_is_for_this_site_alone(
     embedded: Endpoint, session: str, origin: str | None, wanted: set[str]
 ) -> None:
     async with served(embedded, session, worker_console_origin=origin) as site:
-        cookie = (await site.log_in()).headers["set-cookie"]
-    assert {part for part in wanted if part in cookie} == wanted
-    assert ("Secure" in cookie) is (origin is not None)
+        cookies = (await site.log_in()).headers.get_list("set-cookie")
+    assert len(cookies) == 2, "the login, and the mark of a browser that was logged in"
+    for cookie in cookies:
+        assert {part for part in wanted if part in cookie} == wanted
+        assert ("Secure" in cookie) is str(origin).startswith("https:")
 
 
 @pytest.mark.parametrize(
@@ -159,6 +242,15 @@ async def test_a_proxy_that_has_the_token_says_who_looks(embedded: Endpoint, sto
         csrf = page.text.split('name="csrf" value="')[1].split('"')[0]
         done = await site.send(f"{site.base}/link/refresh", {"csrf": csrf}, **headers)
         assert done.status_code == 303
+        for names in (["olga@example.org", "ben@example.org"], ["", "ben@example.org"]):
+            several = [("accept", "text/html"), ("authorization", f"Bearer {TOKEN}")]
+            several += [("x-forwarded-user", name) for name in names]
+            refused = await site.http.get(f"{site.base}/link", headers=several)
+            assert refused.status_code == 303, "the proxy has added a name to what the visitor invented"
+        named = {"authorization": f"Bearer {TOKEN}", "x-forwarded-user": "Jürgen".encode()}
+        assert "Jürgen" in (await site.get(f"{site.base}/link", **named)).text  # type: ignore[arg-type]
+        nameless = {"authorization": f"Bearer {TOKEN}", "x-forwarded-user": ""}
+        assert "token, 127.0.0.1" in (await site.get(f"{site.base}/link", **nameless)).text
         unproved = await site.get(f"{site.base}/link", **{"x-forwarded-user": "ben@example.org"})
         assert unproved.status_code == 303, "the name alone proves nothing"
         assert unproved.headers["location"] == "/login"
