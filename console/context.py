@@ -16,7 +16,7 @@ from console.access.logins import Logins
 from console.database import Database
 from console.live import LiveFeed
 from console.rules.situations import Situation, judge
-from console.town import Town, Towns
+from console.town import Town, Towns, is_town_name
 from console.viewer import ConsoleOptions, LoginNeeded, Viewer, find_viewer, read_action
 from worker.settings import is_session_name
 
@@ -50,12 +50,22 @@ class Console:
                 del self.feeds[name]
             if len(self.feeds) >= FEEDS_MAX:
                 raise HTTPException(503)
-            self.feeds[session] = LiveFeed(self.database_of(session), session, self.tasks)
+            town = self.towns.of(session)
+            self.feeds[session] = LiveFeed(
+                self.database_of(session), session, self.tasks, town.judge if town else judge
+            )
         return self.feeds[session]
 
     def link(self) -> str:
         """A new one-time login link, for the terminal."""
         return f"{self.address}/login/link?code={self.logins.make_link()}"
+
+
+class TownGone(HTTPException):
+    """The page of a town that has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(404)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +84,15 @@ class PageContext:
         return f"/s/{self.session}"
 
     async def situation(self) -> Situation:
-        return judge(await self.database.ask(lambda store: store.console.pairing_view(self.session)))
+        """Raises:
+        TownGone: this was a town of a console that has ended.
+        """
+        view = await self.database.ask(lambda store: store.console.pairing_view(self.session))
+        if self.town:
+            return self.town.judge(view)
+        if view is None and is_town_name(self.session):
+            raise TownGone
+        return judge(view)
 
     async def show(
         self, template: str, values: Mapping[str, Any], status: int = 200, situation: Situation | None = None
@@ -113,14 +131,17 @@ def context_of(request: Request) -> PageContext:
     """Raises:
     LoginNeeded: nobody has logged in.
     HTTPException: no session can have this name.
+    TownGone: the session was a town that has ended.
     """
     viewer = viewer_of(request)
     if viewer.login is None:
         raise LoginNeeded
     console = console_of(request)
     session = str(request.path_params.get("session", console.session))
-    if not is_session_name(session) or console.towns.is_gone(session):
+    if not is_session_name(session):
         raise HTTPException(404)
+    if console.towns.is_gone(session):
+        raise TownGone
     town = console.towns.of(session)
     if town:
         town.see()
@@ -138,5 +159,6 @@ def frame_of(context: PageContext, situation: Situation) -> dict[str, Any]:
         "present_town": context.console.towns.present,
         "situation": situation,
         "did": context.request.query_params.get("did", ""),
+        "refusal": context.request.query_params.get("refused", ""),
         "section": context.request.url.path.removeprefix(context.base).strip("/").split("/")[0],
     }

@@ -6,7 +6,7 @@ Reads only while somebody is viewing. A slow viewer skips states and does not de
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ WINDOW = 60  # newest messages that are kept up to date in open pages
 HEARTBEAT_SECONDS = 15.0
 
 T = TypeVar("T")
+Judge = Callable[[Mapping[str, Any] | None], Situation]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,9 @@ class Snapshot:
 class LiveFeed:
     """One session."""
 
-    def __init__(self, database: Database, session: str, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(self, database: Database, session: str, tasks: anyio.abc.TaskGroup, judge: Judge = judge) -> None:
         self._database = database
+        self._judge = judge
         self._where = MessageScope(session=session)
         self._tasks = tasks
         self.viewers = 0
@@ -108,7 +110,7 @@ class LiveFeed:
             self._show(Snapshot(situation=AWAY, page=before.page if before else Page(), read_at=began))
             self._cursor = None
             return
-        self._show(Snapshot(situation=judge(view), page=page, read_at=began))
+        self._show(Snapshot(situation=self._judge(view), page=page, read_at=began))
 
     async def _newest(self, known: Page | None) -> Page:
         """The newest messages; the same object as before if nothing can have changed."""

@@ -11,6 +11,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -32,6 +33,7 @@ from anyio.streams.memory import MemoryObjectSendStream
 from loguru import logger
 
 from console.database import Address, Database
+from console.rules.situations import Situation, judge
 from worker.errors import SettingsError, unwrapped
 from worker.installation import DATA
 from worker.store.embedded import read_endpoint
@@ -44,23 +46,33 @@ STOP_SECONDS = 10.0  # for killing what it started and removing its folder
 FORMER = 20  # names of towns that are gone
 LINE_BYTES_MAX = 1_000_000
 
+NAME = re.compile(r"town-[0-9a-f]{8}")
+
 State = Literal["starting", "running", "over"]
+WORKER_SITUATIONS = {"dead": "killed", "starting": "taking_over"}
 Row = dict[str, Any]
 
 
 class TownRefused(Exception):
-    """The town refused an order, or did not answer; the text says why."""
+    """The town refused an order, or did not answer; the text is a key of the catalogue's `refused`."""
 
 
 class Town:
-    """One town, from its first process to its last file. `step`: what is starting. `failed`: why it did not start."""
+    """One town, from its first process to its last file.
+
+    Attributes:
+        steps: of its start, so far; the last one is under way.
+        worker: `starting`, `running` or `dead`. The town knows at once, its database only when the lease ends.
+        failed: why it did not start.
+    """
 
     def __init__(self) -> None:
         self.session = f"town-{secrets.token_hex(4)}"
         self.folder = Path(tempfile.mkdtemp(prefix="wa-town-"))
         self.database = Database(self._find)
         self.state: State = "starting"
-        self.step = "packages"
+        self.steps: list[str] = []
+        self.worker = "starting"
         self.failed = ""
         self.seen_at = time.monotonic()
         self._scope = anyio.CancelScope()
@@ -74,6 +86,11 @@ class Town:
     def see(self) -> None:
         """Somebody looks."""
         self.seen_at = time.monotonic()
+
+    def judge(self, view: Mapping[str, Any] | None) -> Situation:
+        """The situation of its session, also while the worker is killed and the database does not know it yet."""
+        name = WORKER_SITUATIONS.get(self.worker)
+        return Situation(name=name) if name else judge(view)
 
     async def run(self) -> None:
         """Run until `stop`, an hour without a viewer, or its own end. Its errors never end the console."""
@@ -109,13 +126,13 @@ class Town:
             with tell, answer, anyio.fail_after(LOOK_SECONDS if do == "look" else ORDER_SECONDS):
                 async with self._limit:
                     if self.state != "running" or self._process is None or self._process.stdin is None:
-                        raise TownRefused("it is not there")
+                        raise TownRefused("away")
                     self._answers[number] = tell
                     async with self._writing:
                         await self._process.stdin.send(json.dumps({"id": number, "do": do, **more}).encode() + b"\n")
                     found = await answer.receive()
         except (TimeoutError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
-            raise TownRefused("it does not answer") from error
+            raise TownRefused("away") from error
         finally:
             self._answers.pop(number, None)
         if "no" in found:
@@ -150,7 +167,10 @@ class Town:
     def _hear(self, line: Mapping[str, Any]) -> None:
         match line:
             case {"say": str(step)}:
-                self.step = step
+                if step not in self.steps:
+                    self.steps.append(step)
+            case {"worker": str(state)}:
+                self.worker = state
             case {"ready": True}:
                 self.state = "running"
             case {"failed": str(why)}:
@@ -218,7 +238,7 @@ class Towns:
         return self.present if self.present and self.present.session == session else None
 
     def is_gone(self, session: str) -> bool:
-        """Whether a town with this name has ended."""
+        """Whether a town with this name has ended in this console."""
         return session in self._former and self.of(session) is None
 
     async def start(self) -> None:
@@ -243,6 +263,11 @@ async def _forget(town: Town | None) -> None:
     """Close the clients of an ended town. Only now, because its open pages may have been reading when it ended."""
     if town:
         await town.database.close()
+
+
+def is_town_name(session: str) -> bool:
+    """Whether a session has a town's name, of this console or of one that ended."""
+    return NAME.fullmatch(session) is not None
 
 
 def is_installed() -> bool:

@@ -75,6 +75,7 @@ class Viewer:
             "themes": THEMES,
             "town": None,
             "present_town": None,
+            "refusal": "",
         }
         return ENVIRONMENT.get_template(template).render(shared | dict(values))
 

@@ -2,7 +2,8 @@
 
 `python -m demo.town FOLDER SESSION` runs a town as a process. Lines on its stdin are orders, `{"id", "do", …}`; lines
 on its stdout are answers, `{"id", "ok"}` or `{"id", "no"}`. At the start it prints its steps, `{"say"}`, then
-`{"ready": true}`. It ends when its stdin closes. However it ends, its processes are killed and FOLDER is removed.
+`{"ready": true}`, and `{"worker"}` whenever the worker's state changes. It ends when its stdin closes. However it ends,
+its processes are killed and FOLDER is removed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ import anyio.abc
 import httpx
 from postgrest import APIError
 
+from demo.outbox import Item, Outbox, What
 from demo.scenario import Cast, introduce, load
 from testkit.database import Database
 from testkit.phone import Media, PhoneError, Sent, VirtualPhone
@@ -41,38 +42,27 @@ EMOJI = "👍"
 TEXT_CHARS_MAX = 4000
 SENT_MAX = 1000  # bounds what one town costs
 SHOWN = 12  # newest sent messages shown
-LOOKED_FOR = 200  # rows in one query
 CODE_SECONDS = 5.0
+FIRST_CODE_SECONDS = 60.0
+WATCH_SECONDS = 0.5
 REMOVE_SECONDS = 10.0
+LEASE_SECONDS = 10  # a killed worker's lease ends soon enough for somebody who watches
 # The contract's default would drop messages that wait while the worker is dead.
-SETTINGS = {"WORKER_CATCH_UP_S": "86400"}
+SETTINGS = {"WORKER_CATCH_UP_S": "86400", "WORKER_LEASE_S": str(LEASE_SECONDS)}
 
-What = Literal["text", "picture", "edit", "reaction", "delete"]
 Json = dict[str, Any]
+WorkerState = Literal["running", "starting", "dead"]  # starting: it does not serve the session yet
+Refusal = Literal[
+    "full", "unknown", "empty", "long", "no_message", "not_text", "deleted", "unlinked", "linked", "no_code", "code",
+    "dead", "running",
+]  # fmt: skip
 
 
 class NotPossible(Exception):
-    """An order that is not possible now; the text says why."""
+    """An order that is not possible now; the text is a `Refusal`."""
 
-
-@dataclass(kw_only=True)
-class Item:
-    """A message sent from the virtual phone, or a change of one (`of` is its number)."""
-
-    number: int
-    what: What
-    who: str
-    group: str
-    words: str
-    sent: Sent
-    of: int | None = None
-    receipted: bool = False
-    row: int | None = None
-    settled: bool = False  # its row is known, if it was to have one
-
-    @property
-    def is_message(self) -> bool:
-        return self.of is None
+    def __init__(self, why: Refusal) -> None:
+        super().__init__(why)
 
 
 class Town:
@@ -83,104 +73,145 @@ class Town:
         self._supabase = supabase
         self._cast = cast
         self._database = database
-        self._items: list[Item] = []
-        self._receipts = 0
+        self._outbox = Outbox(cast.phone, database)
+        self._former: str | None = None  # who held the lease when the worker started
+        self._serving = self._dead = False
         self.worker = self._start()
 
     async def send(self, who: str, group: str, text: str, *, picture: bool = False) -> int:
         """Send a message; returns its number.
 
         Raises:
-            NotPossible: no such person or group, nothing to say, or the limit is reached.
+            NotPossible: no such person or group, nothing to say, no linked device, or the limit is reached.
             PhoneError: the virtual phone refused.
         """
-        if len(self._items) >= SENT_MAX:
-            raise NotPossible("this town has heard enough: stop it, and start another")
         people, groups = self._cast.scenario.people, self._cast.scenario.groups
         if group not in groups or who not in groups[group]["participants"]:
-            raise NotPossible("there is no such group, or this person is not in it")
-        if len(text) > TEXT_CHARS_MAX or not (text or picture):
-            raise NotPossible(f"a text has 1 to {TEXT_CHARS_MAX} characters")
+            raise NotPossible("unknown")
+        if not (text or picture):
+            raise NotPossible("empty")
+        await self._may_send(text)
         media = picture_of(self._cast, text) if picture else None
         to = self._cast.groups[group].id
         sent = await self._cast.phone.send(people[who], to, None if picture else text, media=media)
-        return self._note("picture" if picture else "text", who, group, text, sent)
+        return self._outbox.add("picture" if picture else "text", who, group, text, sent)
 
     async def change(self, of: int, what: What, text: str) -> int:
-        """Edit or revoke a message as its author, or react to it as somebody else in the group."""
-        if len(self._items) >= SENT_MAX or not 0 <= of < len(self._items) or not self._items[of].is_message:
-            raise NotPossible("there is no such message to change")
-        item, scenario = self._items[of], self._cast.scenario
+        """Edit or revoke a message as its author, or react to it as somebody else in the group.
+
+        Raises:
+            NotPossible: no such message, it is deleted, or it cannot be changed in this way.
+            PhoneError: the virtual phone refused.
+        """
+        items = self._outbox.items
+        if not 0 <= of < len(items) or not items[of].is_message:
+            raise NotPossible("no_message")
+        if self._outbox.is_deleted(items[of]):
+            raise NotPossible("deleted")
+        await self._may_send(text)
+        item, scenario = items[of], self._cast.scenario
         phone, to, who = self._cast.phone, self._cast.groups[item.group].id, item.who
         match what:
             case "edit":
-                if item.what != "text" or not 0 < len(text) <= TEXT_CHARS_MAX:
-                    raise NotPossible("only a text can be edited, into another text")
+                if item.what != "text":
+                    raise NotPossible("not_text")
+                if not text:
+                    raise NotPossible("empty")
                 sent = await phone.send(scenario.people[who], to, message=edit_of(item.sent, to, text))
             case "delete":
+                text = ""
                 sent = await phone.revoke(scenario.people[who], to, item.sent.id)
-            case "reaction":
+            case _:
                 text, who = EMOJI, next(each for each in scenario.groups[item.group]["participants"] if each != who)
                 sent = await phone.send(scenario.people[who], to, message=reaction_to(item.sent, to, text))
-            case _:
-                raise NotPossible(f"{what} changes nothing")
-        return self._note(what, who, item.group, text, sent, of)
+        return self._outbox.add(what, who, item.group, text, sent, of)
 
     async def link(self) -> None:
-        """Do the owner's part on the phone: scan the code that the worker shows, or type it in."""
-        if typed := (await self._database.detail()).get("pairing_code"):
-            await self._cast.phone.pair_code(str(typed))
-            return
-        await self._cast.phone.scan(await self._database.wait_qr(CODE_SECONDS))
+        """Do the owner's part on the phone: scan the code that the worker shows, or type it in.
 
-    def kill(self) -> None:
-        """kill -9."""
-        self.worker.child.kill()
+        Raises:
+            NotPossible: no code is shown, or it has just expired.
+        """
+        if await self._is_linked():
+            raise NotPossible("linked")
+        try:
+            if typed := (await self._database.detail()).get("pairing_code"):
+                await self._cast.phone.pair_code(str(typed))
+                return
+            await self._cast.phone.scan(await self._database.wait_qr(CODE_SECONDS))
+        except TookTooLong:
+            raise NotPossible("no_code") from None
+        except PhoneError:
+            raise NotPossible("code") from None
 
-    def start(self) -> None:
-        """Start the worker again if it is not running."""
+    async def kill(self) -> None:
+        """kill -9.
+
+        Raises:
+            NotPossible: it is dead already.
+        """
         if not self.worker.child.running:
-            self.worker = self._start()
+            raise NotPossible("dead")
+        self.worker.child.kill()
+        await self.worker_state()
+
+    async def start(self) -> None:
+        """Start the worker again.
+
+        Raises:
+            NotPossible: it runs already.
+        """
+        former = (await self._database.session_row() or {}).get("lease_owner")
+        if self.worker.child.running:
+            raise NotPossible("running")
+        self._former, self._serving, self._dead = former, False, False
+        self.worker = self._start()
+
+    async def worker_state(self) -> WorkerState:
+        """What the worker does. It serves the session once it has taken the lease over from its predecessor."""
+        if not self.worker.child.running:
+            if not self._dead:
+                self._dead = True
+                await self._outbox.begin_absence()
+            return "dead"
+        if not self._serving:
+            owner = (await self._database.session_row() or {}).get("lease_owner")
+            self._serving = owner not in (None, self._former)
+        return "running" if self._serving else "starting"
 
     async def look(self) -> Json:
         """The current state: people, groups and worker, and what was sent, acknowledged and stored."""
-        await self._take_receipts()
-        await self._find_rows()
-        scenario = self._cast.scenario
+        worker = await self.worker_state()
+        await self._outbox.update()
+        scenario, items = self._cast.scenario, self._outbox.items
+        monitored = {row["wa_group_id"] for row in await self._database.groups() if row["monitor"]}
         return {
-            "worker": self.worker.child.running,
+            "worker": worker,
+            "linked": await self._is_linked(),
             "owner": self._cast.people["owner"].pn.partition("@")[0],
             "people": [
                 {"who": who, "group": key, "name": scenario.people[who], "in": self._cast.groups[key].subject}
                 for key, group in scenario.groups.items()
                 for who in group["participants"]
             ],
-            "groups": [self._count(key) for key in scenario.groups],
-            "items": [self._shown(item) for item in reversed(self._items[-SHOWN:])],
+            "groups": [self._count(key) | {"on": self._cast.groups[key].id in monitored} for key in scenario.groups],
+            "items": [self._shown(item) for item in reversed(items[-SHOWN:])],
+            "absence": self._outbox.absence(),
         }
 
-    async def _take_receipts(self) -> None:
-        answer = await self._cast.phone.get("/receipts", since=self._receipts)
-        self._receipts = int(answer["next"])
-        there = {each["id"] for each in answer["items"] if each["kind"] == "receipt"}
-        for item in self._items:
-            item.receipted = item.receipted or item.sent.id in there
+    async def _may_send(self, text: str) -> None:
+        if len(self._outbox.items) >= SENT_MAX:
+            raise NotPossible("full")
+        if len(text) > TEXT_CHARS_MAX:
+            raise NotPossible("long")
+        if not await self._is_linked():
+            raise NotPossible("unlinked")
 
-    async def _find_rows(self) -> None:
-        """Queried after the receipts: what is acknowledged already has its row, or never gets one."""
-        wanted = {item.sent.id: item for item in self._items if item.is_message and not item.settled}
-        asked = list(wanted)[:LOOKED_FOR]
-        if not asked:
-            return
-        query = self._database.client.table("messages").select("id,wa_msg_id").eq("session_id", self._database.session)
-        found: Any = (await query.in_("wa_msg_id", asked).execute()).data
-        for row in found:
-            wanted[row["wa_msg_id"]].row = row["id"]
-        for item in (wanted[each] for each in asked):
-            item.settled = item.row is not None or item.receipted
+    async def _is_linked(self) -> bool:
+        return bool((await self._cast.phone.state())["paired"])
 
     def _count(self, group: str) -> Json:
-        mine = [item for item in self._items if item.is_message and item.group == group]
+        mine = [item for item in self._outbox.items if item.is_message and item.group == group]
         return {
             "key": group,
             "name": self._cast.groups[group].subject,
@@ -192,12 +223,8 @@ class Town:
     def _shown(self, item: Item) -> Json:
         names = {"who": self._cast.scenario.people[item.who], "group": self._cast.groups[item.group].subject}
         known = {"number": item.number, "what": item.what, "of": item.of, "words": item.words, "row": item.row}
-        return {**names, **known, "receipted": item.receipted, "settled": item.settled}
-
-    def _note(self, what: What, who: str, group: str, words: str, sent: Sent, of: int | None = None) -> int:
-        number = len(self._items)
-        self._items.append(Item(number=number, what=what, who=who, group=group, words=words, sent=sent, of=of))
-        return number
+        state = {"receipted": item.receipted, "settled": item.settled, "deleted": self._outbox.is_deleted(item)}
+        return {**names, **known, **state}
 
     def _start(self) -> Worker:
         settings = {**self._supabase, **SETTINGS, "WORKER_SESSION": self._database.session}
@@ -206,7 +233,7 @@ class Town:
 
 @asynccontextmanager
 async def found(folder: Path, session: str, say: Report) -> AsyncIterator[Town]:
-    """A town in `folder`, whose worker waits for a phone. All its processes are killed at the end."""
+    """A town in `folder`, whose worker shows a code. All its processes are killed at the end."""
     async with AsyncExitStack() as running:
         say("phone")
         phone = await running.enter_async_context(await VirtualPhone.start(folder))
@@ -217,8 +244,9 @@ async def found(folder: Path, session: str, say: Report) -> AsyncIterator[Town]:
         cast = await introduce(phone, load())
         say("worker")
         town = Town(folder, {"SUPABASE_URL": endpoint.url, "SUPABASE_SERVICE_KEY": endpoint.key}, cast, database)
-        running.callback(town.kill)
+        running.callback(lambda: town.worker.child.kill())
         await town.worker.ready()
+        await database.wait_qr(FIRST_CODE_SECONDS, town.worker.child.tail)
         yield town
 
 
@@ -250,10 +278,35 @@ async def serve(folder: Path, session: str) -> None:
         tasks.start_soon(_until_signalled, tasks.cancel_scope)
         tasks.start_soon(_read, orders, tasks.cancel_scope)
         async with found(folder, session, lambda step: _write({"say": step})) as town:
+            watch = _Watch(town)
+            await watch.look()
             _write({"ready": True})
             async with anyio.create_task_group() as work:
+                work.start_soon(watch.run)
                 async for order in lines:
-                    work.start_soon(_follow, town, order)
+                    work.start_soon(_follow, town, order, watch)
+
+
+class _Watch:
+    """Says each state of the worker: after an order that changes it, and if it ends by itself."""
+
+    def __init__(self, town: Town) -> None:
+        self._town = town
+        self._said: WorkerState | None = None
+
+    async def run(self) -> None:
+        while True:
+            await anyio.sleep(WATCH_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        try:
+            state = await self._town.worker_state()
+        except (PhoneError, httpx.HTTPError, APIError):
+            return  # the phone or the database is busy or ending: next time
+        if state != self._said:
+            self._said = state
+            _write({"worker": state})
 
 
 async def _until_signalled(scope: anyio.CancelScope) -> None:
@@ -271,12 +324,16 @@ async def _read(orders: anyio.abc.ObjectSendStream[Json], scope: anyio.CancelSco
         scope.cancel()
 
 
-async def _follow(town: Town, order: Json) -> None:
-    """Carry out one order and answer it."""
+async def _follow(town: Town, order: Json, watch: _Watch) -> None:
+    """Carry out one order and answer it. What only a log needs to know goes to stderr, the town's log."""
     try:
         answer = await _done(town, order)
-    except (NotPossible, PhoneError, TookTooLong, httpx.HTTPError, APIError) as no:
-        _write({"id": order["id"], "no": (str(no) or type(no).__name__).splitlines()[0]})
+        await watch.look()
+    except NotPossible as no:
+        _write({"id": order["id"], "no": str(no)})
+    except (PhoneError, TookTooLong, httpx.HTTPError, APIError) as failed:
+        print(f"{order['do']}: {type(failed).__name__}: {failed}", file=sys.stderr, flush=True)
+        _write({"id": order["id"], "no": "failed"})
     else:
         _write({"id": order["id"], "ok": answer})
 
@@ -292,11 +349,11 @@ async def _done(town: Town, order: Json) -> object:
         case {"do": "link"}:
             await town.link()
         case {"do": "kill"}:
-            town.kill()
+            await town.kill()
         case {"do": "start"}:
-            town.start()
+            await town.start()
         case _:
-            raise NotPossible("there is no such order")
+            raise NotPossible("unknown")
     return None
 
 

@@ -1,7 +1,7 @@
 """The stream that keeps an open page up to date (server-sent events).
 
 `situation`: the account's new state, for the frame and the link page's panel. `bubble`: a new or changed message.
-`gap`: more messages came than are kept here; reload the page. `over`: the login has ended.
+`gap`: more messages came than are kept here; reload the page. `over`: the login or the town has ended; go to this page.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
     sent: dict[int, str] = {}
     yield "retry: 2000\n\n"
     async for snapshot in live.snapshots():
-        if stream_is_over(context):
-            yield event("over", "")
+        if page := page_after_the_end(context):
+            yield event("over", page)
             return
         if snapshot is None:
             yield ": still here\n\n"
@@ -65,14 +65,16 @@ async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
                 yield f"id: {newest}\n\n"
 
 
-def stream_is_over(context: PageContext) -> bool:
-    """Whether the login or the town has ended. A proxy's request was authenticated when it arrived."""
+def page_after_the_end(context: PageContext) -> str | None:
+    """Where the page goes if its login or town has ended. A proxy's request was authenticated when it arrived."""
+    cookie = context.request.cookies.get(context.console.options.cookie)
+    if not context.request.headers.get("authorization") and context.console.logins.find(cookie) is None:
+        return "/login"
     if context.console.towns.is_gone(context.session):
-        return True
+        return f"/s/{context.console.session}/link?did=town_over"
     if context.town:
         context.town.see()
-    cookie = context.request.cookies.get(context.console.options.cookie)
-    return not context.request.headers.get("authorization") and context.console.logins.find(cookie) is None
+    return None
 
 
 def is_gap(page: Page, heard: int | None) -> bool:

@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from console.context import console_of, viewer_of
+from console.context import TownGone, console_of, viewer_of
 from console.rules.situations import AWAY
-from console.viewer import Forbidden, LoginNeeded
+from console.viewer import Forbidden, LoginNeeded, go_to
 from worker.errors import StoreError, StoreUnavailable
 from worker.settings import is_session_name
 
@@ -32,6 +32,13 @@ def forbidden(request: Request, fault: Exception) -> Response:
 def not_found(request: Request, fault: Exception) -> Response:
     status = fault.status_code if isinstance(fault, HTTPException) else 404
     return _page(request, WORDS.get(status, "error.busy"), status)
+
+
+def town_gone(request: Request, fault: Exception) -> Response:
+    """Lead from the pages of a town that has ended, which a browser's history still has, to the console's own."""
+    if "text/html" in request.headers.get("accept", ""):
+        return go_to(f"/s/{console_of(request).session}/link", did="town_over")
+    return PlainTextResponse("This town is gone.\n", 404)
 
 
 def store_fault(request: Request, fault: Exception) -> Response:
@@ -68,6 +75,7 @@ def _nowhere() -> dict[str, Any]:
 HANDLERS: Mapping[Any, Any] = {
     LoginNeeded: login_needed,
     Forbidden: forbidden,
+    TownGone: town_gone,
     HTTPException: not_found,
     StoreError: store_fault,
     Exception: own_fault,

@@ -76,6 +76,7 @@ async def _show(
     if context.town and live:
         with suppress(TownRefused):
             values["seen"] = await context.town.ask("look")
+            values["last_who"] = context.request.query_params.get("who", "")
     return await context.show("feed.html", values, situation=situation.value)
 
 

@@ -46,6 +46,7 @@ class Writer:
 
 
 async def listed(request: Request) -> Response:
+    """All groups, or those with `q` in their name. `part`: only what an empty list reads again until it has groups."""
     context = context_of(request)
     wanted = request.query_params.get("q", "").strip()
     async with parallel_reads() as reads:
@@ -55,6 +56,8 @@ async def listed(request: Request) -> Response:
     found = groups.value
     shown = [group for group in found if wanted.casefold() in (group.name or group.wa_group_id).casefold()]
     values = {"groups": shown, "all": len(found), "stored": _stored(found), "wanted": wanted, "former": former.value}
+    if request.query_params.get("part"):
+        return context.viewer.page("groups_part.html", values | {"base": context.base, "situation": situation.value})
     return await context.show("groups.html", values, situation=situation.value)
 
 

@@ -13,32 +13,36 @@ from console.town import Town, TownRefused, is_installed
 from console.viewer import go_to, number, read_action
 from worker.errors import StoreError
 
-BUILDING_SECONDS = "1"  # refresh interval
+STEPS = ("packages", "phone", "database", "worker")  # of a start; packages: only if they must be fetched
 
 
 async def start(request: Request) -> Response:
-    """Start a town, if no account is linked here."""
+    """Start a town, if no account is linked here. If there is one already, go there."""
     context = _at_home(request)
     await read_action(request, context.viewer)
-    if not is_installed() or not (await context.situation()).may_play:
-        raise HTTPException(404)
-    await context.audit("town_start")
-    await context.console.towns.start()
+    if context.console.towns.present is None:
+        if not is_installed() or not (await context.situation()).may_play:
+            raise HTTPException(404)
+        await context.audit("town_start")
+        await context.console.towns.start()
     return go_to(f"{context.base}/town")
 
 
 async def progress(request: Request) -> Response:
-    """The progress of starting. The page refreshes itself, and enters the town once it is running."""
+    """The progress of starting; leads into the town once it is running. `part`: only what the page reads again."""
     context = _at_home(request)
     town = context.console.towns.last
+    if town and town.state != "over":
+        town.see()
+    values: dict[str, object] = {"building": town, "steps": _steps(town) if town else []}
+    if request.query_params.get("part"):
+        return context.viewer.page("town_part.html", values | {"base": context.base})
     if town and town.state == "running":
-        town.see()
         return go_to(f"/s/{town.session}/link")
-    answer = await context.show("town.html", {"building": town})
-    if town and town.state == "starting":
-        town.see()
-        answer.headers["refresh"] = BUILDING_SECONDS
-    return answer
+    situation = await context.situation()
+    return await context.show(
+        "town.html", values | {"may_start": is_installed() and situation.may_play}, situation=situation
+    )
 
 
 async def stop(request: Request) -> Response:
@@ -58,9 +62,10 @@ async def phone(request: Request) -> Response:
         seen = await town.ask("look")
     except TownRefused:
         raise HTTPException(503) from None
+    values = {"seen": seen, "last_who": request.query_params.get("who", "")}
     if request.query_params.get("part"):
-        return context.viewer.page("phone_part.html", {"seen": seen, "base": context.base})
-    return await context.show("phone.html", {"seen": seen})
+        return context.viewer.page("phone_part.html", values | {"base": context.base})
+    return await context.show("phone.html", values)
 
 
 async def send(request: Request) -> Response:
@@ -68,44 +73,54 @@ async def send(request: Request) -> Response:
     context, town, form = await _order(request, "phone_send")
     who, _, group = form.get("who", "").partition(" ")
     text, picture = form.get("text", "").strip(), form.get("picture") == "true"
-    done = await _do(town, "send", who=who, group=group, text=text, picture=picture)
-    return _back(context, form, done)
+    refused = await _do(town, "send", who=who, group=group, text=text, picture=picture)
+    return _back(context, form, refused)
 
 
 async def change(request: Request) -> Response:
     """Edit, react to, or delete a message that was sent from the virtual phone."""
     context, town, form = await _order(request, "phone_change")
     of, what = number(form.get("of")), form.get("what", "")
-    done = await _do(town, "change", of=-1 if of is None else of, what=what, text=form.get("text", "").strip())
-    return _back(context, form, done)
+    refused = await _do(town, "change", of=-1 if of is None else of, what=what, text=form.get("text", "").strip())
+    return _back(context, form, refused)
 
 
 async def link(request: Request) -> Response:
     """Let the virtual phone scan or type the worker's code."""
     context, town, _ = await _order(request, "phone_link")
-    done = await _do(town, "link")
-    return go_to(f"{context.base}/link", did="phone_linked" if done else "phone_no")
+    refused = await _do(town, "link")
+    return go_to(f"{context.base}/link", **({"refused": refused} if refused else {"did": "phone_linked"}))
 
 
 async def worker(request: Request) -> Response:
     """Kill the town's worker, or start it again."""
     context, town, form = await _order(request, "phone_worker")
     do = "start" if form.get("do") == "start" else "kill"
-    done = await _do(town, do)
-    return go_to(f"{context.base}/phone", did=f"phone_{do}" if done else "phone_no")
+    refused = await _do(town, do)
+    return go_to(f"{context.base}/phone", **({"refused": refused} if refused else {}))
 
 
-async def _do(town: Town, do: str, **more: object) -> bool:
+async def _do(town: Town, do: str, **more: object) -> str:
+    """Send an order. Returns why it was refused; empty if it was done."""
     try:
         await town.ask(do, **more)
-    except TownRefused:
-        return False
-    return True
+    except TownRefused as refused:
+        return str(refused)
+    return ""
 
 
-def _back(context: PageContext, form: dict[str, str], done: bool) -> Response:
+def _steps(town: Town) -> list[tuple[str, str]]:
+    """The steps of a start, each with `done`, `now` or `next`."""
+    steps = [step for step in STEPS if step != "packages" or step in town.steps]
+    now = steps.index(town.steps[-1]) if town.steps and town.steps[-1] in steps else 0
+    return [(step, "done" if place < now else "now" if place == now else "next") for place, step in enumerate(steps)]
+
+
+def _back(context: PageContext, form: dict[str, str], refused: str) -> Response:
+    """The page that the form came from, with the same person still chosen."""
     page = "feed" if form.get("back") == "feed" else "phone"
-    return go_to(f"{context.base}/{page}") if done else go_to(f"{context.base}/{page}", did="phone_no")
+    query = {"who": form["who"]} if form.get("who") else {}
+    return go_to(f"{context.base}/{page}", **query, **({"refused": refused} if refused else {}))
 
 
 def _at_home(request: Request) -> PageContext:

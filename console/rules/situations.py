@@ -15,6 +15,8 @@ Tone = Literal["good", "busy", "attention", "bad"]
 
 TONES: dict[str, Tone] = {
     "away": "bad",
+    "killed": "bad",  # of a demo town, like the next one
+    "taking_over": "busy",
     "no_session": "attention",
     "no_worker": "bad",
     "connected": "good",
@@ -108,7 +110,7 @@ def judge(view: Mapping[str, Any] | None) -> Situation:
         return Situation(name="code" if shown.get("code") else "scan", say=say, **shown)
     if name in NAMELESS:
         return Situation(name="next_code", say=say)
-    known = name if name in TONES else "other"
+    known = name if name in TONES else ("other" if name else "starting")
     if known == "reconnecting" and not who:
         known = "unreachable"  # it never was connected
     return Situation(name=known, say=say, next_attempt_at=detail.get("next_attempt_at"), who=who, number=number)

@@ -72,7 +72,7 @@ function listen() {
   source.addEventListener('situation', (event) => showSituation(JSON.parse(event.data)))
   source.addEventListener('bubble', (event) => { heard = event.lastEventId; showBubble(JSON.parse(event.data)) })
   source.addEventListener('gap', showGap)
-  source.addEventListener('over', () => { source.close(); location.assign('/login') })
+  source.addEventListener('over', (event) => { source.close(); location.assign(event.data) })
   source.addEventListener('error', () => {
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000) // it was refused: the console starts anew
     if (++lost === 2) banner.replaceChildren(parse(`<p class="banner bad"></p>`)), banner.firstChild.append(document.body.dataset.lost)
@@ -85,13 +85,18 @@ function showSituation({ name, pill, banner: words, panel }) {
   if (name !== 'away' && document.querySelector('[data-returns]')) return location.reload()
   const place = document.getElementById('panel')
   if (!place || !panel) return undefined
-  const focused = place.contains(document.activeElement) ? document.activeElement.textContent : null
-  place.replaceChildren(parse(panel))
-  if (focused) [...place.querySelectorAll('a,button')].find((each) => each.textContent === focused)?.focus()
+  replaceKeepingFocus(place, panel)
   for (const element of document.querySelectorAll('.when-unlinked')) element.hidden = name === 'connected'
   findCountdowns()
   countDown()
   return undefined
+}
+
+/** Replace what `place` shows; the link or button of the same name keeps the focus. */
+function replaceKeepingFocus(place, html) {
+  const focused = place.contains(document.activeElement) ? document.activeElement.textContent : null
+  place.replaceChildren(parse(html))
+  if (focused) [...place.querySelectorAll('a,button')].find((each) => each.textContent === focused)?.focus()
 }
 
 function atBottom() {
@@ -248,8 +253,10 @@ async function refresh() {
   try {
     const answer = await fetch(part.dataset.refresh, { signal: AbortSignal.timeout(5000) })
     const html = answer.ok ? await answer.text() : shown
-    if (html !== shown) part.replaceChildren(parse(html))
+    if (html !== shown) replaceKeepingFocus(part, html)
     shown = html
+    const next = part.querySelector('[data-go]') // what the part waited for is there
+    if (next) location.replace(next.href)
   } catch { /* the live stream says that the console does not answer */ } finally {
     reading = false
   }
@@ -274,6 +281,11 @@ document.addEventListener('submit', async (event) => {
     form.elements.monitor.value = String(!on)
     const words = form.querySelector('.switch-words')
     words.textContent = on ? words.dataset.on : words.dataset.off
+    const stored = document.getElementById('stored')
+    if (stored && !form.closest('.gone')) {
+      stored.dataset.count = String(Number(stored.dataset.count) + (on ? 1 : -1))
+      stored.textContent = stored.dataset.words.replace('#', stored.dataset.count)
+    }
   } catch {
     form.submit() // the page that says why
   } finally {

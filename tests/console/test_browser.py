@@ -104,20 +104,18 @@ async def test_a_town_is_played_with_by_somebody_without_a_phone(
         await seen.log_in()
         await seen.open("link")
         await click("Try it with the virtual phone")
-        await seen.page.wait_for_selector("svg.qr", timeout=120_000)
+        await seen.see("Make an empty database")
+        assert await seen.serious() == []
+        await seen.page.wait_for_url("**/s/town-*/link", timeout=120_000)
+        assert await seen.page.locator("svg.qr").count(), "entered when the worker shows its code"
         assert await seen.serious() == []
         await click("Scan it with the virtual phone")
         await seen.see("Connected as")
         await click("Choose groups", "link")
         row = seen.page.get_by_role("row").filter(has_text="Saturday market")
 
-        async def listed() -> bool:
-            await seen.page.reload()
-            return bool(await row.count())
-
-        await until("the group on the page", listed, seconds=60)
         await row.get_by_role("switch").click()
-        await seen.page.wait_for_selector("[role=switch][aria-checked=true]")
+        await seen.see("1 of 3 stored")
         await click("Messages", "link")
 
         async def arrived() -> bool:
@@ -127,12 +125,19 @@ async def test_a_town_is_played_with_by_somebody_without_a_phone(
         await until("a message on the page", arrived, seconds=60)
         await click("Virtual phone", "link")
         assert await seen.serious() == []
+        start = seen.page.get_by_role("button", name="Start it again")
+        assert await start.count() == 0, "it runs"
         await click("Kill it")
         await seen.see("What is sent waits")
+        assert await seen.page.locator("#pill").inner_text() == "Worker killed", "though its lease has not ended"
+        assert await seen.page.get_by_role("button", name="Kill it").count() == 0
         await send("while nobody listens")
         await seen.page.get_by_role("cell", name="waiting").first.wait_for()
-        await click("Start it again")
-        await seen.page.get_by_role("cell", name="waiting").first.wait_for(state="detached")
+        assert await seen.serious() == []
+        await start.click()
+        await seen.see("Nothing was lost. Waited for a worker: 1; stored: 1.")
+        assert await seen.page.get_by_role("cell", name="waiting").count() == 0
+        await seen.page.locator("#pill", has_text="Connected").wait_for()
         counts = seen.page.locator("[data-group=market] [data-count]")
 
         async def acknowledged() -> bool:
@@ -143,6 +148,65 @@ async def test_a_town_is_played_with_by_somebody_without_a_phone(
         await click("Stop and forget it")
         await seen.see("The town is gone")
         assert site.app.console.towns.present is None
+        await seen.page.go_back()
+        await seen.see("That town is gone")
+        await seen.page.wait_for_url(f"**{site.base}/link?*")
+
+
+@pytest.mark.timeout(300)
+async def test_a_town_on_a_phone_and_in_two_browsers(browser: Any, embedded: Endpoint, session: str) -> None:
+    small = {"viewport": {"width": 375, "height": 720}}
+    async with (
+        served(embedded, session) as site,
+        window(browser, site, **small) as phone,
+        window(browser, site) as other,
+    ):
+
+        async def fits(what: str) -> None:
+            wide = await phone.page.evaluate("() => document.documentElement.scrollWidth - 375")
+            assert wide <= 0, what
+            await phone.page.evaluate("() => scrollTo(0, document.documentElement.scrollHeight)")
+            assert await phone.page.locator(".top .tag").is_visible(), f"{what}: no mark in sight that this is a town"
+
+        for seen in (phone, other):
+            await seen.log_in()
+            await seen.open("town")
+        await phone.page.get_by_role("button", name="Try it with the virtual phone").click()
+        await other.open("link")
+        await other.page.get_by_role("link", name="The town is starting").click()
+        for seen in (phone, other):
+            await seen.page.wait_for_selector("svg.qr", timeout=120_000)
+        await phone.page.get_by_role("link", name="Virtual phone").click()
+        await phone.see("This phone is not linked yet")
+        await fits("not linked")
+        await other.page.get_by_role("button", name="Scan it").click()
+        await other.see("Connected as")
+        await other.page.get_by_role("link", name="Choose groups").click()
+        await other.page.get_by_role("row").filter(has_text="Loading crew").get_by_role("switch").click()
+        await other.page.wait_for_selector("[role=switch][aria-checked=true]")
+        await phone.page.reload()
+        await phone.page.select_option("#who", label="Ben in Loading crew")
+        await phone.page.fill("#text", "x" * 200)
+        await phone.page.get_by_role("button", name="Send", exact=True).click()
+        await phone.page.get_by_role("cell", name="stored, then acknowledged").wait_for()
+        assert await phone.page.locator("#who").input_value() == "ben crew", "who wrote last"
+        await fits("virtual phone")
+        await phone.page.get_by_role("link", name="Messages").click()
+        last = await phone.page.locator("article").last.bounding_box()
+        form = await phone.page.locator(".compose").bounding_box()
+        assert form["y"] > last["y"] + last["height"], "the form touches the last message"
+        await fits("messages")
+
+        await other.page.get_by_role("link", name="Virtual phone").click()
+        await other.page.get_by_role("button", name="Kill it").click()
+        await phone.page.locator("#pill", has_text="Worker killed").wait_for()
+        await phone.page.get_by_role("button", name="Send as a picture").click()
+        await phone.page.wait_for_load_state()
+        await other.see("Waited for a worker: 1.")
+        await other.page.get_by_role("button", name="Stop and forget it").click()
+        await other.see("The town is gone")
+        await phone.see("That town is gone")
+        await phone.page.wait_for_url(f"**{site.base}/link?*")
 
 
 async def test_a_part_that_is_read_anew_waits_for_its_last_reading(

@@ -79,7 +79,7 @@ async def test_a_town_is_played_with_and_nothing_of_it_is_left(embedded: Endpoin
         for name in ("link", "groups", "feed", "search", "health", "phone"):
             assert "For play only" in await site.read(f"{base}/{name}"), name
         assert "For play only" not in await site.read(f"{site.base}/link")
-        await seen(site, f"{base}/link", "<svg")
+        assert "<svg" in await site.read(f"{base}/link"), "entered with the first code"
         await site.act(f"{base}/phone/link")
         await seen(site, f"{base}/link", "Connected as")
         page = await seen(site, f"{base}/groups", "Saturday market")
@@ -102,15 +102,21 @@ async def test_a_town_is_played_with_and_nothing_of_it_is_left(embedded: Endpoin
         await site.act(f"{base}/phone/send", who="ana family", text="for us alone")
         await site.act(f"{base}/phone/send", who="ben market", text="The road", picture="true")
         await site.act(f"{base}/phone/worker", do="kill")
-        await seen(site, f"{base}/phone", "The worker is dead")
+        assert "The worker was killed" in await site.read(f"{base}/link"), "though its lease has not ended"
+        assert "Messages are not received now" in await site.read(f"{base}/health")
         last = await site.act(f"{base}/phone/send", who="ana market", text="while nobody listens")
-        assert last.headers["location"] == f"{base}/phone"
+        assert last.headers["location"] == f"{base}/phone?who=ana+market"
         found = await counts(site, base)
         assert found["market"][0] > found["market"][1], "it waits"
         number = found["market"][0] + found["family"][0] - 1
         await site.act(f"{base}/phone/change", of=str(number), what="edit", text="while nobody listened")
         await site.act(f"{base}/phone/change", of=str(number), what="reaction")
+        page = await site.read(f"{base}/phone")
+        waiting = page.count("waiting at WhatsApp")
+        assert waiting >= 3, "these, and what the worker had not acknowledged when it was killed"
+        assert f"Waited for a worker: {waiting}. Came so far: 0." in page
         await site.act(f"{base}/phone/worker", do="start")
+        assert "starting again" in await site.read(f"{base}/link")
 
         async def complete() -> bool:
             found = await counts(site, base)
@@ -122,27 +128,95 @@ async def test_a_town_is_played_with_and_nothing_of_it_is_left(embedded: Endpoin
         page = await seen(site, f"{base}/feed", "while nobody listened")
         await seen(site, f"{base}/feed", "👍")
         assert "for us alone" not in page
+        page = await seen(site, f"{base}/phone", f"Nothing was lost. Waited for a worker: {waiting};")
+        assert "stored: the message has the new text" in page
+        assert "stored: the message has the reaction" in page
         await site.act(f"{base}/phone/change", of=str(number), what="delete")
         await seen(site, f"{base}/feed", "Deleted for everyone")
-        refused = await site.act(f"{base}/phone/change", of="999", what="delete")
-        assert refused.headers["location"].endswith("did=phone_no")
+        await seen(site, f"{base}/phone", "stored: the message is marked as deleted")
+        await site.act(f"{base}/phone/change", of=str(number - 2), what="edit", text="for us two")
+        await seen(site, f"{base}/phone", "acknowledged, not stored: its message is not stored either")
 
         await site.act(f"{site.base}/town/stop")
         assert [pid for pid in below if alive(pid)] == []
         assert not town.folder.exists()
-        assert (await site.get(f"{base}/feed")).status_code == 404
-        assert (await site.get(f"{base}/events")).status_code == 404
+        for name in ("feed", "phone", "groups/1"):
+            led = await site.get(f"{base}/{name}")
+            assert led.headers["location"] == f"{site.base}/link?did=town_over"
+        for path in ("events", "phone?part=1"):
+            assert (await site.get(f"{base}/{path}", accept="*/*")).status_code == 404
     assert [entry["action"] for entry in await audited(store, session)] == ["town_start", "town_stop"]
     assert await store.console.groups(session) == [], "none of it came into the owner's database"
 
 
-async def test_there_is_one_town_at_a_time(embedded: Endpoint, session: str) -> None:
+async def test_each_refusal_says_what_is_wrong(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site:
+        await site.log_in()
+        base = await built(site)
+
+        async def refused(order: str, **form: str) -> str:
+            answer = await site.act(f"{base}/phone/{order}", **form)
+            why = re.search(r"refused=(\w+)", answer.headers["location"])
+            page = await site.read(answer.headers["location"])
+            assert ("alert" in page) == bool(why)
+            return why[1] if why else ""
+
+        ana = {"who": "ana market", "text": "Two crates"}
+        assert await refused("send", **ana) == "unlinked"
+        assert await refused("worker", do="start") == "running"
+        assert await refused("link") == ""
+        await seen(site, f"{base}/link", "Connected as")
+        assert await refused("link") == "linked"
+        assert await refused("send", **ana | {"text": " "}) == "empty"
+        assert await refused("send", **ana | {"text": "x" * 4001}) == "long"
+        assert await refused("send", **ana | {"who": "nobody nowhere"}) == "unknown"
+        assert await refused("send", **ana) == ""
+        assert await refused("send", **ana, picture="true") == ""
+        assert await refused("change", of="7", what="delete") == "no_message"
+        assert await refused("change", of="0", what="dance") == "unknown"
+        assert await refused("change", of="0", what="edit") == "empty"
+        assert await refused("change", of="1", what="edit", text="Three") == "not_text"
+        assert await refused("change", of="0", what="delete") == ""
+        assert await refused("change", of="0", what="reaction") == "deleted"
+        assert await refused("worker", do="kill") == ""
+        assert await refused("worker", do="kill") == "dead"
+        assert site.app.console.towns.present, "none of it has ended the town"
+
+
+async def test_pages_of_a_town_of_an_earlier_console_lead_to_this_one(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site:
+        await site.log_in()
+        led = await site.get("/s/town-0123abcd/feed")
+        assert led.headers["location"] == f"{site.base}/link?did=town_over"
+        assert "That town is gone" in await site.read(led.headers["location"])
+
+
+async def test_a_start_shows_its_steps_and_leads_on(
+    embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    words = f"""echo '{{"say": "database"}}'; until [ -e {go} ]; do sleep 0.1; done; {READY}; {HANGS}"""
+    with script(monkeypatch, tmp_path, words):
+        async with served(embedded, session) as site:
+            await site.log_in()
+            await site.act(f"{site.base}/town")
+            page = await seen(site, f"{site.base}/town", "✓")
+            assert "npm" not in page, "they are installed"
+            assert re.search(r'aria-current="step">Make an empty database', page)
+            assert "data-go" not in await site.read(f"{site.base}/town?part=1")
+            go.touch()
+            await seen(site, f"{site.base}/town?part=1", "data-go")
+            assert "Go to the town" in await site.read(f"{site.base}/link")
+
+
+async def test_there_is_one_town_at_a_time(embedded: Endpoint, store: Store, session: str) -> None:
     async with served(embedded, session) as site:
         await site.log_in()
         await site.act(f"{site.base}/town")
         first = site.app.console.towns.present
         await site.act(f"{site.base}/town")
         assert first
+        assert [entry["action"] for entry in await audited(store, session)] == ["town_start"]
         assert site.app.console.towns.present is first
         await site.act(f"{site.base}/town/stop")
         assert not first.folder.exists(), "also while it is being built"
@@ -280,7 +354,7 @@ async def test_looks_at_a_town_that_hangs_do_not_pile_up(monkeypatch: pytest.Mon
             async def send() -> None:
                 nonlocal waiting
                 waiting += 1
-                with pytest.raises(towns.TownRefused, match=r"there|answer"):
+                with pytest.raises(towns.TownRefused, match="away"):
                     await town.ask("send")
 
             for _ in range(towns.ORDERS_MAX + 1):
@@ -290,7 +364,7 @@ async def test_looks_at_a_town_that_hangs_do_not_pile_up(monkeypatch: pytest.Mon
                 return waiting > towns.ORDERS_MAX
 
             await until("as many orders as there may be", all_wait, seconds=SEEN_SECONDS)
-            with anyio.fail_after(SEEN_SECONDS / 2), pytest.raises(towns.TownRefused, match="does not answer"):
+            with anyio.fail_after(SEEN_SECONDS / 2), pytest.raises(towns.TownRefused, match="away"):
                 await town.ask("look")
             await town.stop()
 

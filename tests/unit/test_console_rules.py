@@ -133,7 +133,7 @@ CODE: dict[str, Any] = {"pairing_code": "ABCD1234", "pairing_code_expires_at": s
         (view("disconnected", state="reconnecting"), "unreachable", "no connection was lost: none ever was"),
         (view("disconnected", state="reconnecting") | {"wa_number": "49151"}, "reconnecting", ""),
         (view("disconnected", state="something_new", say="Hm."), "other", "a newer worker"),
-        (view("disconnected"), "other", "nothing is known"),
+        (view("disconnected"), "starting", "a worker that has said nothing yet"),
     ],
 )
 def test_a_session_is_in_one_situation(seen: dict[str, Any] | None, name: str, because: str) -> None:
