@@ -31,15 +31,16 @@ async def start(request: Request) -> Response:
 async def progress(request: Request) -> Response:
     """The progress of starting; leads into the town once it is running. `part`: only what the page reads again."""
     context = _at_home(request)
-    town = context.console.towns.last
+    part = bool(request.query_params.get("part"))
+    situation = None if part else await context.situation()
+    town = context.console.towns.last  # after the only wait: the page must show one state
     if town and town.state != "over":
         town.see()
     values: dict[str, object] = {"building": town, "steps": _steps(town) if town else []}
-    if request.query_params.get("part"):
+    if situation is None:
         return context.viewer.page("town_part.html", values | {"base": context.base})
     if town and town.state == "running":
         return go_to(f"/s/{town.session}/link")
-    situation = await context.situation()
     return await context.show(
         "town.html", values | {"may_start": is_installed() and situation.may_play}, situation=situation
     )

@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from console import town as towns
+from console.context import PageContext
 from console.database import Database
+from console.rules.situations import Situation
 from testkit.embedded import EmbeddedSupabase
 from testkit.phone import VirtualPhone
 from testkit.processes import alive, descendants
@@ -207,6 +209,31 @@ async def test_a_start_shows_its_steps_and_leads_on(
             go.touch()
             await seen(site, f"{site.base}/town?part=1", "data-go")
             assert "Go to the town" in await site.read(f"{site.base}/link")
+
+
+async def test_a_town_that_is_ready_while_its_page_is_made_is_entered(
+    embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The page read that it was starting, and then asked the database for a moment."""
+    go = tmp_path / "go"
+    words = f"until [ -e {go} ]; do sleep 0.1; done; {READY}; {HANGS}"
+    situation = PageContext.situation
+
+    async def slowly(context: PageContext) -> Situation:
+        go.touch()
+        with anyio.fail_after(SEEN_SECONDS):
+            while site.app.console.towns.present.state == "starting":  # type: ignore[union-attr]  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+        return await situation(context)
+
+    with script(monkeypatch, tmp_path, words):
+        async with served(embedded, session) as site:
+            await site.log_in()
+            await site.act(f"{site.base}/town")
+            monkeypatch.setattr(PageContext, "situation", slowly)
+            answer = await site.get(f"{site.base}/town")
+            assert answer.status_code == 303, answer.text
+            assert answer.headers["location"].startswith("/s/town-")
 
 
 async def test_there_is_one_town_at_a_time(embedded: Endpoint, store: Store, session: str) -> None:
