@@ -28,6 +28,11 @@ CONNECTIONS = 8  # pages of a few viewers; the one poll of a session's changes
 FILE_CONNECTIONS = 16  # players keep one open per playing file
 LOOK_AGAIN_SECONDS = 1.0  # between two lookups of an address that does not answer
 
+
+class NoDatabase(StoreUnavailable):
+    """No embedded Supabase runs in the folder, and no other one is set."""
+
+
 Row = dict[str, Any]
 Address = tuple[str, str]  # URL and key
 Locate = Callable[[], Awaitable[Address]]
@@ -134,7 +139,7 @@ class Database:
         try:
             return await self._locate()
         except SettingsError as missing:  # the embedded Supabase is not running
-            raise StoreUnavailable(str(missing)) from None
+            raise NoDatabase(str(missing)) from None
 
     async def _connect(self, address: Address) -> _Open:
         await self.close()

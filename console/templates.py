@@ -52,11 +52,12 @@ def utc(at: str | datetime) -> str:
 
 
 def clock(at: str | datetime | None, style: str = "time") -> Markup:
-    """A time. The script shows it in the viewer's zone; UTC until then and on hover. `style`: time, day, date, full."""
+    """A time. The script shows it in the viewer's zone; UTC until then and on hover. `style`: time, day, date, full, or
+    message, whose day the script writes above it."""
     if not at:
         return Markup("")
     when = datetime.fromisoformat(at) if isinstance(at, str) else at
-    shown = {"time": "%H:%M", "day": "%m-%d", "date": "%Y-%m-%d", "full": "%Y-%m-%d %H:%M"}[style]
+    shown = {"time": "%H:%M", "day": "%m-%d", "date": "%Y-%m-%d", "full": "%Y-%m-%d %H:%M"}.get(style, "%Y-%m-%d %H:%M")
     return Markup('<time datetime="{}" title="{}" data-style="{}">{}</time>').format(
         iso_utc(when), utc(when), style, when.astimezone(UTC).strftime(shown)
     )

@@ -54,7 +54,7 @@ async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
         if (state := _state_of(snapshot.situation)) != told:
             told = state
             yield event("situation", json.dumps(_situation(context, snapshot.situation)))
-        if after is not None and snapshot.situation.name != "away" and snapshot.page.rows:
+        if after is not None and snapshot.situation.is_read and snapshot.page.rows:
             newest = snapshot.page.rows[-1]["id"]
             if is_gap(snapshot.page, heard):
                 yield event("gap", "", newest)
@@ -121,6 +121,7 @@ def _situation(context: PageContext, situation: Situation) -> dict[str, Any]:
     panel = context.viewer.render("link_panel.html", frame) if context.request.query_params.get("panel") else ""
     return {
         "name": situation.name,
+        "read": situation.is_read,
         "pill": context.viewer.render("pill.html", frame),
         "banner": context.viewer.render("banner.html", frame),
         "panel": panel,

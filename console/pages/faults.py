@@ -1,4 +1,7 @@
-"""Error pages: log in, not found, not allowed, database away, internal error."""
+"""Error pages: log in, not found, not allowed, database away, internal error. Each says the one thing to do.
+
+The texts are in the catalogue: `error.NAME.title` and `error.NAME.do`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from console.context import TownGone, console_of, viewer_of
-from console.rules.situations import AWAY
+from console.database import NoDatabase
+from console.rules.situations import AWAY, NO_DATABASE, Situation
 from console.viewer import Forbidden, LoginNeeded, go_to
 from worker.errors import StoreError, StoreUnavailable
 from worker.settings import is_session_name
@@ -20,9 +24,9 @@ WORDS = {400: "error.form", 404: "error.not_found", 405: "error.not_found", 408:
 
 
 def login_needed(request: Request, fault: Exception) -> Response:
-    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse("/login", 303)
-    return PlainTextResponse("Log in first.\n", 401)
+    if "text/html" not in request.headers.get("accept", ""):
+        return PlainTextResponse("Log in first.\n", 401)
+    return RedirectResponse("/login", 303) if request.method == "GET" else _page(request, "error.login", 401)
 
 
 def forbidden(request: Request, fault: Exception) -> Response:
@@ -45,7 +49,8 @@ def store_fault(request: Request, fault: Exception) -> Response:
     """A page that waits for the database: its script reloads it when the database answers again."""
     logger.warning("the console could not read a page: {}", fault)
     if isinstance(fault, StoreUnavailable):
-        return _page(request, "error.away", 503, away=True)
+        situation = NO_DATABASE if isinstance(fault, NoDatabase) else AWAY
+        return _page(request, f"error.{situation.name}", 503, situation)
     return _page(request, "error.refused", 502)
 
 
@@ -54,16 +59,16 @@ def own_fault(request: Request, fault: Exception) -> Response:
     return _page(request, "error.fault", 500)
 
 
-def _page(request: Request, key: str, status: int, away: bool = False) -> Response:
+def _page(request: Request, key: str, status: int, away: Situation | None = None) -> Response:
     viewer = viewer_of(request)
-    values: dict[str, Any] = {"key": key, "away": away}
+    values: dict[str, Any] = {"key": key, "away": away is not None}
     if viewer.login is None:
         return viewer.page("fault.html", values | _nowhere(), status)
     console = console_of(request)
     session = str(request.path_params.get("session", console.session))
     if not is_session_name(session):
         return viewer.page("fault.html", values | _nowhere(), status)
-    frame = _nowhere() | {"session": session, "base": f"/s/{session}", "situation": AWAY if away else None}
+    frame = _nowhere() | {"session": session, "base": f"/s/{session}", "situation": away}
     frame |= {"home": f"/s/{console.session}", "town": console.towns.of(session)}
     return viewer.page("fault.html", values | frame, status)
 

@@ -9,10 +9,11 @@ from starlette.responses import Response
 
 from console.context import console_of, context_of
 from console.database import Row
+from console.rules.situations import Situation, judge
 from console.texts import LANGUAGES
 from console.viewer import PREFERENCE_SECONDS, THEMES, go_to, is_local_path, read_form
 
-COLUMNS = "id,status,wa_name,wa_number,lease_expires_at,say:detail->>say,updated_at"
+COLUMNS = "id,status,wa_name,wa_number,lease_expires_at,detail,updated_at"
 
 
 async def start(request: Request) -> Response:
@@ -26,7 +27,7 @@ async def listed(request: Request) -> Response:
     context = context_of(request)
     rows = await context.database.read("sessions", lambda c: c.table("wa_sessions").select(COLUMNS).order("id"))
     now = datetime.now(UTC)
-    return await context.show("sessions.html", {"rows": [row | {"served": _is_served(row, now)} for row in rows]})
+    return await context.show("sessions.html", {"rows": [row | {"situation": _situation(row, now)} for row in rows]})
 
 
 async def prefer(request: Request) -> Response:
@@ -44,6 +45,8 @@ async def prefer(request: Request) -> Response:
     return answer
 
 
-def _is_served(row: Row, now: datetime) -> bool:
+def _situation(row: Row, now: datetime) -> Situation:
+    """What the account's own page says, by this machine's clock."""
     expires_at = row.get("lease_expires_at")
-    return bool(expires_at) and datetime.fromisoformat(str(expires_at)) > now
+    held = bool(expires_at) and datetime.fromisoformat(str(expires_at)) > now
+    return judge(row | {"lease_held": held, "now": now.isoformat()})

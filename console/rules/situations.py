@@ -17,6 +17,7 @@ TONES: dict[str, Tone] = {
     "away": "bad",
     "killed": "bad",  # of a demo town, like the next one
     "taking_over": "busy",
+    "no_database": "bad",
     "no_session": "attention",
     "no_worker": "bad",
     "connected": "good",
@@ -44,6 +45,11 @@ REFRESHABLE = frozenset(
     {"scan", "code", "passkey", "compare", "next_code", "idle", "logged_out", "needs_you", "unlinked", "other"}
 )
 LINKED = frozenset({"connected", "reconnecting", "paired", "needs_you"})
+UNREAD = frozenset({"away", "no_database"})  # the database could not be asked
+# What the worker says of these, our words say already.
+SELF_EVIDENT = frozenset(
+    {"no_session", "connected", "scan", "code", "next_code", "starting", "connecting", "paired", "stopped"}
+)
 NAMELESS = frozenset({"waiting_for_scan"})  # has its own situations: a code is shown, or is about to come
 
 
@@ -82,10 +88,20 @@ class Situation:
     @property
     def may_play(self) -> bool:
         """Whether to offer a demo town: as far as we know, no account is linked."""
-        return not (self.who or self.name in LINKED or self.name == "away")
+        return not (self.who or self.name in LINKED or self.name in UNREAD)
+
+    @property
+    def is_read(self) -> bool:
+        return self.name not in UNREAD
+
+    @property
+    def say_adds(self) -> bool:
+        """Whether to show the worker's sentence, which is English."""
+        return bool(self.say) and self.name not in SELF_EVIDENT
 
 
 AWAY = Situation(name="away")
+NO_DATABASE = Situation(name="no_database")
 
 
 def judge(view: Mapping[str, Any] | None) -> Situation:
@@ -100,7 +116,8 @@ def judge(view: Mapping[str, Any] | None) -> Situation:
     who = str(view.get("wa_name") or number)
     say = str(detail.get("say") or "")
     if not view.get("lease_held"):
-        return Situation(name="no_worker", say=say, who=who, number=number)
+        stale = detail.get("state") in SELF_EVIDENT | NAMELESS
+        return Situation(name="no_worker", say="" if stale else say, who=who, number=number)
     if view["status"] == "connected":
         return Situation(name="connected", say=say, who=who, number=number)
     name = str(detail.get("state") or "")

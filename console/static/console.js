@@ -12,6 +12,8 @@ const STYLES = {
   day: { day: 'numeric', month: 'short' },
   date: { dateStyle: 'medium' },
   full: { dateStyle: 'medium', timeStyle: 'short' },
+  message: { timeStyle: 'short' }, // its day stands above it
+  heading: { weekday: 'long', day: 'numeric', month: 'long', year: 'numeric' },
 }
 
 const language = document.documentElement.lang
@@ -32,7 +34,54 @@ function parse(html) {
   const template = document.createElement('template')
   template.innerHTML = html
   localTimes(template.content)
-  return template.content
+  return document.importNode(template.content, true) // of this document, so that what plays can be moved into it
+}
+
+/** A dated line above the first message of each day, in the viewer's zone. */
+function separateDays() {
+  const days = { [new Date(Date.now() - 86_400_000).toDateString()]: feed?.dataset.yesterday, [new Date().toDateString()]: feed?.dataset.today }
+  let before = ''
+  for (const line of feed?.querySelectorAll('.day') ?? []) if (!line.nextElementSibling?.matches('article')) line.remove()
+  for (const article of feed?.querySelectorAll(':scope > article') ?? []) {
+    const at = new Date(article.querySelector('.at time').dateTime)
+    const day = at.toDateString()
+    let line = article.previousElementSibling?.matches('.day') ? article.previousElementSibling : null
+    if (day === before) {
+      line?.remove()
+    } else {
+      if (!line) article.before(line = Object.assign(document.createElement('div'), { className: 'day' }))
+      line.textContent = days[day] ?? new Intl.DateTimeFormat(locale, STYLES.heading).format(at)
+    }
+    before = day
+  }
+}
+
+// What is put in place of something else: the focus, what was opened, typed and playing go on
+
+function carry(before, after) {
+  const opened = before.querySelectorAll('details')
+  for (const [place, each] of after.querySelectorAll('details').entries()) each.open = opened[place]?.open ?? false
+  for (const each of after.querySelectorAll('textarea[id]')) each.value = before.querySelector(`#${each.id}`)?.value ?? ''
+  for (const each of after.querySelectorAll('audio,video')) {
+    const same = [...before.querySelectorAll(each.localName)].find((old) => old.src === each.src)
+    if (same) each.replaceWith(same)
+  }
+}
+
+/** What takes the focus that `element` had. */
+function refocus(place, element) {
+  const words = (each) => `${each.localName} ${each.id || each.textContent}`
+  const same = [...place.querySelectorAll('a,button,input,select,textarea,summary')].find((each) => words(each) === words(element))
+  const aim = same ?? place.querySelector('h2') ?? place
+  if (!same) aim.tabIndex = -1
+  aim.focus({ preventScroll: true })
+}
+
+function swap(place, content) {
+  const focused = place.contains(document.activeElement) ? document.activeElement : null
+  carry(place, content)
+  place.replaceChildren(content)
+  if (focused) refocus(place, focused)
 }
 
 // Countdowns
@@ -49,7 +98,8 @@ function findCountdowns() {
 function countDown() {
   for (const { element, until } of countdowns) {
     const left = Math.max(0, Math.ceil((until - performance.now()) / 1000))
-    element.textContent = element.dataset.words.replace('#', String(left))
+    const words = element.dataset.words.replace('#', String(left))
+    if (element.textContent !== words) element.textContent = words
     element.closest('.codes')?.classList.toggle('expired', left === 0)
   }
 }
@@ -79,24 +129,17 @@ function listen() {
   })
 }
 
-function showSituation({ name, pill, banner: words, panel }) {
+function showSituation({ name, read, pill, banner: words, panel }) {
   document.getElementById('pill')?.replaceChildren(parse(pill))
   banner.replaceChildren(parse(words))
-  if (name !== 'away' && document.querySelector('[data-returns]')) return location.reload()
+  if (read && document.querySelector('[data-returns]')) return location.reload()
   const place = document.getElementById('panel')
   if (!place || !panel) return undefined
-  replaceKeepingFocus(place, panel)
+  swap(place, parse(panel))
   for (const element of document.querySelectorAll('.when-unlinked')) element.hidden = name === 'connected'
   findCountdowns()
   countDown()
   return undefined
-}
-
-/** Replace what `place` shows; the link or button of the same name keeps the focus. */
-function replaceKeepingFocus(place, html) {
-  const focused = place.contains(document.activeElement) ? document.activeElement.textContent : null
-  place.replaceChildren(parse(html))
-  if (focused) [...place.querySelectorAll('a,button')].find((each) => each.textContent === focused)?.focus()
 }
 
 function atBottom() {
@@ -115,19 +158,36 @@ function showBubble({ id, parts, html }) {
     if (alone?.matches('article')) alone.remove() // it has found the message that it belongs to
   }
   if (known?.matches('article')) {
+    const focused = known.contains(document.activeElement) ? document.activeElement : null
+    carry(known, bubble)
     known.replaceWith(bubble)
+    if (focused) focused === known ? bubble.focus({ preventScroll: true }) : refocus(bubble, focused)
   } else {
     const after = [...feed.querySelectorAll('article')].reverse().find((each) => each.dataset.order < bubble.dataset.order)
     if (!after && feed.querySelector('article')) return // older than what this page shows
     document.getElementById('nothing')?.remove()
+    Object.assign(feed, { role: 'feed', ariaLabel: feed.dataset.label }) // empty, it is none
     after ? after.after(bubble) : feed.append(bubble)
     if (!follow) showBelow()
+    tellNew()
   }
+  separateDays()
   if (follow) window.scrollTo(0, document.documentElement.scrollHeight)
 }
 
 // A picture that comes later must not push the newest message out of sight.
 feed?.addEventListener('load', () => { if (following) window.scrollTo(0, document.documentElement.scrollHeight) }, true)
+
+let came = 0
+
+/** For a screen reader: how many messages came, once a second at most. */
+function tellNew() {
+  if (came++) return
+  setTimeout(() => {
+    document.getElementById('came').textContent = feed.dataset.came.replace('#', new Intl.NumberFormat(language).format(came))
+    came = 0
+  }, 1000)
+}
 
 function showBelow() {
   if (document.querySelector('.below')) return
@@ -157,6 +217,7 @@ function loadMore(link, name, add) {
   async function load() {
     if (loading || !link.isConnected) return
     loading = true
+    link.textContent = feed.dataset.loading
     try {
       const url = new URL(link.href)
       url.searchParams.set('part', '1')
@@ -187,9 +248,10 @@ function loadMore(link, name, add) {
 loadMore(document.getElementById('older'), 'before', (articles) => {
   const height = document.documentElement.scrollHeight
   feed.prepend(...articles)
+  separateDays()
   window.scrollBy(0, document.documentElement.scrollHeight - height)
 })
-loadMore(document.getElementById('newer'), 'after', (articles) => feed.append(...articles))
+loadMore(document.getElementById('newer'), 'after', (articles) => { feed.append(...articles); separateDays() })
 
 /** Scroll to an element: into the middle, or to its beginning if it is long. */
 function reveal(element) {
@@ -253,7 +315,7 @@ async function refresh() {
   try {
     const answer = await fetch(part.dataset.refresh, { signal: AbortSignal.timeout(5000) })
     const html = answer.ok ? await answer.text() : shown
-    if (html !== shown) replaceKeepingFocus(part, html)
+    if (html !== shown) swap(part, parse(html))
     shown = html
     const next = part.querySelector('[data-go]') // what the part waited for is there
     if (next) location.replace(next.href)
@@ -298,9 +360,10 @@ for (const select of document.querySelectorAll('[data-submits]')) select.addEven
 
 for (const field of document.querySelectorAll('[data-filter]')) {
   field.addEventListener('input', () => {
-    for (const row of document.querySelectorAll(field.dataset.filter)) {
-      row.hidden = !row.dataset.words.includes(field.value.toLowerCase())
-    }
+    const rows = [...document.querySelectorAll(field.dataset.filter)]
+    for (const row of rows) row.hidden = !row.dataset.words.includes(field.value.toLowerCase())
+    const none = document.getElementById('none')
+    if (none) none.textContent = rows.some((row) => !row.hidden) ? '' : field.dataset.none
   })
 }
 
@@ -318,6 +381,8 @@ for (const field of document.querySelectorAll('[data-offset]')) {
 // Begin
 
 localTimes(document)
+separateDays()
+setInterval(separateDays, 60_000) // today becomes yesterday
 findCountdowns()
 setInterval(countDown, 500)
 if (feed?.hasAttribute('data-live')) window.scrollTo(0, document.documentElement.scrollHeight)

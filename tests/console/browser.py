@@ -110,7 +110,7 @@ async def chromium() -> AsyncIterator[Any]:
 @asynccontextmanager
 async def window(browser: Any, site: Site, **wishes: Any) -> AsyncIterator[Window]:
     """A fresh window; at its end it must have run nobody's script and asked nobody else."""
-    context = await browser.new_context(locale="en-GB", **wishes)
+    context = await browser.new_context(**{"locale": "en-GB"} | wishes)
     opened = Window(await context.new_page(), site)
     yield opened
     await context.close()

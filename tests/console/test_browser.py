@@ -403,7 +403,7 @@ async def test_a_database_that_is_away_is_said_once_and_waited_for(
         await seen.see("The database does not answer")
         assert await seen.page.locator(".banner").count() == 1
         await seen.open("groups")
-        await seen.see("This did not work")
+        await seen.see("this page returns by itself")
         async with await EmbeddedSupabase.start(tmp_path / "own"):
             await seen.see("No groups yet")
             assert await seen.page.locator(".banner.bad").count() == 0
