@@ -37,6 +37,7 @@ class Console:
     address: str = ""
     folder: Path | None = None  # of the embedded database, if it is used
     feeds: dict[str, LiveFeed] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)  # sessions seen in the database
 
     def database_of(self, session: str) -> Database:
         """The session's database: a demo town has its own."""
@@ -48,6 +49,8 @@ class Console:
         if session not in self.feeds:
             for name in [name for name in self.feeds if self.towns.is_gone(name)]:
                 del self.feeds[name]
+            if len(self.feeds) >= FEEDS_MAX:
+                self.feeds = {name: feed for name, feed in self.feeds.items() if not feed.is_idle}
             if len(self.feeds) >= FEEDS_MAX:
                 raise HTTPException(503)
             town = self.towns.of(session)
@@ -98,8 +101,22 @@ class PageContext:
         self, template: str, values: Mapping[str, Any], status: int = 200, situation: Situation | None = None
     ) -> Response:
         """A page in the common frame. `situation`: if it was already read."""
+        await self.require_session()
         frame = frame_of(self, situation or await self.situation())
         return self.viewer.page(template, frame | dict(values), status)
+
+    async def require_session(self) -> None:
+        """Raises:
+        HTTPException: there is no such session, and it is not the one that this console waits for.
+        """
+        known = self.console.known
+        if self.town or self.session == self.console.session or self.session in known:
+            return
+        if not await self.database.read(
+            "session", lambda c: c.table("wa_sessions").select("id").eq("id", self.session)
+        ):
+            raise HTTPException(404)
+        known.add(self.session)
 
     async def act(self, action: str, **more: object) -> dict[str, str]:
         """Authorise and audit an action. Returns its form.
@@ -113,6 +130,7 @@ class PageContext:
 
     async def audit(self, action: str, **more: object) -> None:
         """Audit what this viewer is about to do."""
+        await self.require_session()
         await self.database.audit(self.session, action, self.viewer.who, **more)
 
 

@@ -97,15 +97,19 @@ class Database:
 
         Raises:
             StoreUnavailable: Storage does not answer.
+            httpx.PoolTimeout: all connections for files are in use.
         """
         opened = await self._opened()
         url, key = opened.address
-        headers = {"apikey": key, "authorization": f"Bearer {key}", **({"range": span} if span else {})}
+        headers = {"apikey": key, "authorization": f"Bearer {key}", "accept-encoding": "identity"}
+        headers |= {"range": span} if span else {}
         try:
             async with opened.files.stream(
                 "GET", f"{url}/storage/v1/object/{BUCKET}/{path}", headers=headers
             ) as answer:
                 yield answer
+        except httpx.PoolTimeout:
+            raise
         except httpx.HTTPError as error:
             self._doubtful = True
             raise StoreUnavailable(f"file: {type(error).__name__}") from error

@@ -63,6 +63,10 @@ class LiveFeed:
         self._cursor: str | None = None
         self._read_at = 0.0
 
+    @property
+    def is_idle(self) -> bool:
+        return not self.viewers and not self._running
+
     async def snapshots(self) -> AsyncGenerator[Snapshot | None, None]:
         """Each new state; None now and then while nothing changes.
 

@@ -17,12 +17,12 @@ from pydantic import SecretStr
 
 from console.access.guard import Guard
 from console.app import open_console
+from console.connections import CONNECTIONS_MAX, Connection
 from worker.commands.runtime import find
 from worker.errors import SettingsError
 from worker.settings import GENERATED, Settings, is_loopback
 
 BACKLOG = 64
-CONNECTIONS_MAX = 256  # each open page keeps one for its live stream
 GRACE_SECONDS = 1
 TOKEN_FILE = "console.token"  # noqa: S105 - a file's name
 
@@ -103,9 +103,9 @@ async def serve(app: Guard, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         ws="none",
-        http="h11",
+        http=Connection,
         backlog=BACKLOG,
-        limit_concurrency=CONNECTIONS_MAX,
+        limit_concurrency=CONNECTIONS_MAX + 1,  # at so many, uvicorn refuses; those that idle have made room before
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -62,6 +62,10 @@ class Viewer:
     def who(self) -> str:
         return self.login.who if self.login else ""
 
+    @property
+    def is_proxied(self) -> bool:
+        return self.login is not None and self.login.proxied
+
     def page(self, template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
         return HTMLResponse(self.render(template, values), status)
 

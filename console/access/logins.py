@@ -30,12 +30,13 @@ Clock = Callable[[], float]
 
 @dataclass
 class Login:
-    """One logged-in browser. `csrf`: the token of its forms."""
+    """One logged-in browser. `csrf`: the token of its forms. `proxied`: a proxy vouches for it with each request."""
 
     who: str
     csrf: str
     since: float
     seen: float
+    proxied: bool = False
 
 
 class Attempts:
@@ -140,7 +141,7 @@ class Logins:
 
     def of_proxy(self, who: str) -> Login:
         """The login of a request with the token itself, sent by a proxy that has authenticated the user."""
-        return Login(who=who, csrf=_sign(self._csrf_key, who), since=0.0, seen=0.0)
+        return Login(who=who, csrf=_sign(self._csrf_key, who), since=0.0, seen=0.0, proxied=True)
 
 
 def clean_who(name: str) -> str:

@@ -7,19 +7,24 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from console.context import PageContext, context_of, frame_of
+from console.context import PageContext, context_of, frame_of, viewer_of
 from console.live import LiveFeed, Snapshot, rows_of
 from console.messages import MessageScope, Page
 from console.rules.bubbles import Bubble, make_bubbles
 from console.rules.situations import Situation
 from console.viewer import number
+
+STREAMS_MAX = 150  # of all viewers; other pages need connections, too (`console.connections`)
+PROXIED_SECONDS = 300.0  # then the browser reconnects, and the proxy can refuse who has logged out there
 
 
 async def stream(request: Request) -> Response:
@@ -28,6 +33,9 @@ async def stream(request: Request) -> Response:
     `heard`, or the header that a browser sends when it reconnects: the newest message, of any group, told before.
     """
     context = context_of(request)
+    await context.require_session()
+    if sum(feed.viewers for feed in context.console.feeds.values()) >= STREAMS_MAX:
+        raise HTTPException(503)
     live = context.console.live(context.session)  # now, while the session is still the same
     return StreamingResponse(
         _events(context, live),
@@ -42,11 +50,14 @@ async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
     if heard is None and group is None:
         heard = after
     told: object = None
+    began = time.monotonic()
     sent: dict[int, str] = {}
     yield "retry: 2000\n\n"
     async for snapshot in live.snapshots():
         if page := page_after_the_end(context):
             yield event("over", page)
+            return
+        if context.viewer.is_proxied and time.monotonic() - began > PROXIED_SECONDS:
             return
         if snapshot is None:
             yield ": still here\n\n"
@@ -66,9 +77,8 @@ async def _events(context: PageContext, live: LiveFeed) -> AsyncIterator[str]:
 
 
 def page_after_the_end(context: PageContext) -> str | None:
-    """Where the page goes if its login or town has ended. A proxy's request was authenticated when it arrived."""
-    cookie = context.request.cookies.get(context.console.options.cookie)
-    if not context.request.headers.get("authorization") and context.console.logins.find(cookie) is None:
+    """Where the page goes if its login or town has ended."""
+    if viewer_of(context.request).login is None:
         return "/login"
     if context.console.towns.is_gone(context.session):
         return f"/s/{context.console.session}/link?did=town_over"

@@ -46,7 +46,10 @@ async def file(request: Request) -> Response:
         return Response(None, 416, headers | {"content-range": f"bytes */{total}"})
     stack = AsyncExitStack()
     asked = f"bytes={span.first}-{span.last}" if span else None
-    answer = await stack.enter_async_context(context.database.file(media["storage_path"], asked))
+    try:
+        answer = await stack.enter_async_context(context.database.file(media["storage_path"], asked))
+    except httpx.PoolTimeout:  # players hold all connections for files; Storage is not to blame
+        raise HTTPException(503) from None
     if answer.status_code not in (200, 206):
         await stack.aclose()
         if answer.status_code in (400, 404):

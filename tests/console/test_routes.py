@@ -178,6 +178,43 @@ async def test_every_route_answers_head_at_once_and_without_its_cost(
         assert site.app.console.live(session).viewers == 0
 
 
+async def test_a_session_that_does_not_exist_has_no_page_and_takes_no_form(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
+    missing = f"{session}-missing"
+    async with served(embedded, session) as site:
+        await site.log_in()
+        form = {**FORM, "csrf": await site.csrf()}
+        for path in routes("GET"):
+            if "{session}" in path:
+                assert (await head_of(site, "GET", filled(path, missing))).status_code == 404, path
+        for path in routes("POST"):
+            if "{session}" in path:
+                assert (await site.send(filled(path, missing), form)).status_code == 404, path
+        assert await site.read(f"{site.base}/link"), "the one that the console waits for has no row yet, either"
+        await writer(store, missing)
+        assert await site.read(f"/s/{missing}/groups"), "created meanwhile"
+    assert site.app.console.feeds == {}
+
+
+async def test_no_session_s_rows_are_reached_through_another(embedded: Endpoint, store: Store, session: str) -> None:
+    known, other = await one_of_each(store, session), f"{session}-other"
+    await writer(store, other)
+    before = await traces(store, session)
+    async with served(embedded, other) as site:
+        await site.log_in()
+        form = {**FORM, "csrf": await site.csrf()}
+        for path in routes("GET"):
+            if ":id}" in path:
+                assert (await head_of(site, "GET", filled(path, other, known))).status_code == 404, path
+        for path in routes("POST"):
+            if ":id}" in path:
+                answer = await site.send(filled(path, other, known), form)
+                nothing = ("retry_none", "not_taken")  # the database's own answer for what is not this session's
+                assert answer.status_code == 404 or answer.headers["location"].endswith(nothing), path
+    assert await traces(store, session) == before
+
+
 @pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PUT", "DELETE", "PATCH", "CONNECT", "PROPFIND"])
 async def test_no_route_has_another_method(embedded: Endpoint, session: str, method: str) -> None:
     async with served(embedded, session) as site:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import anyio
 import pytest
 
+from console import context
+from console.connections import CONNECTIONS_MAX
 from console.live import POLL_SECONDS, SLOWEST_SECONDS, WINDOW, LiveFeed, new_between, pause
 from console.messages import Page
+from console.pages import events
 from console.viewer import Viewer
 from testkit.waiting import until
 from tests.console.rows import connected, ids, recent, show
-from tests.console.site import Site, served
+from tests.console.site import TOKEN, Site, served
 from tests.integration.database import table, writer
 from worker.store import Store
 from worker.store.console import Console
@@ -149,3 +152,88 @@ def test_a_flood_is_read_less_often_too() -> None:
     assert new_between(after, after) == 0
     assert pause(0.01, 29) == POLL_SECONDS
     assert pause(0.01, 30) == SLOWEST_SECONDS
+
+
+async def test_the_stream_ends_with_the_login(embedded: Endpoint, store: Store, session: str) -> None:
+    """Also behind a proxy that asks for a password of its own, which the browser sends along."""
+    held = await writer(store, session)
+    await connected(store, held)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        csrf = await site.csrf()
+        headers = {"authorization": "Basic b2xnYTp4"}
+        with anyio.fail_after(SEEN_SECONDS):
+            async with site.http.stream("GET", f"{site.base}/events?after=0", headers=headers) as stream:
+                lines = stream.aiter_lines()
+                async for line in lines:
+                    if line == "event: situation":
+                        break
+                await site.send("/logout", {"csrf": csrf})
+                rest = [line async for line in lines]
+    assert "event: over" in rest
+
+
+async def test_a_proxy_is_asked_again_from_time_to_time(
+    embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PROXIED_SECONDS", 0.0)
+    async with served(embedded, session) as site:
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        with anyio.fail_after(SEEN_SECONDS):
+            answer = await site.http.get(f"{site.base}/events", headers=headers)
+    assert answer.text == "retry: 2000\n\n", "it ends, and the browser comes again"
+
+
+async def test_streams_leave_room_for_pages(
+    embedded: Endpoint, store: Store, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "STREAMS_MAX", 2)
+    async with served(embedded, session) as site, anyio.create_task_group() as tasks:
+        await site.log_in()
+        for _ in range(2):
+            tasks.start_soon(look, site, "never said", anyio.Event())
+
+        async def all_there() -> bool:
+            return site.app.console.live(session).viewers == 2
+
+        await until("two open streams", all_there, seconds=SEEN_SECONDS)
+        assert (await site.get(f"{site.base}/events")).status_code == 503
+        assert await site.read(f"{site.base}/feed")
+        tasks.cancel_scope.cancel()
+
+
+async def test_sessions_that_nobody_looks_at_take_no_place(
+    embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "FEEDS_MAX", 3)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for number in range(10):
+            assert site.app.console.live(f"{session}-{number}")
+        assert len(site.app.console.feeds) <= 3
+
+
+async def test_silent_connections_keep_nobody_out(embedded: Endpoint, store: Store, session: str) -> None:
+    """Those of strangers: empty ones, half a request, a form that does not come, an answered request."""
+    async with served(embedded, session) as site, AsyncExitStack() as stack:
+        await site.log_in()
+        host = site.address.removeprefix("http://")
+        name, _, port = host.partition(":")
+        form = f"POST /login HTTP/1.1\r\nHost: {host}\r\nOrigin: {site.address}\r\nContent-Length: 9\r\n\r\na".encode()
+        sent = (b"", form[:30], form, f"GET /login HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        seen = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look, site, "for all of you", seen)
+
+            async def there() -> bool:
+                return site.app.console.live(session).viewers == 1
+
+            await until("an open stream", there, seconds=SEEN_SECONDS)
+            for number in range(CONNECTIONS_MAX + 50):
+                connection = await stack.enter_async_context(await anyio.connect_tcp(name, int(port)))
+                await connection.send(sent[number % len(sent)])
+            assert await site.read(f"{site.base}/groups")
+            held = await writer(store, session)
+            await held.commit(messages=[recent("a", text="for all of you")])
+            with anyio.fail_after(SEEN_SECONDS):
+                await seen.wait()
