@@ -69,7 +69,7 @@ class Window:
         await self.page.goto(f"{self.site.address}/login")
         await self.page.fill("#token", TOKEN)
         await self.page.click("form[action='/login'] button")
-        await self.page.wait_for_url(f"**{self.site.base}/**")
+        await self.page.wait_for_selector("header.top")
 
     async def open(self, path: str) -> None:
         await self.page.goto(f"{self.site.address}{self.site.base}/{path}")

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from console import serve
 from console.access.guard import Guard
 from console.app import open_console
+from worker.commands.runtime import find
 from worker.errors import unwrapped
 from worker.settings import Settings
 from worker.store.embedded import Endpoint
@@ -65,12 +66,15 @@ class Site:
 
 
 @asynccontextmanager
-async def served(embedded: Endpoint, session: str, **settings: Any) -> AsyncIterator[Site]:
-    """A console of this session. `settings` are those of the console, by their field's name."""
+async def served(embedded: Endpoint | None, session: str, **settings: Any) -> AsyncIterator[Site]:
+    """A console of this session. `settings` are those of the console, by their field's name.
+
+    Without a database it looks for one in the folder of its settings, as the command does.
+    """
     chosen = Settings(
         _env_file=None,  # type: ignore[call-arg]
-        supabase_url=embedded.url,
-        supabase_service_key=SecretStr(embedded.key),
+        supabase_url=embedded.url if embedded else None,
+        supabase_service_key=SecretStr(embedded.key) if embedded else None,
         worker_session=session,
         **{"worker_console_port": 0, "worker_console_token": TOKEN, **settings},
     )
@@ -80,7 +84,7 @@ async def served(embedded: Endpoint, session: str, **settings: Any) -> AsyncIter
     said: list[str] = []
 
     async def locate() -> tuple[str, str]:
-        return embedded.url, embedded.key
+        return (embedded.url, embedded.key) if embedded else await find(chosen)
 
     client = httpx.AsyncClient(base_url=address, timeout=CALL_SECONDS, trust_env=False)
     with listener, unwrapped():

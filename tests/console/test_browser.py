@@ -409,6 +409,21 @@ async def test_a_database_that_is_away_is_said_once_and_waited_for(
             assert await seen.page.locator(".banner.bad").count() == 0
 
 
+async def test_a_folder_without_a_database_says_what_to_start_and_goes_on(
+    browser: Any, tmp_path: Path, session: str
+) -> None:
+    async with served(None, session, worker_data_dir=tmp_path) as site, window(browser, site) as seen:
+        await seen.log_in()
+        for path in ("feed", "link"):
+            await seen.open(path)
+            await seen.page.get_by_role("heading", name="No database is running").wait_for()
+            await seen.see("wa-worker up")
+            assert await seen.page.locator(".banner").count() == 1
+        async with await EmbeddedSupabase.start(tmp_path):
+            await seen.see("No worker has ever served this account")
+            assert await seen.page.locator(".banner").count() == 0
+
+
 async def test_wrong_tokens_are_refused_on_the_page(browser: Any, embedded: Endpoint, session: str) -> None:
     async with served(embedded, session) as site, window(browser, site) as seen:
         for _ in range(5):

@@ -765,3 +765,26 @@ async def test_what_disappeared_or_is_asked_to_be_deleted_says_so(
         "Pinned or unpinned a message",
     ):
         assert words in page
+
+
+async def test_each_account_is_told_in_the_words_of_its_own_page(
+    embedded: Endpoint, store: Store, session: str
+) -> None:
+    held = await writer(store, session)
+    idle = {"status": "disconnected", "state": "idle", "say": "Nobody scanned the QR code in time."}
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for view, words in (
+            (idle, "Nicht verknüpft"),
+            ({"status": "connecting", "state": "connecting", "say": "Connecting."}, "Verbindet"),
+            ({"status": "connected", "state": "connected", "say": "ok", "wa_name": "Olga"}, "Verbunden"),
+        ):
+            await show(store, held, **view)
+            pages = [await site.get(path, **{"accept-language": "de"}) for path in ("/sessions", f"{site.base}/link")]
+            listed = next(row for row in pages[0].text.split("<tr>") if f"/s/{session}/link" in row)
+            assert words in listed
+            assert f'">{words}</span>' in pages[1].text
+            assert not re.search(r"\b(dis)?connect(ed|ing)\b", re.sub(r"<[^>]+>", "", listed))
+        await store.lease_release(session, "worker-1", held.fence)
+        gone = next(row for row in (await site.read("/sessions")).split("<tr>") if f"/s/{session}/link" in row)
+    assert "No worker" in gone
