@@ -26,7 +26,15 @@ WORDS = {400: "error.form", 404: "error.not_found", 405: "error.not_found", 408:
 def login_needed(request: Request, fault: Exception) -> Response:
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse("Log in first.\n", 401)
-    return RedirectResponse("/login", 303) if request.method == "GET" else _page(request, "error.login", 401)
+    if request.method != "GET":
+        return _page(request, "error.login", 401)
+    if request.headers.get("sec-fetch-site") != "cross-site":
+        return RedirectResponse("/login", 303)
+    # Somebody followed a link on another site, and the browser has left the strict cookie out. It comes along when our
+    # own page asks again.
+    answer = viewer_of(request).page("opening.html", _nowhere())
+    answer.headers["refresh"] = "0"
+    return answer
 
 
 def forbidden(request: Request, fault: Exception) -> Response:

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from console.context import context_of
 from console.rules.files import SHOWN_TYPES, Span, parse_range
 from worker.errors import StoreUnavailable
+from worker.text import clean_file_name
 
 POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
 COLUMNS = "id,file_name,kind,media(sha256,mime,bytes,storage_path)"
@@ -36,12 +37,14 @@ async def file(request: Request) -> Response:
     if not media:
         raise HTTPException(404)
     total, etag = int(media["bytes"]), f'"{media["sha256"]}"'
-    headers = _headers(media["mime"], rows[0]["file_name"] or f"{rows[0]['kind']}-{message}", media["storage_path"])
+    name = clean_file_name(rows[0]["file_name"]) or f"{rows[0]['kind']}-{message}"
+    headers = _headers(media["mime"], name, media["storage_path"])
     headers |= {"etag": etag, "accept-ranges": "bytes"}
     if request.headers.get("if-none-match") == etag:
         return Response(None, 304, headers)
     try:
-        span = parse_range(request.headers.get("range"), total)
+        is_same = request.headers.get("if-range", etag) == etag  # else the browser has a part of another file
+        span = parse_range(request.headers.get("range") if is_same else None, total)
     except ValueError:
         return Response(None, 416, headers | {"content-range": f"bytes */{total}"})
     stack = AsyncExitStack()

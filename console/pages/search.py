@@ -24,14 +24,15 @@ PAGE = 30
 PEOPLE = 50  # with a name like the typed one
 KINDS = ("text", "image", "video", "voice", "document", "sticker", "contact", "location", "poll")
 SORTS = ("newest", "best")
-CURSOR = re.compile(r"\d{1,18}|\d[\d.e-]{0,20} \d{1,18} \d{1,18}")
+CHARS_MAX = 500  # of each field; the database is asked for some of them by an address, whose length is limited
+CURSOR = re.compile(r"\d{1,18}|\d{1,6}(?:\.\d{1,12})?(?:e-[0-2]?\d)? \d{1,18} \d{1,18}")
 FIELDS = ("q", "group", "person", "kind", "since", "until", "offset", "file", "sort")
 
 
 async def page(request: Request) -> Response:
     """The query is in the URL; without one, shows only the form."""
     context = context_of(request)
-    asked = {name: request.query_params.get(name, "").replace("\0", "").strip() for name in FIELDS}
+    asked = {name: request.query_params.get(name, "").replace("\0", "").strip()[:CHARS_MAX] for name in FIELDS}
     is_asked = any(value for name, value in asked.items() if name not in ("offset", "sort"))
     async with parallel_reads() as reads:
         hits = reads.start(_find(context, asked)) if is_asked else None

@@ -436,6 +436,30 @@ async def test_wrong_tokens_are_refused_on_the_page(browser: Any, embedded: Endp
         await seen.see("Too many attempts")
 
 
+async def test_a_link_on_another_site_opens_the_page(
+    browser: Any, embedded: Endpoint, store: Store, session: str
+) -> None:
+    """Browsers leave a strict cookie out of such a request; who is logged in is not to log in again."""
+    await writer(store, session)
+    async with served(embedded, session) as site:
+        context = await browser.new_context()
+        page = await context.new_page()
+        other = site.address.replace("127.0.0.1", "localhost")
+        await page.goto(f"{other}/login")
+        await page.evaluate("(url) => { location.href = url }", site.app.console.link())
+        await page.wait_for_url(f"{site.address}{site.base}/link")
+        await page.goto(f"{other}/login")
+        await page.evaluate("(url) => { location.href = url }", f"{site.address}{site.base}/groups?q=x")
+        await page.get_by_text("Logged in as").wait_for()
+        assert page.url == f"{site.address}{site.base}/groups?q=x"
+        await page.click("form[action='/logout'] button")
+        await page.wait_for_url(f"{site.address}/login")
+        await page.goto(f"{other}/login")
+        await page.evaluate("(url) => { location.href = url }", f"{site.address}{site.base}/groups")
+        await page.wait_for_url(f"{site.address}/login")
+        await context.close()
+
+
 async def test_a_read_only_console_offers_nothing_to_change(
     browser: Any, embedded: Endpoint, store: Store, session: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from console import database
 from tests.console.rows import ids, store_file, with_file
 from tests.console.site import served
 from tests.integration.database import writer
@@ -41,6 +42,7 @@ async def test_only_pictures_films_and_sounds_are_shown_in_place(
     assert answer.headers["content-type"] == (mime if shown else "application/octet-stream")
     assert answer.headers["content-disposition"].startswith("inline;" if shown else "attachment;")
     assert answer.headers["content-disposition"].isascii()
+    assert "%E2%80%AE" not in answer.headers["content-disposition"], "reverses what follows: gpj.exe reads exe.jpg"
     assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox; frame-ancestors 'none'"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "x" not in answer.headers
@@ -78,6 +80,38 @@ async def test_a_player_gets_the_part_that_it_asks_for(
         assert answer.headers["content-length"] == str(last - first + 1)
     if status == 416:
         assert answer.headers["content-range"] == "bytes */256000"
+
+
+async def test_a_download_goes_on_with_the_same_file_alone(embedded: Endpoint, store: Store, session: str) -> None:
+    held = await writer(store, session)
+    await held.commit(messages=[with_file("f", "video")])
+    await store_file(store, held, CONTENT, "video/mp4", "mp4")
+    async with served(embedded, session) as site:
+        await site.log_in()
+        path = f"{site.base}/messages/{(await ids(store, session))['f']}/file"
+        etag = (await site.get(path)).headers["etag"]
+        rest = await site.get(path, **{"range": "bytes=100-", "if-range": etag})
+        whole = await site.get(path, **{"range": "bytes=100-", "if-range": '"of another file"'})
+    assert (rest.status_code, len(rest.content)) == (206, 255_900)
+    assert (whole.status_code, len(whole.content)) == (200, 256_000)
+
+
+async def test_players_that_hold_every_connection_are_not_the_database_s_silence(
+    embedded: Endpoint, store: Store, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "FILE_CONNECTIONS", 1)
+    monkeypatch.setattr(database, "CALL_SECONDS", 2.0)
+    held = await writer(store, session)
+    await held.commit(messages=[with_file("f", "video")])
+    await store_file(store, held, b"x" * 30_000_000, "video/mp4", "mp4")
+    async with served(embedded, session) as site:
+        await site.log_in()
+        path = f"{site.base}/messages/{(await ids(store, session))['f']}/file"
+        async with site.http.stream("GET", path) as paused:  # more than fits between the two
+            busy = await site.get(path)
+            assert (paused.status_code, busy.status_code) == (200, 503)
+            assert "Too much at once" in busy.text
+        assert (await site.get(path)).status_code == 200
 
 
 async def test_a_file_that_a_browser_has_is_not_sent_again(embedded: Endpoint, store: Store, session: str) -> None:

@@ -22,6 +22,29 @@ async def found(site: Site, **asked: str) -> list[int]:
     return [int(number) for number in re.findall(rf'class="result" href="{site.base}/messages/(\d+)"', page)]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"person": "%" * 5000},  # the database is asked by an address: longer ones are refused
+        {"person": "🍊" * 1000},
+        {"q": "a " * 20_000},
+        {"q": "a", "cursor": "1e999 1 1"},
+        {"q": "a", "cursor": "9.9.9 1 1"},
+        {"q": "a", "cursor": "9" * 30},
+        {"q": "a", "sort": "best", "cursor": "1e-99 1 1"},
+        {"q": "a", "group": "9" * 18, "kind": "x" * 5000},
+    ],
+    ids=range(8),
+)
+async def test_a_search_that_makes_no_sense_is_a_page(
+    embedded: Endpoint, store: Store, session: str, asked: dict[str, str]
+) -> None:
+    await writer(store, session)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        assert await site.read(f"{site.base}/search?{urlencode(asked)}")
+
+
 async def test_each_field_narrows_what_is_found(embedded: Endpoint, store: Store, session: str) -> None:
     held = await writer(store, session, monitored=(GROUP, OTHER_GROUP))
     ben = {"sender": "ben@lid", "sender_alt": "4930@s.whatsapp.net", "push_name": "Ben 100%"}
