@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import httpx
 import pytest
 from starlette.routing import Route
 
+from console import viewer
 from console.app import ROUTES
 from tests.console.rows import ids, show, store_file, with_file
 from tests.console.site import TOKEN, Site, served
@@ -285,6 +287,66 @@ async def test_no_form_is_read_beyond_its_limit(embedded: Endpoint, session: str
             assert large.status_code == 413, path
             many = await site.send(where, {f"f{number}": "" for number in range(60)})
             assert many.status_code == 400 or path == "/login/link", path
+
+
+PARAMETERS = (
+    *("q", "group", "person", "kind", "since", "until", "offset", "file", "sort", "cursor", "before", "after", "at"),
+    *("date", "part", "page", "days", "span", "who", "event", "refused_until", "refused_before", "files_until"),
+    *("files_before", "did", "panel", "heard"),
+)
+ODD = {
+    "nothing": "",
+    "NUL": "\0",
+    "no UTF-8": "\udcff",
+    "large": "9" * 18,
+    "larger than any row's": "9" * 30,
+    "negative": "-1",
+    "not a number": "NaN",
+    "other digits": "٣",
+    "first day": "0001-01-01",
+    "last day": "9999-12-31T23:59:59-14:00",
+    "filter": 'a,b)".eq.1&or=(',
+    "pattern": "%_\\",
+    "long": "🍊" * 50,
+}
+
+
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD.keys())
+async def test_odd_values_are_no_faults(embedded: Endpoint, store: Store, session: str, value: str) -> None:
+    known = await one_of_each(store, session)
+    encoded = quote(value.encode("utf-8", "surrogateescape"))
+    query = "&".join(f"{name}={encoded}" for name in PARAMETERS)
+    form = "&".join(f"{name}={encoded}" for name in (*FORM, "same", "picture", "of", "what", "back", "name"))
+    async with served(embedded, session) as site:
+        await site.log_in()
+        for path in routes("GET"):
+            answer = await head_of(site, "GET", f"{filled(path, session, known)}?{query}", **{"last-event-id": "x"})
+            assert answer.status_code in (200, 303, 403, 404), path
+        csrf = await site.csrf()
+        headers = {"origin": site.address, "content-type": "application/x-www-form-urlencoded"}
+        for path in set(routes("POST")) - {"/logout", "/s/{session}/town"}:  # a town takes a minute
+            content = f"csrf={csrf}&{form}"
+            answer = await site.http.post(filled(path, session, known), content=content, headers=headers)
+            assert answer.status_code in (200, 303, 403, 404), path
+
+
+async def test_a_form_that_does_not_come_is_given_up(
+    embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(viewer, "FORM_SECONDS", 0.5)
+    async with served(embedded, session) as site:
+        await site.log_in()
+        host = site.address.removeprefix("http://")
+        name, _, port = host.partition(":")
+        said = f"POST /login HTTP/1.1\r\nHost: {host}\r\nOrigin: {site.address}\r\nContent-Length: 9\r\n\r\nto"
+        with anyio.fail_after(SECONDS):
+            async with await anyio.connect_tcp(name, int(port)) as connection:
+                await connection.send(said.encode())
+                assert (await connection.receive()).startswith(b"HTTP/1.1 408 ")
+            async with await anyio.connect_tcp(name, int(port)) as connection:
+                await connection.send(said.encode())
+        assert await site.read(f"{site.base}/link")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == [], "whoever leaves fills no log"
 
 
 @pytest.mark.parametrize(
