@@ -6,13 +6,15 @@ Read from the phone's receipts and from the worker's tables, so it says what is,
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from testkit.database import Database
-from testkit.phone import Sent, VirtualPhone
+from testkit.phone import PhoneError, Sent, VirtualPhone
 
 LOOKED_FOR = 200  # rows in one query
+DISCONNECT_SECONDS = 5.0  # a killed worker's sidecar ends when it finds its stdin closed
 CHANGED = "id,edit_msg_id,revoked_at,message_edits(edit_msg_id),message_reactions(wa_msg_id)"
 
 What = Literal["text", "picture", "edit", "reaction", "delete"]
@@ -68,6 +70,8 @@ class Outbox:
     async def begin_absence(self) -> None:
         """The worker is gone: count what waits for the next one, first of all what it had not acknowledged."""
         self._waited = waited = []
+        with suppress(PhoneError):  # too late: then what it acknowledges last also counts as having waited
+            await self._phone.wait_for("disconnected", DISCONNECT_SECONDS)
         await self._take_receipts()
         waited += [item for item in self.items if not item.receipted and item not in waited]
 

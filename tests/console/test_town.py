@@ -114,7 +114,7 @@ async def test_a_town_is_played_with_and_nothing_of_it_is_left(embedded: Endpoin
         await site.act(f"{base}/phone/change", of=str(number), what="edit", text="while nobody listened")
         await site.act(f"{base}/phone/change", of=str(number), what="reaction")
         page = await site.read(f"{base}/phone")
-        waiting = page.count("waiting at WhatsApp")
+        waiting = page.count("waiting at WhatsApp") + page.count("stored, not acknowledged yet")
         assert waiting >= 3, "these, and what the worker had not acknowledged when it was killed"
         assert f"Waited for a worker: {waiting}. Came so far: 0." in page
         await site.act(f"{base}/phone/worker", do="start")
