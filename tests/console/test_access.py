@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio
+import httpx
 import pytest
 
 from console.access.guard import HEADERS
@@ -80,6 +82,36 @@ async def test_a_link_opens_one_login_once(embedded: Endpoint, session: str) -> 
         second = await site.http.get(link)
         assert second.status_code == 403
         assert "set-cookie" not in second.headers
+
+
+async def test_a_link_that_several_open_at_once_lets_one_in(embedded: Endpoint, session: str) -> None:
+    async with served(embedded, session) as site:
+        link = site.app.console.link()
+        answers: list[int] = []
+
+        async def use() -> None:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                answers.append((await http.get(link)).status_code)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(use)
+    assert sorted(answers) == [303, *[403] * 7]
+
+
+@pytest.mark.parametrize("hosts", [("http://127.0.0.1",), ("https://h.example:8443", "https://h.example:9443")])
+async def test_two_consoles_of_one_host_do_not_end_each_other_s_logins(
+    embedded: Endpoint, session: str, hosts: tuple[str, ...]
+) -> None:
+    """Browsers send a cookie to every port of its host."""
+    one, other = ({"worker_console_origin": host if len(hosts) > 1 else None} for host in (hosts[0], hosts[-1]))
+    async with served(embedded, session, **one) as first, served(embedded, session, **other) as second:
+        await first.log_in()
+        second.http.cookies.update(first.http.cookies)
+        await second.log_in()
+        both = "; ".join(f"{cookie.name}={cookie.value}" for cookie in second.http.cookies.jar)
+        assert (await first.get(f"{first.base}/link", cookie=both)).status_code == 200
+        assert (await second.get(f"{second.base}/link", cookie=both)).status_code == 200
 
 
 async def test_links_that_strangers_ask_for_take_none_from_the_owner(embedded: Endpoint, session: str) -> None:
