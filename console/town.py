@@ -64,11 +64,12 @@ class Town:
         steps: of its start, so far; the last one is under way.
         worker: `starting`, `running` or `dead`. The town knows at once, its database only when the lease ends.
         failed: why it did not start.
+        folder: made at the start, removed at the end.
     """
 
     def __init__(self) -> None:
         self.session = f"town-{secrets.token_hex(4)}"
-        self.folder = Path(tempfile.mkdtemp(prefix="wa-town-"))
+        self.folder: Path | None = None
         self.database = Database(self._find)
         self.state: State = "starting"
         self.steps: list[str] = []
@@ -140,20 +141,25 @@ class Town:
         return found.get("ok") or {}
 
     async def _live(self) -> None:
-        with (self.folder / "town.log").open("wb") as log:
-            self._process = await anyio.open_process(
-                [sys.executable, "-m", "demo.town", str(self.folder), self.session],
+        self.folder = folder = Path(tempfile.mkdtemp(prefix="wa-town-"))
+        with (folder / "town.log").open("wb") as log:
+            self._process = process = await anyio.open_process(
+                [sys.executable, "-m", "demo.town", str(folder), self.session],
                 stdin=subprocess.PIPE,  # it exits when we do
                 stdout=subprocess.PIPE,
                 stderr=log,
-                cwd=self.folder,
+                cwd=folder,
                 env=_environment(),
                 start_new_session=True,  # we handle Ctrl-C and end it
             )
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._until_deserted)
-            await self._listen(self._process)
+            await self._listen(process)
             tasks.cancel_scope.cancel()
+        if not self.failed:
+            with anyio.move_on_after(STOP_SECONDS):
+                await process.wait()
+            self._fail(f"its process ended with code {process.returncode}")
 
     async def _listen(self, process: Process) -> None:
         assert process.stdout is not None
@@ -208,13 +214,16 @@ class Town:
                 with suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.aclose()
+        folder = self.folder
+        if folder is None:
+            return
         with anyio.move_on_after(STOP_SECONDS):
-            while self.folder.exists():  # after a SIGKILL, its children are still ending
-                await anyio.to_thread.run_sync(lambda: shutil.rmtree(self.folder, ignore_errors=True))
+            while folder.exists():  # after a SIGKILL, its children are still ending
+                await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
                 await anyio.sleep(0.05)
 
     async def _find(self) -> Address:
-        found = None if self.state == "over" else read_endpoint(self.folder / "data")
+        found = None if self.state == "over" or self.folder is None else read_endpoint(self.folder / "data")
         if found is None:
             raise SettingsError("the town's database is not there")
         return found.url, found.key

@@ -383,6 +383,9 @@ def main() -> None:
     except (WorkerError, AssertionError) as failed:  # a wait timed out, or the virtual phone did not start
         _write({"failed": str(failed).splitlines()[0]})
         sys.exit(1)
+    except Exception as failed:
+        _write({"failed": f"{type(failed).__name__}: {failed}".splitlines()[0]})
+        raise
     finally:
         _remove(args.folder)
 

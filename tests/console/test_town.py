@@ -125,6 +125,7 @@ async def test_a_town_is_played_with_and_nothing_of_it_is_left(embedded: Endpoin
             sent, receipted, kept = found["market"]
             return sent == receipted == kept + early and found["family"] == (1, 1, 0)
 
+        assert town.folder
         log = town.folder / "worker" / "worker.log"
         await until("all that waited, stored", complete, seconds=SEEN_SECONDS, tell=lambda: log.read_text()[-5000:])
         page = await seen(site, f"{base}/feed", "while nobody listened")
@@ -246,7 +247,7 @@ async def test_there_is_one_town_at_a_time(embedded: Endpoint, store: Store, ses
         assert [entry["action"] for entry in await audited(store, session)] == ["town_start"]
         assert site.app.console.towns.present is first
         await site.act(f"{site.base}/town/stop")
-        assert not first.folder.exists(), "also while it is being built"
+        assert first.folder and not first.folder.exists(), "also while it is being built"
         await site.act(f"{site.base}/town")
         assert site.app.console.towns.present not in (None, first)
 
@@ -262,7 +263,7 @@ async def test_a_town_that_nobody_looks_at_ends(
         assert town
 
         async def gone() -> bool:
-            return site.app.console.towns.present is None and not town.folder.exists()
+            return site.app.console.towns.present is None and not (town.folder and town.folder.exists())
 
         await until("the end of the town", gone, seconds=SEEN_SECONDS)
         assert "There is no town now" in await site.read(f"{site.base}/town")
@@ -308,7 +309,8 @@ async def runs(town: towns.Town) -> None:
     ("words", "why"),
     [
         (f"head -c {towns.LINE_BYTES_MAX + 10} /dev/zero; {HANGS}", "DelimiterNotFound: "),
-        ("exit", ""),
+        ("exit", "its process ended with code 0"),
+        ("kill -9 $$", "its process ended with code -9"),
         (None, "FileNotFoundError: "),
     ],
 )
@@ -322,7 +324,23 @@ async def test_what_ends_a_town_ends_nothing_else(
         await town.run()
     assert town.state == "over"
     assert town.failed.startswith(why)
-    assert bool(town.failed) == bool(why)
+
+
+async def test_a_town_without_room_says_so_and_is_tried_again(
+    embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    full = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(full))  # as a disk without room: no folder can be made
+        async with served(embedded, session) as site:
+            await site.log_in()
+            await site.act(f"{site.base}/town")
+            page = await seen(site, f"{site.base}/town", "The town could not start")
+            assert "No such file or directory" in page
+            assert "Try again" in page
+            full.mkdir()
+            await site.act(f"{site.base}/town")
+            await seen(site, f"{site.base}/town", "The town is starting")
 
 
 async def test_a_line_that_is_no_answer_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
