@@ -82,14 +82,17 @@ ROUTES = [
 
 @asynccontextmanager
 async def open_console(
-    settings: Settings, locate: Locate, say: Callable[[str], None], address: str
+    settings: Settings, locate: Locate, say: Callable[[str], None], address: str, *, beside: bool = False
 ) -> AsyncIterator[Guard]:
-    """The console as an ASGI application. `address`: where its user opens it, without a path."""
+    """The console as an ASGI application.
+
+    `address`: where its user opens it, without a path. `beside`: it was started by a worker, which starts the database.
+    """
     origin = settings.worker_console_origin
     token = settings.worker_console_token
     secure = bool(origin and origin.startswith("https://"))
     port = urlsplit(address).port
-    async with open_database(locate) as database, anyio.create_task_group() as tasks:
+    async with open_database(locate, beside=beside) as database, anyio.create_task_group() as tasks:
         app = Starlette(routes=ROUTES, exception_handlers=HANDLERS)
         app.router.redirect_slashes = False  # it would redirect to http, also behind TLS
         towns = Towns(tasks)

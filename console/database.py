@@ -16,7 +16,8 @@ import anyio
 import httpx
 from postgrest import AsyncPostgrestClient
 
-from worker.errors import SettingsError, StoreUnavailable
+from console.rules.situations import AWAY, DATABASE_STARTING, NO_DATABASE, Situation
+from worker.errors import SettingsError, StoreError, StoreUnavailable
 from worker.log import hide
 from worker.outbound import http_client
 from worker.store import BUCKET, Store, connect_store
@@ -31,6 +32,21 @@ LOOK_AGAIN_SECONDS = 1.0  # between two lookups of an address that does not answ
 
 class NoDatabase(StoreUnavailable):
     """No embedded Supabase runs in the folder, and no other one is set."""
+
+
+class DatabaseStarting(NoDatabase):
+    """The embedded Supabase does not run yet; the worker beside this console is starting it."""
+
+
+def situation_of(fault: StoreError) -> Situation:
+    """What a page says of a database that could not be asked."""
+    match fault:
+        case DatabaseStarting():
+            return DATABASE_STARTING
+        case NoDatabase():
+            return NO_DATABASE
+        case _:
+            return AWAY
 
 
 Row = dict[str, Any]
@@ -50,8 +66,9 @@ class _Open:
 class Database:
     """Access to the database. Made by `open_database`; safe to share between requests."""
 
-    def __init__(self, locate: Locate) -> None:
+    def __init__(self, locate: Locate, *, beside: bool = False) -> None:
         self._locate = locate
+        self._beside = beside
         self._lock = anyio.Lock()
         self._stack = AsyncExitStack()
         self._open: _Open | None = None
@@ -143,7 +160,8 @@ class Database:
         try:
             return await self._locate()
         except SettingsError as missing:  # the embedded Supabase is not running
-            raise NoDatabase(str(missing)) from None
+            starting = self._beside and self._open is None
+            raise (DatabaseStarting if starting else NoDatabase)(str(missing)) from None
 
     async def _connect(self, address: Address) -> _Open:
         await self.close()
@@ -162,9 +180,9 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(locate: Locate) -> AsyncIterator[Database]:
-    """A handle on the database that `locate` finds; it need not answer yet."""
-    database = Database(locate)
+async def open_database(locate: Locate, *, beside: bool = False) -> AsyncIterator[Database]:
+    """A handle on the database that `locate` finds; it need not answer yet. `beside`: a worker beside us starts it."""
+    database = Database(locate, beside=beside)
     try:
         yield database
     finally:

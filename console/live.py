@@ -14,9 +14,9 @@ import anyio
 import anyio.abc
 from loguru import logger
 
-from console.database import Database, NoDatabase, Row
+from console.database import Database, Row, situation_of
 from console.messages import MessageScope, Page, newest
-from console.rules.situations import AWAY, NO_DATABASE, Situation, judge
+from console.rules.situations import Situation, judge
 from worker.errors import StoreError
 
 POLL_SECONDS = 1.0
@@ -111,7 +111,7 @@ class LiveFeed:
             page = await self._newest(before.page if before else None)
         except StoreError as error:
             logger.debug("the console's poll: {}", error)
-            situation = NO_DATABASE if isinstance(error, NoDatabase) else AWAY
+            situation = situation_of(error)
             self._show(Snapshot(situation=situation, page=before.page if before else Page(), read_at=began))
             self._cursor = None
             return

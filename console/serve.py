@@ -78,10 +78,15 @@ def with_token(settings: Settings, say: Callable[[str], None]) -> Settings:
     return settings.model_copy(update={"worker_console_token": SecretStr(path.read_text().strip())})
 
 
-async def run(settings: Settings, listener: socket.socket, say: Callable[[str], None], code: str | None) -> None:
-    """Serve until cancelled. `code`: of a link that was already printed; without it, print one."""
+async def run(
+    settings: Settings, listener: socket.socket, say: Callable[[str], None], code: str | None, *, beside: bool
+) -> None:
+    """Serve until cancelled. `code`: of a link that was already printed; without it, print one.
+
+    `beside`: a worker started us, and starts the database.
+    """
     address = address_of(settings, listener)
-    async with open_console(settings, partial(find, settings), say, address) as app:
+    async with open_console(settings, partial(find, settings), say, address, beside=beside) as app:
         if code is None:
             say(f"Console: {app.console.link()} (this link works once)")
         else:

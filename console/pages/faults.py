@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from console.context import TownGone, console_of, viewer_of
-from console.database import NoDatabase
-from console.rules.situations import AWAY, NO_DATABASE, Situation
+from console.database import situation_of
+from console.rules.situations import Situation
 from console.viewer import Forbidden, LoginNeeded, go_to
 from worker.errors import StoreError, StoreUnavailable
 from worker.settings import is_session_name
@@ -42,8 +42,10 @@ def forbidden(request: Request, fault: Exception) -> Response:
 
 
 def not_found(request: Request, fault: Exception) -> Response:
-    status = fault.status_code if isinstance(fault, HTTPException) else 404
-    return _page(request, WORDS.get(status, "error.busy"), status)
+    """An HTTP error, in the words that its detail names, if it names any."""
+    status, detail = (fault.status_code, fault.detail) if isinstance(fault, HTTPException) else (404, "")
+    known = f"{detail}.title" in viewer_of(request).t.keys
+    return _page(request, detail if known else WORDS.get(status, "error.busy"), status)
 
 
 def town_gone(request: Request, fault: Exception) -> Response:
@@ -57,7 +59,7 @@ def store_fault(request: Request, fault: Exception) -> Response:
     """A page that waits for the database: its script reloads it when the database answers again."""
     logger.warning("the console could not read a page: {}", fault)
     if isinstance(fault, StoreUnavailable):
-        situation = NO_DATABASE if isinstance(fault, NoDatabase) else AWAY
+        situation = situation_of(fault)
         return _page(request, f"error.{situation.name}", 503, situation)
     return _page(request, "error.refused", 502)
 

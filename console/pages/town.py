@@ -62,7 +62,7 @@ async def phone(request: Request) -> Response:
     try:
         seen = await town.ask("look")
     except TownRefused:
-        raise HTTPException(503) from None
+        raise HTTPException(503, "error.town") from None
     values = {"seen": seen, "last_who": request.query_params.get("who", "")}
     if request.query_params.get("part"):
         return context.viewer.page("phone_part.html", values | {"base": context.base})

@@ -18,6 +18,7 @@ TONES: dict[str, Tone] = {
     "killed": "bad",  # of a demo town, like the next one
     "taking_over": "busy",
     "no_database": "bad",
+    "database_starting": "busy",
     "no_session": "attention",
     "no_worker": "bad",
     "connected": "good",
@@ -45,7 +46,7 @@ REFRESHABLE = frozenset(
     {"scan", "code", "passkey", "compare", "next_code", "idle", "logged_out", "needs_you", "unlinked", "other"}
 )
 LINKED = frozenset({"connected", "reconnecting", "paired", "needs_you"})
-UNREAD = frozenset({"away", "no_database"})  # the database could not be asked
+UNREAD = frozenset({"away", "no_database", "database_starting"})  # the database could not be asked
 # What the worker says of these, our words say already.
 SELF_EVIDENT = frozenset(
     {"no_session", "connected", "scan", "code", "next_code", "starting", "connecting", "paired", "stopped"}
@@ -102,6 +103,7 @@ class Situation:
 
 AWAY = Situation(name="away")
 NO_DATABASE = Situation(name="no_database")
+DATABASE_STARTING = Situation(name="database_starting")
 
 
 def judge(view: Mapping[str, Any] | None) -> Situation:

@@ -66,10 +66,13 @@ class Site:
 
 
 @asynccontextmanager
-async def served(embedded: Endpoint | None, session: str, **settings: Any) -> AsyncIterator[Site]:
+async def served(
+    embedded: Endpoint | None, session: str, *, beside: bool = False, **settings: Any
+) -> AsyncIterator[Site]:
     """A console of this session. `settings` are those of the console, by their field's name.
 
     Without a database it looks for one in the folder of its settings, as the command does.
+    `beside`: as if a worker had started it.
     """
     chosen = Settings(
         _env_file=None,  # type: ignore[call-arg]
@@ -89,7 +92,7 @@ async def served(embedded: Endpoint | None, session: str, **settings: Any) -> As
     client = httpx.AsyncClient(base_url=address, timeout=CALL_SECONDS, trust_env=False)
     with listener, unwrapped():
         async with (
-            open_console(chosen, locate, said.append, opened) as app,
+            open_console(chosen, locate, said.append, opened, beside=beside) as app,
             client as http,
             anyio.create_task_group() as tasks,
         ):

@@ -104,8 +104,11 @@ async def test_two_consoles_of_one_host_do_not_end_each_other_s_logins(
     embedded: Endpoint, session: str, hosts: tuple[str, ...]
 ) -> None:
     """Browsers send a cookie to every port of its host."""
-    one, other = ({"worker_console_origin": host if len(hosts) > 1 else None} for host in (hosts[0], hosts[-1]))
-    async with served(embedded, session, **one) as first, served(embedded, session, **other) as second:
+    one, other = (host if len(hosts) > 1 else None for host in (hosts[0], hosts[-1]))
+    async with (
+        served(embedded, session, worker_console_origin=one) as first,
+        served(embedded, session, worker_console_origin=other) as second,
+    ):
         await first.log_in()
         second.http.cookies.update(first.http.cookies)
         await second.log_in()

@@ -14,7 +14,7 @@ from testkit.waiting import until
 from testkit.worker import Worker
 from tests.console.browser import chromium, read_qr, window
 from tests.console.rows import connected, dropped, ids, recent, show, store_file, vote, with_file
-from tests.console.site import served
+from tests.console.site import TOKEN, served
 from tests.console.test_pages import HOSTILE, list_members
 from tests.integration.database import GROUP, table, writer
 from worker.ingest.parts import Item
@@ -422,6 +422,22 @@ async def test_a_folder_without_a_database_says_what_to_start_and_goes_on(
         async with await EmbeddedSupabase.start(tmp_path):
             await seen.see("No worker has ever served this account")
             assert await seen.page.locator(".banner").count() == 0
+
+
+async def test_a_database_that_has_not_started_yet_is_no_error(browser: Any, tmp_path: Path, session: str) -> None:
+    """What somebody sees who opens the link that `wa-worker up` prints before the database is there."""
+    async with (
+        served(None, session, beside=True, worker_data_dir=tmp_path) as site,
+        window(browser, site) as seen,
+    ):
+        await seen.page.goto(f"{site.address}/login")
+        await seen.page.fill("#token", TOKEN)
+        await seen.page.click("form[action='/login'] button")
+        await seen.page.get_by_role("heading", name="The database is starting").wait_for()
+        assert await seen.page.locator(".bad").count() == 0
+        assert await seen.serious() == []
+        async with await EmbeddedSupabase.start(tmp_path):
+            await seen.page.wait_for_url(f"**{site.base}/link")
 
 
 async def test_wrong_tokens_are_refused_on_the_page(browser: Any, embedded: Endpoint, session: str) -> None:

@@ -247,7 +247,8 @@ async def test_there_is_one_town_at_a_time(embedded: Endpoint, store: Store, ses
         assert [entry["action"] for entry in await audited(store, session)] == ["town_start"]
         assert site.app.console.towns.present is first
         await site.act(f"{site.base}/town/stop")
-        assert first.folder and not first.folder.exists(), "also while it is being built"
+        assert first.folder
+        assert not first.folder.exists(), "also while it is being built"
         await site.act(f"{site.base}/town")
         assert site.app.console.towns.present not in (None, first)
 
@@ -412,6 +413,22 @@ async def test_looks_at_a_town_that_hangs_do_not_pile_up(monkeypatch: pytest.Mon
             with anyio.fail_after(SEEN_SECONDS / 2), pytest.raises(towns.TownRefused, match="away"):
                 await town.ask("look")
             await town.stop()
+
+
+async def test_the_page_of_a_town_that_hangs_says_so(
+    embedded: Endpoint, session: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(towns, "LOOK_SECONDS", 0.1)
+    with script(monkeypatch, tmp_path, f"{READY}; {HANGS}"):
+        async with served(embedded, session) as site:
+            await site.log_in()
+            await site.act(f"{site.base}/town")
+            town = site.app.console.towns.present
+            assert town
+            await runs(town)
+            answer = await site.get(f"/s/{town.session}/phone")
+            assert answer.status_code == 503
+            assert "The town did not answer" in answer.text
 
 
 async def test_two_starts_at_once_make_one_town(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from console.rules.charts import SPANS, make_chart, span_of
 from console.rules.contents import Card, Option, Poll, cards, location_of, notice, poll, waveform
 from console.rules.formatting import to_html
 from console.rules.people import Names
-from console.rules.situations import NAMELESS, TONES, judge
+from console.rules.situations import NAMELESS, TONES, UNREAD, judge
 from console.rules.timelines import LOOKS, first_event, make_timeline
 from console.texts import LANGUAGES, choose, texts
 from worker.commands.coverage import REASONS
@@ -429,3 +429,9 @@ def test_every_situation_says_what_it_is_and_what_to_do(name: str, part: str) ->
 )
 def test_the_language_is_the_one_chosen_else_the_browser_s(wanted: str | None, accepted: str, language: str) -> None:
     assert choose(wanted, accepted) == language
+
+
+@pytest.mark.parametrize("name", sorted(UNREAD))
+@pytest.mark.parametrize("part", ["banner.{}", "error.{}.title", "error.{}.do"])
+def test_a_database_that_could_not_be_asked_has_a_banner_and_an_error_page(name: str, part: str) -> None:
+    assert part.format(name) in texts("en").keys

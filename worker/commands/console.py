@@ -53,7 +53,7 @@ def console(
             elif open_:
                 code = secrets.token_urlsafe(32)
                 webbrowser.open(f"{serve.address_of(settings, listener)}/login/link?code={code}")
-            await serve.run(settings, listener, say, code)
+            await serve.run(settings, listener, say, code, beside=beside is not None)
 
     run(work, interrupted=0)
 
