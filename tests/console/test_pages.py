@@ -767,6 +767,11 @@ async def test_what_disappeared_or_is_asked_to_be_deleted_says_so(
         assert words in page
 
 
+def _row_of(session: str, page: str) -> str:
+    """The row of an account in the list of all."""
+    return next(row for row in page.partition("<tbody>")[2].split("<tr>") if f"/s/{session}/link" in row)
+
+
 async def test_each_account_is_told_in_the_words_of_its_own_page(
     embedded: Endpoint, store: Store, session: str
 ) -> None:
@@ -781,10 +786,10 @@ async def test_each_account_is_told_in_the_words_of_its_own_page(
         ):
             await show(store, held, **view)
             pages = [await site.get(path, **{"accept-language": "de"}) for path in ("/sessions", f"{site.base}/link")]
-            listed = next(row for row in pages[0].text.split("<tr>") if f"/s/{session}/link" in row)
+            listed = _row_of(session, pages[0].text)
             assert words in listed
             assert f'">{words}</span>' in pages[1].text
             assert not re.search(r"\b(dis)?connect(ed|ing)\b", re.sub(r"<[^>]+>", "", listed))
         await store.lease_release(session, "worker-1", held.fence)
-        gone = next(row for row in (await site.read("/sessions")).split("<tr>") if f"/s/{session}/link" in row)
+        gone = _row_of(session, await site.read("/sessions"))
     assert "No worker" in gone
