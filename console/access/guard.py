@@ -89,12 +89,12 @@ class Guard:
         if method != "POST":
             return 405, "Only GET, HEAD and POST.\n"
         if not self._is_ours(headers.get("origin"), host):
-            return 403, "This form was sent by another page.\n"
+            return 403, "This form was sent by another page. Behind a proxy, set WORKER_CONSOLE_ORIGIN.\n"
         size = headers.get("content-length", "")
         if "transfer-encoding" in headers or not (size.isascii() and size.isdigit()):  # chunks could go on for ever
             return 411, "A form must say how long it is (Content-Length).\n"
         if int(size) > FORM_BYTES_MAX:
-            return 413, "The form is too large.\n"
+            return 413, f"The form is larger than {FORM_BYTES_MAX:,} bytes. Go back and send less.\n"
         return None
 
     def _is_ours(self, origin: str | None, host: str) -> bool:

@@ -569,7 +569,7 @@ async def test_members_are_shown_and_how_to_keep_them(embedded: Endpoint, store:
     (other,) = [group.id for group in groups if not group.monitor]
     async with served(embedded, session) as site:
         await site.log_in()
-        assert "Set <code>WORKER_GROUP_MEMBERS=true</code>" in await site.read(f"{site.base}/groups/{group}")
+        assert "set <code>WORKER_GROUP_MEMBERS=true</code>" in await site.read(f"{site.base}/groups/{group}")
         assert "groups that are switched on" in await site.read(f"{site.base}/groups/{other}")
 
         await list_members(store, held, 1024, gone=4)
