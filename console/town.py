@@ -45,6 +45,7 @@ ORDERS_MAX = 8  # at once
 STOP_SECONDS = 10.0  # for killing what it started and removing its folder
 FORMER = 20  # names of towns that are gone
 LINE_BYTES_MAX = 1_000_000
+SHOWN_CHARS = 200
 
 NAME = re.compile(r"town-[0-9a-f]{8}")
 
@@ -159,7 +160,7 @@ class Town:
         if not self.failed:
             with anyio.move_on_after(STOP_SECONDS):
                 await process.wait()
-            self._fail(f"its process ended with code {process.returncode}")
+            self._fail(f"its process ended with code {process.returncode}{_last_line(folder / 'town.log')}")
 
     async def _listen(self, process: Process) -> None:
         assert process.stdout is not None
@@ -283,6 +284,15 @@ def is_installed() -> bool:
     """Whether the virtual phone is installed."""
     there = importlib.util.find_spec("demo") and importlib.util.find_spec("testkit")
     return bool(there) and (DATA / "simulator" / "index.js").is_file()
+
+
+def _last_line(log: Path) -> str:
+    """What a process wrote last, such as its exception; empty if it wrote nothing or has removed its folder."""
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((f": {line[:SHOWN_CHARS]}" for line in reversed(lines) if line.strip()), "")
 
 
 def _environment() -> dict[str, str]:

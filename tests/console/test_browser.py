@@ -176,6 +176,10 @@ async def test_a_town_on_a_phone_and_in_two_browsers(browser: Any, embedded: End
         await other.page.get_by_role("link", name="The town is starting").click()
         for seen in (phone, other):
             await seen.page.wait_for_selector("svg.qr", timeout=120_000)
+        scan, new = [
+            await phone.page.get_by_role("button", name=name).bounding_box() for name in ("Scan it", "New code")
+        ]
+        assert new["y"] > scan["y"] + scan["height"], "one button touches the other"
         await phone.page.get_by_role("link", name="Virtual phone").click()
         await phone.see("This phone is not linked yet")
         await fits("not linked")

@@ -312,6 +312,7 @@ async def runs(town: towns.Town) -> None:
         (f"head -c {towns.LINE_BYTES_MAX + 10} /dev/zero; {HANGS}", "DelimiterNotFound: "),
         ("exit", "its process ended with code 0"),
         ("kill -9 $$", "its process ended with code -9"),
+        ("echo what a pity >&2; exit 3", "its process ended with code 3: what a pity"),
         (None, "FileNotFoundError: "),
     ],
 )
