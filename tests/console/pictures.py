@@ -96,7 +96,7 @@ async def served_until_now(store: Store) -> None:
     await table(store, "wa_sessions").update(mark).eq("id", SESSION).execute()
 
 
-PICTURES_LOADED = """() => Promise.all([...document.images].map((each) => {
+PICTURES_LOADED = """() => Promise.all([...document.images].filter((each) => each.src).map((each) => {
   each.loading = 'eager' // below what the window shows, too
   return each.decode()
 }))"""
