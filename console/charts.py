@@ -12,6 +12,8 @@ from console.rules.charts import Chart, Span, make_chart
 from console.rules.timelines import Timeline, first_event, make_timeline
 from worker.store.console import open_gap
 
+EVENTS = ("connect", "error", "reconnect", "disconnect")  # of the chart of connections, from its bottom
+
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
@@ -55,7 +57,7 @@ async def _names_in(database: Database, session: str, counts: Iterable[Row]) -> 
 async def connections(database: Database, session: str, span: Span) -> Chart:
     """Connects, disconnects, attempts and errors. Each series is named after its event."""
     found = await database.ask(lambda store: store.console.event_counts(session, span.step_seconds, span.steps))
-    return make_chart(found, span, "event", str)
+    return make_chart(found, span, "event", str, EVENTS)
 
 
 def covered(group: Mapping[str, Any], coverage: Row, now: datetime, shown: timedelta | None = None) -> Covered:

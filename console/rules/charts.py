@@ -82,19 +82,23 @@ def span_of(name: str | None) -> Span:
     return next((span for span in SPANS if span.name == name), SPANS[0])
 
 
-def make_chart(answer: Mapping[str, Any], span: Span, key: str, name: Callable[[Any], str | None]) -> Chart:
+def make_chart(
+    answer: Mapping[str, Any], span: Span, key: str, name: Callable[[Any], str | None], fixed: Sequence[Any] = ()
+) -> Chart:
     """A chart from `wa_activity` or `wa_event_counts`. `key`: field that identifies a series; `name`: its name.
 
-    The largest series comes first, at the bottom; the one whose `name` is None comes last.
+    The largest series comes first, at the bottom; the one whose `name` is None comes last. Keys in `fixed` come
+    before, in this order, and have the same colour in each chart.
     """
     counts: dict[Any, dict[int, int]] = {}
     for each in answer["counts"]:
         if 0 <= each["at"] < span.steps:
             counts.setdefault(each[key], {})[each["at"]] = int(each["count"])
-    keys = sorted(counts, key=lambda one: (name(one) is None, -sum(counts[one].values()), str(one)))
+    by_size = sorted(counts, key=lambda one: (name(one) is None, -sum(counts[one].values()), str(one)))
+    places = {one: place for place, one in enumerate([*fixed, *(one for one in by_size if one not in fixed)])}
+    keys = [one for one in places if one in counts]
     series = tuple(
-        Series(name=name(one), look=_look(name(one), place), total=sum(counts[one].values()))
-        for place, one in enumerate(keys)
+        Series(name=name(one), look=_look(name(one), places[one]), total=sum(counts[one].values())) for one in keys
     )
     since = datetime.fromisoformat(answer["since"])
     step = timedelta(seconds=span.step_seconds)

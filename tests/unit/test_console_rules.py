@@ -254,6 +254,17 @@ def test_a_chart_stacks_the_largest_series_lowest_and_the_rest_on_top() -> None:
     assert chart.until - chart.since == timedelta(days=1)
 
 
+def test_a_fixed_series_has_its_colour_and_place_whatever_is_counted() -> None:
+    def looks(*found: tuple[str | None, int, int]) -> dict[str | None, str]:
+        chart = make_chart(counts(*found), SPANS[0], "group_id", str, ("a", "b", "c"))
+        return {each.name: each.look for each in chart.series}
+
+    every = looks(("c", 1, 1), ("b", 1, 9), ("a", 1, 3), ("new", 1, 100))
+    assert list(every) == ["a", "b", "c", "new"]
+    assert len(set(every.values())) == 4
+    assert looks(("c", 1, 7)) == {"c": every["c"]}
+
+
 def test_a_chart_without_messages_is_empty() -> None:
     for span in SPANS:
         chart = make_chart(counts(), span, "group_id", str)
