@@ -110,7 +110,7 @@ test('a key that is written while a stanza is being decrypted does not wait for 
     return original(data)
   }
   connection.keys.hooks.read = async (type) => { if (type === 'session') await answered; return {} }
-  connection.account.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }
+  connection.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }
   connection.inbox.backlogComplete()
   const first = PreKeyWhisperMessage.encode({ registrationId: 1, signedPreKeyId: 1, baseKey: Buffer.alloc(33, 5), identityKey: Buffer.alloc(33, 5), message: Buffer.alloc(9) }).finish()
   const content = Buffer.concat([Buffer.of(0x33), first])
@@ -123,7 +123,7 @@ test('a key that is written while a stanza is being decrypted does not wait for 
 
 test('the mark moves over what is durable, and only when the backlog is', async (context) => {
   const { connection, sock } = connect()
-  Object.assign(connection.account.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
+  Object.assign(connection.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
   /** @type {(() => void)[]} */
   const commits = []
   connection.gate.hooks.commit = () => new Promise((resolve) => { commits.push(() => resolve(undefined)) })
@@ -166,7 +166,7 @@ test('the mark moves over what is durable, and only when the backlog is', async 
 
 test('a re-upload that the phone does not answer, or that cannot be asked for, leaves nobody listening', async () => {
   const { connection, sock } = connect()
-  connection.account.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }
+  connection.creds.me = { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }
   let listening = 0
   const { on, off } = sock.ev
   sock.ev.on = (/** @type {any[]} */ ...args) => { listening += 1; return on(...args) }
@@ -182,7 +182,7 @@ test('a re-upload that the phone does not answer, or that cannot be asked for, l
 
 test('a clock that is set while the connection is open does not make live messages old', async (context) => {
   const { connection, arrived, sock } = connect()
-  Object.assign(connection.account.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
+  Object.assign(connection.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
   connection.inbox.backlogComplete()
   const receive = (/** @type {string} */ id) => sock.ws.emit('CB:message', { tag: 'message', attrs: { id, from: '1@g.us', participant: '222@lid', t: '1790000000' }, content: [{ tag: 'unavailable', attrs: { type: 'view_once' } }] })
   sock.ws.removeAllListeners('CB:success') // what Baileys asks of a server after a login: there is none
@@ -199,7 +199,7 @@ test('a clock that is set while the connection is open does not make live messag
 
 test('a message says whether its group was known to be monitored when its decryption began, though it is known soon after', async () => {
   const { connection, sock } = connect()
-  Object.assign(connection.account.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
+  Object.assign(connection.creds, { me: { id: '111:5@s.whatsapp.net', lid: '999:5@lid' }, account: {} })
   connection.inbox.backlogComplete()
   const groups = new Set()
   connection.hooks.monitored = (chat) => groups.has(chat)

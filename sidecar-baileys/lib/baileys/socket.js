@@ -8,20 +8,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Boom } from '@hapi/boom'
 import { LRUCache } from 'lru-cache'
 import {
-  buildAckStanza, Curve, DEFAULT_CONNECTION_CONFIG, makeWASocket, NACK_REASONS, S_WHATSAPP_NET, WA_CERT_DETAILS,
+  areJidsSameUser, buildAckStanza, Curve, DEFAULT_CONNECTION_CONFIG, initAuthCreds, makeWASocket, NACK_REASONS,
+  S_WHATSAPP_NET, WA_CERT_DETAILS,
 } from 'baileys'
 import { Gate } from '../log/gate.js'
 import { Inbox } from '../log/inbox.js'
 import { KeyStore } from '../log/keys.js'
 import { Preview } from '../log/preview.js'
 import { Throttle } from '../log/throttle.js'
-import { Account } from './account.js'
 import { Arrivals } from './arrivals.js'
 import { atMost } from './caches.js'
 import { checkChains } from './certificates.js'
 import { toWireClose } from './close.js'
 import { identitiesOf, toWireEvents } from './events.js'
-import { HighWater } from './high_water.js'
 import {
   ANY_STANZA, BUFFERED_EVENTS, checkSocket, RETRY_CACHES, STANZA, TAGS_OF_ANSWERS, TAGS_OF_BAILEYS,
 } from './internals.js'
@@ -34,7 +33,7 @@ import { Passkey, PASSKEY_NOTIFICATIONS } from './passkey.js'
 import { receiptFor } from './receipt.js'
 import { RetryBudget } from './retry_budget.js'
 import { Sections } from './sections.js'
-import { revive, serialise } from './serial.js'
+import { revive, reviveCreds, serialise, serialiseCreds } from './serial.js'
 import { ServerClock } from './server_clock.js'
 import { Stanza } from './stanza.js'
 import { Traffic } from './traffic.js'
@@ -52,6 +51,14 @@ const OF_A_CODE = 'link_code_companion_reg'
  * collection again, and the worker needs none of it (docs/whatsapp.md, "The real server in 2026").
  */
 const STATE_CHANGED = 'server_sync'
+/** The app-state collection with the account's own name; for ordinary accounts the name is only there. */
+const OWN_NAME = 'critical_block'
+/**
+ * Baileys counts here how often it has fetched the app state. At 0 it fetches every collection with the first history:
+ * thousands of contacts as files, without a time-out, in a transaction that every retry receipt waits for. The worker
+ * needs none of them.
+ */
+const NEVER_FETCH = { accountSyncCounter: 1 }
 /** Stanzas of the offline backlog in one window, as Baileys asks for them. */
 const WINDOW = '100'
 /** A notification: a change in a group. */
@@ -96,11 +103,12 @@ export class Connection {
   #retries = new RetryBudget()
   #clock = new ServerClock()
   #traffic = new Traffic()
-  #highWater = new HighWater()
   /** The number that the lists of members gave to a LID. @type {LRUCache<string, string>} */
   #told = new LRUCache(atMost(TOLD_MAX))
   #activeReceipts = false
   #pairing = false
+  #nameWanted = false
+  #fetchingName = false
   #opened = false
   #handshaking = true
   #endReason = /** @type {Error | undefined} */ (undefined)
@@ -113,6 +121,10 @@ export class Connection {
   lastStanzaAt = 0
   /** The same of what came from a group. */
   lastGroupStanzaAt = 0
+  /** When any frame last came, milliseconds since 1970. */
+  #lastFrameAt = 0
+  /** When WhatsApp said that it has sent everything that had waited; Infinity before. */
+  #backlogEndedAt = Infinity
   /** The socket has closed. */
   ended = false
 
@@ -126,18 +138,16 @@ export class Connection {
   constructor(params, creds, hooks) {
     this.params = params
     this.hooks = hooks
-    this.account = new Account(creds, {
-      journal: (text) => this.gate.append({ creds: text, bytes: text.length }),
-      fetch: (collections) => this.sock.resyncAppState(collections, true),
-      logger: hooks.logger,
-    })
+    const stored = creds === null ? null : reviveCreds(creds)
+    // Discard what an attempt to link left behind: with `me` in it, Baileys would log in instead of registering.
+    this.creds = stored?.account ? stored : { ...initAuthCreds(), ...NEVER_FETCH }
     this.#arrivals = new Arrivals(hooks.notify)
     this.#link = new Pairing({
-      creds: this.account.creds, browser: params.browser, ttlMs: params.qr_timeout_ms, notify: hooks.notify,
+      creds: this.creds, browser: params.browser, ttlMs: params.qr_timeout_ms, notify: hooks.notify,
       end: (error) => void this.sock.end(error),
     })
     this.passkey = new Passkey({
-      creds: this.account.creds, browser: params.browser, notify: hooks.notify,
+      creds: this.creds, browser: params.browser, notify: hooks.notify,
       query: (node, timeoutMs) => this.sock.query(node, timeoutMs),
       onRequest: () => this.#link.stop(), // its timers would end the socket while a person uses the passkey
     })
@@ -207,16 +217,17 @@ export class Connection {
 
   /**
    * The time, by WhatsApp's clock, up to which everything that WhatsApp sent is durable; null while part of the backlog
-   * is not.
+   * is not. The socket keeps the order: nothing older can follow the last frame.
    * @returns {{epoch: number, to_ms: number} | null}
    */
   get complete() {
     const now = Date.now()
     const offset = this.#clock.offset(now)
     const pending = Math.min(this.inbox.oldestArrival || Infinity, this.gate.oldestArrival)
-    if (this.ended || this.gate.failure || offset === null) return null
-    const upTo = this.#highWater.upTo(pending, now)
-    return upTo === null ? null : { epoch: this.params.epoch, to_ms: upTo + offset }
+    if (this.ended || this.gate.failure || offset === null || pending <= this.#backlogEndedAt) return null
+    // Somebody has set this machine's clock back: these times mean nothing until the next frame.
+    if (this.#lastFrameAt > now || (pending > now && pending < Infinity)) return null
+    return { epoch: this.params.epoch, to_ms: Math.min(this.#lastFrameAt, pending) + offset }
   }
 
   /** WhatsApp's time, as far as it is known, milliseconds. @returns {number} */
@@ -248,7 +259,7 @@ export class Connection {
 
   /** Unlink the device, then end. Baileys' own `logout` closes at once, while the gate may still hold the request. */
   async logout() {
-    const jid = this.account.creds.me?.id
+    const jid = this.creds.me?.id
     if (jid) {
       await this.sock.sendNode({
         tag: 'iq',
@@ -280,7 +291,7 @@ export class Connection {
     if (!params.strict_certs) this.#relaxCertificates()
     const sock = makeWASocket({
       ...socketOptions(params),
-      auth: { creds: this.account.creds, keys: /** @type {any} */ (this.keys) },
+      auth: { creds: this.creds, keys: /** @type {any} */ (this.keys) },
       logger: watchLogger(hooks.logger, {
         onGaveUp: (xml) => this.#sections.abandon(this.inbox.inWork, xml),
         onSent: (xml) => this.#traffic.sent(xml),
@@ -350,7 +361,7 @@ export class Connection {
       const [node] = args
       switch (event) {
         case ANY_STANZA:
-          this.#highWater.frame(Date.now())
+          this.#lastFrameAt = Date.now()
           this.#hear(node)
           this.#traffic.note(node)
           this.#answerUnknown(node)
@@ -359,7 +370,7 @@ export class Connection {
           this.#arrive(node)
           return true
         case STANZA.notification:
-          if (!this.account.linked && PASSKEY_NOTIFICATIONS.has(node.attrs.type)) {
+          if (!this.creds.account && PASSKEY_NOTIFICATIONS.has(node.attrs.type)) {
             this.#acknowledge(buildAckStanza(node, this.passkey.take(node)))
             return true
           }
@@ -368,13 +379,13 @@ export class Connection {
             return true
           }
           if (node.attrs.type === OF_A_GROUP) this.#journalNotice(node)
-          if (node.attrs.type !== QR_RETIRED || this.account.linked) break
+          if (node.attrs.type !== QR_RETIRED || this.creds.account) break
           this.#renewSecret(node)
           return true
         case STANZA.success:
           this.#handshaking = false
           // Before the pairing it has no meaning, and Baileys would take it for a login.
-          if (!this.account.linked) return true
+          if (!this.creds.account) return true
           this.#clock.set(node.attrs.t)
           break
         case STANZA.pairDevice:
@@ -398,7 +409,7 @@ export class Connection {
 
   /** @param {any} node */
   #backlogComplete(node) {
-    this.#highWater.backlogEnded()
+    this.#backlogEndedAt = this.#lastFrameAt
     this.#preview.close()
     this.hooks.notify('offline', { count: countOf(childOf(node, 'offline')) })
     this.inbox.backlogComplete()
@@ -414,7 +425,7 @@ export class Connection {
   /** @param {import('baileys').BinaryNode} node */
   #arrive(node) {
     const now = Date.now()
-    const stanza = new Stanza(node, this.account.creds, now, this.#clock.offset(now))
+    const stanza = new Stanza(node, this.creds, now, this.#clock.offset(now))
     stanza.treatment = stanza.hash ? this.params.suspects?.[stanza.hash] : undefined
     this.stanzasIn += 1
     this.keys.warm(keysToOpen(node.attrs))
@@ -460,21 +471,52 @@ export class Connection {
     const emit = sock.ev.emit.bind(sock.ev)
     sock.ev.emit = (/** @type {string} */ event, /** @type {any} */ data) => {
       if (event === 'creds.update') {
-        const heard = emit(event, this.account.merge(data))
-        if (data.myAppStateKeyId && !this.account.creds.me?.name) void this.account.fetchName()
+        const heard = emit(event, this.#mergeCreds(data))
+        if (data.myAppStateKeyId && !this.creds.me?.name ) this.#fetchName()
         return heard
       }
       if (event === 'connection.update') this.#onConnection(data)
-      const events = toWireEvents(event, data, (jid) => this.account.isMe(jid))
+      const events = toWireEvents(event, data, (jid) => this.#isMe(jid))
       if (events.length > 0) this.gate.append({ events, bytes: EVENT_BYTES * events.length })
       return BUFFERED_EVENTS.has(event) || emit(event, data)
     }
   }
 
+  /** The key for the collections has come, or another part of it: fetch once more, if the name is still missing. */
+  async #fetchName() {
+    this.#nameWanted = true
+    if (this.#fetchingName) return
+    this.#fetchingName = true
+    while (this.#nameWanted && !this.creds.me?.name) {
+      this.#nameWanted = false
+      await this.sock.resyncAppState([OWN_NAME], true).catch((/** @type {Error} */ error) =>
+        this.hooks.logger.debug({ err: error }, 'the account\'s name could not be fetched'))
+    }
+    this.#fetchingName = false
+  }
+
   /** Before Baileys reads the notification and acknowledges it. @param {import('baileys').BinaryNode} node */
   #journalNotice(node) {
-    const event = toNotice(node, (jid) => this.account.isMe(jid))
+    const event = toNotice(node, (jid) => this.#isMe(jid))
     this.gate.append({ events: [event], bytes: JSON.stringify(event).length })
+  }
+
+  /** @param {string} jid */
+  #isMe(jid) {
+    const { me } = this.creds
+    return areJidsSameUser(jid, me?.id) || areJidsSameUser(jid, me?.lid)
+  }
+
+  /**
+   * Journal the credentials before Baileys takes the change: the log must hold what Baileys is about to believe.
+   * @param {object} update
+   */
+  #mergeCreds(update) {
+    Object.assign(this.creds, update)
+    const creds = serialiseCreds(this.creds)
+    this.gate.append({ creds, bytes: creds.length })
+    // If `me` had another name than ours, or none, Baileys would send a presence and the account would show as online.
+    return { ...update, me: this.creds.me }
   }
 
   /** @param {Partial<import('baileys').ConnectionState>} update */
@@ -489,7 +531,7 @@ export class Connection {
     if (update.connection === 'connecting') notify('connection', { state: 'connecting' })
     if (update.connection === 'open') {
       this.#opened = true
-      const { id = null, lid = null, name = null } = this.account.creds.me ?? {}
+      const { id = null, lid = null, name = null } = this.creds.me ?? {}
       notify('connection', {
         state: 'open', me: { id, lid, name }, server_time_offset_ms: this.#clock.offset(Date.now()),
       })
@@ -505,7 +547,7 @@ export class Connection {
    */
   #renewSecret(node) {
     this.#acknowledge(buildAckStanza(node))
-    if (this.#pairing || this.account.creds.registered || this.#link.finishing || this.passkey.active) return
+    if (this.#pairing || this.creds.registered || this.#link.finishing || this.passkey.active) return
     this.sock.ev.emit('creds.update', { advSecretKey: randomBytes(32).toString('base64') })
     this.#link.renew()
   }
