@@ -394,6 +394,31 @@ test('a key share in the name of a type of keys stops nothing', async () => {
   await sidecar.stop()
 })
 
+test('what the account writes to somebody mixes up neither their addresses nor their sessions', async () => {
+  const { sidecar, database } = await loggedIn()
+  const { name } = await makeGroup()
+  const person = await phone.post('/people', { name })
+  const { owner, me } = await phone.get('/state')
+  for (const mode of ['lid', 'pn']) {
+    const { id } = await phone.post('/send', { from: 'me', to: name, text: 'just the two of us', addressing: mode })
+    assert.equal((await receipt(id)).done, true, mode)
+  }
+  const user = (/** @type {string} */ jid) => jid.split(/[:@]/)[0]
+  const stored = (/** @type {string} */ id) => JSON.parse(database.keys.get(`lid-mapping/${id}`) ?? 'null')
+  await sidecar.until(() => stored(user(me.id)), 'the own addresses')
+  assert.equal(stored(user(me.id)), user(me.lid))
+  assert.equal(stored(`${user(me.lid)}_reverse`), user(me.id), owner.name)
+  assert.ok([null, user(person.lid)].includes(stored(user(person.pn))))
+  const { id: group } = await phone.post('/groups', { subject: 'By number', participants: [name], addressing_mode: 'pn', notify: false })
+  const theirs = await phone.post('/send', { from: name, to: group, text: 'theirs' })
+  const ours = await phone.post('/send', { from: 'me', to: group, text: 'ours' })
+  for (const { id } of [theirs, ours]) {
+    assert.equal((await receipt(id)).done, true)
+    assert.deepEqual((await answersTo(id)).map((/** @type {any} */ one) => one.kind), ['receipt'])
+  }
+  await sidecar.stop()
+})
+
 test('a view-once has no content, and says so', async () => {
   const { sidecar, database } = await loggedIn()
   const { id: group, name } = await makeGroup()

@@ -30,7 +30,8 @@ export class Stanza {
   #waiting = 0
   #shares = 0
   #before = 0
-  #authorNamed = false
+  /** The attributes as they came, while `nameAuthor` has changed them. @type {Record<string, string> | null} */
+  #unnamed = null
   /** @type {string[]} */
   #hashes = []
   /** @type {object[]} */
@@ -124,17 +125,19 @@ export class Stanza {
 
   /**
    * If an own message in a direct chat has no LID, Baileys sends its receipt without an address: it takes the address
-   * from `participant`. So the stanza gets one to read, which must be removed before an ack repeats it.
+   * from `participant`. So the stanza gets one to read, which must be removed before an ack repeats it. The other address
+   * is hidden meanwhile: it is the recipient's, and Baileys would take it for the author's, and mix up their sessions.
    */
   nameAuthor() {
     const { attrs } = this.node
     if (!this.key?.fromMe || !attrs.recipient || attrs.participant || !CHAT_OF_TWO.test(this.key.remoteJid ?? '')) return
-    attrs.participant = attrs.from
-    this.#authorNamed = true
+    const { peer_recipient_pn, peer_recipient_lid, ...kept } = attrs
+    this.#unnamed = attrs
+    this.node.attrs = { ...kept, participant: attrs.from }
   }
 
   forgetAuthor() {
-    if (this.#authorNamed) delete this.node.attrs.participant
+    if (this.#unnamed) this.node.attrs = this.#unnamed
   }
 
   /** Nothing is left to wait for: the stanza may enter the log. */
