@@ -134,6 +134,7 @@ async def test_one_is_told_when_there_is_no_host(wa: Commands, store: Store, ses
     ran = await wa("sessions", "start", session)
     assert (ran.code, "a host takes it soon" in ran.out) == (0, True)
     await wa("sessions", "stop", session, "--timeout", "0")
+    await table(store, "wa_hosts").delete().neq("owner", "").execute()
 
 
 async def test_a_request_waits_for_its_answer(wa: Commands, store: Store, session: str) -> None:

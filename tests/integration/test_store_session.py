@@ -373,6 +373,7 @@ async def test_statistics_follow_a_table_that_grows_and_leave_one_that_does_not(
 async def test_a_wanted_session_is_claimed_served_and_stopped(store: Store, session: str) -> None:
     """What a host does, through the store; its rules: test_sql_hosts.py."""
     wanted = {"id": session, "wanted": True, "settings": {"catch_up_s": 60}}
+    await table(store, "wa_sessions").update({"wanted": False}).eq("wanted", True).execute()  # other tests'
     await table(store, "wa_sessions").insert(wanted).execute()
     (claimed,) = (await store.host_poll("host", 1, [], 30.0)).claimed
     assert (claimed.session, claimed.fence, claimed.settings.values) == (session, 1, {"catch_up_s": 60})
