@@ -14,6 +14,7 @@ from postgrest import AsyncPostgrestClient
 from starlette.datastructures import QueryParams
 
 from console.access.logins import clean_who
+from console.database import beyond
 from console.rules.days import day_begins
 from console.viewer import number
 
@@ -46,8 +47,7 @@ class Older:
     id: int
 
     def narrow(self, query: Any, column: str = "id") -> Any:
-        at = self.at
-        return query.lte("at", at).or_(f'at.lt."{at}",and(at.eq."{at}",{column}.lt.{self.id})')
+        return beyond(query, ("at", self.at), (column, self.id), "lt")
 
 
 @dataclass(frozen=True, kw_only=True)

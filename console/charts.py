@@ -10,7 +10,7 @@ from typing import Any
 from console.database import Database, Row
 from console.rules.charts import Chart, Span, make_chart
 from console.rules.timelines import Timeline, first_event, make_timeline
-from worker.store.console import open_gap
+from worker.store.console import holes, open_gap
 
 EVENTS = ("connect", "error", "reconnect", "disconnect")  # of the chart of connections, from its bottom
 
@@ -26,8 +26,7 @@ class Covered:
 
     @property
     def holes(self) -> int:
-        """The number of gaps. The time before the group was first switched on, or the first phone linked, is none."""
-        return int(self.coverage["gap_count"]) - sum(gap["from"] is None for gap in self.coverage["gaps"])
+        return holes(self.coverage)
 
 
 async def activity(

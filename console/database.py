@@ -179,6 +179,16 @@ class Database:
         )
 
 
+def beyond(query: Any, at: tuple[str, str], id_: tuple[str, int], operator: str) -> Any:
+    """Limit a query to one side of a row, in order of a time and then an id: each a column and the row's value.
+
+    `operator`: `lt`, `gt` or `gte`.
+    """
+    (column, value), strict = at, operator.removesuffix("e")
+    bounded = query.filter(column, f"{strict}e", value)  # with only the `or`, Postgres scans from the end of the index
+    return bounded.or_(f'{column}.{strict}."{value}",and({column}.eq."{value}",{id_[0]}.{operator}.{id_[1]})')
+
+
 @asynccontextmanager
 async def open_database(locate: Locate, *, beside: bool = False) -> AsyncIterator[Database]:
     """A handle on the database that `locate` finds; it need not answer yet. `beside`: a worker beside us starts it."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from console.database import Database, Row
+from console.database import Database, Row, beyond
 from console.parallel import parallel_reads
 from console.rules.bubbles import Bubble, make_bubbles, owners, references
 from console.rules.contents import FORMER_SHOWN, KINDS_WITH_RAW
@@ -190,9 +190,7 @@ def _beyond(where: MessageScope, query: Any, edge: Edge, operator: str) -> Any:
     message, ts = edge
     if where.group is None or ts is None:
         return query.filter("id", operator, message)
-    strict = operator.removesuffix("e")
-    bounded = query.filter("ts", f"{strict}e", ts)  # with only the `or`, Postgres scans from the end of the index
-    return bounded.or_(f'ts.{strict}."{ts}",and(ts.eq."{ts}",id.{operator}.{message})')
+    return beyond(query, ("ts", ts), ("id", message), operator)
 
 
 async def _page(

@@ -57,7 +57,8 @@ def clock(at: str | datetime | None, style: str = "time") -> Markup:
     if not at:
         return Markup("")
     when = datetime.fromisoformat(at) if isinstance(at, str) else at
-    shown = {"time": "%H:%M", "day": "%m-%d", "date": "%Y-%m-%d", "full": "%Y-%m-%d %H:%M"}.get(style, "%Y-%m-%d %H:%M")
+    full = "%Y-%m-%d %H:%M"
+    shown = {"time": "%H:%M", "day": "%m-%d", "date": "%Y-%m-%d", "full": full, "message": full}[style]
     return Markup('<time datetime="{}" title="{}" data-style="{}">{}</time>').format(
         iso_utc(when), utc(when), style, when.astimezone(UTC).strftime(shown)
     )

@@ -13,7 +13,7 @@ from worker.commands.runtime import perform
 from worker.commands.show import local_time, number_of, out, plain, print_json, safe
 from worker.settings import Settings
 from worker.store import Store
-from worker.store.console import open_gap
+from worker.store.console import holes, open_gap
 
 Json = Mapping[str, Any]
 
@@ -86,9 +86,8 @@ def sentence(found: Json) -> str:
         return f"not complete: {REASONS.get(present['reason'], plain(present['reason']))}{since}"
     if not gaps:
         return "complete"
-    # The time before a group was first switched on, or the first phone linked, is not a gap.
-    holes = int(found["gap_count"]) - sum(gap["from"] is None for gap in gaps)
-    before = f"; before that {number_of(holes, 'gap')}" if holes else ""
+    earlier = holes(found)
+    before = f"; before that {number_of(earlier, 'gap')}" if earlier else ""
     return f"complete since {local_time(found['since'])}{before}"
 
 

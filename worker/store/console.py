@@ -377,6 +377,11 @@ class Console:
         )
 
 
+def holes(coverage: Mapping[str, Any]) -> int:
+    """The number of gaps. The time before a group was first switched on, or the first phone linked, is none."""
+    return int(coverage["gap_count"]) - sum(gap["from"] is None for gap in coverage["gaps"])
+
+
 def open_gap(gaps: Sequence[Row], now: datetime) -> Row | None:
     """The gap that explains why the group is not complete now; None if it is complete. Clocks differ: one may end later
     than now.
